@@ -1,0 +1,305 @@
+"""The micro model: Stable Diffusion XL's own format at a size a laptop CPU trains and runs.
+
+Every part is a stock class of diffusers or transformers, written with `save_pretrained`, so that
+`StableDiffusionXLPipeline.from_pretrained(folder)` loads it without any code of ours. Latents are
+C x H/8 x W/8 (f8, C = 8 channels); prompts are 32 tokens; `up_blocks.0` carries three attentions as in SDXL.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+IP_ADAPTER_FILE = "ip_adapter_micro.safetensors"
+IMAGE_TOKENS = 4  # length of the image prompt, as in the standard SDXL IP-Adapter
+
+
+@dataclass(frozen=True)
+class MicroSizes:
+    """Widths of every part; `MICRO` is shipped, `TINY` is for tests."""
+
+    image_size: int = 128
+    latent_channels: int = 8
+    context: int = 32
+    text_width: int = 96
+    text2_width: int = 160
+    text_layers: int = 3
+    vision_width: int = 144
+    vision_layers: int = 4
+    vision_patch: int = 16
+    embed_dim: int = 160  # shared space of text_encoder_2 and image_encoder
+    vae_channels: tuple[int, ...] = (24, 48, 64, 96)
+    unet_channels: tuple[int, ...] = (64, 80, 80)
+    heads: int = 4
+    groups: int = 8
+
+    @property
+    def cross_dim(self) -> int:
+        return self.text_width + self.text2_width
+
+    @property
+    def latent_size(self) -> int:
+        return self.image_size // 8
+
+
+MICRO = MicroSizes()
+TINY = MicroSizes(
+    image_size=64,
+    latent_channels=4,
+    text_width=16,
+    text2_width=24,
+    text_layers=2,
+    vision_width=16,
+    vision_layers=1,
+    embed_dim=24,
+    vae_channels=(8, 8, 8, 8),
+    unet_channels=(16, 16, 16),
+    heads=2,
+    groups=4,
+)
+
+
+def build_tokenizer(folder: Path, corpus: Iterable[str], *, merges: int = 1500, context: int = 32) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer learned on `corpus`; any other text still splits into bytes.
+
+    The vocabulary has CLIP's own order: 256 bytes, 256 word-final bytes, merges, start and end token.
+    """
+    scratch = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    scratch.normalizer = normalizers.Lowercase()
+    scratch.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=512 + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    # Sorted, so that the same set of phrases gives the same file whatever the order they came in.
+    scratch.train_from_iterator(sorted(corpus), trainer)
+    learned = [tuple(pair) for pair in json.loads(scratch.to_str())["model"]["merges"]]
+    words = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in learned)]
+    vocab = {word: i for i, word in enumerate(dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"]))}
+    tokenizer = CLIPTokenizer(vocab=vocab, merges=learned, model_max_length=context)
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def text_config(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> CLIPTextConfig:
+    width = sizes.text2_width if second else sizes.text_width
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=sizes.embed_dim,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.heads,
+        max_position_embeddings=sizes.context,
+        hidden_act="gelu" if second else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def build_image_encoder(sizes: MicroSizes) -> CLIPVisionModelWithProjection:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=sizes.vision_width,
+            intermediate_size=4 * sizes.vision_width,
+            projection_dim=sizes.embed_dim,
+            num_hidden_layers=sizes.vision_layers,
+            num_attention_heads=sizes.heads,
+            image_size=sizes.image_size,
+            patch_size=sizes.vision_patch,
+            hidden_act="gelu",
+        )
+    )
+
+
+def build_vae(sizes: MicroSizes) -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=sizes.latent_channels,
+        block_out_channels=sizes.vae_channels,
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * len(sizes.vae_channels),
+        up_block_types=("UpDecoderBlock2D",) * len(sizes.vae_channels),
+        norm_num_groups=sizes.groups,
+        sample_size=sizes.image_size,
+        force_upcast=False,
+    )
+
+
+def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DConditionModel:
+    """The denoiser; `in_channels` = 2C + 1 makes it a remover or inserter (ObjectDrop, section 4)."""
+    time_dim = 32
+    return UNet2DConditionModel(
+        sample_size=sizes.latent_size,
+        in_channels=in_channels or sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=sizes.unet_channels,
+        layers_per_block=2,
+        cross_attention_dim=sizes.cross_dim,
+        attention_head_dim=sizes.heads,
+        transformer_layers_per_block=1,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=time_dim,
+        projection_class_embeddings_input_dim=sizes.embed_dim + 6 * time_dim,
+        norm_num_groups=sizes.groups,
+    )
+
+
+def widen_input(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
+    """A copy of `unet` that takes `in_channels`; the new input weights are zero (ObjectDrop, section 4).
+
+    With zero weights the widened model predicts exactly what `unet` predicts, whatever the new channels hold.
+    """
+    wide = UNet2DConditionModel.from_config({**dict(unet.config), "in_channels": in_channels})
+    state = {k: v for k, v in unet.state_dict().items() if not k.startswith("encoder_hid_proj")}
+    old = state["conv_in.weight"]
+    state["conv_in.weight"] = torch.cat(
+        [old, old.new_zeros(old.shape[0], in_channels - old.shape[1], *old.shape[2:])], dim=1
+    )
+    wide.load_state_dict(state)
+    return wide
+
+
+def build_scheduler() -> DDIMScheduler:
+    """v-prediction on a schedule that ends in pure noise, so that the sampler starts where training ended."""
+    return DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )
+
+
+def build_image_processor(sizes: MicroSizes) -> CLIPImageProcessor:
+    edge = sizes.image_size
+    return CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
+
+
+def ip_adapter_state(unet: UNet2DConditionModel, embed_dim: int) -> dict[str, dict[str, Tensor]]:
+    """A fresh image-prompt adapter for `unet` in the standard layout; its values start small."""
+    cross = unet.config["cross_attention_dim"]
+    proj, norm = nn.Linear(embed_dim, IMAGE_TOKENS * cross), nn.LayerNorm(cross)
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, module in (("proj", proj), ("norm", norm)):
+        for key, value in module.state_dict().items():
+            state["image_proj"][f"{name}.{key}"] = value
+    for key_id, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            attention = unet.get_submodule(name.removesuffix(".processor"))
+            for ours, theirs in (("to_k_ip", attention.to_k), ("to_v_ip", attention.to_v)):
+                # Keys start as the text keys, values near zero: the adapter begins as a whisper, not as noise.
+                weight = theirs.weight.detach().clone()
+                state["ip_adapter"][f"{key_id}.{ours}.weight"] = weight * (0.1 if ours == "to_v_ip" else 1.0)
+    return state
+
+
+def collect_ip_adapter(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The adapter loaded in `unet`, flattened to the keys of the standard IP-Adapter file."""
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    flat = {
+        "image_proj.proj.weight": projection.image_embeds.weight,
+        "image_proj.proj.bias": projection.image_embeds.bias,
+        "image_proj.norm.weight": projection.norm.weight,
+        "image_proj.norm.bias": projection.norm.bias,
+    }
+    for key_id, (name, processor) in enumerate(unet.attn_processors.items()):
+        if name.endswith("attn2.processor"):
+            flat[f"ip_adapter.{key_id}.to_k_ip.weight"] = processor.to_k_ip[0].weight
+            flat[f"ip_adapter.{key_id}.to_v_ip.weight"] = processor.to_v_ip[0].weight
+    return {key: value.detach().clone().contiguous() for key, value in flat.items()}
+
+
+def save_ip_adapter(folder: Path, flat: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
+    path = folder / "ip_adapter" / IP_ADAPTER_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in flat.items()}, path)
+    return path
+
+
+def save_pipeline(
+    folder: Path,
+    *,
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModel,
+    text_encoder_2: CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+    tokenizer_2: CLIPTokenizer,
+    unet: UNet2DConditionModel,
+    image_encoder: CLIPVisionModelWithProjection,
+    sizes: MicroSizes,
+) -> None:
+    """Write the parts as one SDXL folder, image encoder included, with diffusers' own writer."""
+    StableDiffusionXLPipeline(
+        vae=vae,
+        text_encoder=text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=build_scheduler(),
+        image_encoder=image_encoder,
+        feature_extractor=build_image_processor(sizes),
+        add_watermarker=False,
+        force_zeros_for_empty_prompt=False,
+    ).save_pretrained(folder)
+
+
+def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iterable[str] = ()) -> Path:
+    """Write a complete micro folder with random weights: pipeline, adapter, remover and inserter."""
+    sizes = {"tiny": TINY, "micro": MICRO}[size]
+    folder = Path(folder)
+    phrases = list(corpus) or ["a yellow striped bunny with a red hat, sitting, as a pencil drawing"]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        tokenizer = build_tokenizer(folder / "tokenizer", phrases, context=sizes.context)
+        tokenizer_2 = CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="!")
+        unet = build_unet(sizes)
+        save_pipeline(
+            folder,
+            vae=build_vae(sizes),
+            text_encoder=CLIPTextModel(text_config(sizes, tokenizer, second=False)),
+            text_encoder_2=CLIPTextModelWithProjection(text_config(sizes, tokenizer, second=True)),
+            tokenizer=tokenizer,
+            tokenizer_2=tokenizer_2,
+            unet=unet,
+            image_encoder=build_image_encoder(sizes),
+            sizes=sizes,
+        )
+        state = ip_adapter_state(unet, sizes.embed_dim)
+        flat = {f"{part}.{k}": v for part, values in state.items() for k, v in values.items()}
+        save_ip_adapter(folder, flat)
+        for task in ("remover", "inserter"):
+            widen_input(unet, 2 * sizes.latent_channels + 1).save_pretrained(folder / task)
+    return folder
