@@ -1,0 +1,148 @@
+"""Standing a subject in a scene: the box it stands in, its fitted picture, the paste, and the region a model sees.
+
+Everything works at the scene's own resolution; H, W are its rows and columns, h, w those of the subject's picture.
+Images and mattes are float32 in [0, 1]. The light the subject throws on the scene is in `core.effect_layer`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.records import Box, Composite, Scene, Subject
+
+# Measured on the 160 official results (fractions of the picture): where subjects stand and how tall they are.
+LEFT_CENTRE, RIGHT_CENTRE = 0.32, 0.73
+SUBJECT_HEIGHT, BOTTOM_EDGE = 0.45, 0.95
+WIDEST = 0.40  # keeps a car's area near the measured 0.07 instead of letting it span the picture
+
+FAINT = 0.02  # a matte below this is dust: it must not widen the crop
+
+
+def resize(image: Float[Tensor, "C h w"], height: int, width: int) -> Float[Tensor, "C H W"]:
+    """Bicubic, antialiased when shrinking, clamped to [0, 1]; the same size returns the same tensor."""
+    if image.shape[-2:] == (height, width):
+        return image
+    wide = functional.interpolate(image[None], size=(height, width), mode="bicubic", antialias=True)
+    return wide[0].clamp(0.0, 1.0)
+
+
+def area_resize(image: Float[Tensor, "C h w"], height: int, width: int) -> Float[Tensor, "C H W"]:
+    """The mean over each target pixel's footprint: what a model at lower resolution is shown."""
+    if image.shape[-2:] == (height, width):
+        return image
+    if image.shape[-2] < height or image.shape[-1] < width:
+        return resize(image, height, width)
+    return functional.adaptive_avg_pool2d(image[None], (height, width))[0]
+
+
+def busyness(image: Float[Tensor, "3 H W"], box: Box) -> float:
+    """Mean absolute luminance step between neighbouring pixels inside the box: how much stands there already."""
+    luminance = image[:, box.y : box.bottom, box.x : box.right].mean(dim=0)
+    return float(luminance.diff(dim=0).abs().mean() + luminance.diff(dim=1).abs().mean())
+
+
+def default_box(scene: Float[Tensor, "3 H W"]) -> Box:
+    """The placement prior of the official results, on the emptier side (left when both are equally empty).
+
+    Centre at 0.32 or 0.73 of the width, bottom edge at 0.95 and height 0.45 of the height. Source: measured on the
+    results released with Magic Insert (arXiv 2407.02489).
+    """
+    height, width = scene.shape[-2:]
+    h = max(1, round(SUBJECT_HEIGHT * height))
+    w = max(1, round(min(WIDEST, 2 * LEFT_CENTRE, 2 * (1 - RIGHT_CENTRE)) * width))
+    y = max(0, round(BOTTOM_EDGE * height) - h)
+    sides = [Box(max(0, round(centre * width - w / 2)), y, w, h) for centre in (LEFT_CENTRE, RIGHT_CENTRE)]
+    return min(sides, key=lambda box: busyness(scene, box)) if min(height, width) > 4 else sides[0]
+
+
+def fit_to_box(subject: Subject, box: Box) -> Subject:
+    """The subject on an otherwise empty canvas of the box's size: as large as fits, centred, standing on its floor.
+
+    The crop is the matte's bounding box, its aspect is kept. Colours are resized premultiplied, so whatever lay
+    behind the matte cannot bleed in. Returns rgb `3 box.h box.w` and alpha `1 box.h box.w`.
+
+    Raises:
+        UserError: the matte is empty.
+    """
+    crop = bounding_box(subject.alpha, FAINT)
+    rows, columns = slice(crop.y, crop.bottom), slice(crop.x, crop.right)
+    alpha = subject.alpha[:, rows, columns]
+    painted = subject.rgb[:, rows, columns] * alpha
+    scale = min(box.w / crop.w, box.h / crop.h)
+    h, w = min(box.h, max(1, round(crop.h * scale))), min(box.w, max(1, round(crop.w * scale)))
+    alpha, painted = resize(alpha, h, w), resize(painted, h, w)
+    left = (box.w - w) // 2
+    frame = (left, box.w - w - left, box.h - h, 0)
+    colour = (painted / alpha.clamp_min(1e-3)).clamp(0.0, 1.0)
+    return Subject(functional.pad(colour, frame), functional.pad(alpha, frame), subject.id)
+
+
+def paste(scene: Scene, subject: Subject, box: Box) -> Composite:
+    """`alpha * subject + (1 - alpha) * scene` in the box; every pixel the matte does not reach is the scene's own.
+
+    Raises:
+        UserError: the matte is empty, or the box is not inside the scene.
+    """
+    box.require_inside(*scene.size)
+    fitted = fit_to_box(subject, box)
+    mask = scene.rgb.new_zeros(1, *scene.size)
+    mask[:, box.y : box.bottom, box.x : box.right] = fitted.alpha
+    colour = torch.zeros_like(scene.rgb)
+    colour[:, box.y : box.bottom, box.x : box.right] = fitted.rgb
+    return Composite(cover(scene.rgb, colour, mask), mask, {"subject": subject.id, "scene": scene.id})
+
+
+def cover(
+    below: Float[Tensor, "3 H W"], above: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1 H W"]
+) -> Float[Tensor, "3 H W"]:
+    """`above` over `below`; where alpha is exactly 0 or 1 the result is exactly one of the two."""
+    mixed = alpha * above + (1.0 - alpha) * below
+    return torch.where(alpha == 0, below, torch.where(alpha == 1, above, mixed))
+
+
+@dataclass(frozen=True)
+class Region:
+    """A square window on a picture; it may hang over the border, where the picture's edge pixels are repeated."""
+
+    x: int
+    y: int
+    side: int
+
+    def crop(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "C side side"]:
+        """The window's pixels."""
+        height, width = image.shape[-2:]
+        rows = torch.arange(self.y, self.y + self.side, device=image.device).clamp(0, height - 1)
+        columns = torch.arange(self.x, self.x + self.side, device=image.device).clamp(0, width - 1)
+        return image[:, rows][:, :, columns]
+
+    def put_back(
+        self, image: Float[Tensor, "C H W"], window: Float[Tensor, "C side side"]
+    ) -> Float[Tensor, "C H W"]:
+        """A copy of `image` whose pixels inside the window are the window's; what hangs over is dropped."""
+        height, width = image.shape[-2:]
+        x0, y0 = max(self.x, 0), max(self.y, 0)
+        x1, y1 = min(self.x + self.side, width), min(self.y + self.side, height)
+        result = image.clone()
+        result[:, y0:y1, x0:x1] = window[:, y0 - self.y : y1 - self.y, x0 - self.x : x1 - self.x]
+        return result
+
+
+def region_around(box: Box, height: int, width: int, *, context: float = 2.2) -> Region:
+    """The square an insertion model is shown: `context` times the longer side of the box, kept inside if it can be.
+
+    The default shows a subject as tall, relative to the square, as the placement prior makes it in a whole picture.
+    """
+    side = max(box.w, box.h, round(context * max(box.w, box.h)))
+    side = max(min(side, height, width), box.w, box.h)
+    x = _slide(round(box.centre_x - side / 2), side, width)
+    y = _slide(round(box.y + box.h / 2 - side / 2), side, height)
+    return Region(x, y, side)
+
+
+def _slide(start: int, side: int, length: int) -> int:
+    """`start` moved so that the span lies inside `length`, or centred on it when it is longer."""
+    return (length - side) // 2 if side > length else min(max(start, 0), length - side)

@@ -1,0 +1,116 @@
+"""Laws of masks: where they are, how they grow, soften and fall into components.
+
+A mask is 1HW float in [0, 1]; "inside" means at least one half. Nothing here knows what a mask is of.
+"""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.records import Box
+
+INSIDE = 0.5
+
+
+def area(mask: Float[Tensor, "*B H W"]) -> float:
+    """The mean of the mask: its share of the picture, in [0, 1]."""
+    return float(mask.mean())
+
+
+def bounding_box(mask: Float[Tensor, "1 H W"], threshold: float = INSIDE) -> Box:
+    """The smallest box around the pixels of at least `threshold`.
+
+    Raises:
+        UserError: the mask is empty at that threshold.
+    """
+    inside = mask[0] >= threshold
+    if not inside.any():
+        raise UserError(f"expected a mask with pixels of at least {threshold:g}, got an empty one")
+    rows, columns = inside.any(dim=1).nonzero()[:, 0], inside.any(dim=0).nonzero()[:, 0]
+    x, y = int(columns[0]), int(rows[0])
+    return Box(x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y)
+
+
+def dilate(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
+    """Grows the mask by `radius` pixels in every direction (a square neighbourhood); radius 0 is the identity."""
+    if radius == 0:
+        return mask
+    span = 2 * radius + 1
+    wide = functional.max_pool2d(mask[None], (1, span), stride=1, padding=(0, radius))
+    return functional.max_pool2d(wide, (span, 1), stride=1, padding=(radius, 0))[0]
+
+
+def erode(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
+    """Shrinks the mask by `radius` pixels; beyond the border counts as inside, so a full mask stays full."""
+    return 1.0 - dilate(1.0 - mask, radius)
+
+
+def blur(image: Float[Tensor, "C H W"], sigma: float) -> Float[Tensor, "C H W"]:
+    """Gaussian blur of `sigma` pixels, separable, edges replicated; sigma 0 is the identity."""
+    if sigma == 0:
+        return image
+    radius = max(1, round(3 * sigma))
+    steps = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    kernel = kernel / kernel.sum()
+    planes = image[:, None]
+    planes = functional.pad(planes, (radius, radius, 0, 0), mode="replicate")
+    planes = functional.conv2d(planes, kernel.view(1, 1, 1, -1))
+    planes = functional.pad(planes, (0, 0, radius, radius), mode="replicate")
+    return functional.conv2d(planes, kernel.view(1, 1, -1, 1))[:, 0]
+
+
+def feather(mask: Float[Tensor, "1 H W"], radius: float) -> Float[Tensor, "1 H W"]:
+    """Softens the edge over about `radius` pixels on each side; the result stays in [0, 1]."""
+    return blur(mask, radius / 2).clamp(0.0, 1.0)
+
+
+def components(mask: Float[Tensor, "1 H W"]) -> Int[Tensor, "H W"]:
+    """Labels of the 8-connected parts of the mask: 0 outside, one positive number per part.
+
+    Every pixel takes the highest label of its neighbours, then labels are chased through the table of what each
+    label became; the number of rounds grows with the logarithm of the longest path, not with its length.
+    """
+    inside = mask[0] >= INSIDE
+    count = inside.numel()
+    labels = torch.arange(1, count + 1, device=mask.device).view(inside.shape) * inside
+    while True:
+        grown = (
+            functional.max_pool2d(labels.double()[None, None], 3, stride=1, padding=1)[0, 0].long() * inside
+        )
+        if torch.equal(grown, labels):
+            return labels
+        parent = torch.arange(count + 1, device=mask.device)
+        parent.scatter_reduce_(0, labels.flatten(), grown.flatten(), "amax")
+        while not torch.equal(parent[parent], parent):
+            parent = parent[parent]
+        labels = parent[grown] * inside
+
+
+def largest_component(mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
+    """The mask restricted to its largest 8-connected part; an empty mask stays empty."""
+    labels = components(mask)
+    sizes = torch.bincount(labels.flatten())
+    if len(sizes) < 2:
+        return torch.zeros_like(mask)
+    sizes[0] = 0
+    return mask * (labels == int(sizes.argmax()))[None]
+
+
+def touching(mask: Float[Tensor, "1 H W"], seed: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
+    """The parts of the mask that share at least one pixel with `seed`."""
+    labels = components(mask)
+    wanted = labels[seed[0] >= INSIDE].unique()
+    return mask * torch.isin(labels, wanted[wanted > 0])[None]
+
+
+def fill_holes(mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
+    """The mask with every enclosed hole set to 1; ground that reaches the picture's border stays."""
+    outside = (mask < INSIDE).to(mask.dtype)
+    border = torch.zeros_like(mask)
+    border[:, [0, -1], :] = 1.0
+    border[:, :, [0, -1]] = 1.0
+    open_ground = touching(outside, border)
+    return torch.where((outside > 0) & (open_ground == 0), torch.ones_like(mask), mask)

@@ -1,0 +1,84 @@
+"""What travels along the path: a subject, a scene, a box to stand in, and the finished composite.
+
+Shape letters: h, w rows and columns of the subject's own picture, H, W of the scene. All values are float32 in [0, 1].
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One subject picture with its matte; `alpha` is 1 on the subject and 0 on the ground behind it."""
+
+    rgb: Float[Tensor, "3 h w"]
+    alpha: Float[Tensor, "1 h w"]
+    id: str
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The target picture that receives the subject and lends its style."""
+
+    rgb: Float[Tensor, "3 H W"]
+    id: str
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns in pixels."""
+        return self.rgb.shape[-2], self.rgb.shape[-1]
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in whole pixels, top-left origin: columns x .. x+w-1, rows y .. y+h-1."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    @property
+    def right(self) -> int:
+        """The first column to the right of the box."""
+        return self.x + self.w
+
+    @property
+    def bottom(self) -> int:
+        """The first row below the box."""
+        return self.y + self.h
+
+    @property
+    def centre_x(self) -> float:
+        """The horizontal middle, in pixels."""
+        return self.x + self.w / 2
+
+    def inside(self, height: int, width: int) -> bool:
+        """Whether the whole box lies on a picture of `height` x `width` pixels."""
+        return self.x >= 0 and self.y >= 0 and self.right <= width and self.bottom <= height
+
+    def require_inside(self, height: int, width: int) -> "Box":
+        """This box, or a UserError when it is empty or leaves a picture of `height` x `width` pixels."""
+        if self.w < 1 or self.h < 1:
+            raise UserError(f"expected a box of at least 1 x 1 pixels, got w={self.w} h={self.h}")
+        if not self.inside(height, width):
+            raise UserError(
+                f"expected a box inside the {width} x {height} background, got x={self.x} y={self.y} w={self.w} "
+                f"h={self.h}; set box=[x,y,w,h] in background pixels, top-left origin"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Composite:
+    """The finished picture, the subject's coverage in it, and how it came to be (plain JSON values)."""
+
+    rgb: Float[Tensor, "3 H W"]
+    mask: Float[Tensor, "1 H W"]
+    provenance: Mapping[str, Any] = field(default_factory=dict)

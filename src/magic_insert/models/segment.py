@@ -1,0 +1,207 @@
+"""Cutting a subject out of its picture: the file's own alpha, GrabCut seeded from the border, or rembg.
+
+A subject picture stands on a plain ground (paper.md: "one subject image on a plain background"; generated pictures are
+the same). So the ground's colour is read along the border, as a plane over the picture, which also follows a soft
+gradient; GrabCut decides between the two, and the outline's true mixture and colour are recovered from ground and
+subject. Shape letters h, w; pictures are float32 RGB in [0, 1], mattes 1hw in [0, 1].
+"""
+
+import os
+from dataclasses import dataclass
+from importlib import util
+from pathlib import Path
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from magic_insert.core.compositing import resize
+from magic_insert.core.errors import UserError
+from magic_insert.core.masks import area, blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.records import Subject
+
+Segmenter = Literal["grabcut", "rembg", "alpha"]
+SEGMENTERS: tuple[str, ...] = get_args(Segmenter)
+
+WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
+SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
+GROUND_STEP, SUBJECT_STEP = (
+    0.035,
+    0.16,
+)  # distance from the ground's colour: below is ground, above is subject
+REMBG_MODEL = "u2netp"
+
+
+@dataclass(frozen=True)
+class Matte:
+    """The subject's own colour (ground removed from its outline) and its coverage."""
+
+    rgb: Float[Tensor, "3 h w"]
+    alpha: Float[Tensor, "1 h w"]
+
+
+def has_cutout(alpha: Float[Tensor, "1 h w"] | None) -> bool:
+    """Whether the file's alpha really cuts something out: a visible share of clear pixels."""
+    return alpha is not None and float((alpha < 0.5).float().mean()) > SEE_THROUGH
+
+
+def segment(
+    rgb: Float[Tensor, "3 h w"],
+    alpha: Float[Tensor, "1 h w"] | None = None,
+    *,
+    segmenter: Segmenter = "grabcut",
+    model_folder: Path | None = None,
+) -> Matte:
+    """The subject of a picture on plain ground. A real alpha is always believed; otherwise `segmenter` decides.
+
+    Raises:
+        UserError: the alpha is zero everywhere, nothing stands out from the ground, or rembg cannot be used.
+    """
+    if alpha is not None and float(alpha.max()) < 0.5:
+        raise UserError(
+            "expected a subject with visible pixels, got alpha zero everywhere; use an opaque picture"
+        )
+    if alpha is not None and has_cutout(alpha):
+        return Matte(rgb, alpha)
+    if segmenter == "alpha":
+        raise UserError(
+            "expected a picture with a transparent ground, got an opaque one; set segmenter=grabcut"
+        )
+    if segmenter == "rembg":
+        return _rembg(rgb, model_folder)
+    return _grabcut(rgb)
+
+
+def cut_subject(
+    rgb: Float[Tensor, "3 h w"],
+    alpha: Float[Tensor, "1 h w"] | None,
+    name: str,
+    *,
+    segmenter: Segmenter = "grabcut",
+    model_folder: Path | None = None,
+) -> Subject:
+    """`segment`, as a Subject called `name`; raises the same."""
+    matte = segment(rgb, alpha, segmenter=segmenter, model_folder=model_folder)
+    return Subject(matte.rgb, matte.alpha, name)
+
+
+def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """The colour of the plain ground at every pixel: a plane per channel, fitted robustly to the border.
+
+    A subject that touches the border is an outlier: three rounds leave out pixels more than 2.5 spreads away.
+    """
+    height, width = rgb.shape[-2:]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    basis = torch.stack([torch.ones_like(x), x, y], dim=-1).to(rgb)
+    ring = torch.zeros(height, width, dtype=torch.bool)
+    rim = max(1, min(height, width) // 50)
+    ring[:rim], ring[-rim:], ring[:, :rim], ring[:, -rim:] = True, True, True, True
+    rows, colours = basis[ring].double(), rgb.permute(1, 2, 0)[ring].double()
+    median = colours.median(dim=0).values
+    distance = (colours - median).norm(dim=1)
+    keep = distance <= 2.5 * distance.median() + 0.02
+    for _ in range(3):
+        plane = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
+        distance = (colours - rows @ plane).norm(dim=1)
+        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    return (basis.double() @ plane).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
+
+
+def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
+    height, width = rgb.shape[-2:]
+    ground = ground_colour(rgb)
+    scale = min(1.0, WORKING_SIDE / max(height, width))
+    h, w = max(8, round(height * scale)), max(8, round(width * scale))
+    small, small_ground = resize(rgb, h, w), resize(ground, h, w)
+    distance = (small - small_ground).norm(dim=0, keepdim=True)
+    sure = erode((blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
+    likely = (distance > SUBJECT_STEP / 2).float()
+    if area(likely) < 1e-3:
+        raise UserError("expected a subject that stands out from its ground, got an almost uniform picture; "
+                        "give a picture with alpha or set segmenter=rembg")  # fmt: skip
+    trimap = np.full((h, w), cv2.GC_PR_BGD, dtype=np.uint8)
+    trimap[_flat(distance) < GROUND_STEP] = cv2.GC_BGD
+    trimap[_flat(likely) > 0] = cv2.GC_PR_FGD
+    trimap[_flat(sure) > 0] = cv2.GC_FGD
+    decided = _run_grabcut(small, trimap)
+    # What the ground's own colour encloses (an eye, a white belly) belongs to the subject.
+    body = fill_holes(largest_component(decided))
+    body = (resize(body, height, width) >= 0.5).float()
+    return _refine(rgb, ground, body, max(1, round(0.006 / scale * WORKING_SIDE)))
+
+
+def _flat(plane: Float[Tensor, "1 h w"]) -> NDArray[np.float32]:
+    return plane[0].cpu().numpy()
+
+
+def _run_grabcut(rgb: Float[Tensor, "3 h w"], trimap: NDArray[np.uint8]) -> Float[Tensor, "1 h w"]:
+    """GrabCut (Rother et al. 2004) from the trimap; where it holds only one side, the trimap already decides."""
+    subject = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    if subject.any() and not subject.all():
+        levels = (rgb.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        cv2.setRNGSeed(0)  # its colour clusters start from OpenCV's own random numbers
+        cv2.grabCut(
+            np.ascontiguousarray(levels),
+            trimap,
+            None,
+            np.zeros((1, 65)),
+            np.zeros((1, 65)),
+            3,
+            cv2.GC_INIT_WITH_MASK,
+        )
+    found = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
+    return torch.from_numpy(found.astype(np.float32))[None]
+
+
+def _refine(
+    rgb: Float[Tensor, "3 h w"], ground: Float[Tensor, "3 h w"], body: Float[Tensor, "1 h w"], band: int
+) -> Matte:
+    """Alpha and colour on the outline: a pixel there is a mixture of the ground and of the subject next to it.
+
+    alpha = (pixel - ground) . (subject - ground) / |subject - ground|^2 where both differ, else the decided mask.
+    """
+    inner, outer = erode(body, band), dilate(body, band)
+    near = blur(inner, band)
+    own = torch.where(near > 1e-3, blur(rgb * inner, band) / near.clamp_min(1e-3), rgb)
+    span = own - ground
+    length = span.square().sum(dim=0, keepdim=True)
+    mixture = ((rgb - ground) * span).sum(dim=0, keepdim=True) / length.clamp_min(1e-4)
+    # A thin part has no inner body to take a colour from; there, and where both colours agree, the mask stands.
+    known = (near > 1e-3) & (length > 0.02)
+    edge = torch.where(known, mixture.clamp(0.0, 1.0), blur(body, 0.5))
+    # Inside the decided body a mixture close to one is only the subject's own shading.
+    edge = torch.where((body > 0) & (edge > 0.7), torch.ones_like(edge), edge)
+    alpha = torch.where(inner > 0, torch.ones_like(edge), edge * outer)
+    alpha = torch.where(alpha < 0.03, torch.zeros_like(alpha), alpha)
+    clean = (rgb - (1 - alpha) * ground) / alpha.clamp_min(0.1)
+    colour = torch.where(alpha > 0.97, rgb, torch.where(alpha > 0.3, clean.clamp(0.0, 1.0), own))
+    return Matte(colour.clamp(0.0, 1.0), alpha)
+
+
+def require_rembg(model_folder: Path | None) -> Path:
+    """The folder with rembg's model, or a UserError that says what is missing; imports nothing."""
+    if util.find_spec("rembg") is None:
+        raise UserError("expected the package rembg for segmenter=rembg, got none; pip install 'rembg[cpu]' "
+                        "or set segmenter=grabcut")  # fmt: skip
+    if model_folder is None or not (model_folder / f"{REMBG_MODEL}.onnx").is_file():
+        raise UserError(f"expected {REMBG_MODEL}.onnx in a local model folder for segmenter=rembg, got {model_folder}; "
+                        "set segmenter_folder or use segmenter=grabcut")  # fmt: skip
+    return model_folder
+
+
+def _rembg(rgb: Float[Tensor, "3 h w"], model_folder: Path | None) -> Matte:
+    folder = require_rembg(model_folder)
+    os.environ["U2NET_HOME"] = str(folder.resolve())
+    import rembg
+
+    session = rembg.new_session(REMBG_MODEL)
+    levels = (rgb.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    mask = np.asarray(rembg.remove(np.ascontiguousarray(levels), session=session, only_mask=True))
+    alpha = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
+    if area(alpha) < 1e-3:
+        raise UserError("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
+    return Matte(rgb, alpha)
