@@ -1,0 +1,1 @@
+"""Bootstrapped domain adaptation: rounds of removal, filtering and refitting."""

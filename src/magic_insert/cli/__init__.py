@@ -1,0 +1,1 @@
+"""One short entry per job; importing any of them never imports torch."""

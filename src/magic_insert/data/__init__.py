@@ -1,0 +1,1 @@
+"""Data sets and samplers: pools of Toybox renders, subject images, pairs."""

@@ -1,0 +1,1 @@
+"""Features, metrics, tables and pages that judge an insertion."""

@@ -1,0 +1,1 @@
+"""Ways to insert a subject that the evaluation compares."""

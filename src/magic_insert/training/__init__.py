@@ -1,0 +1,1 @@
+"""Lightning modules and the jobs that fit them."""

@@ -1,0 +1,210 @@
+"""The door for pictures: sound files come in as they look, hostile files are refused with one line that names them."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from magic_insert.core import images
+from magic_insert.core.errors import UserError
+
+
+def gradient(height: int, width: int) -> torch.Tensor:
+    across = torch.linspace(0, 1, width).expand(height, width)
+    down = torch.linspace(0, 1, height)[:, None].expand(height, width)
+    return torch.stack([across, down, 0.5 * (across + down)])
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_a_saved_picture_comes_back_within_half_a_level(tmp_path: Path) -> None:
+    image = gradient(7, 11)
+    images.save_png(tmp_path / "deep" / "er" / "a.png", image)
+    assert (images.load_rgb(tmp_path / "deep" / "er" / "a.png") - image).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_transparency_survives_saving_and_loading(tmp_path: Path) -> None:
+    alpha = torch.linspace(0, 1, 6).expand(1, 5, 6)
+    images.save_png(tmp_path / "a.png", torch.cat([gradient(5, 6), alpha]))
+    _, loaded = images.load_rgba(tmp_path / "a.png")
+    assert loaded is not None
+    assert (loaded - alpha).abs().max() <= 0.5 / 255 + 1e-6
+
+
+def test_load_rgb_lays_transparent_parts_on_white(tmp_path: Path) -> None:
+    images.save_png(tmp_path / "a.png", torch.zeros(4, 3, 3))
+    assert torch.equal(images.load_rgb(tmp_path / "a.png"), torch.ones(3, 3, 3))
+
+
+def test_equal_pictures_give_equal_bytes() -> None:
+    assert images.png_bytes(gradient(9, 9)) == images.png_bytes(gradient(9, 9).clone())
+
+
+def test_values_beyond_the_range_are_clamped_and_not_wrapped(tmp_path: Path) -> None:
+    images.save_png(tmp_path / "a.png", torch.stack([torch.full((2, 2), v) for v in (-0.5, 1.5, 0.0)]))
+    assert torch.equal(images.load_rgb(tmp_path / "a.png")[:, 0, 0], torch.tensor([0.0, 1.0, 0.0]))
+
+
+def test_a_picture_with_nan_is_never_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        images.save_png(tmp_path / "a.png", torch.full((3, 2, 2), float("nan")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_palette_with_a_transparent_colour_is_resolved(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([255, 0, 0, 0, 0, 255])
+    picture.putdata([0, 1])
+    picture.save(tmp_path / "a.png", transparency=1)
+    rgb, alpha = images.load_rgba(tmp_path / "a.png")
+    assert rgb[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
+    assert alpha is not None
+    assert alpha[0, 0].tolist() == [1.0, 0.0]
+
+
+def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
+    levels = np.array([[0, 257, 1000, 65535]], dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    rgb, alpha = images.load_rgba(tmp_path / "a.png")
+    assert alpha is None
+    assert torch.allclose(rgb[2, 0], torch.tensor([0, 257, 1000, 65535]) / 65535)
+
+
+def test_sixteen_bit_colour_is_scaled_and_not_clipped(tmp_path: Path) -> None:
+    samples = struct.pack(">3H", 0x8000, 0x0000, 0xFFFF)
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    body = (
+        png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", zlib.compress(b"\0" + samples))
+        + png_chunk(b"IEND", b"")
+    )
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert torch.allclose(
+        images.load_rgb(tmp_path / "a.png")[:, 0, 0], torch.tensor([0.5, 0.0, 1.0]), atol=0.005
+    )
+
+
+def test_grey_gives_three_equal_channels(tmp_path: Path) -> None:
+    Image.new("L", (3, 2), 51).save(tmp_path / "a.png")
+    assert torch.allclose(images.load_rgb(tmp_path / "a.png"), torch.full((3, 2, 3), 0.2))
+
+
+def test_the_orientation_tag_turns_the_picture_upright(tmp_path: Path) -> None:
+    picture = Image.new("RGB", (8, 4), "white")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert images.load_rgb(tmp_path / "a.jpg").shape == (3, 8, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    whole = tmp_path / f"whole.{suffix}"
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(whole)
+    half = tmp_path / f"half.{suffix}"
+    half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with pytest.raises(UserError, match="half"):
+        images.load_rgb(half)
+
+
+def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    body = (
+        png_chunk(b"IHDR", header) + png_chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + png_chunk(b"IEND", b"")
+    )
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    with pytest.raises(UserError, match=r"pixels in .*bomb\.png"):
+        images.load_rgb(tmp_path / "bomb.png")
+
+
+def test_a_picture_just_over_the_pixel_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (11, 10)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 110)
+    images.load_rgb(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", 109)
+    with pytest.raises(UserError, match="109 pixels"):
+        images.load_rgb(tmp_path / "a.png")
+
+
+def test_a_file_over_the_byte_limit_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.new("L", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    with pytest.raises(UserError, match="10 bytes"):
+        images.load_rgb(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"hello", b"GIF89a" + b"\0" * 50, b"%PDF-1.7", b"\x89PNG\r\n\x1a\n"]
+)
+def test_something_else_named_like_a_picture_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "fake.png").write_bytes(content)
+    with pytest.raises(UserError, match=r"fake\.png"):
+        images.load_rgb(tmp_path / "fake.png")
+
+
+def test_a_sound_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="BMP")
+    with pytest.raises(UserError, match="PNG, JPEG, WEBP"):
+        images.load_rgb(tmp_path / "a.png")
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.png", tmp_path):
+        with pytest.raises(UserError, match=path.name):
+            images.load_rgb(path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_anywhere_gives_a_picture_or_a_user_error_and_nothing_else(data: st.DataObject) -> None:
+    import tempfile
+
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a"
+        Image.fromarray(np.arange(12 * 12 * 3, dtype=np.uint8).reshape(12, 12, 3)).save(path, format=kind)
+        content = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
+        try:
+            image = images.load_rgb(path)
+        except UserError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+        else:
+            assert image.shape[0] == 3
+            assert 0 <= image.min() <= image.max() <= 1
+
+
+def test_a_contact_sheet_holds_every_picture_in_its_place() -> None:
+    red, green = torch.zeros(3, 8, 8), torch.zeros(3, 8, 8)
+    red[0], green[1] = 1, 1
+    sheet = images.contact_sheet([[red, green], [green]], cell=8)
+    assert sheet.shape == (3, 2 + 2 * 10, 2 * 10 + 2)
+    assert torch.equal(sheet[:, 2:10, 0:10][:, :, 2:10], red)
+    assert torch.equal(sheet[:, 2:10, 12:20], green)
+    assert torch.equal(sheet[:, 12:20, 2:10], green)
+    assert torch.equal(sheet[:, 12:20, 12:20], torch.ones(3, 8, 8))
+
+
+def test_labels_make_room_and_never_cover_a_picture() -> None:
+    black = torch.zeros(3, 16, 16)
+    plain = images.contact_sheet([[black]], cell=16)
+    labelled = images.contact_sheet([[black]], ["a long row name"], ["column"], cell=16)
+    assert labelled.shape[1] > plain.shape[1]
+    assert labelled.shape[2] > plain.shape[2]
+    assert torch.equal(labelled[:, -18:-2, -18:-2], black)
