@@ -1,0 +1,170 @@
+"""People-like figures: a child in coloured clothes, a robot, a snowman."""
+
+from magic_insert.toybox.records import Paint, Shape, Vec3
+from magic_insert.toybox.solids import ball, block, limb, rod
+from magic_insert.toybox.templates.figure import INK, METAL, Figure, Look, blend, cheeks, face
+
+SNOW = Paint((0.96, 0.97, 0.99))
+TWIG = Paint((0.36, 0.24, 0.16))
+CARROT = Paint((0.96, 0.50, 0.12))
+SKINS: tuple[Vec3, ...] = ((0.99, 0.85, 0.72), (0.93, 0.74, 0.58), (0.76, 0.54, 0.38), (0.50, 0.33, 0.23))
+HAIRS: tuple[Vec3, ...] = ((0.16, 0.11, 0.09), (0.42, 0.25, 0.14), (0.90, 0.72, 0.36), (0.72, 0.32, 0.14))
+
+
+def _arms(
+    look: Look, x: float, y: float, reach: float, thick: float, paint: Paint, top: float
+) -> tuple[list[Shape], Vec3]:
+    """Two arms from shoulders at (±x, y); in a wave the one at +x goes up past `top`."""
+    shapes, hand = [], (0.0, 0.0, 0.0)
+    for sign in (-1, 1):
+        if sign == 1 and look.pose == "wave":
+            hand = (x + 0.30, top, 0.06)
+        elif look.pose == "sit":
+            hand = (sign * (x + 0.08), y - 0.8 * reach, 0.24)
+        else:
+            hand = (sign * (x + 0.13), y - reach, 0.06)
+        shapes.append(limb((sign * x, y, 0.0), hand, thick, 0.95 * thick, paint))
+    return shapes, hand
+
+
+def person(look: Look) -> Figure:
+    """A child: big head with hair, coloured dress or coat, dark shoes. Proportions 3 and 5 also choose hair and skin."""
+    skin = Paint(SKINS[min(3, int(4 * look.proportions[5]))])
+    hair = Paint(HAIRS[min(3, int(4 * look.proportions[3]))])
+    r, wide = look.mix(0, 0.27, 0.33), look.mix(1, 0.22, 0.29)
+    leg = look.mix(2, 0.26, 0.42)
+    sitting = look.pose == "sit"
+    low = 0.10 if sitting else leg
+    head: Vec3 = (0.0, low + 0.52 + 0.82 * r, 0.02)
+    beads, eyes = face(head, (r, r, r), look.mix(4, 0.12, 0.16) * r, spread=0.34, lift=0.02)
+    shapes = [
+        rod((0.0, low - 0.06, 0.0), (0.0, low + 0.50, 0.0), 1.12 * wide, 0.58 * wide, look.main),
+        ball((0.0, low + 0.46, 0.0), (0.72 * wide, 0.14, 0.6 * wide), look.main),
+        ball(head, r, skin),
+        ball((0.0, head[1] + 0.13 * r, -0.10 * r), (1.07 * r, 1.02 * r, 1.0 * r), hair, (-14.0, 0.0, 0.0)),
+        ball(
+            (0.0, head[1] - 0.18 * r, head[2] + 0.97 * r),
+            (0.09 * r, 0.08 * r, 0.09 * r),
+            Paint(blend(skin.colour, (0.9, 0.3, 0.25), 0.25)),
+        ),
+        *beads,
+        *cheeks(eyes, 0.30 * r, 0.16 * r),
+    ]
+    trousers = Paint((0.24, 0.27, 0.42))
+    for sign in (-1, 1):
+        if sitting:
+            shapes.append(
+                limb((sign * 0.12, 0.11, 0.05), (sign * 0.16, 0.10, leg + 0.12), 0.09, 0.09, trousers)
+            )
+            shapes.append(ball((sign * 0.16, 0.12, leg + 0.20), (0.09, 0.12, 0.07), look.deep))
+        else:
+            shapes.append(limb((sign * 0.12, low, 0.0), (sign * 0.13, 0.12, 0.0), 0.085, 0.08, trousers))
+            shapes.append(ball((sign * 0.135, 0.07, 0.05), (0.09, 0.07, 0.14), look.deep))
+    arms, hand = _arms(look, 0.72 * wide, low + 0.44, 0.28, 0.07, look.plain, head[1] + 0.12)
+    return Figure(
+        (*shapes, *arms),
+        crown=((0.0, head[1] + 1.02 * r, -0.02), 0.66 * r),
+        eyes=eyes,
+        neck=((0.0, low + 0.53, 0.0), 0.72 * wide + 0.05),
+        back=((0.0, low + 0.26, -0.8 * wide), 0.16),
+        hand=hand,
+        waist=low + 0.05,
+    )
+
+
+def robot(look: Look) -> Figure:
+    """Boxes, a glass face, an antenna."""
+    wide, tall = look.mix(1, 0.25, 0.33), look.mix(5, 0.24, 0.30)
+    leg = 0.05 if look.pose == "sit" else look.mix(2, 0.20, 0.34)
+    mid = leg + tall
+    half = look.mix(0, 0.22, 0.29)
+    head: Vec3 = (0.0, mid + tall + 0.05 + 0.8 * half, 0.0)
+    size = look.mix(4, 0.055, 0.08)
+    z = head[2] + 0.8 * half
+    left, right = (
+        (-0.42 * half, head[1] + 0.08 * half, z + 0.03),
+        (0.42 * half, head[1] + 0.08 * half, z + 0.03),
+    )
+    glow = Paint((0.55, 0.95, 0.98))
+    antenna = head[1] + 0.8 * half + look.mix(3, 0.12, 0.24)
+    shapes = [
+        block((0.0, mid, 0.0), (wide, tall, 0.78 * wide), look.main, 0.06),
+        block((0.0, mid + 0.02, 0.78 * wide), (0.55 * wide, 0.45 * tall, 0.03), look.pale, 0.02),
+        block(head, (1.15 * half, 0.8 * half, 0.8 * half), look.main, 0.08),
+        block(
+            (0.0, head[1], z), (0.92 * half, 0.52 * half, 0.025), Paint((0.12, 0.15, 0.22), gloss=0.3), 0.02
+        ),
+        *(ball(c, (size, 1.15 * size, 0.03), glow) for c in (left, right)),
+        rod((0.0, head[1] + 0.7 * half, 0.0), (0.0, antenna, 0.0), 0.025, 0.02, METAL),
+        ball((0.0, antenna, 0.0), 0.065, look.trim),
+    ]
+    for sign in (-1, 1):
+        if look.pose == "sit":
+            shapes.append(
+                limb((sign * 0.55 * wide, 0.10, 0.1), (sign * 0.65 * wide, 0.10, 0.52), 0.10, 0.10, METAL)
+            )
+        else:
+            shapes.append(
+                rod((sign * 0.52 * wide, 0.10, 0.0), (sign * 0.5 * wide, leg + 0.05, 0.0), 0.10, 0.09, METAL)
+            )
+            shapes.append(block((sign * 0.54 * wide, 0.065, 0.05), (0.13, 0.065, 0.18), look.deep, 0.04))
+    arms, hand = _arms(look, wide + 0.03, mid + 0.6 * tall, 0.34, 0.075, METAL, head[1] + 0.2)
+    return Figure(
+        (*shapes, *arms),
+        crown=((0.0, head[1] + 0.76 * half, 0.0), 0.72 * half),
+        eyes=(left, right, size),
+        neck=((0.0, mid + tall + 0.02, 0.0), 0.85 * wide),
+        back=((0.0, mid + 0.05, -0.78 * wide), 0.7 * wide),
+        hand=hand,
+        waist=leg + 0.1,
+    )
+
+
+def snowman(look: Look) -> Figure:
+    """Snowballs tinted by the colour, a carrot, twig arms, coal buttons."""
+    big, r = look.mix(1, 0.34, 0.42), look.mix(0, 0.22, 0.27)
+    middle = look.mix(2, 0.27, 0.33)
+    squash = 0.72 if look.pose == "sit" else 0.95
+    y1 = squash * big
+    y2 = y1 + 0.62 * big + 0.55 * middle * squash
+    head: Vec3 = (0.0, y2 + 0.72 * middle + 0.70 * r, 0.02)
+    beads, eyes = face(head, (r, r, r), look.mix(4, 0.15, 0.2) * r, spread=0.36, lift=0.22)
+    shapes = [
+        ball((0.0, y1, 0.0), (big, squash * big, big), look.main),
+        ball((0.0, y2, 0.0), (middle, 0.92 * middle, middle), look.main),
+        ball(head, r, Paint(blend(SNOW.colour, look.main.colour, 0.25))),
+        rod(
+            (0.0, head[1] - 0.08 * r, 0.92 * r),
+            (0.03, head[1] - 0.14 * r, look.mix(3, 1.7, 2.3) * r),
+            0.19 * r,
+            0.02,
+            CARROT,
+        ),
+        *beads,
+        ball((0.0, y2 + 0.30 * middle, 0.93 * middle), 0.04, INK),
+        ball((0.0, y2 - 0.08 * middle, 1.0 * middle), 0.04, INK),
+        ball((0.0, y1 + 0.40 * big * squash, 0.94 * big), 0.04, INK),
+    ]
+    hand: Vec3 = (0.0, 0.0, 0.0)
+    for sign in (-1, 1):
+        up = 0.42 if look.pose == "wave" and sign == 1 else (-0.16 if look.pose == "sit" else 0.10)
+        hand = (sign * (middle + 0.34), y2 + up, 0.08)
+        shapes.append(limb((sign * 0.85 * middle, y2 + 0.02, 0.0), hand, 0.03, 0.022, TWIG))
+        shapes.append(
+            limb(
+                (sign * (middle + 0.22), y2 + 0.65 * up, 0.05),
+                (sign * (middle + 0.30), y2 + up + 0.14, 0.1),
+                0.02,
+                0.015,
+                TWIG,
+            )
+        )
+    return Figure(
+        tuple(shapes),
+        crown=((0.0, head[1] + 0.93 * r, 0.02), 0.72 * r),
+        eyes=eyes,
+        neck=((0.0, head[1] - 0.78 * r, 0.0), 0.92 * r),
+        back=((0.0, y2, -0.95 * middle), 0.5 * middle),
+        hand=hand,
+        waist=y1 + 0.5 * big,
+    )
