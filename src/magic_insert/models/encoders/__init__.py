@@ -1,0 +1,54 @@
+"""The three micro metric encoders: what is said (clip), who it is (identity), how it is drawn (style).
+
+They are made and trained by this project on the Toybox and judge micro-scale pictures only; their cards say so.
+"""
+
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+
+from magic_insert.models.encoders.base import MetricEncoder, preprocess
+from magic_insert.models.encoders.card import EncoderCard
+from magic_insert.models.encoders.clip import ClipEncoder, load_clip, new_clip
+from magic_insert.models.encoders.identity import IdentityEncoder, load_identity, new_identity
+from magic_insert.models.encoders.style import StyleEncoder, load_style, new_style
+
+__all__ = [
+    "ClipEncoder",
+    "EncoderCard",
+    "Encoders",
+    "IdentityEncoder",
+    "MetricEncoder",
+    "StyleEncoder",
+    "load_clip",
+    "load_encoders",
+    "load_identity",
+    "load_style",
+    "new_clip",
+    "new_identity",
+    "new_style",
+    "preprocess",
+]
+
+
+class Encoders(TypedDict):
+    """The three encoders by role; evaluation asks each for embeddings and for its card."""
+
+    clip: ClipEncoder
+    identity: IdentityEncoder
+    style: StyleEncoder
+
+
+def load_encoders(folder: Path, device: torch.device | str = "cpu") -> Encoders:
+    """The encoders saved in `folder`/clip, /identity and /style, in eval mode on `device`.
+
+    Raises:
+        UserError: a part is missing, or its weights are not those its card speaks of.
+    """
+    folder = Path(folder)
+    return Encoders(
+        clip=load_clip(folder / "clip").to(device),
+        identity=load_identity(folder / "identity").to(device),
+        style=load_style(folder / "style").to(device),
+    )

@@ -1,0 +1,72 @@
+"""What an encoder is and how it looks at a picture: everything that can change a metric, in one hashable record.
+
+Two numbers of one metric may be compared only if their cards have the same digest. Reports print the card.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from magic_insert.core.digest import digest
+from magic_insert.core.errors import UserError
+
+Role = Literal["clip", "identity", "style"]
+Interpolation = Literal["bicubic", "bilinear"]
+CARD_FILE = "encoder_card.json"
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """One encoder, complete: weights, preprocessing and provenance.
+
+    `resize` is the shorter side in pixels after resizing (antialiased), `crop` the side of the centre crop fed to the
+    network. `mean` and `std` are per RGB channel for values in [0, 1]. `text_template` has one `{}`; None for encoders
+    without a text side. `weights_sha256` is that of the weights file as shipped.
+    """
+
+    name: str
+    role: Role
+    weights: str
+    weights_sha256: str
+    resize: int
+    crop: int
+    interpolation: Interpolation
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    text_template: str | None
+    embedding_dim: int
+    trained_on: str
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise UserError(f"expected an encoder role of {get_args(Role)}, got {self.role!r}")
+        if self.interpolation not in get_args(Interpolation):
+            raise UserError(
+                f"expected an interpolation of {get_args(Interpolation)}, got {self.interpolation!r}"
+            )
+        if not 0 < self.crop <= self.resize:
+            raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(f"expected 3 means and 3 positive stds, got {self.mean} and {self.std}")
+        if self.text_template is not None and self.text_template.count("{}") != 1:
+            raise UserError(f"expected a text template with one {{}}, got {self.text_template!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values, in the order of declaration."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], source: Path | str = "encoder card") -> "EncoderCard":
+        """The card written by `to_dict`; UserError naming `source` if a field is missing or unknown."""
+        expected = {field.name for field in fields(cls)}
+        if set(row) != expected:
+            raise UserError(f"expected the fields {sorted(expected)} in {source}, got {sorted(row)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over every field: what result rows carry."""
+        return digest(self.to_dict())

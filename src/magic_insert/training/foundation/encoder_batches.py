@@ -1,0 +1,212 @@
+"""Which pictures the metric encoders see at a step: a pure function of (pool, seed, step).
+
+Every draw, crops and flips included, comes from `generator(seed, part, step)` on the CPU, so that step 517 is the same
+after a resume and on any device. Pictures stay uint8 until they are on the device.
+Shapes: B pictures, H W pixels. Labels are integers; equal labels are positives of each other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample, interpolate
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.encoders.clip import TEXT_TEMPLATE
+from magic_insert.toybox.captions import style_phrase
+
+# How much of a caption is told at a step, and how often. All captions of a batch are told alike, so that equal texts
+# are exactly the positives: "a bunny" is true of every bunny in the batch.
+CAPTION_DETAIL = {"styled": 0.3, "full": 0.35, "short": 0.2, "template": 0.15}
+SCENE_SHARE = 0.25  # of a CLIP batch, where captions are told in full
+STYLE_SCENE_SHARE = 0.5  # of a style batch
+BACKGROUND_SHARE = 0.5  # of an identity batch is moved from paper onto a piece of a scene
+
+
+class EncoderPool(Protocol):
+    """The part of a Toybox pool that encoders learn from; see `data.toybox_pool.ToyboxPool` for the shapes."""
+
+    subjects: np.ndarray
+    subject_alpha: np.ndarray
+    subject_styles: np.ndarray
+    identity: np.ndarray
+    templates: list[str]
+    captions: list[str]
+    scenes_with: np.ndarray
+    scenes_without: np.ndarray
+    scene_styles: np.ndarray
+    scene_captions: list[str]
+    style_names: list[str]
+
+
+class ClipBatch(NamedTuple):
+    """Pictures and what is said about them; `text_ids` are equal where the texts are."""
+
+    images: UInt8[Tensor, "B 3 H W"]
+    frames: Float[Tensor, "B 2 3"]
+    texts: list[str]
+    text_ids: Int[Tensor, "B"]
+
+
+class LabelledBatch(NamedTuple):
+    """Pictures whose equal labels mean: the same identity, or the same style."""
+
+    images: UInt8[Tensor, "B 3 H W"]
+    frames: Float[Tensor, "B 2 3"]
+    labels: Int[Tensor, "B"]
+
+
+def clip_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> ClipBatch:
+    """Distinct subjects (and scenes) in a random drawing each, with captions of one detail for the whole batch."""
+    rng = generator(seed, "clip", step)
+    detail = _pick(list(CAPTION_DETAIL), list(CAPTION_DETAIL.values()), rng)
+    num_scenes = int(SCENE_SHARE * batch_size) if detail in ("styled", "full") else 0
+    images, texts = [], []
+    for row in _distinct(len(pool.scenes_with), num_scenes, rng):
+        drawing = _below(pool.scene_styles.shape[1], rng)
+        images.append(pool.scenes_with[row, drawing])
+        texts.append(
+            tell(pool.scene_captions[row], "", pool.style_names[pool.scene_styles[row, drawing]], detail)
+        )
+    for row in _distinct(len(pool.subjects), batch_size - num_scenes, rng):
+        drawing = _below(pool.subject_styles.shape[1], rng)
+        images.append(pool.subjects[row, drawing])
+        style = pool.style_names[pool.subject_styles[row, drawing]]
+        texts.append(tell(pool.captions[row], pool.templates[row], style, detail))
+    ids = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    return ClipBatch(
+        _stack(images),
+        random_frames(len(images), rng, (0.75, 1.0)),
+        texts,
+        torch.tensor([ids[t] for t in texts]),
+    )
+
+
+def tell(caption: str, template: str, style: str, detail: str) -> str:
+    """`a yellow bunny with a red hat, sitting` in one of four details, from style and all to `a bunny`."""
+    if detail == "styled":
+        return f"{caption}, {style_phrase(style)}"
+    if detail == "full":
+        return caption
+    if detail == "short":
+        return caption.split(",")[0].split(" with ")[0]
+    assert detail == "template", detail
+    return TEXT_TEMPLATE.format(template.replace("_", " "))
+
+
+def identity_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
+    """Two drawings each of `batch_size / 2` identities, in different poses where the pool has them.
+
+    Half of the pictures get a piece of a scene as background, so that the paper is no clue.
+    """
+    rng = generator(seed, "identity", step)
+    identities = np.unique(pool.identity)
+    images, labels = [], []
+    for chosen in _distinct(len(identities), batch_size // 2, rng):
+        rows = np.flatnonzero(pool.identity == identities[chosen])
+        first, second = (_distinct(len(rows), 2, rng)) if len(rows) > 1 else (0, 0)
+        drawings = _distinct(pool.subject_styles.shape[1], 2, rng)
+        for row, drawing in zip(rows[[first, second]], drawings, strict=True):
+            image = pool.subjects[row, drawing]
+            if _chance(BACKGROUND_SHARE, rng):
+                image = _on_scene(image, pool.subject_alpha[row], pool, rng)
+            images.append(image)
+            labels.append(chosen)
+    return LabelledBatch(_stack(images), random_frames(len(images), rng, (0.75, 1.0)), torch.tensor(labels))
+
+
+def style_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
+    """Crops of subjects and scenes; equal labels are equal styles, whatever the complexity of the drawing."""
+    rng = generator(seed, "style", step)
+    num_scenes = int(STYLE_SCENE_SHARE * batch_size)
+    images, labels = [], []
+    for array, styles, count in (
+        (pool.scenes_with, pool.scene_styles, num_scenes),
+        (pool.subjects, pool.subject_styles, batch_size - num_scenes),
+    ):
+        for row in _distinct(len(array), count, rng):
+            drawing = _even_style(styles[row], rng)
+            images.append(array[row, drawing])
+            labels.append(int(styles[row, drawing]))
+    return LabelledBatch(_stack(images), random_frames(len(images), rng, (0.6, 0.9)), torch.tensor(labels))
+
+
+Sampler = Callable[[EncoderPool, int, int, int], ClipBatch | LabelledBatch]
+SAMPLERS: dict[Literal["clip", "identity", "style"], Sampler] = {
+    "clip": clip_batch,
+    "identity": identity_batch,
+    "style": style_batch,
+}
+
+
+def random_frames(
+    count: int, rng: torch.Generator, zoom: tuple[float, float]
+) -> Float[Tensor, "{count} 2 3"]:
+    """Crops as `affine_grid` matrices: a side of `zoom` of the picture, anywhere inside it, mirrored half the time."""
+    low, high = zoom
+    side = low + (high - low) * torch.rand(count, generator=rng)
+    shift = (1 - side)[:, None] * (2 * torch.rand(count, 2, generator=rng) - 1)
+    mirror = 1 - 2 * torch.randint(0, 2, (count,), generator=rng)
+    frames = torch.zeros(count, 2, 3)
+    frames[:, 0, 0], frames[:, 1, 1], frames[:, :, 2] = side * mirror, side, shift
+    return frames
+
+
+def crop_frames(
+    images: UInt8[Tensor, "B 3 H W"], frames: Float[Tensor, "B 2 3"], size: int
+) -> Float[Tensor, "B 3 C C"]:
+    """The framed part of every picture at `size` pixels, in [0, 1].
+
+    The picture is first reduced with antialiasing to a size at which the crops are neither blurred nor aliased.
+    """
+    pixels = images.float() / 255
+    smallest = float(frames[:, 1, 1].min())
+    reduced = min(images.shape[-1], round(size / max(smallest, 0.5)))
+    if reduced != images.shape[-1]:
+        pixels = interpolate(pixels, (reduced, reduced), mode="bilinear", antialias=True, align_corners=False)
+    grid = affine_grid(frames, [len(images), 3, size, size], align_corners=False)
+    return grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _on_scene(image: np.ndarray, alpha: np.ndarray, pool: EncoderPool, rng: torch.Generator) -> np.ndarray:
+    scene = pool.scenes_without[
+        _below(len(pool.scenes_without), rng), _below(pool.scene_styles.shape[1], rng)
+    ]
+    opacity = alpha.astype(np.float32) / 255
+    return (opacity * image + (1 - opacity) * scene + 0.5).astype(np.uint8)
+
+
+def _even_style(styles: np.ndarray, rng: torch.Generator) -> int:
+    """A drawing of one picture. `photo` (style 0) is in every picture of a pool, so it is taken only now and then."""
+    others = np.flatnonzero(styles != 0)
+    if len(others) == 0 or (len(others) < len(styles) and _chance(0.1, rng)):
+        return int(np.flatnonzero(styles == 0)[0])
+    return int(others[_below(len(others), rng)])
+
+
+def _distinct(available: int, count: int, rng: torch.Generator) -> list[int]:
+    if count > available:
+        raise UserError(
+            f"expected at least {count} different pictures in the pool, got {available}; lower batch_size"
+        )
+    return torch.randperm(available, generator=rng)[:count].tolist()
+
+
+def _below(limit: int, rng: torch.Generator) -> int:
+    return int(torch.randint(0, limit, (), generator=rng))
+
+
+def _chance(probability: float, rng: torch.Generator) -> bool:
+    return bool(torch.rand((), generator=rng) < probability)
+
+
+def _pick(names: Sequence[str], weights: Sequence[float], rng: torch.Generator) -> str:
+    return names[int(torch.multinomial(torch.tensor(weights), 1, generator=rng))]
+
+
+def _stack(images: Sequence[np.ndarray]) -> UInt8[Tensor, "B 3 H W"]:
+    return torch.from_numpy(np.stack(images))

@@ -1,0 +1,256 @@
+"""Training the three metric encoders by contrast, each in minutes on a laptop.
+
+clip: InfoNCE over pictures and captions (Radford et al. 2021). identity, style: supervised contrastive loss (Khosla et
+al. 2020, equation 2), as the Toybox knows who is drawn and how. Shapes: B pictures, D embedding dimensions.
+"""
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int
+from pytorch_lightning.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.nn.functional import log_softmax
+from torch.utils.data import DataLoader, IterableDataset
+
+from magic_insert.models.encoders import (
+    ClipEncoder,
+    EncoderCard,
+    MetricEncoder,
+    new_clip,
+    new_identity,
+    new_style,
+)
+from magic_insert.models.encoders.base import standardise
+from magic_insert.training.foundation.encoder_batches import (
+    SAMPLERS,
+    ClipBatch,
+    EncoderPool,
+    LabelledBatch,
+    crop_frames,
+)
+
+Kind = Literal["clip", "identity", "style"]
+TEMPERATURE = 0.1
+STYLE_TRAIN_SIZE = 80  # pixels; the style network pools over the picture, so it may learn on crops
+MAX_LOGIT_SCALE = math.log(100.0)
+CHECKPOINT_EVERY = 200
+
+
+def positives(labels: Int[Tensor, "B"]) -> Float[Tensor, "B B"]:
+    """Rows that spread weight 1 evenly over the columns with the same label."""
+    same = (labels[:, None] == labels[None]).float()
+    return same / same.sum(dim=1, keepdim=True)
+
+
+def caption_contrast(
+    image: Float[Tensor, "B D"],
+    text: Float[Tensor, "B D"],
+    scale: Float[Tensor, ""],
+    text_ids: Int[Tensor, "B"],
+) -> Float[Tensor, ""]:
+    """Symmetric InfoNCE in which equal texts are all right answers.
+
+    `-(1/2B) sum_ij P_ij (log softmax_j(s v_i.t_j) + log softmax_j(s t_i.v_j))` with P = `positives(text_ids)`.
+    """
+    logits = scale * image @ text.T
+    targets = positives(text_ids)
+    forward = -(targets * log_softmax(logits, dim=1)).sum(1)
+    backward = -(targets * log_softmax(logits.T, dim=1)).sum(1)
+    return (forward + backward).mean() / 2
+
+
+def supervised_contrast(
+    features: Float[Tensor, "B D"], labels: Int[Tensor, "B"], temperature: float = TEMPERATURE
+) -> Float[Tensor, ""]:
+    """Mean over anchors that have a positive of `-mean_p log softmax_j(z_i.z_j / temperature)[p]`, self left out."""
+    itself = torch.eye(len(labels), dtype=torch.bool, device=features.device)
+    logits = (features @ features.T / temperature).masked_fill(itself, -torch.inf)
+    same = (labels[:, None] == labels[None]) & ~itself
+    chosen = log_softmax(logits, dim=1).masked_fill(~same, 0.0).sum(1)
+    count = same.sum(1)
+    return -(chosen / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
+
+
+class ContrastiveModule(pl.LightningModule):
+    """Optimiser, schedule and guards shared by the three; a subclass says the loss of a batch."""
+
+    def __init__(self, encoder: MetricEncoder, lr: float, steps: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.lr = lr
+        self.steps = steps
+
+    def loss_on(self, batch: Any) -> Float[Tensor, ""]:
+        raise NotImplementedError
+
+    def pixels(self, batch: ClipBatch | LabelledBatch, size: int) -> Float[Tensor, "B 3 C C"]:
+        return standardise(crop_frames(batch.images, batch.frames, size), self.encoder.card)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
+        loss = self.loss_on(batch)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"loss of {self.encoder.card.name} is {loss.item()} at step {self.global_step}"
+            )
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with a short warm-up and a cosine to zero; vectors and scalars are not decayed."""
+        matrices = [p for p in self.parameters() if p.ndim > 1]
+        vectors = [p for p in self.parameters() if p.ndim <= 1]
+        optimizer = torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
+            lr=self.lr,
+            betas=(0.9, 0.98),
+        )
+        warmup = max(1, min(100, self.steps // 10))
+
+        def rate(step: int) -> float:
+            done = min(1.0, step / max(1, self.steps))
+            return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * done))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class ClipModule(ContrastiveModule):
+    """Pictures and captions into one space."""
+
+    def loss_on(self, batch: ClipBatch) -> Float[Tensor, ""]:
+        assert isinstance(self.encoder, ClipEncoder)
+        image = self.encoder.features(self.pixels(batch, self.encoder.card.crop))
+        # Equal texts are encoded once: a batch of short captions has few different ones.
+        texts = list(dict.fromkeys(batch.texts))
+        text = self.encoder.text_features(texts)[batch.text_ids]
+        scale = self.encoder.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        return caption_contrast(image, text, scale, batch.text_ids)
+
+
+class IdentityModule(ContrastiveModule):
+    """Two drawings of one identity, apart in style and pose, close together; other identities away."""
+
+    def loss_on(self, batch: LabelledBatch) -> Float[Tensor, ""]:
+        return supervised_contrast(
+            self.encoder.features(self.pixels(batch, self.encoder.card.crop)), batch.labels
+        )
+
+
+class StyleModule(ContrastiveModule):
+    """Pictures drawn alike close together, whatever they show."""
+
+    def loss_on(self, batch: LabelledBatch) -> Float[Tensor, ""]:
+        return supervised_contrast(self.encoder.features(self.pixels(batch, STYLE_TRAIN_SIZE)), batch.labels)
+
+
+MODULES: dict[Kind, type[ContrastiveModule]] = {
+    "clip": ClipModule,
+    "identity": IdentityModule,
+    "style": StyleModule,
+}
+
+
+class StepBatches(IterableDataset):
+    """Batches keyed by step, from the step the trainer stands at: a resumed run sees what it would have seen."""
+
+    def __init__(
+        self, kind: Kind, pool: EncoderPool, seed: int, batch_size: int, first_step: Callable[[], int]
+    ) -> None:
+        self.kind, self.pool, self.seed, self.batch_size, self.first_step = (
+            kind,
+            pool,
+            seed,
+            batch_size,
+            first_step,
+        )
+
+    def __iter__(self) -> Iterator[ClipBatch | LabelledBatch]:
+        step = self.first_step()
+        while True:
+            yield SAMPLERS[self.kind](self.pool, self.seed, step, self.batch_size)
+            step += 1
+
+
+class _Report(pl.Callback):
+    def __init__(self, progress: Callable[[int, float], None]) -> None:
+        self.progress = progress
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.progress(trainer.global_step, float(outputs["loss"]))
+
+
+def new_encoder(kind: Kind, seed: int, tokenizer_folder: Path | None = None) -> MetricEncoder:
+    """An untrained encoder; only `clip` needs the folder of the tokenizer."""
+    if kind == "clip":
+        assert tokenizer_folder is not None, "the clip encoder needs a tokenizer"
+        return new_clip(tokenizer_folder, seed)
+    return new_identity(seed) if kind == "identity" else new_style(seed)
+
+
+def train_encoder(
+    kind: Kind,
+    pool: EncoderPool,
+    out_folder: Path,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    device: str = "cpu",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+    tokenizer_folder: Path | None = None,
+    trained_on: str = "Toybox pool",
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> EncoderCard:
+    """Train one encoder for `steps` and publish it at `out_folder`, whole or not at all.
+
+    A run that was stopped goes on from its last checkpoint (every 200 steps, beside `out_folder`) with the same batches
+    it would have had; the checkpoints are removed at the end.
+
+    Args:
+        progress: called after every step with (steps done, loss).
+        trained_on: goes into the card.
+    Raises:
+        FloatingPointError: the loss is not finite; the weights have not been touched by that step.
+        UserError: the pool is too small for `batch_size`.
+    """
+    out_folder = Path(out_folder)
+    run = out_folder.with_name(f".{out_folder.name}.training-{steps}x{batch_size}-{lr}-{seed}")
+    module = MODULES[kind](new_encoder(kind, seed, tokenizer_folder), lr=lr, steps=steps)
+    trainer = pl.Trainer(
+        accelerator="cpu" if device == "cpu" else "gpu",
+        devices=1,
+        max_steps=steps,
+        max_epochs=-1,
+        precision=precision,
+        gradient_clip_val=1.0,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=run,
+        callbacks=[
+            _Report(progress),
+            ModelCheckpoint(
+                run, filename="last", every_n_train_steps=CHECKPOINT_EVERY, enable_version_counter=False
+            ),
+        ],
+    )
+    batches = StepBatches(kind, pool, seed, batch_size, first_step=lambda: trainer.global_step)
+    module.train()
+    checkpoint = run / "last.ckpt"
+    trainer.fit(
+        module,
+        DataLoader(batches, batch_size=None),
+        ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
+        weights_only=True,
+    )
+    card = module.encoder.eval().cpu().save(out_folder, trained_on)
+    shutil.rmtree(run, ignore_errors=True)
+    return card
