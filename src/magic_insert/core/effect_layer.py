@@ -17,6 +17,7 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, touching
 
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
+REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
 QUIET = 0.5 / 255  # less than half a step of an 8-bit picture cannot be seen, so it is not applied
 
 
@@ -68,7 +69,19 @@ def measure_effect(
     trust = _trust(output, reference, subject, config)
     shade = (output / reference.clamp_min(DARKEST)).clamp(max=1.0)
     light = (output - reference).clamp_min(0.0)
-    return EffectLayer(1.0 - trust * (1.0 - shade), trust * light)
+    return EffectLayer(
+        1.0 - _reach_under(trust * (1.0 - shade), subject), _reach_under(trust * light, subject)
+    )
+
+
+def _reach_under(change: Float[Tensor, "3 h w"], subject: Float[Tensor, "1 h w"]) -> Float[Tensor, "3 h w"]:
+    """The change with what the subject covers, wholly or in part, continued from the open pixels beside it.
+
+    A half-covered pixel shows half of the shadow; without this, a light seam would follow the subject's outline.
+    """
+    free = (1.0 - subject).square()
+    beside = blur(change * free, 1.0) / blur(free, 1.0).clamp_min(1e-3)
+    return change + (beside - change) * (subject > REACHED).to(change.dtype)
 
 
 def _trust(

@@ -1,0 +1,54 @@
+"""What the harness and the insert job ask of a method, whatever model stands behind it.
+
+Shape letters: H, W the scene's rows and columns, h, w the stylised subject's, s the side of the square an inserter
+draws. Pictures and masks are float32 in [0, 1].
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Insertion:
+    """What an inserter drew, and what the same machinery draws when it changes nothing: the effect is between them."""
+
+    output: Float[Tensor, "3 s s"]
+    reference: Float[Tensor, "3 s s"]
+
+
+class Stylizer(Protocol):
+    """Redraws one subject, known since construction, in the style of a scene."""
+
+    def __call__(self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str) -> Float[Tensor, "3 h w"]:
+        """The stylised subject on plain ground; `id` names the draw, so a pair can be replayed alone."""
+        ...
+
+
+class Inserter(Protocol):
+    """Gives a pasted subject its shadow, reflection and contact."""
+
+    @property
+    def name(self) -> str:
+        """How rows and reports call it."""
+        ...
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What it is made of: plain JSON values, digests of weights included."""
+        ...
+
+    def __call__(
+        self,
+        composite: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        *,
+        seed: int,
+        id: str,
+        on_step: Callable[[int], None],
+    ) -> Insertion:
+        """The square window `composite`, whose subject is `mask`, redrawn at the inserter's own size."""
+        ...

@@ -1,0 +1,101 @@
+"""Laws of masks: growing, softening, components."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from magic_insert.core import masks
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Box
+
+
+def random_mask(seed: int, density: float = 0.5, size: tuple[int, int] = (24, 31)) -> torch.Tensor:
+    return (torch.rand(1, *size, generator=generator(seed, "mask")) < density).float()
+
+
+def test_the_bounding_box_of_a_rectangle_is_the_rectangle() -> None:
+    mask = torch.zeros(1, 20, 30)
+    mask[:, 4:9, 11:23] = 1
+    assert masks.bounding_box(mask) == Box(11, 4, 12, 5)
+
+
+def test_an_empty_mask_has_no_bounding_box() -> None:
+    with pytest.raises(UserError, match="empty"):
+        masks.bounding_box(torch.zeros(1, 5, 5))
+
+
+def test_dilation_reaches_exactly_its_radius() -> None:
+    mask = torch.zeros(1, 21, 21)
+    mask[:, 10, 10] = 1
+    assert masks.bounding_box(masks.dilate(mask, 3)) == Box(7, 7, 7, 7)
+    assert torch.equal(masks.dilate(mask, 0), mask)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.integers(0, 4))
+def test_erosion_is_inside_and_dilation_outside_and_both_undo_on_a_square(seed: int, radius: int) -> None:
+    mask = random_mask(seed)
+    assert bool((masks.erode(mask, radius) <= mask).all())
+    assert bool((masks.dilate(mask, radius) >= mask).all())
+    square = torch.zeros(1, 30, 30)
+    square[:, 10:20, 10:20] = 1
+    assert torch.equal(masks.erode(masks.dilate(square, radius), radius), square)
+
+
+def test_a_blur_keeps_the_mean_of_a_picture_whose_border_is_empty() -> None:
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 15:25, 18:22] = 1
+    soft = masks.feather(mask, 4.0)
+    assert masks.area(soft) == pytest.approx(masks.area(mask), rel=1e-4)
+    assert float(soft.min()) >= 0
+    assert float(soft.max()) <= 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.1, 0.9))
+def test_components_agree_with_scipy(seed: int, density: float) -> None:
+    mask = random_mask(seed, density)
+    labels = masks.components(mask)
+    theirs, count = ndimage.label(mask[0].numpy(), structure=torch.ones(3, 3).numpy())
+    assert len(labels.unique()) - int((labels == 0).any()) == count
+    pairs = {(int(a), int(b)) for a, b in zip(labels.flatten(), theirs.flatten(), strict=True)}
+    assert len(pairs) == count + int((theirs == 0).any())
+
+
+def test_a_long_spiral_is_one_component() -> None:
+    mask = torch.zeros(1, 65, 65)
+    mask[:, ::4] = 1
+    for turn, row in enumerate(range(0, 61, 4)):
+        mask[:, row : row + 5, 64 if turn % 2 == 0 else 0] = 1
+    assert len(masks.components(mask).unique()) == 2
+
+
+def test_the_largest_component_wins_and_nothing_stays_nothing() -> None:
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 2:4, 2:4] = 1
+    mask[:, 10:15, 10:15] = 1
+    assert masks.bounding_box(masks.largest_component(mask)) == Box(10, 10, 5, 5)
+    assert masks.area(masks.largest_component(torch.zeros(1, 8, 8))) == 0
+
+
+def test_only_parts_that_meet_the_seed_are_kept() -> None:
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 2:4, 2:9] = 1
+    mask[:, 10:15, 10:15] = 1
+    seed = torch.zeros(1, 20, 20)
+    seed[:, 3, 8] = 1
+    assert masks.bounding_box(masks.touching(mask, seed)) == Box(2, 2, 7, 2)
+    assert masks.area(masks.touching(mask, torch.zeros(1, 20, 20))) == 0
+
+
+def test_a_ring_is_filled_and_a_bay_is_not() -> None:
+    mask = torch.zeros(1, 20, 20)
+    mask[:, 5:15, 5:15] = 1
+    mask[:, 8:12, 8:12] = 0
+    ring = masks.fill_holes(mask)
+    assert float(ring.sum()) == 100
+    mask[:, 9, 12:15] = 0  # a channel to the outside
+    assert torch.equal(masks.fill_holes(mask), mask)
