@@ -1,0 +1,102 @@
+"""Marks a hand or a press makes: hatching, dots and strokes, all tied to places on the sheet, not to the motif.
+
+Lengths in units (1/128 of the height); maps are 1 C H W in [0, 1].
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from magic_insert.core.rand import generator
+from magic_insert.toybox.styles.view import UNITS, View
+
+
+def hatch(v: View, angle_deg: float, period: float, width: Tensor | float, wobble: Tensor | float = 0.0) -> Tensor:
+    """Parallel lines at `angle_deg`, `period` units apart; `width` is the inked share (a map makes lines swell)."""
+    angle = math.radians(angle_deg)
+    across = v.y * math.cos(angle) - v.x * math.sin(angle) + wobble
+    return lines_of_phase(v, across / period, period, width)
+
+
+def lines_of_phase(v: View, phase: Tensor, period: float, width: Tensor | float) -> Tensor:
+    """Antialiased lines where `phase` is near a whole number; `period` says how many units a phase of 1 spans."""
+    off_centre = 2.0 * (phase - phase.round()).abs()
+    return ((width - off_centre) * (0.5 * period * v.scale) + 0.5 * (width > 0.0)).clamp(0.0, 1.0)
+
+
+def dots(v: View, angle_deg: float, period: float, amount: Tensor) -> Tensor:
+    """A round-dot screen: `amount` in [0, 1] is the inked share; dots grow and join as it rises."""
+    angle = math.radians(angle_deg)
+    u = (v.x * math.cos(angle) + v.y * math.sin(angle)) * (2.0 * math.pi / period)
+    w = (v.y * math.cos(angle) - v.x * math.sin(angle)) * (2.0 * math.pi / period)
+    spot = 0.5 + 0.25 * (torch.cos(u) + torch.cos(w))  # 1 at a dot's centre, 0 between four dots
+    sharpness = 0.35 * period * v.scale
+    return ((amount - (1.0 - spot)) * sharpness + 0.5).clamp(0.0, 1.0) * (amount > 0.02)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A sheet covered by overlapping strokes or adjoining tiles.
+
+    `index` H W int64: flat pixel index of the middle of the stroke that covers a pixel. `along`, `across` H W: where
+    in the stroke the pixel lies (1 at its rim). `gap` H W: distance to the next tile's border in units (small at the seam).
+    `lot` H W in [0, 1]: a random number of the stroke.
+    """
+
+    index: Tensor
+    along: Tensor
+    across: Tensor
+    gap: Tensor
+    lot: Tensor
+
+
+def cells(v: View, name: str, pitch: float, *, aspect: float = 1.0, turn_deg: float = 0.0, spread_deg: float = 0.0,
+          jitter: float = 0.8, overlap: float = 0.0) -> Cells:  # fmt: skip
+    """Strokes on a jittered lattice of `pitch` units, `aspect` times longer than wide, turned by `turn` ± `spread`.
+
+    With `overlap` 0 they are tiles (each pixel goes to the nearest middle); above it, strokes reaching `overlap`
+    pitches lie over one another in a random order.
+    """
+    device = v.sky.device
+    rows, cols = math.ceil(UNITS / pitch) + 2, math.ceil(UNITS * v.width / v.height / pitch) + 2
+    lattice = torch.rand((4, rows, cols), generator=generator(v.seed, "style", v.style, name))
+    jig = 0.5 + (lattice[:2] - 0.5) * jitter
+    place = torch.stack(torch.meshgrid(torch.arange(rows) - 1.0, torch.arange(cols) - 1.0, indexing="ij"))
+    middle = (place + jig) * pitch  # rows then columns
+    angle = math.radians(turn_deg) + (lattice[2] - 0.5) * 2.0 * math.radians(spread_deg)
+    table = torch.stack((middle[0], middle[1], angle.cos(), angle.sin(), lattice[3])).flatten(1).to(device)
+    i = (v.y[0, 0] / pitch).floor().long()
+    j = (v.x[0, 0] / pitch).floor().long()
+    home = (i + 1) * cols + (j + 1)
+    y, x = v.y[0, 0], v.x[0, 0]
+    thin, reach = math.sqrt(aspect), max(overlap, 1.0) * pitch
+    best = torch.full((v.height, v.width), 1e9, device=device)
+    second, chosen = best.clone(), torch.zeros_like(home)
+    for di in (-1, 0, 1):
+        for dj in (-1, 0, 1):
+            here = (home + (di * cols + dj)).clamp(0, table.shape[1] - 1)
+            along, across, lot = _local(table, here, x, y, thin)
+            distance = (along.square() + across.square()).sqrt() / reach
+            score = torch.where(distance < 1.0, -1.0 - lot, distance) if overlap > 0.0 else distance
+            nearer = score < best
+            second = torch.where(nearer, best, torch.minimum(second, score))
+            chosen = torch.where(nearer, here, chosen)
+            best = torch.where(nearer, score, best)
+    along, across, lot = _local(table, chosen, x, y, thin)
+    row = (table[0][chosen] * v.scale).long().clamp(0, v.height - 1)
+    col = (table[1][chosen] * v.scale).long().clamp(0, v.width - 1)
+    return Cells(row * v.width + col, along / reach, across / reach, (second - best) * (0.5 * reach), lot)
+
+
+def dab(image: Tensor, strokes: Cells) -> Tensor:
+    """Fills every stroke with the picture's colour at its middle."""
+    flat = image.flatten(2)[:, :, strokes.index.flatten()]
+    return flat.view(image.shape)
+
+
+def _local(table: Tensor, here: Tensor, x: Tensor, y: Tensor, thin: float) -> tuple[Tensor, Tensor, Tensor]:
+    row, col, cosine, sine, lot = table[:, here.flatten()].view(5, *here.shape)
+    dx, dy = x - col, y - row
+    return (dx * cosine + dy * sine) / thin, (dy * cosine - dx * sine) * thin, lot

@@ -1,0 +1,163 @@
+"""One motif on an easel: a single G-buffer row with what every hand needs (light, shadow, paper, filters).
+
+Shape letters: H rows, W columns; every map is 1 C H W in [0, 1] unless said otherwise. Lengths are in *units*: one
+unit is 1/128 of the picture's height, so a drawing has the same proportions at every size. All operations look at a
+bounded neighbourhood only: a pixel far from a change is bit-equal before and after it.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from kornia.filters import filter2d_separable
+from torch import Tensor
+
+from magic_insert.core.rand import generator
+from magic_insert.toybox.records import FIRST_PROP_ID, GROUND_ID, SKY_ID, GBuffer, Vec3
+
+UNITS = 128.0  # units per picture height
+PAPER_WHITE = 0.97  # a sky this white in every channel is the blank paper of a studio picture
+
+
+@dataclass(frozen=True)
+class View:
+    """A one-image G-buffer and the light read off it."""
+
+    g: GBuffer  # batch of one
+    style: str
+    c: float  # complexity in [0, 1]
+    seed: int
+    sky: Tensor  # 1 1 H W, 1 in the sky
+    paper: Tensor  # 1 1 H W, 1 where the sky is blank studio paper
+    ground: Tensor  # 1 1 H W, 1 on the ground
+    things: Tensor  # 1 1 H W, 1 on props and subject
+    lit: Tensor  # 1 3 H W >= 0, physically lit colour without reflections; the sky as painted
+    shade: Tensor  # 1 1 H W, soft tone of the light alone; 1 in the sky
+    light: Tensor  # 1 1 H W, hard-edged: 1 where the sun falls (and in the sky), 0 in form or cast shadow
+    cast: Tensor  # 1 1 H W, soft cast shadow on surfaces that face the sun
+    hard_cast: Tensor  # 1 1 H W, the same with a hard edge
+    x: Tensor  # 1 1 1 W, units from the left edge
+    y: Tensor  # 1 1 H 1, units from the top edge
+
+    @property
+    def height(self) -> int:
+        return self.sky.shape[-2]
+
+    @property
+    def width(self) -> int:
+        return self.sky.shape[-1]
+
+    @property
+    def scale(self) -> float:
+        """Pixels per unit."""
+        return self.height / UNITS
+
+    def colour(self, rgb: Vec3) -> Tensor:
+        """A constant colour, 1 3 1 1, on the picture's device."""
+        return torch.tensor(rgb, device=self.sky.device).view(1, 3, 1, 1)
+
+    def blur(self, image: Tensor, sigma: float) -> Tensor:
+        """Gaussian blur, `sigma` in units; wide ones work on a reduced picture, as a glow needs no detail."""
+        sigma_px = sigma * self.scale
+        if sigma_px <= 3.0:
+            return gaussian(image, sigma_px)
+        step = 2 ** math.ceil(math.log2(sigma_px / 3.0))
+        size = (math.ceil(self.height / step), math.ceil(self.width / step))
+        small = gaussian(F.interpolate(image, size, mode="area"), sigma_px / step)
+        return F.interpolate(small, (self.height, self.width), mode="bilinear", align_corners=False)
+
+    def noise(self, name: str, period: float, period_x: float | None = None) -> Tensor:
+        """Smooth noise in [-1, 1] with features of about `period` units; a function of seed, style, name and place."""
+        periods = (period, period if period_x is None else period_x)
+        extent = (UNITS, UNITS * self.width / self.height)
+        cells = [max(2, math.ceil(e / p)) for e, p in zip(extent, periods, strict=True)]
+        rng = generator(self.seed, "style", self.style, name)
+        grid = torch.rand((1, 1, *cells), generator=rng).to(self.sky.device) * 2.0 - 1.0
+        if cells == [self.height, self.width]:
+            return grid
+        mode = "bicubic" if min(periods) >= 2.0 else "bilinear"
+        grid = F.interpolate(grid, (self.height, self.width), mode=mode, align_corners=False)
+        return grid.clamp(-1.0, 1.0)
+
+    def warp(self, image: Tensor, name: str, amount: float, period: float = 9.0) -> Tensor:
+        """Moves the picture by smooth noise of at most `amount` units: a trembling hand."""
+        dx, dy = self.noise(name + "-x", period), self.noise(name + "-y", period)
+        u = (self.x + amount * dx) * (2.0 * self.scale / self.width) - 1.0
+        v = (self.y + amount * dy) * (2.0 * self.scale / self.height) - 1.0
+        grid = torch.stack((u[:, 0], v[:, 0]), dim=-1)
+        return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def shift(self, image: Tensor, right: float, down: float) -> Tensor:
+        """The picture moved by whole pixels nearest to the given units, edges repeated."""
+        dx, dy = round(right * self.scale), round(down * self.scale)
+        rows = (torch.arange(self.height, device=image.device) - dy).clamp(0, self.height - 1)
+        cols = (torch.arange(self.width, device=image.device) - dx).clamp(0, self.width - 1)
+        return image.index_select(-2, rows).index_select(-1, cols)
+
+
+def view_of(g: GBuffer, style: str, complexity: float, seed: int) -> View:
+    """Reads light and shadow off a batch-of-one G-buffer."""
+    sky = (g.object_id == SKY_ID).float()
+    solid = 1.0 - sky
+    facing = ramp(g.sun, 0.06, 0.18)
+    rgb = (1, 3, 1, 1)
+    illumination = g.sky_colour.view(rgb) * g.occlusion + g.sun_colour.view(rgb) * (g.sun * g.visibility)
+    shade = (0.22 * g.occlusion + 0.78 * (g.sun * g.visibility * 1.2).clamp(max=1.0)).clamp(0.0, 1.0)
+    height, width = sky.shape[-2:]
+    unit = UNITS / height
+    return View(
+        g=g,
+        style=style,
+        c=complexity,
+        seed=seed,
+        sky=sky,
+        paper=sky * (g.albedo.amin(1, keepdim=True) > PAPER_WHITE).float(),
+        ground=(g.object_id == GROUND_ID).float(),
+        things=(g.object_id >= FIRST_PROP_ID).float(),
+        lit=torch.where(sky > 0, g.albedo, g.albedo * illumination),
+        shade=torch.where(sky > 0, 1.0, shade),
+        light=torch.where(sky > 0, 1.0, facing * g.hard_visibility),
+        cast=solid * facing * (1.0 - g.visibility),
+        hard_cast=solid * facing * (1.0 - g.hard_visibility),
+        x=((torch.arange(width, device=sky.device) + 0.5) * unit).view(1, 1, 1, width),
+        y=((torch.arange(height, device=sky.device) + 0.5) * unit).view(1, 1, height, 1),
+    )
+
+
+def gaussian(image: Tensor, sigma_px: float) -> Tensor:
+    """Gaussian blur cut at three sigma, edges repeated."""
+    reach = max(1, math.ceil(2.5 * sigma_px))
+    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
+    kernel = (kernel / kernel.sum())[None]
+    return filter2d_separable(image, kernel, kernel, border_type="replicate")
+
+
+def ramp(value: Tensor, low: float, high: float) -> Tensor:
+    """Smooth step from 0 at `low` to 1 at `high`."""
+    t = ((value - low) / (high - low)).clamp(0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
+def mix(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
+    """`a` where the weight is 0, `b` where it is 1."""
+    return a + (b - a) * weight
+
+
+def luminance(rgb: Tensor) -> Tensor:
+    """Rec. 601 luma, 1 1 H W."""
+    return 0.299 * rgb[:, 0:1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:3]
+
+
+def saturate(rgb: Tensor, amount: float) -> Tensor:
+    """Chroma times `amount` about the luma."""
+    grey = luminance(rgb)
+    return (grey + (rgb - grey) * amount).clamp(0.0, 1.0)
+
+
+def posterise(rgb: Tensor, levels: float) -> Tensor:
+    """Flattens the value to `levels` fixed steps; hue and saturation stay (no palette is read off the picture)."""
+    value = rgb.amax(1, keepdim=True).clamp(min=1e-3)
+    flat = ((value * levels).round() / levels).clamp(min=0.5 / levels, max=1.0)
+    return rgb * (flat / value)
