@@ -1,0 +1,57 @@
+"""From dataclasses and YAML to one composed configuration: the schemas are registered here, before Hydra composes.
+
+A schema stands first in its job's defaults list (conf/<job>.yaml), so every YAML and every override is merged into
+typed fields: an unknown key or a value of the wrong type fails while composing, with the key's name.
+"""
+
+from collections.abc import Sequence
+from dataclasses import is_dataclass
+from typing import cast, get_type_hints
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from magic_insert.config import schema
+from magic_insert.paths import conf_dir
+
+JOB_SCHEMAS: dict[str, type] = {
+    "insert": schema.InsertConfig,
+    "personalize": schema.PersonalizeConfig,
+    "foundation": schema.FoundationConfig,
+    "toybox": schema.ToyboxConfig,
+    "demo": schema.DemoConfig,
+    "card": schema.CardConfig,
+    "status": schema.StatusConfig,
+}
+
+
+def register_schemas() -> None:
+    """Makes `<job>_schema` known to Hydra for every job; calling it again changes nothing."""
+    for job, cls in JOB_SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{job}_schema", node=writable_schema(cls), provider="magic_insert")
+
+
+def writable_schema(cls: type) -> DictConfig:
+    """The typed tree of a frozen dataclass and of the dataclasses in its fields, open for merging.
+
+    OmegaConf marks the tree of a frozen dataclass read-only, which would forbid any YAML or override. Fields that are
+    dataclasses are declared MISSING, so that making a schema runs no range check; here they become typed subtrees.
+    """
+    node = OmegaConf.structured(cls)
+    OmegaConf.set_readonly(node, None)
+    for field, hint in get_type_hints(cls).items():
+        if is_dataclass(hint):
+            node[field] = writable_schema(cast(type, hint))
+    return node
+
+
+def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of `job` as the command line would compose it, for tests, notebooks and scripts.
+
+    Raises:
+        hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
+    """
+    register_schemas()
+    with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
+        return compose(config_name=job, overrides=list(overrides))

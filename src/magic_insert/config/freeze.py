@@ -1,0 +1,45 @@
+"""Between the composed configuration and the frozen dataclass that jobs receive."""
+
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
+
+from magic_insert.core.errors import UserError
+
+
+def freeze(cfg: DictConfig) -> Any:
+    """The frozen dataclass of a composed job, with every range checked.
+
+    `__post_init__` runs only here: OmegaConf checks types while composing and builds objects on request alone.
+
+    Raises:
+        UserError: a required key has no value, a value is out of range or refers to nothing; the message names the key.
+    """
+    missing = sorted(OmegaConf.missing_keys(cfg))
+    if missing:
+        raise UserError(
+            "expected a value for " + ", ".join(missing) + "; set " + " ".join(f"{k}=..." for k in missing)
+        )
+    try:
+        frozen = OmegaConf.to_object(cfg)
+    except (InterpolationResolutionError, MissingMandatoryValue) as error:
+        raise UserError(
+            f"expected {error.full_key} to have a value, got {str(error).splitlines()[0]}"
+        ) from error
+    if not is_dataclass(frozen):
+        raise UserError(
+            "expected a configuration with a schema, got plain keys; compose it from conf/<job>.yaml"
+        )
+    return frozen
+
+
+def thaw(frozen: Any) -> dict[str, Any]:
+    """A frozen configuration as plain dicts, lists and scalars: for YAML, JSON, digests and sidecars."""
+    return asdict(frozen)
+
+
+def to_yaml(frozen: Any) -> str:
+    """A frozen configuration as YAML, every value resolved, in the order of declaration."""
+    return OmegaConf.to_yaml(OmegaConf.create(thaw(frozen)))

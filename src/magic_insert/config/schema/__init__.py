@@ -1,0 +1,41 @@
+"""Every value a user can set, as frozen dataclasses: one per configuration group and one per job.
+
+Field types are checked when Hydra composes, ranges (`__post_init__`) when `config.freeze` turns the result into these
+classes. Defaults live in conf/*.yaml where a group has several choices, and here where there is only one.
+"""
+
+from magic_insert.config.schema.foundation import FoundationConfig
+from magic_insert.config.schema.jobs import (
+    CardConfig,
+    DemoConfig,
+    InsertConfig,
+    PersonalizeConfig,
+    StatusConfig,
+    ToyboxConfig,
+)
+from magic_insert.config.schema.parts import (
+    InserterConfig,
+    LoggerConfig,
+    ModelConfig,
+    PersonalizationConfig,
+    SamplingConfig,
+    SegmenterConfig,
+    StyleConfig,
+)
+
+__all__ = [
+    "CardConfig",
+    "DemoConfig",
+    "FoundationConfig",
+    "InsertConfig",
+    "InserterConfig",
+    "LoggerConfig",
+    "ModelConfig",
+    "PersonalizationConfig",
+    "PersonalizeConfig",
+    "SamplingConfig",
+    "SegmenterConfig",
+    "StatusConfig",
+    "StyleConfig",
+    "ToyboxConfig",
+]

@@ -1,0 +1,83 @@
+"""Training every part of the micro model from nothing: the pool of renders, then one short fit per part."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from magic_insert.config.checks import at_least, one_of, positive, within
+from magic_insert.config.schema.parts import DEVICES, LoggerConfig
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SIZES = ("micro", "tiny")
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How many Toybox pictures are rendered; `drawings` are styles per picture, drawing 0 is always photo."""
+
+    num_identities: int = MISSING
+    poses_per_identity: int = MISSING
+    drawings_per_subject: int = MISSING
+    num_scenes: int = MISSING
+    drawings_per_scene: int = MISSING
+    occlusion: float = MISSING
+    workers: int = MISSING
+
+    def __post_init__(self) -> None:
+        for name in ("num_identities", "poses_per_identity", "drawings_per_subject", "num_scenes"):
+            at_least(f"pool.{name}", getattr(self, name), 1)
+        at_least("pool.drawings_per_scene", self.drawings_per_scene, 1)
+        within("pool.occlusion", self.occlusion, 0, 1)
+        within("pool.workers", self.workers, 0, 256)
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """One fit: optimizer steps, pictures per step, peak learning rate. Zero steps leave the part untrained."""
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+
+    def __post_init__(self) -> None:
+        at_least("steps of every part", self.steps, 0)
+        at_least("batch_size of every part", self.batch_size, 1)
+        positive("lr of every part", self.lr)
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Where and how precisely the fits run."""
+
+    device: str = "auto"
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        one_of("trainer.device", self.device, DEVICES)
+        one_of("trainer.precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class FoundationConfig:
+    """All parts in the order they are trained. `resume`: go on in `out` where an earlier run of this config stopped.
+
+    `size`: widths of the networks, `tiny` only for tests.
+    """
+
+    out: str = "runs/foundation"
+    seed: int = 0
+    resume: bool = True
+    size: str = "micro"
+    pool: PoolConfig = MISSING
+    vae: PartConfig = MISSING
+    clip: PartConfig = MISSING
+    denoiser: PartConfig = MISSING
+    adapter: PartConfig = MISSING
+    remover: PartConfig = MISSING
+    inserter: PartConfig = MISSING
+    encoders: PartConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        one_of("size", self.size, SIZES)

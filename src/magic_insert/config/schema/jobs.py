@@ -1,0 +1,133 @@
+"""One dataclass per job: its table of contents. The foundation job has a file of its own."""
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from magic_insert.config.checks import at_least, not_empty, one_of, within
+from magic_insert.config.schema.parts import (
+    InserterConfig,
+    LoggerConfig,
+    ModelConfig,
+    PersonalizationConfig,
+    SamplingConfig,
+    SegmenterConfig,
+    StyleConfig,
+)
+from magic_insert.core.errors import UserError
+
+TOYBOX_PRODUCTS = ("subjects", "pairs", "benchmark", "sheet")
+SPLITS = ("train", "heldout")
+
+
+@dataclass(frozen=True)
+class InsertConfig:
+    """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null."""
+
+    subject: str = MISSING
+    background: str = MISSING
+    out: str = MISSING
+    box: list[int] | None = None
+    seed: int = 0
+    keep_intermediate: bool = False
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    style: StyleConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    inserter: InserterConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if self.box is None:
+            return
+        if len(self.box) != 4:
+            raise UserError(
+                f"expected box=[x,y,w,h], got {len(self.box)} numbers; set box=[x,y,w,h] or box=null"
+            )
+        if min(self.box) < 0 or min(self.box[2:]) < 1:
+            raise UserError(f"expected box=[x,y,w,h] with x, y >= 0 and w, h >= 1, got {self.box}")
+
+
+@dataclass(frozen=True)
+class PersonalizeConfig:
+    """Subject picture -> LoRA and tokens in `out`, as safetensors in diffusers' format."""
+
+    subject: str = MISSING
+    out: str = MISSING
+    seed: int = 0
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    logger: LoggerConfig = MISSING
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """One held-out Toybox subject in `num_scenes` held-out scenes, beside the truth: a sheet and a page in `out`."""
+
+    out: str = "runs/demo"
+    seed: int = 0
+    num_scenes: int = 4
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    style: StyleConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    inserter: InserterConfig = MISSING
+
+    def __post_init__(self) -> None:
+        within("num_scenes", self.num_scenes, 1, 20)
+
+
+@dataclass(frozen=True)
+class ToyboxConfig:
+    """Folders of Toybox renders.
+
+    `what`: `subjects` (alone on plain ground), `pairs` (scene with and without, mask, effect), `benchmark` (the 35
+    subjects and 20 scenes of ToyPlop) or `sheet` (only the contact sheet, every subject in every style). Picture i is
+    drawn in style i modulo the number of `styles`; an empty list means all training styles. `size` in pixels.
+    `occlusion` in [0, 1]: chance that a prop stands in front of the drop place.
+    """
+
+    out: str = "runs/toybox"
+    what: str = "sheet"
+    num_subjects: int = 8
+    num_scenes: int = 8
+    split: str = "train"
+    styles: list[str] = field(default_factory=list)
+    size: int = 128
+    seed: int = 0
+    occlusion: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("what", self.what, TOYBOX_PRODUCTS)
+        one_of("split", self.split, SPLITS)
+        within("num_subjects", self.num_subjects, 1, 1_000_000)
+        within("num_scenes", self.num_scenes, 1, 1_000_000)
+        within("size", self.size, 16, 2048)
+        within("occlusion", self.occlusion, 0, 1)
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """Measures a folder of micro weights (null: the shipped ones) on held-out Toybox seeds; writes `out`/card.json."""
+
+    source: str | None = None
+    out: str = "runs/card"
+    num_samples: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("num_samples", self.num_samples, 1)
+
+
+@dataclass(frozen=True)
+class StatusConfig:
+    """Lists the run folders under `root`, keeping those in one of `states`."""
+
+    root: str = "runs"
+    states: list[str] = field(default_factory=lambda: ["running", "done", "failed", "stopped"])
+
+    def __post_init__(self) -> None:
+        not_empty("states", self.states)
+        for state in self.states:
+            one_of("states", state, ("running", "done", "failed", "stopped"))

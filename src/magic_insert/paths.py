@@ -1,0 +1,24 @@
+"""Where the files that belong to the package lie: beside the sources in a checkout, inside the package in a wheel.
+
+Importing this module costs nothing; it knows no library.
+"""
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parent.parent
+
+
+def is_checkout() -> bool:
+    """Whether the package runs from a checkout (or an editable install of one) rather than from a wheel."""
+    return PACKAGE.parent.name == "src" and (CHECKOUT / "pyproject.toml").is_file()
+
+
+def conf_dir() -> Path:
+    """The folder of the Hydra YAML files, absolute."""
+    return CHECKOUT / "conf" if is_checkout() else PACKAGE / "_conf"
+
+
+def micro_dir() -> Path:
+    """The folder of the shipped micro model, absolute; it need not exist yet in a checkout that is being trained."""
+    return CHECKOUT / "data" / "micro" if is_checkout() else PACKAGE / "_micro"
