@@ -1,0 +1,157 @@
+"""The subject as the trainer sees it: one to five pictures, cut to the subject, on plain ground, at the model's size.
+
+Shape letters: h, w of a subject's own picture; S side of the model's square; V views. Values are float32 in [0, 1].
+The aspect ratio is always kept: what is not subject is ground.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgba
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+
+MAX_IMAGES = 5
+MIN_SIDE = 16
+FILL = 0.85  # share of the frame that the longer side of a cut-out subject takes before augmentation
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How far a view may differ from the centred subject.
+
+    `scale`: up to this share smaller. `shift`: this share of the free room is used. `flip`: mirror half the views
+    (off, because a mirrored subject is another subject to a careful eye).
+    """
+
+    scale: float = 0.2
+    shift: float = 0.5
+    flip: bool = False
+
+
+@dataclass(frozen=True)
+class Views:
+    """Training pictures V3SS and the subject's coverage in them V1SS."""
+
+    rgb: Float[Tensor, "V 3 S S"]
+    alpha: Float[Tensor, "V 1 S S"]
+
+
+def load_subjects(paths: Sequence[str | Path]) -> list[Subject]:
+    """The pictures of one subject; a file without transparency is opaque everywhere.
+
+    Raises:
+        UserError: none or more than MAX_IMAGES files, two of the same name, a side below MIN_SIDE pixels, a matte
+            that is empty; and what `load_rgba` refuses.
+    """
+    files = [Path(path) for path in paths]
+    if not 1 <= len(files) <= MAX_IMAGES:
+        raise UserError(
+            f"expected 1 to {MAX_IMAGES} pictures of one subject, got {len(files)}; set subject=PATH,..."
+        )
+    if len({file.stem for file in files}) < len(files):
+        raise UserError(
+            f"expected pictures with different names, got {[file.name for file in files]}; rename one"
+        )
+    subjects = []
+    for file in files:
+        rgb, alpha = load_rgba(file)
+        subjects.append(
+            check_subject(Subject(rgb, torch.ones_like(rgb[:1]) if alpha is None else alpha, file.stem))
+        )
+    return subjects
+
+
+def check_subject(subject: Subject) -> Subject:
+    """The subject itself when it can be trained on.
+
+    Raises:
+        UserError: a side below MIN_SIDE pixels, or nowhere at least half opaque.
+    """
+    height, width = subject.rgb.shape[-2:]
+    if min(height, width) < MIN_SIDE:
+        raise UserError(
+            f"expected at least {MIN_SIDE} x {MIN_SIDE} pixels in {subject.id}, got {width} x {height}"
+        )
+    if subject.alpha.max() < 0.5:
+        raise UserError(
+            f"expected a visible subject in {subject.id}, got a picture that is transparent everywhere"
+        )
+    return subject
+
+
+def is_cut_out(subject: Subject) -> bool:
+    """Whether the matte tells subject from ground; an opaque picture says nothing about where the subject is."""
+    return bool(subject.alpha.min() < 0.5)
+
+
+def place(
+    subject: Subject,
+    size: int,
+    *,
+    ground: float = 1.0,
+    scale: float = 1.0,
+    shift: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]:
+    """The subject on a square of plain grey `ground`, and its coverage there.
+
+    A cut-out is cropped to its matte and fills `FILL * scale` of the side; an opaque picture fills `scale` of it.
+
+    Args:
+        subject: the picture with its matte.
+        size: side of the square in pixels.
+        ground: brightness of the ground, 1 is white.
+        scale: at most 1.
+        shift: right and down, each in [-1, 1]: 1 pushes the subject to the edge.
+    """
+    rgb, alpha = subject.rgb, subject.alpha
+    if is_cut_out(subject):
+        box = bounding_box(alpha)
+        window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+        rgb, alpha, scale = rgb[window], alpha[window], FILL * scale
+    longer = max(rgb.shape[-2:])
+    height, width = (max(1, min(size, round(side / longer * size * scale))) for side in rgb.shape[-2:])
+    # Colours under transparent pixels mean nothing: weigh by the matte before mixing neighbours.
+    small = functional.interpolate(
+        torch.cat([rgb * alpha, alpha])[None],
+        (height, width),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )[0].clamp(0, 1)
+    top = round((size - height) / 2 * (1 + shift[1]))
+    left = round((size - width) / 2 * (1 + shift[0]))
+    canvas, coverage = torch.full((3, size, size), ground), torch.zeros(1, size, size)
+    spot = (slice(None), slice(top, top + height), slice(left, left + width))
+    coverage[spot] = small[3:]
+    canvas[spot] = (small[:3] + (1 - small[3:]) * ground).clamp(0, 1)
+    return canvas, coverage
+
+
+def make_views(
+    subjects: Sequence[Subject], size: int, count: int, *, seed: int, augment: Augment, ground: float = 1.0
+) -> Views:
+    """`count` training pictures, the subjects in turn; the first of each is centred and unchanged.
+
+    View i depends on `seed` and i alone, so a longer list begins with the shorter one.
+    """
+    pictures = []
+    for i in range(max(count, len(subjects))):
+        subject = subjects[i % len(subjects)]
+        if i < len(subjects):
+            pictures.append(place(subject, size, ground=ground))
+            continue
+        draw = torch.rand(4, generator=generator(seed, "view", i)).tolist()
+        if augment.flip and draw[3] < 0.5:
+            subject = Subject(subject.rgb.flip(-1), subject.alpha.flip(-1), subject.id)
+        shift = (augment.shift * (2 * draw[1] - 1), augment.shift * (2 * draw[2] - 1))
+        pictures.append(place(subject, size, ground=ground, scale=1 - augment.scale * draw[0], shift=shift))
+    return Views(torch.stack([p[0] for p in pictures]), torch.stack([p[1] for p in pictures]))

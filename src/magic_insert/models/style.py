@@ -1,0 +1,164 @@
+"""Style from a picture through a frozen IP-Adapter: which blocks listen to it, how loudly, and what they hear.
+
+The style picture is turned into image tokens once; the blocks are chosen by name. A pipeline rests with the adapter
+at scale 0, where every listening layer skips it: that is exactly the model without an adapter.
+
+Shape letters: B pictures, K adapter inputs per picture (1), D width of the image embedding.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+
+# InstantStyle's style block is the middle attention of the up block next to the mid block; the paper of Magic Insert
+# names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
+PRESETS = {"instantstyle": ("up_blocks.0.attentions.1",), "up0": ("up_blocks.0",), "all": ("",)}
+SQUARE = ("crop", "pad")
+
+
+@dataclass(frozen=True)
+class StyleEmbeds:
+    """What the adapter hears with and without a style, B x 1 x D each (B x 1 x T x D for a `plus` adapter)."""
+
+    positive: Float[Tensor, "B 1 *T D"]
+    negative: Float[Tensor, "B 1 *T D"]
+
+    def __len__(self) -> int:
+        return len(self.positive)
+
+    def expand(self, count: int) -> "StyleEmbeds":
+        """The one style repeated for `count` pictures; a batch of `count` styles is returned as it is."""
+        if len(self) == count:
+            return self
+        if len(self) != 1:
+            raise UserError(f"expected 1 or {count} styles, got {len(self)}")
+        shape = (count, *self.positive.shape[1:])
+        return StyleEmbeds(self.positive.expand(shape), self.negative.expand(shape))
+
+
+def has_adapter(pipe: Any) -> bool:
+    """Whether an IP-Adapter is loaded into the pipeline's UNet."""
+    return getattr(pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
+
+
+def square_style_image(image: Float[Tensor, "3 H W"], how: str = "crop") -> Float[Tensor, "3 S S"]:
+    """A square version of the style picture, because CLIP's preprocessing would silently cut it to its centre.
+
+    `crop` keeps the centre: undistorted texture, no invented ground. `pad` keeps everything and fills the rest with
+    the mean colour of the picture's border, for pictures whose composition matters.
+
+    Raises:
+        UserError: `how` is none of SQUARE.
+    """
+    if how not in SQUARE:
+        raise UserError(f"expected a way to square the style picture among {list(SQUARE)}, got {how!r}")
+    height, width = image.shape[-2:]
+    if how == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return image[:, top : top + side, left : left + side]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1).mean(dim=1)
+    canvas = border[:, None, None].expand(3, side, side).clone()
+    canvas[:, top : top + height, left : left + width] = image
+    return canvas
+
+
+def listeners(unet: Any) -> dict[str, Any]:
+    """The attention processors that can hear an adapter, by name."""
+    return {name: p for name, p in unet.attn_processors.items() if hasattr(p, "to_k_ip")}
+
+
+def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
+    """Turns the adapter to `scale` in `blocks` (a preset, or names such as `up_blocks.0`) and to 0 elsewhere.
+
+    Raises:
+        UserError: an unknown preset, or a name under which no layer listens.
+    """
+    if isinstance(blocks, str):
+        if blocks not in PRESETS:
+            raise UserError(
+                f"expected style.blocks among {list(PRESETS)} or a list of block names, got {blocks!r}"
+            )
+        blocks = PRESETS[blocks]
+    layers = listeners(unet)
+    for block in blocks:
+        if not any(_within(name, block) for name in layers):
+            raise UserError(
+                f"expected a UNet block that hears the adapter, got {block!r}; set style.blocks=all"
+            )
+    for name, processor in layers.items():
+        heard = any(_within(name, block) for block in blocks)
+        processor.scale = [scale if heard else 0.0] * len(processor.scale)
+
+
+def silence(unet: Any) -> None:
+    """Turns the adapter off: every listening layer then skips it."""
+    for processor in listeners(unet).values():
+        processor.scale = [0.0] * len(processor.scale)
+
+
+def _within(name: str, block: str) -> bool:
+    return block == "" or name.startswith(f"{block}.")
+
+
+@contextmanager
+def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[None]:
+    """Inside this block the named layers hear the adapter at `scale`; afterwards none does.
+
+    Raises:
+        UserError: a scale other than 0 without an adapter; see `set_blocks`.
+    """
+    if not has_adapter(pipe):
+        if scale != 0:
+            raise UserError(
+                "expected a model with an IP-Adapter for style from a picture; set style.mode=none"
+            )
+        yield
+        return
+    set_blocks(pipe.unet, blocks, scale)
+    try:
+        yield
+    finally:
+        silence(pipe.unet)
+
+
+@torch.no_grad()
+def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: str = "crop") -> StyleEmbeds:
+    """The adapter's input for each style picture ([0, 1]), encoded by the model's own CLIP image encoder.
+
+    Raises:
+        UserError: the pipeline has no IP-Adapter.
+    """
+    if not has_adapter(pipe):
+        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
+    squares = [square_style_image(image, how) for image in images]
+    pictures = [
+        Image.fromarray((s.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()) for s in squares
+    ]
+    positive, negative = pipe.encode_image(pictures, pipe.device, 1, _wants_tokens(pipe))
+    return StyleEmbeds(positive[:, None], negative[:, None])
+
+
+@torch.no_grad()
+def blank_style(pipe: Any, count: int) -> StyleEmbeds:
+    """Zeros of the right shape, for a UNet with an adapter at scale 0: it insists on being given something."""
+    encoder = pipe.image_encoder.config
+    tokens = (encoder.image_size // encoder.patch_size) ** 2 + 1
+    tail = (tokens, encoder.hidden_size) if _wants_tokens(pipe) else (encoder.projection_dim,)
+    zeros = torch.zeros(count, 1, *tail, device=pipe.device, dtype=pipe.unet.dtype)
+    return StyleEmbeds(zeros, zeros)
+
+
+def _wants_tokens(pipe: Any) -> bool:
+    """Whether the adapter reads all of CLIP's tokens (`plus` adapters) and not its one pooled embedding."""
+    return not hasattr(pipe.unet.encoder_hid_proj.image_projection_layers[0], "image_embeds")

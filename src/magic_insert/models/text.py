@@ -1,0 +1,161 @@
+"""Learned tokens: a few new words whose embeddings are trained, in every text encoder of the model, and nothing else.
+
+The new rows live in parameters of their own. The encoders' tables are never resized, written or trained: while the
+tokens are attached a small module answers for the new ids and hands all others to the frozen table. Detached, the
+pipeline is what it was, to the bit.
+
+Shape letters: N tokens, D width of one text encoder, L prompt length, B batch.
+"""
+
+import copy
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import write_bytes
+
+MAX_TOKENS = 8
+# Keys of the product file (as SDXL's trainers write it) and the pipeline's names of encoder and tokenizer.
+ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
+
+
+def token_names(count: int) -> tuple[str, ...]:
+    """The words of `count` learned tokens: <v1>, <v2>, ...
+
+    Raises:
+        UserError: not between 1 and MAX_TOKENS.
+    """
+    if not 1 <= count <= MAX_TOKENS:
+        raise UserError(
+            f"expected 1 to {MAX_TOKENS} learned tokens, got {count}; set personalization.num_tokens"
+        )
+    return tuple(f"<v{i}>" for i in range(1, count + 1))
+
+
+class LearnedTokens(nn.Module):
+    """Names of N new tokens and, per text encoder, their N x D trainable rows (float32)."""
+
+    def __init__(self, names: Sequence[str], rows: Mapping[str, Float[Tensor, "N _"]]) -> None:
+        super().__init__()
+        if any(len(r) != len(names) for r in rows.values()):
+            raise UserError(
+                f"expected one row per token {list(names)}, got {[tuple(r.shape) for r in rows.values()]}"
+            )
+        self.names = tuple(names)
+        self.rows = nn.ParameterDict({k: nn.Parameter(r.detach().clone().float()) for k, r in rows.items()})
+
+    def text(self, template: str) -> str:
+        """`template` with its `{tokens}` replaced by the words of the learned tokens."""
+        return template.format(tokens=" ".join(self.names))
+
+
+def initial_tokens(pipe: Any, count: int, *, word: str = "") -> LearnedTokens:
+    """Fresh tokens for `pipe`, all rows equal to the mean row of `word` in each encoder (or of the whole table).
+
+    Args:
+        pipe: a StableDiffusionXLPipeline.
+        count: number of tokens N.
+        word: a neutral word to start from; empty means the mean of the whole table.
+    """
+    rows = {}
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        table = getattr(pipe, encoder).get_input_embeddings().weight.detach().float()
+        ids = getattr(pipe, tokenizer)(word, add_special_tokens=False).input_ids if word else []
+        mean = table[ids].mean(dim=0) if ids else table.mean(dim=0)
+        rows[key] = mean.expand(count, -1)
+    return LearnedTokens(token_names(count), rows)
+
+
+class ExtendedEmbedding(nn.Module):
+    """A frozen table that also knows the ids `first`, `first + 1`, ...: their vectors are rows of another parameter."""
+
+    def __init__(self, table: nn.Embedding, rows: nn.Parameter, first: int) -> None:
+        super().__init__()
+        self.table, self.rows, self.first = table, rows, first
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen table; the new rows are not part of it."""
+        return self.table.weight
+
+    def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        new = ids >= self.first
+        known = self.table(ids.masked_fill(new, 0))
+        learned = functional.embedding((ids - self.first).clamp(min=0), self.rows)
+        return torch.where(new[..., None], learned.to(known.dtype), known)
+
+
+@contextmanager
+def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
+    """Inside this block `pipe` knows `tokens`; gradients reach their rows and no other embedding.
+
+    Raises:
+        UserError: a token is already a word of the model.
+    """
+    before = {}
+    for key, (encoder_name, tokenizer_name) in ENCODERS.items():
+        encoder, tokenizer = getattr(pipe, encoder_name), getattr(pipe, tokenizer_name)
+        if taken := set(tokens.names) & set(tokenizer.get_vocab()):
+            raise UserError(
+                f"expected new tokens, got {sorted(taken)} which the model's vocabulary already has"
+            )
+        if tokens.rows[key].shape[1] != encoder.get_input_embeddings().weight.shape[1]:
+            raise UserError(
+                f"expected rows of width {encoder.get_input_embeddings().weight.shape[1]} for {key}, got "
+                f"{tokens.rows[key].shape[1]}; the tokens were learned with another model"
+            )
+        before[key] = (encoder.get_input_embeddings(), tokenizer)
+    try:
+        for key, (encoder_name, tokenizer_name) in ENCODERS.items():
+            table, tokenizer = before[key]
+            wider = copy.deepcopy(tokenizer)
+            wider.add_tokens(list(tokens.names))
+            first = wider.convert_tokens_to_ids(tokens.names[0])
+            tokens.rows[key].data = tokens.rows[key].data.to(table.weight.device)
+            setattr(pipe, tokenizer_name, wider)
+            getattr(pipe, encoder_name).set_input_embeddings(
+                ExtendedEmbedding(table, tokens.rows[key], first)
+            )
+        yield
+    finally:
+        for key, (encoder_name, tokenizer_name) in ENCODERS.items():
+            table, tokenizer = before[key]
+            setattr(pipe, tokenizer_name, tokenizer)
+            getattr(pipe, encoder_name).set_input_embeddings(table)
+
+
+def save_tokens(path: Path, tokens: LearnedTokens) -> None:
+    """Writes the rows as `clip_l` and `clip_g` (N x D each); diffusers reads them with `load_textual_inversion`."""
+    rows = {key: rows.detach().cpu().contiguous() for key, rows in tokens.rows.items()}
+    write_bytes(path, save(rows, metadata={"format": "pt", "tokens": json.dumps(tokens.names)}))
+
+
+def load_tokens(path: Path) -> LearnedTokens:
+    """The tokens that `save_tokens` wrote; without our metadata they are named <v1>, <v2>, ...
+
+    Raises:
+        UserError: missing or damaged file, or not an embedding of both of SDXL's text encoders.
+    """
+    if not path.is_file():
+        raise UserError(
+            f"expected learned tokens at {path}, got no such file; run magic-insert personalize first"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            if missing := set(ENCODERS) - set(file.keys()):
+                raise UserError(f"expected the keys {list(ENCODERS)} in {path}, got no {sorted(missing)}")
+            rows = {key: torch.atleast_2d(file.get_tensor(key)) for key in ENCODERS}
+            words = (file.metadata() or {}).get("tokens")
+    except SafetensorError as error:
+        raise UserError(f"expected a sound safetensors file at {path}, got: {error}") from error
+    return LearnedTokens(json.loads(words) if words else token_names(len(rows["clip_l"])), rows)
