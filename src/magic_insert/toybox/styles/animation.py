@@ -28,7 +28,9 @@ def cartoon(v: View) -> Tensor:
     image = mix(image, torch.ones_like(image), 0.55 * glint)
     image = torch.where(v.sky > 0, mix(posterise(v.g.albedo, 8.0), torch.ones_like(flat), 0.12), image)
     image = torch.where(v.paper > 0, 1.0, image)
-    ink = lines.stroke(v, lines.drawing(v, at_part=0.15, at_pattern=0.6), 1.9 - 0.3 * v.c, 0.3)
+    ink = lines.stroke(v, lines.drawing(v, at_part=0.15, at_pattern=2.0), 1.9 - 0.3 * v.c, 0.3)
+    if v.c > 0.6:
+        ink = torch.maximum(ink, lines.stroke(v, lines.pattern(v), 0.8) * 1.5 * (v.c - 0.6))
     return mix(image, v.colour((0.10, 0.08, 0.10)), ink).clamp(0.0, 1.0)
 
 
@@ -79,12 +81,13 @@ def pixel(v: View) -> Tensor:
     bayer = torch.tensor([[0.0, 0.5], [0.75, 0.25]], device=v.sky.device)[w % 2, u % 2]
     albedo = saturate(F.interpolate(v.g.albedo, cell, mode="area"), 1.35)
     light, sky, things = take(v.light), take(v.sky), take(v.things)
-    dark = mix(board * 0.30 + 0.38, torch.full_like(light, 0.52), things)
+    dark = mix(board * 0.34 + 0.26, torch.full_like(light, 0.55), things)
     image = albedo * mix(dark, torch.ones_like(light), light)
     gloss = take(v.g.gloss) * 1.6 * ((w % 2) == 0)
     image = mix(image, take(v.g.mirror), gloss.clamp(max=0.9) * (1.0 - sky))
-    steps = 4.0 + 2.0 * v.c
-    image = ((image * steps + (bayer - 0.375) * 0.8).round() / steps).clamp(0.0, 1.0)
+    steps = 5.0 + 2.0 * v.c
+    spread = 0.10 + 0.30 * v.c  # of a palette step; more would bury the shadow's own dither
+    image = ((image * steps + (bayer - 0.375) * spread).round() / steps).clamp(0.0, 1.0)
     ink = (F.adaptive_max_pool2d(lines.outline(v) * v.things, cell) > 0).float() * things
     if v.c > 0.45:
         inner = (F.interpolate(lines.parts(v), cell, mode="area") > 0.22).float() * things

@@ -15,6 +15,7 @@ def pencil(v: View) -> Tensor:
     Complexity adds hatch directions and the drawing of parts and patterns. Reflections are vertical hatching.
     """
     tone = v.blur(value_of(v), 0.7)
+    tone = tone + 0.26 * (1.0 - v.hard_cast) * v.ground  # lit ground stays nearly bare paper
     wobble = 0.7 * v.noise("wobble", 16.0)
     pressure = 0.85 + 0.30 * v.noise("pressure", 7.0)
     solid = 1.0 - v.sky
@@ -75,17 +76,18 @@ def charcoal(v: View) -> Tensor:
     sheet = v.colour((0.70, 0.645, 0.57))
     tone = value_of(v)
     tooth = 0.6 * v.noise("tooth", 1.0) + 0.4 * v.noise("laid", 1.6, 5.0)
-    smudge = v.blur(v.warp(tone, "thumb", 2.2, 12.0), 2.0 - 0.8 * v.c)
-    rubbed = v.blur(v.warp(v.cast, "thumb", 2.2, 12.0), 1.3)
-    black = (0.66 - smudge).clamp(min=0.0) * 1.35 * (1.0 - v.sky)
+    moved = v.warp(torch.cat((tone, v.cast), dim=1), "thumb", 2.0, 12.0)
+    smudge = v.blur(moved[:, :1], 1.8 - 1.1 * v.c)
+    rubbed = v.blur(moved[:, 1:], 1.3)
+    black = ((0.74 - smudge) * 1.7).clamp(min=0.0) * (1.0 - v.sky) * (1.0 - 0.5 * v.ground)
     black = black + 0.85 * rubbed + 0.25 * (1.0 - v.light) * v.things
     wet = (v.g.gloss * 1.5).clamp(max=0.8) * (1.0 - v.sky)
-    drag = (0.85 - v.blur(v.warp(tone, "drag", 1.0, 3.0), 1.2)).clamp(min=0.0)
+    drag = (0.85 - v.blur(tone + 0.2 * v.noise("drag", 24.0, 1.6), 1.0)).clamp(min=0.0)
     black = mix(black, drag, wet)
     edges = v.warp(lines.drawing(v, at_part=0.15, at_pattern=0.85), "hand", 1.2)
-    line = lines.stroke(v, edges, 2.0, 0.5) * (0.75 + 0.35 * v.noise("press", 10.0))
+    line = lines.stroke(v, edges, 2.0, 0.5) * (0.8 + 0.25 * v.noise("press", 10.0))
     black = torch.maximum(black, 0.9 * line)
-    black = (black * (1.0 + (0.35 + 0.5 * v.c) * tooth)).clamp(0.0, 0.95)
+    black = (black * (1.0 + (0.25 + 0.4 * v.c) * tooth)).clamp(0.0, 0.95)
     chalk = ramp(smudge, 0.60, 0.95) * (1.0 - v.sky) * (0.45 + 0.4 * v.c) * ramp(tooth + 0.6, 0.0, 0.8)
     chalk = (chalk + 0.35 * v.c * ramp(v.g.sun, 0.85, 1.0) * v.things).clamp(max=0.85) * (1.0 - rubbed)
     blank = v.sky * (1.0 - v.paper) * (0.10 + 0.12 * ramp(tone, 0.6, 1.0)) * ramp(tooth + 0.5, 0.0, 0.8)

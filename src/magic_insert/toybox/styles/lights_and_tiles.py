@@ -18,12 +18,12 @@ def mosaic(v: View) -> Tensor:
     image = mix(shadow, base * (0.62 + 0.42 * v.shade), ramp(v.g.visibility * ramp(v.g.sun, 0.05, 0.3), 0.2, 0.8))
     image = mix(image, mix(v.g.mirror, torch.ones_like(base), 0.22), (v.g.gloss * 1.4).clamp(max=0.85))
     image = torch.where(v.sky > 0, saturate(v.g.albedo, 1.3), image).clamp(0.0, 1.0)
-    tiles = cells(v, "tiles", 6.8 - 3.2 * v.c, jitter=0.72)
+    tiles = cells(v, "tiles", 5.4 - 2.0 * v.c, jitter=0.66)
     lot, gap = tiles.lot[None, None], tiles.gap[None, None]
     image = dab(v.blur(image, 0.5), tiles) * (1.0 + (lot - 0.5) * (0.22 + 0.12 * v.c))
     slope = (tiles.along + tiles.across)[None, None]
     image = image * (1.0 - 0.07 * slope)
-    half_seam = 0.42 + 0.12 * (1.0 - v.c)
+    half_seam = 0.30 + 0.16 * (1.0 - v.c)
     setting = ramp(gap, half_seam - 0.5 / v.scale, half_seam + 0.5 / v.scale)
     grout = v.colour((0.17, 0.155, 0.165))
     blank = dab(v.paper, tiles)
@@ -42,7 +42,7 @@ def neon(v: View) -> Tensor:
     chroma = high - low
     pure = (v.g.albedo - low) / chroma.clamp(min=1e-3)
     hue = mix(v.colour((0.35, 0.85, 1.0)), pure * 0.92 + 0.08, ramp(chroma, 0.06, 0.22))
-    edges = lines.drawing(v, at_part=0.1, at_pattern=0.6) * mix(0.30 * v.ground, torch.ones_like(v.sky), v.things)
+    edges = torch.maximum(lines.drawing(v, at_part=0.1, at_pattern=2.0), 0.5 * v.c * lines.pattern(v)) * mix(0.30 * v.ground, torch.ones_like(v.sky), v.things)
     walls = lines.outline(v) * 0.25 * (1.0 - v.things)
     tubes = hue * torch.maximum(edges, walls)
     core = lines.stroke(v, edges, 0.9, 0.4)

@@ -60,43 +60,46 @@ def cells(v: View, name: str, pitch: float, *, aspect: float = 1.0, turn_deg: fl
     pitches lie over one another in a random order.
     """
     device = v.sky.device
-    rows, cols = math.ceil(UNITS / pitch) + 2, math.ceil(UNITS * v.width / v.height / pitch) + 2
+    rows, cols = math.ceil(UNITS / pitch) + 3, math.ceil(UNITS * v.width / v.height / pitch) + 3
     lattice = torch.rand((4, rows, cols), generator=generator(v.seed, "style", v.style, name))
     jig = 0.5 + (lattice[:2] - 0.5) * jitter
     place = torch.stack(torch.meshgrid(torch.arange(rows) - 1.0, torch.arange(cols) - 1.0, indexing="ij"))
-    middle = (place + jig) * pitch  # rows then columns
     angle = math.radians(turn_deg) + (lattice[2] - 0.5) * 2.0 * math.radians(spread_deg)
-    table = torch.stack((middle[0], middle[1], angle.cos(), angle.sin(), lattice[3])).flatten(1).to(device)
-    i = (v.y[0, 0] / pitch).floor().long()
-    j = (v.x[0, 0] / pitch).floor().long()
-    home = (i + 1) * cols + (j + 1)
-    y, x = v.y[0, 0], v.x[0, 0]
+    middle = (place + jig) * pitch  # rows then columns
     thin, reach = math.sqrt(aspect), max(overlap, 1.0) * pitch
+    # Per stroke: middle row, middle column, lot, and the turned axes scaled so that the rim lies at length 1.
+    table = torch.stack((*middle, lattice[3], angle.cos() / (thin * reach), angle.sin() / (thin * reach),
+                         angle.cos() * thin / reach, angle.sin() * thin / reach)).to(device)  # fmt: skip
+    y, x = v.y[0, 0], v.x[0, 0]
+    i, j = (y[:, 0] / pitch).floor().long() + 1, (x[0] / pitch).floor().long() + 1
+    home = i[:, None] * cols + j
     best = torch.full((v.height, v.width), 1e9, device=device)
     second, chosen = best.clone(), torch.zeros_like(home)
     for di in (-1, 0, 1):
         for dj in (-1, 0, 1):
-            here = (home + (di * cols + dj)).clamp(0, table.shape[1] - 1)
-            along, across, lot = _local(table, here, x, y, thin)
-            distance = (along.square() + across.square()).sqrt() / reach
-            score = torch.where(distance < 1.0, -1.0 - lot, distance) if overlap > 0.0 else distance
+            here = table.index_select(1, i + di).index_select(2, j + dj)
+            along, across = _local(here, x, y)
+            score = along.square() + across.square()
+            if overlap > 0.0:
+                score = torch.where(score < 1.0, -1.0 - here[2], score)
             nearer = score < best
-            second = torch.where(nearer, best, torch.minimum(second, score))
-            chosen = torch.where(nearer, here, chosen)
-            best = torch.where(nearer, score, best)
-    along, across, lot = _local(table, chosen, x, y, thin)
-    row = (table[0][chosen] * v.scale).long().clamp(0, v.height - 1)
-    col = (table[1][chosen] * v.scale).long().clamp(0, v.width - 1)
-    return Cells(row * v.width + col, along / reach, across / reach, (second - best) * (0.5 * reach), lot)
+            second = torch.minimum(second, torch.maximum(best, score))
+            chosen = torch.where(nearer, home + (di * cols + dj), chosen)
+            best = torch.minimum(best, score)
+    mine = table.flatten(1).index_select(1, chosen.flatten()).view(-1, v.height, v.width)
+    along, across = _local(mine, x, y)
+    row = (mine[0] * v.scale).long().clamp(0, v.height - 1)
+    col = (mine[1] * v.scale).long().clamp(0, v.width - 1)
+    gap = (second.clamp(min=0.0).sqrt() - best.clamp(min=0.0).sqrt()) * (0.5 * reach)
+    return Cells(row * v.width + col, along, across, gap, mine[2])
 
 
 def dab(image: Tensor, strokes: Cells) -> Tensor:
     """Fills every stroke with the picture's colour at its middle."""
-    flat = image.flatten(2)[:, :, strokes.index.flatten()]
+    flat = image.flatten(2).index_select(2, strokes.index.flatten())
     return flat.view(image.shape)
 
 
-def _local(table: Tensor, here: Tensor, x: Tensor, y: Tensor, thin: float) -> tuple[Tensor, Tensor, Tensor]:
-    row, col, cosine, sine, lot = table[:, here.flatten()].view(5, *here.shape)
-    dx, dy = x - col, y - row
-    return (dx * cosine + dy * sine) / thin, (dy * cosine - dx * sine) * thin, lot
+def _local(stroke: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    dx, dy = x - stroke[1], y - stroke[0]
+    return dx * stroke[3] + dy * stroke[4], dy * stroke[5] - dx * stroke[6]

@@ -15,7 +15,7 @@ def photo(v: View) -> Tensor:
     image = exposure(v)
     if v.c > 0.0:
         texture = 0.7 * v.noise("grit", 1.0) + 0.5 * v.noise("mottle", 5.0)
-        image = image * (1.0 + 0.07 * v.c * texture * (1.0 - v.sky))
+        image = image * (1.0 + 0.055 * v.c * texture * (1.0 - v.sky))
         image = image + v.c * 0.35 * (image - v.blur(image, 1.2)) * (1.0 - v.sky)
     return image.clamp(0.0, 1.0)
 
@@ -24,7 +24,7 @@ def vintage(v: View) -> Tensor:
     """A sepia print: veiled blacks, soft focus, grain, vignette, dust; complexity sharpens and ages it."""
     tone = luminance(exposure(v))
     tone = v.blur(tone, 1.3 - 0.8 * v.c)
-    tone = ramp(tone * 0.92 + 0.04, -0.1, 1.1)
+    tone = ramp(tone * 0.95 + 0.02, 0.0, 1.0)
     grain = v.noise("grain", 1.2) * (0.03 + 0.05 * v.c)
     stains = v.noise("stains", 30.0) * (0.02 + 0.04 * v.c)
     tone = tone + grain * (1.0 - 0.6 * v.paper) + stains

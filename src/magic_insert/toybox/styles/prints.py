@@ -18,13 +18,13 @@ def halftone(v: View) -> Tensor:
     ink = 1.0 - saturate(v.g.albedo, 1.25)
     ink = mix(ink, 1.0 - v.g.mirror.clamp(0.0, 1.0), (v.g.gloss * 1.1).clamp(max=0.8) * (1.0 - v.sky))
     ink = v.blur(ink, 0.8) * (1.0 - v.paper)
-    period = 5.2 - 1.8 * v.c
-    image = paper.expand(1, 3, v.height, v.width)
+    period = 4.3 - 1.1 * v.c
+    image = paper * (1.0 - 0.40 * ink)  # a flat tint under the dots keeps the motif readable
     screens = ((0, 15.0, (0.05, 0.62, 0.86)), (1, 75.0, (0.88, 0.12, 0.48)), (2, 0.0, (0.99, 0.88, 0.10)))
     for channel, angle, pigment in screens:
         plate = dots(v, angle, period, ink[:, channel : channel + 1] * 0.92)
         image = image * mix(torch.ones_like(paper), v.colour(pigment), plate)
-    dark = 0.62 * v.hard_cast + (0.55 * (1.0 - v.shade) + 0.12 * (1.0 - v.light)) * (1.0 - v.sky)
+    dark = 0.70 * v.hard_cast + (0.50 * (1.0 - v.shade) * v.things + 0.14 * (1.0 - v.light)) * (1.0 - v.sky)
     black = dots(v, 45.0, period, v.blur(dark.clamp(0.0, 0.74), 0.5))
     image = image * (1.0 - 0.86 * black)
     if v.c > 0.2:
@@ -66,7 +66,7 @@ def woodcut(v: View) -> Tensor:
     """
     paper, black = v.colour((0.945, 0.895, 0.78)), v.colour((0.095, 0.075, 0.065))
     tone = value_of(v)
-    tone = v.blur(tone * (1.0 - 0.75 * v.hard_cast), 0.5)
+    tone = v.blur((tone + 0.16 * v.things) * (1.0 - 0.78 * v.hard_cast), 0.5)
     period = 5.0 - 1.9 * v.c
     normal = v.g.normal
     bend = (normal[:, 0:1] * 2.2 + normal[:, 1:2] * 3.2) * v.things

@@ -7,6 +7,7 @@ bounded neighbourhood only: a pixel far from a change is bit-equal before and af
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -73,12 +74,12 @@ class View:
         extent = (UNITS, UNITS * self.width / self.height)
         cells = [max(2, math.ceil(e / p)) for e, p in zip(extent, periods, strict=True)]
         rng = generator(self.seed, "style", self.style, name)
-        grid = torch.rand((1, 1, *cells), generator=rng).to(self.sky.device) * 2.0 - 1.0
-        if cells == [self.height, self.width]:
-            return grid
-        mode = "bicubic" if min(periods) >= 2.0 else "bilinear"
-        grid = F.interpolate(grid, (self.height, self.width), mode=mode, align_corners=False)
-        return grid.clamp(-1.0, 1.0)
+        grid = torch.rand(cells, generator=rng).to(self.sky.device) * 2.0 - 1.0
+        smooth = min(periods) >= 2.0
+        up = spline(self.height, cells[0], smooth).to(grid)
+        across = spline(self.width, cells[1], smooth).to(grid)
+        # A cubic spline averages its knots; the gain gives the noise its range back.
+        return (up @ grid @ across.T * (1.5 if smooth else 1.0)).clamp(-1.0, 1.0)[None, None]
 
     def warp(self, image: Tensor, name: str, amount: float, period: float = 9.0) -> Tensor:
         """Moves the picture by smooth noise of at most `amount` units: a trembling hand."""
@@ -123,6 +124,16 @@ def view_of(g: GBuffer, style: str, complexity: float, seed: int) -> View:
         x=((torch.arange(width, device=sky.device) + 0.5) * unit).view(1, 1, 1, width),
         y=((torch.arange(height, device=sky.device) + 0.5) * unit).view(1, 1, height, 1),
     )
+
+
+@lru_cache(maxsize=256)
+def spline(pixels: int, knots: int, smooth: bool) -> Tensor:
+    """Weights, pixels x knots, of a cubic (or, if not `smooth`, linear) B-spline through evenly spread knots."""
+    place = (torch.arange(pixels, dtype=torch.float32) + 0.5) * (knots / pixels) - 0.5
+    distance = (place[:, None] - torch.arange(knots, dtype=torch.float32)).abs()
+    near, far = (1.0 - distance).clamp(min=0.0), (2.0 - distance).clamp(min=0.0)
+    weights = (far**3 - 4.0 * near**3) / 6.0 if smooth else near
+    return weights / weights.sum(1, keepdim=True)
 
 
 def gaussian(image: Tensor, sigma_px: float) -> Tensor:

@@ -15,25 +15,25 @@ def watercolour(v: View) -> Tensor:
     copy of the mirror image.
     """
     paper = v.colour((1.0, 0.995, 0.975))
-    hue = mix(saturate(v.g.albedo, 1.25), torch.ones_like(v.g.albedo), 0.16)
-    hue = torch.where(v.sky > 0, mix(v.g.albedo, torch.ones_like(hue), 0.35), hue)
+    hue = mix(saturate(v.g.albedo, 1.5), torch.ones_like(v.g.albedo), 0.10)
+    hue = torch.where(v.sky > 0, mix(saturate(v.g.albedo, 1.3), torch.ones_like(hue), 0.12), hue)
     wet = mix(hue, mix(v.g.mirror.clamp(0.0, 1.0), torch.ones_like(hue), 0.15), (v.g.gloss * 1.2).clamp(max=0.8))
     maps = torch.cat((wet, v.g.visibility * ramp(v.g.sun, 0.05, 0.4), v.sky, v.paper), dim=1)
     maps = v.warp(maps, "bleed", 1.6)
-    soft = v.blur(maps, 0.9)
-    wet, light, sky = soft[:, :3], v.blur(maps[:, 3:4], 1.1), soft[:, 4:5]
+    soft = v.blur(maps, 0.55)
+    wet, light, sky = soft[:, :3], v.blur(maps[:, 3:4], 0.9), soft[:, 4:5]
     rim = (v.blur(maps[:, :3], 2.2) - soft[:, :3]).amax(1, keepdim=True).clamp(min=0.0)
     pool = 0.5 * v.noise("pool", 14.0) + 0.3 * v.noise("bloom", 6.0)
-    density = 0.78 + 0.24 * pool + 2.2 * rim * (1.0 - 0.4 * sky)
+    density = 0.86 + 0.30 * pool + 2.6 * rim * (1.0 - 0.4 * sky)
     wash = 1.0 - (1.0 - wet) * density.clamp(0.3, 1.7)
     shadow = (1.0 - light) * (1.0 - sky)
     shadow_rim = (shadow - v.blur(shadow, 1.8)).clamp(min=0.0)
-    amount = shadow * (0.80 + 0.25 * pool) + 0.7 * shadow_rim
-    wash = wash * (1.0 - amount.clamp(0.0, 1.2) * v.colour((0.56, 0.44, 0.20)))
+    amount = shadow * (0.92 + 0.25 * pool) + 0.9 * shadow_rim
+    wash = wash * (1.0 - amount.clamp(0.0, 1.2) * v.colour((0.62, 0.50, 0.22)))
     granule = v.noise("tooth", 1.3)
     pigment = 1.0 - luminance(wash)
     wash = wash * (1.0 - (0.10 + 0.26 * v.c) * pigment * granule)
-    dry = ramp(v.noise("dry", 2.2, 6.0) + 0.5 * lines.stroke(v, lines.outline(v), 1.2), 0.86, 1.02)
+    dry = ramp(v.noise("dry", 2.2, 6.0) + 0.35 * lines.stroke(v, lines.outline(v), 1.2), 0.86, 1.02)
     wash = mix(wash, paper, 0.55 * dry * (1.0 - shadow))
     wash = mix(wash, paper, soft[:, 5:6])
     if v.c > 0.3:
@@ -51,12 +51,12 @@ def ink(v: View) -> Tensor:
     tone = mix(tone, luminance(v.g.mirror) * 0.9, (v.g.gloss * 1.3).clamp(max=0.8) * (1.0 - v.sky))
     pool = v.noise("pool", 11.0)
     maps = v.warp(torch.cat((tone, v.light, v.cast, v.sky), dim=1), "brush", 1.0)
-    tone = v.blur(maps[:, :1], 0.6) + 0.05 * pool
+    tone = v.blur(maps[:, :1], 0.6) + 0.02 * pool
     wash = 0.42 * ramp(0.66 - tone, 0.0, 0.05)
     if v.c > 0.33:
         wash = wash + 0.22 * ramp(0.47 - tone, 0.0, 0.05)
     if v.c > 0.66:
-        wash = wash + 0.12 * ramp(0.80 - tone, 0.0, 0.05)
+        wash = wash + 0.12 * ramp(0.78 - tone, 0.0, 0.05) * (1.0 - 0.6 * maps[:, 3:4])
     dark = v.blur(torch.maximum(1.0 - maps[:, 1:2], maps[:, 2:3]) * (1.0 - maps[:, 3:4]), 0.45)
     wash = torch.maximum(wash, ramp(dark, 0.35, 0.65) * (0.56 + 0.10 * pool))
     edge_pool = (wash - v.blur(wash, 1.5)).clamp(min=0.0)
@@ -80,12 +80,12 @@ def oil(v: View) -> Tensor:
     subject = torch.where(v.sky > 0, v.g.albedo, saturate(warm, 1.25))
     subject = mix(subject, v.g.mirror.clamp(0.0, 1.0) * 0.92, (v.g.gloss * 1.1).clamp(max=0.85) * (1.0 - v.sky))
     subject = v.blur(subject, 0.7)
-    broad = cells(v, "broad", 5.2 - 1.2 * v.c, aspect=3.2, turn_deg=35.0, spread_deg=50.0, overlap=0.95)
+    broad = cells(v, "broad", 4.4 - 1.0 * v.c, aspect=2.4, turn_deg=30.0, spread_deg=40.0, overlap=0.95)
     image, ridge = _stroke_layer(v, subject, broad)
     detail = lines.outline(v) * (1.0 - v.paper) + lines.parts(v)
-    fine = cells(v, "fine", 2.8 - 0.8 * v.c, aspect=2.2, turn_deg=-20.0, spread_deg=70.0, overlap=0.95)
+    fine = cells(v, "fine", 2.3 - 0.5 * v.c, aspect=1.8, turn_deg=-20.0, spread_deg=70.0, overlap=0.95)
     small, small_ridge = _stroke_layer(v, subject, fine)
-    where = (v.blur(detail, 1.6) * 5.0 + (0.6 * v.c - 0.2) * (fine.lot + 0.3)[None, None]).clamp(0.0, 1.0)
+    where = (v.blur(detail, 1.8) * 9.0 + (0.6 * v.c - 0.2) * (fine.lot + 0.3)[None, None]).clamp(0.0, 1.0)
     image, ridge = mix(image, small, where), mix(ridge, small_ridge, where)
     canvas = torch.sin(v.x * 3.7) * torch.sin(v.y * 3.7)
     bare = dab(v.paper, broad) * v.paper
