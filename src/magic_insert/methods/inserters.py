@@ -6,20 +6,16 @@ Shape letters: H side of the square window, s side the model draws at; float32 i
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.methods.base import Insertion
-from magic_insert.models.inserter import Reference, edit, load_edit_unet, noop
-
-InserterName = Literal["real_only", "bootstrapped", "copy_paste"]
-INSERTERS: tuple[str, ...] = get_args(InserterName)
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+from magic_insert.methods.checks import WEIGHTS
+from magic_insert.models.inserter import edit, load_edit_unet, noop
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class EditInserter:
     unet: Any
     side: int
     steps: int
-    reference: Reference
+    reference: str
     weights_sha256: str
 
     @property
@@ -96,32 +92,10 @@ class EditInserter:
         return Insertion(output[0].to(composite.device), still[0].to(composite.device))
 
 
-def inserter_folder(name: InserterName, *, model_folder: Path, run_folder: Path | None) -> Path | None:
-    """Where the weights of inserter `name` must lie: shipped with the model, or left by a bootstrap run.
-
-    None for the control, which has none. Touches the disk only to look.
-
-    Raises:
-        UserError: the folder is missing, or a bootstrapped inserter was asked for without its run.
-    """
-    if name == "copy_paste":
-        return None
-    if name == "bootstrapped" and run_folder is None:
-        raise UserError(
-            "expected the folder of a bootstrap run for inserter=bootstrapped, got none; set its folder"
-        )
-    parent = model_folder if name == "real_only" or run_folder is None else run_folder
-    # A run leaves `inserter/` beside its records; a folder that is itself an inserter is taken as it is.
-    folder = parent / "inserter" if (parent / "inserter").is_dir() else parent
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"expected {WEIGHTS} in {folder} for inserter={name}, got none; check the folder")
-    return folder
-
-
 def build_inserter(
-    name: InserterName, pipe: Any, folder: Path | None, *, steps: int, reference: Reference
+    name: str, pipe: Any, folder: Path | None, *, steps: int, reference: str
 ) -> CopyPaste | EditInserter:
-    """The inserter `name` with the weights of `inserter_folder`, borrowing the other parts of `pipe`."""
+    """The inserter `name` with the weights in `folder`, borrowing the other parts of `pipe`."""
     if folder is None:
         return CopyPaste()
     unet = load_edit_unet(folder, device=pipe.device)

@@ -10,7 +10,6 @@ import os
 from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -23,9 +22,6 @@ from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import area, blur, dilate, erode, fill_holes, largest_component
 from magic_insert.core.records import Subject
-
-Segmenter = Literal["grabcut", "rembg", "alpha"]
-SEGMENTERS: tuple[str, ...] = get_args(Segmenter)
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
@@ -53,27 +49,29 @@ def segment(
     rgb: Float[Tensor, "3 h w"],
     alpha: Float[Tensor, "1 h w"] | None = None,
     *,
-    segmenter: Segmenter = "grabcut",
+    segmenter: str = "auto",
     model_folder: Path | None = None,
 ) -> Matte:
-    """The subject of a picture on plain ground. A real alpha is always believed; otherwise `segmenter` decides.
+    """The subject of a picture on plain ground.
+
+    "auto" takes the file's alpha where it cuts something out, and GrabCut elsewhere; "alpha" insists on the former;
+    the other two look at the colours only, a picture with clear parts being laid on white first.
 
     Raises:
-        UserError: the alpha is zero everywhere, nothing stands out from the ground, or rembg cannot be used.
+        UserError: the alpha is zero everywhere or not there, nothing stands out from the ground, or rembg is missing.
     """
     if alpha is not None and float(alpha.max()) < 0.5:
         raise UserError(
             "expected a subject with visible pixels, got alpha zero everywhere; use an opaque picture"
         )
-    if alpha is not None and has_cutout(alpha):
+    if alpha is not None and segmenter in ("auto", "alpha") and has_cutout(alpha):
         return Matte(rgb, alpha)
     if segmenter == "alpha":
         raise UserError(
             "expected a picture with a transparent ground, got an opaque one; set segmenter=grabcut"
         )
-    if segmenter == "rembg":
-        return _rembg(rgb, model_folder)
-    return _grabcut(rgb)
+    opaque = rgb if alpha is None else rgb * alpha + (1 - alpha)
+    return _rembg(opaque, model_folder) if segmenter == "rembg" else _grabcut(opaque)
 
 
 def cut_subject(
@@ -81,7 +79,7 @@ def cut_subject(
     alpha: Float[Tensor, "1 h w"] | None,
     name: str,
     *,
-    segmenter: Segmenter = "grabcut",
+    segmenter: str = "auto",
     model_folder: Path | None = None,
 ) -> Subject:
     """`segment`, as a Subject called `name`; raises the same."""
@@ -188,8 +186,8 @@ def require_rembg(model_folder: Path | None) -> Path:
         raise UserError("expected the package rembg for segmenter=rembg, got none; pip install 'rembg[cpu]' "
                         "or set segmenter=grabcut")  # fmt: skip
     if model_folder is None or not (model_folder / f"{REMBG_MODEL}.onnx").is_file():
-        raise UserError(f"expected {REMBG_MODEL}.onnx in a local model folder for segmenter=rembg, got {model_folder}; "
-                        "set segmenter_folder or use segmenter=grabcut")  # fmt: skip
+        raise UserError(f"expected {REMBG_MODEL}.onnx in a folder for segmenter=rembg, got {model_folder}; "
+                        "set segmenter.model_dir=FOLDER or segmenter=grabcut")  # fmt: skip
     return model_folder
 
 
