@@ -79,20 +79,21 @@ def pixel(v: View) -> Tensor:
     w = torch.arange(cell[0], device=v.sky.device).view(1, 1, -1, 1)
     board = ((u + w) % 2).float()
     bayer = torch.tensor([[0.0, 0.5], [0.75, 0.25]], device=v.sky.device)[w % 2, u % 2]
-    albedo = saturate(F.interpolate(v.g.albedo, cell, mode="area"), 1.35)
+    albedo = saturate(take(v.g.albedo), 1.35)
     light, sky, things = take(v.light), take(v.sky), take(v.things)
     dark = mix(board * 0.34 + 0.26, torch.full_like(light, 0.55), things)
     image = albedo * mix(dark, torch.ones_like(light), light)
     gloss = take(v.g.gloss) * 1.6 * ((w % 2) == 0)
     image = mix(image, take(v.g.mirror), gloss.clamp(max=0.9) * (1.0 - sky))
     steps = 5.0 + 2.0 * v.c
-    spread = 0.10 + 0.30 * v.c  # of a palette step; more would bury the shadow's own dither
-    image = ((image * steps + (bayer - 0.375) * spread).round() / steps).clamp(0.0, 1.0)
+    spread = 0.15 + 0.35 * v.c  # of a palette step; more would bury the shadow's own dither
+    value = image.amax(1, keepdim=True).clamp(min=1e-3)
+    image = (image / value * 6.0).round() / 6.0 * ((value * steps + (bayer - 0.375) * spread).round() / steps)
     ink = (F.adaptive_max_pool2d(lines.outline(v) * v.things, cell) > 0).float() * things
     if v.c > 0.45:
         inner = (F.interpolate(lines.parts(v), cell, mode="area") > 0.22).float() * things
         ink = torch.maximum(ink, inner * 0.6)
-    image = mix(image, image * 0.18 + v.colour((0.05, 0.03, 0.10)), ink)
+    image = mix(image, image * 0.22 + v.colour((0.05, 0.03, 0.10)), ink)
     image = torch.where(take(v.paper) > 0, 1.0, image)
     to_rows = torch.arange(v.height, device=v.sky.device) * cell[0] // v.height
     to_cols = torch.arange(v.width, device=v.sky.device) * cell[1] // v.width

@@ -142,7 +142,8 @@ def gaussian(image: Tensor, sigma_px: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
     kernel = (kernel / kernel.sum())[None]
-    return filter2d_separable(image, kernel, kernel, border_type="replicate")
+    planes = image.flatten(0, 1)[:, None]  # channels as a batch: a grouped convolution is ten times slower on a CPU
+    return filter2d_separable(planes, kernel, kernel, border_type="replicate").view(image.shape)
 
 
 def ramp(value: Tensor, low: float, high: float) -> Tensor:

@@ -77,7 +77,7 @@ def oil(v: View) -> Tensor:
     Every stroke takes the colour at its middle and carries ridges of paint that catch the light.
     """
     warm = v.g.albedo * mix(v.colour((0.40, 0.29, 0.24)), v.colour((1.06, 1.0, 0.88)), v.shade)
-    subject = torch.where(v.sky > 0, v.g.albedo, saturate(warm, 1.25))
+    subject = torch.where(v.sky > 0, saturate(v.g.albedo, 1.2) * 0.97, saturate(warm, 1.25))
     subject = mix(subject, v.g.mirror.clamp(0.0, 1.0) * 0.92, (v.g.gloss * 1.1).clamp(max=0.85) * (1.0 - v.sky))
     subject = v.blur(subject, 0.7)
     broad = cells(v, "broad", 4.4 - 1.0 * v.c, aspect=2.4, turn_deg=30.0, spread_deg=40.0, overlap=0.95)
@@ -85,11 +85,11 @@ def oil(v: View) -> Tensor:
     detail = lines.outline(v) * (1.0 - v.paper) + lines.parts(v)
     fine = cells(v, "fine", 2.3 - 0.5 * v.c, aspect=1.8, turn_deg=-20.0, spread_deg=70.0, overlap=0.95)
     small, small_ridge = _stroke_layer(v, subject, fine)
-    where = (v.blur(detail, 1.8) * 9.0 + (0.6 * v.c - 0.2) * (fine.lot + 0.3)[None, None]).clamp(0.0, 1.0)
+    where = (v.blur(detail, 1.8) * 9.0 + (0.7 * v.c - 0.2) * (fine.lot + 0.3)[None, None]).clamp(0.0, 1.0)
     image, ridge = mix(image, small, where), mix(ridge, small_ridge, where)
     canvas = torch.sin(v.x * 3.7) * torch.sin(v.y * 3.7)
     bare = dab(v.paper, broad) * v.paper
-    image = image * (1.0 + ridge * (0.10 + 0.08 * v.c) * (1.0 - 0.8 * bare)) + 0.012 * canvas
+    image = image * (1.0 + ridge * (0.085 + 0.06 * v.c) * (1.0 - 0.4 * v.sky) * (1.0 - 0.8 * bare)) + 0.012 * canvas
     return image.clamp(0.0, 1.0)
 
 
