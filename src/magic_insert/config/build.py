@@ -1,4 +1,4 @@
-"""The only place where a configuration names a constructor: `_target_` nodes of an allow-list, bound before they run."""
+"""The only place where a configuration names a constructor: `_target_` nodes of an allow-list, bound before use."""
 
 import inspect
 from collections.abc import Mapping

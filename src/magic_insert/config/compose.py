@@ -55,3 +55,13 @@ def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
     register_schemas()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
         return compose(config_name=job, overrides=list(overrides))
+
+
+def known_keys(cls: type, prefix: str = "") -> list[str]:
+    """Every dotted key of a schema, groups and leaves."""
+    keys: list[str] = []
+    for field, hint in get_type_hints(cls).items():
+        keys.append(prefix + field)
+        if is_dataclass(hint):
+            keys.extend(known_keys(cast(type, hint), f"{prefix}{field}."))
+    return keys

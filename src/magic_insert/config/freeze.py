@@ -1,6 +1,6 @@
 """Between the composed configuration and the frozen dataclass that jobs receive."""
 
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +22,7 @@ def freeze(cfg: DictConfig) -> Any:
         raise UserError(
             "expected a value for " + ", ".join(missing) + "; set " + " ".join(f"{k}=..." for k in missing)
         )
+    _refuse_added_keys(cfg, "")
     try:
         frozen = OmegaConf.to_object(cfg)
     except (InterpolationResolutionError, MissingMandatoryValue) as error:
@@ -33,6 +34,19 @@ def freeze(cfg: DictConfig) -> Any:
             "expected a configuration with a schema, got plain keys; compose it from conf/<job>.yaml"
         )
     return frozen
+
+
+def _refuse_added_keys(cfg: DictConfig, prefix: str) -> None:
+    """Hydra's `+key=value` opens even typed nodes; such a key would reach nobody."""
+    cls = OmegaConf.get_type(cfg)
+    if cls is None or not is_dataclass(cls):
+        return
+    declared = {field.name for field in fields(cls)}
+    for key in cfg:
+        if key not in declared:
+            raise UserError(f"expected a known key, got {prefix}{key}; leave it out")
+        if isinstance(child := cfg._get_node(key), DictConfig) and not child._is_none():
+            _refuse_added_keys(child, f"{prefix}{key}.")
 
 
 def thaw(frozen: Any) -> dict[str, Any]:

@@ -66,6 +66,21 @@ def write_json(path: str | Path, obj: Any) -> None:
     write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def read_json(path: str | Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        UserError: the file is missing or not JSON; the message names it.
+    """
+    target = Path(path)
+    if not target.is_file():
+        raise UserError(f"expected a JSON file at {target}, got nothing; check the path")
+    try:
+        return json.loads(target.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"expected JSON in {target}, got something else ({error})") from error
+
+
 def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:
     """Adds one line to a JSONL file; missing parents are made.
 

@@ -168,8 +168,9 @@ class InserterConfig:
 
     `real_only`: trained on photographs alone. `bootstrapped`: adapted to drawings by the run folder `run`.
     `copy_paste`: nothing. `steps`: denoising steps. `reference`: what its picture is compared with to find what it
-    changed: `vae` (round trip of its input), `unmasked` (its own run on an empty mask) or `input`. `threshold`:
-    smallest change in [0, 1] that counts. `reach`: how far from the subject an effect may lie, in units of its longer side.
+    changed: `vae` (round trip of its input), `unmasked` (its own run on an empty mask) or `input`. `threshold`: the
+    smallest change in [0, 1] that counts. `reach`: how far from the subject an effect may lie, in units of its
+    longer side.
     """
 
     name: str = "real_only"

@@ -1,0 +1,128 @@
+"""What every job's entry shares: Hydra composes, errors of the user become one line and exit code 2.
+
+Nothing here imports torch. Hydra's own error printing is several lines and exits with 1, so it is asked to raise
+instead, and the cause is told in one line.
+"""
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from magic_insert.config.compose import JOB_SCHEMAS, known_keys, register_schemas
+from magic_insert.core.errors import UserError
+from magic_insert.launch.launcher import launch
+from magic_insert.paths import conf_dir
+
+
+def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[Any], None]) -> None:
+    """Composes `job` and launches `target` ("package.module:function"), once or once per run of a sweep.
+
+    `check` looks at the frozen configuration's files before `target` is imported.
+    """
+
+    def body(cfg: DictConfig) -> None:
+        launch(job, target, cfg, check=check, name=sweep_name(arguments))
+
+    compose_and_call(job, arguments, body)
+
+
+def compose_and_call(job: str, arguments: Sequence[str], body: Callable[[DictConfig], None]) -> None:
+    """Composes `job` from `arguments` (Hydra's flags and overrides) and hands the result to `body`.
+
+    Raises:
+        SystemExit: with code 2 after one line, if the user's input does not fit.
+    """
+    register_schemas()
+    parser = get_args_parser()
+    # argparse would print the usage of all of Hydra's flags before its one line.
+    parser.error = lambda message: fail(UserError(f"{message}; see magic-insert {job} --help"))  # type: ignore
+    parser.parse_args(list(arguments))
+
+    @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=job)
+    def task(cfg: DictConfig) -> None:
+        try:
+            body(cfg)
+        except UserError as error:
+            fail(error)
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"magic-insert {job}", *arguments]
+    try:
+        task()
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(UserError(explain(error, job)))
+
+
+def sweep_name(arguments: Sequence[str]) -> str | None:
+    """What tells this run of a sweep from the others, such as `seed=1,style.scale=0.5`; None outside a sweep."""
+    config = HydraConfig.get()
+    if config.mode != RunMode.MULTIRUN:
+        return None
+    words = get_args_parser().parse_args(list(arguments)).overrides
+    parser = OverridesParser.create()
+    swept = {o.get_key_element() for o in parser.parse_overrides(words) if o.is_sweep_override()}
+    mine = [o for o in parser.parse_overrides(list(config.overrides.task)) if o.get_key_element() in swept]
+    if not mine:  # the sweeper's own search space
+        return f"{config.job.num:03d}"
+    return ",".join(f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in mine).replace("/", "-")
+
+
+def explain(error: HydraException | OmegaConfBaseException, job: str) -> str:
+    """One line for an error of composing: which key, what is wrong, what to do."""
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
+        near = difflib.get_close_matches(cause.full_key, known_keys(JOB_SCHEMAS[job]), n=1)
+        hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --cfg job shows every key"
+        return f"expected a known key, got {cause.full_key}; {hint}"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"expected a fitting value for {cause.full_key}, got another: {_first_line(cause)}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    options = [
+        line for line in lines[1:] if line and not line.startswith(("Config search path", "provider="))
+    ]
+    return " ".join([lines[0], *options[:12]])
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0]
+
+
+def require_file(key: str, path: str) -> None:
+    """That `path` is a file; raises `UserError` naming `key` otherwise. Whether it is a picture is seen when it is read."""
+    if not Path(path).is_file():
+        raise UserError(f"expected {key} to be a picture, got no file at {path}; set {key}=PATH")
+
+
+def require_writable(key: str, path: str) -> None:
+    """That `path` can be made or replaced: its nearest existing parent is a folder open for writing.
+
+    Raises:
+        UserError: names `key` and the place that is closed.
+    """
+    place = Path(path).absolute()
+    while not place.exists():
+        place = place.parent
+    if place != Path(path).absolute() and not place.is_dir():
+        raise UserError(
+            f"expected {key} to be a place for output, got {path} below the file {place}; set {key}=PATH"
+        )
+    if not os.access(place, os.W_OK):
+        raise UserError(f"expected {key} to be writable, got {path} ({place} is closed); set {key}=PATH")
+
+
+def fail(error: UserError) -> NoReturn:
+    """Prints the error as one line and exits with code 2."""
+    print("magic-insert: " + " ".join(str(error).split()), file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,67 @@
+"""`magic-insert <job> [key=value ...]`: finds the job and hands over. Costs no import beyond the job's own entry."""
+
+import difflib
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+
+from magic_insert import __version__
+
+JOBS = {
+    "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
+    "personalize": "teach the model one subject: subject=PATH out=FOLDER",
+    "demo": "one subject into four scenes of four styles, beside the truth",
+    "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",
+    "foundation": "train every part of the micro model: preset=cpu|gpu",
+    "card": "measure micro weights on held-out seeds",
+    "status": "list run folders: root=FOLDER",
+}
+SIGTERM_EXIT = 128 + signal.SIGTERM
+
+
+def usage() -> str:
+    """The text of `magic-insert --help`."""
+    lines = [f"  {job:<12} {summary}" for job, summary in JOBS.items()]
+    return "\n".join(
+        [
+            f"magic-insert {__version__}: style-aware drag-and-drop of a subject into a picture of another style.",
+            "",
+            "usage: magic-insert JOB [key=value ...] [group=choice ...]",
+            "",
+            "jobs:",
+            *lines,
+            "",
+            "magic-insert JOB --help shows a job's keys and groups, --cfg job its composed configuration,",
+            "-m runs a sweep (seed=1,2,3).",
+        ]
+    )
+
+
+def stop_on_sigterm(number: int, frame: FrameType | None) -> None:
+    """Unwinds the stack, so that run records and temporary files are put in order, and exits with 143."""
+    raise SystemExit(SIGTERM_EXIT)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Exit codes: 0 done, 1 a fault of ours, 2 input that does not fit, 130 and 143 stopped."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return
+    if words[0] == "--version":
+        print(__version__)
+        return
+    job = words[0]
+    if job not in JOBS:
+        near = difflib.get_close_matches(job, JOBS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "magic-insert --help lists them"
+        print(f"magic-insert: expected a job, one of {', '.join(JOBS)}, got {job!r}; {hint}", file=sys.stderr)
+        raise SystemExit(2)
+    signal.signal(signal.SIGTERM, stop_on_sigterm)
+    try:
+        import_module(f"magic_insert.cli.{job}").main(words[1:])
+    except KeyboardInterrupt:
+        print("magic-insert: stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None

@@ -1,0 +1,24 @@
+"""`magic-insert status`: what became of the runs under a folder. One line a run, oldest first."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from magic_insert.cli.app import compose_and_call
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import StatusConfig
+from magic_insert.launch.run_folder import list_runs, state_of
+
+
+def print_status(cfg: DictConfig) -> None:
+    """Prints state, job, start and folder of every run in the wanted states."""
+    wanted: StatusConfig = freeze(cfg)
+    for folder, record in list_runs(Path(wanted.root)):
+        if (state := state_of(record)) in wanted.states:
+            print(f"{state:<8} {record['job']:<12} {record['started']}  {folder}")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the job from command-line words."""
+    compose_and_call("status", arguments, print_status)
