@@ -25,10 +25,13 @@ from magic_insert.models.encoders.card import CARD_FILE, EncoderCard
 HALF = (0.5, 0.5, 0.5)
 
 
-def preprocess(images: Float[Tensor, "B 3 H W"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
-    """Resize the shorter side to `card.resize`, crop the centre to `card.crop`, standardise.
+def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
+    """Images B3HW in [0, 1]: resize the shorter side to `card.resize`, crop the centre to `card.crop`, standardise.
 
     The resize is antialiased and skipped when the size already fits, so pixels are never resampled needlessly.
+
+    Raises:
+        UserError: not a batch of RGB images.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise UserError(f"expected RGB images of shape B3HW, got {tuple(images.shape)}")
@@ -56,6 +59,7 @@ class MetricEncoder(nn.Module, ABC):
     """A frozen network with its card. Subclasses say how standardised pixels become one vector."""
 
     weights_file = "model.safetensors"
+    network: Any  # a module of open_clip or timm, whose methods the subclass knows
 
     def __init__(self, network: nn.Module, card: EncoderCard) -> None:
         super().__init__()
@@ -71,10 +75,13 @@ class MetricEncoder(nn.Module, ABC):
         """Everything but the weights and the card that is needed to rebuild the network from `folder`."""
 
     @torch.no_grad()
-    def embed_images(self, images: Float[Tensor, "B 3 H W"], chunk: int = 64) -> Float[Tensor, "B D"]:
-        """Unit-length embeddings of images in [0, 1], any size; `chunk` images at a time through the network.
+    def embed_images(self, images: Tensor, chunk: int = 64) -> Float[Tensor, "B D"]:
+        """Unit-length embeddings of images B3HW in [0, 1] of any size, `chunk` at a time through the network.
 
-        A row does not depend on the other rows. Raises UserError for anything but B3HW.
+        A row does not depend on the other rows.
+
+        Raises:
+            UserError: not a batch of RGB images.
         """
         assert not self.training, "a metric encoder is evaluated in eval mode"
         device = next(self.parameters()).device

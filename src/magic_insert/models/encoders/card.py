@@ -6,13 +6,13 @@ Two numbers of one metric may be compared only if their cards have the same dige
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 
-Role = Literal["clip", "identity", "style"]
-Interpolation = Literal["bicubic", "bilinear"]
+ROLES = ("clip", "identity", "style")
+INTERPOLATIONS = ("bicubic", "bilinear")
 CARD_FILE = "encoder_card.json"
 
 
@@ -20,18 +20,19 @@ CARD_FILE = "encoder_card.json"
 class EncoderCard:
     """One encoder, complete: weights, preprocessing and provenance.
 
-    `resize` is the shorter side in pixels after resizing (antialiased), `crop` the side of the centre crop fed to the
-    network. `mean` and `std` are per RGB channel for values in [0, 1]. `text_template` has one `{}`; None for encoders
-    without a text side. `weights_sha256` is that of the weights file as shipped.
+    `role` is one of ROLES, `interpolation` one of INTERPOLATIONS. `resize` is the shorter side in pixels after an
+    antialiased resize, `crop` the side of the centre crop fed to the network. `mean` and `std` are per RGB channel for
+    values in [0, 1]. `text_template` has one `{}`; None for encoders without a text side. `weights_sha256` is that of
+    the weights file as shipped.
     """
 
     name: str
-    role: Role
+    role: str
     weights: str
     weights_sha256: str
     resize: int
     crop: int
-    interpolation: Interpolation
+    interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     text_template: str | None
@@ -39,12 +40,10 @@ class EncoderCard:
     trained_on: str
 
     def __post_init__(self) -> None:
-        if self.role not in get_args(Role):
-            raise UserError(f"expected an encoder role of {get_args(Role)}, got {self.role!r}")
-        if self.interpolation not in get_args(Interpolation):
-            raise UserError(
-                f"expected an interpolation of {get_args(Interpolation)}, got {self.interpolation!r}"
-            )
+        if self.role not in ROLES:
+            raise UserError(f"expected an encoder role of {ROLES}, got {self.role!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"expected an interpolation of {INTERPOLATIONS}, got {self.interpolation!r}")
         if not 0 < self.crop <= self.resize:
             raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -64,7 +63,8 @@ class EncoderCard:
         expected = {field.name for field in fields(cls)}
         if set(row) != expected:
             raise UserError(f"expected the fields {sorted(expected)} in {source}, got {sorted(row)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        return cls(**values)
 
     @property
     def digest(self) -> str:

@@ -6,7 +6,7 @@ Shapes: B pictures, H W pixels. Labels are integers; equal labels are positives 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ STYLE_SCENE_SHARE = 0.5  # of a style batch
 BACKGROUND_SHARE = 0.5  # of an identity batch is moved from paper onto a piece of a scene
 
 
+@runtime_checkable
 class EncoderPool(Protocol):
     """The part of a Toybox pool that encoders learn from; see `data.toybox_pool.ToyboxPool` for the shapes."""
 

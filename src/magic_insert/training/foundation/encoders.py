@@ -6,6 +6,7 @@ al. 2020, equation 2), as the Toybox knows who is drawn and how. Shapes: B pictu
 
 import math
 import shutil
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +35,7 @@ from magic_insert.training.foundation.encoder_batches import (
     LabelledBatch,
     crop_frames,
 )
+from magic_insert.training.foundation.module import PartModule
 
 Kind = Literal["clip", "identity", "style"]
 TEMPERATURE = 0.1
@@ -77,17 +79,16 @@ def supervised_contrast(
     return -(chosen / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
-class ContrastiveModule(pl.LightningModule):
-    """Optimiser, schedule and guards shared by the three; a subclass says the loss of a batch."""
+class ContrastiveModule(PartModule):
+    """What the three share: pictures in, and the guard against a broken loss. A subclass says the loss of a batch."""
 
-    def __init__(self, encoder: MetricEncoder, lr: float, steps: int) -> None:
-        super().__init__()
+    def __init__(self, encoder: MetricEncoder, *, lr: float, steps: int) -> None:
+        super().__init__(lr=lr, steps=steps, weight_decay=0.05)
         self.encoder = encoder
-        self.lr = lr
-        self.steps = steps
 
+    @abstractmethod
     def loss_on(self, batch: Any) -> Float[Tensor, ""]:
-        raise NotImplementedError
+        """The loss of one batch of this module's sampler."""
 
     def pixels(self, batch: ClipBatch | LabelledBatch, size: int) -> Float[Tensor, "B 3 C C"]:
         return standardise(crop_frames(batch.images, batch.frames, size), self.encoder.card)
@@ -99,24 +100,6 @@ class ContrastiveModule(pl.LightningModule):
                 f"loss of {self.encoder.card.name} is {loss.item()} at step {self.global_step}"
             )
         return loss
-
-    def configure_optimizers(self) -> Any:
-        """AdamW with a short warm-up and a cosine to zero; vectors and scalars are not decayed."""
-        matrices = [p for p in self.parameters() if p.ndim > 1]
-        vectors = [p for p in self.parameters() if p.ndim <= 1]
-        optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}],
-            lr=self.lr,
-            betas=(0.9, 0.98),
-        )
-        warmup = max(1, min(100, self.steps // 10))
-
-        def rate(step: int) -> float:
-            done = min(1.0, step / max(1, self.steps))
-            return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * done))
-
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class ClipModule(ContrastiveModule):

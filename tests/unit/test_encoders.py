@@ -1,0 +1,363 @@
+"""Metric encoders: open_clip's format, complete cards, rows that do not depend on each other, training that learns."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from torchvision.transforms.functional import to_pil_image
+
+from magic_insert.core.errors import UserError
+from magic_insert.models.encoders import (
+    EncoderCard,
+    Encoders,
+    load_encoders,
+    new_clip,
+    new_identity,
+    new_style,
+    preprocess,
+)
+from magic_insert.models.micro import build_tokenizer
+from magic_insert.toybox.styles import TRAIN_STYLES
+from magic_insert.training.foundation.encoder_batches import (
+    SAMPLERS,
+    clip_batch,
+    crop_frames,
+    identity_batch,
+    random_frames,
+    style_batch,
+    tell,
+)
+from magic_insert.training.foundation.encoders import (
+    caption_contrast,
+    supervised_contrast,
+    train_encoder,
+)
+
+COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
+TEMPLATES = ("ball", "box", "bar")
+ROLES = ("clip", "identity", "style")
+
+
+class TinyPool:
+    """Coloured shapes on paper: 12 identities (colour x shape) in two places, drawn flat, dark or striped."""
+
+    def __init__(self) -> None:
+        kinds = [(colour, shape) for shape in TEMPLATES for colour in COLOURS]
+        self.style_names = list(TRAIN_STYLES[:3])
+        masks = [_shape(shape, place) for _, shape in kinds for place in (0, 1)]
+        paints = [COLOURS[colour] for colour, _ in kinds for _ in (0, 1)]
+        self.subject_alpha = np.stack(masks)[:, None]
+        self.subjects = np.stack(
+            [
+                [_drawn(mask, paint, style) for style in range(3)]
+                for mask, paint in zip(masks, paints, strict=True)
+            ]
+        )
+        self.subject_styles = np.tile(np.arange(3), (24, 1))
+        self.identity = np.arange(24) // 2
+        self.templates = [shape for _, shape in kinds for _ in (0, 1)]
+        self.captions = [
+            f"a {colour} {shape}, {pose}" for colour, shape in kinds for pose in ("sitting", "standing")
+        ]
+        self.scenes_with = self.subjects[::2]
+        self.scenes_without = np.full_like(self.scenes_with, 90)
+        self.scene_styles = self.subject_styles[::2]
+        self.scene_captions = [f"{caption}, in a forest" for caption in self.captions[::2]]
+
+
+def _shape(name: str, place: int) -> np.ndarray:
+    y, x = np.mgrid[:128, :128] - 64 + 8 * place
+    inside = {
+        "ball": x**2 + y**2 < 1600,
+        "box": (abs(x) < 36) & (abs(y) < 36),
+        "bar": (abs(x) < 14) & (abs(y) < 50),
+    }
+    return (inside[name] * 255).astype(np.uint8)
+
+
+def _drawn(mask: np.ndarray, paint: tuple[int, int, int], style: int) -> np.ndarray:
+    flat = np.where(mask[None] > 0, np.array(paint)[:, None, None], 250)
+    stripes = np.where(np.arange(128) % 4 < 2, 1.0, 0.5)
+    return (flat * (1.0, 0.4, stripes)[style]).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def pool() -> TinyPool:
+    return TinyPool()
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory, pool: TinyPool) -> Path:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(folder, pool.scene_captions)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer_folder: Path) -> Path:
+    folder = tmp_path_factory.mktemp("encoders")
+    for encoder in (new_clip(tokenizer_folder, seed=0), new_identity(seed=0), new_style(seed=0)):
+        encoder.save(folder / encoder.card.role, trained_on="a test")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoders(folder: Path) -> Encoders:
+    return load_encoders(folder)
+
+
+def rainbow(count: int, height: int, width: int) -> torch.Tensor:
+    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(5))
+
+
+# Files ----------------------------------------------------------------------------------------------------------------
+
+
+def test_open_clip_alone_loads_the_folder_and_gives_the_same_embeddings(
+    folder: Path, encoders: Encoders
+) -> None:
+    schema = f"local-dir:{folder / 'clip'}"
+    model, _, transform = open_clip.create_model_and_transforms(schema)
+    model.eval()
+    images = (rainbow(3, 64, 64) * 255).round() / 255
+    texts = ["a red ball, sitting", "a blue box"]
+    with torch.no_grad():
+        seen = torch.stack([transform(to_pil_image(image)) for image in images])
+        theirs_image = model.encode_image(seen, normalize=True)
+        theirs_text = model.encode_text(open_clip.get_tokenizer(schema)(texts), normalize=True)
+    torch.testing.assert_close(encoders["clip"].embed_images(images), theirs_image, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoders["clip"].embed_texts(texts), theirs_text, atol=1e-5, rtol=0)
+
+
+def test_all_three_encoders_fit_into_five_megabytes(folder: Path) -> None:
+    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 5e6
+
+
+def test_weights_that_are_not_the_cards_are_refused(folder: Path, tmp_path: Path) -> None:
+    card = new_style(seed=1).save(tmp_path / "style", trained_on="another seed")
+    assert card.weights_sha256
+    (tmp_path / "style" / "encoder_card.json").write_text(
+        (folder / "style" / "encoder_card.json").read_text()
+    )
+    for part in ("clip", "identity"):
+        (tmp_path / part).symlink_to(folder / part)
+    with pytest.raises(UserError, match="do not belong together"):
+        load_encoders(tmp_path)
+
+
+def test_saving_over_an_older_encoder_leaves_only_the_new_one(tmp_path: Path) -> None:
+    first = new_style(seed=1).save(tmp_path / "style", trained_on="first")
+    second = new_style(seed=2).save(tmp_path / "style", trained_on="second")
+    assert first.weights_sha256 != second.weights_sha256
+    assert [path.name for path in tmp_path.iterdir()] == ["style"]
+
+
+# Cards ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_saved_card_is_complete_and_survives_the_file(role: Any, encoders: Encoders) -> None:
+    card = encoders[role].card
+    assert card.role == role
+    assert len(card.weights_sha256) == 64
+    assert card.trained_on == "a test"
+    assert EncoderCard.from_dict(card.to_dict()) == card
+    assert encoders[role].embed_images(rainbow(1, 64, 64)).shape == (1, card.embedding_dim)
+
+
+CHANGES: dict[str, Any] = {
+    "name": "other", "role": "style", "weights": "other", "weights_sha256": "0" * 64, "resize": 96, "crop": 32,
+    "interpolation": "bilinear", "mean": (0.4, 0.5, 0.5), "std": (0.5, 0.5, 0.4), "text_template": "the {}",
+    "embedding_dim": 7, "trained_on": "elsewhere",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(EncoderCard)])
+def test_any_change_of_a_card_changes_its_digest(field: str, encoders: Encoders) -> None:
+    card = encoders["clip"].card
+    changed = dataclasses.replace(card, **{field: CHANGES[field]})
+    assert changed.digest != card.digest
+    assert dataclasses.replace(changed, **{field: getattr(card, field)}).digest == card.digest
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop": 65}, {"std": (0.5, 0.0, 0.5)}, {"text_template": "a"}, {"interpolation": "nearest"}]
+)
+def test_a_card_that_cannot_be_applied_is_refused(change: dict[str, Any], encoders: Encoders) -> None:
+    with pytest.raises(UserError, match="expected"):
+        dataclasses.replace(encoders["clip"].card, **change)
+
+
+# Embeddings -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_batch_gives_what_its_pictures_give_alone(role: Any, encoders: Encoders) -> None:
+    images = rainbow(5, 80, 112)
+    together = encoders[role].embed_images(images, chunk=2)
+    alone = torch.cat([encoders[role].embed_images(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+    torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
+
+
+def test_preprocessing_keeps_a_picture_of_the_right_size_as_it_is(encoders: Encoders) -> None:
+    images = rainbow(2, 64, 64)
+    torch.testing.assert_close(preprocess(images, encoders["clip"].card) * 0.5 + 0.5, images)
+
+
+def test_preprocessing_looks_at_the_centre_of_a_wide_picture(encoders: Encoders) -> None:
+    images = rainbow(1, 64, 100)
+    torch.testing.assert_close(preprocess(images, encoders["clip"].card) * 0.5 + 0.5, images[..., 18:82])
+
+
+def test_a_picture_with_alpha_is_refused(encoders: Encoders) -> None:
+    with pytest.raises(UserError, match="B3HW"):
+        encoders["style"].embed_images(torch.rand(1, 4, 64, 64))
+
+
+def test_the_style_of_a_picture_does_not_depend_on_where_things_are(encoders: Encoders) -> None:
+    image = torch.full((1, 3, 128, 128), 0.9)
+    image[..., 30:60, 20:50] = rainbow(1, 30, 30)
+    moved = image.roll((32, 48), dims=(2, 3))
+    first, second = encoders["style"].embed_images(image), encoders["style"].embed_images(moved)
+    assert (first * second).sum().item() > 0.9999
+
+
+# Batches and losses ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_batch_of_a_step_is_always_the_same_and_steps_differ(role: Any, pool: TinyPool) -> None:
+    first, again, later = (SAMPLERS[role](pool, 3, step, 8) for step in (5, 5, 6))
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.frames, again.frames)
+    assert not torch.equal(first.frames, later.frames)
+
+
+def test_equal_texts_of_a_clip_batch_have_equal_ids_and_only_those(pool: TinyPool) -> None:
+    for step in range(12):
+        batch = clip_batch(pool, 0, step, 12)
+        ids = batch.text_ids.tolist()
+        for i in range(12):
+            for j in range(12):
+                assert (batch.texts[i] == batch.texts[j]) == (ids[i] == ids[j])
+
+
+def test_every_identity_of_a_batch_is_drawn_twice_in_two_poses(pool: TinyPool) -> None:
+    batch = identity_batch(pool, 0, 0, 16)
+    assert sorted(batch.labels.bincount().tolist())[-8:] == [2] * 8
+
+
+def test_a_style_batch_shows_every_style_and_photo_is_not_the_most_frequent(pool: TinyPool) -> None:
+    counts = sum(style_batch(pool, 0, step, 12).labels.bincount(minlength=3) for step in range(30))
+    assert isinstance(counts, torch.Tensor)
+    assert 0 < counts[0] < min(counts[1], counts[2])
+
+
+def test_a_pool_smaller_than_the_batch_is_named(pool: TinyPool) -> None:
+    with pytest.raises(UserError, match="lower batch_size"):
+        style_batch(pool, 0, 0, 100)
+
+
+def test_a_caption_is_told_in_four_details() -> None:
+    caption = "a yellow striped bunny with a red hat, sitting"
+    assert tell(caption, "bunny", TRAIN_STYLES[1], "styled").startswith(caption + ", ")
+    assert tell(caption, "bunny", "photo", "full") == caption
+    assert tell(caption, "bunny", "photo", "short") == "a yellow striped bunny"
+    assert tell(caption, "teddy_bear", "photo", "template") == "a teddy bear"
+
+
+def test_the_whole_frame_is_the_whole_picture_and_a_mirror_mirrors_it() -> None:
+    images = (rainbow(1, 64, 64) * 255).to(torch.uint8)
+    whole = torch.eye(2, 3)[None]
+    mirror = whole * torch.tensor([[[-1.0], [1.0]]])
+    torch.testing.assert_close(crop_frames(images, whole, 64) * 255, images.float(), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        crop_frames(images, mirror, 64) * 255, images.float().flip(3), atol=1e-2, rtol=0
+    )
+
+
+def test_a_random_frame_never_leaves_the_picture() -> None:
+    frames = random_frames(500, torch.Generator().manual_seed(0), (0.6, 0.9))
+    reach = frames[:, :, :2].abs().sum(2) + frames[:, :, 2].abs()
+    assert reach.max() <= 1 + 1e-6
+    assert frames[:, 1, 1].min() >= 0.6
+
+
+def test_caption_contrast_of_unlike_pairs_is_the_cross_entropy_of_the_diagonal() -> None:
+    image, text = rainbow(2, 4, 6)[:, 0], rainbow(2, 4, 6)[:, 1]
+    image, text = image[0], text[0]
+    logits = (image @ text.T * 3).double().numpy()
+    rows = [-np.log(np.exp(m[i, i]) / np.exp(m[i]).sum()) for m in (logits, logits.T) for i in range(4)]
+    ours = caption_contrast(image, text, torch.tensor(3.0), torch.arange(4))
+    assert ours.item() == pytest.approx(float(np.mean(rows)), abs=1e-5)
+
+
+def test_supervised_contrast_agrees_with_the_sum_of_khosla_and_others() -> None:
+    features = torch.nn.functional.normalize(rainbow(1, 5, 4)[0, 0] - 0.5, dim=1)
+    labels = [0, 0, 1, 1, 2]  # the last row has no positive and is no anchor
+    z, terms = features.double().numpy(), []
+    for i in range(4):
+        others = sum(np.exp(z[i] @ z[a] / 0.2) for a in range(5) if a != i)
+        mates = [p for p in range(5) if p != i and labels[p] == labels[i]]
+        terms.append(-np.mean([np.log(np.exp(z[i] @ z[p] / 0.2) / others) for p in mates]))
+    ours = supervised_contrast(features, torch.tensor(labels), temperature=0.2)
+    assert ours.item() == pytest.approx(float(np.mean(terms)), abs=1e-5)
+
+
+# Training -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_few_steps_lower_the_loss_and_leave_a_folder_that_loads(
+    role: Any, pool: TinyPool, folder: Path, tokenizer_folder: Path, tmp_path: Path
+) -> None:
+    losses: list[float] = []
+    card = train_encoder(
+        role, pool, tmp_path / role, steps=24, batch_size=12, lr=1e-3, seed=0, tokenizer_folder=tokenizer_folder,
+        trained_on="coloured shapes", progress=lambda step, loss: losses.append(loss),
+    )  # fmt: skip
+    assert len(losses) == 24
+    assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
+    for other in set(ROLES) - {role}:
+        (tmp_path / other).symlink_to(folder / other)
+    assert load_encoders(tmp_path)[role].card == card
+    assert not list(tmp_path.glob(".*")), "checkpoints and half-written folders must be gone"
+
+
+def test_a_stopped_training_goes_on_to_the_very_same_weights(
+    pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.training.foundation.encoders.CHECKPOINT_EVERY", 4)
+    settings: dict[str, Any] = {"steps": 10, "batch_size": 8, "lr": 1e-3, "seed": 1}
+    straight = train_encoder("identity", pool, tmp_path / "straight", **settings)
+
+    def stop(step: int, loss: float) -> None:
+        if step == 6:
+            raise KeyError("the plug was pulled")
+
+    with pytest.raises(KeyError):
+        train_encoder("identity", pool, tmp_path / "stopped", **settings, progress=stop)
+    assert not (tmp_path / "stopped").exists()
+    seen: list[int] = []
+    resumed = train_encoder(
+        "identity", pool, tmp_path / "stopped", **settings, progress=lambda step, loss: seen.append(step)
+    )
+    assert seen == [5, 6, 7, 8, 9, 10]
+    assert resumed.weights_sha256 == straight.weights_sha256
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(
+    pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "magic_insert.training.foundation.encoders.supervised_contrast",
+        lambda features, labels: features.sum() / 0.0,
+    )
+    with pytest.raises(FloatingPointError, match="step 0"):
+        train_encoder("style", pool, tmp_path / "style", steps=3, batch_size=8, lr=1e-3, seed=0)
+    assert not (tmp_path / "style").exists()
