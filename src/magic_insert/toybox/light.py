@@ -16,9 +16,11 @@ from torch import Tensor
 from magic_insert.toybox.records import Light
 from magic_insert.toybox.shapes import (
     AO_REACH,
+    BALL,
     CENTRE,
     CORE,
     CORE_RADIUS,
+    EXTENT,
     RADIUS,
     REACH,
     ROTATION,
@@ -26,6 +28,7 @@ from magic_insert.toybox.shapes import (
     dot,
     meet,
     own_point,
+    take,
     to_world,
 )
 
@@ -93,13 +96,14 @@ def _pairs(
 ) -> tuple[Tensor, Tensor]:
     """Expand chosen (tile, slot) pairs into (point, shape column) pairs."""
     hit = chosen.nonzero()
-    tile = tiles[hit[:, 0]]
+    tile = take(tiles, hit[:, 0])
     column = slots[hit[:, 0], hit[:, 1]]
-    counts = start[tile + 1] - start[tile]
+    begin = take(start, tile)
+    counts = take(start, tile + 1) - begin
     which = torch.repeat_interleave(counts)
     first = counts.cumsum(0) - counts
-    place = torch.arange(len(which), device=which.device) - first[which] + start[tile][which]
-    return order[place], column[which]
+    place = torch.arange(len(which), device=which.device) - take(first - begin, which)
+    return take(order, place), take(column, which)
 
 
 def light_pairs(
@@ -115,7 +119,7 @@ def light_pairs(
     tiles = (radius >= 0).nonzero()[:, 0]
     owner = tiles // per_image
     slots = shapes.slots[owner]
-    g = shapes.geometry[:, slots.clamp_min(0)]
+    g = take(shapes.geometry[: EXTENT.start], slots.clamp_min(0))
     there = slots >= 0
     delta = g[CENTRE] - centre[:, tiles, None]
     direction = sun[owner].t()[:, :, None]
@@ -130,20 +134,20 @@ def light_pairs(
     start = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
 
     point, column = _pairs(shade, tiles, slots, order, start)
-    keep = (lit[point] & (points.column[point] != column)).nonzero()[:, 0]
-    point, column = point[keep], column[keep]
-    g = shapes.geometry[:, column]
-    own = points.image[point]
-    delta = g[CENTRE] - points.position[:, point]
-    along = dot(delta, sun[own].t())
+    keep = (take(lit, point) & (take(points.column, point) != column)).nonzero()[:, 0]
+    point, column = take(point, keep), take(column, keep)
+    g = take(shapes.geometry[BALL], column)
+    own = take(points.image, point)
+    delta = g[CENTRE] - take(points.position, point)
+    along = dot(delta, take(sun.t(), own))
     room = g[RADIUS] + 1e-3
-    wide = room + spread[own] * (along.clamp_min(0.0) + room)
+    wide = room + take(spread, own) * (along.clamp_min(0.0) + room)
     keep = ((along > -room) & (dot(delta, delta) - along * along < wide * wide + 1e-4)).nonzero()[:, 0]
-    sun_pairs = point[keep], column[keep]
+    sun_pairs = take(point, keep), take(column, keep)
 
     point, column = _pairs(near, tiles, slots, order, start)
-    keep = (points.column[point] != column).nonzero()[:, 0]
-    return sun_pairs, (point[keep], column[keep])
+    keep = (take(points.column, point) != column).nonzero()[:, 0]
+    return sun_pairs, (take(point, keep), take(column, keep))
 
 
 def sunlight(
@@ -155,13 +159,13 @@ def sunlight(
     """
     point, column = pairs
     count = points.position.shape[1]
-    image = points.image[point]
-    origin = points.position[:, point]
+    image = take(points.image, point)
+    origin = take(points.position, point)
     hidden = []
     for direction in (sun, *samples.unbind(1)):
         blocked = torch.zeros(count, dtype=torch.bool, device=sun.device)
-        t = meet(shapes, column, origin, direction[image].t())
-        blocked[point[torch.isfinite(t)]] = True
+        t = meet(shapes, column, origin, take(direction.t(), image))
+        blocked.index_fill_(0, take(point, torch.isfinite(t).nonzero()[:, 0]), True)
         hidden.append(blocked)
     total = torch.stack(hidden).sum(0).to(torch.float32)
     return 1.0 - total / len(hidden), 1.0 - hidden[0].to(torch.float32)
@@ -176,13 +180,13 @@ def openness(
     their nearest core point and middle half extent. `grounded` P: the world has a ground; `ground` P: is the ground.
     """
     point, column = pairs
-    g = shapes.geometry[:, column]
-    p = own_point(g, points.position[:, point])
+    g = take(shapes.geometry[: EXTENT.start], column)
+    p = own_point(g, take(points.position, point))
     nearest = [torch.maximum(torch.minimum(p[i], g[CORE][i]), -g[CORE][i]) for i in range(3)]
     towards = to_world(g[ROTATION], [nearest[i] - p[i] for i in range(3)])
     far = dot(towards, towards).sqrt().clamp_min(1e-6)
     gap = (far - g[CORE_RADIUS]).clamp_min(0.0)
-    facing = (dot(towards, points.normal[:, point]) / far * 0.8 + 0.2).clamp_min(0.0)
+    facing = (dot(towards, take(points.normal, point)) / far * 0.8 + 0.2).clamp_min(0.0)
     size = g[REACH] / AO_REACH
     share = size / (size + gap)
     window = (1.0 - gap / g[REACH]).clamp_min(0.0)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import Paint, Pattern
+from magic_insert.toybox.shapes import take
 
 PATTERNS: tuple[str, ...] = get_args(Pattern)
 DOT_RADIUS = 0.3  # of a period
@@ -141,7 +142,7 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
 
     `footprint` P is the width of a pixel on the surface in world units.
     """
-    values, pattern = paints.values[:, which], paints.pattern[which]
+    values, pattern = take(paints.values, which), take(paints.pattern, which)
     colour = values[:3].clone()
     for number, name in enumerate(PATTERNS):
         if name == "plain":
@@ -149,10 +150,9 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
         chosen = (pattern == number).nonzero()[:, 0]
         if not len(chosen):
             continue
-        scale = values[6, chosen]
-        q = [x[chosen] * scale for x in point]
-        width = (footprint[chosen] * scale).clamp_min(1e-3)
-        amount = _AMOUNT[name](q, [x[chosen] for x in normal], width)
-        first, second = values[:3, chosen], values[3:6, chosen]
-        colour[:, chosen] = first + (second - first) * amount
+        first, second, scale = (take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
+        q = [take(x, chosen) * scale for x in point]
+        width = (take(footprint, chosen) * scale).clamp_min(1e-3)
+        amount = _AMOUNT[name](q, [take(x, chosen) for x in normal], width)
+        colour.index_copy_(1, chosen, first + (second - first) * amount)
     return colour

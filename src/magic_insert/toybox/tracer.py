@@ -29,6 +29,8 @@ from magic_insert.toybox.records import (
     World,
 )
 from magic_insert.toybox.shapes import (
+    BALL,
+    BODY,
     CENTRE,
     EXTENT,
     KINDS,
@@ -40,6 +42,7 @@ from magic_insert.toybox.shapes import (
     own_normal,
     own_point,
     pack,
+    take,
     to_world,
 )
 
@@ -126,7 +129,7 @@ def _camera_rays(scene: _Scene, image: Tensor, x: Tensor, y: Tensor, size: tuple
     """Unit directions 3 P through picture points (x, y in pixels, pixel centres at .5)."""
     u = x * (2.0 / size[1]) - 1.0
     v = 1.0 - y * (2.0 / size[0])
-    m = scene.lens[:, image]
+    m = take(scene.lens, image)
     d = [m[i] * u + m[3 + i] * v + m[6 + i] for i in range(3)]
     length = dot(d, d).sqrt()
     return torch.stack([c / length for c in d])
@@ -136,7 +139,7 @@ def _picture_pairs(scene: _Scene, size: tuple[int, int]) -> tuple[Tensor, Tensor
     """(pixel, shape column) pairs: every pixel inside the rectangle around a shape's projected box."""
     shapes = scene.shapes
     g, device = shapes.geometry, shapes.kind.device
-    eye, lens = scene.eye[:, shapes.image], scene.lens[:, shapes.image]
+    eye, lens = take(scene.eye, shapes.image), take(scene.lens, shapes.image)
     along_right, along_up = dot(lens[0:3], lens[0:3]), dot(lens[3:6], lens[3:6])
     centre = g[CENTRE] - eye
     xs, ys, zs = [], [], []
@@ -160,20 +163,19 @@ def _picture_pairs(scene: _Scene, size: tuple[int, int]) -> tuple[Tensor, Tensor
     across = x1 - x0
     counts = across * (y1 - y0)
     column = torch.repeat_interleave(counts)
-    place = torch.arange(len(column), device=device) - (counts.cumsum(0) - counts)[column]
-    row = place // across[column]
-    pixel = (
-        (shapes.image[column] * height + y0[column] + row) * width + x0[column] + place - row * across[column]
-    )
-    return pixel, column
+    place = torch.arange(len(column), device=device) - take(counts.cumsum(0) - counts, column)
+    wide = take(across, column)
+    row = place // wide
+    corner_pixel = (shapes.image * height + y0) * width + x0
+    return take(corner_pixel, column) + row * (width - wide) + place, column
 
 
 def _ray_pairs(
     shapes: PackedShapes, image: Tensor, origin: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(ray, shape column) pairs for scattered rays: every ray that meets the sphere around a shape."""
-    slots = shapes.slots[image]
-    g = shapes.geometry[:, slots.clamp_min(0)]
+    slots = shapes.slots.index_select(0, image)
+    g = take(shapes.geometry[BALL], slots.clamp_min(0))
     delta = g[CENTRE] - origin[:, :, None]
     along = dot(delta, direction[:, :, None])
     room = g[RADIUS] * 1.001 + 1e-3
@@ -196,22 +198,22 @@ def _nearest(
     """
     ray, column = pairs
     if skip is not None:
-        keep = (skip[ray] != column).nonzero()[:, 0]
-        ray, column = ray[keep], column[keep]
+        keep = (take(skip, ray) != column).nonzero()[:, 0]
+        ray, column = take(ray, keep), take(column, keep)
     n, b = scene.shapes.kind.shape[0], scene.eye.shape[1]
     best = torch.full((image.shape[0],), NONE, dtype=torch.int64, device=image.device)
-    t = meet(scene.shapes, column, origin[:, ray], direction[:, ray])
+    t = meet(scene.shapes, column, take(origin, ray), take(direction, ray))
     hit = (t < FAR).nonzero()[:, 0]
-    key = (t[hit].view(torch.int32).to(torch.int64) << BITS) | column[hit]
-    best.scatter_reduce_(0, ray[hit], key, "amin")
+    key = (take(t, hit).view(torch.int32).to(torch.int64) << BITS) | take(column, hit)
+    best.scatter_reduce_(0, take(ray, hit), key, "amin")
     surface = torch.where(best == NONE, -1, best & ((1 << BITS) - 1))
     distance = torch.where(best == NONE, FAR, (best >> BITS).to(torch.int32).view(torch.float32))
     planes = (
         (scene.ground, -origin[1] / direction[1], n),
-        (scene.wall, (scene.wall_z[image] - origin[2]) / direction[2], n + b),
+        (scene.wall, (take(scene.wall_z, image) - origin[2]) / direction[2], n + b),
     )
     for there, t, first in planes:
-        nearer = there[image] & (t > 1e-4) & (t < distance)
+        nearer = take(there, image) & (t > 1e-4) & (t < distance)
         if skip is not None:
             nearer &= skip != first + image
         distance = torch.where(nearer, t, distance)
@@ -222,7 +224,7 @@ def _nearest(
 def _sky(scene: _Scene, image: Tensor, direction: Tensor) -> Tensor:
     """Sky colour 3 P: from the horizon to the zenith with the root of the direction's height."""
     share = direction[1].clamp(0.0, 1.0).sqrt()
-    sky = scene.sky[:, image]
+    sky = take(scene.sky, image)
     return sky[:3] + (sky[3:] - sky[:3]) * share
 
 
@@ -236,31 +238,32 @@ def _look(
     kind = torch.full_like(surface, len(KINDS))
     on_shape = surface < n
     if n:
-        kind = torch.where(on_shape, shapes.kind[surface.clamp_max(n - 1)], kind)
+        kind = torch.where(on_shape, take(shapes.kind, surface.clamp_max(n - 1)), kind)
     for number in range(len(KINDS)):
         chosen = (kind == number).nonzero()[:, 0]
         if not len(chosen):
             continue
-        g = shapes.geometry[:, surface[chosen]]
-        p = own_point(g, position[:, chosen])
+        g = take(shapes.geometry[BODY], take(surface, chosen))
+        p = own_point(g, take(position, chosen))
         facing = own_normal(number, p, g)
-        point[:, chosen], own[:, chosen] = torch.stack(p), torch.stack(facing)
-        normal[:, chosen] = to_world(g[ROTATION], facing)
+        point.index_copy_(1, chosen, torch.stack(p))
+        own.index_copy_(1, chosen, torch.stack(facing))
+        normal.index_copy_(1, chosen, to_world(g[ROTATION], facing))
     flat = position.new_tensor([[0.0], [0.0], [1.0]])
     lying = ((surface >= n) & (surface < n + b)).nonzero()[:, 0]
     if len(lying):  # the ground's own axes: x away from the camera, y across, z up
-        x, y, z = position[:, lying].unbind()
-        point[:, lying] = torch.stack([z, x, torch.zeros_like(y)])
-        own[:, lying] = flat
-        normal[:, lying] = position.new_tensor([[0.0], [1.0], [0.0]])
+        x, y, z = take(position, lying)
+        point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
+        own.index_copy_(1, lying, flat.expand(-1, len(lying)))
+        normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
     upright = (surface >= n + b).nonzero()[:, 0]
     if len(upright):
-        x, y, z = position[:, upright].unbind()
-        point[:, upright] = torch.stack([x, y, torch.zeros_like(z)])
-        own[:, upright] = flat
-        normal[:, upright] = flat
+        x, y, z = take(position, upright)
+        point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
+        own.index_copy_(1, upright, flat.expand(-1, len(upright)))
+        normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
     facing_eye = dot(normal, direction).abs().clamp_min(0.08)
-    footprint = distance * scene.pixel_angle[image] / facing_eye
+    footprint = distance * take(scene.pixel_angle, image) / facing_eye
     return albedo(scene.paints, surface, point, own, footprint), normal
 
 
@@ -274,7 +277,7 @@ def _identity(scene: _Scene, surface: Tensor) -> tuple[Tensor, Tensor]:
     objects = torch.cat([scene.shapes.object_id, tail])
     parts = torch.cat([scene.shapes.part_id, torch.zeros_like(tail)])
     place = torch.where(surface < 0, n + 2 * b, surface)
-    return objects[place], parts[place]
+    return take(objects, place), take(parts, place)
 
 
 def _coverage(scene: _Scene, subject: Tensor, size: tuple[int, int]) -> Tensor:
@@ -285,7 +288,7 @@ def _coverage(scene: _Scene, subject: Tensor, size: tuple[int, int]) -> Tensor:
     widest = torch.nn.functional.max_pool2d(subject, 3, 1, 1)
     least = -torch.nn.functional.max_pool2d(-subject, 3, 1, 1)
     edge = (widest != least).flatten().nonzero()[:, 0]
-    share = subject.flatten().clone()
+    share = subject.flatten()
     if not len(edge):
         return share.view_as(subject)
     image = edge // (size[0] * size[1])
@@ -296,12 +299,12 @@ def _coverage(scene: _Scene, subject: Tensor, size: tuple[int, int]) -> Tensor:
     ys = torch.cat([y + dy for _, dy in EDGE_OFFSETS])
     images = image.repeat(len(EDGE_OFFSETS))
     direction = _camera_rays(scene, images, xs, ys, size)
-    origin = scene.eye[:, images]
+    origin = take(scene.eye, images)
     pairs = _ray_pairs(scene.shapes, images, origin, direction)
     _, surface = _nearest(scene, images, origin, direction, pairs)
     seen = (_identity(scene, surface)[0] == SUBJECT_ID).view(len(EDGE_OFFSETS), -1).sum(0).to(torch.float32)
-    share[edge] = (share[edge] + seen) / (len(EDGE_OFFSETS) + 1.0)
-    return share.view_as(subject)
+    centre = take(share, edge)
+    return share.index_copy(0, edge, (centre + seen) / (len(EDGE_OFFSETS) + 1.0)).view_as(subject)
 
 
 def _mirror(
@@ -314,11 +317,12 @@ def _mirror(
     colour = _sky(scene, image, bounce)
     hit = (seen >= 0).nonzero()[:, 0]
     if len(hit):
-        where = position[:, hit] + distance[hit] * bounce[:, hit]
-        paint, facing = _look(scene, image[hit], seen[hit], where, bounce[:, hit], distance[hit])
-        tint = scene.colours[:, image[hit]]
-        lit = dot(facing, scene.sun[image[hit]].t()).clamp_min(0.0)
-        colour[:, hit] = (paint * (tint[:3] * lit + tint[3:])).clamp(0.0, 1.0)
+        i, way, far = take(image, hit), take(bounce, hit), take(distance, hit)
+        where = take(position, hit) + far * way
+        paint, facing = _look(scene, i, take(seen, hit), where, way, far)
+        tint = take(scene.colours, i)
+        lit = dot(facing, take(scene.sun.t(), i)).clamp_min(0.0)
+        colour.index_copy_(1, hit, (paint * (tint[:3] * lit + tint[3:])).clamp(0.0, 1.0))
     return colour, _identity(scene, seen)[0]
 
 
@@ -347,7 +351,7 @@ def _trace_chunk(
     row = (number // width) % height
     x, y = (number % width).to(torch.float32) + 0.5, row.to(torch.float32) + 0.5
     direction = _camera_rays(scene, image, x, y, size)
-    eye = scene.eye[:, image]
+    eye = take(scene.eye, image)
     distance, surface = _nearest(scene, image, eye, direction, _picture_pairs(scene, size))
     position = eye + distance * direction
     object_id, part_id = _identity(scene, surface)
@@ -360,31 +364,34 @@ def _trace_chunk(
 
     solid = (surface >= 0).nonzero()[:, 0]
     if len(solid):
-        s, i, p, d = surface[solid], image[solid], position[:, solid], direction[:, solid]
-        paint, facing = _look(scene, i, s, p, d, distance[solid])
-        colour[:, solid], normal[:, solid] = paint, facing
-        lit = dot(facing, scene.sun[i].t()).clamp_min(0.0)
-        sun[solid] = lit
+        s, i, p, d = (take(each, solid) for each in (surface, image, position, direction))
+        paint, facing = _look(scene, i, s, p, d, take(distance, solid))
+        colour.index_copy_(1, solid, paint)
+        normal.index_copy_(1, solid, facing)
+        lit = dot(facing, take(scene.sun.t(), i)).clamp_min(0.0)
+        sun.index_copy_(0, solid, lit)
         soft, sharp, open_sky = torch.ones_like(lit), torch.ones_like(lit), torch.ones_like(lit)
         if n:
             points = sunlit.Points(solid, i, p, facing, s)
             sun_pairs, sky_pairs = sunlit.light_pairs(shapes, points, size, scene.sun, scene.spread, lit > 0)
             soft, sharp = sunlit.sunlight(shapes, points, sun_pairs, scene.sun, scene.samples)
             lies = (s >= n) & (s < n + b)
-            open_sky = sunlit.openness(shapes, points, sky_pairs, scene.ground[i], lies)
+            open_sky = sunlit.openness(shapes, points, sky_pairs, take(scene.ground, i), lies)
         away = lit <= 0
-        visibility[solid], hard[solid] = soft.masked_fill(away, 0.0), sharp.masked_fill(away, 0.0)
-        occlusion[solid] = open_sky
-        strength = scene.paints.values[7, s]
+        visibility.index_copy_(0, solid, soft.masked_fill(away, 0.0))
+        hard.index_copy_(0, solid, sharp.masked_fill(away, 0.0))
+        occlusion.index_copy_(0, solid, open_sky)
+        strength = take(scene.paints.values[7], s)
         glossy = (strength > 0).nonzero()[:, 0]
         if len(glossy):
-            look = d[:, glossy]
-            seen, seen_id = _mirror(scene, i[glossy], s[glossy], p[:, glossy], facing[:, glossy], look)
-            graze = 1.0 - dot(facing[:, glossy], look).abs().clamp_max(1.0)
-            grow = graze * graze * graze
-            place = solid[glossy]
-            mirror[:, place], mirror_id[place] = seen, seen_id
-            gloss[place] = strength[glossy] * (FRESNEL_FLOOR + (1.0 - FRESNEL_FLOOR) * grow)
+            look, up = take(d, glossy), take(facing, glossy)
+            seen, seen_id = _mirror(scene, take(i, glossy), take(s, glossy), take(p, glossy), up, look)
+            graze = 1.0 - dot(up, look).abs().clamp_max(1.0)
+            grow = FRESNEL_FLOOR + (1.0 - FRESNEL_FLOOR) * graze * graze * graze
+            place = take(solid, glossy)
+            mirror.index_copy_(1, place, seen)
+            mirror_id.index_copy_(0, place, seen_id)
+            gloss.index_copy_(0, place, take(strength, glossy) * grow)
 
     def picture(values: Tensor) -> Tensor:
         return values.reshape(-1, b, height, width).transpose(0, 1).contiguous()
