@@ -81,7 +81,7 @@ def run_insert(cfg: InsertConfig) -> Path:
     from magic_insert.models.zoo import fingerprint, load_pipeline
     from magic_insert.training.personalize import personalize
 
-    with stages.stage("cut the subject out"):
+    with stages.stage("cut"):
         subject = cut_subject(
             picture.rgb,
             picture.alpha,
@@ -89,7 +89,7 @@ def run_insert(cfg: InsertConfig) -> Path:
             segmenter=cfg.segmenter.name,
             model_folder=segmenter_folder,
         )
-    with stages.stage("load the model"):
+    with stages.stage("load"):
         pipe = load_pipeline(cfg.model)
         inserter = build_inserter(
             cfg.inserter.name,

@@ -171,12 +171,14 @@ def _refine(
     # A thin part has no inner body to take a colour from; there, and where both colours agree, the mask stands.
     known = (near > 1e-3) & (length > 0.02)
     edge = torch.where(known, mixture.clamp(0.0, 1.0), blur(body, 0.5))
+    share = torch.where(inner > 0, torch.ones_like(edge), edge * outer)
+    clean = ((rgb - (1 - share) * ground) / share.clamp_min(0.1)).clamp(0.0, 1.0)
+    colour = torch.where(share > 0.97, rgb, torch.where(share > 0.3, clean, own))
     # Inside the decided body a mixture close to one is only the subject's own shading.
-    edge = torch.where((body > 0) & (edge > 0.7), torch.ones_like(edge), edge)
-    alpha = torch.where(inner > 0, torch.ones_like(edge), edge * outer)
-    alpha = torch.where(alpha < 0.03, torch.zeros_like(alpha), alpha)
-    clean = (rgb - (1 - alpha) * ground) / alpha.clamp_min(0.1)
-    colour = torch.where(alpha > 0.97, rgb, torch.where(alpha > 0.3, clean.clamp(0.0, 1.0), own))
+    solid = (body > 0) & (share > 0.85)
+    alpha = torch.where(
+        solid, torch.ones_like(share), torch.where(share < 0.03, torch.zeros_like(share), share)
+    )
     return Matte(colour.clamp(0.0, 1.0), alpha)
 
 

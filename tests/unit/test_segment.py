@@ -1,0 +1,111 @@
+"""Cutting subjects out of pictures on plain ground, against mattes that are known."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgba
+from magic_insert.core.rand import generator
+from magic_insert.models.segment import ground_colour, has_cutout, segment
+
+SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+
+
+def disc(size: int = 96, radius: float = 0.3, hole: float = 0.0) -> Tensor:
+    y, x = torch.meshgrid(torch.linspace(-0.5, 0.5, size), torch.linspace(-0.5, 0.5, size), indexing="ij")
+    away = torch.sqrt(x**2 + y**2)
+    inside = ((radius - away) * size + 0.5).clamp(0, 1)
+    return (inside * ((away - hole) * size + 0.5).clamp(0, 1) if hole else inside)[None]
+
+
+def on_ground(alpha: Tensor, ground: Tensor, subject: tuple[float, float, float] = (0.8, 0.3, 0.2)) -> Tensor:
+    colour = torch.tensor(subject)[:, None, None]
+    return alpha * colour + (1 - alpha) * ground
+
+
+def gradient(size: int = 96) -> Tensor:
+    down = torch.linspace(0.95, 0.75, size)[None, :, None]
+    return down * torch.tensor([1.0, 0.98, 0.94])[:, None, None].expand(3, size, size)
+
+
+def overlap(found: Tensor, truth: Tensor) -> float:
+    both, either = torch.minimum(found, truth).sum(), torch.maximum(found, truth).sum()
+    return float(both / either)
+
+
+def test_the_ground_is_read_through_a_subject_that_touches_the_border() -> None:
+    picture = gradient()
+    picture[:, 60:, 30:60] = torch.tensor([0.1, 0.2, 0.9])[:, None, None]
+    assert float((ground_colour(picture) - gradient()).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize("brightness", [1.0, 0.15])
+def test_a_disc_on_a_gradient_is_cut_to_its_true_coverage(brightness: float) -> None:
+    alpha, ground = disc(), gradient() * brightness
+    matte = segment(on_ground(alpha, ground))
+    assert overlap(matte.alpha, alpha) > 0.97
+    assert float((matte.alpha - alpha).abs().mean()) < 0.006
+
+
+def test_the_grounds_colour_is_taken_out_of_the_outline() -> None:
+    alpha = disc()
+    matte = segment(on_ground(alpha, gradient()))
+    seen = (matte.alpha > 0.3).expand(3, -1, -1)
+    wanted = torch.tensor([0.8, 0.3, 0.2])[:, None, None].expand(3, 96, 96)
+    assert float((matte.rgb - wanted)[seen].abs().max()) < 0.08
+
+
+def test_noise_on_the_ground_is_not_a_subject() -> None:
+    ground = gradient() + 0.015 * torch.randn(3, 96, 96, generator=generator(0, "paper"))
+    matte = segment(on_ground(disc(), ground.clamp(0, 1)))
+    assert overlap(matte.alpha, disc()) > 0.95
+    assert float(matte.alpha[:, :10].max()) == 0
+
+
+def test_a_spot_of_the_grounds_own_colour_inside_stays_in_the_subject() -> None:
+    matte = segment(on_ground(disc(hole=0.08), gradient()))
+    assert float(matte.alpha[:, 44:52, 44:52].min()) > 0.9
+
+
+def test_a_real_alpha_is_obeyed_and_an_opaque_one_is_not_an_alpha() -> None:
+    alpha = disc()
+    picture = on_ground(alpha, torch.zeros(3, 96, 96))
+    assert torch.equal(segment(picture, alpha).alpha, alpha)
+    assert not has_cutout(torch.ones(1, 96, 96))
+    cut = segment(on_ground(alpha, gradient()), torch.ones(1, 96, 96))
+    assert overlap(cut.alpha, alpha) > 0.97
+
+
+def test_the_same_picture_is_cut_the_same_way_twice() -> None:
+    picture = on_ground(disc(), gradient()) + 0.02 * torch.rand(3, 96, 96, generator=generator(3, "grain"))
+    first, second = segment(picture.clamp(0, 1)), segment(picture.clamp(0, 1))
+    assert torch.equal(first.alpha, second.alpha)
+
+
+def test_a_picture_without_a_subject_is_refused() -> None:
+    with pytest.raises(UserError, match="stands out"):
+        segment(gradient())
+    with pytest.raises(UserError, match="alpha zero"):
+        segment(gradient(), torch.zeros(1, 96, 96))
+    with pytest.raises(UserError, match="transparent ground"):
+        segment(gradient(), None, segmenter="alpha")
+
+
+def test_rembg_without_its_package_or_folder_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rembg"):
+        segment(on_ground(disc(), gradient()), segmenter="rembg", model_folder=tmp_path)
+
+
+@pytest.mark.skipif(
+    not (SHARED / "subjectplop").is_dir(), reason="the SubjectPlop examples are not on this machine"
+)
+def test_an_opaque_generated_picture_is_cut_close_to_a_published_matte() -> None:
+    rgb, alpha = load_rgba(SHARED / "subjectplop" / "characters" / "gnome.png")
+    assert alpha is not None
+    alpha = (alpha > 0.5).float()
+    matte = segment((rgb * alpha + (1 - alpha))[:, ::2, ::2].contiguous())
+    assert overlap(matte.alpha, alpha[:, ::2, ::2]) > 0.93
