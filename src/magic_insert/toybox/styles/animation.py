@@ -21,9 +21,9 @@ def cartoon(v: View) -> Tensor:
     if v.c > 0.35:
         bright = (v.g.sun * v.g.hard_visibility > 0.93).float() * v.things
         image = mix(image, torch.ones_like(image), 0.45 * bright * min(1.0, (v.c - 0.35) * 3.0))
-    gloss = (v.g.gloss > 0.08).float() * (1.0 - v.sky)
+    gloss = (v.wet > 0.08).float() * (1.0 - v.sky)
     copy = posterise(v.g.mirror, 3.0) * (v.g.mirror_id > 0) + (v.g.mirror_id == 0) * v.colour((0.86, 0.93, 0.98))
-    image = mix(image, copy, gloss * (0.25 + 0.6 * v.g.gloss).clamp(max=0.7))
+    image = mix(image, copy, gloss * (0.25 + 0.6 * v.wet).clamp(max=0.7))
     glint = hatch(v, -28.0, 22.0, 0.10, v.noise("glint", 30.0) * 3.0) * gloss * v.ground
     image = mix(image, torch.ones_like(image), 0.55 * glint)
     image = torch.where(v.sky > 0, mix(posterise(v.g.albedo, 8.0), torch.ones_like(flat), 0.12), image)
@@ -54,7 +54,7 @@ def cel(v: View) -> Tensor:
     image = mix(image, v.colour((1.0, 0.97, 0.85)), rim * 0.45 * v.c)
     bands = 0.75 + 0.25 * hatch(v, 0.0, 5.0, 0.55)
     copy = saturate(v.g.mirror, 1.35) * v.colour((0.88, 0.90, 1.0))
-    image = mix(image, copy, ((v.g.gloss * 1.5).clamp(max=0.8) * bands) * (1.0 - v.sky))
+    image = mix(image, copy, ((v.wet * 1.5).clamp(max=0.8) * bands) * (1.0 - v.sky))
     sky = (saturate(v.g.albedo, 1.6) + 0.04 * (hatch(v, 4.0, 26.0, 0.45) - 0.4)).clamp(0.0, 1.0)
     image = torch.where(v.sky > 0, sky, image)
     image = torch.where(v.paper > 0, 1.0, image)
@@ -83,7 +83,7 @@ def pixel(v: View) -> Tensor:
     light, sky, things = take(v.light), take(v.sky), take(v.things)
     dark = mix(board * 0.34 + 0.26, torch.full_like(light, 0.55), things)
     image = albedo * mix(dark, torch.ones_like(light), light)
-    gloss = take(v.g.gloss) * 1.6 * ((w % 2) == 0)
+    gloss = take(v.wet) * 1.6 * ((w % 2) == 0)
     image = mix(image, take(v.g.mirror), gloss.clamp(max=0.9) * (1.0 - sky))
     steps = 5.0 + 2.0 * v.c
     spread = 0.15 + 0.35 * v.c  # of a palette step; more would bury the shadow's own dither
@@ -114,7 +114,7 @@ def papercut(v: View) -> Tensor:
     if v.c > 0.5:
         image = mix(image, image * v.colour((0.78, 0.77, 0.84)), (1.0 - v.light) * v.things * (v.c - 0.5) * 2.0)
     copy = mix(posterise(v.g.mirror, 4.0), v.colour((1.0, 1.0, 1.0)), 0.25)
-    image = mix(image, copy, (v.g.gloss * 1.6).clamp(max=0.75) * (1.0 - v.sky))
+    image = mix(image, copy, (v.wet * 1.6).clamp(max=0.75) * (1.0 - v.sky))
     ids = v.g.object_id * 1000.0
     if v.c > 0.15:
         ids = ids + v.g.part_id
@@ -143,5 +143,5 @@ def value_of(v: View) -> Tensor:
     """The tone a black-and-white hand aims at, 1 1 H W in [0, 1]: paint and light together, mirror images mixed in."""
     own = luminance(v.g.albedo).clamp(min=0.0) ** 0.7
     tone = own * (0.18 + 0.82 * v.shade)
-    tone = mix(tone, luminance(v.g.mirror).clamp(0.0, 1.0), v.g.gloss * (1.0 - v.sky))
+    tone = mix(tone, luminance(v.g.mirror).clamp(0.0, 1.0), v.wet * (1.0 - v.sky))
     return torch.where(v.sky > 0, 0.55 + 0.45 * ramp(luminance(v.g.albedo), 0.1, 0.9), tone).clamp(0.0, 1.0)

@@ -28,7 +28,7 @@ def pencil(v: View) -> Tensor:
     if v.c > 0.6:
         graphite = graphite + hatch(v, 8.0, 2.4, (0.45 - tone).clamp(0.0, 0.5) * solid, wobble) * 0.5
         graphite = graphite + hatch(v, -12.0, 4.2, (1.05 - tone).clamp(0.0, 0.25) * v.sky * (1.0 - v.paper), wobble) * 0.3
-    wet = (v.g.gloss * 2.2).clamp(max=1.0) * solid
+    wet = (v.wet * 2.2).clamp(max=1.0) * solid
     mirror = ((v.g.mirror_id > 0).float() * 0.45 + 0.12) * wet
     graphite = graphite * (1.0 - 0.45 * wet) + hatch(v, 90.0, 2.3, mirror, wobble) * 0.6
     edges = v.warp(lines.drawing(v, at_part=0.1, at_pattern=0.5), "hand", 0.8)
@@ -60,7 +60,7 @@ def crayon(v: View) -> Tensor:
     shadow = v.warp(torch.maximum(v.hard_cast, 0.55 * (1.0 - v.light) * (1.0 - v.sky)), "hand", 1.1)
     scribble = hatch(v, 24.0, 3.1, 0.86 * shadow, 1.4 * wobble) * ramp(tooth + 0.75, 0.0, 0.5)
     image = mix(image, v.colour((0.21, 0.17, 0.47)), scribble * 0.78)
-    wet = (v.g.gloss * 1.7).clamp(max=0.85) * (1.0 - v.sky)
+    wet = (v.wet * 1.7).clamp(max=0.85) * (1.0 - v.sky)
     upright = hatch(v, 90.0, 3.0, 0.7, wobble) * ramp(tooth + 0.7, 0.0, 0.6)
     image = mix(image, mix(saturate(v.g.mirror, 1.3), paper, 0.2), wet * upright)
     edges = v.warp(lines.drawing(v, at_part=0.2, at_pattern=0.9), "hand", 1.1)
@@ -81,13 +81,13 @@ def charcoal(v: View) -> Tensor:
     rubbed = v.blur(moved[:, 1:], 1.3)
     black = ((0.74 - smudge) * 1.7).clamp(min=0.0) * (1.0 - v.sky) * (1.0 - 0.5 * v.ground)
     black = black + 0.85 * rubbed + 0.25 * (1.0 - v.light) * v.things
-    wet = (v.g.gloss * 1.5).clamp(max=0.8) * (1.0 - v.sky)
+    wet = (v.wet * 1.5).clamp(max=0.8) * (1.0 - v.sky)
     drag = (0.85 - v.blur(tone + 0.2 * v.noise("drag", 24.0, 1.6), 1.0)).clamp(min=0.0)
     black = mix(black, drag, wet)
     edges = v.warp(lines.drawing(v, at_part=0.15, at_pattern=0.85), "hand", 1.2)
     line = lines.stroke(v, edges, 2.0, 0.5) * (0.8 + 0.25 * v.noise("press", 10.0))
     black = torch.maximum(black, 0.9 * line)
-    black = (black * (1.0 + (0.25 + 0.4 * v.c) * tooth)).clamp(0.0, 0.95)
+    black = (black * (1.0 + (0.25 + 0.2 * v.c) * tooth)).clamp(0.0, 0.95)
     chalk = ramp(smudge, 0.60, 0.95) * (1.0 - v.sky) * (0.45 + 0.4 * v.c) * ramp(tooth + 0.6, 0.0, 0.8)
     chalk = (chalk + 0.35 * v.c * ramp(v.g.sun, 0.85, 1.0) * v.things).clamp(max=0.85) * (1.0 - rubbed)
     blank = v.sky * (1.0 - v.paper) * (0.10 + 0.12 * ramp(tone, 0.6, 1.0)) * ramp(tooth + 0.5, 0.0, 0.8)

@@ -15,8 +15,9 @@ def mosaic(v: View) -> Tensor:
     """
     base = saturate(v.g.albedo, 1.4)
     shadow = mix(base * 0.34, v.colour((0.07, 0.13, 0.40)), 0.45)
-    image = mix(shadow, base * (0.62 + 0.42 * v.shade), ramp(v.g.visibility * ramp(v.g.sun, 0.05, 0.3), 0.2, 0.8))
-    image = mix(image, mix(v.g.mirror, torch.ones_like(base), 0.22), (v.g.gloss * 1.4).clamp(max=0.85))
+    sunny = ramp(v.g.visibility * ramp(v.g.sun, 0.05, 0.3), 0.2, 0.8)
+    image = mix(shadow, base * (0.62 + 0.42 * v.shade), torch.maximum(sunny, 0.62 * v.things))
+    image = mix(image, mix(v.g.mirror, torch.ones_like(base), 0.22), (v.wet * 1.4).clamp(max=0.85))
     image = torch.where(v.sky > 0, saturate(v.g.albedo, 1.3), image).clamp(0.0, 1.0)
     tiles = cells(v, "tiles", 5.4 - 2.0 * v.c, jitter=0.66)
     lot, gap = tiles.lot[None, None], tiles.gap[None, None]
@@ -56,10 +57,10 @@ def neon(v: View) -> Tensor:
     glow = glow + rung * v.colour((0.16, 0.42, 0.62)) * (0.25 + 0.55 * v.c)
     body = v.g.albedo * 0.20 * v.light * v.things
     sky = v.colour((0.05, 0.02, 0.12)) * ramp(v.y, 0.0, 70.0) * v.sky * (1.0 - v.paper)
-    wet = (v.g.gloss * 2.2).clamp(max=1.0) * (1.0 - v.sky)
+    wet = (v.wet * 2.2).clamp(max=1.0) * (1.0 - v.sky)
     echo = v.blur(lines.border(v.g.mirror_id) * v.g.mirror, 0.9) * (2.2 * v.scale) * wet
     scan = 1.0 - 0.10 * v.c * hatch(v, 0.0, 2.0, 0.5)
-    image = (night + glow + body + sky + echo) * scan + 0.55 * halo + 0.42 * spill * (0.55 + 0.45 * v.light)
+    image = (night + glow + body + sky + echo) * scan + 0.55 * halo + 0.34 * spill * (0.55 + 0.45 * v.light)
     return mix(image, mix(hue, torch.ones_like(hue), 0.62), core * (0.35 + 0.65 * v.things)).clamp(0.0, 1.0)
 
 

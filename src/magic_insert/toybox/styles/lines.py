@@ -40,7 +40,7 @@ def border(mask: Tensor) -> Tensor:
 
 def mirrored(v: View) -> Tensor:
     """1 1 H W in [0, 1]: outlines seen in glossy surfaces, as strong as the gloss."""
-    return border(v.g.mirror_id) * (v.g.gloss * 2.5).clamp(max=1.0) * (1.0 - border(v.g.object_id))
+    return border(v.g.mirror_id) * (v.wet * 2.5).clamp(max=1.0) * (1.0 - border(v.g.object_id))
 
 
 def stroke(v: View, edges: Tensor, width: float, softness: float = 0.35) -> Tensor:

@@ -23,7 +23,7 @@ def photo(v: View) -> Tensor:
 def vintage(v: View) -> Tensor:
     """A sepia print: veiled blacks, soft focus, grain, vignette, dust; complexity sharpens and ages it."""
     tone = luminance(exposure(v))
-    tone = v.blur(tone, 1.3 - 0.8 * v.c)
+    tone = v.blur(tone, 1.0 - 0.6 * v.c)
     tone = ramp(tone * 0.95 + 0.02, 0.0, 1.0)
     grain = v.noise("grain", 1.2) * (0.03 + 0.05 * v.c)
     stains = v.noise("stains", 30.0) * (0.02 + 0.04 * v.c)

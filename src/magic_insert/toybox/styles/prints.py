@@ -16,7 +16,7 @@ def halftone(v: View) -> Tensor:
     """
     paper = v.colour((0.975, 0.965, 0.93))
     ink = 1.0 - saturate(v.g.albedo, 1.25)
-    ink = mix(ink, 1.0 - v.g.mirror.clamp(0.0, 1.0), (v.g.gloss * 1.1).clamp(max=0.8) * (1.0 - v.sky))
+    ink = mix(ink, 1.0 - v.g.mirror.clamp(0.0, 1.0), (v.wet * 1.1).clamp(max=0.8) * (1.0 - v.sky))
     ink = v.blur(ink, 0.8) * (1.0 - v.paper)
     period = 4.3 - 1.1 * v.c
     image = paper * (1.0 - 0.40 * ink)  # a flat tint under the dots keeps the motif readable
@@ -51,7 +51,7 @@ def blueprint(v: View) -> Tensor:
     white = white + 0.72 * torch.maximum(shadow, shore)
     dash = hatch(v, 35.0, 3.6, 0.55)
     white = white + 0.8 * lines.stroke(v, lines.mirrored(v), 0.9) * dash
-    white = white + 0.10 * (v.g.mirror_id > 0) * (v.g.gloss * 2.0).clamp(max=1.0) * solid
+    white = white + 0.10 * (v.g.mirror_id > 0) * (v.wet * 2.0).clamp(max=1.0) * solid
     outer = lines.stroke(v, lines.outline(v), 1.35, 0.4)
     inner = lines.stroke(v, lines.drawing(v, always=0.0, at_part=0.05, at_pattern=0.45), 0.8, 0.4)
     white = torch.maximum(white, torch.maximum(outer, 0.78 * inner))
@@ -66,12 +66,12 @@ def woodcut(v: View) -> Tensor:
     """
     paper, black = v.colour((0.945, 0.895, 0.78)), v.colour((0.095, 0.075, 0.065))
     tone = value_of(v)
-    tone = v.blur((tone + 0.16 * v.things) * (1.0 - 0.78 * v.hard_cast), 0.5)
+    tone = v.blur((tone + 0.22 * v.things) * (1.0 - 0.78 * v.hard_cast), 0.5)
     period = 5.0 - 1.9 * v.c
     normal = v.g.normal
     bend = (normal[:, 0:1] * 2.2 + normal[:, 1:2] * 3.2) * v.things
     across = torch.where(v.things > 0, v.y * 0.85 + v.x * 0.5 + bend * 1.6, v.y + 0.0 * v.x)
-    across = torch.where(v.g.gloss * (1.0 - v.things) > 0.08, v.x + 0.0 * v.y, across)
+    across = torch.where(v.wet * (1.0 - v.things) > 0.08, v.x + 0.0 * v.y, across)
     gouge = 0.8 * v.noise("gouge", 14.0)
     ink_share = ramp(1.02 - tone, 0.05, 0.80) * 1.08
     ink_share = torch.where(v.sky > 0, ink_share * 0.75 * (1.0 - v.paper), ink_share)

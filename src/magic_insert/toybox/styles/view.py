@@ -18,7 +18,7 @@ from magic_insert.core.rand import generator
 from magic_insert.toybox.records import FIRST_PROP_ID, GROUND_ID, SKY_ID, GBuffer, Vec3
 
 UNITS = 128.0  # units per picture height
-PAPER_WHITE = 0.97  # a sky this white in every channel is the blank paper of a studio picture
+PAPER_WHITE = 0.95  # a sky this white in every channel is the blank paper of a studio picture
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class View:
     light: Tensor  # 1 1 H W, hard-edged: 1 where the sun falls (and in the sky), 0 in form or cast shadow
     cast: Tensor  # 1 1 H W, soft cast shadow on surfaces that face the sun
     hard_cast: Tensor  # 1 1 H W, the same with a hard edge
+    wet: Tensor  # 1 1 H W, mirror strength a hand draws: all of it on ground and walls, little on small round things
     x: Tensor  # 1 1 1 W, units from the left edge
     y: Tensor  # 1 1 H 1, units from the top edge
 
@@ -102,6 +103,7 @@ def view_of(g: GBuffer, style: str, complexity: float, seed: int) -> View:
     sky = (g.object_id == SKY_ID).float()
     solid = 1.0 - sky
     facing = ramp(g.sun, 0.06, 0.18)
+    things = (g.object_id >= FIRST_PROP_ID).float()
     rgb = (1, 3, 1, 1)
     illumination = g.sky_colour.view(rgb) * g.occlusion + g.sun_colour.view(rgb) * (g.sun * g.visibility)
     shade = (0.22 * g.occlusion + 0.78 * (g.sun * g.visibility * 1.2).clamp(max=1.0)).clamp(0.0, 1.0)
@@ -115,12 +117,13 @@ def view_of(g: GBuffer, style: str, complexity: float, seed: int) -> View:
         sky=sky,
         paper=sky * (g.albedo.amin(1, keepdim=True) > PAPER_WHITE).float(),
         ground=(g.object_id == GROUND_ID).float(),
-        things=(g.object_id >= FIRST_PROP_ID).float(),
+        things=things,
         lit=torch.where(sky > 0, g.albedo, g.albedo * illumination),
         shade=torch.where(sky > 0, 1.0, shade),
         light=torch.where(sky > 0, 1.0, facing * g.hard_visibility),
         cast=solid * facing * (1.0 - g.visibility),
         hard_cast=solid * facing * (1.0 - g.hard_visibility),
+        wet=g.gloss * solid * (1.0 - 0.75 * things),
         x=((torch.arange(width, device=sky.device) + 0.5) * unit).view(1, 1, 1, width),
         y=((torch.arange(height, device=sky.device) + 0.5) * unit).view(1, 1, height, 1),
     )

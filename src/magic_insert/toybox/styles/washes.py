@@ -17,7 +17,7 @@ def watercolour(v: View) -> Tensor:
     paper = v.colour((1.0, 0.995, 0.975))
     hue = mix(saturate(v.g.albedo, 1.5), torch.ones_like(v.g.albedo), 0.10)
     hue = torch.where(v.sky > 0, mix(saturate(v.g.albedo, 1.3), torch.ones_like(hue), 0.12), hue)
-    wet = mix(hue, mix(v.g.mirror.clamp(0.0, 1.0), torch.ones_like(hue), 0.15), (v.g.gloss * 1.2).clamp(max=0.8))
+    wet = mix(hue, mix(v.g.mirror.clamp(0.0, 1.0), torch.ones_like(hue), 0.15), (v.wet * 1.2).clamp(max=0.8))
     maps = torch.cat((wet, v.g.visibility * ramp(v.g.sun, 0.05, 0.4), v.sky, v.paper), dim=1)
     maps = v.warp(maps, "bleed", 1.6)
     soft = v.blur(maps, 0.55)
@@ -48,7 +48,7 @@ def ink(v: View) -> Tensor:
     own = luminance(v.g.albedo)
     tone = own * 0.55 + 0.45
     tone = torch.where(v.sky > 0, 0.90 + 0.10 * ramp(own, 0.3, 0.8), tone * (0.55 + 0.45 * v.shade))
-    tone = mix(tone, luminance(v.g.mirror) * 0.9, (v.g.gloss * 1.3).clamp(max=0.8) * (1.0 - v.sky))
+    tone = mix(tone, luminance(v.g.mirror) * 0.9, (v.wet * 1.3).clamp(max=0.8) * (1.0 - v.sky))
     pool = v.noise("pool", 11.0)
     maps = v.warp(torch.cat((tone, v.light, v.cast, v.sky), dim=1), "brush", 1.0)
     tone = v.blur(maps[:, :1], 0.6) + 0.02 * pool
@@ -76,9 +76,9 @@ def oil(v: View) -> Tensor:
 
     Every stroke takes the colour at its middle and carries ridges of paint that catch the light.
     """
-    warm = v.g.albedo * mix(v.colour((0.40, 0.29, 0.24)), v.colour((1.06, 1.0, 0.88)), v.shade)
+    warm = v.g.albedo * mix(v.colour((0.30, 0.19, 0.17)), v.colour((1.06, 1.0, 0.88)), v.shade)
     subject = torch.where(v.sky > 0, saturate(v.g.albedo, 1.2) * 0.97, saturate(warm, 1.25))
-    subject = mix(subject, v.g.mirror.clamp(0.0, 1.0) * 0.92, (v.g.gloss * 1.1).clamp(max=0.85) * (1.0 - v.sky))
+    subject = mix(subject, v.g.mirror.clamp(0.0, 1.0) * 0.92, (v.wet * 1.1).clamp(max=0.85) * (1.0 - v.sky))
     subject = v.blur(subject, 0.7)
     broad = cells(v, "broad", 4.4 - 1.0 * v.c, aspect=2.4, turn_deg=30.0, spread_deg=40.0, overlap=0.95)
     image, ridge = _stroke_layer(v, subject, broad)
