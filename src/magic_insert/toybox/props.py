@@ -1,7 +1,7 @@
 """What stands in a scene: each prop is a handful of primitives at a place on the ground.
 
-A prop maker takes a random stream, a place (x, z) and a size in world units (about the prop's height) and returns shapes.
-Props keep to few primitives: a picture costs what its world holds.
+A prop maker takes a random stream, a place (x, z) and a size in world units (about the prop's height) and
+returns shapes. Props keep to few primitives: a picture costs what its world holds.
 """
 
 from collections.abc import Callable
@@ -161,8 +161,8 @@ def tower(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
     """A city block whose windows are a checker."""
     body = rng.choice(((0.50, 0.56, 0.66), (0.62, 0.54, 0.54), (0.44, 0.50, 0.56), (0.70, 0.62, 0.52)))
     light = (min(1.0, body[0] + 0.28), min(1.0, body[1] + 0.26), min(1.0, body[2] + 0.16))
-    wide = rng.uniform(0.22, 0.34) * size
-    return (block((x, 0.5 * size, z), (wide, 0.5 * size, wide), Paint(body, light, "checker", 3.0), 0.01),)
+    wide = rng.uniform(0.13, 0.19) * size
+    return (block((x, 0.5 * size, z), (wide, 0.5 * size, wide), Paint(body, light, "checker", 1.6), 0.01),)
 
 
 def street_lamp(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
@@ -414,7 +414,7 @@ def planet(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
         "stripes",
         1.0 / size,
     )
-    y = 0.34 * abs(z)
+    y = 0.30 * abs(z) - 0.4
     return (
         ball((x, y, z), size, body, (0.0, 0.0, 20.0)),
         ball((x, y, z), (1.9 * size, 0.07 * size, 1.9 * size), Paint((0.90, 0.82, 0.70)), (18.0, 0.0, 20.0)),

@@ -1,7 +1,8 @@
 """The kinds of places: ground, wall or sky, light, and which props stand where.
 
-Spots are told in the picture with the subject on the left (they are mirrored when it is on the right): `across` is a
-picture column in [0, 1], `behind` a distance behind the drop place and `size` a height, both in subject heights.
+Spots are told in the picture with the subject on the left (they are mirrored when it is on the right): `across`
+is a picture column in [0, 1], `behind` a distance behind the drop place and `size` a height, both counted in
+subject heights.
 """
 
 from collections.abc import Callable
@@ -197,7 +198,7 @@ def _mountains(rng: Random, site: Site) -> tuple[Shape, ...]:
 
 
 def _cloud(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x, y, z = rng.uniform(-4, 4), rng.uniform(5.0, 6.5), site.z - 18.0
+    x, y, z = rng.uniform(-4, 4), rng.uniform(3.2, 4.3), site.z - 18.0
     puff = Paint((0.98, 0.98, 1.0))
     return (ball((x, y, z), (1.9, 0.62, 0.6), puff), ball((x + 0.9, y + 0.42, z), (0.95, 0.6, 0.6), puff))
 
@@ -309,7 +310,7 @@ PLACES: dict[str, Place] = {
         (props.rock, props.crystal, props.stalagmite),
         wall=_paint((0.42, 0.38, 0.48), (0.34, 0.31, 0.41), "noise", 1.2),
         sun=(0.92, 0.90, 1.0),
-        sky_light=(0.34, 0.36, 0.50),
+        sky_light=(0.44, 0.45, 0.60),
     ),
     "snow field": Place(
         _paint((0.93, 0.95, 0.99), (0.88, 0.92, 0.98), "noise", 1.5, (0.0, 0.2)),
@@ -361,9 +362,9 @@ PLACES: dict[str, Place] = {
         _paint((0.64, 0.60, 0.60), (0.58, 0.54, 0.55), "checker", 0.9, (0.0, 0.25)),
         (
             Spot((props.chimney,), (0.72, 0.88), (0.8, 1.4), (0.9, 1.3)),
-            Spot((props.tower,), (0.05, 0.25), (6.0, 8.0), (3.6, 5.0)),
-            Spot((props.tower,), (0.40, 0.58), (7.0, 9.0), (3.4, 5.4)),
-            Spot((props.tower,), (0.72, 0.95), (6.0, 8.0), (3.4, 4.6)),
+            Spot((props.tower,), (0.05, 0.25), (8.0, 12.0), (4.4, 6.0)),
+            Spot((props.tower,), (0.40, 0.58), (9.0, 14.0), (4.0, 6.5)),
+            Spot((props.tower,), (0.72, 0.95), (8.0, 12.0), (3.8, 5.4)),
             Spot((props.pot, props.crate), LEFT, (0.6, 1.2), (0.4, 0.7), 0.6),
         ),
         (props.crate, props.pot),
@@ -407,7 +408,7 @@ PLACES: dict[str, Place] = {
     "moon": Place(
         _paint((0.62, 0.61, 0.66), (0.53, 0.52, 0.58), "noise", 2.0),
         (
-            Spot((props.planet,), (0.58, 0.84), (13.0, 15.0), (1.7, 2.5), depth=0.0),
+            Spot((props.planet,), (0.58, 0.84), (13.0, 15.0), (0.95, 1.45), depth=0.0),
             Spot((props.lander,), (0.70, 0.86), (0.9, 1.8), (0.9, 1.3), 0.7),
             Spot((props.crater_rock,), LEFT, (0.8, 2.0), (0.5, 0.9)),
             Spot((props.crater_rock,), (0.5, 0.66), (1.8, 3.6), (0.5, 0.9)),

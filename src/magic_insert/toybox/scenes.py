@@ -1,7 +1,7 @@
-"""Where the subject is inserted: kinds of places, drawn from a seed, with a drop place that follows the paper's prior.
+"""Where the subject is inserted: places drawn from a seed, with a drop place that follows the paper's prior.
 
-A scene is planned in the picture and then put into the world: the drop place's centre, bottom edge and height are drawn
-as fractions of the picture, and the ground point and the subject's height that project there are solved for.
+A scene is planned in the picture and then put into the world: the drop place's centre, bottom edge and height are
+drawn as fractions of the picture, and the ground point and the subject's height that project there are solved for.
 """
 
 import math
@@ -40,7 +40,10 @@ class SceneSpec:
 def sample_scene(
     seed: int, split: Split = "train", occlusion: float = 0.0, kind: str | None = None
 ) -> SceneSpec:
-    """The scene of number `seed` in `split`: a pure function of its arguments. `kind` None draws the kind too."""
+    """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too.
+
+    Raises UserError for an unknown split or kind and for an occlusion outside [0, 1].
+    """
     if split not in ("train", "heldout"):
         raise UserError(f"expected split 'train' or 'heldout', got {split!r}")
     if not 0.0 <= occlusion <= 1.0:
@@ -67,7 +70,7 @@ def sample_scene(
 
 
 def scene_world(spec: SceneSpec, subject: tuple[Shape, ...] = ()) -> World:
-    """The scene's world, with the subject's shapes behind its own: props keep their order and ids either way."""
+    """The scene's world; the subject's shapes follow its own, so props keep their order and ids either way."""
     place = PLACES[spec.kind]
     rng = Random(fold_in(spec.seed, "props"))
     ground, wall = place.ground(rng), None if place.wall is None else place.wall(rng)
@@ -106,7 +109,7 @@ def studio_world(subject: Sequence[Shape]) -> World:
 
 
 def ground_point(camera: Camera, u: float, v: float) -> tuple[float, float]:
-    """(x, z) of the ground point seen at picture fractions (u, v), v down. The point must lie below the horizon."""
+    """(x, z) of the ground point seen at picture fractions (u, v), v down; (u, v) lies below the horizon."""
     direction = _ray(camera, u, v)
     assert direction[1] < 0, "the picture point lies above the horizon"
     reach = -camera.position[1] / direction[1]

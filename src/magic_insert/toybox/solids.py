@@ -1,6 +1,6 @@
 """How figures and props are put together: primitives named by what they do, moved rigidly, measured exactly.
 
-Everything here is in plain Python floats: a subject has under twenty primitives and is built once per picture.
+Everything here is in plain Python floats: a subject has about fifteen primitives and is built once a picture.
 Axes are those of `records`: x right, y up, z towards the camera. Angles are degrees.
 """
 
@@ -76,7 +76,7 @@ def rotate(shapes: Iterable[Shape], degrees: Vec3, pivot: Vec3 = (0.0, 0.0, 0.0)
 
 
 def scale_and_move(shapes: Iterable[Shape], factor: float, move: Vec3) -> tuple[Shape, ...]:
-    """The shapes scaled about the origin, then moved. Paint scales keep their meaning (periods per world unit)."""
+    """The shapes scaled about the origin, then moved; their paint keeps its periods per world unit."""
     return tuple(
         replace(
             shape,

@@ -1,8 +1,8 @@
 """Who is inserted: a subject's description, drawn from a seed, and its shapes.
 
-An identity is everything but pose and yaw. Training and held-out subjects are kept apart twice: their identity numbers
-have different parity, and their combinations (template, colour, pattern, accessory) fall on different sides of a hash,
-so a held-out subject is always a new combination of words that training has seen.
+An identity is everything but pose and yaw. Training and held-out subjects are kept apart twice: their identity
+numbers have different parity, and their combinations (template, colour, pattern, accessory) fall on different sides
+of a hash, so a held-out subject is always a new combination of words that training has seen.
 """
 
 import math
@@ -16,7 +16,7 @@ from magic_insert.toybox.records import SUBJECT_ID, Paint, Pattern, Shape, Vec3
 from magic_insert.toybox.solids import bounds, rotate, scale_and_move, with_id
 from magic_insert.toybox.templates import REGISTRY, Figure, Look
 from magic_insert.toybox.templates.accessories import accessory_shapes
-from magic_insert.toybox.templates.figure import PROPORTIONS, blend
+from magic_insert.toybox.templates.figure import CREAM, PROPORTIONS, blend
 
 Split = Literal["train", "heldout"]
 PALETTE: dict[str, Vec3] = {
@@ -39,7 +39,7 @@ ACCESSORIES: tuple[str, ...] = (
 )  # fmt: skip
 POSES: tuple[str, ...] = ("stand", "sit", "wave", "lean")
 MAX_SHAPES = 21
-WIDEST = 1.35  # a subject wider than this times its height is scaled by its width instead
+WIDEST = 1.15  # a subject wider than this times its height is scaled by its width instead
 _PERIODS = {"plain": 6.0, "stripes": 5.0, "dots": 6.0, "patches": 4.0}
 _HELD_OUT_SHARE = 5  # one combination in this many is kept out of training
 
@@ -119,11 +119,11 @@ def subject_shapes(
 ) -> tuple[Shape, ...]:
     """The subject's shapes, standing on y = 0 with its footprint centred at (x, z).
 
-    Its total height, accessory included, is `height`; a subject wider than WIDEST times that is scaled to this width.
+    Its total height, accessory included, is `height`; one wider than WIDEST times that is scaled to that width.
     """
     figure = REGISTRY[spec.template].build(look_of(spec))
     worn = accessory_shapes(spec.accessory, figure, PALETTE[spec.accessory_colour])
-    shapes = rotate(_posed(spec.pose, figure, worn), (0.0, spec.yaw_deg, 0.0))
+    shapes = rotate(_posed(spec, figure, worn), (0.0, spec.yaw_deg, 0.0))
     low, high = bounds(shapes)
     tall, wide = high[1] - low[1], high[0] - low[0]
     factor = min(height / tall, WIDEST * height / wide)
@@ -137,17 +137,23 @@ def look_of(spec: SubjectSpec) -> Look:
     main = PALETTE[spec.colour]
     second = PALETTE[spec.second_colour]
     if math.dist(main, second) < 0.35:  # two colours that would read as one
-        second = blend(second, (0.12, 0.10, 0.14), 0.6)
+        second = blend(second, (0.45, 0.26, 0.20) if sum(main) > 1.9 else CREAM, 0.6)
     paint = Paint(main, second=second, pattern=spec.pattern)
     return Look(spec.proportions, paint, second, spec.pose)
 
 
-def _posed(pose: str, figure: Figure, worn: tuple[Shape, ...]) -> tuple[Shape, ...]:
+def _posed(spec: SubjectSpec, figure: Figure, worn: tuple[Shape, ...]) -> tuple[Shape, ...]:
+    """A thing moves as a whole: it lies on its side (its top towards the camera), tips back or leans over."""
     shapes = figure.shapes + worn
     if figure.rigid:
-        turn = {"stand": 0.0, "sit": 88.0, "wave": 0.0, "lean": -17.0}[pose]
-        return rotate(shapes, (-22.0 if pose == "wave" else 0.0, 0.0, turn))
-    if pose != "lean":
+        turns: dict[str, Vec3] = {
+            "stand": (0.0, 0.0, 0.0),
+            "sit": (0.0, 0.0, math.copysign(88.0, spec.yaw_deg)),
+            "wave": (-22.0, 0.0, 0.0),
+            "lean": (0.0, 0.0, -17.0),
+        }
+        return rotate(shapes, turns[spec.pose])
+    if spec.pose != "lean":
         return shapes
     upper = tuple(s for s in shapes if s.centre[1] > figure.waist)
     lower = tuple(s for s in shapes if s.centre[1] <= figure.waist)

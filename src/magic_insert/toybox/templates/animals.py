@@ -63,10 +63,8 @@ def cat(look: Look) -> Figure:
         )
     extra.append(ball((x, y - 0.28 * r, z + 0.74 * r), (0.38 * r, 0.23 * r, 0.24 * r), look.pale))
     extra.append(ball((x, y - 0.16 * r, z + 0.97 * r), (0.11 * r, 0.08 * r, 0.07 * r), INK))
-    low = body.torso[1] - 0.18
-    extra.append(
-        limb((0.05, low, -0.8 * body.width), (body.width + 0.26, low + 0.36, -0.34), 0.07, 0.055, look.plain)
-    )
+    low, side = body.torso[1] - 0.16, -body.width - 0.30
+    extra.append(limb((0.0, low, -0.8 * body.width), (side, low + 0.52, -0.36), 0.065, 0.05, look.plain))
     return plush_figure(body, tuple(extra), eyes, 0.88)
 
 
@@ -124,9 +122,5 @@ def frog(look: Look) -> Figure:
     extra += [ball(c, (0.40 * bulb, 0.5 * bulb, 0.25 * bulb), INK) for c in centres]
     extra.append(ball((x, y - 0.30 * r, z + 0.38 * r), (0.82 * r, 0.42 * r, 0.56 * r), look.pale))
     smile = look.mix(3, 0.36, 0.52) * r
-    extra.append(
-        limb(
-            (x - smile, y - 0.20 * r, z + 0.86 * r), (x + smile, y - 0.20 * r, z + 0.86 * r), 0.03, 0.03, INK
-        )
-    )
+    extra.append(ball((x, y - 0.24 * r, z + 0.86 * r), (smile, 0.022, 0.10), INK))
     return plush_figure(body, tuple(extra), (centres[0], centres[1], 0.42 * bulb), 0.84)

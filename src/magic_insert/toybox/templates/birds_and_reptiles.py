@@ -9,14 +9,14 @@ SNOW = Paint((0.97, 0.97, 0.95))
 
 
 def _feet(look: Look, spread: float, y: float, z: float) -> tuple[Shape, ...]:
-    forward = 0.14 if look.pose == "sit" else 0.0
-    return tuple(
-        ball((s * spread, 0.05, z + forward), (0.12, 0.05, 0.17), BEAK, (0.0, s * 14.0, 0.0)) for s in (-1, 1)
-    ) + tuple(
-        limb((s * spread, 0.06, 0.0), (s * 0.8 * spread, y, 0.0), 0.04, 0.05, BEAK)
-        for s in (-1, 1)
-        if y > 0.12
-    )
+    """Flat feet and, where the body is above y = 0.12, thin legs; sitting shows the soles."""
+    if look.pose == "sit":
+        soles = ((s * 1.25 * spread, 0.14, z + 0.20) for s in (-1, 1))
+        return tuple(ball(place, (0.11, 0.15, 0.05), BEAK, (0.0, 0.0, -90.0 * place[0])) for place in soles)
+    feet = [ball((s * spread, 0.05, z), (0.12, 0.05, 0.17), BEAK, (0.0, s * 14.0, 0.0)) for s in (-1, 1)]
+    if y > 0.12:
+        feet += [limb((s * spread, 0.06, 0.0), (s * 0.8 * spread, y, 0.0), 0.04, 0.05, BEAK) for s in (-1, 1)]
+    return tuple(feet)
 
 
 def _wing(look: Look, sign: int, shoulder: Vec3, length: float, paint: Paint) -> tuple[Shape, Vec3]:

@@ -1,7 +1,8 @@
-"""What a template gives and gets: a `Look` goes in, a `Figure` (shapes plus the places accessories sit) comes out.
+"""What a template gets and gives: a `Look` goes in, a `Figure` (shapes, and places for accessories) comes out.
 
 A figure stands about the origin of its own space, faces +z, is one to two units tall; `subjects` scales it.
-Proportions are numbers in [0, 1]: 0 head size, 1 width, 2 leg length, 3 feature length, 4 eye size, 5 limb thickness.
+Proportions are numbers in [0, 1]: 0 head size, 1 width, 2 leg length, 3 feature length, 4 eye size, 5 limb
+thickness.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ WOOD = Paint((0.62, 0.42, 0.26))
 METAL = Paint((0.66, 0.68, 0.72), gloss=0.25)
 TYRE = Paint((0.13, 0.13, 0.15))
 GLASS = Paint((0.62, 0.84, 0.95), gloss=0.4)
-BLUSH = Paint((0.98, 0.55, 0.55))
+BLUSH = Paint((0.98, 0.66, 0.62))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def _arms(
 
 
 def person(look: Look) -> Figure:
-    """A child: big head with hair, coloured dress or coat, dark shoes. Proportions 3 and 5 also choose hair and skin."""
+    """A child with hair, a coloured coat and dark shoes; proportions 3 and 5 also choose hair and skin."""
     skin = Paint(SKINS[min(3, int(4 * look.proportions[5]))])
     hair = Paint(HAIRS[min(3, int(4 * look.proportions[3]))])
     r, wide = look.mix(0, 0.27, 0.33), look.mix(1, 0.22, 0.29)

@@ -89,8 +89,8 @@ def cactus(look: Look) -> Figure:
 
 def mushroom(look: Look) -> Figure:
     """A spotted cap on a thick stem with a face."""
-    r, tall = look.mix(1, 0.19, 0.26), look.mix(2, 0.44, 0.60)
-    cap, dome = look.mix(0, 0.46, 0.58), look.mix(3, 0.28, 0.40)
+    r, tall = look.mix(1, 0.20, 0.27), look.mix(2, 0.62, 0.80)
+    cap, dome = look.mix(0, 0.44, 0.54), look.mix(3, 0.28, 0.40)
     stem = Paint(CREAM)
     beads, eyes = face(
         (0, 0.55 * tall, 0), (1.08 * r, tall, 1.08 * r), look.mix(4, 0.045, 0.06), spread=0.36, lift=0.02

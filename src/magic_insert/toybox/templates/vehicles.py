@@ -1,5 +1,7 @@
 """Things that go: car, truck, rocket, boat. They face +z, so a three-quarter yaw shows them best."""
 
+import math
+
 from magic_insert.toybox.records import Paint, Shape
 from magic_insert.toybox.solids import ball, block, limb, rod
 from magic_insert.toybox.templates.figure import GLASS, METAL, TYRE, WOOD, Figure, Look
@@ -78,10 +80,15 @@ def rocket(look: Look) -> Figure:
         ball((0, low + tall, 1.03 * r), (window, window, 0.035), GLASS),
         rod((0, 0.12, 0), (0, low + 0.02, 0), 0.7 * r, 0.5 * r, METAL),
     ]
-    for x, z in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        root = (0.80 * r * x, low + 0.30, 0.80 * r * z)
-        foot = ((r + fin) * x, 0.06, (r + fin) * z)
-        shapes.append(limb(root, foot, 0.10, 0.055, look.trim))
+    for quarter in range(4):
+        turn = 90.0 * quarter + 45.0
+        side = (
+            (0.9 * r + 0.4 * fin) * math.sin(math.radians(turn)),
+            (0.9 * r + 0.4 * fin) * math.cos(math.radians(turn)),
+        )
+        shapes.append(
+            block((side[0], low + 0.10, side[1]), (0.035, 0.22, fin), look.trim, 0.03, (38.0, turn, 0.0))
+        )
     return Figure(
         tuple(shapes),
         hand=(0.9 * r, low + 0.6 * tall, 0.0),
@@ -91,28 +98,20 @@ def rocket(look: Look) -> Figure:
 
 
 def boat(look: Look) -> Figure:
-    """A hull on keel blocks, a mast and a sail in the pattern."""
-    wide, long = look.mix(1, 0.24, 0.32), look.mix(2, 0.56, 0.70)
-    sail = look.mix(3, 0.42, 0.58)
-    y = 0.24
-    mast = y + 0.30 + 2 * sail
+    """A round hull with a striped deck rail, a mast and a square sail in the pattern."""
+    wide, long = look.mix(1, 0.30, 0.38), look.mix(2, 0.56, 0.70)
+    sail, spread = look.mix(3, 0.30, 0.40), look.mix(0, 0.38, 0.50)
+    mast = 0.62 + 2 * sail
     shapes: list[Shape] = [
-        ball((0, y + 0.04, 0), (wide, 0.26, long), look.main),
-        block((0, y + 0.20, 0), (0.96 * wide, 0.06, 0.86 * long), look.trim, 0.05),
-        block((0, y + 0.27, -0.52 * long), (0.5 * wide, 0.10, 0.2 * long), look.deep, 0.04),
-        rod((0, y, 0.02), (0, mast, 0.02), 0.035, 0.025, WOOD),
-        ball(
-            (0, y + 0.36 + sail, 0.36 * long), (0.10 * long, sail, 0.40 * long), look.main, (-6.0, 0.0, 0.0)
+        ball((0, 0.30, 0), (wide, 0.30, long), look.deep),
+        block((0, 0.34, 0), (0.94 * wide, 0.07, 0.84 * long), look.trim, 0.06),
+        limb((0, 0.30, 0.84 * long), (0, 0.62, 1.10 * long), 0.10, 0.06, look.deep),
+        ball((0, 0.66, 1.12 * long), look.mix(4, 0.08, 0.11), look.trim),
+        limb((0, 0.30, -0.84 * long), (0, 0.54, -1.06 * long), 0.10, 0.06, look.deep),
+        rod((0, 0.3, 0), (0, mast, 0), 0.04, 0.03, WOOD),
+        block((0, 0.52 + sail, 0.07), (spread, sail, 0.045), look.main, 0.04, (-5.0, 0.0, 0.0)),
+        limb(
+            (-spread - 0.05, 0.54 + 2 * sail, 0.02), (spread + 0.05, 0.54 + 2 * sail, 0.02), 0.03, 0.03, WOOD
         ),
-        block((0, 0.045, 0.3 * long), (0.9 * wide, 0.045, 0.06), WOOD, 0.02),
-        block((0, 0.045, -0.3 * long), (0.9 * wide, 0.045, 0.06), WOOD, 0.02),
     ]
-    shapes.append(
-        ball(
-            (0, y + 0.34 + 0.75 * sail, -0.30 * long),
-            (0.08 * long, 0.72 * sail, 0.28 * long),
-            look.pale,
-            (8.0, 0.0, 0.0),
-        )
-    )
-    return Figure(tuple(shapes), hand=(0, mast - 0.25, 0.02), rigid=True)
+    return Figure(tuple(shapes), hand=(0, mast - 0.1, 0.0), rigid=True)
