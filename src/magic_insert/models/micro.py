@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -103,6 +104,11 @@ def build_tokenizer(folder: Path, corpus: Iterable[str], *, merges: int = 1500, 
     return tokenizer
 
 
+def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
+    """SDXL's two tokenizers over one vocabulary: the first pads with the end token, the second with `!`."""
+    return CLIPTokenizer.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder, pad_token="!")
+
+
 def text_config(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> CLIPTextConfig:
     width = sizes.text2_width if second else sizes.text_width
     return CLIPTextConfig(
@@ -118,6 +124,12 @@ def text_config(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) ->
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def build_text_encoder(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> Any:
+    """The first encoder (states only) or the second (states and the pooled projection)."""
+    config = text_config(sizes, tokenizer, second=second)
+    return CLIPTextModelWithProjection(config) if second else CLIPTextModel(config)
 
 
 def build_image_encoder(sizes: MicroSizes) -> CLIPVisionModelWithProjection:
@@ -283,14 +295,14 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
     phrases = list(corpus) or ["a yellow striped bunny with a red hat, sitting, as a pencil drawing"]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        tokenizer = build_tokenizer(folder / "tokenizer", phrases, context=sizes.context)
-        tokenizer_2 = CLIPTokenizer.from_pretrained(folder / "tokenizer", pad_token="!")
+        build_tokenizer(folder / "tokenizer", phrases, context=sizes.context)
+        tokenizer, tokenizer_2 = load_tokenizers(folder / "tokenizer")
         unet = build_unet(sizes)
         save_pipeline(
             folder,
             vae=build_vae(sizes),
-            text_encoder=CLIPTextModel(text_config(sizes, tokenizer, second=False)),
-            text_encoder_2=CLIPTextModelWithProjection(text_config(sizes, tokenizer, second=True)),
+            text_encoder=build_text_encoder(sizes, tokenizer, second=False),
+            text_encoder_2=build_text_encoder(sizes, tokenizer, second=True),
             tokenizer=tokenizer,
             tokenizer_2=tokenizer_2,
             unet=unet,

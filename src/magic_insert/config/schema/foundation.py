@@ -33,15 +33,15 @@ class PoolConfig:
 
 @dataclass(frozen=True)
 class PartConfig:
-    """One fit: optimizer steps, pictures per step, peak learning rate. Zero steps leave the part untrained."""
+    """One fit: optimizer steps, pictures per step, peak learning rate."""
 
     steps: int = MISSING
     batch_size: int = MISSING
     lr: float = MISSING
 
     def __post_init__(self) -> None:
-        at_least("steps of every part", self.steps, 0)
-        at_least("batch_size of every part", self.batch_size, 1)
+        at_least("steps of every part", self.steps, 1)
+        at_least("batch_size of every part", self.batch_size, 2)
         positive("lr of every part", self.lr)
 
 
@@ -59,14 +59,14 @@ class TrainerConfig:
 
 @dataclass(frozen=True)
 class FoundationConfig:
-    """All parts in the order they are trained. `resume`: go on in `out` where an earlier run of this config stopped.
+    """All parts in the order they are trained; the same command goes on in `out` where an earlier run stopped.
 
-    `size`: widths of the networks, `tiny` only for tests.
+    `save_every`: steps between checkpoints. `size`: widths of the networks, `tiny` only for tests.
     """
 
     out: str = "runs/foundation"
     seed: int = 0
-    resume: bool = True
+    save_every: int = 200
     size: str = "micro"
     pool: PoolConfig = MISSING
     vae: PartConfig = MISSING
@@ -75,9 +75,12 @@ class FoundationConfig:
     adapter: PartConfig = MISSING
     remover: PartConfig = MISSING
     inserter: PartConfig = MISSING
-    encoders: PartConfig = MISSING
+    metric_clip: PartConfig = MISSING
+    metric_identity: PartConfig = MISSING
+    metric_style: PartConfig = MISSING
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
 
     def __post_init__(self) -> None:
         one_of("size", self.size, SIZES)
+        at_least("save_every", self.save_every, 1)

@@ -1,0 +1,63 @@
+"""The trained parts of the micro model: read back, adapted, and assembled into one half-precision SDXL folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
+
+from magic_insert.models.micro import (
+    MicroSizes,
+    collect_ip_adapter,
+    ip_adapter_state,
+    save_ip_adapter,
+    save_pipeline,
+)
+
+CLASSES: dict[str, Any] = {
+    "vae": AutoencoderKL,
+    "unet": UNet2DConditionModel,
+    "remover": UNet2DConditionModel,
+    "inserter": UNet2DConditionModel,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "image_encoder": CLIPVisionModelWithProjection,
+}
+
+
+def load_part(folder: Path, name: str) -> Any:
+    """The network `name` saved in `folder`, float32 on the CPU."""
+    kind = CLASSES[name]
+    dtype = "torch_dtype" if kind in (AutoencoderKL, UNet2DConditionModel) else "dtype"
+    return kind.from_pretrained(folder, **{dtype: torch.float32})
+
+
+def new_adapter(unet: UNet2DConditionModel, embed_dim: int) -> None:
+    """Loads a fresh IP-Adapter into `unet`, ready to be trained."""
+    unet._load_ip_adapter_weights([ip_adapter_state(unet, embed_dim)], low_cpu_mem_usage=False)
+
+
+def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
+    save_ip_adapter(folder, collect_ip_adapter(unet))
+
+
+def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, sizes: MicroSizes) -> None:
+    """Write the trained parts below `parts` as one SDXL folder in float16: pipeline, adapter, remover, inserter."""
+    half = torch.float16
+    save_pipeline(
+        folder,
+        vae=load_part(parts / "vae" / "vae", "vae").to(half),
+        text_encoder=load_part(parts / "denoiser" / "text_encoder", "text_encoder").to(half),
+        text_encoder_2=load_part(parts / "denoiser" / "text_encoder_2", "text_encoder_2").to(half),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=load_part(parts / "denoiser" / "unet", "unet").to(half),
+        image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
+        sizes=sizes,
+    )
+    adapter = next((parts / "adapter" / "ip_adapter").glob("*.safetensors"))
+    save_ip_adapter(folder, load_file(adapter), half)
+    for task in ("remover", "inserter"):
+        load_part(parts / task / task, task).to(half).save_pretrained(folder / task)

@@ -1,0 +1,1 @@
+"""Trains every part of the micro model on the Toybox, one small LightningModule a part."""

@@ -1,0 +1,68 @@
+"""The text and image towers of the pipeline: one contrastive training gives `text_encoder_2` and `image_encoder`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from magic_insert.core.rand import generator
+from magic_insert.data.toybox_pool import ToyboxPool
+from magic_insert.toybox.captions import style_phrase
+from magic_insert.training.foundation.module import PartModule
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def clip_pixels(images: Tensor) -> Tensor:
+    """uint8 or [0, 1] pictures B 3 H W to what CLIPImageProcessor would hand over."""
+    pixels = images.float() / 255.0 if images.dtype == torch.uint8 else images
+    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return (pixels - mean) / std
+
+
+class ContrastiveModule(PartModule):
+    """Symmetric InfoNCE between pictures and captions (Radford et al. 2021, figure 3)."""
+
+    def __init__(self, text_encoder: nn.Module, image_encoder: nn.Module, *, lr: float, steps: int):
+        super().__init__(lr=lr, steps=steps)
+        self.text_encoder, self.image_encoder = text_encoder, image_encoder
+        self.logit_scale = nn.Parameter(torch.tensor(2.6593))  # log(1 / 0.07)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        texts = F.normalize(self.text_encoder(batch["ids"]).text_embeds.float(), dim=-1)
+        images = F.normalize(self.image_encoder(clip_pixels(batch["image"])).image_embeds.float(), dim=-1)
+        logits = self.logit_scale.clamp(max=4.6).exp() * images @ texts.T
+        target = torch.arange(len(logits), device=logits.device)
+        loss = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+        accuracy = (logits.argmax(dim=1) == target).float().mean()
+        self.log_dict({"loss": loss, "top1": accuracy}, prog_bar=True)
+        return loss
+
+
+def contrastive_batches(
+    pool: ToyboxPool, tokenizer: Any, *, seed: int, batch_size: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Half subject pictures, half scenes with and without one; the style phrase is always said."""
+    styles = [style_phrase(name) for name in pool.style_names]
+    sources = [
+        (pool.subjects, pool.subject_styles, pool.captions),
+        (pool.scenes_with, pool.scene_styles, pool.scene_captions),
+        (pool.subjects, pool.subject_styles, pool.captions),
+        (pool.scenes_without, pool.scene_styles, pool.scene_phrases),
+    ]
+
+    def batch_at(step: int) -> dict[str, Tensor]:
+        picks = torch.randint(0, 2**31, (batch_size, 2), generator=generator(seed, "clip", step)).tolist()
+        images, texts = [], []
+        for number, (a, b) in enumerate(picks):
+            source, drawn, captions = sources[number % len(sources)]
+            i, v = a % source.shape[0], b % source.shape[1]
+            images.append(torch.from_numpy(source[i, v].copy()))
+            texts.append(f"{captions[i]}, {styles[drawn[i, v]]}")
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return {"image": torch.stack(images), "ids": ids}
+
+    return batch_at

@@ -1,0 +1,159 @@
+"""The foundation job: render the pool, train every part in order, assemble one SDXL folder in half precision.
+
+Each part is published by a rename when it is done and trains on from its last checkpoint when it is not, so the same
+command finishes a job that was killed anywhere.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from magic_insert.config.schema.foundation import FoundationConfig, PartConfig
+from magic_insert.core.digest import digest
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import append_jsonl, write_json
+from magic_insert.core.rand import fold_in
+from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
+from magic_insert.models.micro import MICRO, TINY, MicroSizes, build_tokenizer, load_tokenizers
+from magic_insert.models.zoo import resolve_device
+from magic_insert.toybox.captions import corpus
+from magic_insert.training.fit import fit_steps
+from magic_insert.training.foundation.encoders import Kind, train_encoder
+from magic_insert.training.foundation.parts import METRIC_PARTS, PARTS_IN_ORDER, Workshop
+
+
+def pool_plan(cfg: FoundationConfig, sizes: MicroSizes) -> PoolPlan:
+    amounts = {k: v for k, v in asdict(cfg.pool).items() if k != "workers"}
+    return PoolPlan(seed=cfg.seed, size=sizes.image_size, **amounts)
+
+
+def settings_key(cfg: FoundationConfig) -> str:
+    """Digest of all that decides the weights; where and how the work is done is left out."""
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ("out", "save_every", "logger")}
+    settings["pool"].pop("workers")
+    settings["trainer"].pop("device")
+    return digest(settings)
+
+
+def run_foundation(cfg: FoundationConfig) -> Path:
+    """Train everything `cfg` asks for; returns the folder of the finished model (`out/micro`)."""
+    out, device = Path(cfg.out), str(resolve_device(cfg.trainer.device))
+    sizes = TINY if cfg.size == "tiny" else MICRO
+    key = settings_key(cfg)
+    _refuse_other_run(out, key)
+    with _bar() as progress:
+        task = progress.add_task("rendering the Toybox pool", total=None)
+        pool_folder = write_pool(
+            out,
+            pool_plan(cfg, sizes),
+            device=device,
+            workers=cfg.pool.workers,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    pool = ToyboxPool(pool_folder)
+    tokens = out / "tokenizer"
+    if not (tokens / "tokenizer.json").is_file():
+        build_tokenizer(tokens, corpus(), context=sizes.context)
+    tokenizer, tokenizer_2 = load_tokenizers(tokens)
+    workshop = Workshop(
+        out=out,
+        pool=pool,
+        sizes=sizes,
+        seed=cfg.seed,
+        device=device,
+        precision=cfg.trainer.precision,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+    )
+    for name, make in PARTS_IN_ORDER.items():
+        _train_part(name, make, getattr(cfg, name), workshop, cfg)
+    for name, kind in METRIC_PARTS.items():
+        _train_metric_encoder(name, kind, getattr(cfg, name), workshop, cfg)
+    return workshop.assemble({"config_digest": key, "device": device})
+
+
+def _refuse_other_run(out: Path, key: str) -> None:
+    marker = out / "foundation.json"
+    if marker.is_file():
+        found = json.loads(marker.read_text())["key"]
+        if found != key:
+            raise UserError(f"expected the settings that {out} was begun with ({found}), got others ({key}); choose another out=")
+        return
+    write_json(marker, {"key": key})
+
+
+def _bar() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+
+
+def _train_part(
+    name: str, make: Callable[..., Any], part: PartConfig, workshop: Workshop, cfg: FoundationConfig
+) -> None:
+    folder = workshop.part(name)
+    if (folder / "done.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    # Fresh weights depend on the seed and the part's name, not on which parts came before.
+    pl.seed_everything(fold_in(cfg.seed, "init", name) % 2**32, verbose=False)
+    print(f"training {name}: {part.steps} steps of {part.batch_size} on {workshop.device}", flush=True)
+    recipe = make(workshop, part)
+    fit_steps(
+        recipe.module,
+        recipe.batch_at,
+        steps=part.steps,
+        folder=folder,
+        device=workshop.device,
+        precision=workshop.precision,
+        save_every=cfg.save_every,
+        ema_decay=recipe.ema_decay,
+        log=lambda row: append_jsonl(folder / "train.jsonl", row),
+    )
+    recipe.publish(folder)
+    minutes = (time.monotonic() - began) / 60.0
+    write_json(folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes})
+    (folder / "last.ckpt").unlink(missing_ok=True)
+    print(f"{name} done in {minutes:.1f} min", flush=True)
+
+
+def _train_metric_encoder(name: str, kind: Kind, part: PartConfig, workshop: Workshop, cfg: FoundationConfig) -> None:
+    folder = workshop.part(name)
+    if (folder / "done.json").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    print(f"training {name}: {part.steps} steps of {part.batch_size} on {workshop.device}", flush=True)
+    with _bar() as progress:
+        task = progress.add_task(name, total=part.steps)
+        train_encoder(
+            kind,
+            workshop.pool,
+            folder / "encoder",
+            steps=part.steps,
+            batch_size=part.batch_size,
+            lr=part.lr,
+            seed=fold_in(cfg.seed, "init", name) % 2**32,
+            device=workshop.device,
+            tokenizer_folder=workshop.out / "tokenizer",
+            trained_on=f"Toybox pool {workshop.pool.plan.key}",
+            progress=lambda step, loss: progress.update(task, completed=step, description=f"{name} loss {loss:.3f}"),
+        )
+    minutes = (time.monotonic() - began) / 60.0
+    write_json(folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes})
+    print(f"{name} done in {minutes:.1f} min", flush=True)
+
+
+def ship(model: Path, target: Path) -> None:
+    """Replace the shipped weights at `target` by the finished folder `model`."""
+    staged = target.with_name(target.name + ".new")
+    shutil.rmtree(staged, ignore_errors=True)
+    shutil.copytree(model, staged)
+    shutil.rmtree(target, ignore_errors=True)
+    staged.rename(target)

@@ -1,0 +1,233 @@
+"""What every part of the foundation trains, on which batches, and what it publishes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magic_insert.config.schema.foundation import PartConfig
+from magic_insert.core.jsonl import write_json
+from magic_insert.data.toybox_pool import ToyboxPool
+from magic_insert.models.micro import (
+    MicroSizes,
+    build_image_encoder,
+    build_scheduler,
+    build_text_encoder,
+    build_unet,
+    build_vae,
+    widen_input,
+)
+from magic_insert.models.micro_parts import assemble_micro, load_part, new_adapter, publish_adapter
+from magic_insert.training.fit import Batch
+from magic_insert.training.foundation.adapter import AdapterModule, adapter_batches
+from magic_insert.training.foundation.clip import ContrastiveModule, clip_pixels, contrastive_batches
+from magic_insert.training.foundation.denoiser import DenoiserModule, denoiser_batches, tokenize
+from magic_insert.training.foundation.encoders import Kind
+from magic_insert.training.foundation.latents import composites, encode_array, vae_encoder
+from magic_insert.training.foundation.module import PartModule, encode_ids
+from magic_insert.training.foundation.vae import VaeModule, vae_batches
+from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
+
+PHOTO = 0  # drawing 0 of the pool: the domain the edit models start from
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One part: its module, its batches, and how the trained module is written into the part's folder."""
+
+    module: PartModule
+    batch_at: Callable[[int], Batch]
+    publish: Callable[[Path], None]
+    ema_decay: float | None = None
+
+
+@dataclass
+class Workshop:
+    """What the parts share; a finished part is read back from disk, never handed on in memory."""
+
+    out: Path
+    pool: ToyboxPool
+    sizes: MicroSizes
+    seed: int
+    device: str
+    precision: str
+    tokenizer: Any
+    tokenizer_2: Any
+
+    def part(self, name: str) -> Path:
+        return self.out / "parts" / name
+
+    def load(self, part: str, name: str) -> Any:
+        """A published network, frozen, on the device."""
+        return load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
+
+    def latents(self, name: str, source: np.ndarray | Callable[[], np.ndarray], *, flip: bool = False) -> np.ndarray:
+        """Pool pictures as scaled latents; `source` may be a function, called only if nothing is kept yet."""
+        encode = vae_encoder(self._vae, self.device, autocast=self.precision != "32-true")
+        images = source() if callable(source) else source
+        return encode_array(images, encode, self.out / "latents" / f"{name}{'-flip' if flip else ''}.npy", flip=flip)
+
+    @cached_property
+    def _vae(self) -> Any:
+        return self.load("vae", "vae")
+
+    def embeds(self, name: str, source: np.ndarray) -> np.ndarray:
+        """Pool pictures as image-encoder embeddings [..., D]."""
+        encoder = self.load("clip", "image_encoder")
+
+        @torch.no_grad()
+        def encode(images: Tensor) -> Tensor:
+            return encoder(clip_pixels(images.to(self.device))).image_embeds.float()
+
+        return encode_array(source, encode, self.out / "embeds" / f"{name}.npy")
+
+    def assemble(self, facts: dict[str, Any]) -> Path:
+        """One folder in half precision with every part and `training.json`, what trained it."""
+        target = self.out / "micro"
+        staged = self.out / "micro.new"
+        shutil.rmtree(staged, ignore_errors=True)
+        assemble_micro(staged, self.out / "parts", self.tokenizer, self.tokenizer_2, self.sizes)
+        for name, kind in METRIC_PARTS.items():
+            shutil.copytree(self.part(name) / "encoder", staged / "encoders" / kind)
+        done = [json.loads((self.part(n) / "done.json").read_text()) for n in (*PARTS_IN_ORDER, *METRIC_PARTS)]
+        write_json(staged / "training.json", {**facts, "pool": self.pool.plan.key, "parts": done})
+        shutil.rmtree(target, ignore_errors=True)
+        staged.rename(target)
+        return target
+
+
+def _vae(shop: Workshop, part: PartConfig) -> Recipe:
+    module = VaeModule(build_vae(shop.sizes), lr=part.lr, steps=part.steps)
+
+    def publish(folder: Path) -> None:
+        vae = module.vae.to(shop.device).eval()
+        encode = vae_encoder(vae, shop.device, autocast=False)
+        vae.register_to_config(scaling_factor=1.0)
+        sample = [encode(torch.from_numpy(shop.pool.subjects[i].copy())) for i in range(min(64, len(shop.pool.subjects)))]
+        # Unit variance is what the noise schedule expects of clean latents (Rombach et al. 2022, section D.1).
+        vae.register_to_config(scaling_factor=1.0 / float(torch.cat(sample).std()))
+        vae.save_pretrained(folder / "vae")
+
+    crop = min(64, shop.sizes.image_size)
+    return Recipe(module, vae_batches(shop.pool, seed=shop.seed, batch_size=part.batch_size, crop=crop), publish, 0.995)
+
+
+def _clip(shop: Workshop, part: PartConfig) -> Recipe:
+    text = build_text_encoder(shop.sizes, shop.tokenizer, second=True)
+    image = build_image_encoder(shop.sizes)
+    module = ContrastiveModule(text, image, lr=part.lr, steps=part.steps)
+
+    def publish(folder: Path) -> None:
+        text.save_pretrained(folder / "text_encoder_2")
+        image.save_pretrained(folder / "image_encoder")
+
+    batches = contrastive_batches(shop.pool, shop.tokenizer_2, seed=shop.seed, batch_size=part.batch_size)
+    return Recipe(module, batches, publish)
+
+
+def _denoiser(shop: Workshop, part: PartConfig) -> Recipe:
+    unet = build_unet(shop.sizes)
+    text = build_text_encoder(shop.sizes, shop.tokenizer, second=False)
+    text_2 = load_part(shop.part("clip") / "text_encoder_2", "text_encoder_2")
+    module = DenoiserModule(
+        unet, text, text_2, build_scheduler(), image_size=shop.sizes.image_size, lr=part.lr, steps=part.steps
+    )
+
+    def publish(folder: Path) -> None:
+        unet.save_pretrained(folder / "unet")
+        text.save_pretrained(folder / "text_encoder")
+        text_2.save_pretrained(folder / "text_encoder_2")
+
+    batches = denoiser_batches(
+        shop.pool,
+        shop.latents("subjects", shop.pool.subjects),
+        shop.latents("scenes_with", shop.pool.scenes_with),
+        shop.tokenizer,
+        shop.tokenizer_2,
+        seed=shop.seed,
+        batch_size=part.batch_size,
+    )
+    return Recipe(module, batches, publish, 0.998)
+
+
+def _adapter(shop: Workshop, part: PartConfig) -> Recipe:
+    unet = shop.load("denoiser", "unet")
+    new_adapter(unet, shop.sizes.embed_dim)
+    module = AdapterModule(
+        unet,
+        shop.load("denoiser", "text_encoder"),
+        shop.load("denoiser", "text_encoder_2"),
+        build_scheduler(),
+        image_size=shop.sizes.image_size,
+        lr=part.lr,
+        steps=part.steps,
+    )
+    embeds = {
+        "scenes_without": shop.embeds("scenes_without", shop.pool.scenes_without),
+        "subjects": shop.embeds("subjects", shop.pool.subjects),
+    }
+    batches = adapter_batches(
+        shop.pool,
+        shop.latents("subjects", shop.pool.subjects),
+        embeds,
+        shop.tokenizer,
+        shop.tokenizer_2,
+        seed=shop.seed,
+        batch_size=part.batch_size,
+    )
+    return Recipe(module, batches, lambda folder: publish_adapter(folder, unet), 0.995)
+
+
+def edit_latents(shop: Workshop, task: Task) -> EditLatents:
+    """Photo pairs as they are and mirrored; the other styles are left for the bootstrap to win."""
+    pool = shop.pool
+    cells = mask_cells(np.asarray(pool.scene_mask), shop.sizes.latent_size)
+    views: dict[str, list[np.ndarray]] = {"condition": [], "target": [], "mask": []}
+    for flip in (False, True):
+        with_subject = shop.latents("photo_with", pool.scenes_with[:, PHOTO], flip=flip)
+        without = shop.latents("photo_without", pool.scenes_without[:, PHOTO], flip=flip)
+        if task == "remove":
+            condition, target = with_subject, without
+        else:
+            condition, target = shop.latents("photo_pasted", lambda: composites(pool, PHOTO), flip=flip), with_subject
+        views["condition"].append(condition)
+        views["target"].append(target)
+        views["mask"].append(cells[..., ::-1] if flip else cells)
+    return EditLatents(**{name: np.stack(values, axis=1) for name, values in views.items()})
+
+
+def _edit(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Recipe]:
+    def make(shop: Workshop, part: PartConfig) -> Recipe:
+        unet = widen_input(shop.load("denoiser", "unet"), 2 * shop.sizes.latent_channels + 1)
+        with torch.no_grad():
+            empty = encode_ids(
+                shop.load("denoiser", "text_encoder"),
+                shop.load("denoiser", "text_encoder_2"),
+                tokenize(shop.tokenizer, [""]).to(shop.device),
+                tokenize(shop.tokenizer_2, [""]).to(shop.device),
+            )
+        module = InsertionModule(
+            unet, build_scheduler(), empty, image_size=shop.sizes.image_size, lr=part.lr, steps=part.steps
+        )
+        batches = edit_batches(edit_latents(shop, task), task=task, seed=shop.seed, batch_size=part.batch_size)
+        return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
+
+    return make
+
+
+PARTS_IN_ORDER: dict[str, Callable[[Workshop, PartConfig], Recipe]] = {
+    "vae": _vae,
+    "clip": _clip,
+    "denoiser": _denoiser,
+    "adapter": _adapter,
+    "remover": _edit("remove", "remover"),
+    "inserter": _edit("insert", "inserter"),
+}
+METRIC_PARTS: dict[str, Kind] = {"metric_clip": "clip", "metric_identity": "identity", "metric_style": "style"}
