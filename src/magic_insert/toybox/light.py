@@ -26,7 +26,7 @@ from magic_insert.toybox.shapes import (
     ROTATION,
     PackedShapes,
     dot,
-    meet,
+    hidden_along,
     own_point,
     take,
     to_world,
@@ -158,17 +158,13 @@ def sunlight(
     sun B 3 unit, samples B K 3 unit. Walls and the ground cast no shadows.
     """
     point, column = pairs
-    count = points.position.shape[1]
-    image = take(points.image, point)
-    origin = take(points.position, point)
-    hidden = []
-    for direction in (sun, *samples.unbind(1)):
-        blocked = torch.zeros(count, dtype=torch.bool, device=sun.device)
-        t = meet(shapes, column, origin, take(direction.t(), image))
-        blocked.index_fill_(0, take(point, torch.isfinite(t).nonzero()[:, 0]), True)
-        hidden.append(blocked)
-    total = torch.stack(hidden).sum(0).to(torch.float32)
-    return 1.0 - total / len(hidden), 1.0 - hidden[0].to(torch.float32)
+    directions = torch.cat([sun[None], samples.transpose(0, 1)])
+    blocking = hidden_along(shapes, column, take(points.position, point), directions)
+    hidden = torch.zeros((len(directions), points.position.shape[1]), dtype=torch.bool, device=sun.device)
+    for row, blocks in zip(hidden, blocking, strict=True):
+        row.index_fill_(0, take(point, blocks.nonzero()[:, 0]), True)
+    total = hidden.sum(0).to(torch.float32)
+    return 1.0 - total / len(directions), 1.0 - hidden[0].to(torch.float32)
 
 
 def openness(

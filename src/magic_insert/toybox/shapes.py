@@ -252,6 +252,13 @@ def _rounded_edge(
 _MEET = (_ellipsoid, _capsule, _box, _cone)
 
 
+def _entry(kind: int, o: Vector, d: Vector, g: Tensor) -> Tensor:
+    """Entry distance of rays in own axes, measured from the point nearest the centre: float32 stays exact far off."""
+    shift = -dot(o, d)
+    t = _MEET[kind]((o[0] + shift * d[0], o[1] + shift * d[1], o[2] + shift * d[2]), d, g) + shift
+    return _valid(t, t > 1e-4)
+
+
 def meet(shapes: PackedShapes, column: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
     """Distance along each ray to the shape paired with it; infinite for a miss or a shape behind the origin.
 
@@ -259,15 +266,36 @@ def meet(shapes: PackedShapes, column: Tensor, origin: Tensor, direction: Tensor
     """
     kinds = take(shapes.kind, column)
     result = torch.full_like(direction[0], inf)
-    for number, solve in enumerate(_MEET):
+    for number in range(len(KINDS)):
         chosen = (kinds == number).nonzero()[:, 0]
         if not len(chosen):
             continue
         g = take(shapes.geometry[BODY], take(column, chosen))
         o, d = own_point(g, take(origin, chosen)), to_own(g[ROTATION], take(direction, chosen))
-        shift = -dot(o, d)  # measure from the point nearest the centre: keeps float32 exact for far cameras
-        t = solve((o[0] + shift * d[0], o[1] + shift * d[1], o[2] + shift * d[2]), d, g) + shift
-        result.index_copy_(0, chosen, _valid(t, t > 1e-4))
+        result.index_copy_(0, chosen, _entry(number, o, d, g))
+    return result
+
+
+def hidden_along(shapes: PackedShapes, column: Tensor, origin: Tensor, directions: Tensor) -> Tensor:
+    """Whether the paired shape stands in each of K directions that are the same for all points of a world: K T bool.
+
+    column T int64, origin 3 T (outside the shape), directions K B 3 unit. Directions are turned into own axes once a
+    shape, points once for all directions.
+    """
+    kinds = take(shapes.kind, column)
+    rotation = shapes.geometry[ROTATION]
+    own = [to_own(rotation, take(d.t(), shapes.image)) for d in directions]
+    result = torch.zeros((len(own), column.shape[0]), dtype=torch.bool, device=column.device)
+    for number in range(len(KINDS)):
+        chosen = (kinds == number).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        which = take(column, chosen)
+        g = take(shapes.geometry[BODY], which)
+        o = own_point(g, take(origin, chosen))
+        for row, (x, y, z) in zip(result, own, strict=True):
+            t = _entry(number, o, (take(x, which), take(y, which), take(z, which)), g)
+            row.index_copy_(0, chosen, torch.isfinite(t))
     return result
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import GBuffer
@@ -17,6 +18,9 @@ from magic_insert.toybox.styles import draw
 from magic_insert.toybox.subjects import SubjectSpec, subject_shapes
 from magic_insert.toybox.tracer import trace
 
+SUPERSAMPLE = (
+    2  # pictures are traced and drawn this much larger, then averaged: drawing is cheap, jaggies are not
+)
 EFFECT_STEP = 0.04  # a channel must change by more than this to count as the subject's effect on the scene
 
 
@@ -74,6 +78,11 @@ def trace_scenes(
     return rows(both, 0, len(full)), rows(both, len(full), 2 * len(full))
 
 
+def shrink(image: Tensor) -> Tensor:
+    """Average SUPERSAMPLE x SUPERSAMPLE pixels of B C H W: the last step of an antialiased picture or mask."""
+    return avg_pool2d(image, SUPERSAMPLE)
+
+
 def effect_of(with_subject: Tensor, without: Tensor, mask: Tensor) -> Tensor:
     """Pixels outside the mask that the subject changed by more than EFFECT_STEP in a channel: B 1 H W, 0 or 1."""
     change = (with_subject - without).abs().amax(1, keepdim=True)
@@ -90,8 +99,8 @@ def render_subjects(
 ) -> SubjectImages:
     """Subjects alone on paper, each drawn in its style."""
     _same_length(specs=specs, styles=styles, complexity=complexity, seeds=seeds)
-    g = trace_subjects(specs, size, device)
-    return SubjectImages(draw(g, styles, complexity, seeds), g.coverage)
+    g = trace_subjects(specs, SUPERSAMPLE * size, device)
+    return SubjectImages(shrink(draw(g, styles, complexity, seeds)), shrink(g.coverage))
 
 
 def render_pairs(
@@ -105,7 +114,8 @@ def render_pairs(
 ) -> ScenePair:
     """Scenes with and without their subject, drawn with the same random numbers, and what the subject changed."""
     _same_length(scenes=scenes, subjects=subjects, styles=styles, complexity=complexity, seeds=seeds)
-    g, empty = trace_scenes(scenes, subjects, size, device)
-    full = draw(g, styles, complexity, seeds)
-    bare = draw(empty, styles, complexity, seeds)
-    return ScenePair(full, bare, g.coverage, effect_of(full, bare, g.coverage))
+    g, empty = trace_scenes(scenes, subjects, SUPERSAMPLE * size, device)
+    full = shrink(draw(g, styles, complexity, seeds))
+    bare = shrink(draw(empty, styles, complexity, seeds))
+    mask = shrink(g.coverage)
+    return ScenePair(full, bare, mask, effect_of(full, bare, mask))
