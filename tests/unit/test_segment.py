@@ -66,9 +66,15 @@ def test_noise_on_the_ground_is_not_a_subject() -> None:
     assert float(matte.alpha[:, :10].max()) == 0
 
 
-def test_a_spot_of_the_grounds_own_colour_inside_stays_in_the_subject() -> None:
-    matte = segment(on_ground(disc(hole=0.08), gradient()))
-    assert float(matte.alpha[:, 44:52, 44:52].min()) > 0.9
+def test_a_shaded_spot_like_the_ground_stays_and_a_gap_opens() -> None:
+    ring, ground = disc(hole=0.08), gradient()
+    shaded = segment(on_ground(ring, ground) * (1 - 0.06 * disc(radius=0.09)))
+    assert float(shaded.alpha[:, 44:52, 44:52].min()) > 0.9
+    gap = segment(on_ground(ring, ground))
+    assert float(gap.alpha[:, 44:52, 44:52].max()) == 0
+    assert overlap(gap.alpha, ring) > 0.95
+    eye = segment(on_ground(disc(hole=0.012), ground))
+    assert float(eye.alpha[:, 47:49, 47:49].min()) > 0.9
 
 
 def test_a_real_alpha_is_obeyed_and_an_opaque_one_is_not_an_alpha() -> None:

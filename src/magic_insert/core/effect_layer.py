@@ -18,6 +18,7 @@ from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, to
 
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
 REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
+ROUNDS = 3  # of back-projection: +3 dB on Toybox scenes at three times the model's size, little beyond
 QUIET = 0.5 / 255  # less than half a step of an 8-bit picture cannot be seen, so it is not applied
 
 
@@ -126,39 +127,64 @@ def upsample_effect(
 
     Each fine pixel averages the 4 x 4 coarse pixels around it, weighted by distance (a Gaussian of 0.55 coarse
     pixels), by likeness of their colour in the guide, and by how little the subject covers them: an effect keeps to the
-    surface it fell on and reaches right up to the subject's outline. Source: Kopf et al. 2007, eq. 4.
+    surface it fell on and reaches right up to the subject's outline (Kopf et al. 2007, eq. 4). Then, a few times, the
+    layer is shrunk again and what it lacks is added the same way, so that a shadow's own edge stays as crisp as it was
+    measured (iterative back-projection, Irani and Peleg 1991).
     """
     config = config or EffectConfig()
-    height, width = guide.shape[-2:]
-    h, w = layer.shade.shape[-2:]
-    if (h, w) == (height, width):
+    size, coarse_size = guide.shape[-2:], layer.shade.shape[-2:]
+    if size == coarse_size:
         return _hush(layer)
-    coarse_guide = area_resize(guide, h, w)
-    free = (1.0 - area_resize(subject, h, w)).clamp(0.0, 1.0)
-    payload = torch.cat([1.0 - layer.shade, layer.light])
-    rows, row_near = _taps(height, h, guide)
-    columns, column_near = _taps(width, w, guide)
-    total = guide.new_zeros(6, height, width)
-    weights = guide.new_zeros(1, height, width)
-    for row, near_y in zip(rows, row_near, strict=True):
-        for column, near_x in zip(columns, column_near, strict=True):
-            unlike = (coarse_guide[:, row][:, :, column] - guide).square().mean(dim=0, keepdim=True)
-            alike = torch.exp(-0.5 * unlike / config.edge_tolerance**2) + 1e-4
-            open_here = free[:, row][:, :, column].square() + 1e-4
-            weight = near_y[:, None] * near_x[None, :] * alike * open_here
-            total += weight * payload[:, row][:, :, column]
-            weights += weight
-    total = total / weights
-    return _hush(EffectLayer(1.0 - total[:3], total[3:]))
+    spread = _Upsampler(guide, subject, coarse_size, config.edge_tolerance)
+    wanted = torch.cat([1.0 - layer.shade, layer.light])
+    found = spread(wanted)
+    for _ in range(ROUNDS):
+        lacking = (wanted - area_resize(found, *coarse_size)) * (spread.free > 1.0 - REACHED)
+        # Where nothing was measured nothing may appear.
+        found = (found + spread(lacking)) * (found > 0)
+    return _hush(EffectLayer(1.0 - found[:3], found[3:]))
 
 
-def _taps(fine: int, coarse: int, like: Tensor) -> tuple[list[Int[Tensor, " F"]], list[Float[Tensor, " F"]]]:
+class _Upsampler:
+    """The weights of one guide, used for several layers."""
+
+    def __init__(
+        self,
+        guide: Float[Tensor, "3 H W"],
+        subject: Float[Tensor, "1 H W"],
+        coarse_size: tuple[int, int],
+        edge_tolerance: float,
+    ) -> None:
+        (height, width), (h, w) = guide.shape[-2:], coarse_size
+        coarse = area_resize(guide, h, w)
+        self.free = (1.0 - area_resize(subject, h, w)).clamp(0.0, 1.0)
+        self.weights: list[tuple[Tensor, Tensor, Tensor]] = []
+        total = guide.new_zeros(1, height, width)
+        for row, near_y in _taps(height, h, guide):
+            for column, near_x in _taps(width, w, guide):
+                unlike = (coarse[:, row][:, :, column] - guide).square().mean(dim=0, keepdim=True)
+                alike = torch.exp(-0.5 * unlike / edge_tolerance**2) + 1e-4
+                open_here = self.free[:, row][:, :, column].square() + 1e-4
+                weight = near_y[:, None] * near_x[None, :] * alike * open_here
+                self.weights.append((row, column, weight))
+                total += weight
+        self.total = total
+
+    def __call__(self, coarse: Float[Tensor, "C h w"]) -> Float[Tensor, "C H W"]:
+        """The coarse planes at the guide's size."""
+        result = coarse.new_zeros(coarse.shape[0], *self.total.shape[-2:])
+        for row, column, weight in self.weights:
+            result += weight * coarse[:, row][:, :, column]
+        return result / self.total
+
+
+def _taps(fine: int, coarse: int, like: Tensor) -> list[tuple[Int[Tensor, " F"], Float[Tensor, " F"]]]:
     """For each of four neighbours along one axis: its coarse index and its Gaussian weight, per fine pixel."""
     centre = (torch.arange(fine, device=like.device) + 0.5) * coarse / fine - 0.5
     first = centre.floor().long() - 1
     index = [first + step for step in range(4)]
     near = [torch.exp(-0.5 * ((i - centre) / 0.55) ** 2).to(like.dtype) for i in index]
-    return [i.clamp(0, coarse - 1) for i in index], near
+    return [(i.clamp(0, coarse - 1), n) for i, n in zip(index, near, strict=True)]
 
 
 def _hush(layer: EffectLayer) -> EffectLayer:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
-from magic_insert.core.masks import area, blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.masks import area, blur, components, dilate, erode, fill_holes, largest_component
 from magic_insert.core.records import Subject
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
@@ -29,6 +29,7 @@ GROUND_STEP, SUBJECT_STEP = (
     0.035,
     0.16,
 )  # distance from the ground's colour: below is ground, above is subject
+SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
 
 
@@ -126,10 +127,25 @@ def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
     trimap[_flat(likely) > 0] = cv2.GC_PR_FGD
     trimap[_flat(sure) > 0] = cv2.GC_FGD
     decided = _run_grabcut(small, trimap)
-    # What the ground's own colour encloses (an eye, a white belly) belongs to the subject.
-    body = fill_holes(largest_component(decided))
+    body = _fill_own_holes(largest_component(decided), distance)
     body = (resize(body, height, width) >= 0.5).float()
     return _refine(rgb, ground, body, max(1, round(0.006 / scale * WORKING_SIDE)))
+
+
+def _fill_own_holes(body: Float[Tensor, "1 h w"], distance: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """The body without its holes, but for those the ground shows through: large, and of exactly its colour.
+
+    The white of an eye or a shaded belly belongs to the subject; the gap between two legs does not.
+    """
+    holes = fill_holes(body) - body
+    labels = components(holes)
+    filled = body.clone()
+    for label in labels.unique().tolist():
+        hole = (labels == label)[None]
+        small = float(hole.sum()) < SMALL_HOLE * float(body.sum())
+        if label and (small or float(distance[hole].median()) > GROUND_STEP / 2):
+            filled[hole] = 1.0
+    return filled
 
 
 def _flat(plane: Float[Tensor, "1 h w"]) -> NDArray[np.float32]:
