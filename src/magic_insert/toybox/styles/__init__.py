@@ -1,7 +1,7 @@
 """Seventeen hands that draw the same world, each with its own line, tone, texture, shadow and reflection.
 
-A hand is a function of a `View` (one G-buffer row and its light). `photo` is the photograph; the four held-out hands
-are never trained on.
+A hand is a function of a `View` (one G-buffer row and its light). `photo` is the photograph; the four
+held-out hands are never trained on.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,16 +21,18 @@ from magic_insert.toybox.styles.view import View, view_of
 from magic_insert.toybox.styles.washes import ink, oil, watercolour
 
 TRAIN_STYLES: tuple[str, ...] = (
-    "photo", "cartoon", "cel", "watercolour", "oil", "pencil", "ink", "crayon", "pixel", "halftone", "blueprint",
-    "papercut", "vintage",
+    "photo", "cartoon", "cel", "watercolour", "oil", "pencil", "ink", "crayon", "pixel", "halftone",
+    "blueprint", "papercut", "vintage",
 )  # fmt: skip
 HELD_OUT_STYLES: tuple[str, ...] = ("charcoal", "mosaic", "neon", "woodcut")
 ALL_STYLES: tuple[str, ...] = TRAIN_STYLES + HELD_OUT_STYLES
 
 HANDS: Mapping[str, Callable[[View], Tensor]] = {
-    "photo": photo, "cartoon": cartoon, "cel": cel, "watercolour": watercolour, "oil": oil, "pencil": pencil, "ink": ink,
-    "crayon": crayon, "pixel": pixel, "halftone": halftone, "blueprint": blueprint, "papercut": papercut,
-    "vintage": vintage, "charcoal": charcoal, "mosaic": mosaic, "neon": neon, "woodcut": woodcut,
+    hand.__name__: hand
+    for hand in (
+        photo, cartoon, cel, watercolour, oil, pencil, ink, crayon, pixel, halftone, blueprint, papercut,
+        vintage, charcoal, mosaic, neon, woodcut,
+    )
 }  # fmt: skip
 
 __all__ = ["ALL_STYLES", "HELD_OUT_STYLES", "TRAIN_STYLES", "draw"]
@@ -42,9 +44,9 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
     Args:
         g: G-buffer of B worlds, any device.
         styles: B names out of `ALL_STYLES`.
-        complexity: B numbers in [0, 1]; 0 is the style's simplest form, 1 has the most line, texture and tone.
-        seeds: B seeds of the sheet's texture. Texture belongs to the place on the sheet, not to the motif, so two worlds
-            drawn with one seed differ only near where the worlds differ.
+        complexity: B numbers in [0, 1]; 0 is the style's simplest form, 1 has the most line and texture.
+        seeds: B seeds of the sheet's texture. Texture belongs to the place on the sheet, not to the motif, so
+            two worlds drawn with one seed differ only near where the worlds differ.
 
     Returns:
         B 3 H W in [0, 1]. Row i depends on row i alone, and is bit-equal to drawing it by itself.

@@ -6,11 +6,11 @@ from torch import Tensor
 
 from magic_insert.toybox.styles import lines
 from magic_insert.toybox.styles.marks import hatch
-from magic_insert.toybox.styles.view import View, luminance, mix, posterise, ramp, saturate
+from magic_insert.toybox.styles.view import View, mix, posterise, ramp, saturate
 
 
 def cartoon(v: View) -> Tensor:
-    """Two flat tones, thick dark outlines, one hard grey-blue shadow; complexity adds inner lines and a third tone.
+    """Two flat tones, thick dark outlines, one hard grey shadow; complexity adds inner lines and a tone.
 
     Reflections are a pale flat copy crossed by two or three white glints.
     """
@@ -22,7 +22,7 @@ def cartoon(v: View) -> Tensor:
         bright = (v.g.sun * v.g.hard_visibility > 0.93).float() * v.things
         image = mix(image, torch.ones_like(image), 0.45 * bright * min(1.0, (v.c - 0.35) * 3.0))
     gloss = (v.wet > 0.08).float() * (1.0 - v.sky)
-    copy = posterise(v.g.mirror, 3.0) * (v.g.mirror_id > 0) + (v.g.mirror_id == 0) * v.colour((0.86, 0.93, 0.98))
+    copy = torch.where(v.g.mirror_id > 0, posterise(v.g.mirror, 3.0), v.colour((0.86, 0.93, 0.98)))
     image = mix(image, copy, gloss * (0.25 + 0.6 * v.wet).clamp(max=0.7))
     glint = hatch(v, -28.0, 22.0, 0.10, v.noise("glint", 30.0) * 3.0) * gloss * v.ground
     image = mix(image, torch.ones_like(image), 0.55 * glint)
@@ -35,7 +35,7 @@ def cartoon(v: View) -> Tensor:
 
 
 def cel(v: View) -> Tensor:
-    """Saturated colour, a hard terminator with violet shade, thin coloured lines; complexity adds bands and rims.
+    """Saturated colour, a hard terminator with violet shade, thin coloured lines; complexity adds bands.
 
     Reflections are a crisp tinted copy, cut by horizontal bands.
     """
@@ -45,25 +45,25 @@ def cel(v: View) -> Tensor:
     lit = (base * v.colour((1.10, 1.06, 0.98))).clamp(max=1.0)
     image = mix(shade, lit, v.light)
     if v.c > 0.2:
-        band = (v.g.sun < 0.38).float() * v.light * v.things
+        band = (v.g.sun < 0.55).float() * v.light * v.things
         image = mix(image, base * v.colour((0.84, 0.72, 0.95)), band * min(1.0, v.c * 1.4))
         image = mix(image, deep, (v.g.occlusion < 0.45).float() * (1.0 - v.light) * (1.0 - v.sky) * v.c)
     shine = (v.g.sun > 0.96 - 0.05 * v.c).float() * v.light * v.things
     image = mix(image, v.colour((1.0, 1.0, 0.94)), shine * 0.75)
     rim = lines.stroke(v, v.shift(lines.outline(v), 1.5, 1.5), 1.3) * v.things * v.light
-    image = mix(image, v.colour((1.0, 0.97, 0.85)), rim * 0.45 * v.c)
+    image = mix(image, v.colour((1.0, 0.97, 0.85)), rim * 0.6 * v.c)
     bands = 0.75 + 0.25 * hatch(v, 0.0, 5.0, 0.55)
     copy = saturate(v.g.mirror, 1.35) * v.colour((0.88, 0.90, 1.0))
     image = mix(image, copy, ((v.wet * 1.5).clamp(max=0.8) * bands) * (1.0 - v.sky))
     sky = (saturate(v.g.albedo, 1.6) + 0.04 * (hatch(v, 4.0, 26.0, 0.45) - 0.4)).clamp(0.0, 1.0)
     image = torch.where(v.sky > 0, sky, image)
     image = torch.where(v.paper > 0, 1.0, image)
-    ink = lines.stroke(v, lines.drawing(v, at_part=0.0, at_pattern=0.8), 0.9, 0.4)
+    ink = lines.stroke(v, lines.drawing(v, at_part=0.0, at_pattern=0.5), 0.9, 0.4)
     return mix(image, (image * image * v.colour((0.42, 0.22, 0.40))), ink * 0.92).clamp(0.0, 1.0)
 
 
 def pixel(v: View) -> Tensor:
-    """A sprite of 32 to 48 blocks per height, a fixed palette, dithered shadow; complexity makes blocks finer.
+    """A sprite of 32 to 48 blocks per height, a fixed palette, dithered shadow; complexity: finer blocks.
 
     Shadows alternate lit and dark blocks like a chess board; reflections are every second row of blocks.
     """
@@ -101,18 +101,19 @@ def pixel(v: View) -> Tensor:
 
 
 def papercut(v: View) -> Tensor:
-    """Layers of coloured paper: no shading, pale cut edges, every layer drops a soft offset shade on the next.
+    """Layers of coloured paper: no shading, pale cut edges, every layer shades the next a little.
 
     The cast shadow is a sheet of darker paper with its own edge, a reflection a sheet of lighter paper.
     Complexity cuts the parts (and then the tones) into layers of their own.
     """
-    sheet = posterise(saturate(v.g.albedo, 1.1), 4.0 + 3.0 * v.c)
-    sheet = mix(sheet, v.colour((0.98, 0.95, 0.90)), 0.10)
+    sheet = posterise(saturate(v.g.albedo, 1.2), 4.0 + 3.0 * v.c)
+    sheet = mix(sheet, v.colour((1.0, 0.96, 0.88)), 0.20)
     dark_sheet = mix(sheet, v.colour((0.16, 0.17, 0.34)), 0.52)
     cast = (v.hard_cast > 0).float() * (1.0 - v.things)
     image = mix(sheet, dark_sheet, cast)
     if v.c > 0.5:
-        image = mix(image, image * v.colour((0.78, 0.77, 0.84)), (1.0 - v.light) * v.things * (v.c - 0.5) * 2.0)
+        turned = (1.0 - v.light) * v.things * (v.c - 0.5) * 2.0
+        image = mix(image, image * v.colour((0.78, 0.77, 0.84)), turned)
     copy = mix(posterise(v.g.mirror, 4.0), v.colour((1.0, 1.0, 1.0)), 0.25)
     image = mix(image, copy, (v.wet * 1.6).clamp(max=0.75) * (1.0 - v.sky))
     ids = v.g.object_id * 1000.0
@@ -130,18 +131,15 @@ def papercut(v: View) -> Tensor:
     if v.c > 0.15:
         edge = torch.maximum(edge, lines.parts(v) * v.things * 0.8)
     image = mix(image, v.colour((1.0, 0.98, 0.94)), lines.stroke(v, edge, 0.9) * 0.6 * (1.0 - v.sky))
+    wave = v.y + 3.0 * v.noise("torn", 26.0)  # the sky: torn strips, each shading the one below
+    strip = (wave / 17.0).floor()
+    below = 1.0 - ramp(wave - 17.0 * strip, 0.0, 2.2)
+    tinted = image + 0.085 * (strip % 2.0) - 0.16 * below
+    image = torch.where((v.sky > 0) & (v.paper == 0), tinted * (1.0 - 0.6 * drop), image)
     fibre = 0.6 * v.noise("fibre", 1.3, 2.6) + 0.4 * v.noise("pulp", 4.0)
     image = torch.where(v.paper > 0, v.colour((1.0, 0.995, 0.98)) * (1.0 - 0.75 * drop), image)
-    return (image * (1.0 + (0.025 + 0.03 * v.c) * fibre)).clamp(0.0, 1.0)
+    return (image * (1.0 + (0.015 + 0.025 * v.c) * fibre)).clamp(0.0, 1.0)
 
 
 def _middles(blocks: int, pixels: int, device: torch.device) -> Tensor:
     return ((torch.arange(blocks, device=device) * 2 + 1) * pixels // (2 * blocks)).clamp(max=pixels - 1)
-
-
-def value_of(v: View) -> Tensor:
-    """The tone a black-and-white hand aims at, 1 1 H W in [0, 1]: paint and light together, mirror images mixed in."""
-    own = luminance(v.g.albedo).clamp(min=0.0) ** 0.7
-    tone = own * (0.18 + 0.82 * v.shade)
-    tone = mix(tone, luminance(v.g.mirror).clamp(0.0, 1.0), v.wet * (1.0 - v.sky))
-    return torch.where(v.sky > 0, 0.55 + 0.45 * ramp(luminance(v.g.albedo), 0.1, 0.9), tone).clamp(0.0, 1.0)

@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from magic_insert.toybox.styles import lines
-from magic_insert.toybox.styles.animation import value_of
 from magic_insert.toybox.styles.marks import hatch
-from magic_insert.toybox.styles.view import View, mix, ramp, saturate
+from magic_insert.toybox.styles.view import View, mix, ramp, saturate, value_of
 
 
 def pencil(v: View) -> Tensor:
-    """Graphite on white: contours and directed hatching, shadows are denser crossed hatching, hardly any colour.
+    """Graphite on white: contours and directed hatching, shadows are denser hatching, hardly any colour.
 
     Complexity adds hatch directions and the drawing of parts and patterns. Reflections are vertical hatching.
     """
@@ -27,7 +26,8 @@ def pencil(v: View) -> Tensor:
         graphite = graphite + hatch(v, 38.0, 2.6, (0.62 - tone).clamp(0.0, 0.55) * solid, -wobble) * 0.5 * v.c
     if v.c > 0.6:
         graphite = graphite + hatch(v, 8.0, 2.4, (0.45 - tone).clamp(0.0, 0.5) * solid, wobble) * 0.5
-        graphite = graphite + hatch(v, -12.0, 4.2, (1.05 - tone).clamp(0.0, 0.25) * v.sky * (1.0 - v.paper), wobble) * 0.3
+        air = (1.05 - tone).clamp(0.0, 0.25) * v.sky * (1.0 - v.paper)
+        graphite = graphite + hatch(v, -12.0, 4.2, air, wobble) * 0.3
     wet = (v.wet * 2.2).clamp(max=1.0) * solid
     mirror = ((v.g.mirror_id > 0).float() * 0.45 + 0.12) * wet
     graphite = graphite * (1.0 - 0.45 * wet) + hatch(v, 90.0, 2.3, mirror, wobble) * 0.6

@@ -35,25 +35,28 @@ def mosaic(v: View) -> Tensor:
 def neon(v: View) -> Tensor:
     """Glowing tubes in the night: outlines shine in pure hues and spill on their surroundings.
 
-    Lit ground has a violet haze with a grid of faint light, shadow is where the haze is missing; reflections are the tubes
-    again, smeared downward. Complexity adds tubes and grid.
+    Lit ground has a violet haze with a grid of faint light, shadow is where the haze is missing; reflections
+    are the tubes again, dimmer. Complexity adds tubes and grid.
     """
     night = v.colour((0.035, 0.025, 0.085))
     low, high = v.g.albedo.amin(1, keepdim=True), v.g.albedo.amax(1, keepdim=True)
     chroma = high - low
     pure = (v.g.albedo - low) / chroma.clamp(min=1e-3)
     hue = mix(v.colour((0.35, 0.85, 1.0)), pure * 0.92 + 0.08, ramp(chroma, 0.06, 0.22))
-    edges = torch.maximum(lines.drawing(v, at_part=0.1, at_pattern=2.0), 0.5 * v.c * lines.pattern(v)) * mix(0.30 * v.ground, torch.ones_like(v.sky), v.things)
+    edges = torch.maximum(lines.drawing(v, at_part=0.1, at_pattern=2.0), 0.5 * v.c * lines.pattern(v))
+    edges = edges * mix(0.30 * v.ground, torch.ones_like(v.sky), v.things)
     walls = lines.outline(v) * 0.25 * (1.0 - v.things)
     tubes = hue * torch.maximum(edges, walls)
     core = lines.stroke(v, edges, 0.9, 0.4)
     halo = v.blur(tubes, 1.6) * (1.6 * v.scale * 1.8)
     spill = v.blur(tubes, 6.0) * (6.0 * v.scale * 0.75)
     haze = mix(v.colour((0.20, 0.085, 0.40)), v.g.albedo * v.colour((0.30, 0.16, 0.42)), 0.55)
-    glow = haze * v.light * (0.30 + 0.70 * v.g.occlusion) * (1.0 - v.sky)
+    drift = 1.0 + 0.25 * v.noise("mist", 22.0)
+    glow = haze * drift * v.light * (0.30 + 0.70 * v.g.occlusion) * (1.0 - v.sky)
     fade = 1.0 - ramp(v.g.depth, 5.0, 16.0)
     place = v.g.position
-    rung = torch.maximum(_grid_line(v, place[:, 0:1]), _grid_line(v, place[:, 2:3])) * v.ground * fade * v.light
+    rung = torch.maximum(_grid_line(v, place[:, 0:1]), _grid_line(v, place[:, 2:3]))
+    rung = rung * v.ground * fade * v.light
     glow = glow + rung * v.colour((0.16, 0.42, 0.62)) * (0.25 + 0.55 * v.c)
     body = v.g.albedo * 0.20 * v.light * v.things
     sky = v.colour((0.05, 0.02, 0.12)) * ramp(v.y, 0.0, 70.0) * v.sky * (1.0 - v.paper)
@@ -66,4 +69,4 @@ def neon(v: View) -> Tensor:
 
 def _grid_line(v: View, coordinate: Tensor) -> Tensor:
     off = (coordinate * 2.0 - (coordinate * 2.0).round()).abs()
-    return 1.0 - ramp(off, 0.02, 0.02 + 0.012 * v.g.depth.clamp(max=20.0))
+    return 1.0 - ramp((off - 0.02) / (0.012 * v.g.depth.clamp(0.5, 20.0)), 0.0, 1.0)

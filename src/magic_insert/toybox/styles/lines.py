@@ -25,7 +25,7 @@ def parts(v: View) -> Tensor:
 
 
 def pattern(v: View) -> Tensor:
-    """1 1 H W in [0, 1]: colour steps painted on a surface; fades with distance, where patterns get too fine."""
+    """1 1 H W in [0, 1]: colour steps painted on a surface; fades where distance makes them fine."""
     albedo = v.g.albedo
     step_x = _after_x((albedo[..., :, 1:] - albedo[..., :, :-1]).abs().amax(1, keepdim=True) > 0.12)
     step_y = _after_y((albedo[..., 1:, :] - albedo[..., :-1, :]).abs().amax(1, keepdim=True) > 0.12)
@@ -35,7 +35,8 @@ def pattern(v: View) -> Tensor:
 
 def border(mask: Tensor) -> Tensor:
     """1 1 H W, 1 on pixels where a 0/1 mask (or an id map) changes."""
-    return torch.maximum(_after_x(mask[..., :, 1:] != mask[..., :, :-1]), _after_y(mask[..., 1:, :] != mask[..., :-1, :]))
+    step_x, step_y = mask[..., :, 1:] != mask[..., :, :-1], mask[..., 1:, :] != mask[..., :-1, :]
+    return torch.maximum(_after_x(step_x), _after_y(step_y))
 
 
 def mirrored(v: View) -> Tensor:
@@ -72,7 +73,8 @@ def _near_side(v: View, ids: Tensor) -> Tensor:
     first_x, first_y = depth[..., :, :-1] <= depth[..., :, 1:], depth[..., :-1, :] <= depth[..., 1:, :]
     left, right = differs_x & first_x, differs_x & ~first_x
     top, bottom = differs_y & first_y, differs_y & ~first_y
-    edges = _after_x(right) + F.pad(left.float(), (0, 1)) + _after_y(bottom) + F.pad(top.float(), (0, 0, 0, 1))
+    edges = _after_x(right) + _after_y(bottom)
+    edges = edges + F.pad(left.float(), (0, 1)) + F.pad(top.float(), (0, 0, 0, 1))
     return edges.clamp(max=1.0)
 
 

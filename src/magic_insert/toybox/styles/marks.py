@@ -1,4 +1,4 @@
-"""Marks a hand or a press makes: hatching, dots and strokes, all tied to places on the sheet, not to the motif.
+"""Marks a hand or a press makes: hatching, dots and strokes, tied to places on the sheet, not to the motif.
 
 Lengths in units (1/128 of the height); maps are 1 C H W in [0, 1].
 """
@@ -13,15 +13,17 @@ from magic_insert.core.rand import generator
 from magic_insert.toybox.styles.view import UNITS, View
 
 
-def hatch(v: View, angle_deg: float, period: float, width: Tensor | float, wobble: Tensor | float = 0.0) -> Tensor:
-    """Parallel lines at `angle_deg`, `period` units apart; `width` is the inked share (a map makes lines swell)."""
+def hatch(
+    v: View, angle_deg: float, period: float, width: Tensor | float, wobble: Tensor | float = 0.0
+) -> Tensor:
+    """Parallel lines at `angle_deg`, `period` units apart; `width` is the inked share."""
     angle = math.radians(angle_deg)
     across = v.y * math.cos(angle) - v.x * math.sin(angle) + wobble
     return lines_of_phase(v, across / period, period, width)
 
 
 def lines_of_phase(v: View, phase: Tensor, period: float, width: Tensor | float) -> Tensor:
-    """Antialiased lines where `phase` is near a whole number; `period` says how many units a phase of 1 spans."""
+    """Antialiased lines where `phase` is near a whole number; `period` units span a phase of 1."""
     off_centre = 2.0 * (phase - phase.round()).abs()
     return ((width - off_centre) * (0.5 * period * v.scale) + 0.5 * (width > 0.0)).clamp(0.0, 1.0)
 
@@ -40,8 +42,8 @@ def dots(v: View, angle_deg: float, period: float, amount: Tensor) -> Tensor:
 class Cells:
     """A sheet covered by overlapping strokes or adjoining tiles.
 
-    `index` H W int64: flat pixel index of the middle of the stroke that covers a pixel. `along`, `across` H W: where
-    in the stroke the pixel lies (1 at its rim). `gap` H W: distance to the next tile's border in units (small at the seam).
+    `index` H W int64: flat pixel index of the middle of the stroke that covers a pixel. `along`, `across`
+    H W: where in the stroke the pixel lies (1 at its rim). `gap` H W: distance to the tile's seam in units.
     `lot` H W in [0, 1]: a random number of the stroke.
     """
 
@@ -52,12 +54,21 @@ class Cells:
     lot: Tensor
 
 
-def cells(v: View, name: str, pitch: float, *, aspect: float = 1.0, turn_deg: float = 0.0, spread_deg: float = 0.0,
-          jitter: float = 0.8, overlap: float = 0.0) -> Cells:  # fmt: skip
-    """Strokes on a jittered lattice of `pitch` units, `aspect` times longer than wide, turned by `turn` ± `spread`.
+def cells(
+    v: View,
+    name: str,
+    pitch: float,
+    *,
+    aspect: float = 1.0,
+    turn_deg: float = 0.0,
+    spread_deg: float = 0.0,
+    jitter: float = 0.8,
+    overlap: float = 0.0,
+) -> Cells:
+    """Strokes on a jittered lattice of `pitch` units, `aspect` times as long as wide, turned by chance.
 
-    With `overlap` 0 they are tiles (each pixel goes to the nearest middle); above it, strokes reaching `overlap`
-    pitches lie over one another in a random order.
+    With `overlap` 0 they are tiles (each pixel goes to the nearest middle); above it, strokes that reach that
+    many pitches lie over one another in a random order.
     """
     device = v.sky.device
     rows, cols = math.ceil(UNITS / pitch) + 3, math.ceil(UNITS * v.width / v.height / pitch) + 3

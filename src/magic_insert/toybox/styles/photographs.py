@@ -1,6 +1,6 @@
 """Camera pictures: a colour photograph and a faded vintage print.
 
-Both keep the physical light: soft shadows by the sun's size, contact darkening, a mirror image in glossy surfaces.
+Both keep the physical light: soft shadows by the sun's size, contact darkening, a mirror image in gloss.
 """
 
 import torch
@@ -41,7 +41,7 @@ def vintage(v: View) -> Tensor:
 
 
 def exposure(v: View) -> Tensor:
-    """The photographed colour, 1 3 H W in [0, 1]: light, highlights, mirror image, a shoulder, smooth borders."""
+    """The photographed colour, 1 3 H W in [0, 1]: light, highlights, mirror image, shoulder, soft seams."""
     towards = v.g.sun_direction + torch.tensor([[0.0, 0.25, 1.0]], device=v.sky.device)
     half = (towards / towards.norm(dim=1, keepdim=True)).view(1, 3, 1, 1)
     glint = (v.g.normal * half).sum(1, keepdim=True).clamp(min=0.0) ** 40

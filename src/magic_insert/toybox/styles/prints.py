@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from magic_insert.toybox.styles import lines
-from magic_insert.toybox.styles.animation import value_of
 from magic_insert.toybox.styles.marks import dots, hatch, lines_of_phase
-from magic_insert.toybox.styles.view import View, mix, ramp, saturate
+from magic_insert.toybox.styles.view import View, mix, ramp, saturate, value_of
 
 
 def halftone(v: View) -> Tensor:
-    """Cyan, magenta, yellow and black dot screens on newsprint; a shadow is larger black dots, a mirror image small ones.
+    """Cyan, magenta, yellow and black dot screens on newsprint; a shadow is larger black dots.
 
     Complexity refines the screen and adds a thin key line.
     """
@@ -22,7 +21,8 @@ def halftone(v: View) -> Tensor:
     image = paper * (1.0 - 0.40 * ink)  # a flat tint under the dots keeps the motif readable
     screens = ((0, 15.0, (0.05, 0.62, 0.86)), (1, 75.0, (0.88, 0.12, 0.48)), (2, 0.0, (0.99, 0.88, 0.10)))
     for channel, angle, pigment in screens:
-        plate = dots(v, angle, period, ink[:, channel : channel + 1] * 0.92)
+        slip = 2.4 * float(v.noise(f"plate {channel}", 90.0).mean())  # degrees; plates never meet exactly
+        plate = dots(v, angle + slip, period, ink[:, channel : channel + 1] * 0.92)
         image = image * mix(torch.ones_like(paper), v.colour(pigment), plate)
     dark = 0.70 * v.hard_cast + (0.50 * (1.0 - v.shade) * v.things + 0.14 * (1.0 - v.light)) * (1.0 - v.sky)
     black = dots(v, 45.0, period, v.blur(dark.clamp(0.0, 0.74), 0.5))
@@ -62,7 +62,7 @@ def blueprint(v: View) -> Tensor:
 def woodcut(v: View) -> Tensor:
     """Black ink cut into lines on cream paper: the gouge follows the form, its cuts widen with the light.
 
-    Shadows stay nearly uncut black; in mirrors the cuts run upright. Complexity narrows the lines and adds wood grain.
+    Shadows stay nearly uncut black; in mirrors the cuts run upright. Complexity: narrower lines, wood grain.
     """
     paper, black = v.colour((0.945, 0.895, 0.78)), v.colour((0.095, 0.075, 0.065))
     tone = value_of(v)
@@ -74,12 +74,13 @@ def woodcut(v: View) -> Tensor:
     across = torch.where(v.wet * (1.0 - v.things) > 0.08, v.x + 0.0 * v.y, across)
     gouge = 0.8 * v.noise("gouge", 14.0)
     ink_share = ramp(1.02 - tone, 0.05, 0.80) * 1.08
+    ink_share = torch.minimum(ink_share, 0.84 + 0.3 * v.hard_cast)  # only a shadow is solid black
     ink_share = torch.where(v.sky > 0, ink_share * 0.75 * (1.0 - v.paper), ink_share)
     swing = 1.0 + 0.22 * v.noise("swing", 7.0)
     ink = lines_of_phase(v, (across + gouge) / period, period, ink_share * swing)
     ink = torch.where(ink_share > 0.95, torch.maximum(ink, (ink_share - 0.95) * 20.0).clamp(max=1.0), ink)
-    nicks = hatch(v, -20.0, 7.0, 0.16 * v.hard_cast * (1.0 - v.things), gouge) * ramp(v.noise("nick", 4.0), 0.0, 0.3)
-    ink = ink * (1.0 - nicks)
+    nicks = hatch(v, -20.0, 7.0, 0.16 * v.hard_cast * (1.0 - v.things), gouge)
+    ink = ink * (1.0 - nicks * ramp(v.noise("nick", 4.0), 0.0, 0.3))
     edges = v.warp(lines.drawing(v, at_part=0.2, at_pattern=0.8), "knife", 0.7)
     ink = torch.maximum(ink, lines.stroke(v, edges, 2.0, 0.15))
     grain = ramp(v.noise("wood", 1.2, 16.0), 0.62, 0.85) * (0.15 + 0.5 * v.c)

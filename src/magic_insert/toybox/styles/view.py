@@ -1,8 +1,8 @@
 """One motif on an easel: a single G-buffer row with what every hand needs (light, shadow, paper, filters).
 
-Shape letters: H rows, W columns; every map is 1 C H W in [0, 1] unless said otherwise. Lengths are in *units*: one
-unit is 1/128 of the picture's height, so a drawing has the same proportions at every size. All operations look at a
-bounded neighbourhood only: a pixel far from a change is bit-equal before and after it.
+Shape letters: H rows, W columns; every map is 1 C H W in [0, 1] unless said otherwise. Lengths are in units:
+one unit is 1/128 of the picture's height, so a drawing has the same proportions at every size. All operations
+look at a bounded neighbourhood only: a pixel far from a change is bit-equal before and after it.
 """
 
 import math
@@ -38,7 +38,7 @@ class View:
     light: Tensor  # 1 1 H W, hard-edged: 1 where the sun falls (and in the sky), 0 in form or cast shadow
     cast: Tensor  # 1 1 H W, soft cast shadow on surfaces that face the sun
     hard_cast: Tensor  # 1 1 H W, the same with a hard edge
-    wet: Tensor  # 1 1 H W, mirror strength a hand draws: all of it on ground and walls, little on small round things
+    wet: Tensor  # 1 1 H W, mirror strength a hand draws: in full on ground and walls, little on things
     x: Tensor  # 1 1 1 W, units from the left edge
     y: Tensor  # 1 1 H 1, units from the top edge
 
@@ -70,7 +70,7 @@ class View:
         return F.interpolate(small, (self.height, self.width), mode="bilinear", align_corners=False)
 
     def noise(self, name: str, period: float, period_x: float | None = None) -> Tensor:
-        """Smooth noise in [-1, 1] with features of about `period` units; a function of seed, style, name and place."""
+        """Smooth noise in [-1, 1] with features of about `period` units; fixed by seed, style and name."""
         periods = (period, period if period_x is None else period_x)
         extent = (UNITS, UNITS * self.width / self.height)
         cells = [max(2, math.ceil(e / p)) for e, p in zip(extent, periods, strict=True)]
@@ -131,7 +131,7 @@ def view_of(g: GBuffer, style: str, complexity: float, seed: int) -> View:
 
 @lru_cache(maxsize=256)
 def spline(pixels: int, knots: int, smooth: bool) -> Tensor:
-    """Weights, pixels x knots, of a cubic (or, if not `smooth`, linear) B-spline through evenly spread knots."""
+    """Weights, pixels x knots, of a cubic (not `smooth`: linear) B-spline with evenly spread knots."""
     place = (torch.arange(pixels, dtype=torch.float32) + 0.5) * (knots / pixels) - 0.5
     distance = (place[:, None] - torch.arange(knots, dtype=torch.float32)).abs()
     near, far = (1.0 - distance).clamp(min=0.0), (2.0 - distance).clamp(min=0.0)
@@ -145,7 +145,8 @@ def gaussian(image: Tensor, sigma_px: float) -> Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
     kernel = (kernel / kernel.sum())[None]
-    planes = image.flatten(0, 1)[:, None]  # channels as a batch: a grouped convolution is ten times slower on a CPU
+    # Channels as a batch: a grouped convolution is ten times slower on a CPU.
+    planes = image.flatten(0, 1)[:, None]
     return filter2d_separable(planes, kernel, kernel, border_type="replicate").view(image.shape)
 
 
@@ -165,6 +166,14 @@ def luminance(rgb: Tensor) -> Tensor:
     return 0.299 * rgb[:, 0:1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:3]
 
 
+def value_of(v: View) -> Tensor:
+    """The tone a black-and-white hand aims at, 1 1 H W in [0, 1]: paint, light and mirror image together."""
+    own = luminance(v.g.albedo).clamp(min=0.0) ** 0.7
+    tone = own * (0.18 + 0.82 * v.shade)
+    tone = mix(tone, luminance(v.g.mirror).clamp(0.0, 1.0), v.wet * (1.0 - v.sky))
+    return torch.where(v.sky > 0, 0.55 + 0.45 * ramp(luminance(v.g.albedo), 0.1, 0.9), tone).clamp(0.0, 1.0)
+
+
 def saturate(rgb: Tensor, amount: float) -> Tensor:
     """Chroma times `amount` about the luma."""
     grey = luminance(rgb)
@@ -172,7 +181,7 @@ def saturate(rgb: Tensor, amount: float) -> Tensor:
 
 
 def posterise(rgb: Tensor, levels: float) -> Tensor:
-    """Flattens the value to `levels` fixed steps; hue and saturation stay (no palette is read off the picture)."""
+    """Flattens the value to fixed steps; hue and saturation stay; no palette is read off the picture."""
     value = rgb.amax(1, keepdim=True).clamp(min=1e-3)
     flat = ((value * levels).round() / levels).clamp(min=0.5 / levels, max=1.0)
     return rgb * (flat / value)

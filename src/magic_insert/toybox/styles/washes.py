@@ -9,10 +9,9 @@ from magic_insert.toybox.styles.view import View, luminance, mix, ramp, saturate
 
 
 def watercolour(v: View) -> Tensor:
-    """Thin pigment on rough paper: pale, bleeding, darker where a wash dried at its rim; a soft bluish shadow.
+    """Thin pigment on rough paper: bleeding, darker where a wash dried at its rim; a soft bluish shadow.
 
-    Complexity lays more washes (form shade, pigment granules, patterns) and an underdrawing. A reflection is a wet, paler
-    copy of the mirror image.
+    Complexity adds pigment granules and an underdrawing. A reflection is a paler copy of the mirror image.
     """
     paper = v.colour((1.0, 0.995, 0.975))
     hue = mix(saturate(v.g.albedo, 1.5), torch.ones_like(v.g.albedo), 0.10)
@@ -43,7 +42,7 @@ def watercolour(v: View) -> Tensor:
 
 
 def ink(v: View) -> Tensor:
-    """A pen line of swelling width and flat washes of indigo; one wash is simple, three and stipple are complex."""
+    """A pen line of swelling width and flat washes of indigo: one if simple, three and stipple if complex."""
     paper, indigo = v.colour((0.985, 0.965, 0.91)), v.colour((0.07, 0.09, 0.22))
     own = luminance(v.g.albedo)
     tone = own * 0.55 + 0.45
@@ -72,7 +71,7 @@ def ink(v: View) -> Tensor:
 
 
 def oil(v: View) -> Tensor:
-    """Loaded brush strokes of one colour each, warm brown shadow, canvas; complexity adds a layer of finer strokes.
+    """Loaded brush strokes of one colour each, warm brown shadow, canvas; complexity adds finer strokes.
 
     Every stroke takes the colour at its middle and carries ridges of paint that catch the light.
     """
@@ -89,12 +88,12 @@ def oil(v: View) -> Tensor:
     image, ridge = mix(image, small, where), mix(ridge, small_ridge, where)
     canvas = torch.sin(v.x * 3.7) * torch.sin(v.y * 3.7)
     bare = dab(v.paper, broad) * v.paper
-    image = image * (1.0 + ridge * (0.085 + 0.06 * v.c) * (1.0 - 0.4 * v.sky) * (1.0 - 0.8 * bare)) + 0.012 * canvas
-    return image.clamp(0.0, 1.0)
+    relief = ridge * (0.085 + 0.06 * v.c) * (1.0 - 0.4 * v.sky) * (1.0 - 0.8 * bare)
+    return (image * (1.0 + relief) + 0.012 * canvas).clamp(0.0, 1.0)
 
 
 def _stroke_layer(v: View, image: Tensor, strokes: Cells) -> tuple[Tensor, Tensor]:
-    """Stroke colours 1 3 H W and the relief of the paint 1 1 H W in [-1, 1]: bristle furrows, a lit and a dark flank."""
+    """Stroke colours 1 3 H W and the relief of the paint 1 1 H W in [-1, 1]: furrows and flanks."""
     across, lot = strokes.across[None, None], strokes.lot[None, None]
     furrow = torch.sin(across * 16.0 + lot * 40.0) * 0.45
     flank = (-across * 1.1).clamp(-1.0, 1.0) * 0.55
