@@ -1,7 +1,7 @@
 """Where measurements of a run go: always into `metrics.jsonl` of its folder, and into W&B when asked.
 
-The JSONL file is complete by itself. W&B gets a run id that is a function of folder and configuration, so that a resumed
-run goes on in its own page; without an account it is kept offline. Importing this module does not import wandb.
+The JSONL file is complete by itself. W&B gets a run id that is a function of folder and configuration, so that a
+resumed run goes on in its own page; without an account it is kept offline. Importing this module imports no wandb.
 """
 
 import netrc

@@ -15,7 +15,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
@@ -48,7 +48,13 @@ def compose_and_call(job: str, arguments: Sequence[str], body: Callable[[DictCon
     parser = get_args_parser()
     # argparse would print the usage of all of Hydra's flags before its one line.
     parser.error = lambda message: fail(UserError(f"{message}; see magic-insert {job} --help"))  # type: ignore
-    parser.parse_args(list(arguments))
+    for word in parser.parse_args(list(arguments)).overrides:
+        try:
+            OverridesParser.create().parse_overrides([word])
+        except OverrideParseException:
+            fail(
+                UserError(f"expected key=value, got {word}; quote text that holds brackets, commas or spaces")
+            )
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=job)
     def task(cfg: DictConfig) -> None:
@@ -100,7 +106,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def require_file(key: str, path: str) -> None:
-    """That `path` is a file; raises `UserError` naming `key` otherwise. Whether it is a picture is seen when it is read."""
+    """That `path` is a file; raises `UserError` naming `key` otherwise. Its content is judged when it is read."""
     if not Path(path).is_file():
         raise UserError(f"expected {key} to be a picture, got no file at {path}; set {key}=PATH")
 

@@ -6,6 +6,7 @@ typed fields: an unknown key or a value of the wrong type fails while composing,
 
 from collections.abc import Sequence
 from dataclasses import is_dataclass
+from functools import cache
 from typing import cast, get_type_hints
 
 from hydra import compose, initialize_config_dir
@@ -26,8 +27,9 @@ JOB_SCHEMAS: dict[str, type] = {
 }
 
 
+@cache
 def register_schemas() -> None:
-    """Makes `<job>_schema` known to Hydra for every job; calling it again changes nothing."""
+    """Makes `<job>_schema` known to Hydra for every job; calling it again does nothing."""
     for job, cls in JOB_SCHEMAS.items():
         ConfigStore.instance().store(name=f"{job}_schema", node=writable_schema(cls), provider="magic_insert")
 

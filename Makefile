@@ -1,0 +1,65 @@
+# Every target sets up what it needs. On a fresh machine `make demo` and `make test` are the only commands to know.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := $(BIN)/magic-insert
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# Passed on to a job: make train-personalization ARGS="subject=cat.png out=runs/cat"
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint format bench toybox foundation train-personalization card wheel clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
+
+venv: $(STAMP) ## the virtual environment in .venv, with exactly the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt hatch_build.py
+	$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "expected Python 3.11 to 3.13, got %d.%d; set PYTHON=python3.12" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## one subject into four scenes of four styles, beside the truth; prints the page's path
+	$(RUN) demo $(ARGS)
+
+test: $(STAMP) ## the quick tests, two at a time
+	$(PYTEST) -n 2 -m "not slow and not gpu" $(ARGS)
+
+test-all: $(STAMP) ## every test; those for a GPU skip without one
+	$(PYTEST) -n 2 $(ARGS)
+
+lint: $(STAMP) ## ruff, ruff format --check, mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## puts every file into the house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP) ## pictures per second of the Toybox on this machine
+	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
+
+toybox: $(STAMP) ## a contact sheet of the Toybox
+	$(RUN) toybox $(ARGS)
+
+foundation: $(STAMP) ## trains every part of the micro model (one to two hours on a CPU; ARGS=preset=gpu)
+	$(RUN) foundation $(ARGS)
+
+train-personalization: $(STAMP) ## teaches the model one subject: ARGS="subject=PATH out=FOLDER"
+	$(RUN) personalize $(ARGS)
+
+card: $(STAMP) ## recomputes the numbers of the shipped weights' card
+	$(RUN) card $(ARGS)
+
+wheel: $(STAMP) ## dist/*.whl with configurations and weights inside
+	$(BIN)/python -m build --wheel --outdir dist
+
+clean: ## removes the environment, builds and caches; keeps runs/
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

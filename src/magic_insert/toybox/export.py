@@ -1,0 +1,162 @@
+"""Toybox renders as folders of PNG files, with captions in JSONL and a contact sheet to look at.
+
+Picture i is a function of the seed, the split and i alone, so a longer export begins with the shorter one.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from rich.progress import track
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import contact_sheet, save_png
+from magic_insert.core.jsonl import write_text
+from magic_insert.core.rand import fold_in
+from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
+from magic_insert.toybox.scenes import SceneSpec, sample_scene
+from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES
+from magic_insert.toybox.subjects import SubjectSpec, sample_subject
+from magic_insert.toybox.world import render_pairs, render_subjects
+
+BATCH = 8
+SHEET_ROWS = 8
+COMPLEXITY = 0.5
+
+
+class ExportConfig(Protocol):
+    """The values an export needs; `config.schema.ToyboxConfig` has them."""
+
+    @property
+    def out(self) -> str: ...
+    @property
+    def what(self) -> str: ...
+    @property
+    def num_subjects(self) -> int: ...
+    @property
+    def num_scenes(self) -> int: ...
+    @property
+    def split(self) -> Any: ...
+    @property
+    def styles(self) -> Sequence[str]: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def occlusion(self) -> float: ...
+
+
+def run_toybox(cfg: ExportConfig) -> None:
+    """Writes the product `cfg.what` into `cfg.out` and prints where.
+
+    Raises:
+        UserError: an unknown style, or the place cannot be written.
+    """
+    styles = list(cfg.styles) or list(TRAIN_STYLES)
+    if unknown := sorted(set(styles) - set(ALL_STYLES)):
+        raise UserError(
+            f"expected styles out of {', '.join(ALL_STYLES)}, got {', '.join(unknown)}; set styles=[...]"
+        )
+    products = {
+        "subjects": export_subjects,
+        "pairs": export_pairs,
+        "benchmark": export_benchmark,
+        "sheet": export_sheet,
+    }
+    print(products[cfg.what](cfg, styles))
+
+
+def subject_at(cfg: ExportConfig, index: int) -> SubjectSpec:
+    """Subject `index` of an export."""
+    return sample_subject(fold_in(cfg.seed, "export", "subject", index), cfg.split)
+
+
+def scene_at(cfg: ExportConfig, index: int) -> SceneSpec:
+    """Scene `index` of an export."""
+    return sample_scene(fold_in(cfg.seed, "export", "scene", index), cfg.split, occlusion=cfg.occlusion)
+
+
+def export_subjects(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+    """Subjects alone: `subjects/000000.png` with alpha, `captions.jsonl`, `sheet.png`. Returns the sheet's path."""
+    out, rows, cells = Path(cfg.out), [], []
+    for indices in batches(cfg.num_subjects, "subjects"):
+        specs = [subject_at(cfg, i) for i in indices]
+        drawn = [styles[i % len(styles)] for i in indices]
+        seeds = [fold_in(cfg.seed, "export", "paper", i) for i in indices]
+        images = render_subjects(specs, drawn, [COMPLEXITY] * len(specs), seeds, cfg.size)
+        for i, spec, style, rgb, alpha in zip(indices, specs, drawn, images.rgb, images.alpha, strict=True):
+            file = f"subjects/{i:06d}.png"
+            save_png(out / file, torch.cat([rgb, alpha]))
+            rows.append(
+                {"file": file, "caption": caption(spec), "style": style, "style_phrase": style_phrase(style)}
+            )
+            cells.append(rgb)
+    return _finish(out, rows, [cells[i : i + SHEET_ROWS] for i in range(0, len(cells), SHEET_ROWS)], None)
+
+
+def export_pairs(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+    """Scenes with and without their subject: folders `with`, `without`, `mask`, `effect`; subjects take turns."""
+    out, rows, cells = Path(cfg.out), [], []
+    for indices in batches(cfg.num_scenes, "pairs"):
+        scenes = [scene_at(cfg, i) for i in indices]
+        specs = [subject_at(cfg, i % cfg.num_subjects) for i in indices]
+        drawn = [styles[i % len(styles)] for i in indices]
+        seeds = [fold_in(cfg.seed, "export", "paper", i) for i in indices]
+        pair = render_pairs(scenes, specs, drawn, [COMPLEXITY] * len(specs), seeds, cfg.size)
+        for row, i in enumerate(indices):
+            file = f"{i:06d}.png"
+            views = {
+                "with": pair.with_subject[row],
+                "without": pair.without[row],
+                "mask": pair.mask[row],
+                "effect": pair.effect[row],
+            }
+            for folder, image in views.items():
+                save_png(out / folder / file, image)
+            rows.append(
+                {
+                    "file": file,
+                    "caption": caption(specs[row]),
+                    "scene_phrase": scene_phrase(scenes[row]),
+                    "style": drawn[row],
+                    "style_phrase": style_phrase(drawn[row]),
+                }
+            )
+            cells.append([image.expand(3, -1, -1) for image in views.values()])
+    return _finish(out, rows, cells, ["with", "without", "mask", "effect"])
+
+
+def export_sheet(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+    """`sheet.png`: the first subjects of the export as rows, every style as a column."""
+    cells = []
+    for index in track(range(cfg.num_subjects), "sheet"):
+        count = len(styles)
+        seeds = [fold_in(cfg.seed, "export", "paper", index)] * count
+        images = render_subjects(
+            [subject_at(cfg, index)] * count, styles, [COMPLEXITY] * count, seeds, cfg.size
+        )
+        cells.append(list(images.rgb))
+    sheet = Path(cfg.out) / "sheet.png"
+    save_png(sheet, contact_sheet(cells, None, styles, cell=cfg.size))
+    return sheet
+
+
+def batches(total: int, label: str) -> Iterator[range]:
+    """0..total-1 in ranges of at most BATCH, with a progress bar on a terminal."""
+    for start in track(range(0, total, BATCH), label):
+        yield range(start, min(start + BATCH, total))
+
+
+def _finish(
+    out: Path,
+    rows: Sequence[dict[str, Any]],
+    cells: Sequence[Sequence[torch.Tensor]],
+    column_labels: Sequence[str] | None,
+) -> Path:
+    """Writes captions and the contact sheet of the first rows."""
+    write_text(out / "captions.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    save_png(out / "sheet.png", contact_sheet(cells[:SHEET_ROWS], None, column_labels))
+    return out / "sheet.png"

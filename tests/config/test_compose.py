@@ -1,0 +1,257 @@
+"""Every configuration composes; a wrong key, type or range is refused by name before anything starts."""
+
+import inspect
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+
+from magic_insert.config.build import build, check_target
+from magic_insert.config.compose import JOB_SCHEMAS, compose_job, known_keys
+from magic_insert.config.freeze import freeze, thaw, to_yaml
+from magic_insert.core.errors import UserError
+from magic_insert.paths import conf_dir
+
+REQUIRED = {
+    "insert": ["subject=s.png", "background=b.png", "out=o.png"],
+    "personalize": ["subject=s.png", "out=o"],
+}
+CONF = conf_dir()
+FOLDERS_OF_PARTS = ("debug", "job_debug", "experiment")
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FOLDERS_OF_PARTS)
+CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
+
+
+def jobs_with(group: str) -> list[str]:
+    """The jobs whose table of contents names `group`."""
+    return [
+        job
+        for job in JOB_SCHEMAS
+        if any(
+            isinstance(entry, dict) and group in entry
+            for entry in yaml.safe_load((CONF / f"{job}.yaml").read_text())["defaults"]
+        )
+    ]
+
+
+@cache
+def base(job: str) -> DictConfig:
+    """A job as it composes without anything special; not to be changed."""
+    return compose_job(job, REQUIRED.get(job, []))
+
+
+def frozen(job: str, *overrides: str) -> Any:
+    return freeze(compose_job(job, [*REQUIRED.get(job, []), *overrides]))
+
+
+@pytest.mark.parametrize("job", JOB_SCHEMAS)
+def test_every_job_composes_and_freezes_into_its_own_class(job: str) -> None:
+    assert type(freeze(base(job))) is JOB_SCHEMAS[job]
+
+
+@pytest.mark.parametrize(("group", "choice"), CHOICES)
+def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice: str) -> None:
+    jobs = jobs_with(group)
+    assert jobs, f"no job uses the group {group}"
+    for job in jobs:
+        values = thaw(frozen(job, f"{group}={choice}"))
+        for key, value in (yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()) or {}).items():
+            arrived = values[key] if group == "preset" else values[group][key]
+            if isinstance(value, dict):
+                assert value.items() <= arrived.items()
+            elif not (isinstance(value, str) and value.startswith("${")):
+                assert arrived == value
+
+
+@pytest.mark.parametrize("job", jobs_with("debug"))
+def test_debug_fast_shortens_every_job_that_offers_it(job: str) -> None:
+    slow, fast = thaw(freeze(base(job))), thaw(frozen(job, "debug=fast"))
+    steps = [key for key in slow if isinstance(slow[key], dict) and "steps" in slow[key]]
+    assert steps
+    assert all(fast[key]["steps"] <= 2 <= slow[key]["steps"] for key in steps)
+
+
+@pytest.mark.parametrize("job", JOB_SCHEMAS)
+def test_an_unknown_key_is_refused_by_name(job: str) -> None:
+    with pytest.raises(HydraException, match="seedd"):
+        frozen(job, "seedd=1")
+
+
+def test_an_unknown_key_inside_a_group_is_refused_by_name() -> None:
+    with pytest.raises(HydraException, match=r"model\.imagesize"):
+        frozen("insert", "model.imagesize=64")
+
+
+@pytest.mark.parametrize("key", ["nonsense", "model.nonsense"])
+def test_a_key_forced_in_with_a_plus_is_refused_too(key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        frozen("insert", f"+{key}=1")
+
+
+def test_an_unknown_key_in_a_yaml_of_the_user_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nstyle:\n  scael: 0.5\n")
+    with pytest.raises(HydraException, match="scael"):
+        frozen("insert", f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+
+
+def test_an_experiment_of_the_user_sets_values_and_the_command_line_wins(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\nstyle:\n  scale: 0.5\n")
+    cfg = frozen("insert", f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "style.scale=0.25")
+    assert (cfg.seed, cfg.style.scale) == (7, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("job", "override", "key"),
+    [
+        ("insert", "seed=abc", "seed"),
+        ("insert", "box=[a,b,c,d]", "box"),
+        ("insert", "model.image_size=big", "model.image_size"),
+        ("insert", "keep_intermediate=3.5", "keep_intermediate"),
+        ("personalize", "personalization.targets=3", "personalization.targets"),
+        ("toybox", "occlusion=much", "occlusion"),
+        ("foundation", "vae.steps=1.5", "vae.steps"),
+    ],
+)
+def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> None:
+    with pytest.raises(HydraException) as caught:
+        frozen(job, override)
+    assert key in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize(
+    ("job", "override", "key"),
+    [
+        ("insert", "style.scale=2.1", "style.scale"),
+        ("insert", "style.scale=.nan", "style.scale"),
+        ("insert", "style.mode=magic", "style.mode"),
+        ("insert", "style.blocks=everything", "style.blocks"),
+        ("insert", "style.blocks=[1]", "style.blocks"),
+        ("insert", "model.dtype=int8", "model.dtype"),
+        ("insert", "model.device=tpu", "model.device"),
+        ("insert", "model.image_size=100", "model.image_size"),
+        ("insert", "sampling.steps=0", "sampling.steps"),
+        ("insert", "sampling.guidance=-1", "sampling.guidance"),
+        ("insert", "segmenter.name=scissors", "segmenter.name"),
+        ("insert", "inserter.name=bootstrapped", "inserter.run"),
+        ("insert", "box=[1,2,3]", "box"),
+        ("insert", "box=[1,2,0,3]", "box"),
+        ("insert", "box=[-1,2,3,3]", "box"),
+        ("personalize", "personalization.num_tokens=0", "personalization.num_tokens"),
+        ("personalize", "personalization.num_tokens=9", "personalization.num_tokens"),
+        ("personalize", "personalization.lr_unet=.inf", "personalization.lr_unet"),
+        ("personalize", "personalization.lr_tokens=-1", "personalization.lr_tokens"),
+        ("personalize", "personalization.targets=[]", "personalization.targets"),
+        ("personalize", "personalization.prompt_template=cat", "personalization.prompt_template"),
+        ("personalize", "personalization.lr_schedule=zigzag", "personalization.lr_schedule"),
+        ("personalize", "logger.name=paper", "logger.name"),
+        ("demo", "num_scenes=0", "num_scenes"),
+        ("toybox", "what=everything", "what"),
+        ("toybox", "split=test", "split"),
+        ("toybox", "size=8", "size"),
+        ("toybox", "occlusion=1.5", "occlusion"),
+        ("toybox", "num_subjects=0", "num_subjects"),
+        ("card", "num_samples=0", "num_samples"),
+        ("status", "states=[asleep]", "states"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name_and_in_one_line(job: str, override: str, key: str) -> None:
+    cfg = OmegaConf.merge(base(job), OmegaConf.from_dotlist([override]))
+    with pytest.raises(UserError) as caught:
+        freeze(cfg)
+    assert key in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("job", REQUIRED)
+def test_every_missing_value_is_named(job: str) -> None:
+    with pytest.raises(UserError) as caught:
+        freeze(compose_job(job))
+    for override in REQUIRED[job]:
+        assert override.split("=")[0] + "=..." in str(caught.value)
+
+
+@pytest.mark.parametrize("job", JOB_SCHEMAS)
+def test_what_freezes_comes_back_from_its_yaml(job: str) -> None:
+    """The resolved config.yaml of a run holds everything: merged into the bare schema it gives an equal object."""
+    cfg = freeze(base(job))
+    assert freeze(OmegaConf.merge(base(job), OmegaConf.create(to_yaml(cfg)))) == cfg
+    assert OmegaConf.to_container(OmegaConf.create(to_yaml(cfg))) == thaw(cfg)
+
+
+def test_one_seed_reaches_every_part() -> None:
+    cfg = frozen("insert", "seed=11")
+    assert cfg.sampling.seed == cfg.personalization.seed == 11
+
+
+def test_the_model_brings_its_own_way_of_sampling_unless_told_otherwise() -> None:
+    own = frozen("insert", "model=sdxl").sampling
+    assert own != frozen("insert").sampling
+    assert frozen("insert", "model=sdxl", "sampling=micro").sampling == frozen("insert").sampling
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    cfg = frozen("personalize", "personalization=paper").personalization
+    assert (cfg.steps, cfg.batch_size, cfg.num_tokens) == (600, 1, 2)
+    assert (cfg.lr_unet, cfg.wd_unet, cfg.lr_tokens, cfg.wd_tokens) == (1e-5, 0.3, 1e-3, 0.1)
+
+
+def test_a_frozen_configuration_cannot_be_changed() -> None:
+    cfg = frozen("insert")
+    with pytest.raises(AttributeError):
+        cfg.seed = 1
+    with pytest.raises(AttributeError):
+        cfg.model.dtype = "float16"
+
+
+def test_known_keys_reach_every_leaf() -> None:
+    assert {"seed", "model", "model.dtype", "personalization.num_tokens"} <= set(
+        known_keys(JOB_SCHEMAS["insert"])
+    )
+
+
+def targets_in(node: Any, key: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_` below `node`, with its dotted key."""
+    if not isinstance(node, dict):
+        return []
+    found = [(key, node)] if "_target_" in node else []
+    return found + [
+        hit for name, child in node.items() for hit in targets_in(child, f"{key}.{name}".strip("."))
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_target_in_a_yaml_is_allowed_and_binds(path: Path) -> None:
+    for key, node in targets_in(yaml.safe_load(path.read_text())):
+        check_target(node, key or path.stem)
+
+
+def test_build_makes_the_named_object() -> None:
+    node = {"_target_": "torch.optim.AdamW", "_partial_": True, "lr": 0.5}
+    partial = build(node, "optimizer")
+    assert partial.keywords == {"lr": 0.5}
+    assert partial.func is get_object("torch.optim.AdamW")
+
+
+@pytest.mark.parametrize("target", ["os.system", "builtins.eval", "torch.load", "magic_insertion.evil", None])
+def test_a_target_outside_the_list_is_refused_by_key(target: str | None) -> None:
+    with pytest.raises(UserError, match=r"optimizer\._target_"):
+        build({"_target_": target}, "optimizer")
+
+
+def test_a_forbidden_target_inside_an_allowed_one_is_refused() -> None:
+    inner = {"_target_": "os.system", "command": "true"}
+    with pytest.raises(UserError, match=r"optimizer\.params"):
+        build({"_target_": "torch.optim.AdamW", "params": inner}, "optimizer")
+
+
+def test_a_key_that_does_not_fit_the_signature_is_refused_by_name() -> None:
+    assert "learning_rate" not in inspect.signature(get_object("torch.optim.AdamW")).parameters
+    with pytest.raises(UserError, match="learning_rate"):
+        build({"_target_": "torch.optim.AdamW", "_partial_": True, "learning_rate": 1}, "optimizer")

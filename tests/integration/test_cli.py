@@ -1,0 +1,234 @@
+"""The command line as a user meets it: quick without torch, one line and code 2 for bad input, tidy run folders."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from magic_insert.cli.main import JOBS
+from magic_insert.config.compose import JOB_SCHEMAS
+from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.launch.launcher import named_output
+from magic_insert.launch.run_folder import list_runs, state_of
+
+HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "numpy", "cv2")
+# Runs the console script in a fresh interpreter and tells on stdout's last line which heavy modules it pulled in.
+SPY = textwrap.dedent(
+    f"""
+    import atexit, sys
+    atexit.register(lambda: print("HEAVY", *[m for m in {HEAVY!r} if m in sys.modules]))
+    from magic_insert.cli.main import main
+    main(sys.argv[1:])
+    """
+)
+
+
+def spied(*words: str, cwd: Path) -> tuple[int, list[str], str, list[str]]:
+    """Exit code, lines of stdout, stderr, heavy modules that were imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", SPY, *words], cwd=cwd, capture_output=True, text=True, timeout=60
+    )
+    *lines, last = done.stdout.splitlines()
+    assert last.split()[0] == "HEAVY"
+    return done.returncode, lines, done.stderr, last.split()[1:]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        [],
+        ["--version"],
+        ["insert", "--help"],
+        ["demo", "--cfg", "job"],
+        ["foundation", "--cfg", "job"],
+    ],
+    ids=" ".join,
+)
+def test_looking_around_needs_no_torch_and_leaves_no_trace(words: list[str], tmp_path: Path) -> None:
+    code, lines, errors, heavy = spied(*words, cwd=tmp_path)
+    assert (code, errors, heavy) == (0, "", [])
+    assert lines
+    assert not list(tmp_path.iterdir())
+
+
+BAD_INPUT = {
+    "a wrong job": (["insrt"], "insert"),
+    "nothing set": (["insert"], "subject=..."),
+    "an unknown key": (["insert", "subjct=a.png"], "subjct"),
+    "an unknown key in a group": (["insert", "style.scael=1"], "style.scael"),
+    "a wrong type": (["insert", "seed=abc"], "seed"),
+    "an unknown choice": (["insert", "model=huge"], "micro sdxl"),
+    "broken grammar": (["insert", "seed=["], "seed=["),
+    "an unknown flag": (["insert", "--fast"], "--fast"),
+    "a missing file": (["insert", "subject=no.png", "background=b.png", "out=o.png"], "no.png"),
+    "out of range": (["insert", "subject=a", "background=b", "out=o", "style.scale=9"], "style.scale"),
+    "a closed place": (["demo", "out=/proc/nowhere/demo"], "/proc/nowhere"),
+    "no runs": (["status", "root=nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize(("words", "named"), BAD_INPUT.values(), ids=BAD_INPUT.keys())
+def test_bad_input_costs_one_line_and_code_two_and_no_torch(
+    words: list[str], named: str, tmp_path: Path
+) -> None:
+    code, lines, errors, heavy = spied(*words, cwd=tmp_path)
+    assert (code, lines, heavy) == (2, [], [])
+    assert errors.count("\n") == 1
+    assert named in errors
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_job_has_an_entry_a_schema_and_a_line_of_help() -> None:
+    assert set(JOBS) == set(JOB_SCHEMAS)
+
+
+# Jobs small enough to run inside a test, put in place of the real ones by their dotted name.
+TOY_JOBS = """
+import os, signal, sys, time
+from pathlib import Path
+from magic_insert.core.errors import UserError
+
+def finish(cfg):
+    (Path(cfg.out) / "result").write_text(str(cfg.seed))
+
+def refuse(cfg):
+    raise UserError("expected a toy,\\n  got none")
+
+def break_down(cfg):
+    raise RuntimeError("a fault of ours")
+
+def wait(cfg):
+    (Path(cfg.out) / "started").touch()
+    try:
+        time.sleep(60)
+    finally:
+        (Path(cfg.out) / "tidied").touch()
+"""
+RUN_TOY = """
+import signal, sys
+from magic_insert.cli.app import run_app
+from magic_insert.cli.main import stop_on_sigterm
+signal.signal(signal.SIGTERM, stop_on_sigterm)
+run_app("card", "toy_jobs:" + sys.argv.pop(1), sys.argv[1:], lambda cfg: None)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    (tmp_path / "toy_jobs.py").write_text(TOY_JOBS)
+    return tmp_path
+
+
+def start(folder: Path, job: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN_TOY, job, *words],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(folder: Path, job: str, *words: str) -> tuple[int, str]:
+    process = start(folder, job, *words)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def test_a_finished_run_leaves_its_configuration_and_a_true_record(toy: Path) -> None:
+    assert run(toy, "finish", "out=runs/a", "seed=3") == (0, "")
+    assert (toy / "runs/a/result").read_text() == "3"
+    assert "seed: 3\n" in (toy / "runs/a/config.yaml").read_text()
+    record = read_json(toy / "runs/a/run.json")
+    assert (record["job"], record["state"]) == ("card", "done")
+    assert record["started"] <= record["ended"]
+    assert sorted(path.name for path in toy.iterdir() if path.name != "__pycache__") == [
+        "runs",
+        "toy_jobs.py",
+    ]
+
+
+def test_a_refused_run_leaves_nothing_behind(toy: Path) -> None:
+    code, errors = run(toy, "refuse", "out=runs/deep/a")
+    assert (code, errors) == (2, "magic-insert: expected a toy, got none\n")
+    assert not (toy / "runs").exists()
+
+
+def test_a_refused_run_spares_what_stood_there_before(toy: Path) -> None:
+    (toy / "runs/a").mkdir(parents=True)
+    (toy / "runs/a/mine.txt").write_text("keep")
+    run(toy, "refuse", "out=runs/a")
+    assert [path.name for path in (toy / "runs/a").iterdir()] == ["mine.txt"]
+
+
+def test_a_fault_of_ours_shows_its_traceback_and_is_recorded(toy: Path) -> None:
+    code, errors = run(toy, "break_down", "out=runs/a")
+    assert code == 1
+    assert "RuntimeError: a fault of ours" in errors
+    assert read_json(toy / "runs/a/run.json")["state"] == "failed"
+
+
+def test_sigterm_unwinds_the_job_and_ends_with_143(toy: Path) -> None:
+    process = start(toy, "wait", "out=runs/a")
+    deadline = time.monotonic() + 30
+    while not (toy / "runs/a/started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    held, errors = run(toy, "finish", "out=runs/a")
+    assert (held, "still running" in errors) == (2, True)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    assert (toy / "runs/a/tidied").exists()
+    assert read_json(toy / "runs/a/run.json")["state"] == "stopped"
+
+
+def test_a_sweep_gives_every_run_a_folder_of_its_own_name(toy: Path) -> None:
+    code, errors = run(toy, "finish", "-m", "out=runs/a", "seed=1,2", "num_samples=4")
+    assert code == 0, errors
+    assert sorted(path.name for path in (toy / "runs/a").iterdir()) == ["seed=1", "seed=2"]
+    assert (toy / "runs/a/seed=2/result").read_text() == "2"
+
+
+def test_a_picture_of_a_sweep_is_named_beside_its_siblings() -> None:
+    assert named_output(Path("x/a.png"), "seed=1") == Path("x/a__seed=1.png")
+
+
+def test_status_lists_runs_by_start_and_sees_through_a_dead_process(tmp_path: Path) -> None:
+    record = {
+        "job": "card",
+        "state": "done",
+        "started": "2030-01-02",
+        "ended": None,
+        "host": "elsewhere",
+        "pid": 1,
+    }
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    write_json(tmp_path / "late" / "run.json", record)
+    here = {
+        **record,
+        "state": "running",
+        "started": "2030-01-01",
+        "host": os.uname().nodename,
+        "pid": dead.pid,
+    }
+    write_json(tmp_path / "early" / "run.json", here)
+    assert [(path.name, state_of(found)) for path, found in list_runs(tmp_path)] == [
+        ("early", "stopped"),
+        ("late", "done"),
+    ]
+    code, lines, _, heavy = spied("status", f"root={tmp_path}", "states=[stopped]", cwd=tmp_path)
+    assert (code, heavy, len(lines)) == (0, [], 1)
+    assert lines[0].endswith("early")
+
+
+def test_the_configuration_shown_is_the_one_composed(tmp_path: Path) -> None:
+    _, lines, _, _ = spied("toybox", "--cfg", "job", "seed=5", cwd=tmp_path)
+    assert "seed: 5" in lines
+    assert json.dumps(lines)
