@@ -24,10 +24,10 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import load_lora, remove_lora, use_lora
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import StyleEmbeds, listening, style_embeds
+from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
-TOKENS_FILE = "learned_embeds.safetensors"
 CARD_FILE = "card.json"
 
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_bytes
 from magic_insert.core.rand import generator
 from magic_insert.models.quiet import quiet
+from magic_insert.models.tensor_file import save_tensors
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 FILE = "pytorch_lora_weights.safetensors"
@@ -47,12 +46,13 @@ def add_lora(
         raise UserError(f"expected a LoRA rank of at least 1, got {rank}; set personalization.rank")
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), quiet():
             unet.add_adapter(config, adapter_name=name)
     except ValueError as error:
         raise UserError(
             f"expected LoRA targets that exist in the UNet, got {list(targets)}: {error}"
         ) from error
+    use_lora(unet, name)
     trained = []
     for key, parameter in sorted(unet.named_parameters()):
         if f".{name}." not in key or "lora_" not in key:
@@ -68,9 +68,9 @@ def add_lora(
 
 
 def lora_state(unet: Any, name: str = "subject") -> dict[str, Tensor]:
-    """The LoRA's tensors, float32 on the CPU, under the names of diffusers' files."""
+    """A copy of the LoRA's tensors, float32 on the CPU, under the names of diffusers' files."""
     state = get_peft_model_state_dict(unet, adapter_name=name)
-    return {f"unet.{key}": value.detach().float().cpu().contiguous() for key, value in sorted(state.items())}
+    return {f"unet.{key}": value.detach().cpu().float().clone() for key, value in sorted(state.items())}
 
 
 def restore_lora(unet: Any, state: Mapping[str, Tensor], name: str = "subject") -> None:
@@ -88,7 +88,7 @@ def save_lora(path: Path, unet: Any, name: str = "subject") -> None:
         "unet.target_modules": sorted(config.target_modules),
     }
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(scale, sort_keys=True)}
-    write_bytes(path, save(lora_state(unet, name), metadata=metadata))
+    save_tensors(path, lora_state(unet, name), metadata)
 
 
 def load_lora(pipe: Any, path: Path, name: str) -> None:
@@ -101,8 +101,7 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
         raise UserError(f"expected a LoRA at {path}, got no such file; run magic-insert personalize first")
     with torch.random.fork_rng(), quiet():
         pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
-    pipe.unet.requires_grad_(False)
-    pipe.unet.disable_lora()
+    use_lora(pipe.unet, None)
 
 
 def use_lora(unet: Any, name: str | None, scale: float = 1.0) -> None:
@@ -111,14 +110,18 @@ def use_lora(unet: Any, name: str | None, scale: float = 1.0) -> None:
         return
     if name is None:
         unet.disable_lora()
-        return
-    unet.set_adapters([name], [scale])
-    unet.enable_lora()
+    else:
+        unet.set_adapters([name], [scale])
+        unet.enable_lora()
     unet.requires_grad_(False)
 
 
 def remove_lora(unet: Any, name: str) -> None:
-    """Takes the LoRA out; with the last one gone the UNet has its own layers and names again."""
-    unet.delete_adapters(name)
+    """Takes the LoRA out; others stay, switched off. With the last one the UNet has its own layers and names again."""
+    with quiet():
+        unet.delete_adapters(name)
     if not getattr(unet, "peft_config", None):
         unet.unload_lora()
+        return
+    unet.disable_lora()
+    unet.requires_grad_(False)

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_bytes
+from magic_insert.models.tensor_file import save_tensors
 
 MAX_TOKENS = 8
+FILE = "learned_embeds.safetensors"
 # Keys of the product file (as SDXL's trainers write it) and the pipeline's names of encoder and tokenizer.
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
 
@@ -136,8 +136,7 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
 
 def save_tokens(path: Path, tokens: LearnedTokens) -> None:
     """Writes the rows as `clip_l` and `clip_g` (N x D each); diffusers reads them with `load_textual_inversion`."""
-    rows = {key: rows.detach().cpu().contiguous() for key, rows in tokens.rows.items()}
-    write_bytes(path, save(rows, metadata={"format": "pt", "tokens": json.dumps(tokens.names)}))
+    save_tensors(path, dict(tokens.rows.items()), {"format": "pt", "tokens": json.dumps(tokens.names)})
 
 
 def load_tokens(path: Path) -> LearnedTokens:

@@ -21,7 +21,8 @@ from magic_insert.models.style import silence
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ADAPTER_FOLDERS = ("ip_adapter", "sdxl_models")  # ours and the official repository's
+OFFICIAL_ADAPTER_FOLDER = "sdxl_models"  # where the IP-Adapter repository keeps those for SDXL
+ADAPTER_FOLDERS = ("ip_adapter", OFFICIAL_ADAPTER_FOLDER)
 
 
 def load_pipeline(
@@ -100,7 +101,8 @@ def find_source(model: ModelConfig) -> Path | str:
         raise UserError(f"expected a model folder or hub id, got {model.source}; set model.source=FOLDER")
     if not model.revision:
         raise UserError(
-            f"expected a folder at {model.source}, or a pinned commit to load it from the hub; set model.revision=COMMIT"
+            f"expected a folder at {model.source}, or a pinned commit to load it from the hub; "
+            "set model.revision=COMMIT"
         )
     return model.source
 
@@ -117,22 +119,24 @@ def _check_layout(folder: Path) -> Path:
 
 
 def _load_adapter(pipe: Any, model: ModelConfig, source: Path | str) -> None:
-    """Loads the adapter the configuration names, or the one inside a local model folder."""
-    if model.ip_adapter is None and (not isinstance(source, Path) or not (source / "ip_adapter").is_dir()):
+    """Loads the adapter the configuration names (a folder, or `owner/name[@commit]`), or the one in a model folder."""
+    if model.ip_adapter is None and not (isinstance(source, Path) and (source / "ip_adapter").is_dir()):
         return
     home = Path(model.ip_adapter).expanduser() if model.ip_adapter else Path(source)
+    repository, _, commit = (model.ip_adapter or "").partition("@")
     if home.is_dir():
         found = _adapter_file(home, model.ip_adapter_weight)
-        subfolder, weight = found.parent.relative_to(home).as_posix(), found.name
-        where: Path | str = home
-    elif model.ip_adapter and HUB_ID.fullmatch(model.ip_adapter) and model.ip_adapter_weight:
+        subfolder = found.parent.relative_to(home).as_posix()
+        pipe.load_ip_adapter(home, subfolder=subfolder, weight_name=found.name, local_files_only=True)
+    elif HUB_ID.fullmatch(repository) and model.ip_adapter_weight:
         subfolder, _, weight = model.ip_adapter_weight.rpartition("/")
-        where = model.ip_adapter
+        where = subfolder or OFFICIAL_ADAPTER_FOLDER
+        pipe.load_ip_adapter(repository, subfolder=where, weight_name=weight, revision=commit or None)
     else:
-        raise UserError(f"expected an IP-Adapter folder or hub id with model.ip_adapter_weight, got {home}")
-    pipe.load_ip_adapter(
-        where, subfolder=subfolder, weight_name=weight, local_files_only=isinstance(where, Path)
-    )
+        raise UserError(
+            f"expected an IP-Adapter folder or hub id, got {model.ip_adapter}; "
+            "set model.ip_adapter=FOLDER, or a hub id with model.ip_adapter_weight=FILE"
+        )
     silence(pipe.unet)
 
 

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_bytes
+from magic_insert.models.tensor_file import save_tensors
 
 STATE = "optimizer.state."
 
@@ -44,12 +43,12 @@ def save_checkpoint(
 ) -> None:
     """Writes the checkpoint of a run that finished `step` updates."""
     state = optimizer.state_dict()
-    tensors = {name: value.detach().cpu().contiguous() for name, value in values.items()}
+    tensors = dict(values)
     for index, entries in state["state"].items():
         for name, value in entries.items():
-            tensors[f"{STATE}{index}.{name}"] = value.detach().cpu().contiguous()
+            tensors[f"{STATE}{index}.{name}"] = value
     header = {"step": str(step), "key": key, "groups": json.dumps(state["param_groups"])}
-    write_bytes(path, save(tensors, metadata=header))
+    save_tensors(path, tensors, header)
 
 
 def read_checkpoint(path: Path, key: str) -> Checkpoint:

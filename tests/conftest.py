@@ -1,0 +1,35 @@
+"""Shared pieces: a tiny model of SDXL's real classes with random weights, built once, loaded as often as needed."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the layout of the micro model: 64 pixels, random weights."""
+    from magic_insert.models.micro import build_micro
+
+    return build_micro(tmp_path_factory.mktemp("models") / "tiny", seed=0, size="tiny")
+
+
+@pytest.fixture(scope="module")
+def tiny_pipe(tiny_micro: Path) -> Any:
+    """The tiny model as the library loads it; whoever changes it puts it back."""
+    from magic_insert.config.schema import ModelConfig
+    from magic_insert.models.zoo import load_pipeline
+
+    torch.set_num_threads(1)
+    return load_pipeline(ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, device="cpu"))
+
+
+@pytest.fixture
+def stock_pipe(tiny_micro: Path) -> Any:
+    """The same folder in plain diffusers, none of our code, without the adapter."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

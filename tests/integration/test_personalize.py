@@ -1,0 +1,314 @@
+"""Personalisation end to end on a tiny model: exact resume, a product for plain diffusers, nothing left behind."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
+
+from magic_insert.config.schema import PersonalizationConfig, SamplingConfig, StyleConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.core.records import Subject
+from magic_insert.methods.personalized import PersonalizedStylizer
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.sampling import sample
+from magic_insert.models.text import ENCODERS, attached, initial_tokens
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.models.zoo import fingerprint
+from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
+from magic_insert.training.personalize import personalize
+from magic_insert.training.personalize_module import CHECKPOINT_FILE
+
+CONFIG = PersonalizationConfig(
+    steps=6,
+    batch_size=2,
+    rank=2,
+    alpha=4.0,
+    targets=["to_q", "to_k", "to_v", "to_out.0"],
+    lr_unet=3e-2,
+    wd_unet=0.1,
+    lr_tokens=3e-2,
+    wd_tokens=0.1,
+    mask_loss=True,
+    lr_schedule="cosine",
+    warmup_steps=2,
+    views=4,
+    checkpoint_every=2,
+)
+PRODUCTS = (LORA_FILE, TOKENS_FILE)
+
+
+def subject(seed: int = 0) -> Subject:
+    alpha = torch.zeros(1, 50, 40)
+    alpha[:, 10:40, 10:30] = 1
+    return Subject(torch.rand(3, 50, 40, generator=generator(seed, "subject")), alpha, "block")
+
+
+def scene(seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, 60, 80, generator=generator(seed, "scene"))
+
+
+def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any) -> Path:
+    return personalize(pipe, subject(), cfg, seed=3, out=out, progress=False, **more)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "whole")
+
+
+@pytest.fixture
+def stylizer(tiny_pipe: Any, run: Path) -> Iterator[PersonalizedStylizer]:
+    made = PersonalizedStylizer(tiny_pipe, run, StyleConfig(), SamplingConfig(steps=3, guidance=3.0))
+    yield made
+    made.close()
+
+
+class Interrupt(Callback):
+    """Kills the run after `step` updates, as a lost machine would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch + 1 == self.step:
+            raise ConnectionError("power cut")
+
+
+def test_plain_diffusers_loads_the_product_and_draws_the_same_picture(
+    stylizer: PersonalizedStylizer, stock_pipe: Any, tiny_micro: Path, run: Path
+) -> None:
+    ours = stylizer(scene(), seed=1, id="pair")
+    # From here on none of our code draws: this is what a user of diffusers would write.
+    stock_pipe.load_lora_weights(run)
+    rows = load_file(run / TOKENS_FILE)
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        stock_pipe.load_textual_inversion(
+            rows[key],
+            token=["<v1>", "<v2>"],
+            text_encoder=getattr(stock_pipe, encoder),
+            tokenizer=getattr(stock_pipe, tokenizer),
+        )
+    stock_pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
+    stock_pipe.set_ip_adapter_scale({"up": {"block_0": [0.0, 1.0, 0.0]}})
+    centre = Image.fromarray((scene()[:, :, 10:70] * 255).round().byte().permute(1, 2, 0).numpy())
+    drawn = stock_pipe(
+        "A <v1> <v2>.",
+        ip_adapter_image=centre,
+        num_inference_steps=3,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(fold_in(1, "stylise", "pair", 0)),
+        output_type="pt",
+    ).images[0]
+    torch.testing.assert_close(drawn, ours, atol=1e-4, rtol=0)
+
+
+def test_after_training_the_pipeline_is_what_it_was(tiny_pipe: Any, tmp_path: Path) -> None:
+    def state() -> dict[str, torch.Tensor]:
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        return {f"{p}.{k}": v.clone() for p in parts for k, v in getattr(tiny_pipe, p).state_dict().items()}
+
+    before, words = state(), len(tiny_pipe.tokenizer)
+    train(tiny_pipe, tmp_path / "run", replace(CONFIG, steps=2))
+    after = state()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert len(tiny_pipe.tokenizer) == words
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(
+    tiny_pipe: Any, run: Path, tmp_path: Path, step: int
+) -> None:
+    with pytest.raises(ConnectionError):
+        train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(step)])
+    assert (tmp_path / "run" / CHECKPOINT_FILE).is_file() is (step > 1)
+    train(tiny_pipe, tmp_path / "run")
+    for name in PRODUCTS:
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
+    card = json.loads((tmp_path / "run" / "card.json").read_text())
+    assert card["resumed_from"] == step - step % 2
+
+
+def test_training_moves_lora_and_tokens_and_another_seed_moves_them_elsewhere(
+    tiny_pipe: Any, run: Path, tmp_path: Path
+) -> None:
+    start = train(tiny_pipe, tmp_path / "start", replace(CONFIG, steps=0))
+    other = personalize(tiny_pipe, subject(), CONFIG, seed=4, out=tmp_path / "other", progress=False)
+    for name in PRODUCTS:
+        first, last, elsewhere = (load_file(folder / name) for folder in (start, run, other))
+        assert any(not torch.equal(first[key], last[key]) for key in first)
+        assert any(not torch.equal(elsewhere[key], last[key]) for key in first)
+
+
+def test_a_finished_run_is_returned_at_once_and_another_run_is_refused(
+    tiny_pipe: Any, run: Path, tmp_path: Path
+) -> None:
+    before = (run / "card.json").stat().st_mtime_ns
+    assert train(tiny_pipe, run) == run
+    with pytest.raises(UserError, match="another out"):
+        train(tiny_pipe, run, replace(CONFIG, rank=3))
+    with pytest.raises(UserError, match="another out"):
+        personalize(tiny_pipe, subject(1), CONFIG, seed=3, out=run, progress=False)
+    assert (run / "card.json").stat().st_mtime_ns == before
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_move(tiny_pipe: Any, tmp_path: Path) -> None:
+    spoilt = subject()
+    spoilt.rgb[:, 20, 20] = float("nan")
+    with pytest.raises(RuntimeError, match="step 0"):
+        personalize(tiny_pipe, spoilt, CONFIG, seed=0, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run" / LORA_FILE).exists()
+
+
+def test_a_subject_that_is_transparent_everywhere_is_refused(tiny_pipe: Any, tmp_path: Path) -> None:
+    ghost = Subject(torch.rand(3, 40, 40), torch.zeros(1, 40, 40), "ghost")
+    with pytest.raises(UserError, match="transparent everywhere"):
+        personalize(tiny_pipe, ghost, CONFIG, seed=0, out=tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_lowers_the_loss_of_a_draw_it_keeps_seeing(tiny_pipe: Any, tmp_path: Path) -> None:
+    losses: list[float] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(
+            self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int
+        ) -> None:
+            if batch in (0, 7):
+                with torch.no_grad():
+                    losses.append(float(module.training_step(0)))
+
+    cfg = replace(CONFIG, steps=8, lr_schedule="constant", warmup_steps=0, batch_size=4)
+    train(tiny_pipe, tmp_path / "run", cfg, callbacks=[Watch()])
+    assert losses[1] < 0.99 * losses[0]
+
+
+def test_lora_tokens_and_adapter_each_change_the_picture(
+    tiny_pipe: Any, run: Path, stylizer: PersonalizedStylizer
+) -> None:
+    def draw_with(style: StyleConfig, lora_scale: float) -> torch.Tensor:
+        other = PersonalizedStylizer(tiny_pipe, run, style, stylizer.sampling, lora_scale=lora_scale)
+        image = other(scene(), seed=1, id="pair")
+        other.close()
+        return image
+
+    silent = StyleConfig(mode="none")
+    full, no_style, no_lora = (
+        stylizer(scene(), seed=1, id="pair"),
+        draw_with(silent, 1.0),
+        draw_with(silent, 0.0),
+    )
+    for a, b in ((full, no_style), (no_style, no_lora)):
+        assert (a - b).abs().max() > 1e-5
+    seed = fold_in(1, "stylise", "pair", 0)
+    base = sample(tiny_pipe, ["A <v1> <v2>."], [seed], steps=3, guidance=3.0)[0]
+    assert (no_lora - base).abs().max() > 1e-5
+    assert torch.equal(draw_with(StyleConfig(scale=0.0), 1.0), no_style)
+
+
+def test_lora_scale_zero_and_a_prompt_without_tokens_is_exactly_the_base(tiny_pipe: Any, run: Path) -> None:
+    sampling = SamplingConfig(steps=2, guidance=3.0)
+    made = PersonalizedStylizer(tiny_pipe, run, StyleConfig(mode="none"), sampling, lora_scale=0.0)
+    with made.active():
+        personalised = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
+    made.close()
+    assert torch.equal(personalised, sample(tiny_pipe, ["a red bunny"], [0], steps=2))
+
+
+def test_the_start_tokens_and_an_untrained_lora_draw_what_the_base_draws_with_those_tokens(
+    tiny_pipe: Any, tmp_path: Path
+) -> None:
+    start = train(tiny_pipe, tmp_path / "start", replace(CONFIG, steps=0))
+    made = PersonalizedStylizer(
+        tiny_pipe, start, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0)
+    )
+    ours = made(scene(), seed=0, id="x")
+    made.close()
+    with attached(tiny_pipe, initial_tokens(tiny_pipe, 2)):
+        base = sample(tiny_pipe, ["A <v1> <v2>."], [fold_in(0, "stylise", "x", 0)], steps=2, guidance=3.0)[0]
+    assert torch.equal(ours, base)
+
+
+def test_a_run_beside_another_subject_in_the_same_pipeline_writes_the_same_bytes(
+    tiny_pipe: Any, run: Path, stylizer: PersonalizedStylizer, tmp_path: Path
+) -> None:
+    before = stylizer(scene(), seed=0, id="x")
+    train(tiny_pipe, tmp_path / "again")
+    assert all((tmp_path / "again" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
+    assert torch.equal(stylizer(scene(), seed=0, id="x"), before)
+
+
+def test_a_batch_of_scenes_equals_each_scene_alone(stylizer: PersonalizedStylizer) -> None:
+    scenes = [scene(seed) for seed in range(3)]
+    together = stylizer.batch(scenes, seeds=[1, 2, 3], ids=["a", "b", "c"])
+    for i, name in enumerate("abc"):
+        torch.testing.assert_close(stylizer(scenes[i], seed=i + 1, id=name), together[i], atol=1e-4, rtol=0)
+
+
+def test_between_calls_the_shared_pipeline_is_the_base_model(
+    tiny_pipe: Any, stylizer: PersonalizedStylizer
+) -> None:
+    prints = fingerprint(tiny_pipe)
+    base = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
+    stylizer(scene(), seed=0, id="x")
+    assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=2), base)
+    assert fingerprint(tiny_pipe) == prints
+
+
+def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None:
+    style = StyleConfig(mode="prompt", prompt="as a pencil drawing")
+    made = PersonalizedStylizer(
+        tiny_pipe, run, style, SamplingConfig(steps=1, guidance=1.0, prompt_suffix="wearing a crown")
+    )
+    assert made.prompt == "A <v1> <v2> wearing a crown as a pencil drawing."
+    made.close()
+
+
+def test_a_folder_without_a_finished_run_is_refused(tiny_pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="finished personalisation"):
+        PersonalizedStylizer(tiny_pipe, tmp_path, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_the_target_and_the_noisy_latents_give_the_clean_ones_back(prediction: str) -> None:
+    numbers = generator(0, "diffuse")
+    clean, noise = (torch.randn(3, 4, 5, 5, generator=numbers) for _ in range(2))
+    kept = torch.tensor([0.9, 0.5, 0.1])
+    noisy, target = diffuse(clean, noise, kept, prediction)
+    a, s = kept.sqrt().view(-1, 1, 1, 1), (1 - kept).sqrt().view(-1, 1, 1, 1)
+    recovered = {
+        "epsilon": (noisy - s * target) / a,
+        "v_prediction": a * noisy - s * target,
+        "sample": target,
+    }
+    torch.testing.assert_close(recovered[prediction], clean)
+
+
+def test_min_snr_weights_all_say_the_same_about_the_clean_image() -> None:
+    """An error e in the clean image weighs min(snr, gamma) e^2 whatever the model predicts (Hang et al. 2023)."""
+    kept = torch.tensor([0.99, 0.7, 0.2, 0.01])
+    snr = kept / (1 - kept)
+    expected = snr.clamp(max=5.0)
+    # d(clean) = d(epsilon) / sqrt(snr) and d(clean) = d(v) / sqrt(snr + 1).
+    torch.testing.assert_close(min_snr_weight(kept, 5.0, "epsilon") * snr, expected)
+    torch.testing.assert_close(min_snr_weight(kept, 5.0, "v_prediction") * (snr + 1), expected)
+    torch.testing.assert_close(min_snr_weight(kept, 5.0, "sample"), expected)
+
+
+def test_the_draws_of_a_step_depend_on_seed_and_step_alone() -> None:
+    cache = CachedViews(torch.zeros(5, 4, 8, 8), torch.ones(5, 1, 8, 8))
+    later, same, other = draw(0, 7, cache, 3, 1000), draw(0, 7, cache, 3, 1000), draw(0, 8, cache, 3, 1000)
+    assert torch.equal(later.noise, same.noise)
+    assert torch.equal(later.times, same.times)
+    assert not torch.equal(later.noise, other.noise)

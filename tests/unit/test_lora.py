@@ -1,0 +1,138 @@
+"""Laws of the LoRA: it starts at nothing, is nothing at scale 0, and leaves nothing behind."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.lora import (
+    FILE,
+    add_lora,
+    load_lora,
+    lora_state,
+    remove_lora,
+    restore_lora,
+    save_lora,
+    use_lora,
+)
+from magic_insert.models.style import blank_style, has_adapter
+
+
+@torch.no_grad()
+def predict(pipe: Any) -> torch.Tensor:
+    numbers = generator(7, "input")
+    unet = pipe.unet
+    added = {
+        "text_embeds": torch.randn(1, pipe.text_encoder_2.config.projection_dim, generator=numbers),
+        "time_ids": torch.full((1, 6), 64.0),
+    }
+    if has_adapter(pipe):
+        added["image_embeds"] = [blank_style(pipe, 1).negative]
+    text = torch.randn(1, 32, unet.config.cross_attention_dim, generator=numbers)
+    latents = torch.randn(1, unet.config.in_channels, 8, 8, generator=numbers)
+    return unet(latents, 500, encoder_hidden_states=text, added_cond_kwargs=added).sample
+
+
+def disturb(unet: Any, name: str = "subject", seed: int = 1) -> None:
+    """Stands in for training: every LoRA number becomes a random one."""
+    for key, parameter in unet.named_parameters():
+        if f".{name}." in key:
+            parameter.data.copy_(0.3 * torch.randn(parameter.shape, generator=generator(seed, key)))
+
+
+@pytest.fixture
+def pipe(tiny_pipe: Any) -> Iterator[Any]:
+    yield tiny_pipe
+    for name in list(getattr(tiny_pipe.unet, "peft_config", {})):
+        remove_lora(tiny_pipe.unet, name)
+
+
+def test_a_fresh_lora_changes_nothing(pipe: Any) -> None:
+    before = predict(pipe)
+    add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    assert torch.equal(predict(pipe), before)
+
+
+def test_a_trained_lora_changes_the_output_and_at_scale_zero_is_exactly_the_base(pipe: Any) -> None:
+    before = predict(pipe)
+    add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    disturb(pipe.unet)
+    assert (predict(pipe) - before).abs().max() > 1e-3
+    use_lora(pipe.unet, "subject", 0.0)
+    assert torch.equal(predict(pipe), before)
+
+
+def test_a_removed_lora_leaves_the_unet_as_it_was(pipe: Any) -> None:
+    before, names = predict(pipe), list(pipe.unet.state_dict())
+    add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    disturb(pipe.unet)
+    remove_lora(pipe.unet, "subject")
+    assert torch.equal(predict(pipe), before)
+    assert list(pipe.unet.state_dict()) == names
+
+
+def test_plain_diffusers_reads_the_file_with_its_scale(pipe: Any, stock_pipe: Any, tmp_path: Path) -> None:
+    add_lora(pipe.unet, rank=2, alpha=7, seed=0)
+    disturb(pipe.unet)
+    save_lora(tmp_path / FILE, pipe.unet)
+    stock_pipe.load_lora_weights(tmp_path)
+    torch.testing.assert_close(predict(stock_pipe), predict(pipe), atol=1e-5, rtol=0)
+
+
+def test_two_loras_in_one_model_do_not_hear_each_other(pipe: Any, tmp_path: Path) -> None:
+    outputs = {}
+    for name in ("cat", "dog"):
+        add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+        disturb(pipe.unet, seed=len(outputs))
+        save_lora(tmp_path / name / FILE, pipe.unet)
+        outputs[name] = predict(pipe)
+        remove_lora(pipe.unet, "subject")
+    base = predict(pipe)
+    for name in ("dog", "cat"):
+        load_lora(pipe, tmp_path / name / FILE, name)
+    assert torch.equal(predict(pipe), base)
+    for name in ("cat", "dog", "cat"):
+        use_lora(pipe.unet, name)
+        torch.testing.assert_close(predict(pipe), outputs[name], atol=1e-5, rtol=0)
+
+
+def test_the_start_depends_on_the_seed_alone_and_takes_nothing_from_the_global_stream(pipe: Any) -> None:
+    states = []
+    for global_seed, seed in ((0, 3), (1, 3), (0, 4)):
+        torch.manual_seed(global_seed)
+        expected = torch.rand(1)
+        torch.manual_seed(global_seed)
+        add_lora(pipe.unet, rank=2, alpha=2, seed=seed)
+        assert torch.equal(torch.rand(1), expected)
+        states.append(lora_state(pipe.unet))
+        remove_lora(pipe.unet, "subject")
+    down = next(key for key in states[0] if "lora_A" in key)
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert not torch.equal(states[0][down], states[2][down])
+
+
+def test_values_written_back_are_the_same_bytes_in_the_file(pipe: Any, tmp_path: Path) -> None:
+    add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    disturb(pipe.unet)
+    save_lora(tmp_path / "a.safetensors", pipe.unet)
+    state = lora_state(pipe.unet)
+    disturb(pipe.unet, seed=9)
+    restore_lora(pipe.unet, state)
+    save_lora(tmp_path / "b.safetensors", pipe.unet)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_only_the_lora_is_trainable(pipe: Any) -> None:
+    trained = add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    free = {id(p) for p in pipe.unet.parameters() if p.requires_grad}
+    assert free == {id(p) for p in trained}
+
+
+@pytest.mark.parametrize(("rank", "targets"), [(0, ("to_q",)), (2, ("no_such_layer",))])
+def test_rank_zero_and_unknown_layers_are_refused(pipe: Any, rank: int, targets: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match="expected"):
+        add_lora(pipe.unet, rank=rank, alpha=1, targets=targets, seed=0)

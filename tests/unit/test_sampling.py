@@ -1,0 +1,71 @@
+"""Laws of sampling: the stock pipeline's pictures, whatever the neighbours in the batch."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.models.latents import decode, encode
+from magic_insert.models.sampling import image_size, sample
+from magic_insert.models.style import listening, style_embeds
+
+PROMPTS = ("a red bunny", "a striped car, sitting", "")
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any, stock_pipe: Any, guidance: float) -> None:
+    ours = sample(tiny_pipe, PROMPTS, (3, 4, 5), steps=3, guidance=guidance)
+    generators = [torch.Generator().manual_seed(seed) for seed in (3, 4, 5)]
+    stock = stock_pipe(
+        list(PROMPTS), num_inference_steps=3, guidance_scale=guidance, generator=generators, output_type="pt"
+    ).images
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
+
+
+def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any) -> None:
+    style = style_embeds(tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))])
+    with listening(tiny_pipe, "all", 0.8):
+        ours = sample(tiny_pipe, PROMPTS[:2], (3, 4), steps=2, guidance=3.0, style=style)
+        stock = tiny_pipe(
+            list(PROMPTS[:2]),
+            num_inference_steps=2,
+            guidance_scale=3.0,
+            generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
+            ip_adapter_image_embeds=[torch.cat([style.negative, style.positive])],
+            output_type="pt",
+        ).images
+    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(tiny_pipe: Any) -> None:
+    together = sample(tiny_pipe, PROMPTS, (3, 4, 5), steps=2)
+    alone = [sample(tiny_pipe, [p], [s], steps=2) for p, s in zip(PROMPTS, (3, 4, 5), strict=True)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+
+
+def test_another_seed_or_prompt_is_another_picture(tiny_pipe: Any) -> None:
+    a, b, c = sample(tiny_pipe, [PROMPTS[0], PROMPTS[0], PROMPTS[1]], (1, 2, 1), steps=2)
+    assert (a - b).abs().max() > 1e-3
+    assert (a - c).abs().max() > 1e-6
+
+
+def test_pictures_have_the_size_asked_for_and_values_from_zero_to_one(tiny_pipe: Any) -> None:
+    image = sample(tiny_pipe, PROMPTS[:1], [0], steps=1, size=32)
+    assert image.shape == (1, 3, 32, 32)
+    assert image.min() >= 0
+    assert image.max() <= 1
+    assert image_size(tiny_pipe) == 64
+
+
+def test_latents_do_not_remember_a_random_number(tiny_pipe: Any) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, second = encode(tiny_pipe.vae, images), encode(tiny_pipe.vae, images)
+    assert torch.equal(first, second)
+    assert decode(tiny_pipe.vae, first).shape == images.shape
+
+
+@pytest.mark.parametrize(("seeds", "steps"), [((1,), 2), ((), 2), ((1, 2, 3), 0)])
+def test_too_few_seeds_or_steps_are_refused(tiny_pipe: Any, seeds: tuple[int, ...], steps: int) -> None:
+    with pytest.raises(UserError, match="expected"):
+        sample(tiny_pipe, PROMPTS, seeds, steps=steps)

@@ -1,0 +1,126 @@
+"""Laws of style: scale 0 is the model without an adapter, presets are diffusers' own, rows hear their own picture."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.sampling import sample
+from magic_insert.models.style import (
+    StyleEmbeds,
+    blank_style,
+    listeners,
+    listening,
+    set_blocks,
+    silence,
+    square_style_image,
+    style_embeds,
+)
+
+
+def picture(seed: int, height: int = 70, width: int = 90) -> torch.Tensor:
+    return torch.rand(3, height, width, generator=generator(seed, "picture"))
+
+
+def scales(pipe: Any) -> dict[str, list[float]]:
+    return {name: list(p.scale) for name, p in listeners(pipe.unet).items()}
+
+
+def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
+    return sample(pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, style=style)
+
+
+@pytest.mark.parametrize(
+    ("preset", "diffusers_scale"),
+    [("instantstyle", {"up": {"block_0": [0.0, 0.7, 0.0]}}), ("up0", {"up": {"block_0": 0.7}}), ("all", 0.7)],
+)
+def test_a_preset_is_what_diffusers_sets(tiny_pipe: Any, preset: str, diffusers_scale: Any) -> None:
+    set_blocks(tiny_pipe.unet, preset, 0.7)
+    ours = scales(tiny_pipe)
+    tiny_pipe.set_ip_adapter_scale(diffusers_scale)
+    assert ours == scales(tiny_pipe)
+    assert any(value == [0.7] for value in ours.values())
+    silence(tiny_pipe.unet)
+
+
+def test_block_names_choose_the_same_layers_as_the_preset(tiny_pipe: Any) -> None:
+    set_blocks(tiny_pipe.unet, "instantstyle", 1.0)
+    preset = scales(tiny_pipe)
+    set_blocks(tiny_pipe.unet, ["up_blocks.0.attentions.1"], 1.0)
+    assert scales(tiny_pipe) == preset
+    silence(tiny_pipe.unet)
+
+
+@pytest.mark.parametrize("blocks", ["middle", ["up_blocks.7"], ["up_blocks.0.att"]])
+def test_a_block_where_nothing_listens_is_refused(tiny_pipe: Any, blocks: Any) -> None:
+    with pytest.raises(UserError, match=r"style\.blocks"):
+        set_blocks(tiny_pipe.unet, blocks, 1.0)
+
+
+def test_at_scale_zero_the_adapter_is_exactly_absent(tiny_pipe: Any, stock_pipe: Any) -> None:
+    heard = style_embeds(tiny_pipe, [picture(0)])
+    with listening(tiny_pipe, "all", 0.0):
+        assert torch.equal(draw(tiny_pipe, heard), draw(stock_pipe))
+
+
+def test_every_preset_changes_the_picture_and_two_styles_differ(tiny_pipe: Any) -> None:
+    silent = draw(tiny_pipe)
+    one, two = (style_embeds(tiny_pipe, [picture(seed)]) for seed in (0, 1))
+    drawn = []
+    for preset in ("instantstyle", "up0", "all"):
+        with listening(tiny_pipe, preset, 1.0):
+            drawn.append(draw(tiny_pipe, one))
+    with listening(tiny_pipe, "all", 1.0):
+        drawn.append(draw(tiny_pipe, two))
+    for i, image in enumerate([silent, *drawn]):
+        assert all((image - other).abs().max() > 1e-6 for other in drawn[i:])
+
+
+def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -> None:
+    with pytest.raises(RuntimeError, match="stop"), listening(tiny_pipe, "all", 1.0):
+        raise RuntimeError("stop")
+    assert set(map(tuple, scales(tiny_pipe).values())) == {(0.0,)}
+
+
+def test_a_row_hears_its_own_style_only(tiny_pipe: Any) -> None:
+    pictures = [picture(seed) for seed in range(3)]
+    with listening(tiny_pipe, "all", 1.0):
+        together = draw(tiny_pipe, style_embeds(tiny_pipe, pictures), (5, 6, 7))
+        alone = [
+            draw(tiny_pipe, style_embeds(tiny_pipe, [p]), (s,))
+            for p, s in zip(pictures, (5, 6, 7), strict=True)
+        ]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+
+
+def test_a_model_without_adapter_refuses_a_style_picture(stock_pipe: Any) -> None:
+    with pytest.raises(UserError, match="IP-Adapter"):
+        style_embeds(stock_pipe, [picture(0)])
+    with pytest.raises(UserError, match="IP-Adapter"), listening(stock_pipe, "all", 1.0):
+        pass
+
+
+def test_the_blank_style_has_the_shape_of_a_real_one(tiny_pipe: Any) -> None:
+    assert (
+        blank_style(tiny_pipe, 2).positive.shape == style_embeds(tiny_pipe, [picture(0)] * 2).positive.shape
+    )
+
+
+@pytest.mark.parametrize("shape", [(70, 90), (90, 70), (64, 64)])
+def test_cropping_keeps_the_centre_and_padding_keeps_everything(shape: tuple[int, int]) -> None:
+    image = picture(0, *shape)
+    cropped, padded = square_style_image(image), square_style_image(image, "pad")
+    assert cropped.shape == (3, min(shape), min(shape))
+    assert padded.shape == (3, max(shape), max(shape))
+    top, left = (shape[0] - cropped.shape[1]) // 2, (shape[1] - cropped.shape[2]) // 2
+    assert torch.equal(cropped, image[:, top : top + min(shape), left : left + min(shape)])
+    top, left = (max(shape) - shape[0]) // 2, (max(shape) - shape[1]) // 2
+    assert torch.equal(padded[:, top : top + shape[0], left : left + shape[1]], image)
+
+
+def test_the_adapter_is_found_in_the_model_folder(tiny_pipe: Any, tiny_micro: Path) -> None:
+    assert (tiny_micro / "ip_adapter").is_dir()
+    assert listeners(tiny_pipe.unet)

@@ -1,0 +1,99 @@
+"""Laws of the subject's pictures: aspect kept, ground plain, views named by their number."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import save_png
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.records import Subject
+from magic_insert.data.subject_images import FILL, Augment, load_subjects, make_views, place
+
+
+def block(height: int = 60, width: int = 30) -> Subject:
+    """A red cut-out of height x width in a green picture of 100 x 100 whose green is transparent."""
+    rgb, alpha = torch.zeros(3, 100, 100), torch.zeros(1, 100, 100)
+    rgb[1] = 1
+    spot = (slice(None), slice(20, 20 + height), slice(10, 10 + width))
+    rgb[spot] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
+    alpha[spot] = 1
+    return Subject(rgb, alpha, "block")
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 30), (20, 60), (40, 40)])
+def test_the_aspect_ratio_is_kept_and_the_subject_is_centred(height: int, width: int) -> None:
+    box = bounding_box(place(block(height, width), 128)[1])
+    assert max(box.w, box.h) == round(128 * FILL)
+    assert box.h / box.w == pytest.approx(height / width, rel=0.03)
+    assert abs(box.centre_x - 64) <= 1
+
+
+def test_nothing_of_what_was_transparent_is_seen() -> None:
+    rgb, alpha = place(block(), 96, ground=1.0)
+    green_on_white = rgb[1] - rgb[0]
+    assert green_on_white.max() <= 1e-5
+    assert torch.equal(rgb[:, alpha[0] == 0], torch.ones_like(rgb[:, alpha[0] == 0]))
+
+
+@pytest.mark.parametrize("shift", [(-1.0, -1.0), (1.0, 1.0), (0.3, -0.6)])
+def test_a_shift_never_cuts_the_subject(shift: tuple[float, float]) -> None:
+    still, moved = place(block(), 64, scale=0.7)[1], place(block(), 64, scale=0.7, shift=shift)[1]
+    assert moved.sum() == pytest.approx(float(still.sum()), rel=1e-5)
+
+
+def test_an_opaque_picture_fills_the_square_along_its_longer_side() -> None:
+    opaque = Subject(torch.rand(3, 50, 100), torch.ones(1, 50, 100), "opaque")
+    box = bounding_box(place(opaque, 64)[1])
+    assert (box.w, box.h) == (64, 32)
+
+
+def test_a_longer_list_of_views_begins_with_the_shorter_one() -> None:
+    short, long = (make_views([block()], 32, count, seed=3, augment=Augment()) for count in (3, 6))
+    assert torch.equal(long.rgb[:3], short.rgb)
+    assert not torch.equal(long.rgb[1], long.rgb[2])
+
+
+def test_without_augmentation_every_view_is_the_first() -> None:
+    views = make_views([block()], 32, 4, seed=0, augment=Augment(0.0, 0.0))
+    assert all(torch.equal(views.rgb[0], view) for view in views.rgb)
+
+
+def test_only_when_asked_some_views_are_mirrored() -> None:
+    subject = block()
+    subject.rgb[2, 20:80, 10:20] = 1.0  # marks the left side
+    for flip in (False, True):
+        views = make_views([subject], 32, 12, seed=0, augment=Augment(0.0, 0.0, flip))
+        assert any(not torch.equal(views.rgb[0], view) for view in views.rgb) is flip
+
+
+def test_every_subject_picture_gets_its_turn() -> None:
+    other = Subject(1 - block().rgb, block().alpha, "other")
+    views = make_views([block(), other], 32, 1, seed=0, augment=Augment())
+    assert len(views.rgb) == 2
+
+
+def test_pictures_are_read_with_their_matte_and_named_by_their_file(tmp_path: Path) -> None:
+    subject = block()
+    save_png(tmp_path / "hare.png", torch.cat([subject.rgb, subject.alpha]))
+    save_png(tmp_path / "opaque.png", subject.rgb)
+    hare, opaque = load_subjects([tmp_path / "hare.png", tmp_path / "opaque.png"])
+    assert torch.equal(hare.alpha, subject.alpha)
+    assert (opaque.alpha == 1).all()
+    assert (hare.id, opaque.id) == ("hare", "opaque")
+
+
+def test_bad_pictures_of_a_subject_are_refused_with_a_reason(tmp_path: Path) -> None:
+    save_png(tmp_path / "small.png", torch.rand(3, 10, 10))
+    save_png(tmp_path / "ghost.png", torch.zeros(4, 40, 40))
+    save_png(tmp_path / "other" / "small.png", torch.rand(3, 40, 40))
+    for paths, words in (
+        ([], "1 to 5"),
+        (["x.png"] * 6, "1 to 5"),
+        (["small.png"], "16 x 16"),
+        (["ghost.png"], "transparent everywhere"),
+        (["small.png", "other/small.png"], "different names"),
+    ):
+        with pytest.raises(UserError, match=words):
+            load_subjects([tmp_path / path for path in paths])

@@ -1,0 +1,137 @@
+"""Laws of learned tokens: only their own rows are trained, and they live in the pipeline only while attached."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.text import (
+    ENCODERS,
+    LearnedTokens,
+    attached,
+    initial_tokens,
+    load_tokens,
+    save_tokens,
+    token_names,
+)
+
+
+def random_tokens(pipe: Any, count: int = 2) -> LearnedTokens:
+    tokens = initial_tokens(pipe, count)
+    for key, row in tokens.rows.items():
+        row.data.copy_(torch.randn(row.shape, generator=generator(0, key)))
+    return tokens
+
+
+def tables(pipe: Any) -> dict[str, torch.Tensor]:
+    return {
+        key: getattr(pipe, name).get_input_embeddings().weight.clone() for key, (name, _) in ENCODERS.items()
+    }
+
+
+def embed(pipe: Any, prompt: str) -> torch.Tensor:
+    return pipe.encode_prompt(prompt, do_classifier_free_guidance=False)[0]
+
+
+def test_gradients_reach_the_new_rows_of_both_encoders_and_no_table(tiny_pipe: Any) -> None:
+    tokens = random_tokens(tiny_pipe)
+    with attached(tiny_pipe, tokens):
+        embed(tiny_pipe, "A <v1> <v2>.").square().mean().backward()
+    for key, (name, _) in ENCODERS.items():
+        assert (tokens.rows[key].grad.abs().sum(dim=1) > 0).all()
+        assert all(p.grad is None for p in getattr(tiny_pipe, name).parameters())
+
+
+def test_training_the_rows_leaves_every_other_embedding_untouched(tiny_pipe: Any) -> None:
+    before, tokens = tables(tiny_pipe), random_tokens(tiny_pipe)
+    optimizer = torch.optim.AdamW(tokens.parameters(), lr=1.0, weight_decay=0.5)
+    with attached(tiny_pipe, tokens):
+        embed(tiny_pipe, "A <v1>.").square().mean().backward()
+        optimizer.step()
+    after = tables(tiny_pipe)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_prompt_without_the_tokens_is_encoded_as_before(tiny_pipe: Any) -> None:
+    before = embed(tiny_pipe, "a red bunny, sitting")
+    with attached(tiny_pipe, random_tokens(tiny_pipe)):
+        assert torch.equal(embed(tiny_pipe, "a red bunny, sitting"), before)
+
+
+def test_each_token_is_one_word_and_changes_its_prompt(tiny_pipe: Any) -> None:
+    tokens = random_tokens(tiny_pipe)
+    with attached(tiny_pipe, tokens):
+        assert tiny_pipe.tokenizer.tokenize("A <v1> <v2>.")[1:3] == ["<v1>", "<v2>"]
+        one = embed(tiny_pipe, "A <v1> <v2>.")
+        assert not torch.equal(one, embed(tiny_pipe, "A <v2> <v1>."))
+
+
+def test_detached_tokens_are_unknown_again_even_after_an_error(tiny_pipe: Any) -> None:
+    words = len(tiny_pipe.tokenizer)
+    with pytest.raises(RuntimeError, match="stop"), attached(tiny_pipe, random_tokens(tiny_pipe)):
+        raise RuntimeError("stop")
+    assert len(tiny_pipe.tokenizer) == words
+    assert isinstance(tiny_pipe.text_encoder.get_input_embeddings(), torch.nn.Embedding)
+
+
+def test_plain_diffusers_reads_the_saved_tokens_and_encodes_the_same(
+    tiny_pipe: Any, stock_pipe: Any, tmp_path: Path
+) -> None:
+    tokens = random_tokens(tiny_pipe)
+    save_tokens(tmp_path / "learned_embeds.safetensors", tokens)
+    with attached(tiny_pipe, tokens):
+        ours = embed(tiny_pipe, "A <v1> <v2> on the floor.")
+    rows = load_file(tmp_path / "learned_embeds.safetensors")
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        stock_pipe.load_textual_inversion(
+            rows[key],
+            token=list(tokens.names),
+            text_encoder=getattr(stock_pipe, encoder),
+            tokenizer=getattr(stock_pipe, tokenizer),
+        )
+    torch.testing.assert_close(embed(stock_pipe, "A <v1> <v2> on the floor."), ours, atol=1e-5, rtol=0)
+
+
+def test_tokens_come_back_from_their_file_bit_for_bit(tiny_pipe: Any, tmp_path: Path) -> None:
+    tokens = random_tokens(tiny_pipe, 3)
+    save_tokens(tmp_path / "t.safetensors", tokens)
+    back = load_tokens(tmp_path / "t.safetensors")
+    assert back.names == ("<v1>", "<v2>", "<v3>")
+    assert all(torch.equal(back.rows[key], tokens.rows[key]) for key in ENCODERS)
+
+
+def test_tokens_start_at_the_mean_of_the_word_they_are_given(tiny_pipe: Any) -> None:
+    tokens = initial_tokens(tiny_pipe, 2, word="bunny")
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        ids = getattr(tiny_pipe, tokenizer)("bunny", add_special_tokens=False).input_ids
+        mean = getattr(tiny_pipe, encoder).get_input_embeddings().weight[ids].mean(dim=0)
+        torch.testing.assert_close(tokens.rows[key].data, mean.expand(2, -1))
+
+
+def test_a_token_that_the_vocabulary_already_has_is_refused(tiny_pipe: Any) -> None:
+    tokens = random_tokens(tiny_pipe)
+    clash = LearnedTokens(("bunny</w>", "<v2>"), dict(tokens.rows.items()))
+    with pytest.raises(UserError, match="bunny"), attached(tiny_pipe, clash):
+        pass
+
+
+def test_tokens_of_a_model_of_another_width_are_refused(tiny_pipe: Any) -> None:
+    foreign = LearnedTokens(("<v1>",), {key: torch.zeros(1, 5) for key in ENCODERS})
+    with pytest.raises(UserError, match="another model"), attached(tiny_pipe, foreign):
+        pass
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_no_token_or_nine_are_refused(count: int) -> None:
+    with pytest.raises(UserError, match="1 to 8"):
+        token_names(count)
+
+
+def test_a_damaged_token_file_is_refused_with_its_name(tmp_path: Path) -> None:
+    (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(UserError, match=r"broken\.safetensors"):
+        load_tokens(tmp_path / "broken.safetensors")
