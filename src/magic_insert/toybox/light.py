@@ -13,6 +13,7 @@ from math import cos, pi, sin, sqrt
 import torch
 from torch import Tensor
 
+from magic_insert.toybox.intersect import hidden_along
 from magic_insert.toybox.records import Light
 from magic_insert.toybox.shapes import (
     AO_REACH,
@@ -26,7 +27,6 @@ from magic_insert.toybox.shapes import (
     ROTATION,
     PackedShapes,
     dot,
-    hidden_along,
     own_point,
     take,
     to_world,

@@ -1,6 +1,6 @@
-"""Packs the shapes of many worlds into flat tables, and meets rays with them in each shape's own axes.
+"""Packs the shapes of many worlds into flat tables, and turns points into a shape's own axes.
 
-Every solid is convex, so a ray that starts outside has one entry. The tables hold one column a shape (all worlds
+The tables hold one column a shape (all worlds
 behind each other), so that any list of (ray, shape) pairs is met with a few gathers and elementwise operations;
 only correctly rounded operations (+ - * / sqrt, floor, comparisons) are used, which makes a row of a batch
 bit-identical to the batch of one.
@@ -10,7 +10,7 @@ Shape letters: N shapes of all worlds, T pairs of a ray and a shape. Lengths are
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import inf, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -19,8 +19,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import Kind, Shape, World
 
 KINDS: tuple[Kind, ...] = ("ellipsoid", "capsule", "box", "cone")
-ELLIPSOID, CAPSULE, BOX, CONE = range(4)
-ROUND_STEPS = 6  # Newton steps spent on the rounded edges of a box
 AO_REACH = 2.2  # how many middle half extents away a shape still darkens its neighbours
 AO_REACH_LIMIT = 0.9
 
@@ -83,7 +81,8 @@ def _column(shape: Shape) -> list[float]:
 
 def pack(worlds: Sequence[World], device: torch.device | str = "cpu") -> PackedShapes:
     """Tables of all shapes of the worlds. Raises UserError for a kind that does not exist."""
-    columns, kinds, images, objects, parts = [], [], [], [], []
+    columns: list[list[float]] = []
+    kinds, images, objects, parts = [], [], [], []
     widest = max((len(world.shapes) for world in worlds), default=0)
     slots = [[-1] * widest for _ in worlds]
     for row, world in enumerate(worlds):
@@ -130,211 +129,3 @@ def to_world(rotation: Tensor, v: Sequence[Tensor]) -> Tensor:
 def own_point(g: Tensor, points: Tensor) -> Vector:
     """World points 3 T in the own axes of the shapes whose geometry columns are g."""
     return to_own(g[ROTATION], points - g[CENTRE])
-
-
-def _valid(t: Tensor, ok: Tensor) -> Tensor:
-    return torch.where(ok, t, torch.full_like(t, inf))
-
-
-def _ball(o: Sequence[Tensor], d: Sequence[Tensor], radius: Tensor | float) -> Tensor:
-    """Entry of a ray into the ball around the origin; d may have any length."""
-    a = dot(d, d)
-    b = dot(o, d) / a
-    near = [oi - b * di for oi, di in zip(o, d, strict=True)]
-    room = radius * radius - dot(near, near)
-    return _valid(-b - (room.clamp_min(0.0) / a).sqrt(), room > 0)
-
-
-def _roots(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Both roots of a t^2 + 2 b t + c = 0, without cancellation; not a number where there is none."""
-    q = -(b + torch.where(b >= 0, 1.0, -1.0) * (b * b - a * c).sqrt())
-    return q / a, c / q
-
-
-def _ellipsoid(o: Vector, d: Vector, g: Tensor) -> Tensor:
-    size = g[SIZE]
-    return _ball([o[i] / size[i] for i in range(3)], [d[i] / size[i] for i in range(3)], 1.0)
-
-
-def _lean(size: Tensor) -> tuple[Tensor, Tensor]:
-    """Sine and cosine of the angle by which a two-radius capsule's mantle leans."""
-    sine = ((size[0] - size[2]) / (2.0 * size[1]).clamp_min(1e-6)).clamp(-0.999, 0.999)
-    return sine, (1.0 - sine * sine).sqrt()
-
-
-def _capsule(o: Vector, d: Vector, g: Tensor) -> Tensor:
-    """The hull of two balls is their union with the mantle that touches both."""
-    size = g[SIZE]
-    half = size[1]
-    t = torch.minimum(
-        _ball((o[0], o[1] + half, o[2]), d, size[0]), _ball((o[0], o[1] - half, o[2]), d, size[2])
-    )
-    sine, cosine = _lean(size)
-    low, high = -half + size[0] * sine, half + size[2] * sine
-    width = size[0] - half * sine - o[1] * sine
-    square = cosine * cosine
-    a = square * (d[0] * d[0] + d[2] * d[2]) - sine * sine * d[1] * d[1]
-    b = square * (o[0] * d[0] + o[2] * d[2]) + width * sine * d[1]
-    c = square * (o[0] * o[0] + o[2] * o[2]) - width * width
-    for root in _roots(a, b, c):
-        y = o[1] + root * d[1]
-        t = torch.minimum(t, _valid(root, (y >= low) & (y <= high)))
-    return t
-
-
-def _cone(o: Vector, d: Vector, g: Tensor) -> Tensor:
-    size = g[SIZE]
-    half = size[1]
-    slope = (size[2] - size[0]) / (2.0 * half)
-    width = 0.5 * (size[0] + size[2]) + slope * o[1]
-    a = d[0] * d[0] + d[2] * d[2] - slope * slope * d[1] * d[1]
-    b = o[0] * d[0] + o[2] * d[2] - slope * d[1] * width
-    c = o[0] * o[0] + o[2] * o[2] - width * width
-    t = torch.full_like(a, inf)
-    for root in _roots(a, b, c):
-        t = torch.minimum(t, _valid(root, (o[1] + root * d[1]).abs() <= half))
-    end = torch.where(d[1] > 0, -half, half)  # only the cap that faces the ray can be an entry
-    root = (end - o[1]) / d[1]
-    x, z = o[0] + root * d[0], o[2] + root * d[2]
-    radius = torch.where(d[1] > 0, size[0], size[2])
-    return torch.minimum(t, _valid(root, x * x + z * z <= radius * radius))
-
-
-def _box(o: Vector, d: Vector, g: Tensor) -> Tensor:
-    size, rounding = g[SIZE], g[ROUNDING]
-    enter, leave = torch.full_like(o[0], -inf), torch.full_like(o[0], inf)
-    for i in range(3):
-        step = torch.where(d[i].abs() < 1e-9, 1e-9, d[i])
-        one, two = (-size[i] - o[i]) / step, (size[i] - o[i]) / step
-        enter = torch.maximum(enter, torch.minimum(one, two))
-        leave = torch.minimum(leave, torch.maximum(one, two))
-    t = _valid(enter, enter <= leave)
-    p = [o[i] + enter * d[i] for i in range(3)]
-    outside = [(p[i].abs() > size[i] - rounding).int() for i in range(3)]
-    edge = ((enter <= leave) & (rounding > 1e-5) & (outside[0] + outside[1] + outside[2] > 1)).nonzero()[:, 0]
-    if len(edge):
-        t.index_copy_(
-            0,
-            edge,
-            _rounded_edge(
-                [take(x, edge) for x in o],
-                [take(x, edge) for x in d],
-                take(g, edge),
-                take(enter, edge),
-                take(leave, edge),
-            ),
-        )
-    return t
-
-
-def _rounded_edge(
-    o: Sequence[Tensor], d: Sequence[Tensor], g: Tensor, enter: Tensor, leave: Tensor
-) -> Tensor:
-    """Newton steps from the sharp box inwards to the rounded one (d is unit).
-
-    The distance to a convex body is convex along a ray, so the steps never pass the entry; a ray that gets farther
-    away while it is outside misses.
-    """
-    rounding = g[ROUNDING]
-    t, gap = enter, torch.zeros_like(enter)
-    for _ in range(ROUND_STEPS):
-        p = [o[i] + t * d[i] for i in range(3)]
-        out = [(p[i].abs() - (g[SIZE][i] - rounding)).clamp_min(0.0) for i in range(3)]
-        length = dot(out, out).sqrt()
-        gap = length - rounding
-        slope = (
-            out[0] * p[0].sign() * d[0] + out[1] * p[1].sign() * d[1] + out[2] * p[2].sign() * d[2]
-        ) / length
-        t = torch.where((gap > 0) & (slope < -1e-4), t - gap / slope, t)
-    return _valid(t, (gap < 0.01 * rounding) & (t <= leave))
-
-
-_MEET = (_ellipsoid, _capsule, _box, _cone)
-
-
-def _entry(kind: int, o: Vector, d: Vector, g: Tensor) -> Tensor:
-    """Entry distance of rays in own axes, measured from the point nearest the centre: float32 stays exact far off."""
-    shift = -dot(o, d)
-    t = _MEET[kind]((o[0] + shift * d[0], o[1] + shift * d[1], o[2] + shift * d[2]), d, g) + shift
-    return _valid(t, t > 1e-4)
-
-
-def meet(shapes: PackedShapes, column: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
-    """Distance along each ray to the shape paired with it; infinite for a miss or a shape behind the origin.
-
-    column T int64, origin 3 T (outside the shape), direction 3 T unit.
-    """
-    kinds = take(shapes.kind, column)
-    result = torch.full_like(direction[0], inf)
-    for number in range(len(KINDS)):
-        chosen = (kinds == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
-        g = take(shapes.geometry[BODY], take(column, chosen))
-        o, d = own_point(g, take(origin, chosen)), to_own(g[ROTATION], take(direction, chosen))
-        result.index_copy_(0, chosen, _entry(number, o, d, g))
-    return result
-
-
-def hidden_along(shapes: PackedShapes, column: Tensor, origin: Tensor, directions: Tensor) -> Tensor:
-    """Whether the paired shape stands in each of K directions that are the same for all points of a world: K T bool.
-
-    column T int64, origin 3 T (outside the shape), directions K B 3 unit. Directions are turned into own axes once a
-    shape, points once for all directions.
-    """
-    kinds = take(shapes.kind, column)
-    rotation = shapes.geometry[ROTATION]
-    own = [to_own(rotation, take(d.t(), shapes.image)) for d in directions]
-    result = torch.zeros((len(own), column.shape[0]), dtype=torch.bool, device=column.device)
-    for number in range(len(KINDS)):
-        chosen = (kinds == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
-        which = take(column, chosen)
-        g = take(shapes.geometry[BODY], which)
-        o = own_point(g, take(origin, chosen))
-        for row, (x, y, z) in zip(result, own, strict=True):
-            t = _entry(number, o, (take(x, which), take(y, which), take(z, which)), g)
-            row.index_copy_(0, chosen, torch.isfinite(t))
-    return result
-
-
-def own_normal(kind: int, p: Vector, g: Tensor) -> Vector:
-    """Unit normal in own axes at points of the surface."""
-    size = g[SIZE]
-    if kind == ELLIPSOID:
-        n = (p[0] / (size[0] * size[0]), p[1] / (size[1] * size[1]), p[2] / (size[2] * size[2]))
-    elif kind == CAPSULE:
-        sine, cosine = _lean(size)
-        half = size[1]
-        around = (p[0] * p[0] + p[2] * p[2]).sqrt().clamp_min(1e-9)
-        low, high = p[1] < -half + size[0] * sine, p[1] > half + size[2] * sine
-        ball = low | high
-        y = torch.where(low, p[1] + half, p[1] - half)
-        n = (
-            torch.where(ball, p[0], cosine * p[0] / around),
-            torch.where(ball, y, sine),
-            torch.where(ball, p[2], cosine * p[2] / around),
-        )
-    elif kind == BOX:
-        past = [p[i].abs() - (size[i] - g[ROUNDING].clamp_min(1e-4)) for i in range(3)]
-        most = torch.maximum(torch.maximum(past[0], past[1]), past[2])
-        sharp = g[ROUNDING] <= 1e-4
-        n = (
-            *(
-                torch.where(sharp, (past[i] == most).float(), past[i].clamp_min(0.0)) * p[i].sign()
-                for i in range(3)
-            ),
-        )
-    else:
-        half = size[1]
-        slope = (size[2] - size[0]) / (2.0 * half)
-        around = (p[0] * p[0] + p[2] * p[2]).sqrt().clamp_min(1e-9)
-        cap = (p[1].abs() - half).abs() < (0.5 * (size[0] + size[2]) + slope * p[1] - around).abs()
-        n = (
-            torch.where(cap, 0.0, p[0] / around),
-            torch.where(cap, p[1].sign(), -slope),
-            torch.where(cap, 0.0, p[2] / around),
-        )
-    length = dot(n, n).sqrt().clamp_min(1e-12)
-    return n[0] / length, n[1] / length, n[2] / length

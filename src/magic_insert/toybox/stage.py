@@ -1,0 +1,264 @@
+"""A batch of worlds as tensors, and the questions a ray asks of it: what is met first, how does it look, what is it.
+
+Surfaces have one number each: shapes 0..N-1 in world order, then B grounds, then B walls, -1 for the sky. Pairs of
+rays and shapes come from conservative bounds, so that they save work and never change an answer.
+
+Shape letters: B worlds, P rays or points, N shapes of all worlds, T pairs, K sun samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import radians, sqrt, tan
+
+import torch
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+from magic_insert.toybox.intersect import meet, own_normal
+from magic_insert.toybox.light import sun_axes
+from magic_insert.toybox.paint import PackedPaints, albedo, pack_paints
+from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Paint, Vec3, World
+from magic_insert.toybox.shapes import (
+    BALL,
+    BODY,
+    CENTRE,
+    EXTENT,
+    KINDS,
+    RADIUS,
+    ROTATION,
+    PackedShapes,
+    dot,
+    own_point,
+    pack,
+    take,
+    to_world,
+)
+
+BITS = 31  # a positive float's bits order like the float: they are the upper half of a nearest-hit key
+NONE = (1 << 62) - 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A chunk of worlds as tensors. Surface numbers: shapes 0..N-1, then B grounds, then B walls."""
+
+    shapes: PackedShapes
+    paints: PackedPaints
+    eye: Tensor  # 3 B
+    lens: Tensor  # 9 B: right, up, forward; right and up are scaled by the half width and height of the view
+    pixel_angle: Tensor  # B
+    ground: Tensor  # B bool
+    wall: Tensor  # B bool
+    wall_z: Tensor  # B
+    sky: Tensor  # 6 B horizon, zenith
+    sun: Tensor  # B 3
+    samples: Tensor  # B K 3
+    spread: Tensor  # B
+    colours: Tensor  # 6 B sun, sky
+
+
+def _unit(v: Sequence[float]) -> Vec3:
+    length = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
+    if length == 0.0:
+        raise UserError("expected a direction with a length, got zero; check the camera and the sun")
+    return v[0] / length, v[1] / length, v[2] / length
+
+
+def _cross(a: Vec3, b: Vec3) -> Vec3:
+    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
+
+
+def _lens(world: World, aspect: float) -> list[float]:
+    camera = world.camera
+    p, q = camera.position, camera.target
+    forward = _unit((q[0] - p[0], q[1] - p[1], q[2] - p[2]))
+    right = _unit(_cross(forward, (0.0, 1.0, 0.0)))
+    up = _cross(right, forward)
+    high = tan(radians(camera.fov_deg) / 2.0)
+    return [*(c * high * aspect for c in right), *(c * high for c in up), *forward]
+
+
+def pack_stage(
+    worlds: Sequence[World], size: tuple[int, int], device: torch.device, sun_samples: int
+) -> Stage:
+    def columns(rows: Sequence[Sequence[float]]) -> Tensor:
+        return torch.tensor(rows, dtype=torch.float32).t().contiguous().to(device)
+
+    blank = Paint((0.0, 0.0, 0.0))
+    paints = [shape.paint for world in worlds for shape in world.shapes]
+    paints += [world.ground or blank for world in worlds] + [world.wall or blank for world in worlds]
+    suns = [sun_axes(world.light, sun_samples) for world in worlds]
+    per_pixel = [[2.0 * tan(radians(w.camera.fov_deg) / 2.0) / size[0]] for w in worlds]
+    walls = [world.wall is not None and world.wall_z is not None for world in worlds]
+    return Stage(
+        shapes=pack(worlds, device),
+        paints=pack_paints(paints, device),
+        eye=columns([w.camera.position for w in worlds]),
+        lens=columns([_lens(w, size[1] / size[0]) for w in worlds]),
+        pixel_angle=columns(per_pixel)[0],
+        ground=torch.tensor([w.ground is not None for w in worlds], device=device),
+        wall=torch.tensor(walls, device=device),
+        wall_z=columns([[w.wall_z or 0.0] for w in worlds])[0],
+        sky=columns([[*w.horizon, *w.zenith] for w in worlds]),
+        sun=torch.tensor([s[0] for s in suns], dtype=torch.float32, device=device),
+        samples=torch.tensor([s[1] for s in suns], dtype=torch.float32, device=device).reshape(
+            len(worlds), sun_samples, 3
+        ),
+        spread=columns([[s[2]] for s in suns])[0],
+        colours=columns([[*w.light.sun_colour, *w.light.sky_colour] for w in worlds]),
+    )
+
+
+def camera_rays(stage: Stage, image: Tensor, x: Tensor, y: Tensor, size: tuple[int, int]) -> Tensor:
+    """Unit directions 3 P through picture points (x, y in pixels, pixel centres at .5)."""
+    u = x * (2.0 / size[1]) - 1.0
+    v = 1.0 - y * (2.0 / size[0])
+    m = take(stage.lens, image)
+    d = [m[i] * u + m[3 + i] * v + m[6 + i] for i in range(3)]
+    length = dot(d, d).sqrt()
+    return torch.stack([c / length for c in d])
+
+
+def picture_pairs(stage: Stage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """(pixel, shape column) pairs: every pixel inside the rectangle around a shape's projected box."""
+    shapes = stage.shapes
+    g, device = shapes.geometry, shapes.kind.device
+    eye, lens = take(stage.eye, shapes.image), take(stage.lens, shapes.image)
+    along_right, along_up = dot(lens[0:3], lens[0:3]), dot(lens[3:6], lens[3:6])
+    centre = g[CENTRE] - eye
+    xs, ys, zs = [], [], []
+    for corner in range(8):
+        signs = [1.0 if corner >> i & 1 else -1.0 for i in range(3)]
+        p = centre + to_world(g[ROTATION], [signs[i] * g[EXTENT][i] for i in range(3)])
+        z = dot(p, lens[6:9])
+        zs.append(z)
+        xs.append(dot(p, lens[0:3]) / along_right / z.clamp_min(1e-3))
+        ys.append(dot(p, lens[3:6]) / along_up / z.clamp_min(1e-3))
+    height, width = size
+    x, y, z = torch.stack(xs), torch.stack(ys), torch.stack(zs)
+    whole = z.amin(0) < 1e-2  # reaches behind the camera: look everywhere
+    bounds = [(x.amin(0) + 1.0) * (0.5 * width) - 1.0, (x.amax(0) + 1.0) * (0.5 * width) + 2.0]
+    bounds += [(1.0 - y.amax(0)) * (0.5 * height) - 1.0, (1.0 - y.amin(0)) * (0.5 * height) + 2.0]
+    full = (0, width, 0, height)
+    x0, x1, y0, y1 = (
+        torch.where(whole, torch.full_like(b, full[i]), b).clamp(0, (width, height)[i // 2]).to(torch.int64)
+        for i, b in enumerate(bounds)
+    )
+    across = x1 - x0
+    counts = across * (y1 - y0)
+    column = torch.repeat_interleave(counts)
+    place = torch.arange(len(column), device=device) - take(counts.cumsum(0) - counts, column)
+    wide = take(across, column)
+    row = place // wide
+    corner_pixel = (shapes.image * height + y0) * width + x0
+    return take(corner_pixel, column) + row * (width - wide) + place, column
+
+
+def ray_pairs(
+    shapes: PackedShapes, image: Tensor, origin: Tensor, direction: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(ray, shape column) pairs for scattered rays: every ray that meets the sphere around a shape."""
+    slots = shapes.slots.index_select(0, image)
+    g = take(shapes.geometry[BALL], slots.clamp_min(0))
+    delta = g[CENTRE] - origin[:, :, None]
+    along = dot(delta, direction[:, :, None])
+    room = g[RADIUS] * 1.001 + 1e-3
+    keep = (slots >= 0) & (along > -room) & (dot(delta, delta) - along * along < room * room + 1e-4)
+    hit = keep.nonzero()
+    return hit[:, 0], slots[hit[:, 0], hit[:, 1]]
+
+
+def nearest(
+    stage: Stage,
+    image: Tensor,
+    origin: Tensor,
+    direction: Tensor,
+    pairs: tuple[Tensor, Tensor],
+    skip: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Distance P (FAR in the sky) and surface number P (-1 in the sky) of what each ray meets first.
+
+    `skip` P: a surface number that the ray starts on and does not meet again.
+    """
+    ray, column = pairs
+    if skip is not None:
+        keep = (take(skip, ray) != column).nonzero()[:, 0]
+        ray, column = take(ray, keep), take(column, keep)
+    n, b = stage.shapes.kind.shape[0], stage.eye.shape[1]
+    best = torch.full((image.shape[0],), NONE, dtype=torch.int64, device=image.device)
+    t = meet(stage.shapes, column, take(origin, ray), take(direction, ray))
+    hit = (t < FAR).nonzero()[:, 0]
+    key = (take(t, hit).view(torch.int32).to(torch.int64) << BITS) | take(column, hit)
+    best.scatter_reduce_(0, take(ray, hit), key, "amin")
+    surface = torch.where(best == NONE, -1, best & ((1 << BITS) - 1))
+    distance = torch.where(best == NONE, FAR, (best >> BITS).to(torch.int32).view(torch.float32))
+    planes = (
+        (stage.ground, -origin[1] / direction[1], n),
+        (stage.wall, (take(stage.wall_z, image) - origin[2]) / direction[2], n + b),
+    )
+    for there, t, first in planes:
+        nearer = take(there, image) & (t > 1e-4) & (t < distance)
+        if skip is not None:
+            nearer &= skip != first + image
+        distance = torch.where(nearer, t, distance)
+        surface = torch.where(nearer, first + image, surface)
+    return distance, surface
+
+
+def sky_colour(stage: Stage, image: Tensor, direction: Tensor) -> Tensor:
+    """Sky colour 3 P: from the horizon to the zenith with the root of the direction's height."""
+    share = direction[1].clamp(0.0, 1.0).sqrt()
+    sky = take(stage.sky, image)
+    return sky[:3] + (sky[3:] - sky[:3]) * share
+
+
+def look_at(
+    stage: Stage, image: Tensor, surface: Tensor, position: Tensor, direction: Tensor, distance: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Paint colour 3 P and unit normal 3 P of surface points (surface >= 0)."""
+    shapes, n, b = stage.shapes, stage.shapes.kind.shape[0], stage.eye.shape[1]
+    point, own = torch.empty_like(position), torch.empty_like(position)
+    normal = torch.empty_like(position)
+    kind = torch.full_like(surface, len(KINDS))
+    on_shape = surface < n
+    if n:
+        kind = torch.where(on_shape, take(shapes.kind, surface.clamp_max(n - 1)), kind)
+    for number in range(len(KINDS)):
+        chosen = (kind == number).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        g = take(shapes.geometry[BODY], take(surface, chosen))
+        p = own_point(g, take(position, chosen))
+        facing = own_normal(number, p, g)
+        point.index_copy_(1, chosen, torch.stack(p))
+        own.index_copy_(1, chosen, torch.stack(facing))
+        normal.index_copy_(1, chosen, to_world(g[ROTATION], facing))
+    flat = position.new_tensor([[0.0], [0.0], [1.0]])
+    lying = ((surface >= n) & (surface < n + b)).nonzero()[:, 0]
+    if len(lying):  # the ground's own axes: x away from the camera, y across, z up
+        x, y, z = take(position, lying)
+        point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
+        own.index_copy_(1, lying, flat.expand(-1, len(lying)))
+        normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
+    upright = (surface >= n + b).nonzero()[:, 0]
+    if len(upright):
+        x, y, z = take(position, upright)
+        point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
+        own.index_copy_(1, upright, flat.expand(-1, len(upright)))
+        normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
+    facing_eye = dot(normal, direction).abs().clamp_min(0.08)
+    footprint = distance * take(stage.pixel_angle, image) / facing_eye
+    return albedo(stage.paints, surface, point, own, footprint), normal
+
+
+def identity(stage: Stage, surface: Tensor) -> tuple[Tensor, Tensor]:
+    """Object id P and part id P of surface numbers."""
+    n, b = stage.shapes.kind.shape[0], stage.eye.shape[1]
+    device = surface.device
+    tail = torch.tensor([GROUND_ID, WALL_ID, SKY_ID], device=device).repeat_interleave(
+        torch.tensor([b, b, 1], device=device)
+    )
+    objects = torch.cat([stage.shapes.object_id, tail])
+    parts = torch.cat([stage.shapes.part_id, torch.zeros_like(tail)])
+    place = torch.where(surface < 0, n + 2 * b, surface)
+    return take(objects, place), take(parts, place)
