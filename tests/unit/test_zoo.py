@@ -1,0 +1,104 @@
+"""What the zoo loads and what it refuses, with one line that says what to set."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from magic_insert.config.schema import ModelConfig
+from magic_insert.core.errors import UserError
+from magic_insert.models.micro import build_micro
+from magic_insert.models.sampling import image_size
+from magic_insert.models.style import has_adapter
+from magic_insert.models.zoo import fingerprint, load_pipeline, resolve_device
+
+
+def config(source: Path | str | None, **more: Any) -> ModelConfig:
+    return ModelConfig(
+        name="tiny", source=str(source) if source else None, image_size=64, device="cpu", **more
+    )
+
+
+def test_everything_is_frozen_and_the_adapter_rests_at_zero(tiny_pipe: Any) -> None:
+    parts = (
+        tiny_pipe.unet,
+        tiny_pipe.vae,
+        tiny_pipe.text_encoder,
+        tiny_pipe.text_encoder_2,
+        tiny_pipe.image_encoder,
+    )
+    assert not any(p.requires_grad for part in parts for p in part.parameters())
+    assert has_adapter(tiny_pipe)
+    assert {tuple(p.scale) for p in tiny_pipe.unet.attn_processors.values() if hasattr(p, "to_k_ip")} == {
+        (0.0,)
+    }
+
+
+def test_weights_stored_in_half_precision_arrive_in_float32(tiny_micro: Path, tmp_path: Path) -> None:
+    folder = build_micro(tmp_path / "half", seed=0, size="tiny")
+    for file in folder.rglob("*.safetensors"):
+        save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    pipe = load_pipeline(config(folder))
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+
+
+def test_the_picture_size_is_the_configured_one(tiny_micro: Path) -> None:
+    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=32, device="cpu")
+    assert image_size(load_pipeline(model)) == 32
+
+
+def test_the_fingerprint_tells_models_apart_and_is_the_same_for_the_same_weights(
+    tiny_micro: Path, tiny_pipe: Any, tmp_path: Path
+) -> None:
+    assert fingerprint(load_pipeline(config(tiny_micro))) == fingerprint(tiny_pipe)
+    other = build_micro(tmp_path / "other", seed=1, size="tiny")
+    assert fingerprint(load_pipeline(config(other))) != fingerprint(tiny_pipe)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "./nothing", "plain-word"])
+def test_a_missing_folder_is_refused_without_asking_the_network(source: str) -> None:
+    with pytest.raises(UserError, match=r"model\.source"):
+        load_pipeline(config(source))
+
+
+def test_a_hub_id_must_be_pinned() -> None:
+    with pytest.raises(UserError, match=r"model\.revision"):
+        load_pipeline(config("someone/some-model"))
+
+
+def test_only_micro_is_shipped() -> None:
+    with pytest.raises(UserError, match=r"model\.source"):
+        load_pipeline(config(None))
+
+
+def test_a_folder_that_is_no_sdxl_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model_index\.json"):
+        load_pipeline(config(tmp_path))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="FluxPipeline"):
+        load_pipeline(config(tmp_path))
+
+
+def test_an_incomplete_folder_is_refused(tmp_path: Path) -> None:
+    folder = build_micro(tmp_path / "torn", seed=0, size="tiny")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="torn"):
+        load_pipeline(config(folder))
+
+
+def test_an_adapter_that_is_not_there_is_refused(tiny_micro: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model\.ip_adapter"):
+        load_pipeline(config(tiny_micro, ip_adapter=str(tmp_path)))
+    with pytest.raises(UserError, match=r"model\.ip_adapter"):
+        load_pipeline(config(tiny_micro, ip_adapter="not-a-folder"))
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"model\.device"):
+        resolve_device("cuda")
