@@ -7,7 +7,6 @@ Shape letters: H = W = size. Pictures in [0, 1]; alpha and mask are antialiased 
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,7 +19,6 @@ from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import TEMPLATES, SubjectSpec, sample_subject
 from magic_insert.toybox.world import render_pairs, render_subjects
 
-BenchmarkSplit = Literal["full", "mini"]
 NamedSubject = tuple[str, SubjectSpec]
 NamedScene = tuple[str, SceneSpec, str]
 
@@ -47,7 +45,7 @@ class PlopTruth:
     effect: Tensor  # what the subject changed outside its mask: shadow and reflection
 
 
-def toyplop_subjects(split: BenchmarkSplit = "full") -> list[NamedSubject]:
+def toyplop_subjects(split: str = "full") -> list[NamedSubject]:
     """35 (mini: 5) standing held-out subjects with names like "bunny-01": every template, none twice the same."""
     seen: dict[str, int] = {}
     named: list[NamedSubject] = []
@@ -68,7 +66,7 @@ def toyplop_subjects(split: BenchmarkSplit = "full") -> list[NamedSubject]:
     )
 
 
-def toyplop_scenes(split: BenchmarkSplit = "full") -> list[NamedScene]:
+def toyplop_scenes(split: str = "full") -> list[NamedScene]:
     """20 (mini: 4) held-out scenes with names like "snow-field-07", each with the style it is drawn in."""
     if _is_full(split):
         plan = [(style, KINDS[(7 * n) % len(KINDS)]) for n, style in enumerate(_SCENE_STYLES)]

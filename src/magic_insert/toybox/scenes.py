@@ -14,7 +14,6 @@ from magic_insert.core.rand import fold_in
 from magic_insert.toybox.records import FIRST_PROP_ID, Camera, Light, Shape, Vec3, World
 from magic_insert.toybox.scene_kinds import PLACES, Place, Site
 from magic_insert.toybox.solids import bounds, with_id
-from magic_insert.toybox.subjects import Split
 
 KINDS: tuple[str, ...] = tuple(PLACES)
 DROP_X = (0.32, 0.73)  # centre of the drop place, left and right, as a share of the picture's width
@@ -38,7 +37,7 @@ class SceneSpec:
 
 
 def sample_scene(
-    seed: int, split: Split = "train", occlusion: float = 0.0, kind: str | None = None
+    seed: int, split: str = "train", occlusion: float = 0.0, kind: str | None = None
 ) -> SceneSpec:
     """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too.
 
@@ -187,9 +186,9 @@ def _occluder(spec: SceneSpec, place: Place) -> tuple[Shape, ...]:
     if rng.random() >= spec.occlusion:
         return ()
     strength = 0.5 + 0.5 * spec.occlusion
-    size = spec.subject_height * rng.uniform(0.30, 0.42) * strength
-    z = spec.drop_z + 0.34 * spec.subject_height + 0.5 * size
-    x = spec.drop_x + rng.choice((-1, 1)) * spec.subject_height * rng.uniform(0.16, 0.34)
+    size = spec.subject_height * rng.uniform(0.50, 0.72) * strength
+    z = spec.drop_z + 0.30 * spec.subject_height + 0.4 * size
+    x = spec.drop_x + rng.choice((-1, 1)) * spec.subject_height * rng.uniform(0.18, 0.32)
     return rng.choice(place.occluders)(rng, x, z, size)
 
 

@@ -77,14 +77,16 @@ def rotate(shapes: Iterable[Shape], degrees: Vec3, pivot: Vec3 = (0.0, 0.0, 0.0)
 
 def scale_and_move(shapes: Iterable[Shape], factor: float, move: Vec3) -> tuple[Shape, ...]:
     """The shapes scaled about the origin, then moved; their paint keeps its periods per world unit."""
+    mx, my, mz = move
     return tuple(
         replace(
             shape,
-            centre=tuple(factor * c + m for c, m in zip(shape.centre, move, strict=True)),
-            size=tuple(factor * s for s in shape.size),
+            centre=(factor * x + mx, factor * y + my, factor * z + mz),
+            size=(factor * a, factor * b, factor * c),
             rounding=factor * shape.rounding,
         )
         for shape in shapes
+        for (x, y, z), (a, b, c) in ((shape.centre, shape.size),)
     )
 
 

@@ -8,7 +8,6 @@ of a hash, so a held-out subject is always a new combination of words that train
 import math
 from dataclasses import dataclass, replace
 from random import Random
-from typing import Literal
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
@@ -18,7 +17,6 @@ from magic_insert.toybox.templates import REGISTRY, Figure, Look
 from magic_insert.toybox.templates.accessories import accessory_shapes
 from magic_insert.toybox.templates.figure import CREAM, PROPORTIONS, blend
 
-Split = Literal["train", "heldout"]
 PALETTE: dict[str, Vec3] = {
     "red": (0.86, 0.20, 0.20),
     "orange": (0.96, 0.55, 0.16),
@@ -38,7 +36,7 @@ ACCESSORIES: tuple[str, ...] = (
     "none", "hat", "party hat", "crown", "scarf", "bow tie", "glasses", "backpack", "flag",
 )  # fmt: skip
 POSES: tuple[str, ...] = ("stand", "sit", "wave", "lean")
-MAX_SHAPES = 21
+MAX_SHAPES = 22
 WIDEST = 1.15  # a subject wider than this times its height is scaled by its width instead
 _PERIODS = {"plain": 6.0, "stripes": 5.0, "dots": 6.0, "patches": 4.0}
 _HELD_OUT_SHARE = 5  # one combination in this many is kept out of training
@@ -70,7 +68,7 @@ def is_held_out(combination: tuple[str, str, str, str]) -> bool:
     return fold_in(20240702, "combination", *combination) % _HELD_OUT_SHARE == 0
 
 
-def sample_subject(seed: int, split: Split = "train") -> SubjectSpec:
+def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
     """The subject of number `seed` in `split`: a pure function of both."""
     if split not in ("train", "heldout"):
         raise UserError(f"expected split 'train' or 'heldout', got {split!r}")

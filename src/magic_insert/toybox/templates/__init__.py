@@ -30,7 +30,7 @@ _ALL = (
     Template("car", car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
     Template("truck", truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
     Template("rocket", rocket, ("none", "scarf", "flag"), "thing"),
-    Template("boat", boat, ("none", "flag"), "thing", (28.0, 52.0)),
+    Template("boat", boat, ("none", "flag"), "thing", (40.0, 65.0)),
     Template("chair", chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
     Template("lamp", lamp, ("none", *_HATS, "bow tie"), "thing"),
     Template("teapot", teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),

@@ -63,8 +63,10 @@ def cat(look: Look) -> Figure:
         )
     extra.append(ball((x, y - 0.28 * r, z + 0.74 * r), (0.38 * r, 0.23 * r, 0.24 * r), look.pale))
     extra.append(ball((x, y - 0.16 * r, z + 0.97 * r), (0.11 * r, 0.08 * r, 0.07 * r), INK))
-    low, side = body.torso[1] - 0.16, -body.width - 0.30
-    extra.append(limb((0.0, low, -0.8 * body.width), (side, low + 0.52, -0.36), 0.065, 0.05, look.plain))
+    low, side = body.torso[1] - 0.19, -body.width - 0.27
+    bend, tip = (side, low + 0.03, -0.40), (side - 0.07, low + 0.40, -0.44)
+    extra.append(limb((0.0, low, -0.8 * body.width), bend, 0.06, 0.055, look.plain))
+    extra.append(limb(bend, tip, 0.055, 0.05, look.plain))
     return plush_figure(body, tuple(extra), eyes, 0.88)
 
 
@@ -122,5 +124,5 @@ def frog(look: Look) -> Figure:
     extra += [ball(c, (0.40 * bulb, 0.5 * bulb, 0.25 * bulb), INK) for c in centres]
     extra.append(ball((x, y - 0.30 * r, z + 0.38 * r), (0.82 * r, 0.42 * r, 0.56 * r), look.pale))
     smile = look.mix(3, 0.36, 0.52) * r
-    extra.append(ball((x, y - 0.24 * r, z + 0.86 * r), (smile, 0.022, 0.10), INK))
+    extra.append(ball((x, y - 0.24 * r, z + 0.86 * r), (smile, 0.014, 0.11), INK))
     return plush_figure(body, tuple(extra), (centres[0], centres[1], 0.42 * bulb), 0.84)

@@ -19,17 +19,9 @@ def chair(look: Look) -> Figure:
         block((0, leg + 0.22 + back, -0.9 * wide), (0.94 * wide, back, 0.09), look.main, 0.08, (-7.0, 0, 0)),
     ]
     thick = look.mix(5, 0.045, 0.07)
-    for x in (-1, 1):
-        for z in (-1, 1):
-            shapes.append(
-                rod(
-                    (x * 0.95 * wide, 0.0, z * 0.92 * wide),
-                    (x * 0.8 * wide, leg, z * 0.8 * wide),
-                    0.8 * thick,
-                    thick,
-                    look.deep,
-                )
-            )
+    for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        foot, knee = (x * 0.95 * wide, 0.0, z * 0.92 * wide), (x * 0.8 * wide, leg, z * 0.8 * wide)
+        shapes.append(rod(foot, knee, 0.8 * thick, thick, look.deep))
     if look.proportions[0] > 0.45:
         for x in (-1, 1):
             shapes.append(

@@ -99,15 +99,15 @@ def rocket(look: Look) -> Figure:
 
 def boat(look: Look) -> Figure:
     """A round hull with a striped deck rail, a mast and a square sail in the pattern."""
-    wide, long = look.mix(1, 0.30, 0.38), look.mix(2, 0.56, 0.70)
+    wide, long = look.mix(1, 0.28, 0.35), look.mix(2, 0.66, 0.80)
     sail, spread = look.mix(3, 0.30, 0.40), look.mix(0, 0.38, 0.50)
     mast = 0.62 + 2 * sail
     shapes: list[Shape] = [
-        ball((0, 0.30, 0), (wide, 0.30, long), look.deep),
+        ball((0, 0.27, 0), (wide, 0.27, long), look.main),
         block((0, 0.34, 0), (0.94 * wide, 0.07, 0.84 * long), look.trim, 0.06),
-        limb((0, 0.30, 0.84 * long), (0, 0.62, 1.10 * long), 0.10, 0.06, look.deep),
-        ball((0, 0.66, 1.12 * long), look.mix(4, 0.08, 0.11), look.trim),
-        limb((0, 0.30, -0.84 * long), (0, 0.54, -1.06 * long), 0.10, 0.06, look.deep),
+        limb((0, 0.28, 0.80 * long), (0, 0.66, 1.10 * long), 0.12, 0.06, look.plain),
+        ball((0, 0.70, 1.11 * long), look.mix(4, 0.08, 0.11), look.trim),
+        limb((0, 0.28, -0.80 * long), (0, 0.58, -1.06 * long), 0.12, 0.06, look.plain),
         rod((0, 0.3, 0), (0, mast, 0), 0.04, 0.03, WOOD),
         block((0, 0.52 + sail, 0.07), (spread, sail, 0.045), look.main, 0.04, (-5.0, 0.0, 0.0)),
         limb(

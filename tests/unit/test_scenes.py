@@ -1,0 +1,147 @@
+"""Laws of the scenes: the drop place follows the paper's prior, props leave it free unless occlusion is asked for."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.toybox.records import FIRST_PROP_ID, SUBJECT_ID, Camera
+from magic_insert.toybox.scenes import (
+    KINDS,
+    ground_point,
+    project,
+    sample_scene,
+    scene_world,
+    studio_world,
+)
+from magic_insert.toybox.solids import bounds
+from magic_insert.toybox.subjects import TEMPLATES, sample_subject, subject_shapes
+from magic_insert.toybox.tracer import trace
+
+MANY = range(200)
+
+
+def test_the_same_seed_gives_the_same_scene_and_the_same_world() -> None:
+    assert sample_scene(3) == sample_scene(3)
+    assert scene_world(sample_scene(3)) == scene_world(sample_scene(3))
+    assert len({sample_scene(n).seed for n in MANY}) == len(MANY)
+
+
+def test_held_out_scenes_are_none_of_the_training_scenes() -> None:
+    assert not {sample_scene(n).seed for n in MANY} & {sample_scene(n, "heldout").seed for n in MANY}
+
+
+def test_every_kind_of_place_is_drawn_and_there_are_enough() -> None:
+    assert len(KINDS) >= 12
+    assert {sample_scene(n).kind for n in MANY} == set(KINDS)
+
+
+def test_asking_for_a_kind_gives_that_kind_with_the_same_camera() -> None:
+    for kind in KINDS:
+        scene = sample_scene(5, kind=kind)
+        assert scene.kind == kind
+        assert scene.camera == sample_scene(5).camera
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"kind": "volcano"}, {"occlusion": 1.5}, {"occlusion": -0.1}, {"split": "test"}]
+)
+def test_wrong_requests_are_readable_errors(wrong: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="expected"):
+        sample_scene(0, **wrong)  # type: ignore[arg-type]
+
+
+def test_the_drop_place_follows_the_placement_prior_of_the_paper() -> None:
+    scenes = [sample_scene(n) for n in MANY]
+    feet = [project(s.camera, (s.drop_x, 0.0, s.drop_z)) for s in scenes]
+    heads = [project(s.camera, (s.drop_x, s.subject_height, s.drop_z)) for s in scenes]
+    left = [u for u, _ in feet if u < 0.5]
+    right = [u for u, _ in feet if u >= 0.5]
+    assert sum(left) / len(left) == pytest.approx(0.32, abs=0.02)
+    assert sum(right) / len(right) == pytest.approx(0.73, abs=0.02)
+    tall = [foot[1] - head[1] for foot, head in zip(feet, heads, strict=True)]
+    assert sum(tall) / len(tall) == pytest.approx(0.45, abs=0.03)
+    assert all(0.37 < t < 0.51 for t in tall)
+    assert all(0.86 < v < 0.93 for _, v in feet)
+
+
+def test_the_subject_takes_its_place_in_the_traced_picture() -> None:
+    scene, spec = (
+        sample_scene(1, kind="desert"),
+        replace(sample_subject(3), template="snowman", accessory="none"),
+    )
+    shapes = subject_shapes(spec, x=scene.drop_x, z=scene.drop_z, height=scene.subject_height)
+    box = trace([scene_world(scene, shapes)], 96).subject_box[0] / 96
+    u, v = project(scene.camera, (scene.drop_x, 0.0, scene.drop_z))
+    assert float(box[0]) < u < float(box[2])
+    assert 0.3 < float(box[3] - box[1]) < 0.6
+    assert 0.85 < float(box[3]) <= 1.0
+    assert abs(float(box[3]) - v) < 0.08
+
+
+def test_a_ground_point_projects_back_to_where_it_was_seen() -> None:
+    camera = Camera((0.1, 1.2, 4.8), (-0.2, 0.6, 0.0), 33.0)
+    x, z = ground_point(camera, 0.31, 0.9)
+    assert project(camera, (x, 0.0, z)) == pytest.approx((0.31, 0.9))
+
+
+def test_props_are_the_same_with_and_without_a_subject_and_leave_it_its_id() -> None:
+    for n in range(40):
+        scene = sample_scene(n)
+        bare = scene_world(scene)
+        full = scene_world(scene, subject_shapes(sample_subject(n), x=scene.drop_x, z=scene.drop_z))
+        assert full.shapes[: len(bare.shapes)] == bare.shapes
+        assert all(FIRST_PROP_ID <= s.object_id < SUBJECT_ID for s in bare.shapes)
+        assert len(bare.shapes) <= 20
+        assert replace(full, shapes=()) == replace(bare, shapes=())
+
+
+def test_without_occlusion_every_subject_is_seen_whole_and_with_it_some_are_not() -> None:
+    def seen(occlusion: float) -> torch.Tensor:
+        worlds = []
+        for n, kind in enumerate(KINDS):
+            scene = sample_scene(n, occlusion=occlusion, kind=kind)
+            shapes = subject_shapes(
+                replace(sample_subject(1), template="snowman", accessory="none", pose="stand"),
+                x=scene.drop_x,
+                z=scene.drop_z,
+                height=scene.subject_height,
+            )
+            worlds += [scene_world(scene, shapes), replace(scene_world(scene, shapes), shapes=shapes)]
+        area = trace(worlds, 48).coverage.sum((1, 2, 3))
+        return area[0::2] / area[1::2]
+
+    assert seen(0.0).min() > 0.97
+    hidden = seen(1.0)
+    assert (hidden < 0.97).float().mean() > 0.6
+    assert hidden.min() > 0.3  # partly hidden, never gone
+
+
+def test_an_occluder_changes_none_of_the_other_props() -> None:
+    for n in range(20):
+        free, blocked = (scene_world(sample_scene(n, occlusion=o)).shapes for o in (0.0, 1.0))
+        assert len(blocked) > len(free)
+        assert blocked[: len(free)] == free
+
+
+def test_shadows_have_ground_to_fall_on() -> None:
+    """The sun stands above and not behind the subject, so its shadow falls to the side and away from the camera."""
+    for n in MANY:
+        x, y, z = sample_scene(n).light.sun_direction
+        assert y > 0.4
+        assert z > 0.0
+        assert x != 0.0
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_the_studio_shows_the_whole_subject_on_paper(template: str) -> None:
+    spec = replace(sample_subject(11), template=template, accessory="none")
+    world = studio_world(subject_shapes(spec))
+    low, high = bounds(world.shapes)
+    corners = [(x, y, z) for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])]
+    seen = [project(world.camera, corner) for corner in corners]
+    assert world.ground is None
+    assert all(0.0 < u < 1.0 and 0.0 < v < 1.0 for u, v in seen)
+    spans = [max(axis) - min(axis) for axis in zip(*seen, strict=True)]
+    assert 0.65 < max(spans) < 1.0
