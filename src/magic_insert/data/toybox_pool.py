@@ -23,7 +23,7 @@ from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import TRAIN_STYLES, draw
 from magic_insert.toybox.subjects import POSES, SubjectSpec, sample_subject, with_pose
-from magic_insert.toybox.world import trace_scenes, trace_subjects
+from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes, trace_subjects
 
 POOL_VERSION = 1
 _ARRAYS = ("subjects", "subject_alpha", "scenes_with", "scenes_without", "scene_mask")
@@ -87,25 +87,27 @@ def _draw_all(plan: PoolPlan, kind: str, buffer: Any, indices: range, count: int
         styles = [TRAIN_STYLES[drawings(plan, kind, i, count)[drawing]] for i in indices]
         complexity = [complexity_at(plan, kind, i, drawing) for i in indices]
         seeds = [fold_in(plan.seed, kind, i, "texture", drawing) for i in indices]
-        layers.append(_to_uint8(draw(buffer, styles, complexity, seeds)))
+        layers.append(_to_uint8(shrink(draw(buffer, styles, complexity, seeds))))
     return np.stack(layers, axis=1)
 
 
 def render_subject_chunk(plan: PoolPlan, indices: range, device: str) -> dict[str, np.ndarray]:
-    buffer = trace_subjects([subject_at(plan, i) for i in indices], plan.size, device)
+    buffer = trace_subjects([subject_at(plan, i) for i in indices], SUPERSAMPLE * plan.size, device)
     return {
         "subjects": _draw_all(plan, "subject", buffer, indices, plan.drawings_per_subject),
-        "subject_alpha": _to_uint8(buffer.coverage),
+        "subject_alpha": _to_uint8(shrink(buffer.coverage)),
     }
 
 
 def render_scene_chunk(plan: PoolPlan, indices: range, device: str) -> dict[str, np.ndarray]:
     pairs = [scene_at(plan, i) for i in indices]
-    with_buffer, without_buffer = trace_scenes([s for s, _ in pairs], [t for _, t in pairs], plan.size, device)
+    with_buffer, without_buffer = trace_scenes(
+        [scene for scene, _ in pairs], [subject for _, subject in pairs], SUPERSAMPLE * plan.size, device
+    )
     return {
         "scenes_with": _draw_all(plan, "scene", with_buffer, indices, plan.drawings_per_scene),
         "scenes_without": _draw_all(plan, "scene", without_buffer, indices, plan.drawings_per_scene),
-        "scene_mask": _to_uint8(with_buffer.coverage),
+        "scene_mask": _to_uint8(shrink(with_buffer.coverage)),
     }
 
 
@@ -179,7 +181,7 @@ def write_pool(
         done.add((kind, start))
         finished += size
         on_progress(finished, total_subjects + plan.num_scenes)
-        if number % 32 == 0 or number == len(jobs):
+        if number % 16 == 0 or number == len(jobs):
             # Pixels reach the disk before the list that vouches for them.
             for array in arrays.values():
                 array.flush()
