@@ -186,7 +186,7 @@ def _occluder(spec: SceneSpec, place: Place) -> tuple[Shape, ...]:
     if rng.random() >= spec.occlusion:
         return ()
     strength = 0.5 + 0.5 * spec.occlusion
-    size = spec.subject_height * rng.uniform(0.50, 0.72) * strength
+    size = spec.subject_height * rng.uniform(0.44, 0.64) * strength
     z = spec.drop_z + 0.30 * spec.subject_height + 0.4 * size
     x = spec.drop_x + rng.choice((-1, 1)) * spec.subject_height * rng.uniform(0.18, 0.32)
     return rng.choice(place.occluders)(rng, x, z, size)
