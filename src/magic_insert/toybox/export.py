@@ -6,7 +6,7 @@ Picture i is a function of the seed, the split and i alone, so a longer export b
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from rich.progress import track
@@ -15,6 +15,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.rand import fold_in
+from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES
@@ -26,6 +27,7 @@ SHEET_ROWS = 8
 COMPLEXITY = 0.5
 
 
+@runtime_checkable
 class ExportConfig(Protocol):
     """The values an export needs; `config.schema.ToyboxConfig` has them."""
 
@@ -55,7 +57,7 @@ def run_toybox(cfg: ExportConfig) -> None:
     Raises:
         UserError: an unknown style, or the place cannot be written.
     """
-    styles = list(cfg.styles) or list(TRAIN_STYLES)
+    styles = list(cfg.styles) or list(ALL_STYLES if cfg.what == "benchmark" else TRAIN_STYLES)
     if unknown := sorted(set(styles) - set(ALL_STYLES)):
         raise UserError(
             f"expected styles out of {', '.join(ALL_STYLES)}, got {', '.join(unknown)}; set styles=[...]"
@@ -127,6 +129,39 @@ def export_pairs(cfg: ExportConfig, styles: Sequence[str]) -> Path:
             )
             cells.append([image.expand(3, -1, -1) for image in views.values()])
     return _finish(out, rows, cells, ["with", "without", "mask", "effect"])
+
+
+def export_benchmark(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+    """The first subjects and scenes of ToyPlop in SubjectPlop's shape, and the truth of every pair.
+
+    `subjects/<id>.png` (photographs with alpha), `backgrounds/<id>.png`, `truth/<pair id>/` with `styled`, `with`,
+    `mask` and `effect`, `captions.jsonl`. Scenes in a style outside `styles` are left out.
+    """
+    out, rows, cells = Path(cfg.out), [], []
+    subjects = toyplop_subjects()[: cfg.num_subjects]
+    scenes = [scene for scene in toyplop_scenes() if scene[2] in styles][: cfg.num_scenes]
+    if not scenes:
+        raise UserError(
+            f"expected styles that a scene of the benchmark has, got {', '.join(styles)}; set styles=[]"
+        )
+    pairs = [(subject, scene) for subject in subjects for scene in scenes]
+    for subject, scene in track(pairs, "benchmark"):
+        truth = toyplop_pair(subject, scene, cfg.size)
+        views = {
+            "styled": torch.cat([truth.subject_styled, truth.subject_alpha]),
+            "with": truth.with_subject,
+            "mask": truth.mask,
+            "effect": truth.effect,
+        }
+        for view, image in views.items():
+            save_png(out / "truth" / truth.pair_id / f"{view}.png", image)
+        save_png(
+            out / "subjects" / f"{subject[0]}.png", torch.cat([truth.subject_photo, truth.subject_alpha])
+        )
+        save_png(out / "backgrounds" / f"{scene[0]}.png", truth.background)
+        rows.append({"pair_id": truth.pair_id, "caption": truth.caption, "style": truth.style})
+        cells.append(truth.with_subject)
+    return _finish(out, rows, [cells[i : i + len(scenes)] for i in range(0, len(cells), len(scenes))], None)
 
 
 def export_sheet(cfg: ExportConfig, styles: Sequence[str]) -> Path:

@@ -82,9 +82,10 @@ class DemoConfig:
 class ToyboxConfig:
     """Folders of Toybox renders.
 
-    `what`: `subjects` (alone on plain ground), `pairs` (scene with and without, mask, effect), `benchmark` (the 35
-    subjects and 20 scenes of ToyPlop) or `sheet` (only the contact sheet, every subject in every style). Picture i is
-    drawn in style i modulo the number of `styles`; an empty list means all training styles. `size` in pixels.
+    `what`: `subjects` (alone on plain ground), `pairs` (scene with and without, mask, effect), `benchmark` (the first
+    `num_subjects` of 35 subjects and `num_scenes` of 20 scenes of ToyPlop; `split`, `seed` and `occlusion` do not touch
+    it) or `sheet` (only the contact sheet, every subject in every style). Picture i is drawn in style i modulo the
+    number of `styles`; an empty list means all training styles (the benchmark: all). `size` in pixels.
     `occlusion` in [0, 1]: chance that a prop stands in front of the drop place.
     """
 

@@ -1,0 +1,80 @@
+"""Toybox folders: complete, captioned, and a function of the seed and the index alone."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.config.schema import ToyboxConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgba
+from magic_insert.core.jsonl import read_jsonl
+from magic_insert.toybox.export import run_toybox
+
+CONFIG = ToyboxConfig(
+    what="subjects", num_subjects=2, num_scenes=1, size=32, styles=["photo", "cartoon"], seed=5
+)
+
+
+def test_a_longer_export_begins_with_the_shorter_one(tmp_path: Path) -> None:
+    run_toybox(replace(CONFIG, out=str(tmp_path / "short")))
+    run_toybox(replace(CONFIG, out=str(tmp_path / "long"), num_subjects=3))
+    short, long = read_jsonl(tmp_path / "short/captions.jsonl"), read_jsonl(tmp_path / "long/captions.jsonl")
+    assert long[:2] == short
+    for row in short:
+        assert (tmp_path / "long" / row["file"]).read_bytes() == (
+            tmp_path / "short" / row["file"]
+        ).read_bytes()
+
+
+def test_subjects_carry_their_alpha_style_and_caption(tmp_path: Path) -> None:
+    run_toybox(replace(CONFIG, out=str(tmp_path)))
+    rows = read_jsonl(tmp_path / "captions.jsonl")
+    assert [row["style"] for row in rows] == ["photo", "cartoon"]
+    for row in rows:
+        _, alpha = load_rgba(tmp_path / row["file"])
+        assert alpha is not None
+        assert 0.1 < alpha.mean() < 0.9
+        assert row["caption"].startswith(("a ", "an "))
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_pair_differs_inside_its_mask_and_effect_only(tmp_path: Path) -> None:
+    run_toybox(replace(CONFIG, out=str(tmp_path), what="pairs"))
+    views = {
+        name: load_rgba(tmp_path / name / "000000.png")[0] for name in ("with", "without", "mask", "effect")
+    }
+    change = (views["with"] - views["without"]).abs().amax(0)
+    untouched = (views["mask"] + views["effect"]).amax(0) == 0
+    assert untouched.any()
+    # The effect mask begins at a visible step of 0.04; two roundings to eight bits may add one level.
+    assert change[untouched].max() <= 0.04 + 1 / 255
+    assert change[views["mask"][0] == 1].mean() > change[untouched].mean()
+
+
+def test_the_benchmark_has_the_truth_of_every_pair(tmp_path: Path) -> None:
+    run_toybox(replace(CONFIG, out=str(tmp_path), what="benchmark", num_subjects=1, styles=[]))
+    (row,) = read_jsonl(tmp_path / "captions.jsonl")
+    subject, scene = row["pair_id"].split("__")
+    assert (tmp_path / "subjects" / f"{subject}.png").is_file()
+    background, _ = load_rgba(tmp_path / "backgrounds" / f"{scene}.png")
+    inserted, _ = load_rgba(tmp_path / "truth" / row["pair_id"] / "with.png")
+    assert background.shape == inserted.shape == (3, 32, 32)
+    assert not torch.equal(background, inserted)
+
+
+def test_the_sheet_has_a_column_per_style(tmp_path: Path) -> None:
+    run_toybox(replace(CONFIG, out=str(tmp_path), what="sheet", num_subjects=1))
+    narrow, _ = load_rgba(tmp_path / "sheet.png")
+    run_toybox(
+        replace(CONFIG, out=str(tmp_path), what="sheet", num_subjects=1, styles=["photo", "cel", "neon"])
+    )
+    wide, _ = load_rgba(tmp_path / "sheet.png")
+    assert wide.shape[2] - narrow.shape[2] == 32 + 2
+
+
+def test_an_unknown_style_is_named_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="graffiti"):
+        run_toybox(replace(CONFIG, out=str(tmp_path / "a"), styles=["graffiti"]))
+    assert not (tmp_path / "a").exists()
