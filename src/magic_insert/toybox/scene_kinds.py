@@ -9,26 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
-from magic_insert.toybox import props
-from magic_insert.toybox.props import Prop
-from magic_insert.toybox.records import Paint, Pattern, Shape, Vec3
-from magic_insert.toybox.solids import ball, block, rod
+from magic_insert.toybox import fixtures, props
+from magic_insert.toybox.fixtures import Fixture
+from magic_insert.toybox.props.materials import Prop
+from magic_insert.toybox.records import Paint, Pattern, Vec3
 
 PaintMaker = Callable[[Random], Paint]
 Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Site:
-    """Where a fixture is built: the drop place, the subject's height, the wall behind."""
-
-    x: float
-    z: float
-    height: float
-    wall_z: float
-
-
-Fixture = Callable[[Random, Site], tuple[Shape, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,131 +65,6 @@ def _one_of(
     return make
 
 
-def _window(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x, y, z = site.x + (0.9 if site.x < 0 else -0.9) * rng.uniform(0.8, 1.3), 1.75, site.wall_z
-    return (
-        block((x, y, z), (0.62, 0.52, 0.05), props.WHITE, 0.01),
-        block(
-            (x, y, z + 0.03),
-            (0.55, 0.45, 0.04),
-            Paint((0.62, 0.82, 0.97), (0.78, 0.90, 0.99), "checker", 1.0, 0.15),
-            0.01,
-        ),
-    )
-
-
-def _picture(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x = site.x + rng.uniform(-0.3, 0.3)
-    art = Paint(
-        rng.choice(props.CLOTHS), rng.choice(props.CLOTHS), rng.choice(("patches", "dots", "stripes")), 3.0
-    )
-    return (
-        block((x, 1.95, site.wall_z), (0.36, 0.28, 0.04), Paint((0.50, 0.34, 0.20)), 0.01),
-        block((x, 1.95, site.wall_z + 0.02), (0.30, 0.22, 0.04), art, 0.005),
-    )
-
-
-def _rug(rng: Random, site: Site) -> tuple[Shape, ...]:
-    first, second = rng.sample(props.CLOTHS, 2)
-    x, z = 0.75 * site.x, site.z - 0.35
-    return (
-        rod((x, 0.0, z), (x, 0.012, z), 1.25, 1.25, Paint(first)),
-        rod((x, 0.0, z), (x, 0.018, z), 1.02, 1.02, Paint(second)),
-    )
-
-
-def _sea(rng: Random, site: Site) -> tuple[Shape, ...]:
-    z = site.z - rng.uniform(3.2, 4.2)
-    water = Paint((0.22, 0.58, 0.74), (0.30, 0.66, 0.80), "noise", 1.5, 0.45)
-    return (
-        block((0.0, 0.0, z - 20.0), (40.0, 0.03, 20.0), water, 0.005),
-        block((0.0, 0.0, z), (40.0, 0.045, 0.09), Paint((0.96, 0.98, 0.98)), 0.01),
-    )
-
-
-def _road(_: Random, site: Site) -> tuple[Shape, ...]:
-    z = site.z - 2.6
-    return (
-        block((0.0, 0.0, z), (40.0, 0.02, 0.75), Paint((0.36, 0.37, 0.41)), 0.005),
-        block((0.0, 0.0, z), (40.0, 0.026, 0.03), Paint((0.93, 0.90, 0.80)), 0.005),
-    )
-
-
-def _path(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x = site.x
-    dirt = Paint((0.74, 0.62, 0.44), (0.66, 0.54, 0.37), "noise", 4.0)
-    return (ball((x, 0.0, site.z - 1.2), (rng.uniform(1.0, 1.3), 0.012, 3.6), dirt),)
-
-
-def _pond(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x = -site.x * rng.uniform(0.9, 1.3)
-    water = Paint((0.36, 0.64, 0.80), gloss=0.6)
-    z = site.z - rng.uniform(0.5, 0.9)
-    return (
-        rod((x, 0.0, z), (x, 0.02, z), 1.02, 1.0, props.STONE),
-        rod((x, 0.0, z), (x, 0.026, z), 0.9, 0.9, water),
-    )
-
-
-def _parapet(_: Random, site: Site) -> tuple[Shape, ...]:
-    z = site.z - 2.1
-    return (
-        block((0.0, 0.22, z), (40.0, 0.22, 0.10), props.BRICK, 0.01),
-        block((0.0, 0.46, z), (40.0, 0.05, 0.15), props.STONE, 0.01),
-    )
-
-
-def _steps(_: Random, site: Site) -> tuple[Shape, ...]:
-    return tuple(
-        block(
-            (0.0, 0.11 * (n + 0.5), site.z - 2.2 - 0.5 * n - 2.0),
-            (40.0, 0.055 * (n + 1), 2.0),
-            props.MARBLE,
-            0.01,
-        )
-        for n in range(2)
-    )
-
-
-def _hills(rng: Random, site: Site) -> tuple[Shape, ...]:
-    far = site.z - 16.0
-    return tuple(
-        ball(
-            (rng.uniform(-9, -3) if n == 0 else rng.uniform(3, 9), -0.3, far - 3.0 * n),
-            (9.0, rng.uniform(1.8, 3.0), 4.0),
-            Paint(c),
-        )
-        for n, c in enumerate(((0.46, 0.66, 0.40), (0.54, 0.72, 0.50)))
-    )
-
-
-def _dunes(rng: Random, site: Site) -> tuple[Shape, ...]:
-    far = site.z - 9.0
-    return tuple(
-        ball(
-            (rng.uniform(-7, -2) if n == 0 else rng.uniform(2, 7), -0.2, far - 5.0 * n),
-            (7.0, rng.uniform(1.0, 1.7), 3.0),
-            Paint(c),
-        )
-        for n, c in enumerate(((0.90, 0.71, 0.44), (0.86, 0.63, 0.40)))
-    )
-
-
-def _mountains(rng: Random, site: Site) -> tuple[Shape, ...]:
-    far = site.z - 20.0
-    parts: list[Shape] = []
-    for x, tall in ((rng.uniform(-8, -3), rng.uniform(4.5, 6.0)), (rng.uniform(2, 7), rng.uniform(3.5, 5.0))):
-        parts.append(rod((x, -0.2, far), (x, tall, far), 5.5, 0.05, Paint((0.52, 0.60, 0.72))))
-        parts.append(rod((x, 0.62 * tall, far), (x, 1.01 * tall, far), 5.5 * 0.385, 0.05, props.SNOW))
-    return tuple(parts)
-
-
-def _cloud(rng: Random, site: Site) -> tuple[Shape, ...]:
-    x, y, z = rng.uniform(-4, 4), rng.uniform(3.2, 4.3), site.z - 18.0
-    puff = Paint((0.98, 0.98, 1.0))
-    return (ball((x, y, z), (1.9, 0.62, 0.6), puff), ball((x + 0.9, y + 0.42, z), (0.95, 0.6, 0.6), puff))
-
-
 LEFT, RIGHT, FAR_RIGHT, MIDDLE = (0.02, 0.12), (0.58, 0.74), (0.80, 0.97), (0.42, 0.60)
 _DUSK = ((0.30, 0.32, 0.58), (0.97, 0.72, 0.56))
 _NIGHT = ((0.05, 0.06, 0.16), (0.20, 0.20, 0.38))
@@ -228,7 +90,7 @@ PLACES: dict[str, Place] = {
         ),
         (props.crate, props.beach_ball, props.pot),
         wall=_one_of(_WALLS, "stripes", 1.2),
-        fixtures=(_window, _rug),
+        fixtures=(fixtures.window, fixtures.rug),
         sky_light=(0.50, 0.48, 0.46),
     ),
     "street": Place(
@@ -240,7 +102,7 @@ PLACES: dict[str, Place] = {
             Spot((props.tree, props.bush), LEFT, (0.8, 1.5), (0.8, 1.5), 0.6),
         ),
         (props.barrel, props.crate, props.bush),
-        fixtures=(_road,),
+        fixtures=(fixtures.road,),
     ),
     "forest": Place(
         _paint((0.42, 0.54, 0.28), (0.50, 0.52, 0.30), "noise", 2.0),
@@ -254,7 +116,7 @@ PLACES: dict[str, Place] = {
         (props.bush, props.rock, props.flowers),
         sky=((0.52, 0.72, 0.80), (0.86, 0.93, 0.86)),
         sky_light=(0.40, 0.46, 0.42),
-        fixtures=(_path,),
+        fixtures=(fixtures.path,),
     ),
     "beach": Place(
         _paint((0.93, 0.83, 0.62), (0.88, 0.77, 0.55), "noise", 5.0),
@@ -265,7 +127,7 @@ PLACES: dict[str, Place] = {
         ),
         (props.beach_ball, props.rock, props.bush),
         sky=((0.34, 0.64, 0.95), (0.82, 0.93, 0.98)),
-        fixtures=(_sea, _cloud),
+        fixtures=(fixtures.sea, fixtures.cloud),
         sun_height=(42.0, 66.0),
     ),
     "desert": Place(
@@ -279,7 +141,7 @@ PLACES: dict[str, Place] = {
         (props.rock,),
         sky=((0.46, 0.64, 0.88), (0.98, 0.88, 0.72)),
         sun=(1.06, 0.93, 0.76),
-        fixtures=(_dunes,),
+        fixtures=(fixtures.dunes,),
     ),
     "stage": Place(
         _paint((0.55, 0.35, 0.21), (0.47, 0.29, 0.17), "planks", 1.4, (0.2, 0.6)),
@@ -321,7 +183,7 @@ PLACES: dict[str, Place] = {
         ),
         (props.snow_heap, props.rock),
         sky=((0.52, 0.70, 0.92), (0.92, 0.95, 0.99)),
-        fixtures=(_mountains,),
+        fixtures=(fixtures.mountains,),
         sky_light=(0.46, 0.51, 0.62),
         sun=(0.98, 0.92, 0.84),
     ),
@@ -343,7 +205,7 @@ PLACES: dict[str, Place] = {
             "checker",
             2.0,
         ),
-        fixtures=(_window,),
+        fixtures=(fixtures.window,),
         sky_light=(0.50, 0.50, 0.50),
     ),
     "garden": Place(
@@ -355,7 +217,7 @@ PLACES: dict[str, Place] = {
             Spot((props.house,), (0.36, 0.52), (4.5, 6.0), (2.0, 2.6), 0.8),
         ),
         (props.flowers, props.bush, props.pot),
-        fixtures=(_pond,),
+        fixtures=(fixtures.pond,),
         sky_light=(0.44, 0.50, 0.52),
     ),
     "rooftop": Place(
@@ -372,7 +234,7 @@ PLACES: dict[str, Place] = {
         sun=(1.06, 0.84, 0.66),
         sky_light=(0.42, 0.42, 0.56),
         sun_height=(28.0, 44.0),
-        fixtures=(_parapet,),
+        fixtures=(fixtures.parapet,),
     ),
     "temple": Place(
         _paint((0.86, 0.80, 0.70), (0.76, 0.70, 0.60), "checker", 0.9, (0.2, 0.65)),
@@ -385,7 +247,7 @@ PLACES: dict[str, Place] = {
         (props.rock, props.barrel),
         sky=((0.46, 0.62, 0.86), (0.98, 0.90, 0.78)),
         sun=(1.04, 0.94, 0.80),
-        fixtures=(_steps,),
+        fixtures=(fixtures.steps,),
     ),
     "library": Place(
         _one_of(
@@ -402,7 +264,7 @@ PLACES: dict[str, Place] = {
         ),
         (props.crate, props.pot),
         wall=_paint((0.46, 0.40, 0.34), (0.41, 0.35, 0.30), "stripes", 1.0),
-        fixtures=(_rug,),
+        fixtures=(fixtures.rug,),
         sky_light=(0.46, 0.43, 0.40),
     ),
     "moon": Place(
@@ -431,6 +293,6 @@ PLACES: dict[str, Place] = {
             Spot((props.tree, props.toy_blocks), LEFT, (0.9, 1.8), (0.8, 1.4), 0.7),
         ),
         (props.beach_ball, props.toy_blocks),
-        fixtures=(_hills, _cloud),
+        fixtures=(fixtures.hills, fixtures.cloud),
     ),
 }

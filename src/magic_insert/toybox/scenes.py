@@ -11,8 +11,9 @@ from random import Random
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
+from magic_insert.toybox.fixtures import Site
 from magic_insert.toybox.records import FIRST_PROP_ID, Camera, Light, Shape, Vec3, World
-from magic_insert.toybox.scene_kinds import PLACES, Place, Site
+from magic_insert.toybox.scene_kinds import PLACES, Place
 from magic_insert.toybox.solids import bounds, with_id
 
 KINDS: tuple[str, ...] = tuple(PLACES)
