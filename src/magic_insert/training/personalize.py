@@ -37,7 +37,7 @@ from magic_insert.training.fit import StopOnNonFinite
 from magic_insert.training.personalize_module import CHECKPOINT_FILE, PersonalizeModule, SaveState
 
 CARD_FILE = "card.json"
-RUN_FILE = "run.json"
+CLAIM_FILE = "personalization.json"
 
 
 def run_key(pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
@@ -125,15 +125,15 @@ def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
     Raises:
         UserError: the folder belongs to another run.
     """
-    for name in (RUN_FILE, CARD_FILE):
+    for name in (CLAIM_FILE, CARD_FILE):
         path = out / name
-        if path.is_file() and (found := json.loads(path.read_text())["key"]) != key:
+        if path.is_file() and (found := json.loads(path.read_text()).get("key")) != key:
             raise UserError(
                 f"expected run {key} or an empty folder at {out}, got run {found}; choose another out="
             )
     if (out / CARD_FILE).is_file():
         return True
-    write_json(out / RUN_FILE, {"key": key, **contents})
+    write_json(out / CLAIM_FILE, {"key": key, **contents})
     return False
 
 
