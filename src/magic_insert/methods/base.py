@@ -6,7 +6,7 @@ draws. Pictures and masks are float32 in [0, 1].
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -20,6 +20,7 @@ class Insertion:
     reference: Float[Tensor, "3 s s"]
 
 
+@runtime_checkable
 class Stylizer(Protocol):
     """Redraws one subject, known since construction, in the style of a scene."""
 
@@ -28,6 +29,7 @@ class Stylizer(Protocol):
         ...
 
 
+@runtime_checkable
 class Inserter(Protocol):
     """Gives a pasted subject its shadow, reflection and contact."""
 

@@ -134,7 +134,7 @@ def run_insert(cfg: InsertConfig) -> Path:
         "weights": {"model": fingerprint(pipe), **weights},
         "result": {
             **made.final.provenance,
-            "changed_share": float((made.effect | (made.final.mask > 0)).float().mean()),
+            "changed_share": float(torch.maximum(made.effect, (made.final.mask > 0).float()).mean()),
         },
         "seconds": stages.seconds,
         "config": asdict(cfg),
@@ -158,7 +158,7 @@ def _publish(out: Path, made: Inserted, sidecar: dict[str, Any], *, keep: bool) 
         save_png(parts / "pasted.png", made.pasted.rgb)
         save_png(parts / "inserter_output.png", made.drawn.output)
         save_png(parts / "inserter_reference.png", made.drawn.reference)
-        save_png(parts / "effect_region.png", made.effect.float())
+        save_png(parts / "effect_region.png", made.effect)
     beside = out.with_suffix(".json")
     write_json(beside, sidecar)
     try:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.compositing import area_resize, paste, region_around
@@ -46,7 +47,7 @@ class Inserted:
     cut: Subject
     pasted: Composite
     drawn: Insertion
-    effect: Bool[Tensor, "1 H W"]  # where the scene's own pixels were changed
+    effect: Float[Tensor, "1 H W"]  # 1 where the scene's own pixels were changed
 
 
 def insert_subject(
@@ -85,7 +86,7 @@ def insert_subject(
         coarse = measure_effect(drawn.output, drawn.reference, area_resize(alpha, h, w), effect)
         layer = upsample_effect(coarse, above, alpha, effect)
         rgb = region.put_back(pasted.rgb, apply_effect(below, above, alpha, layer))
-        changed = region.put_back(pasted.mask.new_zeros(pasted.mask.shape).bool(), layer.region)
+        changed = region.put_back(torch.zeros_like(pasted.mask), layer.region.to(pasted.mask.dtype))
     provenance = {**pasted.provenance, **inserter.provenance, "box": [box.x, box.y, box.w, box.h]}
     provenance["window"] = [region.x, region.y, region.side]
     return Inserted(Composite(rgb, pasted.mask, provenance), stylised, subject, pasted, drawn, changed)

@@ -1,0 +1,188 @@
+"""The demo: one held-out Toybox subject, personalised once, inserted into held-out scenes of several styles.
+
+Every result stands beside the truth and the floor (the subject's own picture pasted). Writes a contact sheet, a page
+that needs no other file, and the scores.
+"""
+
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from magic_insert.config.schema import DemoConfig
+from magic_insert.core.compositing import paste
+from magic_insert.core.images import contact_sheet, save_png
+from magic_insert.core.jsonl import write_json, write_text
+from magic_insert.core.records import Composite, Scene, Subject
+from magic_insert.evaluation.demo_page import PairView, page
+from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
+from magic_insert.methods import checks
+from magic_insert.methods.insert_job import effect_config, inserter_steps, redraw_segmenter, step_bar
+from magic_insert.methods.insertion import Inserted, Stages, insert_subject
+from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
+
+COLUMNS = ("subject", "background", "ours", "floor: pasted as it is", "truth")
+
+
+def demo_truths(num_scenes: int, seed: int, size: int) -> list[PlopTruth]:
+    """`num_scenes` pairs of one held-out subject with held-out scenes; another seed shows another subject.
+
+    The small split has a scene for each of four styles; more scenes come from the full benchmark.
+    """
+    scenes = toyplop_scenes("mini")
+    if num_scenes > len(scenes):
+        scenes = toyplop_scenes("full")
+    subjects = toyplop_subjects("mini")
+    return [toyplop_pair(subjects[seed % len(subjects)], scene, size) for scene in scenes[:num_scenes]]
+
+
+def run_demo(cfg: DemoConfig) -> Path:
+    """Runs the demo and returns the page's path; writes `demo.png`, `demo.html` and `demo.json` in `cfg.out`.
+
+    Raises:
+        UserError: see `methods.checks`; raised before a model is imported.
+    """
+    out = checks.check_place(cfg.out)
+    segmenter_folder = checks.check_segmenter(cfg.segmenter)
+    model_folder = checks.check_model(cfg.model)
+    inserter_folder = checks.check_inserter(cfg.inserter, model_folder)
+
+    console = Console(stderr=True)
+    stages = Stages(lambda name: console.print(f"[dim]{name}[/dim]"))
+    from magic_insert.methods.inserters import build_inserter
+    from magic_insert.methods.personalized import PersonalizedStylizer
+    from magic_insert.models.encoders import load_encoders
+    from magic_insert.models.segment import cut_subject
+    from magic_insert.models.zoo import load_pipeline
+    from magic_insert.training.personalize import personalize
+
+    with stages.stage("render the truth"):
+        truths = demo_truths(cfg.num_scenes, cfg.seed, cfg.model.image_size)
+    subject = Subject(truths[0].subject_photo, truths[0].subject_alpha, truths[0].pair_id.split("__")[0])
+    with stages.stage("load"):
+        pipe = load_pipeline(cfg.model)
+        inserter = build_inserter(
+            cfg.inserter.name,
+            pipe,
+            inserter_folder,
+            steps=cfg.inserter.steps,
+            reference=cfg.inserter.reference,
+        )
+        encoder_folder = find_encoders(model_folder)
+        encoders = None if encoder_folder is None else load_encoders(encoder_folder)
+    with tempfile.TemporaryDirectory(prefix="magic-insert-") as scratch, stages.stage("personalise"):
+        run = personalize(pipe, subject, cfg.personalization, seed=cfg.seed, out=Path(scratch), progress=True)
+        stylizer = PersonalizedStylizer(pipe, run, cfg.style, cfg.sampling, progress=True)
+    views = []
+    for truth in truths:
+        scene = Scene(quantised(truth.background), truth.pair_id.split("__")[1])
+        with step_bar(console, "insert", inserter_steps(cfg.inserter)) as on_step:
+            made = insert_subject(
+                scene,
+                box_of(truth.mask),
+                stylizer=stylizer,
+                cut=lambda drawn: cut_subject(
+                    drawn,
+                    None,
+                    subject.id,
+                    segmenter=redraw_segmenter(cfg.segmenter.name),
+                    model_folder=segmenter_folder,
+                ),
+                inserter=inserter,
+                effect=effect_config(cfg.inserter),
+                seed=cfg.seed,
+                pair_id=truth.pair_id,
+                stages=stages,
+                on_step=on_step,
+            )
+        floor = paste(scene, subject, box_of(truth.mask))
+        views.append(view_of(truth, scene, made, floor, encoders))
+    return write_demo(out, subject, truths[0].caption, views, stages.seconds, console)
+
+
+def quantised(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
+    """The picture as an 8-bit file would hold it."""
+    return (image * 255).round() / 255
+
+
+def view_of(
+    truth: PlopTruth, scene: Scene, made: Inserted, floor: Composite, encoders: object | None
+) -> PairView:
+    """One row of the demo: pictures and the scores of ours and of the floor."""
+    changed = {
+        "ours": torch.maximum(made.effect, (made.final.mask > 0).float()),
+        "floor": (floor.mask > 0).float(),
+    }
+    results = {"ours": made.final.rgb, "floor": floor.rgb}
+    scores = {
+        name: score(
+            image,
+            truth=truth.with_subject,
+            background=scene.rgb,
+            mask=truth.mask,
+            effect=truth.effect,
+            changed=changed[name],
+            encoders=encoders,
+        )
+        for name, image in results.items()
+    }
+    shown = (made.stylised, scene.rgb, made.final.rgb, floor.rgb, truth.with_subject)
+    names = ("redrawn subject", "background", "ours", "floor: pasted as it is", "truth")
+    return PairView(scene.id, truth.style, dict(zip(names, shown, strict=True)), scores)
+
+
+def write_demo(
+    out: Path,
+    subject: Subject,
+    caption: str,
+    views: list[PairView],
+    seconds: dict[str, float],
+    console: Console,
+) -> Path:
+    """Contact sheet, page and scores in `out`; prints the scores and where the files lie."""
+    photo = subject.rgb
+    rows = [[photo, *list(view.pictures.values())[1:]] for view in views]
+    labels = [view.style for view in views]
+    sheet, html = out / "demo.png", out / "demo.html"
+    notes = [
+        "effect: PSNR inside the true shadow and reflection. Subject box: PSNR inside the subject's true box; the pose "
+        "is free, so this is a rough guide. identity and style: cosines of the micro encoders, against the truth and "
+        "against the background.",
+        "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + ".",
+    ]
+    save_png(sheet, contact_sheet(rows, labels, list(COLUMNS), cell=256))
+    write_text(html, page(photo, caption, views, notes))
+    write_json(
+        out / "demo.json",
+        {
+            "subject": subject.id,
+            "caption": caption,
+            "pairs": {
+                f"{view.title} ({view.style})": {name: asdict(s) for name, s in view.scores.items()}
+                for view in views
+            },
+            "seconds": seconds,
+        },
+    )
+    console.print(score_table(views))
+    print(f"sheet  {sheet.resolve()}\npage   {html.resolve()}")
+    return html
+
+
+def score_table(views: list[PairView]) -> Table:
+    """The scores for the terminal."""
+    table = Table("style", "method", "effect dB", "box dB", "identity", "style cos", "untouched")
+    for view in views:
+        for name, s in view.scores.items():
+            table.add_row(view.style, name, *_cells(s))
+    return table
+
+
+def _cells(s: Scores) -> list[str]:
+    values = (s.effect_db, s.box_db, s.identity, s.style)
+    return [*("n/a" if v is None else f"{v:.2f}" for v in values), "yes" if s.untouched else "no"]

@@ -1,0 +1,187 @@
+"""The insert job on real files with a tiny model: what it writes, what it leaves alone, what it refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.rand import generator
+from magic_insert.evaluation.demo import run_demo
+from magic_insert.methods.insert_job import run_insert
+
+FAST = [
+    "model.image_size=64",
+    "model.device=cpu",
+    "personalization.steps=1",
+    "personalization.batch_size=1",
+    "personalization.views=1",
+    "sampling.steps=2",
+    "inserter.steps=2",
+]
+
+
+def subject_picture(size: int = 80) -> Tensor:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    colour = torch.stack([0.8 + 0.1 * x, 0.3 + 0.1 * y, 0.2 + 0 * x])
+    return torch.cat([colour * inside + (1 - inside), inside])
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with an opaque and a cut-out subject and a noisy background in three formats."""
+    rgba = subject_picture()
+    save_png(tmp_path / "cut.png", rgba)
+    save_png(tmp_path / "opaque.png", rgba[:3])
+    save_png(tmp_path / "clear.png", torch.cat([rgba[:3], torch.zeros(1, 80, 80)]))
+    scene = torch.rand(3, 150, 200, generator=generator(0, "scene"))
+    save_png(tmp_path / "scene.png", scene)
+    with Image.open(tmp_path / "scene.png") as picture:
+        picture.save(tmp_path / "scene.jpg", quality=90)
+        picture.save(tmp_path / "scene.webp", quality=90)
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "broken.png").write_bytes((tmp_path / "scene.png").read_bytes()[:2000])
+    return tmp_path
+
+
+def run(
+    folder: Path, model: Path, *overrides: str, subject: str = "cut.png", background: str = "scene.png"
+) -> Path:
+    out = folder / "result" / "out.png"
+    words = [f"subject={folder / subject}", f"background={folder / background}", f"out={out}", *overrides]
+    return run_insert(freeze(compose_job("insert", [f"model.source={model}", *FAST, *words])))
+
+
+def levels(path: Path) -> Tensor:
+    return (load_rgb(path) * 255).round().to(torch.uint8)
+
+
+def test_the_job_writes_a_picture_of_the_backgrounds_size_and_its_story(
+    files: Path, tiny_micro: Path
+) -> None:
+    out = run(files, tiny_micro, "box=[20,30,60,90]")
+    assert levels(out).shape == (3, 150, 200)
+    story = json.loads(out.with_suffix(".json").read_text())
+    assert story["pair_id"] == "cut__scene"
+    assert story["result"]["box"] == [20, 30, 60, 90]
+    assert set(story["seconds"]) == {
+        "cut", "load", "personalise", "stylise", "segment", "paste", "insert", "composite",
+    }  # fmt: skip
+    assert len(story["inputs"]["subject"]["sha256"]) == 64
+    assert story["config"]["seed"] == 0
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.json", "out.png"]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(files: Path, tiny_micro: Path) -> None:
+    first = run(files, tiny_micro).read_bytes()
+    assert run(files, tiny_micro).read_bytes() == first
+    assert run(files, tiny_micro, "seed=1").read_bytes() != first
+
+
+@pytest.mark.parametrize("background", ["scene.png", "scene.jpg", "scene.webp"])
+def test_pixels_beyond_the_reach_of_the_subject_are_the_backgrounds_own(
+    files: Path, tiny_micro: Path, background: str
+) -> None:
+    out = run(
+        files,
+        tiny_micro,
+        "box=[20,90,40,50]",
+        "inserter.reach=0.2",
+        "keep_intermediate=true",
+        background=background,
+    )
+    before, after = levels(files / background), levels(out)
+    untouched = (before == after).all(dim=0)
+    assert untouched[:75].all()
+    assert untouched[:, 75:].all()
+    assert not untouched[90:140, 20:60].all()
+    parts = out.parent / "out_parts"
+    changed = load_rgb(parts / "effect_region.png")[0] > 0.5
+    pasted = (before != levels(parts / "pasted.png")).any(dim=0)
+    assert untouched[~changed & ~pasted].all()
+    assert changed.any()
+
+
+def test_copy_paste_changes_nothing_but_the_subject(files: Path, tiny_micro: Path) -> None:
+    out = run(files, tiny_micro, "inserter=copy_paste", "keep_intermediate=true")
+    assert torch.equal(levels(out), levels(out.parent / "out_parts" / "pasted.png"))
+
+
+@pytest.mark.parametrize("reference", ["unmasked", "input"])
+def test_every_reference_can_be_asked_for(files: Path, tiny_micro: Path, reference: str) -> None:
+    run(files, tiny_micro, f"inserter.reference={reference}", subject="opaque.png")
+
+
+def test_an_inserter_of_a_run_is_used_and_named(files: Path, tiny_micro: Path) -> None:
+    out = run(files, tiny_micro, "inserter.name=bootstrapped", f"inserter.run={tiny_micro}")
+    assert json.loads(out.with_suffix(".json").read_text())["result"]["inserter"] == "bootstrapped"
+
+
+REFUSED = {
+    "missing file": (["subject=nowhere.png"], "no such file"),
+    "not an image": (["background=text.png"], "something else"),
+    "truncated file": (["background=broken.png"], "damaged"),
+    "alpha zero everywhere": (["subject=clear.png"], "alpha zero"),
+    "box outside": (["box=[180,100,40,40]"], "inside the 200 x 150"),
+    "output over an input": (["out=scene.png"], "not one of the inputs"),
+    "output under a file": (["out=text.png/out.png"], "able to write"),
+    "no model": (["model.source=nowhere"], "model_index.json"),
+    "no inserter": (["inserter.name=bootstrapped", "inserter.run=nowhere"], "inserter"),
+    "cut-out wanted": (["subject=opaque.png", "segmenter=alpha"], "transparent ground"),
+    "no rembg": (["segmenter=rembg"], "rembg"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_bad_input_is_refused_in_one_line_and_nothing_is_left(
+    files: Path, tiny_micro: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    overrides, message = REFUSED[case]
+    monkeypatch.chdir(files)
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    words = [
+        "subject=cut.png",
+        "background=scene.png",
+        "out=new/folder/out.png",
+        f"model.source={tiny_micro}",
+    ]
+    with pytest.raises(UserError, match=message):
+        run_insert(freeze(compose_job("insert", [*words, *FAST, *overrides])))
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+    assert not (files / "new").exists()
+
+
+def test_the_command_line_answers_bad_input_with_one_line_and_code_two(files: Path, tiny_micro: Path) -> None:
+    words = ["subject=clear.png", "background=scene.png", "out=new/out.png", f"model.source={tiny_micro}"]
+    code = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "insert", *words], cwd=files, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "alpha zero" in done.stderr
+    assert not (files / "new").exists()
+
+
+def test_the_demo_shows_truth_and_floor_and_leaves_backgrounds_untouched(
+    tmp_path: Path, tiny_micro: Path
+) -> None:
+    words = [f"out={tmp_path / 'demo'}", "num_scenes=1", f"model.source={tiny_micro}"]
+    page = run_demo(freeze(compose_job("demo", [*words, *FAST])))
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 6
+    assert "http" not in text
+    scores = json.loads(page.with_suffix(".json").read_text())["pairs"]
+    for methods in scores.values():
+        assert {row["untouched"] for row in methods.values()} == {True}
+        assert methods["floor"]["effect_db"] < 30
+    assert load_rgb(page.with_suffix(".png")).shape[0] == 3
