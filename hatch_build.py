@@ -1,4 +1,4 @@
-"""Build hook: a real wheel carries the YAML of conf/ and the shipped weights of data/micro/; an editable one does not."""
+"""Build hook: a wheel carries the YAML of conf/ and the weights of data/micro/; an editable install reads them in place."""
 
 from pathlib import Path
 from typing import Any

@@ -55,7 +55,7 @@ class PersonalizationConfig:
 
     Defaults of the training recipe are in conf/personalization; `paper` holds those of Magic Insert, section 3.2.
     `targets`: names of the UNet's linear layers that get a LoRA. `mask_loss`: count only the subject's own pixels.
-    `prompt_template` holds `{tokens}` once. `initial_word`: the word the tokens start from (empty: the mean of the table).
+    `prompt_template` holds `{tokens}` once. `initial_word`: what the tokens start from (empty: the mean of the table).
     `views`: how many training pictures are made of the subject and cached as latents; each is at most `augment_scale`
     smaller and moved by at most `augment_shift` of the free room. `min_snr_gamma`: cap of the loss weight by
     signal-to-noise ratio, null for the plain loss. `clip_norm`: largest gradient norm. `checkpoint_every` in steps.
