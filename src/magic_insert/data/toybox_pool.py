@@ -118,7 +118,9 @@ def _worker(job: tuple[str, PoolPlan, int, int, str]) -> tuple[str, int, dict[st
     return kind, start, render(plan, range(start, stop), device)
 
 
-def _render_jobs(jobs: list[Any], device: str, workers: int) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
+def _render_jobs(
+    jobs: list[Any], device: str, workers: int
+) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     if device != "cpu" or workers < 2:
         for kind, plan, start, stop, where in jobs:
             render = render_subject_chunk if kind == "subject" else render_scene_chunk
@@ -155,7 +157,9 @@ def write_pool(
     folder = Path(root) / f"pool-{plan.key}"
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "state.json"
-    state = json.loads(state_path.read_text()) if state_path.is_file() else {"done": [], "complete": False}
+    state: dict[str, Any] = (
+        json.loads(state_path.read_text()) if state_path.is_file() else {"done": [], "complete": False}
+    )
     if state["complete"]:
         return folder
     arrays = {}
@@ -185,7 +189,9 @@ def write_pool(
             # Pixels reach the disk before the list that vouches for them.
             for array in arrays.values():
                 array.flush()
-            write_json(state_path, {"done": sorted(done), "complete": number == len(jobs), "plan": asdict(plan)})
+            write_json(
+                state_path, {"done": sorted(done), "complete": number == len(jobs), "plan": asdict(plan)}
+            )
     return folder
 
 
@@ -200,7 +206,9 @@ class ToyboxPool:
         folder = Path(folder)
         state = json.loads((folder / "state.json").read_text()) if (folder / "state.json").is_file() else {}
         if not state.get("complete"):
-            raise UserError(f"expected a complete pool in {folder}, found a missing or half-written one; render it again")
+            raise UserError(
+                f"expected a complete pool in {folder}, found a missing or half-written one; render it again"
+            )
         self.folder = folder
         self.plan = PoolPlan(**state["plan"])
         for name in _ARRAYS:
@@ -216,7 +224,9 @@ class ToyboxPool:
         self.scene_captions = [f"{caption(spec)}, {scene_phrase(scene)}" for scene, spec in pairs]
         self.scene_phrases = [scene_phrase(scene) for scene, _ in pairs]
         per_subject, per_scene = self.plan.drawings_per_subject, self.plan.drawings_per_scene
-        self.subject_styles = np.array([drawings(self.plan, "subject", i, per_subject) for i in range(len(specs))])
+        self.subject_styles = np.array(
+            [drawings(self.plan, "subject", i, per_subject) for i in range(len(specs))]
+        )
         self.scene_styles = np.array([drawings(self.plan, "scene", i, per_scene) for i in range(len(pairs))])
 
     subjects: np.ndarray

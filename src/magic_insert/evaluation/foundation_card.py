@@ -115,7 +115,9 @@ def measure_style(
         "recognition_real": _top1(real, names, right),
         "remove_psnr": _psnr(removed, pair.without, pair.effect),
         "remove_nothing_psnr": _psnr(pair.with_subject, pair.without, pair.effect),
-        "remove_whole_psnr": _psnr(removed, pair.without, torch.maximum(pair.effect, (pair.mask > 0.5).float())),
+        "remove_whole_psnr": _psnr(
+            removed, pair.without, torch.maximum(pair.effect, (pair.mask > 0.5).float())
+        ),
         "insert_psnr": _psnr(inserted, pair.with_subject, pair.effect),
         "insert_nothing_psnr": _psnr(pasted, pair.with_subject, pair.effect),
     }

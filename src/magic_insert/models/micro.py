@@ -80,7 +80,9 @@ TINY = MicroSizes(
 )
 
 
-def build_tokenizer(folder: Path, corpus: Iterable[str], *, merges: int = 1500, context: int = 32) -> CLIPTokenizer:
+def build_tokenizer(
+    folder: Path, corpus: Iterable[str], *, merges: int = 1500, context: int = 32
+) -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer learned on `corpus`; any other text still splits into bytes.
 
     The vocabulary has CLIP's own order: 256 bytes, 256 word-final bytes, merges, start and end token.

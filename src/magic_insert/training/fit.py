@@ -29,7 +29,9 @@ class StepBatches(IterableDataset):
 class StopOnNonFinite(Callback):
     """Ends the run before the optimizer moves on a loss that is not a number, and names the step."""
 
-    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any
+    ) -> None:
         loss = trainer.callback_metrics.get("loss")
         if loss is not None and not torch.isfinite(loss):
             raise RuntimeError(
@@ -102,10 +104,13 @@ def fit_steps(
 class _LogEvery(Callback):
     """Hands the module's logged numbers to `log` every `period` steps."""
 
-    def __init__(self, log: Callable[[dict[str, float]], None], period: int):
-        self.log, self.period = log, period
+    def __init__(self, write: Callable[[dict[str, float]], None], period: int):
+        # Not named `log`: Lightning puts its own function under that name on every callback.
+        self.write, self.period = write, period
 
-    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         if trainer.global_step % self.period == 0:
             values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.log({"step": trainer.global_step, **values})
+            self.write({"step": trainer.global_step, **values})

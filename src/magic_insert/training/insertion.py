@@ -75,7 +75,9 @@ def mask_cells(mask: np.ndarray, size: int) -> np.ndarray:
     return share.numpy().astype(np.float16)
 
 
-def edit_batches(data: EditLatents, *, task: Task, seed: int, batch_size: int) -> Callable[[int], dict[str, Tensor]]:
+def edit_batches(
+    data: EditLatents, *, task: Task, seed: int, batch_size: int
+) -> Callable[[int], dict[str, Tensor]]:
     """Batch k of `task` as a function of k."""
     count, variants = data.target.shape[:2]
 

@@ -84,13 +84,17 @@ def _refuse_other_run(out: Path, key: str) -> None:
     if marker.is_file():
         found = json.loads(marker.read_text())["key"]
         if found != key:
-            raise UserError(f"expected the settings that {out} was begun with ({found}), got others ({key}); choose another out=")
+            raise UserError(
+                f"expected the settings that {out} was begun with ({found}), got others ({key}); choose another out="
+            )
         return
     write_json(marker, {"key": key})
 
 
 def _bar() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    )
 
 
 def _train_part(
@@ -118,12 +122,16 @@ def _train_part(
     )
     recipe.publish(folder)
     minutes = (time.monotonic() - began) / 60.0
-    write_json(folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes})
+    write_json(
+        folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes}
+    )
     (folder / "last.ckpt").unlink(missing_ok=True)
     print(f"{name} done in {minutes:.1f} min", flush=True)
 
 
-def _train_metric_encoder(name: str, kind: Kind, part: PartConfig, workshop: Workshop, cfg: FoundationConfig) -> None:
+def _train_metric_encoder(
+    name: str, kind: Kind, part: PartConfig, workshop: Workshop, cfg: FoundationConfig
+) -> None:
     folder = workshop.part(name)
     if (folder / "done.json").is_file():
         return
@@ -143,10 +151,14 @@ def _train_metric_encoder(name: str, kind: Kind, part: PartConfig, workshop: Wor
             device=workshop.device,
             tokenizer_folder=workshop.out / "tokenizer",
             trained_on=f"Toybox pool {workshop.pool.plan.key}",
-            progress=lambda step, loss: progress.update(task, completed=step, description=f"{name} loss {loss:.3f}"),
+            progress=lambda step, loss: progress.update(
+                task, completed=step, description=f"{name} loss {loss:.3f}"
+            ),
         )
     minutes = (time.monotonic() - began) / 60.0
-    write_json(folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes})
+    write_json(
+        folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes}
+    )
     print(f"{name} done in {minutes:.1f} min", flush=True)
 
 

@@ -27,7 +27,9 @@ def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:
     return encode
 
 
-def encode_array(source: np.ndarray, encode: Encode, path: Path, *, batch_size: int = 64, flip: bool = False) -> np.ndarray:
+def encode_array(
+    source: np.ndarray, encode: Encode, path: Path, *, batch_size: int = 64, flip: bool = False
+) -> np.ndarray:
     """`encode` over every picture of `source` [..., 3, H, W]; kept in `path`, read back when it is complete."""
     lead = source.shape[:-3]
     if path.is_file():

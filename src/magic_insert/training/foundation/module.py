@@ -28,13 +28,19 @@ class PartModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(
+            parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
+        )
         warmup = max(1, min(200, self.steps // 10))
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: warmup_cosine(s, self.steps, warmup))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: warmup_cosine(s, self.steps, warmup)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def encode_ids(text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, ids_2: Tensor) -> tuple[Tensor, Tensor]:
+def encode_ids(
+    text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, ids_2: Tensor
+) -> tuple[Tensor, Tensor]:
     """SDXL's conditioning: second-to-last states of both encoders side by side (B T D), pooled text (B E)."""
     first = text_encoder(ids, output_hidden_states=True)
     second = text_encoder_2(ids_2, output_hidden_states=True)
@@ -43,7 +49,11 @@ def encode_ids(text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, 
 
 def time_ids(batch: int, image_size: int, device: torch.device) -> Tensor:
     """SDXL's size conditioning: original size, crop corner, target size, for uncropped square pictures (B 6)."""
-    return torch.tensor([[image_size, image_size, 0, 0, image_size, image_size]], device=device).repeat(batch, 1).float()
+    return (
+        torch.tensor([[image_size, image_size, 0, 0, image_size, image_size]], device=device)
+        .repeat(batch, 1)
+        .float()
+    )
 
 
 def velocity_loss(
@@ -66,5 +76,7 @@ def velocity_loss(
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
     inputs = noisy if extra is None else torch.cat([noisy, extra], dim=1)
-    predicted = unet(inputs, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False)[0]
+    predicted = unet(
+        inputs, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+    )[0]
     return (predicted.float() - target.float()).square().mean()

@@ -68,11 +68,15 @@ class Workshop:
         """A published network, frozen, on the device."""
         return load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
 
-    def latents(self, name: str, source: np.ndarray | Callable[[], np.ndarray], *, flip: bool = False) -> np.ndarray:
+    def latents(
+        self, name: str, source: np.ndarray | Callable[[], np.ndarray], *, flip: bool = False
+    ) -> np.ndarray:
         """Pool pictures as scaled latents; `source` may be a function, called only if nothing is kept yet."""
         encode = vae_encoder(self._vae, self.device, autocast=self.precision != "32-true")
         images = source() if callable(source) else source
-        return encode_array(images, encode, self.out / "latents" / f"{name}{'-flip' if flip else ''}.npy", flip=flip)
+        return encode_array(
+            images, encode, self.out / "latents" / f"{name}{'-flip' if flip else ''}.npy", flip=flip
+        )
 
     @cached_property
     def _vae(self) -> Any:
@@ -96,7 +100,9 @@ class Workshop:
         assemble_micro(staged, self.out / "parts", self.tokenizer, self.tokenizer_2, self.sizes)
         for name, kind in METRIC_PARTS.items():
             shutil.copytree(self.part(name) / "encoder", staged / "encoders" / kind)
-        done = [json.loads((self.part(n) / "done.json").read_text()) for n in (*PARTS_IN_ORDER, *METRIC_PARTS)]
+        done = [
+            json.loads((self.part(n) / "done.json").read_text()) for n in (*PARTS_IN_ORDER, *METRIC_PARTS)
+        ]
         write_json(staged / "training.json", {**facts, "pool": self.pool.plan.key, "parts": done})
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
@@ -110,13 +116,19 @@ def _vae(shop: Workshop, part: PartConfig) -> Recipe:
         vae = module.vae.to(shop.device).eval()
         encode = vae_encoder(vae, shop.device, autocast=False)
         vae.register_to_config(scaling_factor=1.0)
-        sample = [encode(torch.from_numpy(shop.pool.subjects[i].copy())) for i in range(min(64, len(shop.pool.subjects)))]
+        sample = [
+            encode(torch.from_numpy(shop.pool.subjects[i].copy()))
+            for i in range(min(64, len(shop.pool.subjects)))
+        ]
         # Unit variance is what the noise schedule expects of clean latents (Rombach et al. 2022, section D.1).
         vae.register_to_config(scaling_factor=1.0 / float(torch.cat(sample).std()))
         vae.save_pretrained(folder / "vae")
 
     crop = min(64, shop.sizes.image_size)
-    return Recipe(module, vae_batches(shop.pool, seed=shop.seed, batch_size=part.batch_size, crop=crop), publish, 0.995)
+    batches = vae_batches(
+        shop.pool, seed=shop.seed, batch_size=part.batch_size, crop=crop, channels=shop.sizes.latent_channels
+    )
+    return Recipe(module, batches, publish, 0.995)
 
 
 def _clip(shop: Workshop, part: PartConfig) -> Recipe:
@@ -196,7 +208,10 @@ def edit_latents(shop: Workshop, task: Task) -> EditLatents:
         if task == "remove":
             condition, target = with_subject, without
         else:
-            condition, target = shop.latents("photo_pasted", lambda: composites(pool, PHOTO), flip=flip), with_subject
+            condition, target = (
+                shop.latents("photo_pasted", lambda: composites(pool, PHOTO), flip=flip),
+                with_subject,
+            )
         views["condition"].append(condition)
         views["target"].append(target)
         views["mask"].append(cells[..., ::-1] if flip else cells)
@@ -216,7 +231,9 @@ def _edit(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Reci
         module = InsertionModule(
             unet, build_scheduler(), empty, image_size=shop.sizes.image_size, lr=part.lr, steps=part.steps
         )
-        batches = edit_batches(edit_latents(shop, task), task=task, seed=shop.seed, batch_size=part.batch_size)
+        batches = edit_batches(
+            edit_latents(shop, task), task=task, seed=shop.seed, batch_size=part.batch_size
+        )
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 
     return make
@@ -230,4 +247,8 @@ PARTS_IN_ORDER: dict[str, Callable[[Workshop, PartConfig], Recipe]] = {
     "remover": _edit("remove", "remover"),
     "inserter": _edit("insert", "inserter"),
 }
-METRIC_PARTS: dict[str, Kind] = {"metric_clip": "clip", "metric_identity": "identity", "metric_style": "style"}
+METRIC_PARTS: dict[str, Kind] = {
+    "metric_clip": "clip",
+    "metric_identity": "identity",
+    "metric_style": "style",
+}

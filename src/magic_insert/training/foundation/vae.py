@@ -1,6 +1,7 @@
 """The autoencoder: trained on crops, because an f8 convolutional code is local."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,14 +16,15 @@ class VaeModule(PartModule):
 
     KL_WEIGHT = 1e-6
 
-    def __init__(self, vae: torch.nn.Module, *, lr: float, steps: int):
+    def __init__(self, vae: Any, *, lr: float, steps: int):
         super().__init__(lr=lr, steps=steps, weight_decay=0.0)
-        self.vae = vae
+        self.vae: Any = vae
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         image = batch["image"]
         posterior = self.vae.encode(image).latent_dist
-        restored = self.vae.decode(posterior.sample()).sample
+        # The batch brings its noise, so that a resumed run draws what an unbroken one draws.
+        restored = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample
         error = restored.float() - image
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum(dim=(1, 2, 3)).mean()
@@ -33,8 +35,10 @@ class VaeModule(PartModule):
         return loss
 
 
-def vae_batches(pool: ToyboxPool, *, seed: int, batch_size: int, crop: int) -> Callable[[int], dict[str, Tensor]]:
-    """Crops of scenes and subjects in every style, in [-1, 1]: batch k is a function of k."""
+def vae_batches(
+    pool: ToyboxPool, *, seed: int, batch_size: int, crop: int, channels: int
+) -> Callable[[int], dict[str, Tensor]]:
+    """Crops of scenes and subjects in every style, in [-1, 1], and posterior noise: batch k is a function of k."""
     sources = [pool.subjects, pool.scenes_with, pool.scenes_without]
     room = pool.plan.size - crop + 1
 
@@ -47,9 +51,12 @@ def vae_batches(pool: ToyboxPool, *, seed: int, batch_size: int, crop: int) -> C
             source = sources[number % len(sources)]
             top, left = y % room, x % room
             patch = torch.from_numpy(
-                source[a % source.shape[0], b % source.shape[1], :, top : top + crop, left : left + crop].copy()
+                source[
+                    a % source.shape[0], b % source.shape[1], :, top : top + crop, left : left + crop
+                ].copy()
             )
             crops.append(patch.flip(-1) if flip % 2 else patch)
-        return {"image": torch.stack(crops).float() / 127.5 - 1.0}
+        noise = torch.randn(batch_size, channels, crop // 8, crop // 8, generator=draw)
+        return {"image": torch.stack(crops).float() / 127.5 - 1.0, "noise": noise}
 
     return batch_at
