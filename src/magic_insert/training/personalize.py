@@ -4,6 +4,7 @@ Killed at any step and started again, it goes on from its checkpoint and writes 
 (arXiv 2407.02489), section 3.1.
 """
 
+import hashlib
 import json
 import logging
 import time
@@ -47,7 +48,8 @@ def run_key(pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, 
 
 
 def _pixels(image: Tensor) -> str:
-    return digest([list(image.shape), (image * 255).round().byte().flatten().tolist()])
+    samples = (image.cpu() * 255).round().byte().contiguous().numpy().tobytes()
+    return digest([list(image.shape), hashlib.sha256(samples).hexdigest()])
 
 
 def personalize(
