@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries the YAML of conf/ and the weights of data/micro/; an editable install reads them in place."""
+"""Build hook: a wheel carries the YAML of conf/ and the weights of data/micro/; an editable install needs no copy."""
 
 from pathlib import Path
 from typing import Any
