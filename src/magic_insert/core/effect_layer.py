@@ -132,7 +132,7 @@ def upsample_effect(
     measured (iterative back-projection, Irani and Peleg 1991).
     """
     config = config or EffectConfig()
-    size, coarse_size = guide.shape[-2:], layer.shade.shape[-2:]
+    size, coarse_size = tuple(guide.shape[-2:]), (layer.shade.shape[-2], layer.shade.shape[-1])
     if size == coarse_size:
         return _hush(layer)
     spread = _Upsampler(guide, subject, coarse_size, config.edge_tolerance)
