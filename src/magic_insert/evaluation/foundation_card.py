@@ -174,11 +174,11 @@ def _print_table(rows: dict[str, dict[str, float]], summary: dict[str, float]) -
 def run_card(cfg: CardConfig) -> Path:
     """Measure the weights in `cfg.source` and write `cfg.out`/card.json; the table is printed."""
     source = Path(cfg.source) if cfg.source else micro_dir()
-    model = ModelConfig(name="micro", source=str(source), device="cpu")
+    size = int(json.loads((source / "unet" / "config.json").read_text())["sample_size"]) * 8
+    model = ModelConfig(name="micro", source=str(source), image_size=size, device="cpu")
     pipe = load_pipeline(model, "cpu", torch.float32)
     encoders = load_encoders(source / "encoders")
     remover, inserter = load_edit_unet(source / "remover"), load_edit_unet(source / "inserter")
-    size = int(pipe.default_sample_size * pipe.vae_scale_factor)
     rows = {}
     batches = held_out(cfg.num_samples, cfg.seed, size)
     for data in track(batches, "measuring", total=len(ALL_STYLES), console=Console(stderr=True)):

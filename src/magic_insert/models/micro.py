@@ -2,7 +2,7 @@
 
 Every part is a stock class of diffusers or transformers, written with `save_pretrained`, so that
 `StableDiffusionXLPipeline.from_pretrained(folder)` loads it without any code of ours. Latents are
-C x H/8 x W/8 (f8, C = 8 channels); prompts are 32 tokens; `up_blocks.0` carries three attentions as in SDXL.
+C x H/8 x W/8 (f8, C = 16 channels); prompts are 32 tokens; `up_blocks.0` carries three attentions as in SDXL.
 """
 
 import json
@@ -40,7 +40,7 @@ class MicroSizes:
     """Widths of every part; `MICRO` is shipped, `TINY` is for tests."""
 
     image_size: int = 128
-    latent_channels: int = 8
+    latent_channels: int = 16
     context: int = 32
     text_width: int = 96
     text2_width: int = 160
@@ -150,7 +150,7 @@ def build_image_encoder(sizes: MicroSizes) -> CLIPVisionModelWithProjection:
 
 
 def build_vae(sizes: MicroSizes) -> AutoencoderKL:
-    return AutoencoderKL(
+    vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=sizes.latent_channels,
@@ -162,6 +162,12 @@ def build_vae(sizes: MicroSizes) -> AutoencoderKL:
         sample_size=sizes.image_size,
         force_upcast=False,
     )
+    # The posterior starts narrow (std e^-2.5): at the usual std of 1 a short training drowns in its own noise
+    # (measured: 16 dB after 700 steps and no further).
+    with torch.no_grad():
+        vae.quant_conv.weight[sizes.latent_channels :].zero_()
+        vae.quant_conv.bias[sizes.latent_channels :].fill_(-5.0)
+    return vae
 
 
 def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DConditionModel:

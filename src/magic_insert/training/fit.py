@@ -35,8 +35,8 @@ class StopOnNonFinite(Callback):
         loss = trainer.callback_metrics.get("loss")
         if loss is not None and not torch.isfinite(loss):
             raise RuntimeError(
-                f"loss is {float(loss)} at step {trainer.global_step} of {type(module).__name__}; weights are untouched, "
-                "lower the learning rate or look at that batch"
+                f"loss is {float(loss)} at step {trainer.global_step} of {type(module).__name__}; "
+                "weights are untouched, lower the learning rate or look at that batch"
             )
 
 
@@ -102,7 +102,7 @@ def fit_steps(
 
 
 class _LogEvery(Callback):
-    """Hands the module's logged numbers to `log` every `period` steps."""
+    """Hands the module's logged numbers to `write` every `period` steps."""
 
     def __init__(self, write: Callable[[dict[str, float]], None], period: int):
         # Not named `log`: Lightning puts its own function under that name on every callback.

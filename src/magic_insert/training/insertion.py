@@ -1,4 +1,4 @@
-"""ObjectDrop's two tasks, removal and insertion, as one LightningModule with a task switch (arXiv 2403.18818, section 4).
+"""ObjectDrop's tasks, removal and insertion, as one LightningModule with a task switch (arXiv 2403.18818, section 4).
 
 The UNet sees [noisy target latent, condition latent with nothing masked out, mask]; the prompt is empty.
 remove: condition = picture with the subject, target = without. insert: condition = copy-paste, target = with.

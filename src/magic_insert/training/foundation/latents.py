@@ -39,7 +39,7 @@ def encode_array(
     flat = source.reshape(-1, *source.shape[-3:])
     outputs = []
     for start in range(0, len(flat), batch_size):
-        images = torch.from_numpy(np.ascontiguousarray(flat[start : start + batch_size]))
+        images = torch.from_numpy(flat[start : start + batch_size].copy())
         outputs.append(encode(images.flip(-1) if flip else images).cpu().to(torch.float16).numpy())
     joined = np.concatenate(outputs)
     result = joined.reshape(*lead, *joined.shape[1:])

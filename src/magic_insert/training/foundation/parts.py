@@ -32,7 +32,7 @@ from magic_insert.training.foundation.denoiser import DenoiserModule, denoiser_b
 from magic_insert.training.foundation.encoders import Kind
 from magic_insert.training.foundation.latents import composites, encode_array, vae_encoder
 from magic_insert.training.foundation.module import PartModule, encode_ids
-from magic_insert.training.foundation.vae import VaeModule, vae_batches
+from magic_insert.training.foundation.vae import PatchCode, VaeModule, vae_batches
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
 
 PHOTO = 0  # drawing 0 of the pool: the domain the edit models start from
@@ -110,12 +110,16 @@ class Workshop:
 
 
 def _vae(shop: Workshop, part: PartConfig) -> Recipe:
-    module = VaeModule(build_vae(shop.sizes), lr=part.lr, steps=part.steps)
+    crop, channels = min(64, shop.sizes.image_size), shop.sizes.latent_channels
+    batches = vae_batches(shop.pool, seed=shop.seed, batch_size=part.batch_size, crop=crop, channels=channels)
+    # Patches for the linear code come from batches that training never reaches.
+    seen = torch.cat([batches(part.steps + number)["image"] for number in range(32)])
+    module = VaeModule(build_vae(shop.sizes), PatchCode(seen, channels), lr=part.lr, steps=part.steps)
 
     def publish(folder: Path) -> None:
         vae = module.vae.to(shop.device).eval()
-        encode = vae_encoder(vae, shop.device, autocast=False)
         vae.register_to_config(scaling_factor=1.0)
+        encode = vae_encoder(vae, shop.device, autocast=False)
         sample = [
             encode(torch.from_numpy(shop.pool.subjects[i].copy()))
             for i in range(min(64, len(shop.pool.subjects)))
@@ -124,10 +128,6 @@ def _vae(shop: Workshop, part: PartConfig) -> Recipe:
         vae.register_to_config(scaling_factor=1.0 / float(torch.cat(sample).std()))
         vae.save_pretrained(folder / "vae")
 
-    crop = min(64, shop.sizes.image_size)
-    batches = vae_batches(
-        shop.pool, seed=shop.seed, batch_size=part.batch_size, crop=crop, channels=shop.sizes.latent_channels
-    )
     return Recipe(module, batches, publish, 0.995)
 
 

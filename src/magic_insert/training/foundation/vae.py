@@ -1,37 +1,79 @@
-"""The autoencoder: trained on crops, because an f8 convolutional code is local."""
+"""The autoencoder: trained on crops, because an f8 convolutional code is local, and warmed up on principal components.
+
+From scratch a small convolutional autoencoder spends its first thousand steps on finding any code at all (measured:
+15 dB after 300 steps, whatever the width, norm or rate). Patches have a good linear code in closed form, so in the
+first half the encoder is taught that code and the decoder learns to read it; then both go on together, freely.
+"""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.training.foundation.module import PartModule
 
+PATCH = 8  # the autoencoder's downsampling factor
+WARM_SHARE = 0.5  # share of the steps in which the linear code is the teacher
+
+
+class PatchCode(nn.Module):
+    """The C leading principal components of 8 x 8 RGB patches, each divided by the root of its standard deviation.
+
+    Full whitening would make fine texture as loud as the layout; none would drown it. B 3 H W -> B C H/8 W/8.
+    """
+
+    def __init__(self, images: Tensor, channels: int):
+        super().__init__()
+        patches = F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1).flatten(0, 2)
+        mean = patches.mean(dim=0)
+        _, spread, basis = torch.linalg.svd(patches - mean, full_matrices=False)
+        deviation = spread[:channels] / len(patches) ** 0.5
+        # The sign of a component is arbitrary; the largest entry made positive fixes it.
+        top = basis[:channels]
+        signs = top.gather(1, top.abs().argmax(dim=1, keepdim=True)).sign()
+        self.register_buffer("mean", mean)
+        self.register_buffer("basis", (top * signs).T / deviation.clamp(min=1e-6).sqrt())
+
+    mean: Tensor
+    basis: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = F.pixel_unshuffle(images, PATCH).permute(0, 2, 3, 1)
+        return ((patches - self.mean) @ self.basis).permute(0, 3, 1, 2)
+
 
 class VaeModule(PartModule):
-    """AutoencoderKL by L1 + squared error + a light KL term (weights below)."""
+    """AutoencoderKL by squared error, absolute error and a light KL term (weights below)."""
 
     KL_WEIGHT = 1e-6
 
-    def __init__(self, vae: Any, *, lr: float, steps: int):
+    def __init__(self, vae: Any, code: PatchCode, *, lr: float, steps: int):
         super().__init__(lr=lr, steps=steps, weight_decay=0.0)
         self.vae: Any = vae
+        self.code = code
+        self.warm_steps = int(WARM_SHARE * steps)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         image = batch["image"]
         posterior = self.vae.encode(image).latent_dist
-        # The batch brings its noise, so that a resumed run draws what an unbroken one draws.
-        restored = self.vae.decode(posterior.mean + posterior.std * batch["noise"]).sample
-        error = restored.float() - image
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        # The batch brings its noise, so that a resumed run draws what an unbroken one draws.
+        noise = posterior.std * batch["noise"]
+        warm = int(batch["step"]) < self.warm_steps
+        taught = self.code(image)
+        restored = self.vae.decode((taught if warm else posterior.mean) + noise).sample
+        error = restored.float() - image
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum(dim=(1, 2, 3)).mean()
         # Squared error is what PSNR counts; the absolute error keeps lines crisp.
         loss = error.square().mean() + 0.1 * error.abs().mean() + self.KL_WEIGHT * kl
+        if warm:
+            loss = loss + 0.2 * (mean - taught).square().mean()
         psnr = -10.0 * (error.square().mean() / 4.0).log10()  # images span [-1, 1]
-        self.log_dict({"loss": loss, "psnr": psnr}, prog_bar=True)
+        self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()}, prog_bar=True)
         return loss
 
 
@@ -56,7 +98,11 @@ def vae_batches(
                 ].copy()
             )
             crops.append(patch.flip(-1) if flip % 2 else patch)
-        noise = torch.randn(batch_size, channels, crop // 8, crop // 8, generator=draw)
-        return {"image": torch.stack(crops).float() / 127.5 - 1.0, "noise": noise}
+        noise = torch.randn(batch_size, channels, crop // PATCH, crop // PATCH, generator=draw)
+        return {
+            "image": torch.stack(crops).float() / 127.5 - 1.0,
+            "noise": noise,
+            "step": torch.tensor(step),
+        }
 
     return batch_at

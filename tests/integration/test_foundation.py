@@ -1,0 +1,110 @@
+"""The foundation job end to end at tiny size: what it assembles loads in plain diffusers, and its card is measured."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import CardConfig
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+
+
+def run(out: Path, *overrides: str) -> Path:
+    from magic_insert.training.foundation.driver import run_foundation
+
+    cfg: Any = freeze(
+        compose_job("foundation", ["debug=fast", f"out={out}", "trainer.precision=32-true", *overrides])
+    )
+    return run_foundation(cfg)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return run(tmp_path_factory.mktemp("foundation"))
+
+
+def weights(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256_file(p) for p in sorted(folder.rglob("*.safetensors"))}
+
+
+def test_plain_diffusers_loads_the_assembled_folder_and_its_adapter(model: Path) -> None:
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(model, local_files_only=True, torch_dtype=torch.float32)
+    pipe.load_ip_adapter(str(model), subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
+    pipe.set_progress_bar_config(disable=True)
+    edge = pipe.image_encoder.config.image_size
+    draw = {"num_inference_steps": 2, "height": edge, "width": edge, "output_type": "np"}
+    pictures = []
+    for scale in (0.0, 1.0):
+        pipe.set_ip_adapter_scale(scale)
+        generator = torch.Generator().manual_seed(0)
+        style = Image.new("RGB", (edge, edge), (200, 40, 40))
+        pictures.append(pipe("a red bunny", ip_adapter_image=style, generator=generator, **draw).images[0])
+    assert abs(pictures[0] - pictures[1]).max() > 0
+
+
+def test_weights_are_half_precision_safetensors_only(model: Path) -> None:
+    from safetensors import safe_open
+
+    assert not [p for p in model.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    for name in ("unet", "remover", "inserter", "vae", "ip_adapter"):
+        (path,) = (model / name).glob("*.safetensors")
+        with safe_open(path, framework="pt") as file:
+            assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}, name  # noqa: SIM118
+
+
+def test_the_card_measures_every_style_and_sums_up(model: Path, tmp_path: Path) -> None:
+    from magic_insert.evaluation.foundation_card import run_card
+    from magic_insert.toybox.styles import ALL_STYLES
+
+    card = json.loads(run_card(CardConfig(source=str(model), out=str(tmp_path), num_samples=2)).read_text())
+    rows = card["measured"]["styles"]
+    assert set(rows) == set(ALL_STYLES)
+    assert all(5 < row["vae_psnr"] < 60 for row in rows.values())
+    drawn = [rows[s]["remove_psnr"] - rows[s]["remove_nothing_psnr"] for s in ("photo",)]
+    assert card["measured"]["summary"]["remove_gain_db_photo"] == pytest.approx(drawn[0], abs=0.02)
+    assert card["weights_sha256"] == weights(model)
+
+
+def test_a_finished_job_is_not_done_again(model: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
+    again = run(model.parent)
+    assert weights(again) == weights(model)
+    assert before == {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
+
+
+def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) -> None:
+    with pytest.raises(UserError, match="choose another out"):
+        run(model.parent, "denoiser.steps=3")
+
+
+@pytest.mark.slow
+def test_a_job_killed_again_and_again_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "magic_insert.cli.main",
+        "foundation",
+        "debug=fast",
+        f"out={tmp_path / 'run'}",
+    ]
+    command += ["trainer.precision=32-true"]
+    for seconds in (9.0, 12.0, 15.0):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds)
+        process.kill()
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert weights(tmp_path / "run" / "micro") == weights(model)
