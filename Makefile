@@ -9,9 +9,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 # Passed on to a job: make train-personalization ARGS="subject=cat.png out=runs/cat"
 ARGS ?=
+MODEL ?= runs/foundation/micro
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format bench toybox foundation train-personalization card wheel clean
+.PHONY: help venv demo test test-all lint format bench toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -56,6 +57,9 @@ train-personalization: $(STAMP) ## teaches the model one subject: ARGS="subject=
 
 card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)
+
+ship: $(STAMP) ## measures runs/foundation/micro (or MODEL=FOLDER) and makes it the shipped weights in data/micro
+	$(BIN)/python -m magic_insert.evaluation.ship $(MODEL)
 
 wheel: $(STAMP) ## dist/*.whl with configurations and weights inside
 	$(BIN)/python -m build --wheel --outdir dist

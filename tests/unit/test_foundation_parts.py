@@ -109,13 +109,19 @@ def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
 
 def vae_module(steps: int) -> VaeModule:
     torch.manual_seed(0)
-    return VaeModule(build_vae(TINY), PatchCode(vae_batch(99)["image"], TINY.latent_channels), lr=1e-3, steps=steps)
+    return VaeModule(
+        build_vae(TINY), PatchCode(vae_batch(99)["image"], TINY.latent_channels), lr=1e-3, steps=steps
+    )
 
 
 def vae_batch(step: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(step)
     noise = torch.randn(2, TINY.latent_channels, 2, 2, generator=draw)
-    return {"image": torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1, "noise": noise, "step": torch.tensor(step)}
+    return {
+        "image": torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1,
+        "noise": noise,
+        "step": torch.tensor(step),
+    }
 
 
 def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:

@@ -60,16 +60,21 @@ def cast_shadow(g: GBuffer) -> torch.Tensor:
 
 
 def test_there_are_thirteen_training_styles_led_by_photo_and_four_held_out() -> None:
-    assert len(TRAIN_STYLES) == 13 and TRAIN_STYLES[0] == "photo"
-    assert len(HELD_OUT_STYLES) == 4 and not set(HELD_OUT_STYLES) & set(TRAIN_STYLES)
+    assert len(TRAIN_STYLES) == 13
+    assert TRAIN_STYLES[0] == "photo"
+    assert len(HELD_OUT_STYLES) == 4
+    assert not set(HELD_OUT_STYLES) & set(TRAIN_STYLES)
 
 
 @pytest.mark.parametrize("style", ALL_STYLES)
 @pytest.mark.parametrize("c", [0.0, 1.0])
 def test_a_drawing_lies_between_zero_and_one(g: GBuffer, style: str, c: float) -> None:
     image = drawn(g, style, c)
-    assert image.shape == (5, 3, SIZE, SIZE) and image.dtype == torch.float32
-    assert image.isfinite().all() and image.min() >= 0.0 and image.max() <= 1.0
+    assert image.shape == (5, 3, SIZE, SIZE)
+    assert image.dtype == torch.float32
+    assert image.isfinite().all()
+    assert image.min() >= 0.0
+    assert image.max() <= 1.0
 
 
 @pytest.mark.parametrize("size", [64, 96, (96, 160), 256])
@@ -77,7 +82,8 @@ def test_every_style_draws_every_size(size: int | tuple[int, int]) -> None:
     small = trace([world()], size)
     for style in ALL_STYLES:
         image = drawn(small, style)
-        assert image.shape[-2:] == small.depth.shape[-2:] and image.isfinite().all()
+        assert image.shape[-2:] == small.depth.shape[-2:]
+        assert image.isfinite().all()
 
 
 def test_a_mixed_batch_equals_its_rows_drawn_alone_bit_for_bit(g: GBuffer) -> None:
@@ -162,7 +168,8 @@ def test_studio_paper_is_white_in_a_photo_blue_in_a_blueprint_and_dark_in_neon(g
         s: drawn(rows(g, 4), s)[0, :, 8:16, 8:16].mean((1, 2))
         for s in ("photo", "cartoon", "blueprint", "neon")
     }
-    assert corner["photo"].min() > 0.95 and corner["cartoon"].min() > 0.99
+    assert corner["photo"].min() > 0.95
+    assert corner["cartoon"].min() > 0.99
     assert corner["blueprint"][2] > 2.0 * corner["blueprint"][0]
     assert corner["neon"].max() < 0.2
 

@@ -114,7 +114,7 @@ class CardConfig:
 
     source: str | None = None
     out: str = "runs/card"
-    num_samples: int = 64
+    num_samples: int = 24
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -5,7 +5,6 @@ command finishes a job that was killed anywhere.
 """
 
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -160,12 +159,3 @@ def _train_metric_encoder(
         folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes}
     )
     print(f"{name} done in {minutes:.1f} min", flush=True)
-
-
-def ship(model: Path, target: Path) -> None:
-    """Replace the shipped weights at `target` by the finished folder `model`."""
-    staged = target.with_name(target.name + ".new")
-    shutil.rmtree(staged, ignore_errors=True)
-    shutil.copytree(model, staged)
-    shutil.rmtree(target, ignore_errors=True)
-    staged.rename(target)
