@@ -100,7 +100,7 @@ def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
         "ids": ids,
         "ids_2": ids,
         "style": torch.randn(2, TINY.embed_dim),
-        "everywhere": torch.tensor(True),
+        "step": torch.tensor(0),
     }
     fit_steps(module, lambda step: batch, steps=2, folder=tmp_path / "fit", device="cpu", progress=False)
     after = collect_ip_adapter(unet)

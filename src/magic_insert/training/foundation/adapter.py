@@ -13,12 +13,14 @@ from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.training.foundation.denoiser import tokenize, with_noise
 from magic_insert.training.foundation.module import PartModule, encode_ids, time_ids, velocity_loss
 
+PLACES = ("", "up_blocks.0.", "up_blocks.0.attentions.1.")  # prefixes of the layers in which the adapter acts
+
 
 class AdapterModule(PartModule):
     """Trains the image projection and the adapter's keys and values; everything else is frozen.
 
-    In half of the steps the adapter acts in `up_blocks.0` alone, the block in which the method injects style
-    (paper, section 3.2), so that this use is trained for and not only hoped for.
+    By turns it acts everywhere, in `up_blocks.0` (the block "adjacent to the midblock" of the paper, section 3.2) and in
+    `up_blocks.0.attentions.1` alone (InstantStyle), so that each of these uses is trained for and not only hoped for.
     """
 
     def __init__(
@@ -47,15 +49,15 @@ class AdapterModule(PartModule):
                 found += list(processor.parameters())
         return found
 
-    def _act_in(self, everywhere: bool) -> None:
+    def _act_in(self, place: str) -> None:
         for name, processor in self.unet.attn_processors.items():  # type: ignore[union-attr, operator]
             if name.endswith("attn2.processor"):
-                processor.scale = [1.0 if everywhere or name.startswith("up_blocks.0.") else 0.0]
+                processor.scale = [1.0 if name.startswith(place) else 0.0]
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         with torch.no_grad():
             states, pooled = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
-        self._act_in(everywhere=bool(batch["everywhere"]))
+        self._act_in(PLACES[int(batch["step"]) % len(PLACES)])
         added = {
             "text_embeds": pooled,
             "time_ids": time_ids(len(pooled), self.image_size, pooled.device),
@@ -118,7 +120,7 @@ def adapter_batches(
             "style": torch.stack(style),
             "ids": tokenize(tokenizer, texts),
             "ids_2": tokenize(tokenizer_2, texts),
-            "everywhere": torch.tensor(step % 2 == 0),
+            "step": torch.tensor(step),
         }
 
     return batch_at
