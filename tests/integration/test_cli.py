@@ -85,6 +85,22 @@ def test_bad_input_costs_one_line_and_code_two_and_no_torch(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--help"], ["insert", "--help"]], ids=" ".join)
+def test_a_reader_who_leaves_early_ends_the_help_quietly(
+    words: list[str], unbuffered: str, tmp_path: Path
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = "from magic_insert.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, stdout=writing, stderr=subprocess.PIPE, timeout=60,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
 def test_every_job_has_an_entry_a_schema_and_a_line_of_help() -> None:
     assert set(JOBS) == set(JOB_SCHEMAS)
 

@@ -1,6 +1,8 @@
 """`magic-insert <job> [key=value ...]`: finds the job and hands over. Costs no import beyond the job's own entry."""
 
 import difflib
+import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ JOBS = {
     "status": "list run folders: root=FOLDER",
 }
 SIGTERM_EXIT = 128 + signal.SIGTERM
+SIGPIPE_EXIT = 128 + signal.SIGPIPE
 
 
 def usage() -> str:
@@ -45,8 +48,34 @@ def stop_on_sigterm(number: int, frame: FrameType | None) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script. Exit codes: 0 done, 1 a fault of ours, 2 input that does not fit, 130 and 143 stopped."""
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    """The console script.
+
+    Exit codes: 0 done, 1 a fault of ours, 2 input that does not fit, 130 and 143 stopped, 141 nobody reads our output.
+    """
+    try:
+        try:
+            run_words(list(sys.argv[1:] if arguments is None else arguments))
+        except SystemExit:
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not reader_is_gone():
+            raise  # a pipe of the job's own
+        # The interpreter flushes once more at its end, and would complain there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(SIGPIPE_EXIT) from None
+
+
+def reader_is_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head -1`."""
+    watch = select.poll()
+    watch.register(sys.stdout, 0)  # errors are reported unasked
+    return bool(watch.poll(0))
+
+
+def run_words(words: Sequence[str]) -> None:
+    """Answers the questions that need no job, or finds the job and hands over; raises `SystemExit`."""
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return
