@@ -19,7 +19,7 @@ PLACES = ("", "up_blocks.0.", "up_blocks.0.attentions.1.")  # prefixes of the la
 class AdapterModule(PartModule):
     """Trains the image projection and the adapter's keys and values; everything else is frozen.
 
-    By turns it acts everywhere, in `up_blocks.0` (the block "adjacent to the midblock" of the paper, section 3.2) and in
+    By turns it acts everywhere, in `up_blocks.0` (the block "adjacent to the midblock", paper, section 3.2) and in
     `up_blocks.0.attentions.1` alone (InstantStyle), so that each of these uses is trained for and not only hoped for.
     """
 
