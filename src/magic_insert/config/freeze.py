@@ -42,7 +42,7 @@ def _refuse_added_keys(cfg: DictConfig, prefix: str) -> None:
     if cls is None or not is_dataclass(cls):
         return
     declared = {field.name for field in fields(cls)}
-    for key in cfg:
+    for key in map(str, cfg):
         if key not in declared:
             raise UserError(f"expected a known key, got {prefix}{key}; leave it out")
         if isinstance(child := cfg._get_node(key), DictConfig) and not child._is_none():
