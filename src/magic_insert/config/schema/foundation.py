@@ -1,6 +1,6 @@
 """Training every part of the micro model from nothing: the pool of renders, then one short fit per part."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from omegaconf import MISSING
 
@@ -39,10 +39,11 @@ class PartConfig:
     batch_size: int = MISSING
     lr: float = MISSING
 
-    def __post_init__(self) -> None:
-        at_least("steps of every part", self.steps, 1)
-        at_least("batch_size of every part", self.batch_size, 2)
-        positive("lr of every part", self.lr)
+    def check(self, name: str) -> None:
+        """Ranges of the part that the job calls `name`; a part alone could not tell which key to set."""
+        at_least(f"{name}.steps", self.steps, 1)
+        at_least(f"{name}.batch_size", self.batch_size, 2)
+        positive(f"{name}.lr", self.lr)
 
 
 @dataclass(frozen=True)
@@ -84,3 +85,6 @@ class FoundationConfig:
     def __post_init__(self) -> None:
         one_of("size", self.size, SIZES)
         at_least("save_every", self.save_every, 1)
+        for field in fields(self):
+            if isinstance(part := getattr(self, field.name), PartConfig):
+                part.check(field.name)
