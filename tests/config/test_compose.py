@@ -258,3 +258,8 @@ def test_a_key_that_does_not_fit_the_signature_is_refused_by_name() -> None:
     assert "learning_rate" not in inspect.signature(get_object("torch.optim.AdamW")).parameters
     with pytest.raises(UserError, match="learning_rate"):
         build({"_target_": "torch.optim.AdamW", "_partial_": True, "learning_rate": 1}, "optimizer")
+
+
+@pytest.mark.parametrize(("word", "paths"), [("a.png", ["a.png"]), ("[a.png,b/c.png]", ["a.png", "b/c.png"])])
+def test_a_subject_is_one_picture_or_a_list_of_them(word: str, paths: list[str]) -> None:
+    assert frozen("personalize", f"subject={word}").pictures == paths

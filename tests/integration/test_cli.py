@@ -58,6 +58,7 @@ def test_looking_around_needs_no_torch_and_leaves_no_trace(words: list[str], tmp
     assert not list(tmp_path.iterdir())
 
 
+HERE = Path(__file__).resolve()  # any file that is there: only its name is looked at
 BAD_INPUT = {
     "a wrong job": (["insrt"], "insert"),
     "nothing set": (["insert"], "subject=..."),
@@ -68,6 +69,14 @@ BAD_INPUT = {
     "broken grammar": (["insert", "seed=["], "seed=["),
     "an unknown flag": (["insert", "--fast"], "--fast"),
     "a missing file": (["insert", "subject=no.png", "background=b.png", "out=o.png"], "no.png"),
+    "a missing picture of several": (
+        ["personalize", "subject=[a.png,no.png]", "out=o"],
+        "got no file at a.png",
+    ),
+    "one picture twice": (["personalize", f"subject=[{HERE},{HERE}]", "out=o"], "different names"),
+    "several pictures as a sweep": (["personalize", "subject=a.png,b.png", "out=o"], "key=[value1,value2]"),
+    "too many pictures": (["personalize", "subject=[a,b,c,d,e,f]", "out=o"], "1 to 5"),
+    "a number for a picture": (["personalize", "subject=12", "out=o"], "subject=PATH"),
     "out of range": (["insert", "subject=a", "background=b", "out=o", "style.scale=9"], "style.scale"),
     "a closed place": (["demo", "out=/proc/nowhere/demo"], "/proc/nowhere"),
     "no runs": (["status", "root=nowhere"], "nowhere"),

@@ -13,7 +13,7 @@ from magic_insert import __version__
 
 JOBS = {
     "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
-    "personalize": "teach the model one subject: subject=PATH out=FOLDER",
+    "personalize": "teach the model one subject: subject=PATH (or [PATH,PATH]) out=FOLDER",
     "demo": "one subject into four scenes of four styles, beside the truth",
     "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",
     "foundation": "train every part of the micro model: preset=cpu|gpu",

@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 
-from magic_insert.cli.app import require_file, require_writable, run_app
+from magic_insert.cli.app import refuse_duplicates, require_file, require_writable, run_app
 from magic_insert.config.schema import PersonalizeConfig
 
 
 def check(cfg: PersonalizeConfig) -> None:
     """Looks at the files before anything heavy is loaded; raises `UserError`."""
-    require_file("subject", cfg.subject)
+    for path in cfg.pictures:
+        require_file("subject", path)
+    refuse_duplicates("subject", cfg.pictures)
     require_writable("out", cfg.out)
 
 

@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.config.schema import MAX_PICTURES
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 
-MAX_IMAGES = 5
 MIN_SIDE = 16
 FILL = 0.85  # share of the frame that the longer side of a cut-out subject takes before augmentation
 
@@ -49,13 +49,13 @@ def load_subjects(paths: Sequence[str | Path]) -> list[Subject]:
     """The pictures of one subject; a file without transparency is opaque everywhere.
 
     Raises:
-        UserError: none or more than MAX_IMAGES files, two of the same name, a side below MIN_SIDE pixels, a matte
+        UserError: none or more than MAX_PICTURES files, two of the same name, a side below MIN_SIDE pixels, a matte
             that is empty; and what `load_rgba` refuses.
     """
     files = [Path(path) for path in paths]
-    if not 1 <= len(files) <= MAX_IMAGES:
+    if not 1 <= len(files) <= MAX_PICTURES:
         raise UserError(
-            f"expected 1 to {MAX_IMAGES} pictures of one subject, got {len(files)}; set subject=PATH,..."
+            f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(files)}; set subject=[PATH,...]"
         )
     if len({file.stem for file in files}) < len(files):
         raise UserError(

@@ -175,11 +175,11 @@ def _fit(
 
 
 def run_personalize(cfg: PersonalizeConfig) -> Path:
-    """The job: pictures in `cfg.subject` (one path, or several with commas) to a run folder at `cfg.out`.
+    """The job: pictures in `cfg.subject` to a run folder at `cfg.out`.
 
     Raises:
         UserError: see `load_subjects`, `load_pipeline` and `personalize`.
     """
-    subjects = load_subjects([path.strip() for path in cfg.subject.split(",") if path.strip()])
+    subjects = load_subjects(cfg.pictures)
     pipe = load_pipeline(cfg.model)
     return personalize(pipe, subjects, cfg.personalization, seed=cfg.seed, out=Path(cfg.out), progress=True)

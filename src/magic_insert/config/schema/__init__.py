@@ -6,6 +6,7 @@ classes. Defaults live in conf/*.yaml where a group has several choices, and her
 
 from magic_insert.config.schema.foundation import FoundationConfig
 from magic_insert.config.schema.jobs import (
+    MAX_PICTURES,
     CardConfig,
     DemoConfig,
     InsertConfig,
@@ -24,6 +25,7 @@ from magic_insert.config.schema.parts import (
 )
 
 __all__ = [
+    "MAX_PICTURES",
     "CardConfig",
     "DemoConfig",
     "FoundationConfig",

@@ -1,6 +1,7 @@
 """One dataclass per job: its table of contents. The foundation job has a file of its own."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -18,6 +19,7 @@ from magic_insert.core.errors import UserError
 
 TOYBOX_PRODUCTS = ("subjects", "pairs", "benchmark", "sheet")
 SPLITS = ("train", "heldout")
+MAX_PICTURES = 5
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,33 @@ class InsertConfig:
 
 @dataclass(frozen=True)
 class PersonalizeConfig:
-    """Subject picture -> LoRA and tokens in `out`, as safetensors in diffusers' format."""
+    """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format.
 
-    subject: str = MISSING
+    `subject`: a path, or a list of up to MAX_PICTURES as in subject=[a.png,b.png].
+    """
+
+    subject: Any = MISSING  # a path or a list of paths: the schema language has no such union
     out: str = MISSING
     seed: int = 0
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     logger: LoggerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(path, str) and path for path in self.pictures):
+            raise UserError(
+                f"expected subject=PATH or subject=[PATH,PATH], got {self.subject!r}; quote odd names"
+            )
+        if not 1 <= len(self.pictures) <= MAX_PICTURES:
+            raise UserError(
+                f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(self.pictures)}; "
+                "set subject=[PATH,...]"
+            )
+
+    @property
+    def pictures(self) -> list[str]:
+        """The paths of `subject`, one or several."""
+        return self.subject if isinstance(self.subject, list) else [self.subject]
 
 
 @dataclass(frozen=True)
