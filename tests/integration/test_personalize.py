@@ -23,9 +23,9 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, initial_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.zoo import fingerprint
+from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
 from magic_insert.training.personalize import personalize
-from magic_insert.training.personalize_module import CHECKPOINT_FILE
 
 CONFIG = PersonalizationConfig(
     steps=6,
@@ -132,12 +132,26 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 ) -> None:
     with pytest.raises(ConnectionError):
         train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(step)])
-    assert (tmp_path / "run" / CHECKPOINT_FILE).is_file() is (step > 1)
+    assert len(list_checkpoints(tmp_path / "run")) == step // 2
     train(tiny_pipe, tmp_path / "run")
     for name in PRODUCTS:
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
     card = json.loads((tmp_path / "run" / "card.json").read_text())
     assert card["resumed_from"] == step - step % 2
+    assert not list_checkpoints(tmp_path / "run")
+
+
+def test_a_damaged_last_checkpoint_costs_a_few_steps_and_not_the_result(
+    tiny_pipe: Any, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ConnectionError):
+        train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(5)])
+    last = list_checkpoints(tmp_path / "run")[0]
+    last.write_bytes(last.read_bytes()[:-1] + b"?")
+    train(tiny_pipe, tmp_path / "run")
+    assert f"{last} is damaged" in caplog.text
+    assert json.loads((tmp_path / "run" / "card.json").read_text())["resumed_from"] == 2
+    assert all((tmp_path / "run" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
 
 
 def test_training_moves_lora_and_tokens_and_another_seed_moves_them_elsewhere(

@@ -1,14 +1,18 @@
-"""Where a training run stands, in one safetensors file: trained values, optimizer state, step.
+"""Where a training run stands, one safetensors file per saved step: trained values, optimizer state, step.
 
 Written by an atomic rename, read back bit for bit. The frozen model is not in it. Numbers that are not tensors (the
-optimizer's groups) travel as JSON in the header: Python's float text is exact.
+optimizer's groups) travel as JSON in the header: Python's float text is exact. A checksum over everything tells a file
+that a disk or a copy has damaged; for that case the checkpoint before stays beside the last one.
 """
 
+import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
@@ -17,6 +21,10 @@ from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import save_tensors
 
 STATE = "optimizer.state."
+CHECKSUM = "sha256"
+PATTERN = "checkpoint-*.safetensors"
+KEPT = 2
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,41 +46,80 @@ class Checkpoint:
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
+class DamagedCheckpoint(Exception):
+    """A file that is no checkpoint, or not the one that was written; says why."""
+
+
 def save_checkpoint(
-    path: Path, *, step: int, key: str, values: Mapping[str, Tensor], optimizer: Optimizer
+    folder: Path, *, step: int, key: str, values: Mapping[str, Tensor], optimizer: Optimizer
 ) -> None:
-    """Writes the checkpoint of a run that finished `step` updates."""
+    """Writes the checkpoint of a run that finished `step` updates; of the older ones only the last stays."""
     state = optimizer.state_dict()
     tensors = dict(values)
     for index, entries in state["state"].items():
         for name, value in entries.items():
             tensors[f"{STATE}{index}.{name}"] = value
     header = {"step": str(step), "key": key, "groups": json.dumps(state["param_groups"])}
-    save_tensors(path, tensors, header)
+    sealed = {**header, CHECKSUM: _checksum(tensors, header)}
+    save_tensors(folder / PATTERN.replace("*", f"{step:08d}"), tensors, sealed)
+    for path in list_checkpoints(folder)[KEPT:]:
+        path.unlink(missing_ok=True)
 
 
-def read_checkpoint(path: Path, key: str) -> Checkpoint:
-    """The checkpoint at `path`.
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, the last one first."""
+    return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def read_last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
+    """The last sound checkpoint in `folder`, None where none was written; a damaged one passed over is said aloud.
 
     Raises:
-        UserError: the file is damaged, or belongs to a run with another `key`.
+        UserError: all are damaged, or they belong to a run with another `key`.
     """
+    paths = list_checkpoints(folder)
+    for path in paths:
+        try:
+            checkpoint = _read(path)
+        except DamagedCheckpoint as reason:
+            log.warning("magic-insert: %s is damaged (%s); the checkpoint before it is used", path, reason)
+            continue
+        if checkpoint.key != key:
+            raise UserError(
+                f"expected a checkpoint of this run at {path}, got one of another; choose another out="
+            )
+        return checkpoint
+    if paths:
+        raise UserError(
+            f"expected a sound checkpoint in {folder}, got {len(paths)} damaged; remove to start anew"
+        )
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    """The checkpoint at `path`; raises `DamagedCheckpoint`."""
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata()
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
-        raise UserError(
-            f"expected a sound checkpoint at {path}, got: {error}; remove it to start anew"
-        ) from error
-    if header["key"] != key:
-        raise UserError(
-            f"expected a checkpoint of this run at {path}, got one of another; choose another out="
-        )
+        raise DamagedCheckpoint(str(error)) from error
+    if header.pop(CHECKSUM, None) != _checksum(tensors, header):
+        raise DamagedCheckpoint("its checksum does not fit")
     return Checkpoint(
         step=int(header["step"]),
-        key=key,
+        key=header["key"],
         values={k: v for k, v in tensors.items() if not k.startswith(STATE)},
         optimizer={k.removeprefix(STATE): v for k, v in tensors.items() if k.startswith(STATE)},
         groups=json.loads(header["groups"]),
     )
+
+
+def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
+    """SHA-256 of names, types, shapes and bytes of all tensors, and of the header, as 64 hex digits."""
+    sha = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        sha.update(flat.view(torch.uint8).numpy())
+    return sha.hexdigest()

@@ -32,10 +32,10 @@ from magic_insert.models.sampling import image_size
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint, load_pipeline
-from magic_insert.training.checkpoint import read_checkpoint
+from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
 from magic_insert.training.denoising import cache_views
 from magic_insert.training.fit import StopOnNonFinite
-from magic_insert.training.personalize_module import CHECKPOINT_FILE, PersonalizeModule, SaveState
+from magic_insert.training.personalize_module import PersonalizeModule, SaveState
 
 CARD_FILE = "card.json"
 CLAIM_FILE = "personalization.json"
@@ -99,8 +99,8 @@ def personalize(
         )
         try:
             module = PersonalizeModule(pipe, tokens, lora, cache, cfg, seed=seed)
-            if (out / CHECKPOINT_FILE).is_file():
-                module.restore(read_checkpoint(out / CHECKPOINT_FILE, key))
+            if (last := read_last_checkpoint(out, key)) is not None:
+                module.restore(last)
             _fit(module, out, key, progress=progress, callbacks=callbacks)
             save_lora(out / LORA_FILE, pipe.unet)
         finally:
@@ -117,7 +117,8 @@ def personalize(
         **contents,
     }
     write_json(out / CARD_FILE, card)
-    (out / CHECKPOINT_FILE).unlink(missing_ok=True)
+    for path in list_checkpoints(out):
+        path.unlink()
     return out
 
 

@@ -26,7 +26,6 @@ from magic_insert.training.checkpoint import Checkpoint, save_checkpoint
 from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
 from magic_insert.training.schedule import lr_factor
 
-CHECKPOINT_FILE = "checkpoint.safetensors"
 LOG_FILE = "train.jsonl"
 
 
@@ -138,7 +137,7 @@ class SaveState(Callback):
             )
         if done % self.period == 0 and done < pl_module.cfg.steps:
             save_checkpoint(
-                self.folder / CHECKPOINT_FILE,
+                self.folder,
                 step=done,
                 key=self.key,
                 values=pl_module.values(),

@@ -1,0 +1,97 @@
+"""Checkpoints come back bit for bit, or are known to be damaged; the one before the last is kept for that case."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint, save_checkpoint
+
+
+def train_one_step() -> tuple[torch.Tensor, torch.optim.Optimizer]:
+    weight = torch.nn.Parameter(torch.randn(2, 3, generator=generator(0, "weight")))
+    optimizer = torch.optim.AdamW([weight], lr=0.1)
+    weight.square().sum().backward()
+    optimizer.step()
+    return weight, optimizer
+
+
+def write(folder: Path, *steps: int, key: str = "mine") -> None:
+    weight, optimizer = train_one_step()
+    for step in steps:
+        save_checkpoint(folder, step=step, key=key, values={"w": weight + step}, optimizer=optimizer)
+
+
+def damage(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+def test_values_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
+    write(tmp_path, 7)
+    weight, optimizer = train_one_step()
+    found = read_last_checkpoint(tmp_path, "mine")
+    assert found is not None
+    assert found.step == 7
+    assert torch.equal(found.values["w"], weight + 7)
+    fresh = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 3))], lr=9.0)
+    found.restore_optimizer(fresh)
+    old, new = optimizer.state_dict(), fresh.state_dict()
+    assert json.dumps(old["param_groups"]) == json.dumps(new["param_groups"])
+    assert all(torch.equal(old["state"][0][name], new["state"][0][name]) for name in old["state"][0])
+
+
+def test_the_last_two_are_kept_and_the_last_is_read(tmp_path: Path) -> None:
+    assert read_last_checkpoint(tmp_path, "mine") is None
+    write(tmp_path, 5, 90, 100, 1000)
+    assert len(list_checkpoints(tmp_path)) == 2
+    found = read_last_checkpoint(tmp_path, "mine")
+    assert found is not None
+    assert found.step == 1000
+
+
+def test_one_changed_bit_anywhere_is_noticed_and_the_checkpoint_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path, 1, 2)
+    last = list_checkpoints(tmp_path)[0]
+    for position in range(last.stat().st_size):
+        caplog.clear()
+        damage(last, position)
+        found = read_last_checkpoint(tmp_path, "mine")
+        damage(last, position)  # the bit flips back
+        assert found is not None
+        assert found.step == 1, f"byte {position}"
+        (record,) = caplog.records
+        assert record.levelno == logging.WARNING
+        assert last.name in record.getMessage()
+        assert "\n" not in record.getMessage()
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, -1])
+def test_a_cut_off_file_is_noticed(tmp_path: Path, length: int) -> None:
+    write(tmp_path, 1, 2)
+    last = list_checkpoints(tmp_path)[0]
+    last.write_bytes(last.read_bytes()[:length])
+    found = read_last_checkpoint(tmp_path, "mine")
+    assert found is not None
+    assert found.step == 1
+
+
+def test_when_all_are_damaged_the_user_decides(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2)
+    for path in list_checkpoints(tmp_path):
+        damage(path, -1)
+    with pytest.raises(UserError, match="2 damaged"):
+        read_last_checkpoint(tmp_path, "mine")
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, 1, key="other")
+    with pytest.raises(UserError, match="another out"):
+        read_last_checkpoint(tmp_path, "mine")
