@@ -13,8 +13,9 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import PersonalizationConfig, SamplingConfig, StyleConfig
+from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, SamplingConfig, StyleConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.methods.personalized import PersonalizedStylizer
@@ -23,6 +24,7 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, initial_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.zoo import fingerprint
+from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
 from magic_insert.training.personalize import personalize
@@ -152,6 +154,17 @@ def test_a_damaged_last_checkpoint_costs_a_few_steps_and_not_the_result(
     assert f"{last} is damaged" in caplog.text
     assert json.loads((tmp_path / "run" / "card.json").read_text())["resumed_from"] == 2
     assert all((tmp_path / "run" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
+
+
+def test_the_loss_goes_into_the_run_folder_and_to_wandb_when_asked(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(tiny_pipe, tmp_path / "run", replace(CONFIG, steps=10), logger=LoggerConfig(name="wandb"))
+    (row,) = read_jsonl(tmp_path / "run" / METRICS)
+    assert (row["stage"], row["step"]) == ("personalize", 10)
+    assert row["loss"] > 0
+    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_training_moves_lora_and_tokens_and_another_seed_moves_them_elsewhere(

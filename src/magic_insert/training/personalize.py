@@ -19,7 +19,7 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from magic_insert.config.schema import PersonalizationConfig, PersonalizeConfig
+from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, PersonalizeConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
@@ -32,6 +32,7 @@ from magic_insert.models.sampling import image_size
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint, load_pipeline
+from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
 from magic_insert.training.denoising import cache_views
 from magic_insert.training.fit import StopOnNonFinite
@@ -39,6 +40,7 @@ from magic_insert.training.personalize_module import PersonalizeModule, SaveStat
 
 CARD_FILE = "card.json"
 CLAIM_FILE = "personalization.json"
+JSONL = LoggerConfig()
 
 
 def run_key(pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
@@ -60,6 +62,7 @@ def personalize(
     seed: int,
     out: Path,
     progress: bool,
+    logger: LoggerConfig = JSONL,
     callbacks: Sequence[Callback] = (),
 ) -> Path:
     """Trains one subject's LoRA and tokens; the run folder with the product is returned, `pipe` is left as it came.
@@ -73,6 +76,7 @@ def personalize(
         seed: with `cfg.seed`, the root of every draw.
         out: run folder; gets `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors`, `card.json`.
         progress: draw a progress bar.
+        logger: where the loss goes besides `metrics.jsonl` in `out`.
         callbacks: further Lightning callbacks.
 
     Raises:
@@ -101,7 +105,9 @@ def personalize(
             module = PersonalizeModule(pipe, tokens, lora, cache, cfg, seed=seed)
             if (last := read_last_checkpoint(out, key)) is not None:
                 module.restore(last)
-            _fit(module, out, key, progress=progress, callbacks=callbacks)
+            with open_tracker(out, "personalize", logger, contents) as tracker:
+                saver = SaveState(out, key, cfg.checkpoint_every, tracker)
+                _fit(module, out, progress=progress, callbacks=[saver, *callbacks])
             save_lora(out / LORA_FILE, pipe.unet)
         finally:
             remove_lora(pipe.unet, "subject")
@@ -140,15 +146,13 @@ def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
     return False
 
 
-def _fit(
-    module: PersonalizeModule, out: Path, key: str, *, progress: bool, callbacks: Sequence[Callback]
-) -> None:
+def _fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
     """Runs the steps that are left; step numbers are the data."""
     cfg, device = module.cfg, module.pipe.device
     start = module.start.step if module.start else 0
     if start >= cfg.steps:
         return
-    watchers: list[Callback] = [StopOnNonFinite(), SaveState(out, key, cfg.checkpoint_every), *callbacks]
+    watchers: list[Callback] = [StopOnNonFinite(), *callbacks]
     if progress:
         watchers.append(RichProgressBar(leave=False))
     steps: Any = range(start, cfg.steps)
@@ -183,4 +187,12 @@ def run_personalize(cfg: PersonalizeConfig) -> Path:
     """
     subjects = load_subjects(cfg.pictures)
     pipe = load_pipeline(cfg.model)
-    return personalize(pipe, subjects, cfg.personalization, seed=cfg.seed, out=Path(cfg.out), progress=True)
+    return personalize(
+        pipe,
+        subjects,
+        cfg.personalization,
+        seed=cfg.seed,
+        out=Path(cfg.out),
+        progress=True,
+        logger=cfg.logger,
+    )

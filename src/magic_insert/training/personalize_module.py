@@ -17,16 +17,14 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 
 from magic_insert.config.schema import PersonalizationConfig
-from magic_insert.core.jsonl import append_jsonl
 from magic_insert.models.lora import lora_state, restore_lora
 from magic_insert.models.sampling import time_ids
 from magic_insert.models.style import blank_style, has_adapter
 from magic_insert.models.text import LearnedTokens
+from magic_insert.tracking import Tracker
 from magic_insert.training.checkpoint import Checkpoint, save_checkpoint
 from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
 from magic_insert.training.schedule import lr_factor
-
-LOG_FILE = "train.jsonl"
 
 
 class PersonalizeModule(pl.LightningModule):
@@ -121,10 +119,14 @@ class PersonalizeModule(pl.LightningModule):
 
 
 class SaveState(Callback):
-    """Writes the checkpoint every `period` steps and a line of the log every `log_period`."""
+    """Writes the checkpoint every `period` steps and hands the loss to `tracker` every `log_period`.
 
-    def __init__(self, folder: Path, key: str, period: int, log_period: int = 10) -> None:
-        self.folder, self.key, self.period, self.log_period = folder, key, period, log_period
+    A resumed run repeats the rows between its checkpoint and the kill, number for number.
+    """
+
+    def __init__(self, folder: Path, key: str, period: int, tracker: Tracker, log_period: int = 10) -> None:
+        self.folder, self.key, self.period = folder, key, period
+        self.tracker, self.log_period = tracker, log_period
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: int, batch_idx: int
@@ -132,9 +134,7 @@ class SaveState(Callback):
         assert isinstance(pl_module, PersonalizeModule)
         done = batch + 1
         if done % self.log_period == 0:
-            append_jsonl(
-                self.folder / LOG_FILE, {"step": done, "loss": float(trainer.callback_metrics["loss"])}
-            )
+            self.tracker.log(done, {"loss": float(trainer.callback_metrics["loss"])})
         if done % self.period == 0 and done < pl_module.cfg.steps:
             save_checkpoint(
                 self.folder,
