@@ -1,0 +1,96 @@
+"""A personalisation that is killed from outside: the same command goes on and writes the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.core.images import save_png
+from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.core.rand import generator
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.tracking import METRICS
+from magic_insert.training.checkpoint import list_checkpoints
+from magic_insert.training.personalize import CARD_FILE
+
+STEPS = 60
+PERIOD = 5
+PATIENCE = 240  # seconds; a busy machine needs many to import torch
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the picture of a subject."""
+    folder = tmp_path_factory.mktemp("killed")
+    picture = torch.rand(4, 40, 40, generator=generator(0, "subject"))
+    picture[3] = 0
+    picture[3, 8:32, 8:32] = 1
+    save_png(folder / "toy.png", picture)
+    return folder
+
+
+def start(place: Path, model: Path, out: str) -> subprocess.Popen[str]:
+    settings = {
+        "subject": "toy.png",
+        "out": out,
+        "model.source": model,
+        "model.image_size": 64,
+        "model.device": "cpu",
+        "personalization.steps": STEPS,
+        "personalization.checkpoint_every": PERIOD,
+        "personalization.batch_size": 2,
+        "personalization.rank": 2,
+        "personalization.views": 4,
+    }
+    code = "from magic_insert.cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "personalize", *(f"{key}={value}" for key, value in settings.items())],
+        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> None:
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path, tiny_micro: Path) -> Path:
+    """The folder of a run that nobody disturbed."""
+    finish(start(place, tiny_micro, "whole"))
+    return place / "whole"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_run_ended_by_a_signal_goes_on_to_the_same_bytes(
+    place: Path, tiny_micro: Path, whole: Path, number: signal.Signals, code: int
+) -> None:
+    out = place / number.name
+    process = start(place, tiny_micro, number.name)
+    deadline = time.monotonic() + PATIENCE
+    while len(list_checkpoints(out)) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, errors
+    assert "Traceback" not in errors
+    assert not (out / CARD_FILE).exists()
+    finish(start(place, tiny_micro, number.name))
+    assert PERIOD <= read_json(out / CARD_FILE)["resumed_from"] < STEPS
+    for name in (LORA_FILE, TOKENS_FILE):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+    losses = [{row["step"]: row["loss"] for row in read_jsonl(run / METRICS)} for run in (out, whole)]
+    assert losses[0] == losses[1]
+    assert read_json(out / "run.json")["state"] == "done"
