@@ -1,0 +1,98 @@
+"""What must hold on a GPU: the same pictures as on the CPU, training that moves, half precision that stays finite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.config.schema import ModelConfig
+from magic_insert.models.micro import TINY, build_vae
+from magic_insert.models.sampling import sample
+from magic_insert.models.zoo import load_pipeline
+from magic_insert.toybox.scenes import sample_scene, scene_world
+from magic_insert.toybox.styles import ALL_STYLES, draw
+from magic_insert.toybox.subjects import sample_subject, subject_shapes
+from magic_insert.toybox.tracer import trace
+from magic_insert.training.fit import fit_steps
+from magic_insert.training.foundation.vae import PatchCode, VaeModule
+
+DEVICE = "cuda"
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def drawings(device: str) -> torch.Tensor:
+    """One scene with its subject per style, on the CPU."""
+    count = len(ALL_STYLES)
+    worlds = []
+    for seed in range(count):
+        scene = sample_scene(seed)
+        shapes = subject_shapes(
+            sample_subject(seed), x=scene.drop_x, z=scene.drop_z, height=scene.subject_height
+        )
+        worlds.append(scene_world(scene, shapes))
+    g = trace(worlds, 64, device=device)
+    return draw(g, ALL_STYLES, [0.5] * count, list(range(count))).cpu()
+
+
+def test_every_style_of_a_traced_scene_is_drawn_as_on_the_cpu() -> None:
+    """To float tolerance: a rounding error may move a silhouette or a threshold by single pixels."""
+    change = (drawings(DEVICE) - drawings("cpu")).abs().amax(dim=1)
+    for style, picture in zip(ALL_STYLES, change, strict=True):
+        assert (picture > 2 / 255).float().mean() < 0.01, style
+        assert picture.mean() < 2e-3, style
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_steps_of_training_move_the_weights(tmp_path: Path, precision: str) -> None:
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.manual_seed(0)
+    module = VaeModule(build_vae(TINY), PatchCode(images, TINY.latent_channels), lr=1e-3, steps=2)
+    before = {name: value.detach().cpu().clone() for name, value in module.named_parameters()}
+
+    def batch_at(step: int) -> dict[str, torch.Tensor]:
+        return {
+            "image": images,
+            "noise": torch.zeros(2, TINY.latent_channels, 2, 2),
+            "step": torch.tensor(step),
+        }
+
+    fit_steps(
+        module,
+        batch_at,
+        steps=2,
+        folder=tmp_path / "fit",
+        device=DEVICE,
+        precision=precision,
+        progress=False,
+    )
+    after = {name: value.detach().cpu() for name, value in module.named_parameters()}
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tiny_micro: Path) -> torch.Tensor:
+    return picture(tiny_micro, "cpu", torch.float32)
+
+
+def picture(folder: Path, device: str, dtype: torch.dtype) -> torch.Tensor:
+    model = ModelConfig(name="tiny", source=str(folder), image_size=64)
+    pipe = load_pipeline(model, device=device, dtype=dtype)
+    assert pipe.device.type == device
+    assert pipe.unet.dtype == dtype
+    return sample(pipe, ["a red bunny"], [0], steps=3, guidance=3.0)[0].cpu()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 0.01), (torch.float16, 0.05), (torch.bfloat16, 0.1)], ids=str
+)
+def test_a_picture_is_sampled_in_every_precision_as_on_the_cpu(
+    tiny_micro: Path, on_cpu: torch.Tensor, dtype: torch.dtype, tolerance: float
+) -> None:
+    drawn = picture(tiny_micro, DEVICE, dtype)
+    assert drawn.dtype == torch.float32
+    assert drawn.isfinite().all()
+    assert (drawn - on_cpu).abs().mean() < tolerance
