@@ -64,6 +64,11 @@ def test_weights_are_half_precision_safetensors_only(model: Path) -> None:
             assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}, name  # noqa: SIM118
 
 
+def test_the_folder_does_not_say_where_it_was_made(model: Path) -> None:
+    for path in model.rglob("*.json"):
+        assert str(model.parent) not in path.read_text(), path
+
+
 def test_the_card_measures_every_style_and_sums_up(model: Path, tmp_path: Path) -> None:
     from magic_insert.evaluation.foundation_card import run_card
     from magic_insert.toybox.styles import ALL_STYLES

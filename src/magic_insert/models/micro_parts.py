@@ -1,5 +1,6 @@
 """The trained parts of the micro model: read back, adapted, and assembled into one half-precision SDXL folder."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from magic_insert.core.jsonl import write_json
 from magic_insert.models.micro import (
     MicroSizes,
     collect_ip_adapter,
@@ -61,3 +63,8 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
     save_ip_adapter(folder, load_file(adapter), half)
     for task in ("remover", "inserter"):
         load_part(parts / task / task, task).to(half).save_pretrained(folder / task)
+    for path in folder.rglob("config.json"):
+        config = json.loads(path.read_text())
+        # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
+        if config.pop("_name_or_path", None) is not None:
+            write_json(path, config)

@@ -135,7 +135,7 @@ class CardConfig:
 
     source: str | None = None
     out: str = "runs/card"
-    num_samples: int = 24
+    num_samples: int = 12
     seed: int = 0
 
     def __post_init__(self) -> None:
