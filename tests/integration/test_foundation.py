@@ -40,7 +40,7 @@ def weights(folder: Path) -> dict[str, str]:
 def test_plain_diffusers_loads_the_assembled_folder_and_its_adapter(model: Path) -> None:
     from diffusers import StableDiffusionXLPipeline
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(model, local_files_only=True, torch_dtype=torch.float32)
+    pipe = StableDiffusionXLPipeline.from_pretrained(model, local_files_only=True)
     pipe.load_ip_adapter(str(model), subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
     pipe.set_progress_bar_config(disable=True)
     edge = pipe.image_encoder.config.image_size

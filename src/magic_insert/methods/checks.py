@@ -27,8 +27,10 @@ def check_place(path: str, *, suffix: str | None = None) -> Path:
         UserError: another suffix, a folder where a file should go, or no permission.
     """
     place = Path(path)
-    if suffix is not None and (place.suffix.lower() != suffix or place.is_dir()):
+    if suffix is not None and place.suffix.lower() != suffix:
         raise UserError(f"expected a file name ending in {suffix}, got {path}; set out=PATH{suffix}")
+    if suffix is not None and place.is_dir():
+        raise UserError(f"expected a file to write, got the folder {path}; set out=PATH{suffix}")
     if suffix is None and place.exists() and not place.is_dir():
         raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
     parent = place if suffix is None else place.parent

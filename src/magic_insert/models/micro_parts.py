@@ -66,5 +66,9 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
     for path in folder.rglob("config.json"):
         config = json.loads(path.read_text())
         # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
-        if config.pop("_name_or_path", None) is not None:
-            write_json(path, config)
+        config.pop("_name_or_path", None)
+        # Stored in half, meant for float32: transformers would keep the stored type where diffusers does not, and a
+        # pipeline of mixed types cannot run.
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        write_json(path, config)
