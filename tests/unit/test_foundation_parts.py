@@ -13,10 +13,10 @@ from magic_insert.models.micro import (
     build_tokenizer,
     build_unet,
     build_vae,
-    collect_ip_adapter,
     load_tokenizers,
     widen_input,
 )
+from magic_insert.models.micro_adapter import collect_ip_adapter
 from magic_insert.models.micro_parts import new_adapter
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import AdapterModule

@@ -12,11 +12,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionM
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.micro import (
     MicroSizes,
-    collect_ip_adapter,
-    ip_adapter_state,
-    save_ip_adapter,
     save_pipeline,
 )
+from magic_insert.models.micro_adapter import collect_ip_adapter, ip_adapter_state, save_ip_adapter
 
 CLASSES: dict[str, Any] = {
     "vae": AutoencoderKL,
