@@ -5,7 +5,6 @@ One ray-traced picture is drawn in several styles, because tracing costs more th
 C scenes, W drawings of each. Everything is a pure function of the plan, so a half-written pool goes on where it stopped.
 """
 
-import json
 import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import torch
 
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
@@ -158,7 +157,7 @@ def write_pool(
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "state.json"
     state: dict[str, Any] = (
-        json.loads(state_path.read_text()) if state_path.is_file() else {"done": [], "complete": False}
+        read_json(state_path) if state_path.is_file() else {"done": [], "complete": False}
     )
     if state["complete"]:
         return folder
@@ -204,7 +203,7 @@ class ToyboxPool:
 
     def __init__(self, folder: Path):
         folder = Path(folder)
-        state = json.loads((folder / "state.json").read_text()) if (folder / "state.json").is_file() else {}
+        state = read_json(folder / "state.json") if (folder / "state.json").is_file() else {}
         if not state.get("complete"):
             raise UserError(
                 f"expected a complete pool in {folder}, found a missing or half-written one; render it again"

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from magic_insert.config.schema import CardConfig, ModelConfig
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.evaluation.metrics import RegionPSNR, RetrievalTop1
 from magic_insert.models.encoders import Encoders, load_encoders
@@ -174,7 +174,7 @@ def _print_table(rows: dict[str, dict[str, float]], summary: dict[str, float]) -
 def run_card(cfg: CardConfig) -> Path:
     """Measure the weights in `cfg.source` and write `cfg.out`/card.json; the table is printed."""
     source = Path(cfg.source) if cfg.source else micro_dir()
-    size = int(json.loads((source / "unet" / "config.json").read_text())["sample_size"]) * 8
+    size = int(read_json(source / "unet" / "config.json")["sample_size"]) * 8
     model = ModelConfig(name="micro", source=str(source), image_size=size, device="cpu")
     pipe = load_pipeline(model, "cpu", torch.float32)
     encoders = load_encoders(source / "encoders")
@@ -188,7 +188,7 @@ def run_card(cfg: CardConfig) -> Path:
     weights = {str(p.relative_to(source)): sha256_file(p) for p in sorted(source.rglob("*.safetensors"))}
     card = {
         "model": "magic-insert micro",
-        "training": json.loads(training.read_text()) if training.is_file() else None,
+        "training": read_json(training) if training.is_file() else None,
         "measured": {
             "command": f"magic-insert card num_samples={cfg.num_samples} seed={cfg.seed}",
             "code": _commit(Path(__file__).parent),

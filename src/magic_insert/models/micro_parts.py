@@ -1,6 +1,5 @@
 """The trained parts of the micro model: read back, adapted, and assembled into one half-precision SDXL folder."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.micro import (
     MicroSizes,
     save_pipeline,
@@ -62,7 +61,7 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
     for task in ("remover", "inserter"):
         load_part(parts / task / task, task).to(half).save_pretrained(folder / task)
     for path in folder.rglob("config.json"):
-        config = json.loads(path.read_text())
+        config = read_json(path)
         # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
         config.pop("_name_or_path", None)
         # Stored in half, meant for float32: transformers would keep the stored type where diffusers does not, and a

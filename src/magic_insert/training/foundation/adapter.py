@@ -10,35 +10,21 @@ from torch import Tensor, nn
 
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.training.foundation.denoiser import tokenize, with_noise
-from magic_insert.training.foundation.module import PartModule, encode_ids, time_ids, velocity_loss
+from magic_insert.training.foundation.denoiser import DenoiserModule, tokenize, with_noise
 
 PLACES = ("", "up_blocks.0.", "up_blocks.0.attentions.1.")  # prefixes of the layers in which the adapter acts
 
 
-class AdapterModule(PartModule):
+class AdapterModule(DenoiserModule):
     """Trains the image projection and the adapter's keys and values; everything else is frozen.
 
     By turns it acts everywhere, in `up_blocks.0` (the block "adjacent to the midblock", paper, section 3.2) and in
     `up_blocks.0.attentions.1` alone (InstantStyle), so that each of these uses is trained for and not only hoped for.
     """
 
-    def __init__(
-        self,
-        unet: nn.Module,
-        text_encoder: nn.Module,
-        text_encoder_2: nn.Module,
-        scheduler: Any,
-        *,
-        image_size: int,
-        lr: float,
-        steps: int,
-    ):
-        super().__init__(lr=lr, steps=steps)
-        self.unet, self.text_encoder, self.text_encoder_2 = unet, text_encoder, text_encoder_2
-        self.scheduler, self.image_size = scheduler, image_size
-        for module in (unet, text_encoder, text_encoder_2):
-            module.requires_grad_(False)
+    def __init__(self, *networks: Any, **settings: Any):
+        super().__init__(*networks, **settings)
+        self.requires_grad_(False)
         for parameter in self.adapter_parameters():
             parameter.requires_grad_(True)
 
@@ -54,26 +40,11 @@ class AdapterModule(PartModule):
             if name.endswith("attn2.processor"):
                 processor.scale = [1.0 if name.startswith(place) else 0.0]
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def conditioning(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         with torch.no_grad():
-            states, pooled = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
+            states, added = super().conditioning(batch)
         self._act_in(PLACES[int(batch["step"]) % len(PLACES)])
-        added = {
-            "text_embeds": pooled,
-            "time_ids": time_ids(len(pooled), self.image_size, pooled.device),
-            "image_embeds": [batch["style"][:, None, :]],
-        }
-        loss = velocity_loss(
-            self.unet,
-            self.scheduler,
-            batch["latents"],
-            batch["noise"],
-            batch["timesteps"],
-            states=states,
-            added=added,
-        )
-        self.log("loss", loss, prog_bar=True)
-        return loss
+        return states, {**added, "image_embeds": [batch["style"][:, None, :]]}
 
 
 def adapter_batches(

@@ -31,9 +31,14 @@ class DenoiserModule(PartModule):
         self.unet, self.text_encoder, self.text_encoder_2 = unet, text_encoder, text_encoder_2
         self.scheduler, self.image_size = scheduler, image_size
 
-    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+    def conditioning(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """What the UNet is told besides the noisy latents: token states (B T D) and SDXL's added conditions."""
         states, pooled = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
         added = {"text_embeds": pooled, "time_ids": time_ids(len(pooled), self.image_size, pooled.device)}
+        return states, added
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        states, added = self.conditioning(batch)
         loss = velocity_loss(
             self.unet,
             self.scheduler,

@@ -4,7 +4,6 @@ Each part is published by a rename when it is done and trains on from its last c
 command finishes a job that was killed anywhere.
 """
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from magic_insert.config.schema.foundation import FoundationConfig, PartConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import append_jsonl, write_json
+from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
 from magic_insert.models.micro import MICRO, TINY, MicroSizes, build_tokenizer, load_tokenizers
@@ -82,7 +81,7 @@ def run_foundation(cfg: FoundationConfig) -> Path:
 def _refuse_other_run(out: Path, key: str) -> None:
     marker = out / "foundation.json"
     if marker.is_file():
-        found = json.loads(marker.read_text())["key"]
+        found = read_json(marker)["key"]
         if found != key:
             raise UserError(
                 f"expected the settings that {out} was begun with ({found}), got others ({key}); choose another out="

@@ -1,6 +1,5 @@
 """What every part of the foundation trains, on which batches, and what it publishes."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from magic_insert.config.schema.foundation import PartConfig
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.models.micro import (
     MicroSizes,
@@ -100,9 +99,7 @@ class Workshop:
         assemble_micro(staged, self.out / "parts", self.tokenizer, self.tokenizer_2, self.sizes)
         for name, kind in METRIC_PARTS.items():
             shutil.copytree(self.part(name) / "encoder", staged / "encoders" / kind)
-        done = [
-            json.loads((self.part(n) / "done.json").read_text()) for n in (*PARTS_IN_ORDER, *METRIC_PARTS)
-        ]
+        done = [read_json(self.part(n) / "done.json") for n in (*PARTS_IN_ORDER, *METRIC_PARTS)]
         write_json(staged / "training.json", {**facts, "pool": self.pool.plan.key, "parts": done})
         shutil.rmtree(target, ignore_errors=True)
         staged.rename(target)
