@@ -298,7 +298,8 @@ def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None
     made = PersonalizedStylizer(
         tiny_pipe, run, style, SamplingConfig(steps=1, guidance=1.0, prompt_suffix="wearing a crown")
     )
-    assert made.prompt == "A <v1> <v2> wearing a crown as a pencil drawing."
+    assert made.prompt() == "A <v1> <v2> wearing a crown, as a pencil drawing."
+    assert made.prompt("in watercolour") == "A <v1> <v2> wearing a crown, in watercolour."
     made.close()
 
 

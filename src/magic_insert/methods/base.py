@@ -4,7 +4,7 @@ Shape letters: H, W the scene's rows and columns, h, w the stylised subject's, s
 draws. Pictures and masks are float32 in [0, 1].
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,8 +24,36 @@ class Insertion:
 class Stylizer(Protocol):
     """Redraws one subject, known since construction, in the style of a scene."""
 
-    def __call__(self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str) -> Float[Tensor, "3 h w"]:
-        """The stylised subject on plain ground; `id` names the draw, so a pair can be replayed alone."""
+    def __call__(
+        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str, style_text: str = ""
+    ) -> Float[Tensor, "3 h w"]:
+        """The stylised subject on plain ground.
+
+        Args:
+            seed: root of every random number of the draw.
+            id: names the draw, so a pair can be replayed alone.
+            style_text: the scene's style in words ("a watercolour painting"), heard by those who take it from words.
+        """
+        ...
+
+
+@runtime_checkable
+class BatchStylizer(Stylizer, Protocol):
+    """A stylizer that redraws for many scenes at once, to the same pictures."""
+
+    def batch(
+        self,
+        scenes: Sequence[Float[Tensor, "3 _ _"]],
+        *,
+        seeds: Sequence[int],
+        ids: Sequence[str],
+        style_texts: Sequence[str] | None = None,
+    ) -> Float[Tensor, "B 3 h w"]:
+        """Row i equals a call on scene i (to float tolerance)."""
+        ...
+
+    def close(self) -> None:
+        """Gives back what it put into a shared pipeline; it cannot be used afterwards."""
         ...
 
 

@@ -31,6 +31,12 @@ BATCH = 8  # pictures drawn together; the rows do not depend on it
 CARD_FILE = "card.json"
 
 
+def add_words(phrase: str, suffix: str, style_words: str = "") -> str:
+    """`phrase` with `suffix` after it and, behind a comma as in captions, the words of a style; one full stop."""
+    words = " ".join([phrase.rstrip().rstrip("."), suffix.strip()]).strip()
+    return f"{words}, {style_words.strip()}." if style_words.strip() else f"{words}."
+
+
 class PersonalizedStylizer:
     """Redraws the subject of one personalisation run in the style of any scene."""
 
@@ -70,25 +76,32 @@ class PersonalizedStylizer:
         self.adapter = f"s{digest([str(run_dir.resolve()), id(self)])}"
         load_lora(pipe, run_dir / LORA_FILE, self.adapter)
 
-    @property
-    def prompt(self) -> str:
-        """The training prompt with the learned words, then the words of `sampling.prompt_suffix` and `style.prompt`."""
+    def prompt(self, style_text: str = "") -> str:
+        """The training prompt with the learned words, then `sampling.prompt_suffix` and, asked for, words of the style.
+
+        With `style.mode=prompt` those are `style_text`, or `style.prompt` where the scene brings none.
+        """
         phrase = self.tokens.text(self.card["prompt"]).rstrip()
-        style_words = self.style.prompt if self.style.mode == "prompt" else ""
-        extra = [words.strip() for words in (self.sampling.prompt_suffix, style_words) if words.strip()]
-        return " ".join([phrase.rstrip("."), *extra]) + "." if extra else phrase
+        style_words = (style_text or self.style.prompt) if self.style.mode == "prompt" else ""
+        return add_words(phrase, self.sampling.prompt_suffix, style_words)
 
     def __call__(
-        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str = ""
+        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str = "", style_text: str = ""
     ) -> Float[Tensor, "3 S S"]:
         """The subject in the scene's style on plain ground; `id` names the draw, as in a batch."""
-        return self.batch([scene_rgb], seeds=[seed], ids=[id])[0]
+        return self.batch([scene_rgb], seeds=[seed], ids=[id], style_texts=[style_text])[0]
 
     @torch.no_grad()
     def batch(
-        self, scenes: Sequence[Float[Tensor, "3 _ _"]], *, seeds: Sequence[int], ids: Sequence[str]
+        self,
+        scenes: Sequence[Float[Tensor, "3 _ _"]],
+        *,
+        seeds: Sequence[int],
+        ids: Sequence[str],
+        style_texts: Sequence[str] | None = None,
     ) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; each scene is encoded once and row i equals a call on scene i."""
+        prompts = [self.prompt(text) for text in style_texts or [""] * len(scenes)]
         numbers = [
             fold_in(seed, "stylise", name, self.sampling.seed) for seed, name in zip(seeds, ids, strict=True)
         ]
@@ -101,7 +114,7 @@ class PersonalizedStylizer:
                 pictures.append(
                     sample(
                         self.pipe,
-                        [self.prompt] * len(numbers[rows]),
+                        prompts[rows],
                         numbers[rows],
                         steps=self.sampling.steps,
                         guidance=self.sampling.guidance,

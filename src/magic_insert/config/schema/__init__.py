@@ -23,6 +23,7 @@ from magic_insert.config.schema.parts import (
     SegmenterConfig,
     StyleConfig,
 )
+from magic_insert.config.schema.stylizers import StylizerConfig
 
 __all__ = [
     "MAX_PICTURES",
@@ -39,5 +40,6 @@ __all__ = [
     "SegmenterConfig",
     "StatusConfig",
     "StyleConfig",
+    "StylizerConfig",
     "ToyboxConfig",
 ]
