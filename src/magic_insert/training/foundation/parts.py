@@ -14,6 +14,7 @@ from torch import Tensor
 from magic_insert.config.schema.foundation import PartConfig
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.data.toybox_pool import ToyboxPool
+from magic_insert.models.attention import plain_attention
 from magic_insert.models.micro import (
     MicroSizes,
     build_image_encoder,
@@ -66,6 +67,12 @@ class Workshop:
     def load(self, part: str, name: str) -> Any:
         """A published network, frozen, on the device."""
         return load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
+
+    def trainable(self, unet: Any) -> Any:
+        """`unet` with the attention code that trains fastest on the device."""
+        if self.device == "cpu":
+            plain_attention(unet)
+        return unet
 
     def latents(
         self, name: str, source: np.ndarray | Callable[[], np.ndarray], *, flip: bool = False
@@ -142,7 +149,7 @@ def _clip(shop: Workshop, part: PartConfig) -> Recipe:
 
 
 def _denoiser(shop: Workshop, part: PartConfig) -> Recipe:
-    unet = build_unet(shop.sizes)
+    unet = shop.trainable(build_unet(shop.sizes))
     text = build_text_encoder(shop.sizes, shop.tokenizer, second=False)
     text_2 = load_part(shop.part("clip") / "text_encoder_2", "text_encoder_2")
     module = DenoiserModule(
@@ -167,7 +174,7 @@ def _denoiser(shop: Workshop, part: PartConfig) -> Recipe:
 
 
 def _adapter(shop: Workshop, part: PartConfig) -> Recipe:
-    unet = shop.load("denoiser", "unet")
+    unet = shop.trainable(shop.load("denoiser", "unet"))
     new_adapter(unet, shop.sizes.embed_dim)
     module = AdapterModule(
         unet,
@@ -217,7 +224,7 @@ def edit_latents(shop: Workshop, task: Task) -> EditLatents:
 
 def _edit(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Recipe]:
     def make(shop: Workshop, part: PartConfig) -> Recipe:
-        unet = widen_input(shop.load("denoiser", "unet"), 2 * shop.sizes.latent_channels + 1)
+        unet = shop.trainable(widen_input(shop.load("denoiser", "unet"), 2 * shop.sizes.latent_channels + 1))
         with torch.no_grad():
             empty = encode_ids(
                 shop.load("denoiser", "text_encoder"),
