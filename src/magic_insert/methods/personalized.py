@@ -131,12 +131,12 @@ class PersonalizedStylizer:
         """Inside this block the pipeline is the personalised, listening model."""
         scale = self.style.scale if self.style.mode == "ip_adapter" else 0.0
         with attached(self.pipe, self.tokens), listening(self.pipe, self.style.blocks, scale):
-            use_lora(self.pipe.unet, self.adapter, self.lora_scale)
+            use_lora(self.pipe, self.adapter, self.lora_scale)
             try:
                 yield
             finally:
-                use_lora(self.pipe.unet, None)
+                use_lora(self.pipe, None)
 
     def close(self) -> None:
         """Takes the LoRA out of the pipeline; the stylizer cannot be used afterwards."""
-        remove_lora(self.pipe.unet, self.adapter)
+        remove_lora(self.pipe, self.adapter)

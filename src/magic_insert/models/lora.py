@@ -1,7 +1,8 @@
-"""LoRA on the UNet: low-rank changes beside frozen weights, in the file format of diffusers.
+"""LoRA beside frozen weights, on the UNet and where wanted on the text encoders, in the file format of diffusers.
 
 PEFT does the work; what is ours is that the start depends on a seed and the layer's name only, that the file is the
-same bytes for the same numbers, and that a removed LoRA leaves the UNet as it was.
+same bytes for the same numbers, and that a removed LoRA leaves the networks as they were. `model` below is a
+StableDiffusionXLPipeline (its UNet and both text encoders are looked at) or a UNet alone.
 """
 
 import json
@@ -11,6 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils import (
+    delete_adapter_layers,
+    recurse_remove_peft_layers,
+    set_adapter_layers,
+    set_weights_and_activate_adapters,
+)
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -21,7 +28,25 @@ from magic_insert.models.quiet import quiet
 from magic_insert.models.tensor_file import save_tensors
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 FILE = "pytorch_lora_weights.safetensors"
+# Older transformers nested the first text encoder one level deeper, and files keep that name.
+NESTED = "text_model."
+
+
+def networks(model: Any) -> dict[str, Any]:
+    """The networks that may carry a LoRA, under their names in files."""
+    if not hasattr(model, "unet"):
+        return {"unet": model}
+    return {name: getattr(model, name) for name in ("unet", *TEXT_ENCODERS)}
+
+
+def carriers(model: Any, name: str) -> dict[str, Any]:
+    """Those of `networks` that carry the LoRA `name`."""
+    return {
+        k: part for k, part in networks(model).items() if name in (getattr(part, "peft_config", None) or {})
+    }
 
 
 def add_lora(
@@ -32,25 +57,35 @@ def add_lora(
     targets: Sequence[str] = ATTENTION,
     seed: int,
     name: str = "subject",
+    dora: bool = False,
 ) -> list[nn.Parameter]:
     """Puts a LoRA called `name` on every layer whose name ends in one of `targets`; its parameters, in a fixed order.
 
-    The up matrices start at zero, so the UNet's output is unchanged; the down matrices are drawn uniformly within
+    The up matrices start at zero, so the output is unchanged; the down matrices are drawn uniformly within
     1 / sqrt(fan in) (PEFT's own start), each from `seed` and its layer's name. Parameters are float32 whatever the
-    UNet's precision.
+    network's precision.
+
+    Args:
+        unet: the network, a UNet or a text encoder.
+        rank: rank of the change.
+        alpha: the change is multiplied by alpha / rank.
+        targets: endings of layer names.
+        seed: root of the start.
+        name: what the LoRA is called from now on.
+        dora: weight-decomposed, with a trained magnitude per output channel (Liu et al. 2024, arXiv 2402.09353).
 
     Raises:
         UserError: rank below 1, or no layer matches `targets`.
     """
     if rank < 1:
         raise UserError(f"expected a LoRA rank of at least 1, got {rank}; set personalization.rank")
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets))
+    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), use_dora=dora)
     try:
         with torch.random.fork_rng(), quiet():
             unet.add_adapter(config, adapter_name=name)
     except ValueError as error:
         raise UserError(
-            f"expected LoRA targets that exist in the UNet, got {list(targets)}: {error}"
+            f"expected LoRA targets that exist in the model, got {list(targets)}: {error}"
         ) from error
     use_lora(unet, name)
     trained = []
@@ -67,28 +102,46 @@ def add_lora(
     return trained
 
 
-def lora_state(unet: Any, name: str = "subject") -> dict[str, Tensor]:
+def lora_state(model: Any, name: str = "subject") -> dict[str, Tensor]:
     """A copy of the LoRA's tensors, float32 on the CPU, under the names of diffusers' files."""
-    state = get_peft_model_state_dict(unet, adapter_name=name)
-    return {f"unet.{key}": value.detach().cpu().float().clone() for key, value in sorted(state.items())}
+    state = {}
+    for part_name, part in carriers(model, name).items():
+        prefix = f"{part_name}.{_nesting(part_name, part)}"
+        for key, value in get_peft_model_state_dict(part, adapter_name=name).items():
+            state[prefix + key] = value.detach().cpu().float().clone()
+    return dict(sorted(state.items()))
 
 
-def restore_lora(unet: Any, state: Mapping[str, Tensor], name: str = "subject") -> None:
+def restore_lora(model: Any, state: Mapping[str, Tensor], name: str = "subject") -> None:
     """Sets the values of a LoRA that `add_lora` made to those of `lora_state`."""
-    set_peft_model_state_dict(unet, {k.removeprefix("unet."): v for k, v in state.items()}, adapter_name=name)
+    for part_name, part in carriers(model, name).items():
+        prefix = f"{part_name}.{_nesting(part_name, part)}"
+        own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        set_peft_model_state_dict(part, own, adapter_name=name)
 
 
-def save_lora(path: Path, unet: Any, name: str = "subject") -> None:
-    """Writes a file that diffusers reads with `load_lora_weights`, its scale (alpha / rank) included."""
-    config = unet.peft_config[name]
-    scale = {
-        "unet.r": config.r,
-        "unet.lora_alpha": config.lora_alpha,
+def _nesting(part_name: str, part: Any) -> str:
+    return NESTED if part_name in TEXT_ENCODERS and not hasattr(part, "text_model") else ""
+
+
+def save_lora(
+    path: Path, model: Any, name: str = "subject", state: Mapping[str, Tensor] | None = None
+) -> None:
+    """Writes a file that diffusers reads with `load_lora_weights`, its scale (alpha / rank) included.
+
+    With `state` (as of `lora_state`) its values are written in place of the present ones.
+    """
+    scale: dict[str, Any] = {}
+    for part_name, part in carriers(model, name).items():
+        config = part.peft_config[name]
+        scale[f"{part_name}.r"] = config.r
+        scale[f"{part_name}.lora_alpha"] = config.lora_alpha
         # PEFT keeps the targets as a set; its order would change from run to run.
-        "unet.target_modules": sorted(config.target_modules),
-    }
+        scale[f"{part_name}.target_modules"] = sorted(config.target_modules)
+        if config.use_dora:
+            scale[f"{part_name}.use_dora"] = True
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(scale, sort_keys=True)}
-    save_tensors(path, lora_state(unet, name), metadata)
+    save_tensors(path, lora_state(model, name) if state is None else state, metadata)
 
 
 def load_lora(pipe: Any, path: Path, name: str) -> None:
@@ -101,27 +154,31 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
         raise UserError(f"expected a LoRA at {path}, got no such file; run magic-insert personalize first")
     with torch.random.fork_rng(), quiet():
         pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
-    use_lora(pipe.unet, None)
+    use_lora(pipe, None)
 
 
-def use_lora(unet: Any, name: str | None, scale: float = 1.0) -> None:
-    """Switches on the LoRA `name` alone, its product multiplied by `scale`; None switches every LoRA off."""
-    if not getattr(unet, "peft_config", None):
-        return
-    if name is None:
-        unet.disable_lora()
-    else:
-        unet.set_adapters([name], [scale])
-        unet.enable_lora()
-    unet.requires_grad_(False)
+def use_lora(model: Any, name: str | None, scale: float = 1.0) -> None:
+    """Switches on the LoRA `name` alone, its product multiplied by `scale`; None or scale 0 switches every LoRA off.
+
+    At scale 0 a LoRA is off and not multiplied by 0, because a trained magnitude (DoRA) would still be heard.
+    """
+    for part in networks(model).values():
+        loaded = getattr(part, "peft_config", None) or {}
+        if not loaded:
+            continue
+        heard = name in loaded and scale != 0
+        if heard:
+            set_weights_and_activate_adapters(part, [name], [scale])
+        set_adapter_layers(part, enabled=heard)
+        part.requires_grad_(False)
 
 
-def remove_lora(unet: Any, name: str) -> None:
-    """Takes the LoRA out; others stay, switched off. With the last one the UNet has its own layers and names again."""
-    with quiet():
-        unet.delete_adapters(name)
-    if not getattr(unet, "peft_config", None):
-        unet.unload_lora()
-        return
-    unet.disable_lora()
-    unet.requires_grad_(False)
+def remove_lora(model: Any, name: str) -> None:
+    """Takes the LoRA out; others stay, switched off. With the last one a network has its own layers and names again."""
+    for part in carriers(model, name).values():
+        delete_adapter_layers(part, name)
+        if not getattr(part, "peft_config", None):
+            recurse_remove_peft_layers(part)
+            continue
+        set_adapter_layers(part, enabled=False)
+        part.requires_grad_(False)
