@@ -47,6 +47,11 @@ def load_edit_unet(folder: Path, *, device: torch.device | str = "cpu") -> UNet2
     return unet.to(device).eval().requires_grad_(False)
 
 
+def edit_scheduler(pipe: Any) -> DDIMScheduler:
+    """The pipeline's noise schedule as edits are trained and drawn with it."""
+    return DDIMScheduler.from_config(pipe.scheduler.config)
+
+
 def latent_mask(mask: Float[Tensor, "B 1 H W"], height: int, width: int) -> Float[Tensor, "B 1 h w"]:
     """The mask at latent size: the covered share of each latent cell."""
     return functional.adaptive_avg_pool2d(mask, (height, width))
@@ -100,7 +105,7 @@ def edit(
     condition = encode(pipe.vae, image)
     cells = latent_mask(mask, *condition.shape[-2:])
     prompt = empty_prompt(pipe, len(image))
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    scheduler = edit_scheduler(pipe)
     scheduler.set_timesteps(steps, device=condition.device)
     # Drawn on the CPU, so that a GPU starts from the same noise.
     noise = [torch.randn(condition.shape[1:], generator=generator(seed, "edit", name)) for name in ids]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.rand import generator
-from magic_insert.training.foundation.module import PartModule, time_ids, velocity_loss
+from magic_insert.training.foundation.module import PartModule, time_ids
 
 Task = Literal["remove", "insert"]
 
@@ -29,9 +29,10 @@ class EditLatents:
 
 
 class InsertionModule(PartModule):
-    """Velocity prediction of the edited picture under the empty prompt.
+    """Denoising of the edited picture under the empty prompt, in the scheduler's own kind of prediction.
 
     Args:
+        unet: takes 2C + 1 channels; what of it requires a gradient is trained.
         empty: the empty prompt's states (1 T D) and pooled text (1 E) in the pipeline's encoders.
     """
 
@@ -51,22 +52,28 @@ class InsertionModule(PartModule):
         self.register_buffer("pooled", empty[1].detach().clone(), persistent=False)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        count = len(batch["latents"])
-        loss = velocity_loss(
-            self.unet,
-            self.scheduler,
-            batch["latents"],
-            batch["noise"],
-            batch["timesteps"],
-            extra=torch.cat([batch["condition"], batch["mask"]], dim=1),
-            states=self.states.expand(count, -1, -1),  # type: ignore[operator]
-            added={
-                "text_embeds": self.pooled.expand(count, -1),  # type: ignore[operator]
-                "time_ids": time_ids(count, self.image_size, batch["latents"].device),
-            },
-        )
+        loss = self.denoising_loss(batch)
         self.log("loss", loss, prog_bar=True)
         return loss
+
+    def denoising_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean squared error of what the UNet predicts about a noisy edited picture, unweighted (Ho et al. 2020)."""
+        latents, noise, times = batch["latents"], batch["noise"], batch["timesteps"]
+        count = len(latents)
+        noisy = self.scheduler.add_noise(latents, noise, times)
+        predicted = self.unet(
+            torch.cat([noisy, batch["condition"], batch["mask"]], dim=1),
+            times,
+            encoder_hidden_states=self.states.expand(count, -1, -1),  # type: ignore[operator]
+            added_cond_kwargs={
+                "text_embeds": self.pooled.expand(count, -1),  # type: ignore[operator]
+                "time_ids": time_ids(count, self.image_size, latents.device),
+            },
+            return_dict=False,
+        )[0]
+        velocity = self.scheduler.config.prediction_type == "v_prediction"
+        target = self.scheduler.get_velocity(latents, noise, times) if velocity else noise
+        return (predicted.float() - target.float()).square().mean()
 
 
 def mask_cells(mask: np.ndarray, size: int) -> np.ndarray:
@@ -76,9 +83,15 @@ def mask_cells(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def edit_batches(
-    data: EditLatents, *, task: Task, seed: int, batch_size: int
+    data: EditLatents,
+    *,
+    task: Task,
+    seed: int,
+    batch_size: int,
+    dropout: float = 0.0,
+    num_times: int = 1000,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Batch k of `task` as a function of k."""
+    """Batch k of `task` as a function of k; a share `dropout` of the rows is shown neither condition nor mask."""
     count, variants = data.target.shape[:2]
 
     def batch_at(step: int) -> dict[str, Tensor]:
@@ -90,12 +103,15 @@ def edit_batches(
             return torch.stack([torch.from_numpy(array[i, k].astype(np.float32)) for i, k in places])
 
         latents = rows(data.target)
+        noise = torch.randn(latents.shape, generator=draw)
+        times = torch.randint(0, num_times, (batch_size,), generator=draw)
+        shown = (torch.rand(batch_size, 1, 1, 1, generator=draw) >= dropout).float()
         return {
             "latents": latents,
-            "condition": rows(data.condition),
-            "mask": rows(data.mask),
-            "noise": torch.randn(latents.shape, generator=draw),
-            "timesteps": torch.randint(0, 1000, (batch_size,), generator=draw),
+            "condition": shown * rows(data.condition),
+            "mask": shown * rows(data.mask),
+            "noise": noise,
+            "timesteps": times,
         }
 
     return batch_at

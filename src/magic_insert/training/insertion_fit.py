@@ -1,0 +1,161 @@
+"""One fit of an edit model: weights to start from and cached latents in, a folder with the trained UNet out.
+
+Killed at any step and called again, it goes on from its checkpoint; finished, it returns at once.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from magic_insert.core.digest import digest
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.models.edit_start import edit_start
+from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
+from magic_insert.models.sampling import image_size
+from magic_insert.training.fit import fit_steps
+from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches
+
+PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
+CARD = "fit.json"
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints."""
+
+    precision: str = "32-true"
+    dropout: float = 0.0
+    ema_decay: float | None = None
+    clip_norm: float = 1.0
+    save_every: int = 100
+
+
+PLAIN = FitOptions()
+
+
+def fit_edit(
+    start: Path | Any,
+    pipe: Any,
+    latents: EditLatents,
+    *,
+    task: Task,
+    steps: int,
+    batch_size: int,
+    lr: float,
+    seed: int,
+    folder: Path,
+    device: str,
+    progress: bool = True,
+    log: Callable[[dict[str, float]], None] | None = None,
+    options: FitOptions = PLAIN,
+) -> None:
+    """Trains a remover or an inserter and writes it to `folder`/remover or `folder`/inserter, whole or not at all.
+
+    Args:
+        start: a folder with an edit UNet, an edit UNet (2C + 1 channels), or a text-to-image UNet (C channels), which
+            is given the further channels with zero weights. It is copied, never changed.
+        pipe: lends its text encoders for the empty prompt, its schedule and its picture size.
+        latents: what to train on, in the units of the pipe's autoencoder.
+        log: takes `{"step": ..., "loss": ...}` now and then.
+
+    Raises:
+        UserError: the folder holds a fit of other data or settings, or `start` is no such network.
+    """
+    unet = load_edit_unet(start) if isinstance(start, Path) else edit_start(start)
+    unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
+    contents = {
+        "task": task,
+        "steps": steps,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "precision": options.precision,
+        "dropout": options.dropout,
+        "ema_decay": options.ema_decay,
+        "clip_norm": options.clip_norm,
+        "start": weights_digest(unet),
+        "data": latents_digest(latents),
+    }
+    product, work = folder / PRODUCTS[task], folder / f"{PRODUCTS[task]}.fit"
+    if _claim(product, work, contents):
+        return
+    scheduler = edit_scheduler(pipe)
+    prompt = empty_prompt(pipe, 1)
+    empty = (prompt["encoder_hidden_states"], prompt["added_cond_kwargs"]["text_embeds"])
+    unet.train().requires_grad_(True)
+    module = InsertionModule(unet, scheduler, empty, image_size=image_size(pipe), lr=lr, steps=steps)
+    batches = edit_batches(
+        latents,
+        task=task,
+        seed=seed,
+        batch_size=batch_size,
+        dropout=options.dropout,
+        num_times=scheduler.config.num_train_timesteps,
+    )
+    fit_steps(
+        module,
+        batches,
+        steps=steps,
+        folder=work,
+        device=device,
+        precision=options.precision,
+        save_every=options.save_every,
+        ema_decay=options.ema_decay,
+        clip_norm=options.clip_norm,
+        progress=progress,
+        log=log,
+    )
+    staged = work / "product"
+    shutil.rmtree(staged, ignore_errors=True)
+    unet.cpu().save_pretrained(staged)
+    write_json(staged / CARD, {"key": digest(contents), **contents})
+    staged.rename(product)
+    shutil.rmtree(work)
+
+
+def _claim(product: Path, work: Path, contents: dict[str, Any]) -> bool:
+    """Whether the product is there already; if not, the work folder is marked as this fit's.
+
+    Raises:
+        UserError: product or work folder belong to another fit.
+    """
+    key = digest(contents)
+    for card in (product / CARD, work / CARD):
+        if card.is_file() and (found := read_json(card)["key"]) != key:
+            raise UserError(
+                f"expected a fit with the settings and data of {card.parent} ({found}), got others ({key}); "
+                "choose another out="
+            )
+    if product.is_dir():
+        return True
+    write_json(work / CARD, {"key": key, **contents})
+    return False
+
+
+def weights_digest(module: nn.Module) -> str:
+    """16 hex digits of names, shapes and 64 evenly spread values of every tensor, compared in float32."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        picked = flat[:: max(1, len(flat) // 64)].to("cpu", torch.float32)
+        sha.update(f"{name}{list(tensor.shape)}".encode())
+        sha.update(picked.numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def latents_digest(latents: EditLatents) -> str:
+    """16 hex digits of all values."""
+    sha = hashlib.sha256()
+    for array in (latents.condition, latents.target, latents.mask):
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        for row in array:
+            sha.update(np.ascontiguousarray(row).tobytes())
+    return sha.hexdigest()[:16]
