@@ -18,11 +18,11 @@ from magic_insert.config.schema.parts import (
     InserterConfig,
     LoggerConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
 )
+from magic_insert.config.schema.personalization import PersonalizationConfig, ValidationConfig
 from magic_insert.config.schema.stylizers import StylizerConfig
 
 __all__ = [
@@ -42,4 +42,5 @@ __all__ = [
     "StyleConfig",
     "StylizerConfig",
     "ToyboxConfig",
+    "ValidationConfig",
 ]

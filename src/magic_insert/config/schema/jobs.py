@@ -10,11 +10,11 @@ from magic_insert.config.schema.parts import (
     InserterConfig,
     LoggerConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
 )
+from magic_insert.config.schema.personalization import PersonalizationConfig
 from magic_insert.core.errors import UserError
 
 TOYBOX_PRODUCTS = ("subjects", "pairs", "benchmark", "sheet")
