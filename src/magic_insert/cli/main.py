@@ -7,20 +7,21 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import FrameType
 
 from magic_insert import __version__
+from magic_insert.launch.signals import stop_on_sigterm
 
 JOBS = {
     "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
     "personalize": "teach the model one subject: subject=PATH (or [PATH,PATH]) out=FOLDER",
     "demo": "one subject into four scenes of four styles, beside the truth",
+    "evaluate": "methods on a benchmark, with a report: stylizer=a,b inserter=x,y benchmark=toyplop|subjectplop|folder",
+    "subjectplop": "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",
     "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",
     "foundation": "train every part of the micro model: preset=cpu|gpu",
     "card": "measure micro weights on held-out seeds",
     "status": "list run folders: root=FOLDER",
 }
-SIGTERM_EXIT = 128 + signal.SIGTERM
 SIGPIPE_EXIT = 128 + signal.SIGPIPE
 
 
@@ -40,11 +41,6 @@ def usage() -> str:
             "-m runs a sweep (seed=1,2,3).",
         ]
     )
-
-
-def stop_on_sigterm(number: int, frame: FrameType | None) -> None:
-    """Unwinds the stack, so that run records and temporary files are put in order, and exits with 143."""
-    raise SystemExit(SIGTERM_EXIT)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

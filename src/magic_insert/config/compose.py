@@ -7,13 +7,16 @@ typed fields: an unknown key or a value of the wrong type fails while composing,
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from functools import cache
-from typing import cast, get_type_hints
+from pathlib import Path
+from typing import Any, cast, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.config import schema
+from magic_insert.config.freeze import freeze
+from magic_insert.config.typed import writable_schema
 from magic_insert.paths import conf_dir
 
 JOB_SCHEMAS: dict[str, type] = {
@@ -24,6 +27,8 @@ JOB_SCHEMAS: dict[str, type] = {
     "demo": schema.DemoConfig,
     "card": schema.CardConfig,
     "status": schema.StatusConfig,
+    "evaluate": schema.EvaluateConfig,
+    "subjectplop": schema.SubjectPlopConfig,
 }
 
 
@@ -32,20 +37,6 @@ def register_schemas() -> None:
     """Makes `<job>_schema` known to Hydra for every job; calling it again does nothing."""
     for job, cls in JOB_SCHEMAS.items():
         ConfigStore.instance().store(name=f"{job}_schema", node=writable_schema(cls), provider="magic_insert")
-
-
-def writable_schema(cls: type) -> DictConfig:
-    """The typed tree of a frozen dataclass and of the dataclasses in its fields, open for merging.
-
-    OmegaConf marks the tree of a frozen dataclass read-only, which would forbid any YAML or override. Fields that are
-    dataclasses are declared MISSING, so that making a schema runs no range check; here they become typed subtrees.
-    """
-    node = OmegaConf.structured(cls)
-    OmegaConf.set_readonly(node, None)
-    for field, hint in get_type_hints(cls).items():
-        if is_dataclass(hint):
-            node[field] = writable_schema(cast(type, hint))
-    return node
 
 
 def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -57,6 +48,16 @@ def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
     register_schemas()
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
         return compose(config_name=job, overrides=list(overrides))
+
+
+def read_frozen(path: Path, job: str) -> Any:
+    """The frozen configuration of `job` that a run wrote to `path`; nothing is composed.
+
+    Raises:
+        UserError: a value is out of range.
+        omegaconf.errors.OmegaConfBaseException: the file does not fit the job's schema.
+    """
+    return freeze(cast(DictConfig, OmegaConf.merge(writable_schema(JOB_SCHEMAS[job]), OmegaConf.load(path))))
 
 
 def known_keys(cls: type, prefix: str = "") -> list[str]:

@@ -4,6 +4,7 @@ Field types are checked when Hydra composes, ranges (`__post_init__`) when `conf
 classes. Defaults live in conf/*.yaml where a group has several choices, and here where there is only one.
 """
 
+from magic_insert.config.schema.evaluation import BenchmarkConfig, EvaluateConfig, SubjectPlopConfig
 from magic_insert.config.schema.foundation import FoundationConfig
 from magic_insert.config.schema.jobs import (
     MAX_PICTURES,
@@ -27,8 +28,10 @@ from magic_insert.config.schema.stylizers import StylizerConfig
 
 __all__ = [
     "MAX_PICTURES",
+    "BenchmarkConfig",
     "CardConfig",
     "DemoConfig",
+    "EvaluateConfig",
     "FoundationConfig",
     "InsertConfig",
     "InserterConfig",
@@ -41,6 +44,7 @@ __all__ = [
     "StatusConfig",
     "StyleConfig",
     "StylizerConfig",
+    "SubjectPlopConfig",
     "ToyboxConfig",
     "ValidationConfig",
 ]

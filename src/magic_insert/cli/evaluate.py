@@ -1,0 +1,111 @@
+"""`magic-insert evaluate`: methods on a benchmark, beside floors and the truth.
+
+Several methods run side by side, so `stylizer=a,b` means both and not a sweep: before Hydra sees the words, each name
+becomes a choice of the group for one entry of `stylizers`. `label:file` gives the entry another name, and `images` needs
+no file: it is a folder of pictures made elsewhere.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from magic_insert.cli.app import fail, require_writable, run_app
+from magic_insert.config.schema.evaluation import IMAGES, EvaluateConfig
+from magic_insert.core.errors import UserError
+from magic_insert.paths import conf_dir
+
+GROUPS = ("stylizer", "inserter")
+DEFAULTS = {"stylizer": "personalized,instantstyle", "inserter": "real_only,copy_paste"}
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def rewrite(words: Sequence[str]) -> list[str]:
+    """The words as Hydra takes them; a group that nobody chose gets its default unless an experiment may choose it.
+
+    Raises:
+        UserError: a name that cannot be one, the same name twice, or `stylizer.key=...` beside several stylizers.
+    """
+    chosen: dict[str, list[tuple[str, str]]] = {}
+    rest: list[str] = []
+    experiment = False
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in GROUPS:
+            chosen[key] = [*chosen.get(key, []), *_names(key, value)]
+            continue
+        experiment = experiment or (key == "experiment" and value not in ("", "null"))
+        rest.append(f"benchmark.root={value}" if key == "root" else word)
+    for group in GROUPS:
+        if group not in chosen and not experiment:
+            chosen[group] = _names(group, DEFAULTS[group])
+    made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
+    return [*made, *(_own(word, chosen) for word in rest)]
+
+
+def _names(group: str, value: str) -> list[tuple[str, str]]:
+    """`a,b:c` as (label, file) pairs."""
+    names = []
+    for name in value.strip("[]").split(","):
+        label, _, file = name.strip().partition(":")
+        if not NAME.fullmatch(label) or (file and not NAME.fullmatch(file)):
+            raise UserError(f"expected {group}=NAME or {group}=NAME,LABEL:NAME, got {value!r}")
+        if label in [known for known, _ in names]:
+            raise UserError(
+                f"expected each {group} once, got {label} twice; set {group}={label},OTHER:{label}"
+            )
+        names.append((label, file or label))
+    return names
+
+
+def _entry(group: str, label: str, file: str) -> str:
+    if file == IMAGES:
+        return f"++{group}s.{label}.name={IMAGES}"
+    if not (conf_dir() / group / f"{file}.yaml").is_file():
+        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
+        raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
+    return f"+{group}@{group}s.{label}={file}"
+
+
+def _own(word: str, chosen: dict[str, list[tuple[str, str]]]) -> str:
+    """`stylizer.key=value` for the only stylizer, and `stylizers.name.key=value`, as Hydra adds or replaces them."""
+    for group in GROUPS:
+        if word.startswith(f"{group}."):
+            labels = [label for label, _ in chosen.get(group, [])]
+            if len(labels) != 1:
+                key = word.partition("=")[0].removeprefix(f"{group}.")
+                raise UserError(
+                    f"expected one {group} for {group}.{key}, got {', '.join(labels) or 'none'}; "
+                    f"set {group}s.NAME.{key}=..."
+                )
+            word = f"{group}s.{labels[0]}.{word.removeprefix(f'{group}.')}"
+        if word.startswith(f"{group}s."):
+            return f"++{word}"
+    return word
+
+
+def check(cfg: EvaluateConfig) -> None:
+    """Looks at the folders before anything heavy is loaded; raises `UserError`."""
+    require_writable("out", cfg.out)
+    if cfg.benchmark.root is not None and not Path(cfg.benchmark.root).is_dir():
+        raise UserError(
+            f"expected a folder of pictures at {cfg.benchmark.root}, got none; set benchmark.root=FOLDER"
+        )
+    if cfg.encoders.root is not None and not Path(cfg.encoders.root).is_dir():
+        raise UserError(
+            f"expected a folder of encoders at {cfg.encoders.root}, got none; set encoders.root=FOLDER"
+        )
+    methods = {**cfg.chosen_stylizers, **cfg.chosen_inserters}
+    for name, method in methods.items():
+        if method.name == IMAGES and not Path(str(method.dir)).is_dir():
+            raise UserError(
+                f"expected a folder of pictures for {name}, got none at {method.dir}; set its dir=FOLDER"
+            )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the job from command-line words."""
+    try:
+        words = rewrite(arguments)
+    except UserError as error:
+        fail(error)
+    run_app("evaluate", "magic_insert.evaluation.harness:run_evaluate", words, check)
