@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from magic_insert.config.compose import JOB_SCHEMAS, known_keys, register_schemas
 from magic_insert.core.errors import UserError
+from magic_insert.launch.executor import StageFailed
 from magic_insert.launch.launcher import launch
 from magic_insert.paths import conf_dir
 
@@ -62,6 +63,9 @@ def compose_and_call(job: str, arguments: Sequence[str], body: Callable[[DictCon
             body(cfg)
         except UserError as error:
             fail(error)
+        except StageFailed as error:
+            print(f"magic-insert: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
 
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"magic-insert {job}", *arguments]

@@ -1,21 +1,26 @@
-"""From a composed configuration to a running job, in this process.
+"""From a composed configuration to a running job, in this process or in the process group that its `exec` asks for.
 
 The parent stays light: it freezes the configuration (all ranges checked), lets the job's entry look at its input files,
-records the run, and only then imports the job, which brings torch.
+records the run, and only then imports the job, which brings torch; or starts the ranks, which read the frozen file.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from magic_insert.config.freeze import freeze
-from magic_insert.launch.run_folder import recorded_run
+from magic_insert.config.schema.launch import ExecConfig
+from magic_insert.core.errors import UserError
+from magic_insert.launch.executor import execute
+from magic_insert.launch.run_folder import CONFIG, recorded_run
+from magic_insert.launch.target import load_function
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+# These run in the parent and start a process group per stage.
+STAGED_JOBS = ("bootstrap",)
 
 
 def launch(
@@ -39,11 +44,26 @@ def launch(
         frozen = replace(frozen, out=str(named_output(Path(frozen.out), name)))
     if check is not None:
         check(frozen)
+    run_frozen(job, target, frozen)
+
+
+def run_frozen(job: str, target: str, frozen: Any) -> None:
+    """Runs `target` with a frozen configuration that was checked, and keeps the record of its run folder."""
+    where: ExecConfig = getattr(frozen, "exec", ExecConfig())
+    spread = where.name != "inline" and job not in STAGED_JOBS
     if is_picture(frozen.out):
+        if spread:
+            raise UserError(
+                f"expected exec=inline for a picture, got {where.name}; set out=FOLDER or exec=inline"
+            )
         load_function(target)(frozen)
         return
-    with recorded_run(Path(frozen.out), job, frozen):
-        load_function(target)(frozen)
+    folder = Path(frozen.out)
+    with recorded_run(folder, job, target, frozen):
+        if spread:
+            execute("magic_insert.launch.worker:run_recorded", folder / CONFIG, where)
+        else:
+            load_function(target)(frozen)
 
 
 def is_picture(out: str) -> bool:
@@ -54,10 +74,3 @@ def is_picture(out: str) -> bool:
 def named_output(out: Path, name: str) -> Path:
     """The output of one run of a sweep: `runs/a` -> `runs/a/seed=1`, `a.png` -> `a__seed=1.png`."""
     return out.with_name(f"{out.stem}__{name}{out.suffix}") if is_picture(str(out)) else out / name
-
-
-def load_function(target: str) -> Callable[[Any], Any]:
-    """The function that `target` ("package.module:function") names."""
-    module, _, function = target.partition(":")
-    loaded: Callable[[Any], Any] = getattr(import_module(module), function)
-    return loaded

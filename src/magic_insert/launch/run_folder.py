@@ -23,8 +23,10 @@ CONFIG = "config.yaml"
 
 
 @contextmanager
-def recorded_run(folder: Path, job: str, frozen: Any) -> Iterator[None]:
+def recorded_run(folder: Path, job: str, target: str, frozen: Any) -> Iterator[None]:
     """Keeps `folder`/run.json true while the body runs: running, then done, failed or stopped.
+
+    `target` is the function that does the job's work, by name; ranks read it there.
 
     Raises:
         UserError: the folder cannot be written, or a live run holds it.
@@ -37,6 +39,7 @@ def recorded_run(folder: Path, job: str, frozen: Any) -> Iterator[None]:
     new_files = [place for place in (folder / CONFIG, folder / RECORD) if not place.exists()]
     record = {
         "job": job,
+        "target": target,
         "state": "running",
         "started": now(),
         "ended": None,

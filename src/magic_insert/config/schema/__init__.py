@@ -15,6 +15,7 @@ from magic_insert.config.schema.jobs import (
     StatusConfig,
     ToyboxConfig,
 )
+from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import (
     InserterConfig,
     LoggerConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "CardConfig",
     "DemoConfig",
     "EvaluateConfig",
+    "ExecConfig",
     "FoundationConfig",
     "InsertConfig",
     "InserterConfig",

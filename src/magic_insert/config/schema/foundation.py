@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from omegaconf import MISSING
 
 from magic_insert.config.checks import at_least, one_of, positive, within
+from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import DEVICES, LoggerConfig
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -81,6 +82,7 @@ class FoundationConfig:
     metric_style: PartConfig = MISSING
     trainer: TrainerConfig = MISSING
     logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
 
     def __post_init__(self) -> None:
         one_of("size", self.size, SIZES)

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from magic_insert.config.checks import at_least, not_empty, one_of, within
+from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import (
     InserterConfig,
     LoggerConfig,
@@ -63,6 +64,7 @@ class PersonalizeConfig:
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
 
     def __post_init__(self) -> None:
         if not all(isinstance(path, str) and path for path in self.pictures):

@@ -34,7 +34,7 @@ def pool_plan(cfg: FoundationConfig, sizes: MicroSizes) -> PoolPlan:
 
 def settings_key(cfg: FoundationConfig) -> str:
     """Digest of all that decides the weights; where and how the work is done is left out."""
-    settings = {k: v for k, v in asdict(cfg).items() if k not in ("out", "save_every", "logger")}
+    settings = {k: v for k, v in asdict(cfg).items() if k not in ("out", "save_every", "logger", "exec")}
     settings["pool"].pop("workers")
     settings["trainer"].pop("device")
     return digest(settings)
