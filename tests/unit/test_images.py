@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from magic_insert.core import images
+from magic_insert.core import picture_files
 from magic_insert.core.errors import UserError
 
 
@@ -130,9 +130,9 @@ def test_a_picture_just_over_the_pixel_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (11, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 110)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 110)
     images.load_rgb(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_PIXELS", 109)
+    monkeypatch.setattr(picture_files, "MAX_PIXELS", 109)
     with pytest.raises(UserError, match="109 pixels"):
         images.load_rgb(tmp_path / "a.png")
 
@@ -141,7 +141,7 @@ def test_a_file_over_the_byte_limit_is_refused_unread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
     with pytest.raises(UserError, match="10 bytes"):
         images.load_rgb(tmp_path / "a.png")
 

@@ -1,29 +1,23 @@
 """The one door for pictures: files to tensors and back.
 
-Shape letters: H rows, W columns. Every image is float32 in [0, 1]: RGB is 3HW, alpha is 1HW. Files are hostile until
-proven otherwise: size is capped before decoding, the format is checked by content (not by name), the file is verified
-and then opened anew, and truncated data is refused.
+Shape letters: H rows, W columns. Every image is float32 in [0, 1]: RGB is 3HW, alpha and masks are 1HW. What files are
+refused is decided in `core.picture_files`.
 """
 
 import io
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torch import Tensor
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes
+from magic_insert.core.picture_files import DEEP_MODES, decode_picture, open_picture, read_picture_bytes
 
-MAX_PIXELS = 64_000_000
-MAX_BYTES = 128_000_000
-FORMATS = ("PNG", "JPEG", "WEBP")
-# Samples wider than eight bits arrive in these modes and span 0..65535.
-DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+DUST = 0.06  # what is closer than this to black or white in a mask is meant to be black or white
 
 
 def load_rgb(path: str | Path) -> Float[Tensor, "3 H W"]:
@@ -45,7 +39,11 @@ def load_rgba(path: str | Path) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "
     Raises:
         UserError: not a sound PNG, JPEG or WEBP file within the limits; the message names the file.
     """
-    image = _decode(Path(path))
+    return _split(open_picture(path))
+
+
+def _split(image: Image.Image) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"] | None]:
+    """Colour and opacity of a decoded picture."""
     if image.mode in DEEP_MODES:
         grey = torch.from_numpy(np.asarray(image).astype(np.float32) / 65535.0).clamp(0, 1)
         return grey.expand(3, -1, -1).contiguous(), None
@@ -55,40 +53,34 @@ def load_rgba(path: str | Path) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "
     return _to_tensor(image.convert("RGB")), None
 
 
-def _decode(path: Path) -> Image.Image:
-    """The decoded and upright picture in the file's own mode; see `load_rgba` for what is refused."""
-    if not path.is_file():
-        raise UserError(f"expected a picture at {path}, got no such file; check the path")
-    try:
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise UserError(f"expected at most {MAX_BYTES} bytes in {path}, got {size}; shrink the picture")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"expected a readable picture at {path}, got {error.strerror}") from error
-    try:
-        with warnings.catch_warnings():
-            # PIL only warns about decompression bombs under twice its own limit; ours is checked right below.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as probe:
-                if (pixels := probe.width * probe.height) > MAX_PIXELS:
-                    raise UserError(
-                        f"expected at most {MAX_PIXELS} pixels in {path}, got {pixels}; shrink the picture"
-                    )
-                probe.verify()
-            image = Image.open(io.BytesIO(content), formats=FORMATS)
-            image.load()
-            return ImageOps.exif_transpose(image)
-    except UserError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise UserError(
-            f"expected at most {MAX_PIXELS} pixels in {path}, got a decompression bomb"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise UserError(f"expected a {', '.join(FORMATS)} picture at {path}, got something else") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        # PIL reports broken data with these four; SyntaxError is its way to say that a PNG chunk is damaged.
-        raise UserError(f"expected a whole picture at {path}, got a damaged file ({error})") from error
+def decode_rgb(content: bytes, name: str | Path) -> Float[Tensor, "3 H W"]:
+    """The picture in `content`, as `load_rgb` would load it from a file; `name` is what messages call it.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits.
+    """
+    rgb, alpha = _split(decode_picture(content, name))
+    return rgb if alpha is None else rgb * alpha + (1 - alpha)
+
+
+def load_mask(path: str | Path) -> Float[Tensor, "1 H W"]:
+    """The mask at `path`: its brightness, 1 where it is white.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits; the message names the file.
+    """
+    return decode_mask(read_picture_bytes(path), path)
+
+
+def decode_mask(content: bytes, name: str | Path) -> Float[Tensor, "1 H W"]:
+    """The mask in `content`: its brightness, 1 where it is white. What JPEG adds to black and white is taken off.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits.
+    """
+    rgb, _ = _split(decode_picture(content, name))
+    grey = rgb.mean(dim=0, keepdim=True)
+    return torch.where(grey < DUST, 0.0, torch.where(grey > 1 - DUST, 1.0, grey))
 
 
 def _to_tensor(image: Image.Image) -> Float[Tensor, "C H W"]:

@@ -1,0 +1,86 @@
+"""Picture files as PIL sees them: what is refused, and what can be known of a file without torch.
+
+Files are hostile until proven otherwise: size is capped before decoding, the format is checked by content (not by
+name), the file is verified and then opened anew, and truncated data is refused.
+"""
+
+import io
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from magic_insert.core.errors import UserError
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 128_000_000
+FORMATS = ("PNG", "JPEG", "WEBP")
+# Samples wider than eight bits arrive in these modes and span 0..65535.
+DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def open_picture(path: str | Path) -> Image.Image:
+    """The decoded and upright picture at `path`, in the file's own mode.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits; the message names the file.
+    """
+    return decode_picture(read_picture_bytes(path), path)
+
+
+def read_picture_bytes(path: str | Path) -> bytes:
+    """The file's content, if it is not too large to be looked at.
+
+    Raises:
+        UserError: no such file, not readable, or more than MAX_BYTES.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"expected a picture at {path}, got no such file; check the path")
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise UserError(f"expected at most {MAX_BYTES} bytes in {path}, got {size}; shrink the picture")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"expected a readable picture at {path}, got {error.strerror}") from error
+
+
+def decode_picture(content: bytes, name: str | Path) -> Image.Image:
+    """The decoded and upright picture in `content`; `name` is what messages call it.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits.
+    """
+    try:
+        with warnings.catch_warnings():
+            # PIL only warns about decompression bombs under twice its own limit; ours is checked right below.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(content), formats=FORMATS) as probe:
+                if (pixels := probe.width * probe.height) > MAX_PIXELS:
+                    raise UserError(
+                        f"expected at most {MAX_PIXELS} pixels in {name}, got {pixels}; shrink the picture"
+                    )
+                probe.verify()
+            image = Image.open(io.BytesIO(content), formats=FORMATS)
+            image.load()
+            return ImageOps.exif_transpose(image)
+    except UserError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"expected at most {MAX_PIXELS} pixels in {name}, got a decompression bomb"
+        ) from error
+    except UnidentifiedImageError as error:
+        raise UserError(f"expected a {', '.join(FORMATS)} picture at {name}, got something else") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # PIL reports broken data with these four; SyntaxError is its way to say that a PNG chunk is damaged.
+        raise UserError(f"expected a whole picture at {name}, got a damaged file ({error})") from error
+
+
+def brightness_range(image: Image.Image) -> tuple[float, float]:
+    """The darkest and the brightest grey of a picture, each in [0, 1]; a mask without white is empty."""
+    if image.mode in DEEP_MODES:
+        low, high = image.getextrema()
+        return float(low) / 65535.0, float(high) / 65535.0  # type: ignore[arg-type]
+    low, high = image.convert("L").getextrema()
+    return float(low) / 255.0, float(high) / 255.0  # type: ignore[arg-type]
