@@ -1,11 +1,18 @@
-"""Build hook: a wheel carries the YAML of conf/ and the weights of data/micro/; an editable install needs no copy."""
+"""Build hook: a wheel carries conf/, the weights of data/micro/ and the texts of data/subjectplop/.
+
+An editable install needs no copy.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SHIPPED = {"conf": "magic_insert/_conf", "data/micro": "magic_insert/_micro"}
+SHIPPED = {
+    "conf": "magic_insert/_conf",
+    "data/micro": "magic_insert/_micro",
+    "data/subjectplop": "magic_insert/_subjectplop",
+}
 
 
 class ShipDataHook(BuildHookInterface):

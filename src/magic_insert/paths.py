@@ -22,3 +22,8 @@ def conf_dir() -> Path:
 def micro_dir() -> Path:
     """The folder of the shipped micro model, absolute; it need not exist yet in a checkout that is being trained."""
     return CHECKOUT / "data" / "micro" if is_checkout() else PACKAGE / "_micro"
+
+
+def subjectplop_dir() -> Path:
+    """The folder of names, checksums and texts for SubjectPlop, absolute; no pictures are in it."""
+    return CHECKOUT / "data" / "subjectplop" if is_checkout() else PACKAGE / "_subjectplop"

@@ -1,8 +1,8 @@
 """`magic-insert evaluate`: methods on a benchmark, beside floors and the truth.
 
 Several methods run side by side, so `stylizer=a,b` means both and not a sweep: before Hydra sees the words, each name
-becomes a choice of the group for one entry of `stylizers`. `label:file` gives the entry another name, and `images` needs
-no file: it is a folder of pictures made elsewhere.
+becomes a choice of the group for one entry of `stylizers`. `label:file` gives the entry another name; `images` needs no
+file, it is a folder of pictures made elsewhere.
 """
 
 import re

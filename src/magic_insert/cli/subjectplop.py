@@ -3,19 +3,25 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from magic_insert.cli.app import fail, run_app
+from omegaconf import DictConfig
+
+from magic_insert.cli.app import compose_and_call, fail
+from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import SubjectPlopConfig
 from magic_insert.core.errors import UserError
+from magic_insert.launch.target import load_function
 
 ACTIONS = ("fetch", "check")
 
 
-def check(cfg: SubjectPlopConfig) -> None:
-    """Looks at the places before anything is done; raises `UserError`."""
-    if cfg.action == "check" and not Path(str(cfg.root)).is_dir():
-        raise UserError(f"expected the folder of SubjectPlop, got none at {cfg.root}; set root=FOLDER")
-    if cfg.action == "fetch" and Path(cfg.out).exists():
-        raise UserError(f"expected a new folder to clone into, got {cfg.out}; set out=FOLDER")
+def run(cfg: DictConfig) -> None:
+    """Looks at the places, then does what was asked; raises `UserError`."""
+    wanted: SubjectPlopConfig = freeze(cfg)
+    if wanted.action == "check" and not Path(str(wanted.root)).is_dir():
+        raise UserError(f"expected the folder of SubjectPlop, got none at {wanted.root}; set root=FOLDER")
+    if wanted.action == "fetch" and Path(wanted.out).exists():
+        raise UserError(f"expected a new folder to clone into, got {wanted.out}; set out=FOLDER")
+    load_function("magic_insert.data.subjectplop_folder:run_subjectplop")(wanted)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,4 +31,4 @@ def main(arguments: Sequence[str]) -> None:
         words[0] = f"action={words[0]}"
     elif words and "=" not in words[0] and not words[0].startswith("-"):
         fail(UserError(f"expected magic-insert subjectplop {' or '.join(ACTIONS)}, got {words[0]}"))
-    run_app("subjectplop", "magic_insert.data.subjectplop_folder:run_subjectplop", words, check)
+    compose_and_call("subjectplop", words, run)

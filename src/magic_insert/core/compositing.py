@@ -52,11 +52,17 @@ def default_box(scene: Float[Tensor, "3 H W"]) -> Box:
     results released with Magic Insert (arXiv 2407.02489).
     """
     height, width = scene.shape[-2:]
+    sides = [side_box(height, width, left=left) for left in (True, False)]
+    return min(sides, key=lambda box: busyness(scene, box)) if min(height, width) > 4 else sides[0]
+
+
+def side_box(height: int, width: int, *, left: bool) -> Box:
+    """The prior of `default_box` on one side of a picture of `height` x `width` pixels."""
     h = max(1, round(SUBJECT_HEIGHT * height))
     w = max(1, round(min(WIDEST, 2 * LEFT_CENTRE, 2 * (1 - RIGHT_CENTRE)) * width))
     y = max(0, round(BOTTOM_EDGE * height) - h)
-    sides = [Box(max(0, round(centre * width - w / 2)), y, w, h) for centre in (LEFT_CENTRE, RIGHT_CENTRE)]
-    return min(sides, key=lambda box: busyness(scene, box)) if min(height, width) > 4 else sides[0]
+    centre = LEFT_CENTRE if left else RIGHT_CENTRE
+    return Box(max(0, round(centre * width - w / 2)), y, w, h)
 
 
 def fit_to_box(subject: Subject, box: Box) -> Subject:

@@ -1,0 +1,102 @@
+"""The official pictures of SubjectPlop: fetched by those who have a network, compared with what was released.
+
+The repository states no licence, so the package holds names, checksums and texts of its own, and never a picture.
+"""
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from magic_insert.config.schema import SubjectPlopConfig
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json
+from magic_insert.data.picture_folders import named_pictures, subjectplop_root
+from magic_insert.paths import subjectplop_dir
+
+KINDS = ("characters", "backgrounds")
+NO_LICENCE = "The official repository states no licence: use the pictures to evaluate, do not commit, ship or redistribute them."
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a folder holds of one kind, against the manifest. `changed`: files whose checksum is another."""
+
+    kind: str
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        said = [f"{self.kind}: {len(self.present)} present: {', '.join(self.present)}"]
+        others = {what: getattr(self, what) for what in ("missing", "unexpected", "changed")}
+        return said + [f"  {what}: {', '.join(names)}" for what, names in others.items() if names]
+
+
+def take_inventory(root: Path) -> list[Inventory]:
+    """The pictures in `root` (or its `assets/`), compared with the manifest.
+
+    Raises:
+        UserError: no such folders, or no pictures in them.
+    """
+    manifest = read_json(subjectplop_dir() / "manifest.json")
+    found = []
+    for kind in KINDS:
+        released: dict[str, str | None] = manifest[kind]
+        files = named_pictures(subjectplop_root(root) / kind)
+        changed = [
+            name
+            for name, path in files.items()
+            if (expected := released.get(name)) is not None and sha256_file(path) != expected
+        ]
+        found.append(
+            Inventory(
+                kind,
+                present=tuple(name for name in files if name in released),
+                missing=tuple(name for name in released if name not in files),
+                unexpected=tuple(name for name in files if name not in released),
+                changed=tuple(changed),
+            )
+        )
+    return found
+
+
+def fetch(url: str, out: Path) -> Path:
+    """Clones the repository at `url` (an address or a local path) into the new folder `out`, newest state only.
+
+    Raises:
+        UserError: git is missing or refuses.
+    """
+    try:
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", "--", url, str(out)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise UserError("expected the program git, got none; install git") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or ["no word"]
+        raise UserError(f"expected a git repository at {url}, got: {said[-1]}; set url=ADDRESS") from error
+    return out
+
+
+def run_subjectplop(cfg: SubjectPlopConfig) -> None:
+    """`fetch` or `check`; prints what is there.
+
+    Raises:
+        UserError: see `fetch` and `take_inventory`; or a picture of a released name with other contents.
+    """
+    root = Path(str(cfg.root))
+    if cfg.action == "fetch":
+        print(NO_LICENCE)
+        root = fetch(cfg.url, Path(cfg.out))
+    inventory = take_inventory(root)
+    for kind in inventory:
+        print("\n".join(kind.lines()))
+    if changed := [name for kind in inventory for name in kind.changed]:
+        raise UserError(
+            f"expected the released pictures in {root}, got other contents in {', '.join(changed)}; fetch them again"
+        )
+    print(f"evaluate them with: magic-insert evaluate benchmark=subjectplop benchmark.root={root}")

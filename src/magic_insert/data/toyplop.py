@@ -1,0 +1,61 @@
+"""ToyPlop as a benchmark: held-out Toybox subjects for held-out scenes, every answer known and rendered on demand."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from magic_insert.config.schema import BenchmarkConfig
+from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Subject
+from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
+from magic_insert.toybox.benchmark import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.captions import caption, style_phrase
+from magic_insert.toybox.world import render_subjects
+
+VERSION = 1  # of the pictures: raised when the Toybox draws the same specs differently
+
+
+class ToyPlop:
+    """The split `mini` (5 x 4) or `full` (35 x 20) at `size` pixels."""
+
+    name = "toyplop"
+    has_truth = True
+
+    def __init__(self, cfg: BenchmarkConfig) -> None:
+        self.split, self.size = cfg.split, cfg.size
+        # The first so many should differ: bunny-01, bird-01, ... come before bunny-02.
+        named = sorted(toyplop_subjects(cfg.split), key=lambda item: item[0].rpartition("-")[2])
+        self.specs = dict(named)
+        self.scenes = {scene[0]: scene for scene in toyplop_scenes(cfg.split)}
+        self.subjects: Sequence[BenchSubject] = [
+            BenchSubject(name, f"{article(spec.template)} {spec.template}", caption(spec))
+            for name, spec in named
+        ]
+        self.backgrounds: Sequence[BenchBackground] = [
+            BenchBackground(name, style, style_phrase(style).removeprefix("as "))
+            for name, _, style in self.scenes.values()
+        ]
+
+    @property
+    def contents(self) -> Any:
+        """Specs of every subject and scene, and how they are drawn."""
+        scenes = [[name, asdict(spec), style] for name, spec, style in self.scenes.values()]
+        return [VERSION, self.size, [[name, asdict(spec)] for name, spec in self.specs.items()], scenes]
+
+    def subject(self, name: str) -> Subject:
+        """The subject alone, as a photograph."""
+        seed = fold_in(0, "toyplop", name)
+        alone = render_subjects([self.specs[name]], ["photo"], [COMPLEXITY], [seed], self.size)
+        return Subject(alone.rgb[0], alone.alpha[0], name)
+
+    def background(self, name: str) -> torch.Tensor:
+        """The scene without a subject: it is the same whoever will stand there."""
+        first = next(iter(self.specs))
+        return toyplop_pair((first, self.specs[first]), self.scenes[name], self.size).background
+
+    def truth(self, subject: str, background: str) -> Truth:
+        """The rendered answer."""
+        made = toyplop_pair((subject, self.specs[subject]), self.scenes[background], self.size)
+        return Truth(made.subject_styled, made.with_subject, made.mask, made.effect)
