@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from magic_insert.core import picture_files
+from magic_insert.core import images, picture_files
 from magic_insert.core.errors import UserError
 
 
