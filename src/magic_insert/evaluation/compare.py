@@ -5,11 +5,13 @@ ceilings (methods called "floor:..." and "ceiling:...") are judged like any othe
 All intervals are those of `evaluation.intervals`: 95 %, clustered by subject and background.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from magic_insert.evaluation.binomial import clopper_pearson
 from magic_insert.evaluation.columns import Column, columns_in, primary_columns
 from magic_insert.evaluation.intervals import Estimate, mean_interval
 
@@ -33,7 +35,8 @@ class Paired:
     """`method` against `reference` on the pairs and seeds that both have.
 
     `difference` is the mean of method - reference in the column's own unit. `win_rate` is the share in which the method
-    is the better one, a tie counting half, its interval kept inside [0, 1]; None where the column has no better side.
+    is the better one, a tie counting half; its interval is the wider of the clustered and the exact binomial one. None
+    where the column has no better side.
     """
 
     method: str
@@ -165,7 +168,12 @@ def _win_rate(
     rate = mean_interval(wins, subjects, backgrounds, seed=seed)
     if rate.low is None or rate.high is None:
         return rate
-    return Estimate(rate.mean, max(0.0, rate.low), min(1.0, rate.high), rate.n)
+    # Where one side wins everything nothing varies between draws, but a few pairs are still only a few pairs.
+    least, most = (
+        clopper_pearson(math.floor(sum(wins)), len(wins))[0],
+        clopper_pearson(math.ceil(sum(wins)), len(wins))[1],
+    )
+    return Estimate(rate.mean, max(0.0, min(rate.low, least)), min(1.0, max(rate.high, most)), rate.n)
 
 
 def paired_table(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Paired]:

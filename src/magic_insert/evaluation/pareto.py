@@ -62,9 +62,9 @@ def pareto_png(tables: Sequence[Table], facts: Mapping[str, Any], theme: str = "
     if not panels:
         return None
     ink, soft, line, page = INKS[theme]
-    figure = Figure(figsize=(8.4 * len(panels), 4.8), dpi=130, facecolor=page, layout="constrained")
+    figure = Figure(figsize=(9.6, 4.6 * len(panels)), dpi=130, facecolor=page, layout="constrained")
     for number, (table, across, up) in enumerate(panels, start=1):
-        axes = figure.add_subplot(1, len(panels), number, facecolor=page)
+        axes = figure.add_subplot(len(panels), 1, number, facecolor=page)
         draw_panel(axes, table, across, up, facts, (ink, soft, page))
         axes.grid(color=line, linewidth=0.8)
         axes.set_axisbelow(True)
@@ -92,8 +92,11 @@ def draw_panel(
         if found.kind == "method":
             colour, marker = HUES[len(methods) % len(HUES)], MARKERS[len(methods) % len(MARKERS)]
             methods[found.method] = (x.mean, y.mean)
+        else:  # grey marks look alike, so they carry their names
+            name = found.method.split(":")[-1]
+            axes.annotate(name, (x.mean, y.mean), (6, 5), textcoords="offset points", color=soft, fontsize=8)
         axes.errorbar(
-            x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt=marker, color=colour, label=found.method,
+            x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt=marker, color=colour, label=found.method if found.kind == "method" else None,
             markersize=8 if found.kind == "method" else 6, elinewidth=1, capsize=0, zorder=3,
             markerfacecolor=page if found.kind == "printed" else colour, alpha=1 if found.kind == "method" else 0.8,
         )  # fmt: skip

@@ -5,8 +5,9 @@ dicts], "metrics": "micro" | "paper", "command": str, "config_digest": str, "has
 the report, so that it can be made again from the rows alone.
 """
 
-import base64
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from magic_insert.evaluation.compare import (
     present_columns,
     tracks_of,
 )
+from magic_insert.evaluation.diagnosis import diagnose
+from magic_insert.evaluation.metric_trust import trust
 from magic_insert.evaluation.pareto import pareto_png
 from magic_insert.evaluation.report_page import (
     breakdown_html,
@@ -31,6 +34,7 @@ from magic_insert.evaluation.report_page import (
     page,
     paired_html,
 )
+from magic_insert.evaluation.report_parts import diagnosis_html, picture_html, trust_html, trust_markdown
 from magic_insert.evaluation.report_pictures import Album, extremes_html, sheet_html
 from magic_insert.evaluation.tables import Table, csv_text, latex, main_table, markdown, metrics_label
 
@@ -41,7 +45,7 @@ REPORT_FILE = "report.html"
 def write_report(
     out: Path, rows: Sequence[Row], facts: Mapping[str, Any], *, pictures: Path | None = None, seed: int = 0
 ) -> Path:
-    """Writes table.md, table.csv, table.tex, pareto.png, facts.json and report.html in `out`; returns the page's path.
+    """Writes table.{md,csv,tex}, pareto.png, diagnosis.jsonl, facts.json and report.html in `out`; returns the page.
 
     Args:
         pictures: the folder that the rows' picture paths start from; `out` if None.
@@ -54,14 +58,24 @@ def write_report(
         raise UserError("expected at least one row for a report, got none; evaluate something first")
     tables = [main_table(rows, track, facts, seed=seed) for track in tracks_of(rows)]
     write_json(out / FACTS_FILE, dict(facts))
-    write_text(out / "table.md", markdown(tables, rows, facts, seed=seed))
+    trusted = {
+        table.track: trust(rows, table.track, seed=seed) if facts.get("has_truth") else [] for table in tables
+    }
+    findings = diagnose(rows)
+    known = [trust_markdown(trusted[table.track], f"{table.track}, {table.label}") for table in tables]
+    write_text(out / "table.md", "\n".join([markdown(tables, rows, facts, seed=seed), *filter(None, known)]))
+    write_text(out / "diagnosis.jsonl", "".join(f"{json.dumps(asdict(finding))}\n" for finding in findings))
     write_text(out / "table.csv", csv_text(tables, facts))
     write_text(out / "table.tex", latex(tables, facts))
-    if (light := pareto_png(tables, facts)) is not None:
-        write_bytes(out / "pareto.png", light)
+    plots = pareto_png(tables, facts, "light"), pareto_png(tables, facts, "dark")
+    if plots[0] is not None:
+        write_bytes(out / "pareto.png", plots[0])
     album = Album(pictures or out, {})
-    body = head_html(rows, facts) + plot_html(tables, facts)
-    body += "".join(track_html(rows, table, facts, album, seed) for table in tables)
+    body = head_html(rows, facts) + plot_html(*plots)
+    for table in tables:
+        body += track_html(rows, table, facts, album, seed)
+        body += trust_html(trusted[table.track], table.label)
+        body += diagnosis_html(rows, findings, table.track, table.label)
     body += cards_html(facts)
     write_text(out / REPORT_FILE, page("Magic Insert: evaluation", body))
     return out / REPORT_FILE
@@ -86,17 +100,11 @@ def head_html(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
     return f"<h1>Magic Insert: evaluation</h1><p>{''.join(badges)}</p>{command}"
 
 
-def plot_html(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
-    """The subject-style plot in the reader's light or dark theme."""
-    light, dark = (pareto_png(tables, facts, theme) for theme in ("light", "dark"))
+def plot_html(light: bytes | None, dark: bytes | None) -> str:
+    """The subject-style plot in the reader's light or dark theme; empty without one."""
     if light is None or dark is None:
         return ""
-    day, night = (f"data:image/png;base64,{base64.b64encode(image).decode()}" for image in (light, dark))
-    return (
-        '<h2>Subject against style</h2><div class="card plot"><picture>'
-        f'<source srcset="{night}" media="(prefers-color-scheme: dark)">'
-        f'<img alt="subject fidelity against style fidelity" src="{day}"></picture></div>'
-    )
+    return f"<h2>Subject against style</h2>{picture_html(light, dark, 'subject fidelity against style fidelity')}"
 
 
 def track_html(rows: Sequence[Row], table: Table, facts: Mapping[str, Any], album: Album, seed: int) -> str:

@@ -11,12 +11,12 @@ from magic_insert.evaluation.tables import MISSING, Line, Table, interval_text, 
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5f6b7c; --line: #dfe3ea; --page: #f6f7f9; --card: #fff;
-        --mark: #0b7a53; --warn: #a35200; --tint: #eef1f5; }
+        --mark: #0b7a53; --warn: #a35200; --bad: #b3261e; --tint: #eef1f5; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8ebf0; --soft: #98a2b3; --line: #323a47; --page: #14181f;
-        --card: #1c222b; --mark: #4cc79a; --warn: #f0a35e; --tint: #252c37; } }
+        --card: #1c222b; --mark: #4cc79a; --warn: #f0a35e; --bad: #ff8a80; --tint: #252c37; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
-main { max-width: 1240px; margin: 0 auto; padding: 36px 20px 64px; }
+main { max-width: 1360px; margin: 0 auto; padding: 36px 20px 64px; }
 h1 { font-size: 28px; margin: 0 0 4px; letter-spacing: -.01em; } h2 { font-size: 21px; margin: 40px 0 12px; }
 h3 { font-size: 16px; margin: 22px 0 8px; } h4 { font-size: 14px; margin: 0 0 8px; }
 h4 span, .quiet, small { color: var(--soft); font-weight: 400; }
@@ -27,15 +27,16 @@ h4 span, .quiet, small { color: var(--soft); font-weight: 400; }
                margin: 0 0 16px; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13.5px; width: 100%; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); font-size: 13px; padding: 0 0 8px; }
-th, td { text-align: right; padding: 5px 9px; border-top: 1px solid var(--line); white-space: nowrap;
+.card > p { color: var(--soft); font-size: 13px; margin: 0 0 8px; } p.quiet { font-size: 13px; }
+th, td { text-align: right; padding: 5px 6px; border-top: 1px solid var(--line); white-space: nowrap;
          vertical-align: top; }
+thead th { white-space: normal; min-width: 62px; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); }
 td.wrap { white-space: normal; min-width: 200px; } thead th { color: var(--soft); font-weight: 500; border-top: 0; }
-td small { display: block; font-size: 11px; line-height: 1.2; }
+td small { display: block; font-size: 10.5px; line-height: 1.25; }
 tr.floor td, tr.ceiling td, tr.printed td { color: var(--soft); } tr.printed td { font-style: italic; }
-tr.first td { border-top: 2px solid var(--line); } b { color: var(--mark); }
+tr.first td { border-top: 2px solid var(--line); } b { color: var(--mark); } b.bad { color: var(--bad); }
 .strip { display: flex; gap: 10px; flex-wrap: wrap; } .two { display: grid; grid-template-columns: 1fr 1fr; gap: 20px; }
 @media (max-width: 800px) { .two { grid-template-columns: 1fr; } }
 figure { margin: 0; width: 112px; } .two figure { width: 104px; }
@@ -44,7 +45,7 @@ figcaption { font-size: 11.5px; line-height: 1.3; color: var(--soft); margin-top
 figcaption small { display: block; }
 .gone { display: grid; place-items: center; aspect-ratio: 1; border: 1px dashed var(--line); border-radius: 8px;
         font-size: 11px; color: var(--soft); }
-.plot img { width: 100%; height: auto; display: block; border-radius: 8px; }
+.plot img { width: 100%; max-width: 940px; height: auto; display: block; border-radius: 8px; }
 details { margin: 0 0 12px; } summary { cursor: pointer; font-weight: 600; padding: 4px 0; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 2px 14px; font-size: 13px; margin: 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
@@ -67,8 +68,8 @@ def table_html(head: Sequence[str], body: Sequence[str], caption: str) -> str:
     """A table that scrolls sideways; `head` is text, `body` are ready rows."""
     cells = "".join(f"<th>{escape(name)}</th>" for name in head)
     return (
-        f'<div class="card scroll"><table><caption>{escape(caption)}</caption><thead><tr>{cells}</tr></thead>'
-        f"<tbody>{''.join(body)}</tbody></table></div>"
+        f'<div class="card"><p>{escape(caption)}</p><div class="scroll"><table><thead><tr>{cells}</tr></thead>'
+        f"<tbody>{''.join(body)}</tbody></table></div></div>"
     )
 
 
@@ -126,7 +127,7 @@ def paired_html(found: Sequence[Paired], columns: Mapping[str, Column], label: s
         body.append(f"<tr><td>{escape(method)}</td>{''.join(cells)}</tr>")
     head = ["method", *(name for key in keys for name in (f"Δ {columns[key].label}", "wins"))]
     note = f"{label}. Difference to {found[0].reference} on shared pairs, and the share of pairs won (ties half)."
-    return table_html(head, body, note + " Green: the interval excludes zero, or one half.")
+    return table_html(head, body, note + " Green and red: the interval excludes zero, or one half.")
 
 
 def _paired_cells(result: Paired | None, column: Column) -> list[str]:
@@ -134,14 +135,20 @@ def _paired_cells(result: Paired | None, column: Column) -> list[str]:
         return [f"<td>{MISSING}</td>"] * 2
     difference, rate = result.difference, result.win_rate
     text = f"{difference.mean:+.{column.decimals}f}"
-    text = f"<b>{text}</b>" if difference.excludes_zero else text
+    if difference.excludes_zero and column.better != "neither":
+        text = _verdict(text, good=column.gain(difference.mean) > 0)
     cells = [f"<td>{text}<small>{interval_text(column, difference)}</small></td>"]
     if rate is None:
         return [*cells, f"<td>{MISSING}</td>"]
-    between = "" if rate.low is None or rate.high is None else f"[{rate.low:.0%}, {rate.high:.0%}]"
-    clear = rate.low is not None and rate.high is not None and (rate.low > 0.5 or rate.high < 0.5)
-    share = f"<b>{rate.mean:.0%}</b>" if clear else f"{rate.mean:.0%}"
-    return [*cells, f"<td>{share}<small>{between}</small></td>"]
+    if rate.low is None or rate.high is None:
+        return [*cells, f"<td>{rate.mean:.0%}</td>"]
+    clear = rate.low > 0.5 or rate.high < 0.5
+    share = _verdict(f"{rate.mean:.0%}", good=rate.mean > 0.5) if clear else f"{rate.mean:.0%}"
+    return [*cells, f"<td>{share}<small>[{rate.low:.0%}, {rate.high:.0%}]</small></td>"]
+
+
+def _verdict(text: str, *, good: bool) -> str:
+    return f"<b>{text}</b>" if good else f'<b class="bad">{text}</b>'
 
 
 def breakdown_html(
