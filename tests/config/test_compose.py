@@ -58,10 +58,12 @@ def test_every_job_composes_and_freezes_into_its_own_class(job: str) -> None:
 def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice: str) -> None:
     jobs = jobs_with(group)
     assert jobs, f"no job uses the group {group}"
+    text = (CONF / group / f"{choice}.yaml").read_text()
+    written = {key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "hydra"}
     for job in jobs:
         values = thaw(frozen(job, f"{group}={choice}"))
-        for key, value in (yaml.safe_load((CONF / group / f"{choice}.yaml").read_text()) or {}).items():
-            arrived = values[key] if group == "preset" else values[group][key]
+        for key, value in written.items():
+            arrived = values[key] if "@package _global_" in text else values[group][key]
             if isinstance(value, dict):
                 assert value.items() <= arrived.items()
             elif not (isinstance(value, str) and value.startswith("${")):
@@ -162,6 +164,12 @@ def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> N
         ("toybox", "num_subjects=0", "num_subjects"),
         ("card", "num_samples=0", "num_samples"),
         ("status", "states=[asleep]", "states"),
+        ("personalize", "exec.name=rsh", "exec.name"),
+        ("personalize", "exec.devices=2", "exec.devices"),
+        ("personalize", "exec.devices=-1", "exec.devices"),
+        ("personalize", "exec.nodes=0", "exec.nodes"),
+        ("personalize", "exec.timeout_min=0", "exec.timeout_min"),
+        ("personalize", "exec.cluster=cloud", "exec.cluster"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name_and_in_one_line(job: str, override: str, key: str) -> None:

@@ -1,7 +1,7 @@
 """The process between a job and its ranks: torch's elastic agent, as torchrun starts it.
 
-`python -m magic_insert.launch.agent RANKS LOGS TARGET PAYLOAD`. Rank 0 speaks to the terminal, the others into LOGS. When
-one rank ends badly the agent ends the others, and `agent.json` in LOGS holds the exit codes, negative for signals.
+`python -m magic_insert.launch.agent RANKS LOGS TARGET PAYLOAD`. Rank 0 speaks to the terminal, the others into LOGS.
+When one rank ends badly the agent ends the others, and `agent.json` in LOGS holds the exit codes, negative for signals.
 """
 
 import sys
@@ -31,9 +31,7 @@ def run_ranks(ranks: int, logs: Path, target: str, payload: str) -> int:
         max_restarts=0,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_S,
-        logs_specs=DefaultLogsSpecs(
-            log_dir=str(logs), redirects={number: Std.ALL for number in range(1, ranks)}
-        ),
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=dict.fromkeys(range(1, ranks), Std.ALL)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "magic_insert.launch.worker", target, payload)

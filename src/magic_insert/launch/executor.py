@@ -1,7 +1,7 @@
 """One stage of work in one process group: in this process, on every GPU of this machine, or as a Slurm job.
 
-`execute` returns when every rank is done and raises when one failed; the next call starts from a clean slate. The parent
-imports no torch. What the ranks said lies in `<payload's name>.logs` beside the payload.
+`execute` returns when every rank is done and raises when one failed; the next call starts from a clean slate. The
+parent imports no torch. What the ranks said lies in `<payload's name>.logs` beside the payload.
 """
 
 import os

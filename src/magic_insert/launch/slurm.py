@@ -4,12 +4,15 @@
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.launch.worker import REPORTS, TIMEOUT, run_target
+
+POLL_S, NOTICE_S = 0.5, 3.0
 
 
 def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[int, int] | None:
@@ -34,11 +37,17 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
     task = RankTask(target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min)
     job = executor.submit(task)
     try:
+        while not job.done():
+            if any(logs.glob("rank-*.failed.json")):
+                time.sleep(NOTICE_S)  # the other ranks may end by themselves, with reports of their own
+                job.cancel(check=False)
+                return {}
+            time.sleep(POLL_S)
         job.results()
-    except submitit.core.utils.UncompletedJobError:  # a task failed, or was ended
+    except submitit.core.utils.UncompletedJobError:  # a task was ended without a word
         return {}
     except BaseException:  # SystemExit of a signal, KeyboardInterrupt
-        job.cancel()
+        job.cancel(check=False)
         raise
     return None
 
@@ -53,6 +62,7 @@ def slurm_options(cfg: ExecConfig) -> dict[str, Any]:
     }
     if cfg.cluster == "slurm":
         options["slurm_additional_parameters"] = {"gpus_per_node": cfg.devices, **cfg.sbatch}
+        options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
     return options
 
 
@@ -70,5 +80,4 @@ class RankTask:
         os.environ[TIMEOUT] = str(self.timeout_min)
         code = run_target(self.target, Path(self.payload))
         if code:
-            # Ends the task with its code; submitit then ends the other tasks of the job.
-            os._exit(code)
+            os._exit(code)  # an orderly end would wait for threads of the process group

@@ -1,6 +1,7 @@
 """Training by step number: batch k is a function of k, so a resumed run sees exactly what an unbroken one sees.
 
-Lightning's own mid-epoch resume repeats or skips samples; here the data source is told the step it starts from.
+Lightning's own mid-epoch resume repeats or skips samples; here the data source is told the step it starts from. With
+several ranks (RANK and WORLD_SIZE set, see launch/) every rank computes the global batch and trains on its slice.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,18 +13,20 @@ import torch
 from pytorch_lightning.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader, IterableDataset
 
-Batch = dict[str, torch.Tensor]
+from magic_insert.core.ranks import rank
+from magic_insert.training.ranks import Batch, my_slice, trainer_options
 
 
 class StepBatches(IterableDataset):
-    """Yields `batch_at(step)` for start <= step < stop."""
+    """Yields `batch_at(step)` for start <= step < stop: the rank's slice, or with `whole` all of it on every rank."""
 
-    def __init__(self, batch_at: Callable[[int], Batch], start: int, stop: int):
-        self.batch_at, self.start, self.stop = batch_at, start, stop
+    def __init__(self, batch_at: Callable[[int], Batch], start: int, stop: int, whole: bool):
+        self.batch_at, self.start, self.stop, self.whole = batch_at, start, stop, whole
 
     def __iter__(self) -> Iterator[Batch]:
         for step in range(self.start, self.stop):
-            yield self.batch_at(step)
+            batch = self.batch_at(step)
+            yield batch if self.whole else my_slice(batch)
 
 
 class StopOnNonFinite(Callback):
@@ -57,10 +60,16 @@ def fit_steps(
     clip_norm: float = 1.0,
     progress: bool = True,
     log: Callable[[dict[str, float]], None] | None = None,
+    whole_batch: bool = False,
 ) -> None:
     """Train `module` for `steps` optimizer steps, going on from `folder/last.ckpt` when it is there.
 
-    With `ema_decay` the module holds the averaged weights when this returns.
+    With `ema_decay` the module holds the averaged weights when this returns. Rank 0 alone writes the checkpoint and
+    calls `log`, with means over the ranks. `whole_batch` is for losses that compare the rows of a batch with each
+    other: they train on all rows on every rank, which gains no time and loses no exactness.
+
+    Raises:
+        UserError: the ranks cannot share a batch evenly.
     """
     checkpoint = folder / "last.ckpt"
     start = _saved_step(checkpoint) if checkpoint.is_file() else 0
@@ -85,8 +94,7 @@ def fit_steps(
         callbacks.append(_LogEvery(log, 20))
     trainer = pl.Trainer(
         max_steps=steps,
-        accelerator="gpu" if device.startswith("cuda") else "cpu",
-        devices=1,
+        **trainer_options(device),
         precision=precision,  # type: ignore[arg-type]
         gradient_clip_val=clip_norm,
         callbacks=callbacks,
@@ -97,7 +105,7 @@ def fit_steps(
         log_every_n_steps=1,
         use_distributed_sampler=False,
     )
-    loader = DataLoader(StepBatches(batch_at, start, steps), batch_size=None)
+    loader = DataLoader(StepBatches(batch_at, start, steps, whole_batch), batch_size=None)
     trainer.fit(module, loader, ckpt_path=str(checkpoint) if start else None, weights_only=True)
 
 
@@ -112,5 +120,9 @@ class _LogEvery(Callback):
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step % self.period == 0:
-            values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-            self.write({"step": trainer.global_step, **values})
+            means = {
+                name: float(trainer.strategy.reduce(value, reduce_op="mean"))
+                for name, value in trainer.callback_metrics.items()
+            }
+            if rank() == 0:
+                self.write({"step": trainer.global_step, **means})

@@ -22,6 +22,7 @@ from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit
 from magic_insert.models.sampling import image_size
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches
+from magic_insert.training.ranks import first_rank_only
 
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
 CARD = "fit.json"
@@ -113,12 +114,17 @@ def fit_edit(
         progress=progress,
         log=log,
     )
-    staged = work / "product"
-    shutil.rmtree(staged, ignore_errors=True)
-    unet.cpu().save_pretrained(staged)
-    write_json(staged / CARD, {"key": digest(contents), **contents})
-    staged.rename(product)
-    shutil.rmtree(work)
+    unet.cpu()
+
+    def publish() -> None:
+        staged = work / "product"
+        shutil.rmtree(staged, ignore_errors=True)
+        unet.save_pretrained(staged)
+        write_json(staged / CARD, {"key": digest(contents), **contents})
+        staged.rename(product)
+        shutil.rmtree(work)
+
+    first_rank_only(publish)
 
 
 def _claim(product: Path, work: Path, contents: dict[str, Any]) -> bool:

@@ -7,24 +7,29 @@ command finishes a job that was killed anywhere.
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.foundation import FoundationConfig, PartConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import append_jsonl, read_json, write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
+from magic_insert.core.ranks import rank
 from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
 from magic_insert.models.micro import MICRO, TINY, MicroSizes, build_tokenizer, load_tokenizers
 from magic_insert.models.zoo import resolve_device
 from magic_insert.toybox.captions import corpus
+from magic_insert.tracking import open_tracker
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.encoders import Kind, train_encoder
 from magic_insert.training.foundation.parts import METRIC_PARTS, PARTS_IN_ORDER, Workshop
+from magic_insert.training.ranks import first_rank_first, first_rank_only
 
 
 def pool_plan(cfg: FoundationConfig, sizes: MicroSizes) -> PoolPlan:
@@ -41,26 +46,16 @@ def settings_key(cfg: FoundationConfig) -> str:
 
 
 def run_foundation(cfg: FoundationConfig) -> Path:
-    """Train everything `cfg` asks for; returns the folder of the finished model (`out/micro`)."""
+    """Train everything `cfg` asks for; returns the folder of the finished model (`out/micro`).
+
+    With several ranks the fits share each batch; what is rendered, published and written is rank 0's.
+    """
     out, device = Path(cfg.out), str(resolve_device(cfg.trainer.device))
     sizes = TINY if cfg.size == "tiny" else MICRO
-    key = settings_key(cfg)
-    _refuse_other_run(out, key)
-    with _bar() as progress:
-        task = progress.add_task("rendering the Toybox pool", total=None)
-        pool_folder = write_pool(
-            out,
-            pool_plan(cfg, sizes),
-            # Drawing is many small steps: a dozen processes on a CPU outrun a GPU; 0 workers render on the device.
-            device="cpu" if cfg.pool.workers else device,
-            workers=cfg.pool.workers,
-            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
-        )
-    pool = ToyboxPool(pool_folder)
-    tokens = out / "tokenizer"
-    if not (tokens / "tokenizer.json").is_file():
-        build_tokenizer(tokens, corpus(), context=sizes.context)
-    tokenizer, tokenizer_2 = load_tokenizers(tokens)
+    plan, key = pool_plan(cfg, sizes), settings_key(cfg)
+    first_rank_only(lambda: _prepare(cfg, sizes, plan, key, device))
+    pool = ToyboxPool(write_pool(out, plan))  # rendered by now
+    tokenizer, tokenizer_2 = load_tokenizers(out / "tokenizer")
     workshop = Workshop(
         out=out,
         pool=pool,
@@ -74,8 +69,27 @@ def run_foundation(cfg: FoundationConfig) -> Path:
     for name, make in PARTS_IN_ORDER.items():
         _train_part(name, make, getattr(cfg, name), workshop, cfg)
     for name, kind in METRIC_PARTS.items():
-        _train_metric_encoder(name, kind, getattr(cfg, name), workshop, cfg)
-    return workshop.assemble({"config_digest": key, "device": device})
+        first_rank_only(partial(_train_metric_encoder, name, kind, getattr(cfg, name), workshop, cfg))
+    first_rank_only(lambda: workshop.assemble({"config_digest": key, "device": device}))
+    return out / "micro"
+
+
+def _prepare(cfg: FoundationConfig, sizes: MicroSizes, plan: PoolPlan, key: str, device: str) -> None:
+    """The pool of renders and the tokenizer, on disk."""
+    out = Path(cfg.out)
+    _refuse_other_run(out, key)
+    with _bar() as progress:
+        task = progress.add_task("rendering the Toybox pool", total=None)
+        write_pool(
+            out,
+            plan,
+            # Drawing is many small steps: a dozen processes on a CPU outrun a GPU; 0 workers render on the device.
+            device="cpu" if cfg.pool.workers else device,
+            workers=cfg.pool.workers,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    if not (out / "tokenizer" / "tokenizer.json").is_file():
+        build_tokenizer(out / "tokenizer", corpus(), context=sizes.context)
 
 
 def _refuse_other_run(out: Path, key: str) -> None:
@@ -106,26 +120,35 @@ def _train_part(
     began = time.monotonic()
     # Fresh weights depend on the seed and the part's name, not on which parts came before.
     pl.seed_everything(fold_in(cfg.seed, "init", name) % 2**32, verbose=False)
-    print(f"training {name}: {part.steps} steps of {part.batch_size} on {workshop.device}", flush=True)
-    recipe = make(workshop, part)
-    fit_steps(
-        recipe.module,
-        recipe.batch_at,
-        steps=part.steps,
-        folder=folder,
-        device=workshop.device,
-        precision=workshop.precision,
-        save_every=cfg.save_every,
-        ema_decay=recipe.ema_decay,
-        log=lambda row: append_jsonl(folder / "train.jsonl", row),
-    )
-    recipe.publish(folder)
-    minutes = (time.monotonic() - began) / 60.0
-    write_json(
-        folder / "done.json", {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes}
-    )
-    (folder / "last.ckpt").unlink(missing_ok=True)
-    print(f"{name} done in {minutes:.1f} min", flush=True)
+    if rank() == 0:
+        print(f"training {name}: {part.steps} steps of {part.batch_size} on {workshop.device}", flush=True)
+    recipe = first_rank_first(lambda: make(workshop, part))
+    with open_tracker(workshop.out, name, cfg.logger, thaw(cfg)) as tracker:
+        fit_steps(
+            recipe.module,
+            recipe.batch_at,
+            steps=part.steps,
+            folder=folder,
+            device=workshop.device,
+            precision=workshop.precision,
+            save_every=cfg.save_every,
+            ema_decay=recipe.ema_decay,
+            log=lambda row: tracker.log(int(row.pop("step")), row),
+            # InfoNCE compares every picture of a batch with every caption.
+            whole_batch=name == "clip",
+        )
+
+    def publish() -> None:
+        recipe.publish(folder)
+        minutes = (time.monotonic() - began) / 60.0
+        write_json(
+            folder / "done.json",
+            {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes},
+        )
+        (folder / "last.ckpt").unlink(missing_ok=True)
+        print(f"{name} done in {minutes:.1f} min", flush=True)
+
+    first_rank_only(publish)
 
 
 def _train_metric_encoder(
