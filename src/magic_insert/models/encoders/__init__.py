@@ -1,6 +1,7 @@
-"""The three micro metric encoders: what is said (clip), who it is (identity), how it is drawn (style).
+"""Metric encoders: what is said (clip), who it is (identity), how it is drawn (style).
 
-They are made and trained by this project on the Toybox and judge micro-scale pictures only; their cards say so.
+The three micro encoders are made and trained by this project on the Toybox and judge micro-scale pictures only; those
+of the paper's tables load published weights (`paper`). Cards say which is which; `load_metric_encoders` picks a set.
 """
 
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import TypedDict
 
 import torch
 
-from magic_insert.models.encoders.base import MetricEncoder, preprocess
+from magic_insert.models.encoders.base import MetricEncoder, SavedEncoder, preprocess
 from magic_insert.models.encoders.card import EncoderCard
-from magic_insert.models.encoders.clip import ClipEncoder, load_clip, new_clip
+from magic_insert.models.encoders.clip import ClipEncoder, TextImageEncoder, load_clip, new_clip
 from magic_insert.models.encoders.identity import IdentityEncoder, load_identity, new_identity
+from magic_insert.models.encoders.lpips_distance import Lpips, load_lpips
+from magic_insert.models.encoders.metric_set import load_metric_encoders
 from magic_insert.models.encoders.style import StyleEncoder, load_style, new_style
 
 __all__ = [
@@ -19,11 +22,16 @@ __all__ = [
     "EncoderCard",
     "Encoders",
     "IdentityEncoder",
+    "Lpips",
     "MetricEncoder",
+    "SavedEncoder",
     "StyleEncoder",
+    "TextImageEncoder",
     "load_clip",
     "load_encoders",
     "load_identity",
+    "load_lpips",
+    "load_metric_encoders",
     "load_style",
     "new_clip",
     "new_identity",

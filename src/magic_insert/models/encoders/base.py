@@ -28,7 +28,9 @@ HALF = (0.5, 0.5, 0.5)
 def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
     """Images B3HW in [0, 1]: resize the shorter side to `card.resize`, crop the centre to `card.crop`, standardise.
 
-    The resize is antialiased and skipped when the size already fits, so pixels are never resampled needlessly.
+    Sizes are those of torchvision's Resize and CenterCrop: the longer side is rounded down. The resize is antialiased
+    (PIL's filters, without PIL's rounding to eight bits) and skipped when the size already fits, so pixels are never
+    resampled needlessly.
 
     Raises:
         UserError: not a batch of RGB images.
@@ -38,7 +40,7 @@ def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
     height, width = images.shape[-2:]
     shorter = min(height, width)
     if shorter != card.resize:
-        size = (round(height * card.resize / shorter), round(width * card.resize / shorter))
+        size = (height * card.resize // shorter, width * card.resize // shorter)
         images = interpolate(
             images, size, mode=card.interpolation, antialias=True, align_corners=False
         ).clamp(0, 1)
@@ -58,7 +60,6 @@ def standardise(pixels: Float[Tensor, "B 3 C C"], card: EncoderCard) -> Float[Te
 class MetricEncoder(nn.Module, ABC):
     """A frozen network with its card. Subclasses say how standardised pixels become one vector."""
 
-    weights_file = "model.safetensors"
     network: Any  # a module of open_clip or timm, whose methods the subclass knows
 
     def __init__(self, network: nn.Module, card: EncoderCard) -> None:
@@ -70,11 +71,16 @@ class MetricEncoder(nn.Module, ABC):
     def features(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
         """Unit-length embeddings of standardised pixels, with gradients: what training uses."""
 
-    @abstractmethod
-    def write_config(self, folder: Path) -> None:
-        """Everything but the weights and the card that is needed to rebuild the network from `folder`."""
+    def prepare(self, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 C C"]:
+        """One picture in [0, 1] as the network wants it; cheap, needs no network, so a thread may do it."""
+        return preprocess(image[None], self.card)[0]
 
     @torch.no_grad()
+    def embed_pixels(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
+        """Unit-length embeddings of prepared pictures, in one pass, on the encoder's device."""
+        assert not self.training, "a metric encoder is evaluated in eval mode"
+        return self.features(pixels.to(next(self.parameters()).device)).float()
+
     def embed_images(self, images: Tensor, chunk: int = 64) -> Float[Tensor, "B D"]:
         """Unit-length embeddings of images B3HW in [0, 1] of any size, `chunk` at a time through the network.
 
@@ -83,10 +89,18 @@ class MetricEncoder(nn.Module, ABC):
         Raises:
             UserError: not a batch of RGB images.
         """
-        assert not self.training, "a metric encoder is evaluated in eval mode"
-        device = next(self.parameters()).device
-        pixels = preprocess(images.float(), self.card)
-        return torch.cat([self.features(part.to(device)) for part in pixels.split(chunk)]).float()
+        parts = preprocess(images.float(), self.card).split(chunk)
+        return torch.cat([self.embed_pixels(part) for part in parts])
+
+
+class SavedEncoder(MetricEncoder):
+    """An encoder of our own, which can be written to a folder and trained."""
+
+    weights_file = "model.safetensors"
+
+    @abstractmethod
+    def write_config(self, folder: Path) -> None:
+        """Everything but the weights and the card that is needed to rebuild the network from `folder`."""
 
     def save(self, folder: Path, trained_on: str) -> EncoderCard:
         """Write weights (float16 safetensors), configuration and card to `folder`, all or nothing.

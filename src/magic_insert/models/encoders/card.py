@@ -11,7 +11,7 @@ from typing import Any
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 
-ROLES = ("clip", "identity", "style")
+ROLES = ("clip", "identity", "style", "distance", "reward")
 INTERPOLATIONS = ("bicubic", "bilinear")
 CARD_FILE = "encoder_card.json"
 
@@ -21,9 +21,9 @@ class EncoderCard:
     """One encoder, complete: weights, preprocessing and provenance.
 
     `role` is one of ROLES, `interpolation` one of INTERPOLATIONS. `resize` is the shorter side in pixels after an
-    antialiased resize, `crop` the side of the centre crop fed to the network. `mean` and `std` are per RGB channel for
-    values in [0, 1]. `text_template` has one `{}`; None for encoders without a text side. `weights_sha256` is that of
-    the weights file as shipped.
+    antialiased resize, `crop` the side of the centre crop fed to the network; both are 0 for a network that takes
+    pictures as they are. `mean` and `std` are per RGB channel for values in [0, 1]. `text_template` has one `{}`; None
+    for encoders without a text side. `weights_sha256` is that of the weights file as shipped.
     """
 
     name: str
@@ -44,7 +44,7 @@ class EncoderCard:
             raise UserError(f"expected an encoder role of {ROLES}, got {self.role!r}")
         if self.interpolation not in INTERPOLATIONS:
             raise UserError(f"expected an interpolation of {INTERPOLATIONS}, got {self.interpolation!r}")
-        if not 0 < self.crop <= self.resize:
+        if not (0 < self.crop <= self.resize or self.crop == self.resize == 0):
             raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError(f"expected 3 means and 3 positive stds, got {self.mean} and {self.std}")

@@ -4,6 +4,7 @@ The folder holds `open_clip_config.json`, `open_clip_model.safetensors` and the 
 `open_clip.create_model_and_transforms("local-dir:FOLDER")` loads it without this package.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from magic_insert.core.jsonl import write_json
 from magic_insert.models.encoders.base import (
     HALF,
     MetricEncoder,
+    SavedEncoder,
     read_card,
     read_config,
     read_weights,
@@ -82,23 +84,18 @@ def load_clip(folder: Path) -> "ClipEncoder":
     return ClipEncoder(network, card, tokenizer, config).eval()
 
 
-class ClipEncoder(MetricEncoder):
-    """Image-text encoder: CLIP-I, CLIP-T, caption retrieval, zero-shot recognition."""
+class TextImageEncoder(MetricEncoder):
+    """Image and text towers of open_clip with one embedding space: CLIP-I, CLIP-T, retrieval, recognition."""
 
-    weights_file = "open_clip_model.safetensors"
-
-    def __init__(
-        self, network: nn.Module, card: EncoderCard, tokenizer: HFTokenizer, config: dict[str, Any]
-    ) -> None:
+    def __init__(self, network: nn.Module, card: EncoderCard, tokenizer: Callable[..., Tensor]) -> None:
         super().__init__(network, card)
         self.tokenizer = tokenizer
-        self.config = config
 
     def features(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
         return unit(self.network.encode_image(pixels))
 
     def text_features(self, texts: list[str]) -> Float[Tensor, "T D"]:
-        """Unit-length text embeddings with gradients; texts past 32 tokens are truncated."""
+        """Unit-length text embeddings with gradients; texts past the context (micro 32, OpenAI 77) are truncated."""
         device = next(self.parameters()).device
         return unit(self.network.encode_text(self.tokenizer(texts).to(device)))
 
@@ -114,10 +111,23 @@ class ClipEncoder(MetricEncoder):
         assert self.card.text_template is not None
         return [self.card.text_template.format(name) for name in names]
 
+
+class ClipEncoder(TextImageEncoder, SavedEncoder):
+    """The micro CLIP, which knows how to save itself in open_clip's format."""
+
+    weights_file = "open_clip_model.safetensors"
+
+    def __init__(
+        self, network: nn.Module, card: EncoderCard, tokenizer: HFTokenizer, config: dict[str, Any]
+    ) -> None:
+        super().__init__(network, card, tokenizer)
+        self.config = config
+
     def write_config(self, folder: Path) -> None:
         preprocessing = {
             "mean": list(self.card.mean), "std": list(self.card.std), "interpolation": self.card.interpolation,
             "resize_mode": "shortest",
         }  # fmt: skip
         write_json(folder / CONFIG_FILE, {"model_cfg": self.config, "preprocess_cfg": preprocessing})
+        assert isinstance(self.tokenizer, HFTokenizer)
         self.tokenizer.save_pretrained(str(folder))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.encoders.base import (
     HALF,
-    MetricEncoder,
+    SavedEncoder,
     read_card,
     read_config,
     read_weights,
@@ -82,7 +82,7 @@ def load_identity(folder: Path) -> "IdentityEncoder":
     return IdentityEncoder(network, card, config).eval()
 
 
-class IdentityEncoder(MetricEncoder):
+class IdentityEncoder(SavedEncoder):
     """Cosine of two embeddings is high for two drawings of one subject, in any pose and style."""
 
     def __init__(self, network: nn.Module, card: EncoderCard, config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.encoders.base import (
     HALF,
-    MetricEncoder,
+    SavedEncoder,
     read_card,
     read_config,
     read_weights,
@@ -100,7 +100,7 @@ class StyleNet(nn.Module):
         return self.head(torch.cat(statistics, dim=1))
 
 
-class StyleEncoder(MetricEncoder):
+class StyleEncoder(SavedEncoder):
     """Cosine of two embeddings is high for two pictures drawn alike."""
 
     def __init__(self, network: nn.Module, card: EncoderCard, config: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from magic_insert.models.encoders import (
     ClipEncoder,
     EncoderCard,
-    MetricEncoder,
+    SavedEncoder,
     new_clip,
     new_identity,
     new_style,
@@ -82,7 +82,7 @@ def supervised_contrast(
 class ContrastiveModule(PartModule):
     """What the three share: pictures in, and the guard against a broken loss. A subclass says the loss of a batch."""
 
-    def __init__(self, encoder: MetricEncoder, *, lr: float, steps: int) -> None:
+    def __init__(self, encoder: SavedEncoder, *, lr: float, steps: int) -> None:
         super().__init__(lr=lr, steps=steps, weight_decay=0.05)
         self.encoder = encoder
 
@@ -169,7 +169,7 @@ class _Report(pl.Callback):
         self.progress(trainer.global_step, float(outputs["loss"]))
 
 
-def new_encoder(kind: Kind, seed: int, tokenizer_folder: Path | None = None) -> MetricEncoder:
+def new_encoder(kind: Kind, seed: int, tokenizer_folder: Path | None = None) -> SavedEncoder:
     """An untrained encoder; only `clip` needs the folder of the tokenizer."""
     if kind == "clip":
         assert tokenizer_folder is not None, "the clip encoder needs a tokenizer"
