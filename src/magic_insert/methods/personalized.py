@@ -19,22 +19,20 @@ from torch import Tensor
 from magic_insert.config.schema import SamplingConfig, StyleConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Subject
+from magic_insert.methods.drawing import (
+    draw_numbers,
+    draw_styled,
+    join_words,
+    subject_structure,
+    words_of_style,
+)
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import load_lora, remove_lora, use_lora
-from magic_insert.models.sampling import sample
-from magic_insert.models.style import StyleEmbeds, listening, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 
-BATCH = 8  # pictures drawn together; the rows do not depend on it
 CARD_FILE = "card.json"
-
-
-def add_words(phrase: str, suffix: str, style_words: str = "") -> str:
-    """`phrase` with `suffix` after it and, behind a comma as in captions, the words of a style; one full stop."""
-    words = " ".join([phrase.rstrip().rstrip("."), suffix.strip()]).strip()
-    return f"{words}, {style_words.strip()}." if style_words.strip() else f"{words}."
 
 
 class PersonalizedStylizer:
@@ -49,6 +47,8 @@ class PersonalizedStylizer:
         style: StyleConfig,
         sampling: SamplingConfig,
         *,
+        subject: Subject | None = None,
+        structure_scale: float = 0.0,
         lora_scale: float = 1.0,
         progress: bool = False,
     ) -> None:
@@ -57,13 +57,17 @@ class PersonalizedStylizer:
         Args:
             pipe: the StableDiffusionXLPipeline that the run was trained on.
             run_dir: folder with `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors` and `card.json`.
-            style: mode, blocks and scale of the style.
+            style: mode, blocks, scale and degree of the style.
             sampling: steps, guidance, root seed and words after the subject's own.
+            subject: the subject's picture: its outlines are the structure, its look the start of `style.degree`; may be
+                left out where neither is asked for.
+            structure_scale: how strongly the picture follows the subject's outlines; 0 not at all.
             lora_scale: strength of the personalisation; 0 leaves only the tokens.
             progress: draw a bar per batch.
 
         Raises:
-            UserError: the folder is not a finished personalisation run, or was trained on a model of another width.
+            UserError: the folder is not a finished personalisation run, was trained on a model of another width, or
+                outlines or a degree below 1 are asked for without a subject or a Canny ControlNet.
         """
         run_dir = Path(run_dir)
         card_file = run_dir / CARD_FILE
@@ -71,19 +75,16 @@ class PersonalizedStylizer:
             raise UserError(f"expected a finished personalisation at {run_dir}, got no {CARD_FILE} there")
         self.card: dict[str, Any] = json.loads(card_file.read_text())
         self.pipe, self.style, self.sampling = pipe, style, sampling
-        self.lora_scale, self.progress = lora_scale, progress
+        self.subject, self.lora_scale, self.progress = subject, lora_scale, progress
+        self.structure = subject_structure(pipe, subject, structure_scale)
         self.tokens = load_tokens(run_dir / TOKENS_FILE)
         self.adapter = f"s{digest([str(run_dir.resolve()), id(self)])}"
         load_lora(pipe, run_dir / LORA_FILE, self.adapter)
 
     def prompt(self, style_text: str = "") -> str:
-        """The training prompt with the learned words, then `sampling.prompt_suffix` and, asked for, words of the style.
-
-        With `style.mode=prompt` those are `style_text`, or `style.prompt` where the scene brings none.
-        """
-        phrase = self.tokens.text(self.card["prompt"]).rstrip()
-        style_words = (style_text or self.style.prompt) if self.style.mode == "prompt" else ""
-        return add_words(phrase, self.sampling.prompt_suffix, style_words)
+        """The training prompt with the learned words, `sampling.prompt_suffix` and, asked for, words of the style."""
+        phrase = self.tokens.text(self.card["prompt"])
+        return join_words(phrase, self.sampling.prompt_suffix, words_of_style(self.style, style_text))
 
     def __call__(
         self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str = "", style_text: str = ""
@@ -100,37 +101,24 @@ class PersonalizedStylizer:
         ids: Sequence[str],
         style_texts: Sequence[str] | None = None,
     ) -> Float[Tensor, "B 3 S S"]:
-        """The subject in the style of each scene; each scene is encoded once and row i equals a call on scene i."""
-        prompts = [self.prompt(text) for text in style_texts or [""] * len(scenes)]
-        numbers = [
-            fold_in(seed, "stylise", name, self.sampling.seed) for seed, name in zip(seeds, ids, strict=True)
-        ]
-        adapter = self.style.mode == "ip_adapter" and self.style.scale != 0
-        pictures = []
+        """The subject in the style of each scene; row i equals a call on scene i."""
         with self.active():
-            embeds = style_embeds(self.pipe, scenes) if adapter else None
-            for start in range(0, len(scenes), BATCH):
-                rows = slice(start, start + BATCH)
-                pictures.append(
-                    sample(
-                        self.pipe,
-                        prompts[rows],
-                        numbers[rows],
-                        steps=self.sampling.steps,
-                        guidance=self.sampling.guidance,
-                        style=None
-                        if embeds is None
-                        else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
-                        progress=self.progress,
-                    ).cpu()
-                )
-        return torch.cat(pictures)
+            return draw_styled(
+                self.pipe,
+                [self.prompt(text) for text in style_texts or [""] * len(scenes)],
+                scenes,
+                draw_numbers(seeds, ids, self.sampling),
+                subject=self.subject,
+                style=self.style,
+                sampling=self.sampling,
+                structure=self.structure,
+                progress=self.progress,
+            )
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Inside this block the pipeline is the personalised, listening model."""
-        scale = self.style.scale if self.style.mode == "ip_adapter" else 0.0
-        with attached(self.pipe, self.tokens), listening(self.pipe, self.style.blocks, scale):
+        """Inside this block the pipeline is the personalised model."""
+        with attached(self.pipe, self.tokens):
             use_lora(self.pipe, self.adapter, self.lora_scale)
             try:
                 yield

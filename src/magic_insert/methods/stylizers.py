@@ -1,16 +1,24 @@
 """From a configuration to the method that redraws a subject: the one door of the jobs and of the harness."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig
+from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig
 from magic_insert.config.schema.stylizers import STYLIZERS, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
+from magic_insert.methods.adain import AdainStylizer
 from magic_insert.methods.base import BatchStylizer
+from magic_insert.methods.instantstyle import InstantStyleStylizer
 from magic_insert.methods.personalized import PersonalizedStylizer
+from magic_insert.methods.style_aligned import StyleAlignedStylizer
+from magic_insert.models.sampling import image_size
+from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE
 
-__all__ = ["STYLIZERS", "build_stylizer", "needs_personalization"]
+__all__ = ["STYLIZERS", "build_stylizer", "check_stylizer", "needs_personalization"]
+
+ADAIN_FILES = (ENCODER_FILE, DECODER_FILE)
 
 
 def needs_personalization(cfg: StylizerConfig) -> bool:
@@ -32,7 +40,8 @@ def build_stylizer(
     """The stylizer that `cfg` names, knowing its subject.
 
     Args:
-        pipe: the StableDiffusionXLPipeline that draws; several stylizers may share it.
+        pipe: the StableDiffusionXLPipeline that draws; several stylizers may share it. AdaIN draws without, and with
+            one gives pictures of its size.
         subject: the subject's picture, for the methods that look at it.
         subject_text: what it is ("a red bunny"), for the methods that are told.
         run_dir: folder of the personalisation, where one is needed.
@@ -43,13 +52,88 @@ def build_stylizer(
     Raises:
         UserError: no run folder where one is needed, or weights that are not there.
     """
-    if needs_personalization(cfg):
+    if cfg.name == "adain":
+        return AdainStylizer(
+            adain_weights(cfg),
+            subject,
+            size=cfg.size,
+            out_size=None if pipe is None else image_size(pipe),
+            weight=cfg.style_weight,
+        )
+    style = replace(style, mode=cfg.style_mode or style.mode)
+    structure_scale = cfg.structure_scale if cfg.structure == "canny" else 0.0
+    if cfg.name == "instantstyle":
+        return InstantStyleStylizer(
+            pipe,
+            subject,
+            subject_text,
+            style,
+            sampling,
+            structure_scale=structure_scale,
+            progress=progress,
+        )
+    if cfg.name == "style_aligned":
+        return StyleAlignedStylizer(
+            pipe,
+            subject,
+            subject_text,
+            style,
+            sampling,
+            structure_scale=structure_scale,
+            score_shift=cfg.score_shift,
+            share_norms=cfg.share_norms,
+            progress=progress,
+        )
+    if cfg.name == "personalized":
         if run_dir is None:
             raise UserError(
                 f"expected the run folder of a personalisation for stylizer={cfg.name}, got none; "
                 "run magic-insert personalize first"
             )
         return PersonalizedStylizer(
-            pipe, run_dir, style, sampling, lora_scale=cfg.lora_scale, progress=progress
+            pipe,
+            run_dir,
+            style,
+            sampling,
+            subject=subject,
+            structure_scale=structure_scale,
+            lora_scale=cfg.lora_scale,
+            progress=progress,
         )
     raise UserError(f"expected stylizer.name to be one of {', '.join(STYLIZERS)}, got {cfg.name!r}")
+
+
+def adain_weights(cfg: StylizerConfig) -> Path:
+    """The folder of AdaIN's weights.
+
+    Raises:
+        UserError: none is named, or a file is missing there.
+    """
+    folder = Path(cfg.weights or "").expanduser()
+    missing = [name for name in ADAIN_FILES if cfg.weights is None or not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"expected {' and '.join(missing)} in a folder for stylizer=adain, got {cfg.weights}; "
+            "set stylizer.weights=FOLDER"
+        )
+    return folder
+
+
+def check_stylizer(cfg: StylizerConfig, model: ModelConfig, model_folder: Path | None) -> None:
+    """What can be known to be missing before a model is loaded.
+
+    Args:
+        model_folder: the model's local folder, None for one from the hub.
+
+    Raises:
+        UserError: AdaIN's weights, or the ControlNet that `structure=canny` needs, are not there.
+    """
+    if cfg.name == "adain":
+        adain_weights(cfg)
+    if cfg.structure == "canny" and model.controlnet is None:
+        folder = None if model_folder is None else model_folder / "controlnet"
+        if folder is None or not (folder / "config.json").is_file():
+            raise UserError(
+                f"expected a Canny ControlNet for stylizer.structure=canny, got none in {folder or model.source}; "
+                "set stylizer.structure=none or model.controlnet=FOLDER"
+            )

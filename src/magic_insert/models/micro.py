@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from magic_insert.models.micro_adapter import ip_adapter_state, save_ip_adapter
+from magic_insert.models.micro_controlnet import build_controlnet
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,7 @@ def save_pipeline(
 
 
 def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iterable[str] = ()) -> Path:
-    """Write a complete micro folder with random weights: pipeline, adapter, remover and inserter."""
+    """Write a complete micro folder with random weights: pipeline, adapter, ControlNet, remover, inserter."""
     sizes = {"tiny": TINY, "micro": MICRO}[size]
     folder = Path(folder)
     phrases = list(corpus) or ["a yellow striped bunny with a red hat, sitting, as a pencil drawing"]
@@ -276,6 +277,12 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
         state = ip_adapter_state(unet, sizes.embed_dim)
         flat = {f"{part}.{k}": v for part, values in state.items() for k, v in values.items()}
         save_ip_adapter(folder, flat)
+        controlnet = build_controlnet(unet)
+        # Zero convolutions would make it a network that no test can tell from its absence.
+        for layer in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
+            torch.nn.init.normal_(layer.weight, std=0.05)
+        torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.1)
+        controlnet.save_pretrained(folder / "controlnet")
         for task in ("remover", "inserter"):
             widen_input(unet, 2 * sizes.latent_channels + 1).save_pretrained(folder / task)
     return folder

@@ -6,7 +6,7 @@ pipeline draws the same pictures.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
+from magic_insert.models.controlnet import Structure
 from magic_insert.models.latents import decode
 from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter
 
@@ -43,6 +44,9 @@ def sample(
     style: StyleEmbeds | None = None,
     negative_prompt: str | None = None,
     size: int | None = None,
+    structure: Structure | None = None,
+    scheduler: Any = None,
+    replace: Callable[[int, Tensor], Tensor] | None = None,
     progress: bool = False,
 ) -> Float[Tensor, "B 3 S S"]:
     """One picture per prompt, in [0, 1]; row i depends on prompt, seed and style i only (to float tolerance).
@@ -56,6 +60,9 @@ def sample(
         style: one style for all rows or B of them; None for no style.
         negative_prompt: the text to move away from; None leaves it to the model's own convention.
         size: side in pixels; the model's own by default.
+        structure: edges to follow, one for all rows or B of them; None for none.
+        scheduler: instead of the pipeline's own.
+        replace: called with the number of steps done, from 0, and the latents BChw; what it returns goes on instead.
         progress: draw a bar on standard error.
 
     Raises:
@@ -86,7 +93,8 @@ def sample(
         added["image_embeds"] = [added["image_embeds"].to(pipe.device, pipe.unet.dtype)]
 
     # A scheduler remembers where it is; a copy keeps two calls apart.
-    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    original = scheduler or pipe.scheduler
+    scheduler = type(original).from_config(original.config)
     scheduler.set_timesteps(steps, device=pipe.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (1, pipe.unet.config.in_channels, size // pipe.vae_scale_factor, size // pipe.vae_scale_factor)
@@ -96,10 +104,14 @@ def sample(
     times = track(
         scheduler.timesteps, "sampling", console=Console(stderr=True), disable=not progress, transient=True
     )
-    for t in times:
+    followed = None if structure is None else structure.expand(count)
+    for done, t in enumerate(times):
+        if replace is not None:
+            latents = replace(done, latents)
         inputs = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
+        residuals = {} if followed is None else followed.residuals(inputs, t, text, added)
         predicted = pipe.unet(
-            inputs, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+            inputs, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False, **residuals
         )[0]
         if guided:
             without, with_text = predicted.chunk(2)

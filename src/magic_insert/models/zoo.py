@@ -55,6 +55,7 @@ def load_pipeline(
                 add_watermarker=False,
             )
             _load_adapter(pipe, model, source)
+        pipe.controlnet_source = _find_controlnet(model, source)
     except OSError as error:
         raise UserError(
             f"expected a complete SDXL model at {source}, got: {str(error).splitlines()[0]}"
@@ -138,6 +139,23 @@ def _load_adapter(pipe: Any, model: ModelConfig, source: Path | str) -> None:
             "set model.ip_adapter=FOLDER, or a hub id with model.ip_adapter_weight=FILE"
         )
     silence(pipe.unet)
+
+
+def _find_controlnet(model: ModelConfig, source: Path | str) -> Path | str | None:
+    """Where the model's Canny ControlNet lies, if anywhere; `models.controlnet` loads it when it is asked for."""
+    if model.controlnet is None:
+        inside = Path(source) / "controlnet"
+        return inside if isinstance(source, Path) and inside.is_dir() else None
+    folder = Path(model.controlnet).expanduser()
+    repository, _, commit = model.controlnet.partition("@")
+    if folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(repository) and commit:
+        return model.controlnet
+    raise UserError(
+        f"expected a ControlNet folder or hub id, got {model.controlnet}; "
+        "set model.controlnet=FOLDER or owner/name@COMMIT"
+    )
 
 
 def _adapter_file(home: Path, weight: str | None) -> Path:

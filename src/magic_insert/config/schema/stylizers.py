@@ -20,7 +20,7 @@ class StylizerConfig:
     `lora_scale` in [0, 2]: strength of the personalisation (personalized). `share_norms`: normalise over the style
     picture and ours together, `score_shift`: added to the attention scores of the style picture (style_aligned).
     `weights`: folder with the encoder's and the decoder's safetensors (adain). `style_weight` in [0, 1]: from the
-    subject's own statistics to the style's (adain).
+    subject's own statistics to the style's (adain). `size`: side in pixels at which its networks work (adain).
     """
 
     name: str = "personalized"
@@ -32,6 +32,7 @@ class StylizerConfig:
     score_shift: float = LOG_2
     weights: str | None = None
     style_weight: float = 1.0
+    size: int = 384
 
     def __post_init__(self) -> None:
         one_of("stylizer.name", self.name, STYLIZERS)
@@ -40,6 +41,7 @@ class StylizerConfig:
         within("stylizer.lora_scale", self.lora_scale, 0, 2)
         within("stylizer.score_shift", self.score_shift, -10, 10)
         within("stylizer.style_weight", self.style_weight, 0, 1)
+        within("stylizer.size", self.size, 64, 2048)
         if self.style_mode is not None:
             one_of("stylizer.style_mode", self.style_mode, STYLE_MODES)
         if self.structure != "none" and self.name == "adain":

@@ -1,0 +1,31 @@
+"""The micro model's Canny ControlNet: a stock `ControlNetModel`, small enough to ship beside the UNet it steers."""
+
+from typing import Any
+
+from diffusers import ControlNetModel, UNet2DConditionModel
+
+# The edges' own encoder, one stage per halving of the picture (f8): a third of the usual widths.
+EDGE_CHANNELS = (16, 32, 64, 64)
+# The UNet hears the text in its two lower stages. Here the upper of the two does without: outlines need no words, and
+# its attention would be a sixth of the file.
+BLOCKS = ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
+
+
+def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that starts as the encoder half of `unet` and, by its zero convolutions, changes nothing yet.
+
+    Args:
+        unet: a micro UNet, with or without an adapter loaded.
+    """
+    config: dict[str, Any] = dict(
+        ControlNetModel.from_unet(
+            UNet2DConditionModel.from_config({**unet.config, "encoder_hid_dim_type": None}),
+            conditioning_embedding_out_channels=EDGE_CHANNELS,
+            load_weights_from_unet=False,
+        ).config
+    )
+    network: ControlNetModel = ControlNetModel.from_config({**config, "down_block_types": BLOCKS})
+    own = network.state_dict()
+    shared = {key: value for key, value in unet.state_dict().items() if key in own}
+    network.load_state_dict({**own, **shared})
+    return network
