@@ -18,6 +18,8 @@ from torch.nn import functional
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
+from magic_insert.models.edit_lora import FILE as LORA_FILE
+from magic_insert.models.edit_lora import load_edit_lora
 from magic_insert.models.latents import decode, encode
 from magic_insert.models.sampling import image_size, time_ids
 
@@ -28,12 +30,19 @@ def nobody_watches(step: int) -> None:
     """The default of `on_step`."""
 
 
-def load_edit_unet(folder: Path, *, device: torch.device | str = "cpu") -> UNet2DConditionModel:
+def load_edit_unet(
+    folder: Path, *, device: torch.device | str = "cpu", base: UNet2DConditionModel | None = None
+) -> UNet2DConditionModel:
     """The remover or inserter saved in `folder`, in float32, ready to draw.
+
+    Args:
+        base: the UNet of the pipeline, from which one that was kept as a LoRA is made.
 
     Raises:
         UserError: no such folder, or the network in it does not take 2C + 1 channels.
     """
+    if base is not None and (folder / LORA_FILE).is_file():
+        return load_edit_lora(folder, base).to(device).eval().requires_grad_(False)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"expected an inserter (config.json and safetensors) in {folder}, got none; set its folder"
