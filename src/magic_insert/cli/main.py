@@ -14,6 +14,8 @@ from magic_insert.launch.signals import stop_on_sigterm
 JOBS = {
     "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
     "personalize": "teach the model one subject: subject=PATH (or [PATH,PATH]) out=FOLDER",
+    "insertion": "train a remover and an inserter on pairs: task=remove|insert|both data=toybox|pairs|... out=FOLDER",
+    "remove": "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",
     "demo": "one subject into four scenes of four styles, beside the truth",
     "evaluate": "methods on a benchmark, with a report: stylizer=a,b inserter=x,y benchmark=toyplop|subjectplop|folder",
     "subjectplop": "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",

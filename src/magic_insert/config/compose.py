@@ -27,6 +27,8 @@ JOB_SCHEMAS: dict[str, type] = {
     "demo": schema.DemoConfig,
     "card": schema.CardConfig,
     "status": schema.StatusConfig,
+    "insertion": schema.InsertionConfig,
+    "remove": schema.RemoveConfig,
     "evaluate": schema.EvaluateConfig,
     "subjectplop": schema.SubjectPlopConfig,
 }

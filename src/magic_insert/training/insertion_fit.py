@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.models.edit_lora import merge_lora, open_for_lora, save_edit_lora, weights_digest
 from magic_insert.models.edit_start import edit_start
 from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
 from magic_insert.models.sampling import image_size
@@ -30,13 +28,19 @@ CARD = "fit.json"
 
 @dataclass(frozen=True)
 class FitOptions:
-    """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints."""
+    """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints.
+
+    `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with `merged` off, as
+    the difference that `models.edit_lora` reads.
+    """
 
     precision: str = "32-true"
     dropout: float = 0.0
     ema_decay: float | None = None
     clip_norm: float = 1.0
     save_every: int = 100
+    lora_rank: int = 0
+    merged: bool = True
 
 
 PLAIN = FitOptions()
@@ -82,6 +86,8 @@ def fit_edit(
         "dropout": options.dropout,
         "ema_decay": options.ema_decay,
         "clip_norm": options.clip_norm,
+        "lora_rank": options.lora_rank,
+        "merged": options.merged,
         "start": weights_digest(unet),
         "data": latents_digest(latents),
     }
@@ -92,6 +98,8 @@ def fit_edit(
     prompt = empty_prompt(pipe, 1)
     empty = (prompt["encoder_hidden_states"], prompt["added_cond_kwargs"]["text_embeds"])
     unet.train().requires_grad_(True)
+    if options.lora_rank:
+        open_for_lora(unet, rank=options.lora_rank, seed=seed)
     module = InsertionModule(unet, scheduler, empty, image_size=image_size(pipe), lr=lr, steps=steps)
     batches = edit_batches(
         latents,
@@ -119,7 +127,12 @@ def fit_edit(
     def publish() -> None:
         staged = work / "product"
         shutil.rmtree(staged, ignore_errors=True)
-        unet.save_pretrained(staged)
+        if options.lora_rank and options.merged:
+            merge_lora(unet)
+        if options.merged:
+            unet.save_pretrained(staged)
+        else:
+            save_edit_lora(staged, unet, rank=options.lora_rank, start=contents["start"])
         write_json(staged / CARD, {"key": digest(contents), **contents})
         staged.rename(product)
         shutil.rmtree(work)
@@ -144,17 +157,6 @@ def _claim(product: Path, work: Path, contents: dict[str, Any]) -> bool:
         return True
     write_json(work / CARD, {"key": key, **contents})
     return False
-
-
-def weights_digest(module: nn.Module) -> str:
-    """16 hex digits of names, shapes and 64 evenly spread values of every tensor, compared in float32."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        flat = tensor.detach().flatten()
-        picked = flat[:: max(1, len(flat) // 64)].to("cpu", torch.float32)
-        sha.update(f"{name}{list(tensor.shape)}".encode())
-        sha.update(picked.numpy().tobytes())
-    return sha.hexdigest()[:16]
 
 
 def latents_digest(latents: EditLatents) -> str:

@@ -6,6 +6,7 @@ classes. Defaults live in conf/*.yaml where a group has several choices, and her
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig, EvaluateConfig, SubjectPlopConfig
 from magic_insert.config.schema.foundation import FoundationConfig
+from magic_insert.config.schema.insertion import InsertionConfig, RemoveConfig
 from magic_insert.config.schema.jobs import (
     MAX_PICTURES,
     CardConfig,
@@ -37,10 +38,12 @@ __all__ = [
     "FoundationConfig",
     "InsertConfig",
     "InserterConfig",
+    "InsertionConfig",
     "LoggerConfig",
     "ModelConfig",
     "PersonalizationConfig",
     "PersonalizeConfig",
+    "RemoveConfig",
     "SamplingConfig",
     "SegmenterConfig",
     "StatusConfig",
