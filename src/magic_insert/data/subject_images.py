@@ -1,6 +1,6 @@
 """The subject as the trainer sees it: one to five pictures, cut to the subject, on plain ground, at the model's size.
 
-Shape letters: h, w of a subject's own picture; S side of the model's square; V views. Values are float32 in [0, 1].
+Shape letters: h, w of a subject's own picture; S side of the model's square. Values are float32 in [0, 1].
 The aspect ratio is always kept: what is not subject is ground.
 """
 
@@ -29,20 +29,14 @@ class Augment:
     """How far a view may differ from the centred subject.
 
     `scale`: up to this share smaller. `shift`: this share of the free room is used. `flip`: mirror half the views
-    (off, because a mirrored subject is another subject to a careful eye).
+    (off, because a mirrored subject is another subject to a careful eye). `colors`: each on a plain colour of its own,
+    so that white is not learned as part of the subject.
     """
 
     scale: float = 0.2
     shift: float = 0.5
     flip: bool = False
-
-
-@dataclass(frozen=True)
-class Views:
-    """Training pictures V3SS and the subject's coverage in them V1SS."""
-
-    rgb: Float[Tensor, "V 3 S S"]
-    alpha: Float[Tensor, "V 1 S S"]
+    colors: bool = False
 
 
 def load_subjects(paths: Sequence[str | Path]) -> list[Subject]:
@@ -97,18 +91,18 @@ def place(
     subject: Subject,
     size: int,
     *,
-    ground: float = 1.0,
+    ground: float | Float[Tensor, "3"] = 1.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]:
-    """The subject on a square of plain grey `ground`, and its coverage there.
+    """The subject on a square of plain `ground`, and its coverage there.
 
     A cut-out is cropped to its matte and fills `FILL * scale` of the side; an opaque picture fills `scale` of it.
 
     Args:
         subject: the picture with its matte.
         size: side of the square in pixels.
-        ground: brightness of the ground, 1 is white.
+        ground: brightness of the ground, 1 is white; or its colour.
         scale: at most 1.
         shift: right and down, each in [-1, 1]: 1 pushes the subject to the edge.
     """
@@ -129,29 +123,27 @@ def place(
     )[0].clamp(0, 1)
     top = round((size - height) / 2 * (1 + shift[1]))
     left = round((size - width) / 2 * (1 + shift[0]))
-    canvas, coverage = torch.full((3, size, size), ground), torch.zeros(1, size, size)
+    paint = torch.as_tensor(ground, dtype=torch.float32).expand(3).view(3, 1, 1)
+    canvas, coverage = paint.repeat(1, size, size), torch.zeros(1, size, size)
     spot = (slice(None), slice(top, top + height), slice(left, left + width))
     coverage[spot] = small[3:]
-    canvas[spot] = (small[:3] + (1 - small[3:]) * ground).clamp(0, 1)
+    canvas[spot] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
     return canvas, coverage
 
 
-def make_views(
-    subjects: Sequence[Subject], size: int, count: int, *, seed: int, augment: Augment, ground: float = 1.0
-) -> Views:
-    """`count` training pictures, the subjects in turn; the first of each is centred and unchanged.
+def make_view(
+    subjects: Sequence[Subject], index: int, size: int, *, seed: int, augment: Augment
+) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]:
+    """Training picture `index` and the subject's coverage in it: a function of `seed` and `index` alone.
 
-    View i depends on `seed` and i alone, so a longer list begins with the shorter one.
+    The subjects come in turn; the first picture of each is centred, on white and unchanged.
     """
-    pictures = []
-    for i in range(max(count, len(subjects))):
-        subject = subjects[i % len(subjects)]
-        if i < len(subjects):
-            pictures.append(place(subject, size, ground=ground))
-            continue
-        draw = torch.rand(4, generator=generator(seed, "view", i)).tolist()
-        if augment.flip and draw[3] < 0.5:
-            subject = Subject(subject.rgb.flip(-1), subject.alpha.flip(-1), subject.id)
-        shift = (augment.shift * (2 * draw[1] - 1), augment.shift * (2 * draw[2] - 1))
-        pictures.append(place(subject, size, ground=ground, scale=1 - augment.scale * draw[0], shift=shift))
-    return Views(torch.stack([p[0] for p in pictures]), torch.stack([p[1] for p in pictures]))
+    subject = subjects[index % len(subjects)]
+    if index < len(subjects):
+        return place(subject, size)
+    draw = torch.rand(4, generator=generator(seed, "view", index)).tolist()
+    if augment.flip and draw[3] < 0.5:
+        subject = Subject(subject.rgb.flip(-1), subject.alpha.flip(-1), subject.id)
+    shift = (augment.shift * (2 * draw[1] - 1), augment.shift * (2 * draw[2] - 1))
+    ground = torch.rand(3, generator=generator(seed, "ground", index)) if augment.colors else torch.ones(3)
+    return place(subject, size, ground=ground, scale=1 - augment.scale * draw[0], shift=shift)

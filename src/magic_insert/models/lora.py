@@ -176,7 +176,8 @@ def use_lora(model: Any, name: str | None, scale: float = 1.0) -> None:
 def remove_lora(model: Any, name: str) -> None:
     """Takes the LoRA out; others stay, switched off. With the last one a network has its own layers and names again."""
     for part in carriers(model, name).values():
-        delete_adapter_layers(part, name)
+        with quiet():
+            delete_adapter_layers(part, name)
         if not getattr(part, "peft_config", None):
             recurse_remove_peft_layers(part)
             continue

@@ -20,17 +20,17 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
+from magic_insert.config.schema.personalization import MAX_TOKENS
 from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import save_tensors
 
-MAX_TOKENS = 8
 FILE = "learned_embeds.safetensors"
 # Keys of the product file (as SDXL's trainers write it) and the pipeline's names of encoder and tokenizer.
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
 
 
-def token_names(count: int) -> tuple[str, ...]:
-    """The words of `count` learned tokens: <v1>, <v2>, ...
+def token_names(count: int, pattern: str = "<v{n}>") -> tuple[str, ...]:
+    """The words of `count` learned tokens: <v1>, <v2>, ..., or as `pattern` says with `{n}` for the number.
 
     Raises:
         UserError: not between 1 and MAX_TOKENS.
@@ -39,7 +39,7 @@ def token_names(count: int) -> tuple[str, ...]:
         raise UserError(
             f"expected 1 to {MAX_TOKENS} learned tokens, got {count}; set personalization.num_tokens"
         )
-    return tuple(f"<v{i}>" for i in range(1, count + 1))
+    return tuple(pattern.replace("{n}", str(i)) for i in range(1, count + 1))
 
 
 class LearnedTokens(nn.Module):
@@ -59,13 +59,14 @@ class LearnedTokens(nn.Module):
         return template.format(tokens=" ".join(self.names))
 
 
-def initial_tokens(pipe: Any, count: int, *, word: str = "") -> LearnedTokens:
+def initial_tokens(pipe: Any, count: int, *, word: str = "", pattern: str = "<v{n}>") -> LearnedTokens:
     """Fresh tokens for `pipe`, all rows equal to the mean row of `word` in each encoder (or of the whole table).
 
     Args:
         pipe: a StableDiffusionXLPipeline.
         count: number of tokens N.
         word: a neutral word to start from; empty means the mean of the whole table.
+        pattern: how the tokens are called, see `token_names`.
     """
     rows = {}
     for key, (encoder, tokenizer) in ENCODERS.items():
@@ -73,7 +74,22 @@ def initial_tokens(pipe: Any, count: int, *, word: str = "") -> LearnedTokens:
         ids = getattr(pipe, tokenizer)(word, add_special_tokens=False).input_ids if word else []
         mean = table[ids].mean(dim=0) if ids else table.mean(dim=0)
         rows[key] = mean.expand(count, -1)
-    return LearnedTokens(token_names(count), rows)
+    return LearnedTokens(token_names(count, pattern), rows)
+
+
+def refuse_known_words(pipe: Any, names: Sequence[str]) -> None:
+    """That no token in `names` is already a word of the model, alone or at the end of one.
+
+    Raises:
+        UserError: names those that are.
+    """
+    for _, tokenizer_name in ENCODERS.values():
+        vocabulary = getattr(pipe, tokenizer_name).get_vocab()
+        if taken := [name for name in names if name in vocabulary or f"{name.lower()}</w>" in vocabulary]:
+            raise UserError(
+                f"expected new tokens, got {taken} which the model's vocabulary already has; "
+                "set personalization.token_pattern='<v{n}>'"
+            )
 
 
 class ExtendedEmbedding(nn.Module):
@@ -103,12 +119,9 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
         UserError: a token is already a word of the model.
     """
     before = {}
+    refuse_known_words(pipe, tokens.names)
     for key, (encoder_name, tokenizer_name) in ENCODERS.items():
         encoder, tokenizer = getattr(pipe, encoder_name), getattr(pipe, tokenizer_name)
-        if taken := set(tokens.names) & set(tokenizer.get_vocab()):
-            raise UserError(
-                f"expected new tokens, got {sorted(taken)} which the model's vocabulary already has"
-            )
         if tokens.rows[key].shape[1] != encoder.get_input_embeddings().weight.shape[1]:
             raise UserError(
                 f"expected rows of width {encoder.get_input_embeddings().weight.shape[1]} for {key}, got "

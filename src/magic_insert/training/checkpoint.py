@@ -1,16 +1,18 @@
 """Where a training run stands, one safetensors file per saved step: trained values, optimizer state, step.
 
 Written by an atomic rename, read back bit for bit. The frozen model is not in it. Numbers that are not tensors (the
-optimizer's groups) travel as JSON in the header: Python's float text is exact. A checksum over everything tells a file
-that a disk or a copy has damaged; for that case the checkpoint before stays beside the last one.
+optimizer's groups and counters, the loss scaler) travel as JSON in the header: Python's float text is exact. A checksum
+over everything tells a file that a disk or a copy has damaged; for that case the checkpoint before stays beside the
+last one.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -29,20 +31,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """`step` updates are done; `values` are the trained tensors by name; `key` says which run this is."""
+    """`step` updates are done; `values` are the trained tensors by name; `key` says which run this is.
+
+    `scalars` are the numbers of the optimizer's state that are not tensors; `scaler` is that of half precision's loss
+    scaler, empty where there is none.
+    """
 
     step: int
     key: str
     values: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     groups: list[dict]
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+    scaler: Mapping[str, Any] = field(default_factory=dict)
 
     def restore_optimizer(self, optimizer: Optimizer) -> None:
         """Puts the stored moments and settings into an optimizer built over the same parameters."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in self.optimizer.items():
+        state: dict[int, dict[str, Any]] = {}
+        for name, value in {**self.optimizer, **self.scalars}.items():
             index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
+            state.setdefault(int(index), {})[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
@@ -51,15 +59,30 @@ class DamagedCheckpoint(Exception):
 
 
 def save_checkpoint(
-    folder: Path, *, step: int, key: str, values: Mapping[str, Tensor], optimizer: Optimizer
+    folder: Path,
+    *,
+    step: int,
+    key: str,
+    values: Mapping[str, Tensor],
+    optimizer: Optimizer,
+    scaler: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes the checkpoint of a run that finished `step` updates; of the older ones only the last stays."""
     state = optimizer.state_dict()
-    tensors = dict(values)
+    tensors, scalars = dict(values), {}
     for index, entries in state["state"].items():
         for name, value in entries.items():
-            tensors[f"{STATE}{index}.{name}"] = value
-    header = {"step": str(step), "key": key, "groups": json.dumps(state["param_groups"])}
+            if isinstance(value, Tensor):
+                tensors[f"{STATE}{index}.{name}"] = value
+            else:
+                scalars[f"{index}.{name}"] = value
+    header = {
+        "step": str(step),
+        "key": key,
+        "groups": json.dumps(state["param_groups"]),
+        "scalars": json.dumps(scalars),
+        "scaler": json.dumps(dict(scaler or {})),
+    }
     sealed = {**header, CHECKSUM: _checksum(tensors, header)}
     save_tensors(folder / PATTERN.replace("*", f"{step:08d}"), tensors, sealed)
     for path in list_checkpoints(folder)[KEPT:]:
@@ -112,6 +135,8 @@ def _read(path: Path) -> Checkpoint:
         values={k: v for k, v in tensors.items() if not k.startswith(STATE)},
         optimizer={k.removeprefix(STATE): v for k, v in tensors.items() if k.startswith(STATE)},
         groups=json.loads(header["groups"]),
+        scalars=json.loads(header["scalars"]),
+        scaler=json.loads(header["scaler"]),
     )
 
 

@@ -1,30 +1,19 @@
 """The denoising loss on cached latents: what one step trains on, and what the model should say about it.
 
-Nothing here knows a pipeline. Every random number of step k is a function of (seed, k).
+Nothing here knows a pipeline. Every random number of row k of the training is a function of (seed, k).
 
 Shape letters: B batch, V views, C x h x w latents.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.data.subject_images import Views
-from magic_insert.models.latents import encode
-
-
-@dataclass(frozen=True)
-class CachedViews:
-    """Latents of the training views and the weight of every latent pixel in the loss (mean 1 per view)."""
-
-    latents: Float[Tensor, "V C h w"]
-    weights: Float[Tensor, "V 1 h w"]
+from magic_insert.training.view_cache import CachedViews
 
 
 @dataclass(frozen=True)
@@ -36,25 +25,41 @@ class Draw:
     noise: Float[Tensor, "B C h w"]
 
 
-def cache_views(vae: Any, views: Views, *, mask_loss: bool) -> CachedViews:
-    """Encodes every view once; with `mask_loss` the ground does not count in the loss."""
-    latents = encode(vae, views.rgb).cpu()
-    weights = torch.ones_like(latents[:, :1])
-    if mask_loss:
-        inside = functional.adaptive_max_pool2d(views.alpha, latents.shape[-2:])
-        weights = inside / inside.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1e-6)
-    return CachedViews(latents, weights)
+def draw(
+    seed: int,
+    step: int,
+    cache: CachedViews,
+    batch: int,
+    num_times: int,
+    *,
+    stream: str = "personalize",
+    noise_offset: float = 0.0,
+) -> Draw:
+    """What micro-batch `step` trains on: its rows are numbers `step * batch` and on, each a function of its number.
 
+    So n micro-batches of one row are one batch of n rows, and a resumed run needs nothing but the step.
 
-def draw(seed: int, step: int, cache: CachedViews, batch: int, num_times: int) -> Draw:
-    """What step `step` trains on: independent of every other step."""
-    numbers = generator(seed, "personalize", step)
+    Args:
+        seed: root of the draws.
+        step: number of the micro-batch, from 0.
+        cache: the views to draw from.
+        batch: rows B.
+        num_times: number of the scheduler's training times.
+        stream: name of the draws; another name gives other numbers.
+        noise_offset: strength of a noise that is the same all over each channel, so that very dark and very bright
+            pictures can be learned (Guttenberg 2023).
+    """
     count, *shape = cache.latents.shape
-    return Draw(
-        views=torch.randint(count, (batch,), generator=numbers),
-        times=torch.randint(num_times, (batch,), generator=numbers),
-        noise=torch.randn(batch, *shape, generator=numbers),
-    )
+    views, times, noise = [], [], []
+    for row in range(step * batch, (step + 1) * batch):
+        numbers = generator(seed, stream, row)
+        views.append(torch.randint(count, (1,), generator=numbers))
+        times.append(torch.randint(num_times, (1,), generator=numbers))
+        drawn = torch.randn(1, *shape, generator=numbers)
+        if noise_offset:
+            drawn = drawn + noise_offset * torch.randn(1, shape[0], 1, 1, generator=numbers)
+        noise.append(drawn)
+    return Draw(torch.cat(views), torch.cat(times), torch.cat(noise))
 
 
 def diffuse(

@@ -9,7 +9,8 @@ import json
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,34 @@ from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, PersonalizeConfig
+from magic_insert.config.schema import LoggerConfig, PersonalizationConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.images import load_rgb
+from magic_insert.core.jsonl import write_bytes, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_images import Augment, check_subject, is_cut_out, load_subjects, make_views
+from magic_insert.data.subject_files import CLAIM_FILE
+from magic_insert.data.subject_images import Augment, check_subject, is_cut_out, make_view, place
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.lora import add_lora, remove_lora, save_lora
 from magic_insert.models.sampling import image_size
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.models.text import attached, initial_tokens, save_tokens
-from magic_insert.models.zoo import fingerprint, load_pipeline
-from magic_insert.tracking import open_tracker
+from magic_insert.models.text import initial_tokens, refuse_known_words
+from magic_insert.models.zoo import fingerprint
+from magic_insert.tracking import Tracker, open_tracker
 from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
-from magic_insert.training.denoising import cache_views
+from magic_insert.training.fidelity_curve import pick_best, write_curve
 from magic_insert.training.fit import StopOnNonFinite
-from magic_insert.training.personalize_module import PersonalizeModule, SaveState
+from magic_insert.training.look import open_validation
+from magic_insert.training.personalize_callbacks import Keep, Watch
+from magic_insert.training.personalize_module import PersonalizeModule
+from magic_insert.training.prior import class_pictures
+from magic_insert.training.stopping import StopRequest, between_steps
+from magic_insert.training.trainables import trainables_of
+from magic_insert.training.validation import CARD_FILE, Validation, step_folder
+from magic_insert.training.view_cache import FILE as LATENTS_FILE
+from magic_insert.training.view_cache import CachedViews, cache_views, vae_on
 
-CARD_FILE = "card.json"
-CLAIM_FILE = "personalization.json"
 JSONL = LoggerConfig()
 
 
@@ -64,6 +72,8 @@ def personalize(
     progress: bool,
     logger: LoggerConfig = JSONL,
     callbacks: Sequence[Callback] = (),
+    request: Mapping[str, Any] | None = None,
+    class_root: Path | None = None,
 ) -> Path:
     """Trains one subject's LoRA and tokens; the run folder with the product is returned, `pipe` is left as it came.
 
@@ -78,53 +88,57 @@ def personalize(
         progress: draw a progress bar.
         logger: where the loss goes besides `metrics.jsonl` in `out`.
         callbacks: further Lightning callbacks.
+        request: what the user asked for (`data.subject_files.request_of`), kept in the claim and the card.
+        class_root: where the pictures of prior preservation are kept, for several runs; `out` by default.
 
     Raises:
-        UserError: `out` holds another run, or the subject cannot be trained on.
+        UserError: `out` holds another run, the subject cannot be trained on, or a token is a word already.
     """
     subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
+    tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word, pattern=cfg.token_pattern)
+    refuse_known_words(pipe, tokens.names)
     contents = run_key(pipe, subjects, cfg, seed)
+    if request is not None:
+        contents = {**contents, "request": dict(request)}
+    key = digest({name: value for name, value in contents.items() if name != "request"})
     seed = fold_in(seed, "personalize", cfg.seed)
-    key = digest(contents)
     out = Path(out)
     if _claim(out, key, contents):
         return out
     began = time.perf_counter()
-    augment = Augment(cfg.augment_scale, cfg.augment_shift, cfg.augment_flip)
-    views = make_views(subjects, image_size(pipe), cfg.views, seed=seed, augment=augment)
-    mask_loss = cfg.mask_loss and all(map(is_cut_out, subjects))
-    cache = cache_views(pipe.vae, views, mask_loss=mask_loss)
-    tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word)
-    for part in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2):
-        part.requires_grad_(False)
-    with attached(pipe, tokens):
-        lora = add_lora(
-            pipe.unet, rank=cfg.rank, alpha=cfg.alpha, targets=cfg.targets, seed=fold_in(seed, "lora start")
-        )
-        try:
-            module = PersonalizeModule(pipe, tokens, lora, cache, cfg, seed=seed)
+    with between_steps() as stop:
+        cache = _subject_cache(pipe, subjects, cfg, seed, out)
+        prior = _class_cache(pipe, cfg, seed, class_root or out, out) if cfg.prior_images else None
+        validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out)
+        with (
+            trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
+            vae_on(pipe, "cpu"),
+            checkpointed(pipe, cfg.gradient_checkpointing),
+            open_tracker(out, "personalize", logger, contents) as tracker,
+        ):
+            module = PersonalizeModule(trainables, cache, cfg, seed=seed, prior=prior)
             if (last := read_last_checkpoint(out, key)) is not None:
                 module.restore(last)
-            with open_tracker(out, "personalize", logger, contents) as tracker:
-                saver = SaveState(out, key, cfg.checkpoint_every, tracker)
-                _fit(module, out, progress=progress, callbacks=[saver, *callbacks])
-            save_lora(out / LORA_FILE, pipe.unet)
-        finally:
-            remove_lora(pipe.unet, "subject")
-    save_tokens(out / TOKENS_FILE, tokens)
-    card = {
-        "key": key,
-        "prompt": cfg.prompt_template,
-        "tokens": list(tokens.names),
-        "steps": cfg.steps,
-        "seconds": round(time.perf_counter() - began, 2),
-        "resumed_from": module.start.step if module.start else 0,
-        "mask_loss": mask_loss,
-        **contents,
-    }
-    write_json(out / CARD_FILE, card)
-    for path in list_checkpoints(out):
-        path.unlink()
+            _look(validation, module, tracker, stop)  # a run that ended while it drew its samples owes them
+            keep = Keep(out, key, tracker, stop, validation)
+            _fit(module, out, progress=progress, callbacks=[keep, *callbacks])
+            with module.product():
+                trainables.save(out)
+        picked = _finish_validation(validation, cfg, out)
+        card = {
+            "key": key,
+            "prompt": cfg.prompt,
+            "tokens": list(tokens.names),
+            "steps": cfg.steps,
+            "seconds": round(time.perf_counter() - began, 2),
+            "resumed_from": module.start.step if module.start else 0,
+            "mask_loss": cfg.mask_loss and all(map(is_cut_out, subjects)),
+            **picked,
+            **contents,
+        }
+        write_json(out / CARD_FILE, card)
+        for path in (*list_checkpoints(out), *out.glob(f"*{LATENTS_FILE}")):
+            path.unlink()
     return out
 
 
@@ -146,16 +160,77 @@ def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
     return False
 
 
+def _subject_cache(
+    pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int, out: Path
+) -> CachedViews:
+    augment = Augment(cfg.augment_scale, cfg.augment_shift, cfg.augment_flip, cfg.augment_ground == "colors")
+    return cache_views(
+        pipe.vae,
+        lambda i: make_view(subjects, i, image_size(pipe), seed=seed, augment=augment),
+        max(cfg.views, len(subjects)),
+        mask_loss=cfg.mask_loss and all(map(is_cut_out, subjects)),
+        file=out / LATENTS_FILE if cfg.latent_cache == "disk" else None,
+    )
+
+
+def _class_cache(pipe: Any, cfg: PersonalizationConfig, seed: int, root: Path, out: Path) -> CachedViews:
+    files = class_pictures(pipe, cfg, seed=seed, root=root)
+
+    def view_at(i: int) -> tuple[Tensor, Tensor]:
+        rgb = load_rgb(files[i])
+        return place(Subject(rgb, rgb.new_ones(1, *rgb.shape[-2:]), files[i].stem), image_size(pipe))
+
+    file = out / f"class-{LATENTS_FILE}" if cfg.latent_cache == "disk" else None
+    return cache_views(pipe.vae, view_at, len(files), mask_loss=False, file=file)
+
+
+@contextmanager
+def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
+    """Inside this block the UNet's activations are computed again in the backward pass instead of kept, if `wanted`."""
+    if not wanted:
+        yield
+        return
+    pipe.unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        pipe.unet.disable_gradient_checkpointing()
+
+
+def _look(
+    validation: Validation | None, module: PersonalizeModule, tracker: Tracker, stop: StopRequest
+) -> None:
+    done = module.start.step if module.start else 0
+    if validation is not None and (done or module.cfg.steps == 0):
+        validation.look_if_due(done, module, tracker, stop)
+
+
+def _finish_validation(
+    validation: Validation | None, cfg: PersonalizationConfig, out: Path
+) -> dict[str, Any]:
+    """Draws the curve and puts the picked step's files in the place of the last one's; what the card says of it."""
+    if validation is None:
+        return {}
+    rows = list(validation.rows().values())
+    scored = [row for row in rows if "identity" in row and "prompt" in row]
+    if scored:
+        write_curve(out, scored)
+    step = pick_best(scored, cfg.validation.tolerance) if cfg.validation.pick == "best" else cfg.steps
+    for name in (LORA_FILE, TOKENS_FILE):
+        write_bytes(out / name, (step_folder(out, step) / name).read_bytes())
+    return {"picked_step": step, "scores": rows}
+
+
 def _fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
-    """Runs the steps that are left; step numbers are the data."""
-    cfg, device = module.cfg, module.pipe.device
+    """Runs the steps that are left; numbers of micro-batches are the data."""
+    cfg, device = module.cfg, module.device_in_use
     start = module.start.step if module.start else 0
     if start >= cfg.steps:
         return
-    watchers: list[Callback] = [StopOnNonFinite(), *callbacks]
+    watchers: list[Callback] = [Watch(device), StopOnNonFinite(), *callbacks]
     if progress:
         watchers.append(RichProgressBar(leave=False))
-    steps: Any = range(start, cfg.steps)
+    micros: Any = range(start * cfg.accumulate, cfg.steps * cfg.accumulate)
     gpu = device.type == "cuda"
     # Lightning announces the devices it does not use; a bar and a log are enough.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
@@ -165,6 +240,7 @@ def _fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Seq
         devices=[device.index or 0] if gpu else 1,
         precision=cfg.precision,  # type: ignore[arg-type]
         gradient_clip_val=cfg.clip_norm,
+        accumulate_grad_batches=cfg.accumulate,
         callbacks=watchers,
         logger=False,
         enable_checkpointing=False,
@@ -176,23 +252,4 @@ def _fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Seq
     with warnings.catch_warnings():
         # The loader hands out step numbers; workers would cost more than they carry.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, DataLoader(steps, batch_size=None))
-
-
-def run_personalize(cfg: PersonalizeConfig) -> Path:
-    """The job: pictures in `cfg.subject` to a run folder at `cfg.out`.
-
-    Raises:
-        UserError: see `load_subjects`, `load_pipeline` and `personalize`.
-    """
-    subjects = load_subjects(cfg.pictures)
-    pipe = load_pipeline(cfg.model)
-    return personalize(
-        pipe,
-        subjects,
-        cfg.personalization,
-        seed=cfg.seed,
-        out=Path(cfg.out),
-        progress=True,
-        logger=cfg.logger,
-    )
+        trainer.fit(module, DataLoader(micros, batch_size=None))

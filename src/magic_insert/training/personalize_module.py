@@ -1,145 +1,162 @@
-"""Joint training of LoRA deltas and learned tokens as a Lightning module, and the callback that makes it resumable.
+"""Joint training of LoRA deltas and learned tokens as a Lightning module on cached latents.
 
-The module sees cached latents only; the pipeline's own weights stay frozen. Source: Magic Insert (arXiv 2407.02489),
-section 3.1.
+The pipeline is borrowed and its own weights stay frozen. Source: Magic Insert (arXiv 2407.02489), section 3.1; prior
+preservation: DreamBooth (Ruiz et al. 2023), equation 2.
 
-Shape letters: B batch, V views, C x h x w latents, L x D prompt.
+Shape letters: B batch, C x h x w latents.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic_insert.config.schema import PersonalizationConfig
-from magic_insert.models.lora import lora_state, restore_lora
 from magic_insert.models.sampling import time_ids
 from magic_insert.models.style import blank_style, has_adapter
-from magic_insert.models.text import LearnedTokens
-from magic_insert.tracking import Tracker
-from magic_insert.training.checkpoint import Checkpoint, save_checkpoint
-from magic_insert.training.denoising import CachedViews, diffuse, draw, min_snr_weight
-from magic_insert.training.schedule import lr_factor
+from magic_insert.training.averages import RunningMean
+from magic_insert.training.checkpoint import Checkpoint
+from magic_insert.training.denoising import diffuse, draw, min_snr_weight
+from magic_insert.training.optimizers import build_optimizer, set_rates
+from magic_insert.training.trainables import Trainables
+from magic_insert.training.view_cache import CachedViews
+
+MEAN = "mean."
 
 
 class PersonalizeModule(pl.LightningModule):
-    """One subject's LoRA and tokens under training; the pipeline is borrowed and its own weights stay frozen."""
+    """One subject's LoRA and tokens under training. A batch is the number of a micro-batch, from 0."""
 
     def __init__(
         self,
-        pipe: Any,
-        tokens: LearnedTokens,
-        lora: Sequence[nn.Parameter],
+        trainables: Trainables,
         cache: CachedViews,
         cfg: PersonalizationConfig,
         *,
         seed: int,
+        prior: CachedViews | None = None,
     ) -> None:
         super().__init__()
         # The pipeline is no torch module, so Lightning neither moves it nor counts its weights as ours.
-        self.pipe, self.tokens, self.lora = pipe, tokens, list(lora)
-        self.cache, self.cfg, self.seed = cache, cfg, seed
-        self.prompt = tokens.text(cfg.prompt_template)
-        self.kept = pipe.scheduler.alphas_cumprod.float()
-        self.prediction = pipe.scheduler.config.prediction_type
+        self.trainables, self.pipe, self.tokens = trainables, trainables.pipe, trainables.tokens
+        self.cache, self.prior, self.cfg, self.seed = cache, prior, cfg, seed
+        self.prompt = self.tokens.text(cfg.prompt)
+        self.kept = self.pipe.scheduler.alphas_cumprod.float()
+        self.prediction = self.pipe.scheduler.config.prediction_type
+        unet = self.pipe.unet
+        # Held in a list: as an attribute Lightning would take the frozen network for its own.
+        self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
+        self.mean = None
+        if cfg.ema_decay is not None:
+            self.mean = RunningMean(trainables.parameters(), cfg.ema_decay)
         self.start: Checkpoint | None = None
 
+    @property
+    def device_in_use(self) -> torch.device:
+        """Where the UNet is; the VAE may be elsewhere."""
+        device: torch.device = self.pipe.unet.device
+        return device
+
     def values(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name."""
-        rows = {f"tokens.{key}": row for key, row in self.tokens.rows.items()}
-        return {**lora_state(self.pipe.unet), **rows}
+        """Everything that training changes, by name, the running mean included."""
+        values = self.trainables.values()
+        if self.mean is not None:
+            with self.product():
+                values.update({MEAN + name: value for name, value in self.trainables.values().items()})
+        return values
+
+    @contextmanager
+    def product(self) -> Iterator[None]:
+        """Inside this block the pipeline is what would be saved as the product: the mean, where one is kept."""
+        if self.mean is None:
+            yield
+            return
+        with self.mean.in_place():
+            yield
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Goes back to `checkpoint`; its optimizer state follows when training starts."""
-        restore_lora(
-            self.pipe.unet, {k: v for k, v in checkpoint.values.items() if not k.startswith("tokens.")}
-        )
-        for key, row in self.tokens.rows.items():
-            row.data.copy_(checkpoint.values[f"tokens.{key}"])
+        own = {k: v for k, v in checkpoint.values.items() if not k.startswith(MEAN)}
+        if self.mean is not None:
+            self.trainables.restore({name: checkpoint.values[MEAN + name] for name in own})
+            self.mean.restart()
+        self.trainables.restore(own)
         self.start = checkpoint
 
     def on_train_start(self) -> None:
         if self.start is not None:
             self.start.restore_optimizer(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
+            if self.start.scaler:
+                self.trainer.precision_plugin.load_state_dict(dict(self.start.scaler))
 
-    def forward(self, noisy: Float[Tensor, "B C h w"], times: Int[Tensor, " B"]) -> Float[Tensor, "B C h w"]:
-        """The personalised model's prediction for the training prompt."""
+    def forward(
+        self, noisy: Float[Tensor, "B C h w"], times: Int[Tensor, " B"], prompts: Sequence[str]
+    ) -> Float[Tensor, "B C h w"]:
+        """The personalised model's prediction; `prompts` are one per equal share of the rows, in their order."""
         count, pipe = len(noisy), self.pipe
         text, _, pooled, _ = pipe.encode_prompt(
-            self.prompt, device=noisy.device, do_classifier_free_guidance=False
+            list(prompts), device=noisy.device, do_classifier_free_guidance=False
         )
+        share = count // len(prompts)
         size = noisy.shape[-1] * pipe.vae_scale_factor
-        added = {"text_embeds": pooled.expand(count, -1), "time_ids": time_ids(pipe, size, count)}
+        added: dict[str, Any] = {
+            "text_embeds": pooled.repeat_interleave(share, 0),
+            "time_ids": time_ids(pipe, size, count).to(noisy.device),
+        }
         if has_adapter(pipe):
-            added["image_embeds"] = [blank_style(pipe, count).negative]
-        return pipe.unet(
+            added["image_embeds"] = [blank_style(pipe, count).negative.to(noisy.device)]
+        return self.network[0](
             noisy.to(pipe.unet.dtype),
             times,
-            encoder_hidden_states=text.expand(count, -1, -1),
+            encoder_hidden_states=text.repeat_interleave(share, 0),
             added_cond_kwargs=added,
             return_dict=False,
         )[0].float()
 
-    def training_step(self, step: int) -> Tensor:
-        drawn = draw(self.seed, step, self.cache, self.cfg.batch_size, len(self.kept))
-        device = self.pipe.device
-        clean = self.cache.latents[drawn.views].to(device)
-        kept, times = self.kept[drawn.times].to(device), drawn.times.to(device)
-        noisy, target = diffuse(clean, drawn.noise.to(device), kept, self.prediction)
-        error = (self(noisy, times) - target).square() * self.cache.weights[drawn.views].to(device)
+    def training_step(self, micro: int) -> Tensor:
+        cfg, device = self.cfg, self.device_in_use
+        caches, prompts, streams = [self.cache], [self.prompt], ["personalize"]
+        if self.prior is not None:
+            caches, prompts, streams = (
+                [*caches, self.prior],
+                [*prompts, cfg.class_prompt],
+                [*streams, "prior"],
+            )
+        draws = [
+            draw(
+                self.seed,
+                micro,
+                cache,
+                cfg.batch_size,
+                len(self.kept),
+                stream=stream,
+                noise_offset=cfg.noise_offset,
+            )
+            for cache, stream in zip(caches, streams, strict=True)
+        ]
+        clean = torch.cat([cache.latents[d.views] for cache, d in zip(caches, draws, strict=True)])
+        weights = torch.cat([cache.weights[d.views] for cache, d in zip(caches, draws, strict=True)])
+        times = torch.cat([d.times for d in draws])
+        kept = self.kept[times].to(device)
+        noise = torch.cat([d.noise for d in draws])
+        noisy, target = diffuse(clean.to(device), noise.to(device), kept, self.prediction)
+        error = (self(noisy, times.to(device), prompts) - target).square() * weights.to(device)
         per_row = error.mean(dim=(1, 2, 3))
-        if self.cfg.min_snr_gamma is not None:
-            per_row = per_row * min_snr_weight(kept, self.cfg.min_snr_gamma, self.prediction)
-        loss = per_row.mean()
+        if cfg.min_snr_gamma is not None:
+            per_row = per_row * min_snr_weight(kept, cfg.min_snr_gamma, self.prediction)
+        subject, *prior = per_row.split(cfg.batch_size)
+        loss = subject.mean()
+        for rows in prior:
+            loss = loss + cfg.prior_weight * rows.mean()
         self.log("loss", loss, prog_bar=True, batch_size=len(clean))
         return loss
 
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
-        factor = lr_factor(batch, self.cfg.steps, self.cfg.lr_schedule, self.cfg.warmup_steps)
-        for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = group["base_lr"] * factor
+        set_rates(self.trainer.optimizers[0], batch // self.cfg.accumulate, self.cfg)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        cfg = self.cfg
-        groups = [
-            {"params": self.lora, "lr": cfg.lr_unet, "base_lr": cfg.lr_unet, "weight_decay": cfg.wd_unet},
-            {
-                "params": list(self.tokens.parameters()),
-                "lr": cfg.lr_tokens,
-                "base_lr": cfg.lr_tokens,
-                "weight_decay": cfg.wd_tokens,
-            },
-        ]
-        return torch.optim.AdamW(groups)
-
-
-class SaveState(Callback):
-    """Writes the checkpoint every `period` steps and hands the loss to `tracker` every `log_period`.
-
-    A resumed run repeats the rows between its checkpoint and the kill, number for number.
-    """
-
-    def __init__(self, folder: Path, key: str, period: int, tracker: Tracker, log_period: int = 10) -> None:
-        self.folder, self.key, self.period = folder, key, period
-        self.tracker, self.log_period = tracker, log_period
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: int, batch_idx: int
-    ) -> None:
-        assert isinstance(pl_module, PersonalizeModule)
-        done = batch + 1
-        if done % self.log_period == 0:
-            self.tracker.log(done, {"loss": float(trainer.callback_metrics["loss"])})
-        if done % self.period == 0 and done < pl_module.cfg.steps:
-            save_checkpoint(
-                self.folder,
-                step=done,
-                key=self.key,
-                values=pl_module.values(),
-                optimizer=trainer.optimizers[0],
-            )
+        return build_optimizer(self.cfg, self.trainables.parts, self.device_in_use)

@@ -4,13 +4,13 @@ import math
 
 from magic_insert.core.errors import UserError
 
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "linear", "cosine")
 
 
 def lr_factor(step: int, steps: int, schedule: str, warmup: int = 0) -> float:
     """What the base rate is multiplied by at `step` of `steps`: a linear rise over `warmup` steps, then the schedule.
 
-    `cosine` falls to 0 at the end, `constant` stays at 1.
+    `cosine` and `linear` fall to 0 at the end, `constant` stays at 1.
 
     Raises:
         UserError: `schedule` is none of SCHEDULES.
@@ -21,4 +21,4 @@ def lr_factor(step: int, steps: int, schedule: str, warmup: int = 0) -> float:
     passed = max(0.0, (step - warmup) / max(1, steps - warmup))
     if schedule == "cosine":
         return rise * 0.5 * (1 + math.cos(math.pi * passed))
-    return rise
+    return rise * (1 - passed) if schedule == "linear" else rise

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from magic_insert.config.checks import at_least, not_empty, one_of, positive, within
+from magic_insert.config.schema.parts import STYLE_PRESETS
 from magic_insert.core.errors import UserError
 
 LR_SCHEDULES = ("constant", "linear", "cosine")
@@ -24,8 +25,8 @@ class ValidationConfig:
 
     `every`: steps between two looks (0: never); the last step is always looked at. `seeds`: pictures per prompt, drawn
     from the same noise in every look. `edits`: texts appended to the training prompt; the sheet's columns after the
-    plain one. `style`: picture whose style the last column hears through the adapter (null: a Toybox drawing).
-    `steps`, `guidance`: of the sampler. `scorer`: who says how alike and how obedient the samples are: `model` (the
+    plain one. `style`: picture whose style the last column hears through the adapter in `style_blocks` (null: a
+    Toybox drawing). `steps`, `guidance`: of the sampler, also of the class pictures. `scorer`: who says how alike and how obedient the samples are: `model` (the
     CLIP inside the pipeline), `micro` (the shipped metric encoders, for Toybox subjects) or `none`. `pick`: which
     step's weights become the product: the `last`, or the `best`: the highest identity among the steps whose prompt
     score is at least (1 - `tolerance`) of the best prompt score.
@@ -35,6 +36,7 @@ class ValidationConfig:
     seeds: int = 2
     edits: list[str] = field(default_factory=lambda: ["sitting", "with a red hat"])
     style: str | None = None
+    style_blocks: str = "instantstyle"
     steps: int = 20
     guidance: float = 3.0
     scorer: str = "none"
@@ -45,6 +47,7 @@ class ValidationConfig:
         key = "personalization.validation"
         at_least(f"{key}.every", self.every, 0)
         within(f"{key}.seeds", self.seeds, 1, 16)
+        one_of(f"{key}.style_blocks", self.style_blocks, STYLE_PRESETS)
         within(f"{key}.steps", self.steps, 1, 1000)
         within(f"{key}.guidance", self.guidance, 0, 50)
         one_of(f"{key}.scorer", self.scorer, SCORERS)
@@ -150,7 +153,7 @@ class PersonalizationConfig:
         if self.optimizer == "prodigy" and len(rates) > 1:
             raise UserError(
                 "expected one learning rate for all parts with personalization.optimizer=prodigy, "
-                f"got {sorted(rates)}; set personalization.lr_unet=1 personalization.lr_tokens=1 personalization.lr_text=1"
+                f"got {sorted(rates)}; set personalization.lr_unet=1, .lr_tokens=1 and .lr_text=1"
             )
 
     def _check_trained(self) -> None:
