@@ -19,6 +19,8 @@ JOBS = {
     "demo": "one subject into four scenes of four styles, beside the truth",
     "evaluate": "methods on a benchmark, with a report: stylizer=a,b inserter=x,y benchmark=toyplop|subjectplop|folder",
     "subjectplop": "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",
+    "report": "tables, plots and page again from rows alone: rows=PATH out=FOLDER",
+    "study": "ask people which picture is better: action=build|serve|analyse out=FOLDER",
     "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",
     "foundation": "train every part of the micro model: preset=cpu|gpu",
     "card": "measure micro weights on held-out seeds",

@@ -31,6 +31,8 @@ JOB_SCHEMAS: dict[str, type] = {
     "remove": schema.RemoveConfig,
     "evaluate": schema.EvaluateConfig,
     "subjectplop": schema.SubjectPlopConfig,
+    "report": schema.ReportConfig,
+    "study": schema.StudyConfig,
 }
 
 

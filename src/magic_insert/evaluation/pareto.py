@@ -88,15 +88,15 @@ def draw_panel(
         x, y = found.estimates.get(across.key), found.estimates.get(up.key)
         if x is None or y is None or not _belongs(found, across, up, facts):
             continue
-        colour, marker = soft, GREYS.get(found.kind, "o")
+        colour, marker, label = soft, GREYS.get(found.kind, "o"), None
         if found.kind == "method":
             colour, marker = HUES[len(methods) % len(HUES)], MARKERS[len(methods) % len(MARKERS)]
-            methods[found.method] = (x.mean, y.mean)
+            methods[found.method], label = (x.mean, y.mean), found.method
         else:  # grey marks look alike, so they carry their names
             name = found.method.split(":")[-1]
             axes.annotate(name, (x.mean, y.mean), (6, 5), textcoords="offset points", color=soft, fontsize=8)
         axes.errorbar(
-            x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt=marker, color=colour, label=found.method if found.kind == "method" else None,
+            x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt=marker, color=colour, label=label,
             markersize=8 if found.kind == "method" else 6, elinewidth=1, capsize=0, zorder=3,
             markerfacecolor=page if found.kind == "printed" else colour, alpha=1 if found.kind == "method" else 0.8,
         )  # fmt: skip

@@ -26,6 +26,7 @@ from magic_insert.config.schema.parts import (
     StyleConfig,
 )
 from magic_insert.config.schema.personalization import PersonalizationConfig, ValidationConfig
+from magic_insert.config.schema.study import ProtocolConfig, ReportConfig, StudyConfig
 from magic_insert.config.schema.stylizers import StylizerConfig
 
 __all__ = [
@@ -43,10 +44,13 @@ __all__ = [
     "ModelConfig",
     "PersonalizationConfig",
     "PersonalizeConfig",
+    "ProtocolConfig",
     "RemoveConfig",
+    "ReportConfig",
     "SamplingConfig",
     "SegmenterConfig",
     "StatusConfig",
+    "StudyConfig",
     "StyleConfig",
     "StylizerConfig",
     "SubjectPlopConfig",
