@@ -98,7 +98,7 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Benchmark:
     """A benchmark as it lies in `folder`; `digest` names its contents, whatever selection of pairs is used."""
 

@@ -99,7 +99,7 @@ class Words:
 
 
 def read_words(path: Path) -> Words:
-    """The texts of subjects, {name: {"simple": ..., "detailed": ...}}, and backgrounds, {name: "a drawing"}, in a JSON file.
+    """Texts in a JSON file: subjects {name: {"simple": ..., "detailed": ...}}, backgrounds {name: "a drawing"}.
 
     Raises:
         UserError: not such a file.

@@ -15,7 +15,10 @@ from magic_insert.data.picture_folders import named_pictures, subjectplop_root
 from magic_insert.paths import subjectplop_dir
 
 KINDS = ("characters", "backgrounds")
-NO_LICENCE = "The official repository states no licence: use the pictures to evaluate, do not commit, ship or redistribute them."
+NO_LICENCE = (
+    "The official repository states no licence: use its pictures to evaluate; "
+    "do not commit, ship or redistribute them."
+)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ BENCHMARKS = ("toyplop", "subjectplop", "folder")
 BENCHMARK_SPLITS = ("mini", "full")
 PLACEMENTS = ("auto", "left", "right", "both")
 EVALUATION_TRACKS = ("stylize", "insert", "both")
-METRIC_SETS = ("micro", "paper")
+METRIC_SETS = ("micro", "paper", "paper_large")
 IMAGES = "images"  # the method that is a folder of pictures made elsewhere
 PATTERN_FIELDS = ("{subject}", "{background}")
 
@@ -68,9 +68,20 @@ class BenchmarkConfig:
 
 @dataclass(frozen=True)
 class EncodersConfig:
-    """`root`: folder of the encoders' weights; null is the micro encoders shipped with the package."""
+    """Where the judges' weights come from, and which there are beyond those of the tables.
+
+    `root`: folder of weights; null is the shipped micro encoders, or the hub's cache for those of the paper. `lpips`:
+    folder of LPIPS's AlexNet trunk (null: `root`; without the file the LPIPS columns are left out). `dinov2`,
+    `image_reward`: add these columns. `download`: fetch what the hub's cache lacks. `accept_unknown`: take files whose
+    digest is not the known one; their cards say so.
+    """
 
     root: str | None = None
+    lpips: str | None = None
+    dinov2: bool = False
+    image_reward: bool = False
+    download: bool = False
+    accept_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,9 +98,9 @@ class ImagesConfig:
         if not self.dir:
             raise UserError(f"expected a folder of pictures for {key}, got none; set {key}.dir=FOLDER")
         for name in PATTERN_FIELDS:
-            if self.pattern.count(name) != 1:
+            if name not in self.pattern:
                 raise UserError(
-                    f"expected {key}.pattern to hold {name} once, got {self.pattern!r}; "
+                    f"expected {key}.pattern to hold {name}, got {self.pattern!r}; "
                     f"set {key}.pattern='res_{{subject}}_{{background}}.png'"
                 )
 
@@ -145,9 +156,10 @@ class EvaluateConfig:
 
     `stylizers`, `inserters`: method name -> its options; the command line's stylizer=a,b and inserter=x,y fill them
     from conf/stylizer and conf/inserter. `track`: judge the redrawn subject (`stylize`), the composite (`insert`) or
-    both. `metrics`: the shipped `micro` encoders, or those of the `paper` with weights from `encoders.root`. `floors`:
-    add rows of trivial methods and of the truth. `num_draws`: pictures per pair and method, each with a seed of its
-    own. `personalized`: folder of personalisations to share between runs (null: inside `out`).
+    both. `metrics`: the shipped `micro` encoders, or those of the `paper` with weights from `encoders.root`
+    (`paper_large`: with CLIP ViT-L/14). `floors`: add rows of trivial methods and of the truth. `num_draws`: pictures
+    per pair and method, each with a seed of its own. `personalized`: folder of personalisations to share between runs
+    (null: inside `out`).
     """
 
     out: str = "runs/evaluate"

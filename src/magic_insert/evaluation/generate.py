@@ -1,0 +1,345 @@
+"""Making the pictures: personalise each subject once, redraw it by every stylizer, insert it by every inserter.
+
+Work is shared by subject, and a subject's pictures are drawn in batches that depend on the selection alone: a batch of
+which a picture is missing is drawn again as a whole, so a killed run ends with the pictures of one that was not.
+Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are float32 in [0, 1].
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig
+from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer
+from magic_insert.config.typed import overridden
+from magic_insert.core.compositing import paste
+from magic_insert.core.digest import digest
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import read_json, write_bytes, write_json
+from magic_insert.core.records import Scene, Subject
+from magic_insert.data.benchmarks import Benchmark, BenchPair
+from magic_insert.evaluation.entries import (
+    COPY_PASTE,
+    RANDOM_SUBJECT,
+    insert_methods,
+    mask_file,
+    method_folder,
+    needs_stylised,
+    other_subject,
+    picture_file,
+    seeds_of,
+)
+from magic_insert.evaluation.images_methods import estimate_mask, match_files, require_size
+from magic_insert.evaluation.judge import expected_mask
+from magic_insert.methods import checks
+from magic_insert.methods.base import BatchStylizer
+from magic_insert.methods.insert_job import effect_config, redraw_segmenter
+from magic_insert.methods.insertion import Stages, insert_subject
+from magic_insert.methods.stylizers import build_stylizer, needs_personalization
+
+BATCH = 8
+CLAIM = "method.json"
+log = logging.getLogger(__name__)
+
+Draw = tuple[BenchPair, int]
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """A stylizer that hands out the picture it was made with, for a path that begins with a stylizer."""
+
+    picture: Float[Tensor, "3 h w"]
+
+    def __call__(
+        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str, style_text: str = ""
+    ) -> Float[Tensor, "3 h w"]:
+        """The picture, whatever the scene."""
+        return self.picture
+
+
+class Workshop:
+    """The model and what stands on it, loaded when the first picture is missing."""
+
+    def __init__(self, cfg: EvaluateConfig, bench: Benchmark, out: Path, tick: Callable[[int], None]) -> None:
+        """Looks at every file that will be needed; nothing heavy is loaded.
+
+        Args:
+            tick: hears how many pictures are done.
+
+        Raises:
+            UserError: a method's weights are not there, or its pictures made elsewhere are not complete.
+        """
+        self.cfg, self.bench, self.out, self.tick = cfg, bench, out, tick
+        self.segmenter_folder = checks.check_segmenter(cfg.segmenter)
+        self.stylizers = {
+            name: s for name, s in cfg.chosen_stylizers.items() if s.name != IMAGES and needs_stylised(cfg)
+        }
+        self.inserters: dict[str, EvaluatedInserter] = {}
+        if "insert" in cfg.tracks:
+            self.inserters = {name: i for name, i in cfg.chosen_inserters.items() if i.name != IMAGES}
+        model_folder = checks.check_model(cfg.model) if self.stylizers or self.inserters else None
+        self.inserter_folders = {
+            name: checks.check_inserter(inserter, model_folder) for name, inserter in self.inserters.items()
+        }
+        self.model_folder = model_folder
+        self.made_elsewhere = {
+            (track, name): match_files(method.images, bench.pairs, name)
+            for track, methods in self._foreign().items()
+            for name, method in methods.items()
+        }
+
+    def _foreign(self) -> dict[str, dict[str, EvaluatedStylizer | EvaluatedInserter]]:
+        cfg = self.cfg
+        found: dict[str, dict[str, EvaluatedStylizer | EvaluatedInserter]] = {"stylize": {}, "insert": {}}
+        if needs_stylised(cfg):
+            found["stylize"] = {n: s for n, s in cfg.chosen_stylizers.items() if s.name == IMAGES}
+        if "insert" in cfg.tracks:
+            found["insert"] = {n: i for n, i in cfg.chosen_inserters.items() if i.name == IMAGES}
+        return found
+
+    @cached_property
+    def pipe(self) -> Any:
+        from magic_insert.models.zoo import load_pipeline
+
+        return load_pipeline(self.cfg.model)
+
+    @cached_property
+    def drawn_inserters(self) -> dict[str, Any]:
+        from magic_insert.methods.inserters import build_inserter
+
+        return {
+            name: build_inserter(
+                inserter.name, self.pipe, self.inserter_folders[name], steps=inserter.steps,
+                reference=inserter.reference,
+            )
+            for name, inserter in self.inserters.items()
+        }  # fmt: skip
+
+    def claim_methods(self) -> None:
+        """Writes into each method's folder what its pictures depend on.
+
+        Raises:
+            UserError: a folder holds pictures of the same method with other settings.
+        """
+        cfg = self.cfg
+        model = [asdict(cfg.model), model_marks(self.model_folder)]
+        shared = [model, cfg.seed, self.bench.digest]
+        keys: dict[str, Any] = {}
+        for name, stylizer in self.stylizers.items():
+            recipe = asdict(self.recipe(stylizer)) if needs_personalization(stylizer) else None
+            style, sampling = self.style_of(stylizer), self.sampling_of(stylizer)
+            keys[name] = [asdict(stylizer), recipe, asdict(style), asdict(sampling), shared]
+            _claim(method_folder(self.out, "stylize", name), keys[name])
+        for method, stylizer_name, inserter_name in insert_methods(cfg) if self.inserters else []:
+            if stylizer_name is not None:
+                inserter = asdict(self.inserters[inserter_name])
+                marks = model_marks(self.inserter_folders[inserter_name])
+                key = [keys.get(stylizer_name, IMAGES), inserter, marks, cfg.segmenter.name, shared]
+                _claim(method_folder(self.out, "insert", method), key)
+
+    def recipe(self, stylizer: EvaluatedStylizer) -> PersonalizationConfig:
+        """The job's personalisation with the method's own keys in it."""
+        return overridden(self.cfg.personalization, stylizer.personalization, "personalization")
+
+    def style_of(self, stylizer: EvaluatedStylizer) -> Any:
+        """The job's style with the method's own keys in it."""
+        return overridden(self.cfg.style, stylizer.style, "style")
+
+    def sampling_of(self, stylizer: EvaluatedStylizer) -> Any:
+        """The job's sampling with the method's own keys in it."""
+        return overridden(self.cfg.sampling, stylizer.sampling, "sampling")
+
+    def count(self, subjects: Sequence[str]) -> int:
+        """How many pictures `make` will make, or find, for these subjects."""
+        pairs = sum(pair.subject in subjects for pair in self.bench.pairs)
+        draws = pairs * self.cfg.num_draws
+        methods = [m for m in insert_methods(self.cfg) if m[1] is not None] if self.inserters else []
+        return draws * (len(self.stylizers) + len(methods))
+
+    def make(self, subject_id: str) -> None:
+        """All pictures of one subject that are not there yet.
+
+        Raises:
+            UserError: see `personalize` and the methods.
+        """
+        draws = [
+            (pair, seed)
+            for pair in self.bench.pairs
+            if pair.subject == subject_id
+            for seed in seeds_of(self.cfg)
+        ]
+        for name, stylizer in self.stylizers.items():
+            self._redraw(subject_id, name, stylizer, draws)
+        if self.inserters:
+            for name, stylizer in self.cfg.chosen_stylizers.items():
+                mine = draws if stylizer.name != IMAGES else [d for d in draws if d[1] == self.cfg.seed]
+                for pair, seed in mine:
+                    self._insert(name, pair, seed)
+
+    def _redraw(self, subject_id: str, name: str, method: EvaluatedStylizer, draws: Sequence[Draw]) -> None:
+        batches = [draws[start : start + BATCH] for start in range(0, len(draws), BATCH)]
+        files = [[picture_file(self.out, "stylize", name, *draw) for draw in batch] for batch in batches]
+        missing = [not all(path.is_file() for path in paths) for paths in files]
+        if not any(missing):
+            self.tick(len(draws))
+            return
+        subject = self.bench.subject(subject_id)
+        run = self._personalised(subject, method)
+        stylizer = build_stylizer(
+            method,
+            pipe=self.pipe,
+            subject=subject,
+            subject_text=self.bench.subject_words[subject_id].simple,
+            run_dir=run,
+            style=self.style_of(method),
+            sampling=self.sampling_of(method),
+        )
+        try:
+            for batch, paths, wanted in zip(batches, files, missing, strict=True):
+                if wanted:
+                    self._draw_batch(stylizer, batch, paths)
+                self.tick(len(batch))
+        finally:
+            stylizer.close()
+
+    def _draw_batch(self, stylizer: BatchStylizer, batch: Sequence[Draw], paths: Sequence[Path]) -> None:
+        pictures = stylizer.batch(
+            [self.bench.scene(pair.background).rgb for pair, _ in batch],
+            seeds=[seed for _, seed in batch],
+            ids=[pair.pair_id for pair, _ in batch],
+            style_texts=[self.bench.background_words[pair.background].style_text for pair, _ in batch],
+        )
+        for path, picture in zip(paths, pictures, strict=True):
+            save_png(path, picture)
+
+    def _personalised(self, subject: Subject, method: EvaluatedStylizer) -> Path | None:
+        """The folder of the subject's personalisation by this method's recipe, trained if need be."""
+        if not needs_personalization(method):
+            return None
+        from magic_insert.training.personalize import personalize
+
+        recipe = self.recipe(method)
+        home = Path(self.cfg.personalized) if self.cfg.personalized else self.out / "personalized"
+        key = digest([asdict(recipe), self.cfg.seed, asdict(self.cfg.model), model_marks(self.model_folder)])
+        folder = home / subject.id / key
+        return personalize(self.pipe, subject, recipe, seed=self.cfg.seed, out=folder, progress=False)
+
+    def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
+        """The composites of one redrawn subject by every inserter."""
+        wanted = {}
+        for name in self.inserters:
+            path = picture_file(self.out, "insert", f"{stylizer}+{name}", pair, seed)
+            if not (path.is_file() and mask_file(path).is_file()):
+                wanted[name] = path
+        self.tick(len(self.inserters) - len(wanted))
+        if not wanted:
+            return
+        scene = self.bench.scene(pair.background)
+        redrawn = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
+        cut = self._cut(redrawn, pair)
+        for name, path in wanted.items():
+            made = insert_subject(
+                scene,
+                self.bench.box(pair, scene),
+                stylizer=Redrawn(redrawn),
+                cut=lambda drawn, cut=cut: cut,  # type: ignore[misc]
+                inserter=self.drawn_inserters[name],
+                effect=effect_config(self.inserters[name]),
+                seed=seed,
+                pair_id=pair.pair_id,
+                stages=Stages(lambda stage: None),
+                on_step=lambda step: None,
+            )
+            save_png(mask_file(path), made.final.mask)
+            save_png(path, made.final.rgb)
+            self.tick(1)
+
+    def _cut(self, redrawn: Float[Tensor, "3 h w"], pair: BenchPair) -> Subject:
+        """The redrawn subject without its ground; where nothing stands out, the whole picture, ground and all.
+
+        A method may draw anything; one bad picture is a bad score, not the end of an evaluation.
+        """
+        from magic_insert.models.segment import cut_subject
+
+        try:
+            return cut_subject(
+                redrawn, None, pair.subject, segmenter=redraw_segmenter(self.cfg.segmenter.name),
+                model_folder=self.segmenter_folder,
+            )  # fmt: skip
+        except UserError as error:
+            log.warning("%s: pasted with its ground, because: %s", pair.pair_id, error)
+            return Subject(redrawn, torch.ones_like(redrawn[:1]), pair.subject)
+
+    def adopt(self) -> None:
+        """Copies pictures made elsewhere to where the rows look for them, with a mask for each composite.
+
+        Raises:
+            UserError: a picture is damaged, or a composite has another size than its background.
+        """
+        pairs = {pair.pair_id: pair for pair in self.bench.pairs}
+        for (track, name), files in self.made_elsewhere.items():
+            for pair_id, source in files.items():
+                pair, place = (
+                    pairs[pair_id],
+                    picture_file(self.out, track, name, pairs[pair_id], self.cfg.seed),
+                )
+                content = source.read_bytes()
+                if place.is_file() and place.read_bytes() == content:
+                    continue
+                picture = load_rgb(source)
+                if track == "insert":
+                    background = self.bench.scene(pair.background).rgb
+                    require_size(picture, (background.shape[-2], background.shape[-1]), source)
+                    mask = estimate_mask(picture, background, expected_mask(self.bench, pair))
+                    save_png(mask_file(place), mask)
+                write_bytes(place, content)
+
+    def floor_pictures(self, subject_id: str) -> None:
+        """The composites of the floors: the subject's own picture, and another subject's, pasted as they are."""
+        if not (self.cfg.floors and "insert" in self.cfg.tracks):
+            return
+        for pair in self.bench.pairs:
+            if pair.subject != subject_id:
+                continue
+            who = {COPY_PASTE: pair.subject, RANDOM_SUBJECT: other_subject(self.bench, pair, self.cfg.seed)}
+            for method, name in who.items():
+                path = picture_file(self.out, "insert", method, pair, self.cfg.seed)
+                if name is not None and not path.is_file():
+                    self._paste(path, name, pair)
+
+    def _paste(self, path: Path, subject: str, pair: BenchPair) -> None:
+        scene: Scene = self.bench.scene(pair.background)
+        made = paste(scene, self.bench.subject(subject), self.bench.box(pair, scene))
+        save_png(mask_file(path), made.mask)
+        save_png(path, made.rgb)
+
+
+def model_marks(folder: Path | None) -> list[Any]:
+    """What tells one folder of weights from another without reading it all: sizes and the last 64 KiB of each file."""
+    if folder is None:
+        return []
+    marks: list[Any] = []
+    for path in sorted(folder.rglob("*.safetensors")):
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            file.seek(max(0, size - (1 << 16)))
+            marks.append([path.relative_to(folder).as_posix(), size, digest(file.read().hex())])
+    return marks
+
+
+def _claim(folder: Path, contents: Any) -> None:
+    key = digest(contents)
+    path = folder / CLAIM
+    if path.is_file() and read_json(path).get("key") != key:
+        raise UserError(
+            f"expected pictures of the same settings in {folder}, got those of others; set out=FOLDER, or delete it"
+        )
+    write_json(path, {"key": key, "made_with": contents})
