@@ -27,8 +27,8 @@ from magic_insert.models.zoo import fingerprint
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.denoising import diffuse, draw, min_snr_weight
-from magic_insert.training.view_cache import CachedViews
 from magic_insert.training.personalize import personalize
+from magic_insert.training.view_cache import CachedViews
 
 CONFIG = PersonalizationConfig(
     steps=6,

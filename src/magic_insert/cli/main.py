@@ -13,12 +13,14 @@ from magic_insert.launch.signals import stop_on_sigterm
 
 JOBS = {
     "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
-    "personalize": "teach the model one subject: subject=PATH (or [PATH,PATH]) out=FOLDER",
+    "personalize": "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",
+    "export": "a finished personalisation for other programs: run=FOLDER out=FOLDER format=kohya|diffusers",
     "insertion": "train a remover and an inserter on pairs: task=remove|insert|both data=toybox|pairs|... out=FOLDER",
     "remove": "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",
     "demo": "one subject into four scenes of four styles, beside the truth",
     "evaluate": "methods on a benchmark, with a report: stylizer=a,b inserter=x,y benchmark=toyplop|subjectplop|folder",
     "subjectplop": "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",
+    "bootstrap": "adapt the inserter from photographs to drawings: bootstrap.rounds=N filter=... store=FOLDER",
     "report": "tables, plots and page again from rows alone: rows=PATH out=FOLDER",
     "study": "ask people which picture is better: action=build|serve|analyse out=FOLDER",
     "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",

@@ -132,6 +132,8 @@ def personalize(
             "steps": cfg.steps,
             "seconds": round(time.perf_counter() - began, 2),
             "resumed_from": module.start.step if module.start else 0,
+            "image_size": image_size(pipe),
+            "prediction_type": pipe.scheduler.config.prediction_type,
             "mask_loss": cfg.mask_loss and all(map(is_cut_out, subjects)),
             **picked,
             **contents,

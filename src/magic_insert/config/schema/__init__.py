@@ -4,7 +4,9 @@ Field types are checked when Hydra composes, ranges (`__post_init__`) when `conf
 classes. Defaults live in conf/*.yaml where a group has several choices, and here where there is only one.
 """
 
+from magic_insert.config.schema.bootstrap import BootstrapConfig
 from magic_insert.config.schema.evaluation import BenchmarkConfig, EvaluateConfig, SubjectPlopConfig
+from magic_insert.config.schema.export import ExportConfig
 from magic_insert.config.schema.foundation import FoundationConfig
 from magic_insert.config.schema.insertion import InsertionConfig, RemoveConfig
 from magic_insert.config.schema.jobs import (
@@ -27,15 +29,17 @@ from magic_insert.config.schema.parts import (
 )
 from magic_insert.config.schema.personalization import PersonalizationConfig, ValidationConfig
 from magic_insert.config.schema.study import ProtocolConfig, ReportConfig, StudyConfig
-from magic_insert.config.schema.stylizers import StylizerConfig
+from magic_insert.config.schema.stylizers import PoseConfig, StylizerConfig
 
 __all__ = [
     "MAX_PICTURES",
     "BenchmarkConfig",
+    "BootstrapConfig",
     "CardConfig",
     "DemoConfig",
     "EvaluateConfig",
     "ExecConfig",
+    "ExportConfig",
     "FoundationConfig",
     "InsertConfig",
     "InserterConfig",
@@ -44,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "PersonalizationConfig",
     "PersonalizeConfig",
+    "PoseConfig",
     "ProtocolConfig",
     "RemoveConfig",
     "ReportConfig",

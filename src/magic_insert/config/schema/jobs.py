@@ -16,6 +16,7 @@ from magic_insert.config.schema.parts import (
     StyleConfig,
 )
 from magic_insert.config.schema.personalization import PersonalizationConfig
+from magic_insert.config.schema.stylizers import PoseConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 
 TOYBOX_PRODUCTS = ("subjects", "pairs", "benchmark", "sheet")
@@ -25,18 +26,24 @@ MAX_PICTURES = 5
 
 @dataclass(frozen=True)
 class InsertConfig:
-    """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null."""
+    """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null.
+
+    `subject_text`: what the subject is ("a red bunny"), for stylizers that are told instead of taught.
+    """
 
     subject: str = MISSING
     background: str = MISSING
     out: str = MISSING
     box: list[int] | None = None
+    subject_text: str = ""
     seed: int = 0
     keep_intermediate: bool = False
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
+    stylizer: StylizerConfig = MISSING
     style: StyleConfig = MISSING
     sampling: SamplingConfig = MISSING
+    pose: PoseConfig = MISSING
     segmenter: SegmenterConfig = MISSING
     inserter: InserterConfig = MISSING
 
@@ -55,7 +62,8 @@ class InsertConfig:
 class PersonalizeConfig:
     """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format.
 
-    `subject`: a path, or a list of up to MAX_PICTURES as in subject=[a.png,b.png].
+    `subject`: a path, or a list of up to MAX_PICTURES as in subject=[a.png,b.png]; or a folder of subjects (pictures,
+    or folders of them), each with a run folder of its own in `out`. `exec=torchrun` shares the subjects out.
     """
 
     subject: Any = MISSING  # a path or a list of paths: the schema language has no such union
@@ -92,6 +100,7 @@ class DemoConfig:
     num_scenes: int = 4
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
+    stylizer: StylizerConfig = MISSING
     style: StyleConfig = MISSING
     sampling: SamplingConfig = MISSING
     segmenter: SegmenterConfig = MISSING

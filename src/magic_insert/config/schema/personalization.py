@@ -26,10 +26,10 @@ class ValidationConfig:
     `every`: steps between two looks (0: never); the last step is always looked at. `seeds`: pictures per prompt, drawn
     from the same noise in every look. `edits`: texts appended to the training prompt; the sheet's columns after the
     plain one. `style`: picture whose style the last column hears through the adapter in `style_blocks` (null: a
-    Toybox drawing). `steps`, `guidance`: of the sampler, also of the class pictures. `scorer`: who says how alike and how obedient the samples are: `model` (the
-    CLIP inside the pipeline), `micro` (the shipped metric encoders, for Toybox subjects) or `none`. `pick`: which
-    step's weights become the product: the `last`, or the `best`: the highest identity among the steps whose prompt
-    score is at least (1 - `tolerance`) of the best prompt score.
+    Toybox drawing). `steps`, `guidance`: of the sampler, also of the class pictures. `scorer`: who says how alike and
+    how obedient the samples are: `model` (the CLIP inside the pipeline), `micro` (the shipped metric encoders, for
+    Toybox subjects) or `none`. `pick`: which step's weights become the product: the `last`, or the `best`: the highest
+    identity among the steps whose prompt score is at least (1 - `tolerance`) of the best prompt score.
     """
 
     every: int = 0
