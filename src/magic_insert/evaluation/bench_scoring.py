@@ -1,0 +1,138 @@
+"""How fast pictures are scored on this machine: `python -m magic_insert.evaluation.bench_scoring`.
+
+Full-size ViT-S/16 and ViT-B/32 with random weights on PNG files, in the proportions of SubjectPlop (every subject with
+every background, references once), against one pair at a time, against decoding alone and against encoding alone.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.masks import blur
+from magic_insert.core.rand import generator
+from magic_insert.evaluation.decoding import default_workers, embed_files, in_threads
+from magic_insert.models.encoders.base import MetricEncoder
+from magic_insert.models.encoders.paper import build_network, wrap
+from magic_insert.models.encoders.weights import Located
+
+SUBJECTS, BACKGROUNDS = 35, 20
+ENCODERS = {"DINO ViT-S/16": "dino_vits16", "CLIP ViT-B/32": "clip_vitb32"}
+
+
+def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
+    """Smooth noise with grain, which compresses about as well as a painting does."""
+    paths = []
+    for i in range(count):
+        rng = generator(0, "bench picture", i)
+        image = blur(torch.rand(3, size, size, generator=rng), 8)
+        image = (image - image.amin()) / (image.amax() - image.amin())
+        image = image + 0.02 * torch.rand(3, size, size, generator=rng)
+        paths.append(folder / f"{i:04d}.png")
+        save_png(paths[-1], image)
+    return paths
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Wall-clock time of one call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def measure(
+    encoders: dict[str, MetricEncoder], pairs: int, size: int, batch_size: int, workers: int, folder: Path
+) -> dict[str, float]:
+    """Seconds for `pairs` pairs: `loop`, `pipeline`, `decode`, `encode`, `encode NAME`; and `files`, their number.
+
+    `decode` has all threads to itself, so does `encode`; the pipeline has to share the cores between them.
+    """
+    subjects, backgrounds = max(1, round(pairs / BACKGROUNDS)), max(1, round(pairs / SUBJECTS))
+    paths = write_pictures(folder, pairs + subjects + backgrounds, size)
+    stylised, references = paths[:pairs], paths[pairs:]
+
+    def loop() -> None:
+        for i, path in enumerate(stylised):
+            of_pair = (path, references[i % subjects], references[subjects + i % backgrounds])
+            for encoder in encoders.values():
+                for one in of_pair:
+                    encoder.embed_images(load_rgb(one)[None])
+
+    def pipeline() -> None:
+        for _ in embed_files(paths, encoders, batch_size=batch_size, workers=workers):
+            pass
+
+    def decode() -> None:
+        for _ in in_threads(load_rgb, paths, workers=workers, ahead=batch_size):
+            pass
+
+    def encode(encoder: MetricEncoder) -> None:
+        pixels = torch.zeros(batch_size, 3, encoder.card.crop, encoder.card.crop)
+        for start in range(0, len(paths), batch_size):
+            encoder.embed_pixels(pixels[: len(paths) - start])
+
+    for encoder in encoders.values():
+        encoder.embed_pixels(torch.zeros(2, 3, encoder.card.crop, encoder.card.crop))  # first calls are slow
+    times = {"files": float(len(paths))}
+    times.update(
+        {f"encode {name}": seconds(lambda e=encoder: encode(e)) for name, encoder in encoders.items()}
+    )
+    times["encode"] = sum(times[f"encode {name}"] for name in encoders)
+    times["decode"] = seconds(decode)
+    times["pipeline"] = seconds(pipeline)
+    times["loop"] = seconds(loop)
+    return times
+
+
+def show(times: dict[str, float], pairs: int, size: int) -> Table:
+    """The rates, and what the pipeline is worth."""
+    table = Table("what", "images/s", "700 pairs", title=f"scoring pairs of {size} x {size} PNG files")
+    files, scale = times["files"], SUBJECTS * BACKGROUNDS / pairs
+    for name, value in times.items():
+        if name not in ("files", "loop"):
+            table.add_row(name, f"{files / value:.1f}", f"{value * scale:.0f} s")
+    # The loop reads and encodes three pictures a pair.
+    table.add_row(
+        "loop, a pair at a time", f"{3 * pairs / times['loop']:.1f}", f"{times['loop'] * scale:.0f} s"
+    )
+    bound = max(times["decode"], times["encode"])
+    table.caption = (
+        f"pipeline: {times['loop'] / times['pipeline']:.1f} times the loop, "
+        f"{times['pipeline'] / bound:.2f} of the slower of decode and encode"
+    )
+    return table
+
+
+def main(arguments: list[str]) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        prog="python -m magic_insert.evaluation.bench_scoring", description=__doc__
+    )
+    parser.add_argument("--pairs", type=int, default=40)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    torch.manual_seed(0)
+    source = Located(Path("random"), "", "random weights")
+    encoders = {
+        name: wrap(key, build_network(key), source).to(options.device) for name, key in ENCODERS.items()
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        times = measure(
+            encoders, options.pairs, options.size, options.batch_size, options.workers, Path(folder)
+        )
+    Console().print(show(times, options.pairs, options.size))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
