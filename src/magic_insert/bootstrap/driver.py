@@ -1,0 +1,180 @@
+"""The loop: harvest with the last round's model, keep what passes the filter, train, and measure whether it helped.
+
+Round 0 is the base. Every stage goes through the store, so the same command after a kill goes on, and runs of a sweep
+share what they can. Writes `rounds.jsonl` (whole, after every round), sheets, and the networks of the best round.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from magic_insert.bootstrap import scores
+from magic_insert.bootstrap.files import ids_of, read_index, read_values
+from magic_insert.bootstrap.plan import Execute, Plan, Source
+from magic_insert.bootstrap.product import publish
+from magic_insert.bootstrap.select import acceptance, bias_report, rejected_by, truth_report
+from magic_insert.bootstrap.sheets import write_sheets
+from magic_insert.bootstrap.store import Entry, Store
+from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.core.jsonl import write_text
+
+ROUNDS = "rounds.jsonl"
+TASKS = {"inserter": "insert", "remover": "remove"}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The two models after a round."""
+
+    inserter: Source
+    remover: Source
+
+
+def run_plan(
+    cfg: BootstrapConfig,
+    execute: Execute,
+    *,
+    say: Callable[[str], None] = print,
+    on_round: Callable[[Row], None] = lambda row: None,
+    progress: bool = True,
+) -> list[Row]:
+    """Runs the whole bootstrap of `cfg`; `execute(target, payload)` runs one stage. Returns the rows of rounds.jsonl.
+
+    Args:
+        say: hears one line per stage and round.
+        on_round: hears each row as soon as it is known.
+
+    Raises:
+        UserError: something the user set or gave does not fit; an empty selection; a full or closed disk.
+    """
+    plan = Plan(cfg, Store(Path(cfg.store), say), execute, progress=progress)
+    out, loop = Path(cfg.out), cfg.bootstrap
+    base = Networks(plan.base("insert"), plan.base("remove"))
+    networks, rows = [base], [_row(plan, 0)]
+    first = _measure(plan, base, rows[0], None)
+    _record(out, rows, say, on_round)
+    pool = plan.pool()
+    for number in range(1, loop.rounds + 1):
+        last = networks[-1]
+        row = _row(plan, number)
+        harvest = plan.harvest(pool, last.remover)
+        measured = plan.measure(pool, harvest, last.inserter)
+        chosen, decided, values = plan.select(pool, measured)
+        row |= {
+            "harvested": len(values),
+            "accepted": len(decided.accepted),
+            "rejected": len(decided.rejected),
+            "rejected_by": rejected_by(decided),
+            "acceptance": acceptance(decided),
+            "filter": truth_report(decided, values, cfg.filter.good_db),
+            "bias": bias_report(decided, values),
+        }
+        row["stages"] |= {
+            "pool": pool.key,
+            "harvest": harvest.key,
+            "measure": measured.key,
+            "select": chosen.key,
+        }
+        write_sheets(out / "sheets", number, pool.folder, harvest.folder, decided)
+        start = base if loop.init_from == "base" else last
+        inserter = plan.fit("insert", number, pool, harvest, chosen, start.inserter)
+        remover = last.remover
+        if loop.retrain == "both":
+            remover = plan.fit("remove", number, pool, harvest, chosen, start.remover)
+        networks.append(Networks(inserter, remover))
+        _measure(plan, networks[-1], row, first)
+        rows.append(row)
+        row["minutes"] = {f"{e.kind}-{e.key}": round(e.seconds / 60, 3) for e in plan.used.values()}
+        row["stopped"] = loop.early_stop and seen(row) - max(map(seen, rows[:-1])) <= loop.min_gain
+        _record(out, rows, say, on_round)
+        if row["stopped"] and number < loop.rounds:
+            say(f"round {number} did not improve seen styles; stopped")
+            break
+    best = max(range(len(rows)), key=lambda i: seen(rows[i]))
+    publish(cfg, rows, best, networks[best].inserter, networks[best].remover)
+    say(conclusion(rows[0], rows[best], best))
+    return rows
+
+
+def seen(row: Row) -> float:
+    """What rounds are chosen by: the inserter's effect-region PSNR on seen styles. Unseen styles decide nothing."""
+    return float(row["metrics"]["inserter"]["seen"].get("effect_psnr", 0.0))
+
+
+def conclusion(base: Row, best: Row, number: int) -> str:
+    """The last line of a run: what changed, against the truth, with the interval of the paired difference."""
+    before, after = base["metrics"]["inserter"], best["metrics"]["inserter"]
+
+    def pair(group: str) -> str:
+        return " -> ".join(f"{m[group].get('effect_psnr', float('nan')):.1f}" for m in (before, after))
+
+    if number == 0:
+        return (
+            f"no round improved drawn styles ({before['seen']['effect_psnr']:.1f} dB); "
+            "the base networks were kept"
+        )
+    low, high = best["changes"]["inserter"]["seen"]["effect_psnr"][1:]
+    return (
+        f"effect-region PSNR on drawn styles {pair('seen')} dB [{low:+.2f}, {high:+.2f}], "
+        f"unseen styles {pair('unseen')} (photo {pair('photo')})"
+    )
+
+
+def _row(plan: Plan, number: int) -> Row:
+    """The fields of a row that are known before the round; round 0 harvests nothing."""
+    cfg = plan.cfg
+    return {
+        "round": number,
+        "seed": cfg.seed,
+        "threshold": cfg.filter.threshold,
+        "retrain": cfg.bootstrap.retrain,
+        "init_from": cfg.bootstrap.init_from,
+        "harvested": 0,
+        "accepted": 0,
+        "rejected": 0,
+        "rejected_by": {},
+        "acceptance": {},
+        "metrics": {},
+        "intervals": {},
+        "changes": {},
+        "filter": None,
+        "bias": None,
+        "stages": {},
+        "minutes": {},
+    }
+
+
+def _measure(
+    plan: Plan, networks: Networks, row: Row, base: dict[str, dict[str, Any]] | None
+) -> dict[str, dict[str, Any]]:
+    """Puts the held-out numbers of both networks into `row`; returns them picture by picture."""
+    cfg, found = plan.cfg.evaluate, {}
+    held_out: Entry = plan.held_out()
+    how = {"seed": 0, "resamples": cfg.resamples, "coverage": cfg.coverage}
+    for name, task in TASKS.items():
+        network: Source = getattr(networks, name)
+        entry = plan.evaluate(task, network)
+        values = read_values(entry.folder, ids_of(read_index(held_out.folder)))
+        row["metrics"][name] = scores.metrics(values)
+        row["intervals"][name] = scores.intervals(values, **how)
+        if base is not None:
+            row["changes"][name] = scores.changes(base[name], values, **how)
+        row["stages"] |= {name: network.content, f"evaluate_{name}": entry.key}
+        found[name] = values
+    return found
+
+
+def _record(out: Path, rows: list[Row], say: Callable[[str], None], on_round: Callable[[Row], None]) -> None:
+    """Writes all rows anew and tells of the last one."""
+    write_text(
+        out / ROUNDS, "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )
+    row = rows[-1]
+    numbers = row["metrics"]["inserter"]
+    kept = f"kept {row['accepted']} of {row['harvested']}, " if row["round"] else ""
+    shown = ", ".join(f"{g} {numbers[g].get('effect_psnr', 0):.2f}" for g in scores.GROUPS if g in numbers)
+    say(f"round {row['round']}: {kept}effect-region PSNR {shown} dB")
+    on_round(row)

@@ -1,0 +1,74 @@
+"""Evaluate: one edit network on held-out scenes, as photographs, in seen and in unseen styles, against the truth.
+
+Kept are sums per picture, so that any set of pictures can be summed up, and resampled, later. Settings: task, steps,
+seed, batch_size. Inputs: heldout, model, network. Output: `values/ID.json` and the drawn `pictures/ID.png`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, read_index, values_file
+from magic_insert.bootstrap.harvest import open_model
+from magic_insert.bootstrap.measure import rounded
+from magic_insert.bootstrap.payload import chunks, my_chunks, read_payload
+from magic_insert.bootstrap.pictures import load, load_masks, paste, save
+from magic_insert.core.jsonl import write_json
+from magic_insert.models.inserter import edit, load_edit_unet, noop
+from magic_insert.toybox.world import effect_of
+
+PICTURES = "pictures"
+
+
+def run_evaluate(path: Path) -> None:
+    """Stage: redraw every held-out pair and compare it with the truth."""
+    payload = read_payload(path)
+    settings, heldout = payload.settings, payload.inputs["heldout"]
+    groups = [
+        group
+        for group in chunks(read_index(heldout), settings["batch_size"])
+        if not all(values_file(payload.out, name).is_file() for name in ids_of(group))
+    ]
+    pipe = open_model(payload.model)
+    network = load_edit_unet(payload.inputs["network"], device=pipe.device)
+    for group in my_chunks(payload, groups, f"measuring {settings['task']} on held-out scenes"):
+        ids = ids_of(group)
+        full, empty, mask = load(heldout, WITH, ids), load(heldout, WITHOUT, ids), load_masks(heldout, ids)
+        insert = settings["task"] == "insert"
+        given, target = (paste(full, empty, mask), full) if insert else (full, empty)
+        run: dict[str, Any] = {"seed": settings["seed"], "ids": ids, "steps": settings["steps"]}
+        on = given.to(pipe.device), mask.to(pipe.device)
+        drawn = edit(pipe, network, *on, **run).cpu()
+        still = noop(pipe, network, *on, reference="vae", **run).cpu()
+        effect = effect_of(full, empty, mask)
+        found = effect_of(drawn, still, mask)
+        for i, name in enumerate(ids):
+            save(payload.out, PICTURES, name, drawn[i])
+            write_json(
+                values_file(payload.out, name),
+                sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i]),
+            )
+
+
+def sums_of(
+    given: Tensor, drawn: Tensor, target: Tensor, mask: Tensor, effect: Tensor, found: Tensor
+) -> dict[str, float]:
+    """Squared errors and their weights (pixels) by region, and the overlap of the effect's masks; pictures 3 H W."""
+    hole = torch.maximum(effect, (mask > 0).to(mask.dtype))
+
+    def error(image: Tensor, region: Tensor) -> float:
+        return rounded(float(((image - target).square().mean(dim=0, keepdim=True) * region).sum()))
+
+    either = float(torch.maximum(effect, found).sum())
+    return {
+        "effect_error": error(drawn, effect),
+        "nothing_error": error(given, effect),
+        "effect_pixels": float(effect.sum()),
+        "hole_error": error(drawn, hole),
+        "hole_pixels": float(hole.sum()),
+        "outside_error": error(drawn, 1 - hole),
+        "outside_pixels": float((1 - hole).sum()),
+        "shadow_iou": rounded(float((effect * found).sum()) / either) if either else 1.0,
+    }

@@ -1,0 +1,59 @@
+"""The files of a stage by name: an index that says what its pictures are, layers of PNG files, rows of numbers.
+
+Torch-free, so that the parent of a run can look without paying for it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magic_insert.core.jsonl import read_json, write_json
+
+INDEX = "index.json"
+WITH, WITHOUT, MASK = "with", "without", "mask"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture with a subject. `facts` are plain JSON values: seeds, template, prompt."""
+
+    id: str
+    style: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def write_index(folder: Path, items: Sequence[Item], *, truth: bool) -> None:
+    """Puts down what the stage is made of; `truth`: whether the pictures are also known without their subject."""
+    write_json(folder / INDEX, {"truth": truth, "items": [asdict(item) for item in items]})
+
+
+def read_index(folder: Path) -> list[Item]:
+    """The items of a stage in order, those without a mask left out."""
+    items = [Item(**stored) for stored in read_json(folder / INDEX)["items"]]
+    return [item for item in items if place(folder, MASK, item.id).is_file()]
+
+
+def has_truth(folder: Path) -> bool:
+    """Whether the pictures are also known without their subject."""
+    return bool(read_json(folder / INDEX)["truth"])
+
+
+def ids_of(items: Sequence[Item]) -> list[str]:
+    """Their ids."""
+    return [item.id for item in items]
+
+
+def place(folder: Path, layer: str, name: str) -> Path:
+    """The file of one layer of one item."""
+    return folder / layer / f"{name}.png"
+
+
+def values_file(folder: Path, name: str) -> Path:
+    """Where the numbers about one item lie."""
+    return folder / "values" / f"{name}.json"
+
+
+def read_values(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
+    """The numbers about the items `ids`, by id."""
+    return {name: read_json(values_file(folder, name)) for name in ids}

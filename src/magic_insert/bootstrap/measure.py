@@ -1,0 +1,101 @@
+"""Measure: everything a filter may want to know of each removal, kept apart from the decision.
+
+So a sweep over thresholds measures once. Settings: steps, batch_size, seed. Inputs: pool, harvest, model,
+inserter (for the cycle). Output: `values/ID.json` = {"measures": {...}, "facts": {...}, "truth": {...} or null}.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from magic_insert.bootstrap import measurements as see
+from magic_insert.bootstrap.files import WITH, WITHOUT, has_truth, ids_of, read_index, values_file
+from magic_insert.bootstrap.harvest import open_model
+from magic_insert.bootstrap.payload import chunks, my_chunks, read_payload
+from magic_insert.bootstrap.pictures import load, load_masks, paste
+from magic_insert.core.jsonl import write_json
+from magic_insert.models.inserter import edit, load_edit_unet, noop
+from magic_insert.toybox.world import effect_of
+
+DIGITS = 6  # of a stored value: far below anything a filter can tell apart
+BEST_DB = 60.0  # reported for an error of zero, which has no decibel
+
+
+def run_measure(path: Path) -> None:
+    """Stage: measure every removal."""
+    payload = read_payload(path)
+    settings, pool, harvest = payload.settings, payload.inputs["pool"], payload.inputs["harvest"]
+    known = has_truth(pool)
+    groups = [
+        group
+        for group in chunks(read_index(pool), settings["batch_size"])
+        if not all(values_file(payload.out, name).is_file() for name in ids_of(group))
+    ]
+    pipe = open_model(payload.model)
+    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device)
+    for group in my_chunks(payload, groups, "measuring removals"):
+        ids = ids_of(group)
+        picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
+        run = {"seed": settings["seed"], "ids": ids, "steps": settings["steps"]}
+        on = [tensor.to(pipe.device) for tensor in (picture, mask, paste(picture, removed, mask))]
+        still = noop(pipe, inserter, on[0], on[1], reference="vae", **run).cpu()
+        inserted = edit(pipe, inserter, on[2], on[1], **run).cpu()
+        truth = load(pool, WITHOUT, ids) if known else None
+        for i, name in enumerate(ids):
+            row = {
+                "measures": measures_of(still[i], removed[i], inserted[i], mask[i]),
+                "facts": {
+                    "size": rounded(float(mask[i].mean())),
+                    "contrast": rounded(see.contrast(picture[i], mask[i])),
+                },
+                "truth": None
+                if truth is None
+                else truth_of(picture[i], still[i], removed[i], truth[i], mask[i]),
+            }
+            write_json(values_file(payload.out, name), row)
+
+
+def measures_of(still: Tensor, removed: Tensor, inserted: Tensor, mask: Tensor) -> dict[str, float]:
+    """Every measurement by name; pictures 3 H W, mask 1 H W."""
+    if float(mask.max()) < see.INSIDE:
+        # Nothing can be asked about a subject that is nowhere; every filter of size refuses it.
+        return dict.fromkeys(MEASURES, 1.0) | {"effect_area": 0.0, "mask_area": 0.0, "border": 0.0}
+    values = {
+        "residue": see.residue(still, removed, mask),
+        "drift": see.drift(still, removed, mask),
+        "seam": see.seam(removed, mask),
+        "hallucination": see.hallucination(removed, mask),
+        "effect_area": see.effect_area(still, removed, mask),
+        "mask_area": see.area(see.subject_of(mask)),
+        "border": see.border(mask),
+        "cycle": see.cycle(still, inserted, removed, mask),
+    }
+    assert tuple(values) == MEASURES
+    return {name: rounded(value) for name, value in values.items()}
+
+
+MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
+
+
+def truth_of(
+    picture: Tensor, still: Tensor, removed: Tensor, truth: Tensor, mask: Tensor
+) -> dict[str, float]:
+    """What the Toybox knows: `psnr` of the removal inside mask and effect, `shadow_iou` of the effect it took away."""
+    effect = effect_of(picture[None], truth[None], mask[None])[0]
+    region = torch.maximum(effect, (mask > 0).to(mask.dtype))
+    error = float(
+        ((removed - truth).square().mean(dim=0, keepdim=True) * region).sum() / region.sum().clamp_min(1)
+    )
+    found = effect_of(still[None], removed[None], mask[None])[0]
+    either = float(torch.maximum(found, effect).sum())
+    return {
+        "psnr": rounded(min(BEST_DB, -10 * math.log10(max(error, 1e-6)))),
+        "shadow_iou": rounded(float((found * effect).sum()) / either) if either else 1.0,
+    }
+
+
+def rounded(value: float) -> float:
+    """`value` as it is stored."""
+    return round(value, DIGITS)

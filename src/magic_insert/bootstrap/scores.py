@@ -1,0 +1,116 @@
+"""From sums per picture to the numbers of a round, with bootstrap intervals. Torch-free.
+
+Shape letters: N scenes, R resamples. A resample draws scenes with replacement, the same ones for every group and model,
+so that differences between rounds are paired.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Sums = Mapping[str, float]
+Rows = Sequence[Sums]
+GROUPS = ("photo", "seen", "unseen")
+
+
+def decibel(rows: Rows, error: str, pixels: str) -> float | None:
+    """PSNR of the pooled squared error, as evaluation.metrics.RegionPSNR has it; None where there is no such region."""
+    weight = sum(row[pixels] for row in rows)
+    wrong = sum(row[error] for row in rows)
+    return None if weight == 0 else -10 * math.log10(max(wrong / weight, 1e-10))
+
+
+def mean_of(rows: Rows, name: str) -> float | None:
+    """Plain mean over the pictures that have the value."""
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None
+
+
+STATISTICS: dict[str, Callable[[Rows], float | None]] = {
+    "effect_psnr": lambda rows: decibel(rows, "effect_error", "effect_pixels"),
+    "effect_psnr_nothing": lambda rows: decibel(rows, "nothing_error", "effect_pixels"),
+    "hole_psnr": lambda rows: decibel(rows, "hole_error", "hole_pixels"),
+    "outside_psnr": lambda rows: decibel(rows, "outside_error", "outside_pixels"),
+    "shadow_iou": lambda rows: mean_of(rows, "shadow_iou"),
+    "lpips": lambda rows: mean_of(rows, "lpips"),
+}
+
+
+def group_of(name: str) -> str:
+    """photo, seen or unseen, from the id of a held-out picture ("0007-seen")."""
+    return name.rpartition("-")[2]
+
+
+def metrics(values: Mapping[str, Sums]) -> dict[str, dict[str, float]]:
+    """group -> metric -> value, for the pictures `values` (id -> sums)."""
+    return {
+        group: {
+            name: round(found, 4)
+            for name, statistic in STATISTICS.items()
+            if (found := statistic(rows)) is not None
+        }
+        for group in GROUPS
+        if (rows := [row for name, row in values.items() if group_of(name) == group])
+    }
+
+
+def intervals(
+    values: Mapping[str, Sums], *, seed: int, resamples: int, coverage: float
+) -> dict[str, dict[str, list[float]]]:
+    """group -> metric -> [low, high], percentiles over resampled scenes."""
+    return {
+        group: {
+            name: _percentiles([statistic([rows[i] for i in pick]) for pick in picks], coverage)
+            for name, statistic in STATISTICS.items()
+            if statistic(rows) is not None
+        }
+        for group, rows, picks in _resampled(values, seed, resamples)
+    }
+
+
+def changes(
+    before: Mapping[str, Sums],
+    after: Mapping[str, Sums],
+    *,
+    seed: int,
+    resamples: int,
+    coverage: float,
+) -> dict[str, dict[str, list[float]]]:
+    """group -> metric -> [difference, low, high] of two models on the same pictures, paired by scene."""
+    result: dict[str, dict[str, list[float]]] = {}
+    second = [rows for _, rows, _ in _resampled(after, seed, 1)]
+    for (group, first, picks), then in zip(_resampled(before, seed, resamples), second, strict=True):
+        result[group] = {}
+        for name, statistic in STATISTICS.items():
+            if (was := statistic(first)) is None or (now := statistic(then)) is None:
+                continue
+            drawn = [
+                _difference(statistic([first[i] for i in pick]), statistic([then[i] for i in pick]))
+                for pick in picks
+            ]
+            result[group][name] = [round(now - was, 4), *_percentiles(drawn, coverage)]
+    return result
+
+
+def _difference(before: float | None, after: float | None) -> float | None:
+    return None if before is None or after is None else after - before
+
+
+def _resampled(
+    values: Mapping[str, Sums], seed: int, resamples: int
+) -> list[tuple[str, list[Sums], np.ndarray]]:
+    """Per group its rows in order of their ids, and R x N row numbers."""
+    found = []
+    for group in GROUPS:
+        rows = [values[name] for name in sorted(values) if group_of(name) == group]
+        if rows:
+            picks = np.random.default_rng(seed).integers(0, len(rows), (resamples, len(rows)))
+            found.append((group, rows, picks))
+    return found
+
+
+def _percentiles(values: Sequence[float | None], coverage: float) -> list[float]:
+    tail = 50 * (1 - coverage)
+    known = [value for value in values if value is not None]
+    return [round(float(q), 4) for q in np.percentile(known, (tail, 100 - tail))]

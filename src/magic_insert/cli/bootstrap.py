@@ -1,0 +1,24 @@
+"""`magic-insert bootstrap`: adapt the inserter from photographs to drawings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from magic_insert.bootstrap.select import build_filters
+from magic_insert.cli.app import require_writable, run_app
+from magic_insert.config.schema import BootstrapConfig
+from magic_insert.core.errors import UserError
+
+
+def check(cfg: BootstrapConfig) -> None:
+    """Looks at filters, folders and places before anything heavy is loaded; raises `UserError`."""
+    build_filters(cfg.filter.rules)
+    for key, folder in (("pool.dir", cfg.pool.dir), ("fit.photos", cfg.fit.photos)):
+        if folder is not None and not Path(folder).is_dir():
+            raise UserError(f"expected {key} to be a folder, got none at {folder}; set {key}=DIR")
+    require_writable("out", cfg.out)
+    require_writable("store", cfg.store)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the job from command-line words."""
+    run_app("bootstrap", "magic_insert.launch.bootstrap_job:run_bootstrap", arguments, check)

@@ -1,0 +1,232 @@
+"""The bootstrap: from a model of photographs to one of drawings. One dataclass per group of conf/bootstrap.yaml."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from magic_insert.config.checks import at_least, not_empty, one_of, positive, within
+from magic_insert.config.schema.launch import ExecConfig
+from magic_insert.config.schema.parts import LoggerConfig, ModelConfig, SegmenterConfig
+from magic_insert.core.errors import UserError
+
+POOLS = ("toybox", "folder", "imagine")
+RETRAIN = ("insertion", "both")
+INIT_FROM = ("base", "previous")
+BACKGROUNDS = ("paper", "composited")
+ON_ERROR = ("stop", "skip")
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How often, from how many pictures, and what is trained.
+
+    `retrain`: `insertion` freezes the remover as in the paper's figure, `both` trains it too. `init_from`: where the
+    training of a round starts, the base model or the last round's. `early_stop`: end when a round does not raise the
+    inserter's effect-region PSNR on seen styles by more than `min_gain` decibel over the best before it. `remover` and
+    `inserter`: folders of the networks to start from; null is the folder of that name beside the model's.
+    """
+
+    rounds: int = 1
+    num_samples: int = 50
+    retrain: str = "insertion"
+    init_from: str = "base"
+    early_stop: bool = True
+    min_gain: float = 0.0
+    remover: str | None = None
+    inserter: str | None = None
+
+    def __post_init__(self) -> None:
+        within("bootstrap.rounds", self.rounds, 1, 100)
+        at_least("bootstrap.num_samples", self.num_samples, 1)
+        one_of("bootstrap.retrain", self.retrain, RETRAIN)
+        one_of("bootstrap.init_from", self.init_from, INIT_FROM)
+        at_least("bootstrap.min_gain", self.min_gain, 0)
+        if self.rounds > 1 and self.retrain == "insertion" and self.init_from == "base":
+            raise UserError(
+                f"expected rounds that can differ, got bootstrap.rounds={self.rounds} with a frozen remover and "
+                "training restarted from the base, where every round repeats the first; set bootstrap.retrain=both or "
+                "bootstrap.init_from=previous, or bootstrap.rounds=1"
+            )
+
+
+@dataclass(frozen=True)
+class StyledPoolConfig:
+    """Where the stylised pictures come from.
+
+    `toybox`: scenes with a subject drawn in `styles` (empty: every training style but photo), with truth. `folder`: the
+    pictures in `dir` (`dir`/STYLE/NAME.png or `dir`/NAME.png) with masks in `masks` (null: `dir`/masks); where
+    `segment` is true a missing mask is found by the segmenter. `imagine`: drawn by the model itself from `prompts`
+    (each with `{style}`; empty: the Toybox's captions) and segmented; `steps` and `guidance` say how. `occlusion`:
+    chance in [0, 1] that a prop stands before the subject.
+    """
+
+    name: str = MISSING
+    styles: list[str] = field(default_factory=list)
+    occlusion: float = 0.0
+    dir: str | None = None
+    masks: str | None = None
+    segment: bool = False
+    prompts: list[str] = field(default_factory=list)
+    steps: int = 20
+    guidance: float = 5.0
+
+    def __post_init__(self) -> None:
+        one_of("pool.name", self.name, POOLS)
+        within("pool.occlusion", self.occlusion, 0, 1)
+        within("pool.steps", self.steps, 1, 1000)
+        within("pool.guidance", self.guidance, 0, 50)
+        if self.name == "folder" and not self.dir:
+            raise UserError(
+                "expected a folder of stylised pictures for pool=folder, got none; set pool.dir=DIR"
+            )
+        if self.name == "imagine" and self.prompts:
+            not_empty("pool.styles", self.styles)
+            for prompt in self.prompts:
+                if prompt.count("{style}") != 1:
+                    raise UserError(
+                        f"expected every entry of pool.prompts to hold {{style}} once, got {prompt!r}"
+                    )
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """`steps`: denoising steps of every removal and re-insertion. `batch_size`: pictures edited together."""
+
+    steps: int = 20
+    batch_size: int = 10
+
+    def __post_init__(self) -> None:
+        within("harvest.steps", self.steps, 1, 1000)
+        at_least("harvest.batch_size", self.batch_size, 1)
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """Which removals are kept: those whose worst score over `rules` reaches `threshold`.
+
+    `rules`: name -> a filter of magic_insert.bootstrap.filters with its bounds. `keep_at_most_per_style`: the best of
+    each style, null for all. `good_db`: where the truth is known, a removal counts as truly good from this PSNR inside
+    mask and effect region on.
+    """
+
+    threshold: float = 0.5
+    keep_at_most_per_style: int | None = None
+    good_db: float = 17.0
+    rules: dict[str, Any] = MISSING
+
+    def __post_init__(self) -> None:
+        within("filter.threshold", self.threshold, 0, 1)
+        if self.keep_at_most_per_style is not None:
+            at_least("filter.keep_at_most_per_style", self.keep_at_most_per_style, 1)
+        within("filter.good_db", self.good_db, 0, 100)
+        not_empty("filter.rules", self.rules)
+
+
+@dataclass(frozen=True)
+class AdaptConfig:
+    """One round's training.
+
+    `photo_share`: share of each batch that is counterfactual photographs, of which there are `num_photos` (Toybox
+    renders, or the folder `photos` with with/, without/ and masks/). `background`: `paper` trains on the removed
+    picture as it is, `composited` on the original with only hole and effect taken from it. `ema_decay`: of the
+    averaged weights that are kept.
+    """
+
+    steps: int = MISSING
+    batch_size: int = MISSING
+    lr: float = MISSING
+    photo_share: float = 0.5
+    num_photos: int = 64
+    photos: str | None = None
+    background: str = "paper"
+    ema_decay: float = 0.98
+    save_every: int = 50
+
+    def __post_init__(self) -> None:
+        at_least("fit.steps", self.steps, 1)
+        at_least("fit.batch_size", self.batch_size, 1)
+        positive("fit.lr", self.lr)
+        at_least("fit.num_photos", self.num_photos, 1)
+        one_of("fit.background", self.background, BACKGROUNDS)
+        at_least("fit.save_every", self.save_every, 1)
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(
+                f"expected fit.ema_decay from 0 to below 1, got {self.ema_decay:g}; set fit.ema_decay=..."
+            )
+        if not 0 <= self.photo_share < 1:
+            raise UserError(
+                f"expected fit.photo_share from 0 to below 1, got {self.photo_share:g}; a round that sees photographs "
+                "alone cannot learn a style: set fit.photo_share=0.5"
+            )
+
+
+@dataclass(frozen=True)
+class HeldOutConfig:
+    """What every round is measured on: `num_scenes` held-out scenes, each as photo, in a seen and in an unseen style.
+
+    `steps`: denoising steps. `resamples`: of the bootstrap intervals, which cover `coverage` of them.
+    """
+
+    num_scenes: int = 36
+    steps: int = 12
+    resamples: int = 1000
+    coverage: float = 0.95
+
+    def __post_init__(self) -> None:
+        at_least("evaluate.num_scenes", self.num_scenes, 1)
+        within("evaluate.steps", self.steps, 1, 1000)
+        within("evaluate.resamples", self.resamples, 10, 1_000_000)
+        within("evaluate.coverage", self.coverage, 0.5, 0.999)
+
+
+@dataclass(frozen=True)
+class FaultConfig:
+    """`on_error`: `stop` at unusable pictures after naming all of them, or `skip` them."""
+
+    on_error: str = "stop"
+
+    def __post_init__(self) -> None:
+        one_of("data.on_error", self.on_error, ON_ERROR)
+
+
+@dataclass(frozen=True)
+class BootstrapConfig:
+    """Stylised pictures + a remover and an inserter of photographs -> an inserter of drawings in `out`/inserter.
+
+    `store`: the folder where every finished stage is kept and found again, by this run and any other.
+    """
+
+    out: str = "runs/bootstrap"
+    store: str = "runs/store"
+    seed: int = 0
+    bootstrap: LoopConfig = MISSING
+    pool: StyledPoolConfig = MISSING
+    harvest: HarvestConfig = MISSING
+    filter: FilterConfig = MISSING
+    fit: AdaptConfig = MISSING
+    evaluate: HeldOutConfig = MISSING
+    data: FaultConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    model: ModelConfig = MISSING
+    logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """People judge removals: `run` is a bootstrap run folder, `out` gets the page, the sheet and what was learned.
+
+    `verdicts`: a file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page.
+    `round`: whose removals. `good_db`: with `truth`, the PSNR from which a removal is good.
+    """
+
+    run: str = MISSING
+    out: str = "runs/review"
+    round: int = 1
+    verdicts: str | None = None
+    good_db: float = 17.0
+
+    def __post_init__(self) -> None:
+        at_least("round", self.round, 1)
+        within("good_db", self.good_db, 0, 100)
