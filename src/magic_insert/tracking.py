@@ -1,12 +1,13 @@
 """Where measurements of a run go: always into `metrics.jsonl` of its folder, and into W&B when asked.
 
 The JSONL file is complete by itself. W&B gets a run id that is a function of folder and configuration, so that a
-resumed run goes on in its own page; without an account it is kept offline. Importing this module imports no wandb.
+resumed run goes on in its own page; runs of one folder, or of one sweep, are a group, their stage is the job type.
+Without an account it is kept offline. Of several ranks the first speaks for all. Importing this imports no wandb.
 """
 
 import netrc
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 from magic_insert.config.schema import LoggerConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.jsonl import append_jsonl
+from magic_insert.core.ranks import rank
 
 METRICS = "metrics.jsonl"
+SWEEP = "MAGIC_INSERT_SWEEP"  # set for the jobs of a sweep: the name that groups them in W&B
 
 
 class Tracker:
-    """Takes rows of numbers; made by `open_tracker`."""
+    """Takes what a stage measured; made by `open_tracker`."""
 
     def __init__(self, folder: Path, stage: str, wandb_run: Any | None):
         self.folder, self.stage, self._wandb_run = folder, stage, wandb_run
@@ -31,8 +34,39 @@ class Tracker:
             ValueError: a value is NaN or infinite.
         """
         append_jsonl(self.folder / METRICS, {"stage": self.stage, "step": step, **values})
+        self._send(step, values)
+
+    def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
+        """Picture files by name, for W&B's pages; they stay where they are."""
         if self._wandb_run is not None:
-            self._wandb_run.log({f"{self.stage}/{name}": value for name, value in values.items()})
+            import wandb
+
+            self._send(step, {name: wandb.Image(str(path)) for name, path in pictures.items()})
+
+    def table(self, step: int, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows for a table of W&B, columns in the order of their first appearance; `Path` values become pictures."""
+        if self._wandb_run is None or not rows:
+            return
+        import wandb
+
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        table = wandb.Table(columns=columns, allow_mixed_types=True)
+        for row in rows:
+            cells = [row.get(column) for column in columns]
+            table.add_data(*(wandb.Image(str(cell)) if isinstance(cell, Path) else cell for cell in cells))
+        self._send(step, {name: table})
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        if self._wandb_run is not None:
+            named = {f"{self.stage}/{name}": value for name, value in values.items()}
+            self._wandb_run.log({f"{self.stage}/step": step, **named})
+
+
+class SilentTracker(Tracker):
+    """What ranks other than the first get: rank 0 speaks for all."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
 
 
 @contextmanager
@@ -41,6 +75,9 @@ def open_tracker(
 ) -> Iterator[Tracker]:
     """A tracker for one `stage` of the run in `folder`; `config` is the thawed configuration of the run."""
     place = Path(folder)
+    if rank() != 0:
+        yield SilentTracker(place, stage, None)
+        return
     if logger.name == "jsonl":
         yield Tracker(place, stage, None)
         return
@@ -50,7 +87,7 @@ def open_tracker(
     run = wandb.init(
         project=logger.project,
         id=wandb_id(place, stage, config),
-        group=place.name,
+        group=os.environ.get(SWEEP, place.name),
         job_type=stage,
         name=f"{place.name}/{stage}",
         config=dict(config),
@@ -59,6 +96,8 @@ def open_tracker(
         resume="allow",
         settings=wandb.Settings(silent=True),
     )
+    # A resumed run repeats rows; the step, not the order of arrival, says where a value belongs.
+    run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
     try:
         yield Tracker(place, stage, run)
     finally:

@@ -6,6 +6,7 @@ instead, and the cause is told in one line.
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +21,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from magic_insert.config.compose import JOB_SCHEMAS, known_keys, register_schemas
+from magic_insert.config.compose import JOB_LAUNCHER, JOB_SCHEMAS, known_keys, register_schemas
 from magic_insert.core.errors import UserError
 from magic_insert.launch.executor import StageFailed
 from magic_insert.launch.launcher import launch
+from magic_insert.launch.sweep import JobPlan
+from magic_insert.launch.sweep_names import job_name, settings_of, swept_keys
 from magic_insert.paths import conf_dir
+
+SWEEP_OPTION = re.compile(r"^sweep\.(?=(workers|metric|direction)=)")
+# Hydra's own words for a group that a job does not have.
+NO_GROUP = re.compile(r"Could not override '([^']+)'\. ?\n?.*No match in the defaults list", re.DOTALL)
 
 
 def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[Any], None]) -> None:
@@ -33,14 +40,20 @@ def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[An
     `check` looks at the frozen configuration's files before `target` is imported.
     """
 
+    words = [SWEEP_OPTION.sub("hydra.launcher.", word) for word in arguments]
+
     def body(cfg: DictConfig) -> None:
-        launch(job, target, cfg, check=check, name=sweep_name(arguments))
+        launch(job, target, cfg, check=check, name=sweep_name(words))
 
-    compose_and_call(job, arguments, body)
+    compose_and_call(job, words, body, JobPlan(job, target, check))
 
 
-def compose_and_call(job: str, arguments: Sequence[str], body: Callable[[DictConfig], None]) -> None:
+def compose_and_call(
+    job: str, arguments: Sequence[str], body: Callable[[DictConfig], None], plan: JobPlan | None = None
+) -> None:
     """Composes `job` from `arguments` (Hydra's flags and overrides) and hands the result to `body`.
+
+    A sweep of a job with a `plan` hands each of its configurations to a process of its own instead.
 
     Raises:
         SystemExit: with code 2 after one line, if the user's input does not fit.
@@ -67,37 +80,49 @@ def compose_and_call(job: str, arguments: Sequence[str], body: Callable[[DictCon
             print(f"magic-insert: {error}", file=sys.stderr)
             raise SystemExit(1) from None
 
+    if plan is not None:
+        # What Hydra hands to the launcher of sweeps is the function itself.
+        task.__wrapped__.plan = plan
+        # argparse takes the overrides in one piece, so ours stands beside the user's.
+        overrides = parser.parse_args(list(arguments)).overrides
+        place = list(arguments).index(overrides[0]) if overrides else len(arguments)
+        arguments = [*arguments[:place], JOB_LAUNCHER, *arguments[place:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"magic-insert {job}", *arguments]
     try:
         task()
     except (HydraException, OmegaConfBaseException) as error:
         fail(UserError(explain(error, job)))
+    except UserError as error:  # while the jobs of a sweep are composed
+        fail(error)
 
 
 def sweep_name(arguments: Sequence[str]) -> str | None:
-    """What tells this run of a sweep from the others, such as `seed=1,style.scale=0.5`; None outside a sweep."""
+    """What tells this run of a sweep from the others, such as `seed=1`; None outside a sweep.
+
+    Only launchers of Hydra's own come here (hydra/launcher=basic): ours starts processes that are told their name.
+    """
     config = HydraConfig.get()
     if config.mode != RunMode.MULTIRUN:
         return None
     words = get_args_parser().parse_args(list(arguments)).overrides
-    parser = OverridesParser.create()
-    swept = {o.get_key_element() for o in parser.parse_overrides(words) if o.is_sweep_override()}
-    mine = [o for o in parser.parse_overrides(list(config.overrides.task)) if o.get_key_element() in swept]
-    if not mine:  # the sweeper's own search space
-        return f"{config.job.num:03d}"
-    return ",".join(f"{o.get_key_element()}={o.get_value_element_as_str()}" for o in mine).replace("/", "-")
+    keys = swept_keys(words, config.sweeper.get("params") or {})
+    return job_name(settings_of(list(config.overrides.task), keys)) or f"{config.job.num:03d}"
 
 
 def explain(error: HydraException | OmegaConfBaseException, job: str) -> str:
     """One line for an error of composing: which key, what is wrong, what to do."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, UserError):  # from the launcher of sweeps
+        return str(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         near = difflib.get_close_matches(cause.full_key, known_keys(JOB_SCHEMAS[job]), n=1)
         hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --cfg job shows every key"
         return f"expected a known key, got {cause.full_key}; {hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"expected a fitting value for {cause.full_key}, got another: {_first_line(cause)}"
+    if unknown := NO_GROUP.search(str(error)):
+        return f"expected a known key or group, got {unknown[1]}; magic-insert {job} --help shows them"
     lines = [line.strip() for line in str(error).splitlines()]
     options = [
         line for line in lines[1:] if line and not line.startswith(("Config search path", "provider="))

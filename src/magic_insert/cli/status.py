@@ -14,7 +14,10 @@ from magic_insert.launch.run_folder import list_runs, state_of
 def print_status(cfg: DictConfig) -> None:
     """Prints state, job, start and folder of every run in the wanted states."""
     wanted: StatusConfig = freeze(cfg)
-    for folder, record in list_runs(Path(wanted.root)):
+    runs = list_runs(Path(wanted.root))
+    if not runs:
+        print(f"no runs under {wanted.root}")
+    for folder, record in runs:
         if (state := state_of(record)) in wanted.states:
             print(f"{state:<8} {record['job']:<12} {record['started']}  {folder}")
 

@@ -47,8 +47,11 @@ def launch(
     run_frozen(job, target, frozen)
 
 
-def run_frozen(job: str, target: str, frozen: Any) -> None:
-    """Runs `target` with a frozen configuration that was checked, and keeps the record of its run folder."""
+def run_frozen(job: str, target: str, frozen: Any) -> Any:
+    """Runs `target` with a frozen configuration that was checked, and keeps the record of its run folder.
+
+    Returns what `target` returned; None where other processes did the work.
+    """
     where: ExecConfig = getattr(frozen, "exec", ExecConfig())
     spread = where.name != "inline" and job not in STAGED_JOBS
     if is_picture(frozen.out):
@@ -56,14 +59,13 @@ def run_frozen(job: str, target: str, frozen: Any) -> None:
             raise UserError(
                 f"expected exec=inline for a picture, got {where.name}; set out=FOLDER or exec=inline"
             )
-        load_function(target)(frozen)
-        return
+        return load_function(target)(frozen)
     folder = Path(frozen.out)
     with recorded_run(folder, job, target, frozen):
         if spread:
             execute("magic_insert.launch.worker:run_recorded", folder / CONFIG, where)
-        else:
-            load_function(target)(frozen)
+            return None
+        return load_function(target)(frozen)
 
 
 def is_picture(out: str) -> bool:

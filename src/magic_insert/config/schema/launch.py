@@ -46,3 +46,17 @@ class ExecConfig:
             )
         if self.name == "slurm" and self.devices == 0:
             raise UserError("expected exec.devices of at least 1 for exec=slurm, got 0; set exec.devices=N")
+
+
+@dataclass(frozen=True)
+class JobLauncherConfig:
+    """How the jobs of a sweep are run: `workers` at a time, each a process of its own.
+
+    `metric`: the number that ranks them, by its name in the run's results; null is what the job returns. `direction`:
+    whether the largest (`max`) or the smallest (`min`) is best.
+    """
+
+    _target_: str = "hydra_plugins.magic_insert_jobs.JobLauncher"
+    workers: int = 1
+    metric: str | None = None
+    direction: str = "max"
