@@ -22,9 +22,10 @@ from magic_insert.core.records import Composite, Scene, Subject
 from magic_insert.evaluation.demo_page import PairView, page
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
 from magic_insert.methods import checks
-from magic_insert.methods.insert_job import effect_config, inserter_steps, redraw_segmenter, step_bar
-from magic_insert.methods.insertion import Inserted, Stages, insert_subject
+from magic_insert.methods.insertion import Inserted, Stages
+from magic_insert.methods.stylizer_checks import needs_personalization
 from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.captions import style_phrase
 
 COLUMNS = ("subject", "background", "ours", "floor: pasted as it is", "truth")
 
@@ -51,13 +52,14 @@ def run_demo(cfg: DemoConfig) -> Path:
     segmenter_folder = checks.check_segmenter(cfg.segmenter)
     model_folder = checks.check_model(cfg.model)
     inserter_folder = checks.check_inserter(cfg.inserter, model_folder)
+    check_stylizer(cfg.stylizer, cfg.model, model_folder, subject_text=None)
 
     console = Console(stderr=True)
     stages = Stages(lambda name: console.print(f"[dim]{name}[/dim]"))
     from magic_insert.methods.inserters import build_inserter
-    from magic_insert.methods.personalized import PersonalizedStylizer
+    from magic_insert.methods.stylizers import build_stylizer
+    from magic_insert.methods.workbench import Workbench
     from magic_insert.models.encoders import load_encoders
-    from magic_insert.models.segment import cut_subject
     from magic_insert.models.zoo import load_pipeline
     from magic_insert.training.personalize import personalize
 
@@ -75,31 +77,41 @@ def run_demo(cfg: DemoConfig) -> Path:
         )
         encoder_folder = find_encoders(model_folder)
         encoders = None if encoder_folder is None else load_encoders(encoder_folder)
-    with tempfile.TemporaryDirectory(prefix="magic-insert-") as scratch, stages.stage("personalise"):
-        run = personalize(pipe, subject, cfg.personalization, seed=cfg.seed, out=Path(scratch), progress=True)
-        stylizer = PersonalizedStylizer(pipe, run, cfg.style, cfg.sampling, progress=True)
+    with tempfile.TemporaryDirectory(prefix="magic-insert-") as scratch:
+        run = None
+        if needs_personalization(cfg.stylizer):
+            with stages.stage("personalise"):
+                run = personalize(
+                    pipe, subject, cfg.personalization, seed=cfg.seed, out=Path(scratch), progress=True
+                )
+        stylizer = build_stylizer(
+            cfg.stylizer,
+            pipe=pipe,
+            subject=subject,
+            subject_text=truths[0].caption,
+            run_dir=run,
+            style=cfg.style,
+            sampling=cfg.sampling,
+            progress=True,
+        )
+    bench = Workbench(
+        subject_id=subject.id,
+        stylizer=stylizer,
+        inserter=inserter,
+        inserter_config=cfg.inserter,
+        segmenter=cfg.segmenter,
+        segmenter_folder=segmenter_folder,
+        composite=cfg.composite,
+        seed=cfg.seed,
+        stages=stages,
+        console=console,
+    )
     views = []
     for truth in truths:
         scene = Scene(quantised(truth.background), truth.pair_id.split("__")[1])
-        with step_bar(console, "insert", inserter_steps(cfg.inserter)) as on_step:
-            made = insert_subject(
-                scene,
-                box_of(truth.mask),
-                stylizer=stylizer,
-                cut=lambda drawn: cut_subject(
-                    drawn,
-                    None,
-                    subject.id,
-                    segmenter=redraw_segmenter(cfg.segmenter.name),
-                    model_folder=segmenter_folder,
-                ),
-                inserter=inserter,
-                effect=effect_config(cfg.inserter),
-                seed=cfg.seed,
-                pair_id=truth.pair_id,
-                stages=stages,
-                on_step=on_step,
-            )
+        made = bench.insert(
+            scene, box_of(truth.mask), pair_id=truth.pair_id, style_text=style_phrase(truth.style)
+        )
         floor = paste(scene, subject, box_of(truth.mask))
         views.append(view_of(truth, scene, made, floor, encoders))
     return write_demo(out, subject, truths[0].caption, views, stages.seconds, console)

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.records import Subject
@@ -39,7 +40,8 @@ class AdainStylizer:
         """
         self.networks = load_adain(weights)
         self.size, self.out_size, self.weight = size, out_size or size, weight
-        self.picture, self.cover = place(subject, size)
+        picture, self.cover = place(subject, size)
+        self.picture = spread_colours(picture, self.cover)
 
     def __call__(
         self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str, style_text: str = ""
@@ -48,7 +50,7 @@ class AdainStylizer:
         height, width = scene_rgb.shape[-2:]
         scale = self.size / min(height, width)
         style = area_resize(scene_rgb, round(height * scale), round(width * scale))
-        drawn = self.networks(self.picture[None], self.cover[None], style[None], self.weight)[0]
+        drawn = self.networks(self.picture[None], style[None], self.weight)[0]
         return area_resize(self.cover * drawn + (1 - self.cover), self.out_size, self.out_size)
 
     def batch(
@@ -66,3 +68,23 @@ class AdainStylizer:
 
     def close(self) -> None:
         """Nothing is shared with others."""
+
+
+def spread_colours(picture: Float[Tensor, "3 S S"], cover: Float[Tensor, "1 S S"]) -> Float[Tensor, "3 S S"]:
+    """The subject on a ground of its own colours instead of white, which would count among its look and eat its edges.
+
+    Colours flow outwards from coarse to fine (pull-push, Gortler et al. 1996, section 4.3).
+    """
+    levels = [(picture - (1 - cover), cover)]  # colours weighed by the matte: the ground was white
+    while levels[-1][0].shape[-1] > 1:
+        half = levels[-1][0].shape[-1] // 2
+        colours, weight = (functional.adaptive_avg_pool2d(level[None], half)[0] for level in levels[-1])
+        levels.append((colours, weight))
+    colours, weight = levels.pop()
+    filled = colours / weight
+    for colours, weight in reversed(levels):
+        coarse = functional.interpolate(
+            filled[None], colours.shape[-2:], mode="bilinear", align_corners=False
+        )[0]
+        filled = colours + (1 - weight) * coarse
+    return filled.clamp(0, 1)

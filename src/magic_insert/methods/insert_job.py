@@ -4,57 +4,29 @@ Inputs are judged before anything heavy is imported; the two results appear at t
 """
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from magic_insert import __version__
-from magic_insert.config.schema import InsertConfig, InserterConfig
+from magic_insert.config.schema import InsertConfig
 from magic_insert.core.compositing import default_box
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.methods import checks
-from magic_insert.methods.insertion import Inserted, Stages, insert_subject
+from magic_insert.methods.inserter_settings import effect_config, redraw_segmenter
+from magic_insert.methods.insertion import Inserted, Stages
+from magic_insert.methods.pose import build_pose, suggest
+from magic_insert.methods.stylizer_checks import check_stylizer, needs_personalization
+
+__all__ = ["effect_config", "redraw_segmenter", "run_insert"]
 
 PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
-
-
-def effect_config(cfg: InserterConfig) -> EffectConfig:
-    """What the user calls an effect, as compositing calls it."""
-    return EffectConfig(threshold=cfg.threshold, reach=cfg.reach)
-
-
-def inserter_steps(cfg: InserterConfig) -> int:
-    """How often an inserter reports: its own steps, and those of a sampled reference."""
-    return {"copy_paste": 0}.get(cfg.name, cfg.steps * (2 if cfg.reference == "unmasked" else 1))
-
-
-@contextmanager
-def step_bar(console: Console, name: str, total: int) -> Iterator[Any]:
-    """A progress bar that appears with the first step; yields the function that advances it by one."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    progress = Progress(*columns, console=console, transient=True)
-    task = progress.add_task(name, total=total)
-
-    def on_step(step: int) -> None:
-        # Other stages draw bars of their own, and a terminal has room for one at a time.
-        if not progress.live.is_started:
-            progress.start()
-        progress.advance(task)
-
-    try:
-        yield on_step
-    finally:
-        progress.stop()
 
 
 def run_insert(cfg: InsertConfig) -> Path:
@@ -67,16 +39,19 @@ def run_insert(cfg: InsertConfig) -> Path:
     """
     out = checks.check_place(cfg.out, suffix=".png")
     picture, scene = checks.check_subject(cfg.subject), checks.check_scene(cfg.background)
-    if out.resolve() in (Path(cfg.subject).resolve(), Path(cfg.background).resolve()):
-        raise UserError(f"expected an output that is not one of the inputs, got {out}; set out=PATH")
+    checks.check_apart(out, cfg.subject, cfg.background)
     box = checks.check_box(cfg.box, scene) or default_box(scene.rgb)
     segmenter_folder = checks.check_segmenter(cfg.segmenter)
-    inserter_folder = checks.check_inserter(cfg.inserter, checks.check_model(cfg.model))
+    model_folder = checks.check_model(cfg.model)
+    inserter_folder = checks.check_inserter(cfg.inserter, model_folder)
+    check_stylizer(cfg.stylizer, cfg.model, model_folder, subject_text=cfg.subject_text)
+    suggester = build_pose(cfg.pose)
 
     console = Console(stderr=True)
     stages = Stages(lambda name: console.print(f"[dim]{name}[/dim]"))
     from magic_insert.methods.inserters import build_inserter
-    from magic_insert.methods.personalized import PersonalizedStylizer
+    from magic_insert.methods.stylizers import build_stylizer
+    from magic_insert.methods.workbench import Workbench
     from magic_insert.models.segment import cut_subject
     from magic_insert.models.zoo import fingerprint, load_pipeline
     from magic_insert.training.personalize import personalize
@@ -100,35 +75,51 @@ def run_insert(cfg: InsertConfig) -> Path:
         )
     pair_id = f"{picture.id}__{scene.id}"
     with tempfile.TemporaryDirectory(prefix="magic-insert-") as scratch:
-        with stages.stage("personalise"):
-            run = personalize(
-                pipe, subject, cfg.personalization, seed=cfg.seed, out=Path(scratch) / "run", progress=True
-            )
-        weights = {name: sha256_file(run / name) for name in PERSONALIZED_FILES}
-        stylizer = PersonalizedStylizer(pipe, run, cfg.style, cfg.sampling, progress=True)
-        with step_bar(console, "insert", inserter_steps(cfg.inserter)) as on_step:
-            made = insert_subject(
-                scene,
-                box,
-                stylizer=stylizer,
-                cut=lambda drawn: cut_subject(
-                    drawn,
-                    None,
-                    picture.id,
-                    segmenter=redraw_segmenter(cfg.segmenter.name),
-                    model_folder=segmenter_folder,
-                ),
-                inserter=inserter,
-                effect=effect_config(cfg.inserter),
-                seed=cfg.seed,
-                pair_id=pair_id,
-                stages=stages,
-                on_step=on_step,
-            )
+        run = None
+        if needs_personalization(cfg.stylizer):
+            with stages.stage("personalise"):
+                run = personalize(
+                    pipe,
+                    subject,
+                    cfg.personalization,
+                    seed=cfg.seed,
+                    out=Path(scratch) / "run",
+                    progress=True,
+                )
+        weights = {} if run is None else {name: sha256_file(run / name) for name in PERSONALIZED_FILES}
+        pose = ""
+        if cfg.pose.name != "none":
+            with stages.stage("suggest a pose"):
+                pose = suggest(suggester, scene, box, words=cfg.style.prompt)
+        extra = ", ".join(words for words in (cfg.sampling.prompt_suffix, pose) if words)
+        stylizer = build_stylizer(
+            cfg.stylizer,
+            pipe=pipe,
+            subject=subject,
+            subject_text=cfg.subject_text,
+            run_dir=run,
+            style=cfg.style,
+            sampling=replace(cfg.sampling, prompt_suffix=extra),
+            progress=True,
+        )
+        bench = Workbench(
+            subject_id=picture.id,
+            stylizer=stylizer,
+            inserter=inserter,
+            inserter_config=cfg.inserter,
+            segmenter=cfg.segmenter,
+            segmenter_folder=segmenter_folder,
+            composite=cfg.composite,
+            seed=cfg.seed,
+            stages=stages,
+            console=console,
+        )
+        made = bench.insert(scene, box, pair_id=pair_id)
     inputs = {"subject": cfg.subject, "background": cfg.background}
     sidecar = {
         "magic_insert": __version__,
         "pair_id": pair_id,
+        "pose": pose,
         "seeds": {"seed": cfg.seed, "sampling": cfg.sampling.seed, "draws": "fold_in(seed, stage, pair_id)"},
         "inputs": {name: {"path": path, "sha256": sha256_file(path)} for name, path in inputs.items()},
         "weights": {"model": fingerprint(pipe), **weights},
@@ -142,11 +133,6 @@ def run_insert(cfg: InsertConfig) -> Path:
     _publish(out, made, sidecar, keep=cfg.keep_intermediate)
     console.print(f"wrote {out} and {out.with_suffix('.json').name}")
     return out
-
-
-def redraw_segmenter(name: str) -> str:
-    """How a model's own picture is cut: it is opaque, so where the file's alpha was wanted, GrabCut decides."""
-    return "auto" if name == "alpha" else name
 
 
 def _publish(out: Path, made: Inserted, sidecar: dict[str, Any], *, keep: bool) -> None:

@@ -5,37 +5,21 @@ draw is named by the seed, the stage and the pair, so a pair can be replayed alo
 Shape letters: H, W the scene's rows and columns, h, w the stylised picture's. Values are float32 in [0, 1].
 """
 
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize, paste, region_around
-from magic_insert.core.effect_layer import EffectConfig, apply_effect, measure_effect, upsample_effect
+from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.records import Box, Composite, Scene, Subject
 from magic_insert.methods.base import Inserter, Insertion, Stylizer
+from magic_insert.methods.placing import place
+from magic_insert.methods.stages import Stages
+
+__all__ = ["Cutter", "Inserted", "Stages", "insert_subject"]
 
 Cutter = Callable[[Float[Tensor, "3 h w"]], Subject]
-
-
-@dataclass
-class Stages:
-    """The wall-clock seconds of each named stage, and a listener that is told when one begins."""
-
-    announce: Callable[[str], None]
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Times its body under `name`; a stage entered again adds up."""
-        self.announce(name)
-        began = time.perf_counter()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.perf_counter() - began, 3)
 
 
 @dataclass(frozen=True)
@@ -62,31 +46,31 @@ def insert_subject(
     pair_id: str,
     stages: Stages,
     on_step: Callable[[int], None],
+    style_text: str = "",
+    composite: str = "effect_layer",
 ) -> Inserted:
     """The personalised subject in `scene`, standing in `box`.
 
-    Scene pixels outside the subject and its effect keep their values exactly.
+    Scene pixels outside the subject and its effect keep their values exactly, unless `composite` is "paper".
 
     Raises:
         UserError: the box is not inside the scene, or nothing can be cut out of the stylised picture.
     """
     box.require_inside(*scene.size)
     with stages.stage("stylise"):
-        stylised = stylizer(scene.rgb, seed=seed, id=pair_id)
+        stylised = stylizer(scene.rgb, seed=seed, id=pair_id, style_text=style_text)
     with stages.stage("segment"):
         subject = cut(stylised)
-    with stages.stage("paste"):
-        pasted = paste(scene, subject, box)
-        region = region_around(box, *scene.size)
-        below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
-    with stages.stage("insert"):
-        drawn = inserter(above, alpha, seed=seed, id=pair_id, on_step=on_step)
-    with stages.stage("composite"):
-        h, w = drawn.output.shape[-2:]
-        coarse = measure_effect(drawn.output, drawn.reference, area_resize(alpha, h, w), effect)
-        layer = upsample_effect(coarse, above, alpha, effect)
-        rgb = region.put_back(pasted.rgb, apply_effect(below, above, alpha, layer))
-        changed = region.put_back(torch.zeros_like(pasted.mask), layer.region.to(pasted.mask.dtype))
-    provenance = {**pasted.provenance, **inserter.provenance, "box": [box.x, box.y, box.w, box.h]}
-    provenance["window"] = [region.x, region.y, region.side]
-    return Inserted(Composite(rgb, pasted.mask, provenance), stylised, subject, pasted, drawn, changed)
+    placed = place(
+        scene,
+        subject,
+        box,
+        inserter=inserter,
+        effect=effect,
+        composite=composite,
+        seed=seed,
+        id=pair_id,
+        stages=stages,
+        on_step=on_step,
+    )
+    return Inserted(placed.final, stylised, subject, placed.pasted, placed.drawn, placed.effect)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig
+from magic_insert.config.schema import SamplingConfig, StyleConfig
 from magic_insert.config.schema.stylizers import STYLIZERS, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
@@ -13,17 +13,10 @@ from magic_insert.methods.base import BatchStylizer
 from magic_insert.methods.instantstyle import InstantStyleStylizer
 from magic_insert.methods.personalized import PersonalizedStylizer
 from magic_insert.methods.style_aligned import StyleAlignedStylizer
+from magic_insert.methods.stylizer_checks import adain_weights, check_stylizer, needs_personalization
 from magic_insert.models.sampling import image_size
-from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE
 
 __all__ = ["STYLIZERS", "build_stylizer", "check_stylizer", "needs_personalization"]
-
-ADAIN_FILES = (ENCODER_FILE, DECODER_FILE)
-
-
-def needs_personalization(cfg: StylizerConfig) -> bool:
-    """Whether the method wants the run folder of a personalisation; the others know the subject by its words."""
-    return cfg.name == "personalized"
 
 
 def build_stylizer(
@@ -101,39 +94,3 @@ def build_stylizer(
             progress=progress,
         )
     raise UserError(f"expected stylizer.name to be one of {', '.join(STYLIZERS)}, got {cfg.name!r}")
-
-
-def adain_weights(cfg: StylizerConfig) -> Path:
-    """The folder of AdaIN's weights.
-
-    Raises:
-        UserError: none is named, or a file is missing there.
-    """
-    folder = Path(cfg.weights or "").expanduser()
-    missing = [name for name in ADAIN_FILES if cfg.weights is None or not (folder / name).is_file()]
-    if missing:
-        raise UserError(
-            f"expected {' and '.join(missing)} in a folder for stylizer=adain, got {cfg.weights}; "
-            "set stylizer.weights=FOLDER"
-        )
-    return folder
-
-
-def check_stylizer(cfg: StylizerConfig, model: ModelConfig, model_folder: Path | None) -> None:
-    """What can be known to be missing before a model is loaded.
-
-    Args:
-        model_folder: the model's local folder, None for one from the hub.
-
-    Raises:
-        UserError: AdaIN's weights, or the ControlNet that `structure=canny` needs, are not there.
-    """
-    if cfg.name == "adain":
-        adain_weights(cfg)
-    if cfg.structure == "canny" and model.controlnet is None:
-        folder = None if model_folder is None else model_folder / "controlnet"
-        if folder is None or not (folder / "config.json").is_file():
-            raise UserError(
-                f"expected a Canny ControlNet for stylizer.structure=canny, got none in {folder or model.source}; "
-                "set stylizer.structure=none or model.controlnet=FOLDER"
-            )

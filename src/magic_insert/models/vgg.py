@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
+from magic_insert.models.shared_attention import adain
 
 ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse
 ENCODER_FILE = "adain_encoder_vgg19_relu4_1.safetensors"
@@ -60,30 +61,14 @@ class AdainNetworks:
     def __call__(
         self,
         content: Float[Tensor, "B 3 H W"],
-        cover: Float[Tensor, "B 1 H W"],
         style: Float[Tensor, "B 3 _ _"],
-        weight: float,
+        weight: float = 1.0,
     ) -> Float[Tensor, "B 3 H W"]:
-        """`content` with the channel statistics of `style`, in [0, 1]; at `weight` 0 it only passes the networks.
-
-        Statistics of the content are taken where `cover` is (spatial control, section 7.2 there): the plain ground
-        round a cut-out subject is not part of its look.
-        """
-        features, target = self.encoder(content), self.encoder(style)
-        where = nn.functional.interpolate(cover, features.shape[-2:], mode="area")
-        mean, deviation = _statistics(features, where)
-        style_mean, style_deviation = _statistics(target, torch.ones_like(target[:, :1]))
-        moved = (features - mean) / deviation * style_deviation + style_mean
+        """`content` with the channel statistics of `style`, in [0, 1]; at `weight` 0 it only passes the networks."""
+        features = self.encoder(content)
+        moved = adain(features, self.encoder(style), dim=(2, 3))
         picture = self.decoder(torch.lerp(features, moved, weight))
         return picture[..., : content.shape[-2], : content.shape[-1]].clamp(0, 1)
-
-
-def _statistics(features: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation per channel, weighed by `where`."""
-    total = where.sum((2, 3), keepdim=True)
-    mean = (features * where).sum((2, 3), keepdim=True) / total
-    variance = ((features - mean).square() * where).sum((2, 3), keepdim=True) / total
-    return mean, (variance + 1e-5).sqrt()
 
 
 def load_adain(folder: Path) -> AdainNetworks:

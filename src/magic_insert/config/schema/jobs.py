@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from magic_insert.config.checks import at_least, not_empty, one_of, within
 from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import (
+    COMPOSITES,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
@@ -28,6 +29,9 @@ MAX_PICTURES = 5
 class InsertConfig:
     """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null.
 
+    `composite`: `effect_layer` keeps the background's own pixels outside the subject and its effect, `paper` keeps the
+    whole picture as the inserter drew it.
+
     `subject_text`: what the subject is ("a red bunny"), for stylizers that are told instead of taught.
     """
 
@@ -38,6 +42,7 @@ class InsertConfig:
     subject_text: str = ""
     seed: int = 0
     keep_intermediate: bool = False
+    composite: str = "effect_layer"
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -48,6 +53,7 @@ class InsertConfig:
     inserter: InserterConfig = MISSING
 
     def __post_init__(self) -> None:
+        one_of("composite", self.composite, COMPOSITES)
         if self.box is None:
             return
         if len(self.box) != 4:
@@ -98,6 +104,7 @@ class DemoConfig:
     out: str = "runs/demo"
     seed: int = 0
     num_scenes: int = 4
+    composite: str = "effect_layer"
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -108,6 +115,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         within("num_scenes", self.num_scenes, 1, 20)
+        one_of("composite", self.composite, COMPOSITES)
 
 
 @dataclass(frozen=True)

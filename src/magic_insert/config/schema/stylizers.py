@@ -1,13 +1,14 @@
-"""Which method redraws the subject in the target's style, and how."""
+"""Which method redraws the subject in the target's style, and how; and who suggests what the subject is doing."""
 
 from dataclasses import dataclass
 
-from magic_insert.config.checks import one_of, within
+from magic_insert.config.checks import one_of, positive, within
 from magic_insert.config.schema.parts import STYLE_MODES
 from magic_insert.core.errors import UserError
 
 STYLIZERS = ("personalized", "instantstyle", "style_aligned", "adain")
 STRUCTURES = ("none", "canny")
+POSES = ("none", "rules", "http")
 LOG_2 = 0.6931471805599453
 
 
@@ -49,3 +50,21 @@ class StylizerConfig:
                 "expected stylizer.structure=none for stylizer.name=adain, which keeps every outline, "
                 f"got {self.structure}; set stylizer.structure=none"
             )
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Words for a pose that fits the place, appended to the prompt.
+
+    `none`: no words. `rules`: a small table by the words of the background's file name and of `style.prompt`. `http`:
+    a server that speaks OpenAI's chat protocol and sees pictures; its address and key are read from the environment
+    (OPENAI_BASE_URL, OPENAI_API_KEY), `model` is its name there, `timeout` in seconds.
+    """
+
+    name: str = "none"
+    model: str | None = None
+    timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        one_of("pose.name", self.name, POSES)
+        positive("pose.timeout", self.timeout)
