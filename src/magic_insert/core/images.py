@@ -121,14 +121,14 @@ def contact_sheet(
 ) -> Float[Tensor, "3 H W"]:
     """A table of pictures on white, each fitted into a square of `cell` pixels, with names left and on top.
 
-    Rows may differ in length; missing cells stay white.
+    Rows may differ in length; missing cells stay white. A column's name may have several lines.
     """
     if not rows or not any(len(row) for row in rows):
         raise ValueError("expected at least one picture for a contact sheet, got none")
     font = ImageFont.load_default(size=max(10, cell // 10))
     gap, line = max(2, cell // 32), max(14, cell // 7)
     left = gap + (max(int(font.getlength(label)) for label in row_labels) + gap if row_labels else 0)
-    top = gap + (line if column_labels else 0)
+    top = gap + line * max((label.count("\n") + 1 for label in column_labels or ()), default=0)
     num_columns = max(len(row) for row in rows)
     sheet = Image.new("RGB", (left + num_columns * (cell + gap), top + len(rows) * (cell + gap)), "white")
     pen = ImageDraw.Draw(sheet)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -72,6 +72,7 @@ class Truth:
     effect: Float[Tensor, "1 H W"]
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where a benchmark's pictures come from."""
 

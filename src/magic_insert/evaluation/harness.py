@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
@@ -218,7 +219,12 @@ def sheet(rows: Sequence[Row], out: Path) -> torch.Tensor:
         paths = [any_row["images"][name] for name in context]
         paths += [row["images"][made[row["track"]]] for row in of_pair.values()]
         lines.append([load_rgb(out / path) for path in paths])
-    return contact_sheet(lines, chosen, [*context, *methods])
+    return contact_sheet(lines, chosen, [*context, *map(_folded, methods)])
+
+
+def _folded(method: str) -> str:
+    """A method's name in lines that fit over a picture."""
+    return "\n".join(wrap(method.replace("+", " + ").replace("_", " "), 16))
 
 
 def facts_of(
