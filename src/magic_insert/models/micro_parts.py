@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
@@ -20,6 +20,7 @@ CLASSES: dict[str, Any] = {
     "unet": UNet2DConditionModel,
     "remover": UNet2DConditionModel,
     "inserter": UNet2DConditionModel,
+    "controlnet": ControlNetModel,
     "text_encoder": CLIPTextModel,
     "text_encoder_2": CLIPTextModelWithProjection,
     "image_encoder": CLIPVisionModelWithProjection,
@@ -29,7 +30,7 @@ CLASSES: dict[str, Any] = {
 def load_part(folder: Path, name: str) -> Any:
     """The network `name` saved in `folder`, float32 on the CPU."""
     kind = CLASSES[name]
-    dtype = "torch_dtype" if kind in (AutoencoderKL, UNet2DConditionModel) else "dtype"
+    dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
     return kind.from_pretrained(folder, **{dtype: torch.float32})
 
 
@@ -43,7 +44,7 @@ def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
 
 
 def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, sizes: MicroSizes) -> None:
-    """Write the trained parts below `parts` as one SDXL folder in float16: pipeline, adapter, remover, inserter."""
+    """Write the trained parts below `parts` as one SDXL folder in float16, its additions beside the pipeline."""
     half = torch.float16
     save_pipeline(
         folder,
@@ -58,8 +59,8 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
     )
     adapter = next((parts / "adapter" / "ip_adapter").glob("*.safetensors"))
     save_ip_adapter(folder, load_file(adapter), half)
-    for task in ("remover", "inserter"):
-        load_part(parts / task / task, task).to(half).save_pretrained(folder / task)
+    for name in ("controlnet", "remover", "inserter"):
+        load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):
         config = read_json(path)
         # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.

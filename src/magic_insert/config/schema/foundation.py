@@ -75,6 +75,7 @@ class FoundationConfig:
     clip: PartConfig = MISSING
     denoiser: PartConfig = MISSING
     adapter: PartConfig = MISSING
+    controlnet: PartConfig = MISSING
     remover: PartConfig = MISSING
     inserter: PartConfig = MISSING
     metric_clip: PartConfig = MISSING

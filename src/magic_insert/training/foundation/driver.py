@@ -55,23 +55,36 @@ def run_foundation(cfg: FoundationConfig) -> Path:
     plan, key = pool_plan(cfg, sizes), settings_key(cfg)
     first_rank_only(lambda: _prepare(cfg, sizes, plan, key, device))
     pool = ToyboxPool(write_pool(out, plan))  # rendered by now
-    tokenizer, tokenizer_2 = load_tokenizers(out / "tokenizer")
-    workshop = Workshop(
-        out=out,
-        pool=pool,
-        sizes=sizes,
-        seed=cfg.seed,
-        device=device,
-        precision=cfg.trainer.precision,
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer_2,
-    )
+    workshop = _open_workshop(cfg, pool)
     for name, make in PARTS_IN_ORDER.items():
         _train_part(name, make, getattr(cfg, name), workshop, cfg)
     for name, kind in METRIC_PARTS.items():
         first_rank_only(partial(_train_metric_encoder, name, kind, getattr(cfg, name), workshop, cfg))
     first_rank_only(lambda: workshop.assemble({"config_digest": key, "device": device}))
     return out / "micro"
+
+
+def train_part(cfg: FoundationConfig, name: str, pool: Path) -> Path:
+    """Train the part `name` alone, on the pool in the folder `pool`, beside finished parts in `cfg.out`.
+
+    For a part that an older run did not have; the settings of the others are not compared. Returns the part's folder.
+    """
+    _train_part(name, PARTS_IN_ORDER[name], getattr(cfg, name), _open_workshop(cfg, ToyboxPool(pool)), cfg)
+    return Path(cfg.out) / "parts" / name
+
+
+def _open_workshop(cfg: FoundationConfig, pool: ToyboxPool) -> Workshop:
+    tokenizer, tokenizer_2 = load_tokenizers(Path(cfg.out) / "tokenizer")
+    return Workshop(
+        out=Path(cfg.out),
+        pool=pool,
+        sizes=TINY if cfg.size == "tiny" else MICRO,
+        seed=cfg.seed,
+        device=str(resolve_device(cfg.trainer.device)),
+        precision=cfg.trainer.precision,
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+    )
 
 
 def _prepare(cfg: FoundationConfig, sizes: MicroSizes, plan: PoolPlan, key: str, device: str) -> None:

@@ -24,10 +24,12 @@ from magic_insert.models.micro import (
     build_vae,
     widen_input,
 )
+from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import assemble_micro, load_part, new_adapter, publish_adapter
 from magic_insert.training.fit import Batch
 from magic_insert.training.foundation.adapter import AdapterModule, adapter_batches
 from magic_insert.training.foundation.clip import ContrastiveModule, clip_pixels, contrastive_batches
+from magic_insert.training.foundation.controlnet import ControlNetModule, controlnet_batches
 from magic_insert.training.foundation.denoiser import DenoiserModule, denoiser_batches, tokenize
 from magic_insert.training.foundation.encoders import Kind
 from magic_insert.training.foundation.latents import composites, encode_array, vae_encoder
@@ -201,6 +203,30 @@ def _adapter(shop: Workshop, part: PartConfig) -> Recipe:
     return Recipe(module, batches, lambda folder: publish_adapter(folder, unet), 0.995)
 
 
+def _controlnet(shop: Workshop, part: PartConfig) -> Recipe:
+    unet = shop.trainable(shop.load("denoiser", "unet"))
+    network = shop.trainable(build_controlnet(unet))
+    module = ControlNetModule(
+        unet,
+        network,
+        shop.load("denoiser", "text_encoder"),
+        shop.load("denoiser", "text_encoder_2"),
+        build_scheduler(),
+        image_size=shop.sizes.image_size,
+        lr=part.lr,
+        steps=part.steps,
+    )
+    batches = controlnet_batches(
+        shop.pool,
+        shop.latents("subjects", shop.pool.subjects),
+        shop.tokenizer,
+        shop.tokenizer_2,
+        seed=shop.seed,
+        batch_size=part.batch_size,
+    )
+    return Recipe(module, batches, lambda folder: network.save_pretrained(folder / "controlnet"), 0.995)
+
+
 def edit_latents(shop: Workshop, task: Task) -> EditLatents:
     """Photo pairs as they are and mirrored; the other styles are left for the bootstrap to win."""
     pool = shop.pool
@@ -248,6 +274,7 @@ PARTS_IN_ORDER: dict[str, Callable[[Workshop, PartConfig], Recipe]] = {
     "clip": _clip,
     "denoiser": _denoiser,
     "adapter": _adapter,
+    "controlnet": _controlnet,
     "remover": _edit("remove", "remover"),
     "inserter": _edit("insert", "inserter"),
 }
