@@ -22,7 +22,7 @@ REQUIRED = {
     "personalize": ["subject=s.png", "out=o"],
 }
 CONF = conf_dir()
-FOLDERS_OF_PARTS = ("debug", "job_debug", "experiment")
+FOLDERS_OF_PARTS = ("debug", "job_debug", "experiment", "variant")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FOLDERS_OF_PARTS)
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 

@@ -16,6 +16,7 @@ from magic_insert.paths import conf_dir
 
 GROUPS = ("stylizer", "inserter")
 DEFAULTS = {"stylizer": "personalized,instantstyle", "inserter": "real_only,copy_paste"}
+VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -60,10 +61,12 @@ def _names(group: str, value: str) -> list[tuple[str, str]]:
 def _entry(group: str, label: str, file: str) -> str:
     if file == IMAGES:
         return f"++{group}s.{label}.name={IMAGES}"
-    if not (conf_dir() / group / f"{file}.yaml").is_file():
-        known = sorted(path.stem for path in (conf_dir() / group).glob("*.yaml"))
-        raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
-    return f"+{group}@{group}s.{label}={file}"
+    homes = [group, VARIANTS] if group == "stylizer" else [group]
+    for home in homes:
+        if (conf_dir() / home / f"{file}.yaml").is_file():
+            return f"+{home}@{group}s.{label}={file}"
+    known = sorted(path.stem for home in homes for path in (conf_dir() / home).glob("*.yaml"))
+    raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
 
 
 def _own(word: str, chosen: dict[str, list[tuple[str, str]]]) -> str:

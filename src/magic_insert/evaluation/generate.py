@@ -7,7 +7,7 @@ Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are flo
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -39,30 +39,19 @@ from magic_insert.evaluation.entries import (
 )
 from magic_insert.evaluation.images_methods import estimate_mask, match_files, require_size
 from magic_insert.evaluation.judge import expected_mask
-from magic_insert.methods import checks
+from magic_insert.methods import input_checks as checks
 from magic_insert.methods.base import BatchStylizer
-from magic_insert.methods.insert_job import effect_config, redraw_segmenter
-from magic_insert.methods.insertion import Stages, insert_subject
-from magic_insert.methods.stylizers import build_stylizer, needs_personalization
+from magic_insert.methods.inserter_settings import effect_config, redraw_segmenter
+from magic_insert.methods.placing import place
+from magic_insert.methods.stages import Stages
+from magic_insert.methods.stylizer_checks import check_stylizer, needs_personalization
+from magic_insert.methods.stylizers import build_stylizer
 
 BATCH = 8
 CLAIM = "method.json"
 log = logging.getLogger(__name__)
 
 Draw = tuple[BenchPair, int]
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """A stylizer that hands out the picture it was made with, for a path that begins with a stylizer."""
-
-    picture: Float[Tensor, "3 h w"]
-
-    def __call__(
-        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str, style_text: str = ""
-    ) -> Float[Tensor, "3 h w"]:
-        """The picture, whatever the scene."""
-        return self.picture
 
 
 class Workshop:
@@ -90,6 +79,8 @@ class Workshop:
             name: checks.check_inserter(inserter, model_folder) for name, inserter in self.inserters.items()
         }
         self.model_folder = model_folder
+        for stylizer in self.stylizers.values():
+            check_stylizer(stylizer, cfg.model, model_folder, subject_text=None)
         self.made_elsewhere = {
             (track, name): match_files(method.images, bench.pairs, name)
             for track, methods in self._foreign().items()
@@ -246,15 +237,15 @@ class Workshop:
         redrawn = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
         cut = self._cut(redrawn, pair)
         for name, path in wanted.items():
-            made = insert_subject(
+            made = place(
                 scene,
+                cut,
                 self.bench.box(pair, scene),
-                stylizer=Redrawn(redrawn),
-                cut=lambda drawn, cut=cut: cut,  # type: ignore[misc]
                 inserter=self.drawn_inserters[name],
                 effect=effect_config(self.inserters[name]),
+                composite=self.inserters[name].composite,
                 seed=seed,
-                pair_id=pair.pair_id,
+                id=pair.pair_id,
                 stages=Stages(lambda stage: None),
                 on_step=lambda step: None,
             )

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 from magic_insert.config.checks import at_least, one_of, within
 from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import (
+    COMPOSITES,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
@@ -133,12 +134,18 @@ class EvaluatedStylizer(StylizerConfig):
 
 @dataclass(frozen=True)
 class EvaluatedInserter(InserterConfig):
-    """An inserter as the harness runs it, or finished composites made elsewhere (`name: images`)."""
+    """An inserter as the harness runs it, or finished composites made elsewhere (`name: images`).
 
+    `composite`: `effect_layer` carries the new light to the background's own pixels, `paper` keeps the whole redrawn
+    picture.
+    """
+
+    composite: str = "effect_layer"
     dir: str | None = None
     pattern: str = "{subject}__{background}.png"
 
     def __post_init__(self) -> None:
+        one_of("inserter.composite", self.composite, COMPOSITES)
         if self.name == IMAGES:
             self.images.check("inserter")
         else:
