@@ -20,6 +20,7 @@ from magic_insert.paths import conf_dir
 REQUIRED = {
     "insert": ["subject=s.png", "background=b.png", "out=o.png"],
     "personalize": ["subject=s.png", "out=o"],
+    "dashboard": ["run=r"],
 }
 CONF = conf_dir()
 FOLDERS_OF_PARTS = ("debug", "job_debug", "experiment", "variant")

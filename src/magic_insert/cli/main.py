@@ -23,10 +23,12 @@ JOBS = {
     "bootstrap": "adapt the inserter from photographs to drawings: bootstrap.rounds=N filter=... store=FOLDER",
     "report": "tables, plots and page again from rows alone: rows=PATH out=FOLDER",
     "study": "ask people which picture is better: action=build|serve|analyse out=FOLDER",
+    "review": "people judge the removals of a bootstrap: run=DIR, then run=DIR verdicts=FILE",
     "toybox": "render the world with known answers: what=subjects|pairs|benchmark|sheet",
     "foundation": "train every part of the micro model: preset=cpu|gpu",
     "card": "measure micro weights on held-out seeds",
     "status": "list run folders: root=FOLDER",
+    "dashboard": "one page about a run or a sweep: run=FOLDER or sweep=FOLDER, out=PAGE",
 }
 SIGPIPE_EXIT = 128 + signal.SIGPIPE
 

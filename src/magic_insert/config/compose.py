@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.config import schema
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.launch import JobLauncherConfig
+from magic_insert.config.schema.launch import DashboardConfig, JobLauncherConfig
 from magic_insert.config.typed import writable_schema
 from magic_insert.paths import conf_dir
 
@@ -31,6 +31,7 @@ JOB_SCHEMAS: dict[str, type] = {
     "demo": schema.DemoConfig,
     "card": schema.CardConfig,
     "status": schema.StatusConfig,
+    "dashboard": DashboardConfig,
     "insertion": schema.InsertionConfig,
     "remove": schema.RemoveConfig,
     "evaluate": schema.EvaluateConfig,
@@ -38,6 +39,7 @@ JOB_SCHEMAS: dict[str, type] = {
     "report": schema.ReportConfig,
     "study": schema.StudyConfig,
     "bootstrap": schema.BootstrapConfig,
+    "review": schema.ReviewConfig,
 }
 
 

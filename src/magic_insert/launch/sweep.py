@@ -17,7 +17,6 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from magic_insert.config.checks import at_least, one_of
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError
 from magic_insert.launch.launcher import is_picture, named_output
 from magic_insert.launch.sweep_names import job_name, settings_of, swept_keys
 from magic_insert.launch.sweep_table import Outcome, Sweep, write_sweep
@@ -78,17 +77,17 @@ def run_batch(
         plan.check(placed)
         payload = folder / "jobs" / f"{name}.json"
         jobs.append(Job(plan.job, plan.target, name, settings_of_job, placed, payload))
-    if len({job.name for job in jobs}) < len(jobs):
-        raise UserError("expected every job of a sweep once, got one twice; list each value once")
-    mine = run_jobs(jobs, settings.workers, settings.metric, f"{plan.job} {folder.name}")
-    names = {row.name for row in mine}
-    outcomes[:] = [row for row in outcomes if row.name not in names] + mine
+    # An optimizer may ask for the same job twice, in one batch or in two.
+    distinct = list({job.name: job for job in jobs}.values())
+    ended = run_jobs(distinct, settings.workers, settings.metric, f"{plan.job} {folder.name}")
+    mine = {row.name: row for row in ended}
+    outcomes[:] = [row for row in outcomes if row.name not in mine] + ended
     print(
         write_sweep(folder, Sweep(plan.job, keys, settings.metric, settings.direction, outcomes)), flush=True
     )
-    failed = [row for row in mine if row.state == "failed"]
+    failed = [row for row in ended if row.state == "failed"]
     if failed and config.hydra.sweeper._target_ == BASIC_SWEEPER:
-        print(f"{len(failed)} of {len(mine)} jobs failed; the same command runs them again:", flush=True)
+        print(f"{len(failed)} of {len(ended)} jobs failed; the same command runs them again:", flush=True)
         for row in failed:
             print(f"  {row.name}: {row.error}; log: {row.log}", flush=True)
         raise SystemExit(1)
@@ -99,9 +98,9 @@ def run_batch(
             cfg=cfg,
             hydra_cfg=hydra,
             status=JobStatus.COMPLETED,
-            _return_value=worst if row.value is None else row.value,
+            _return_value=worst if (value := mine[job.name].value) is None else value,
         )
-        for overrides, (cfg, hydra), row in zip(job_overrides, composed, mine, strict=True)
+        for overrides, (cfg, hydra), job in zip(job_overrides, composed, jobs, strict=True)
     ]
 
 

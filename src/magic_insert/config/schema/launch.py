@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import MISSING
+
 from magic_insert.config.checks import at_least, one_of, positive
+from magic_insert.config.schema.parts import LoggerConfig
 from magic_insert.core.errors import UserError
 
 EXECUTORS = ("inline", "torchrun", "slurm")
@@ -60,3 +63,26 @@ class JobLauncherConfig:
     workers: int = 1
     metric: str | None = None
     direction: str = "max"
+
+
+@dataclass(frozen=True)
+class DashboardConfig:
+    """One page about the run folder `run` or the sweep folder `sweep_dir`, written to `out`: charts, tables and pictures.
+
+    The command line says sweep=DIR; a key of that name would be Hydra's group of sweeps.
+
+    `logger: wandb` builds the saved view of the same curves in the W&B project instead, if there is an account.
+    """
+
+    run: str | None = None
+    sweep_dir: str | None = None
+    out: str = "runs/dashboard.html"
+    logger: LoggerConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if (self.run is None) == (self.sweep_dir is None):
+            raise UserError(
+                "expected one of run and sweep, got "
+                + ("none" if self.run is None else "both")
+                + "; set run=DIR or sweep=DIR"
+            )
