@@ -7,8 +7,11 @@ STAMP := $(VENV)/.installed
 RUN := $(BIN)/magic-insert
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
-# Passed on to a job: make train-personalization ARGS="subject=cat.png out=runs/cat"
+# Passed on to a job: make train-personalization SUBJECT=cat.png OUT=runs/cat ARGS="personalization.rank=16"
 ARGS ?=
+SUBJECT ?=
+OUT ?= runs/personalization
+TOY := runs/toybox-subject
 MODEL ?= runs/foundation/micro
 
 .DEFAULT_GOAL := help
@@ -43,8 +46,9 @@ format: $(STAMP) ## puts every file into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## pictures per second of the Toybox on this machine
+bench: $(STAMP) ## pictures per second of the Toybox, overhead of the trainer over a bare loop, on this machine
 	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
+	$(BIN)/python -m magic_insert.training.bench
 
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)
@@ -52,8 +56,10 @@ toybox: $(STAMP) ## a contact sheet of the Toybox
 foundation: $(STAMP) ## trains every part of the micro model (one to two hours on a CPU; ARGS=preset=gpu)
 	$(RUN) foundation $(ARGS)
 
-train-personalization: $(STAMP) ## teaches the model one subject: ARGS="subject=PATH out=FOLDER"
-	$(RUN) personalize $(ARGS)
+train-personalization: $(STAMP) ## teaches the model SUBJECT=PATH into OUT=FOLDER; without a path, a new Toybox subject
+	$(if $(SUBJECT),,$(RUN) toybox what=subjects num_subjects=1 split=heldout 'styles=[photo]' out=$(TOY))
+	$(RUN) personalize subject=$(or $(SUBJECT),$(TOY)/subjects/000000.png) out=$(OUT) $(ARGS)
+	@echo "samples while training: $(OUT)/samples"
 
 card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)

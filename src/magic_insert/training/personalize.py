@@ -121,7 +121,7 @@ def personalize(
                 module.restore(last)
             _look(validation, module, tracker, stop)  # a run that ended while it drew its samples owes them
             keep = Keep(out, key, tracker, stop, validation)
-            _fit(module, out, progress=progress, callbacks=[keep, *callbacks])
+            fit(module, out, progress=progress, callbacks=[keep, *callbacks])
             with module.product():
                 trainables.save(out)
         picked = _finish_validation(validation, cfg, out)
@@ -223,7 +223,7 @@ def _finish_validation(
     return {"picked_step": step, "scores": rows}
 
 
-def _fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
+def fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
     """Runs the steps that are left; numbers of micro-batches are the data."""
     cfg, device = module.cfg, module.device_in_use
     start = module.start.step if module.start else 0

@@ -1,0 +1,168 @@
+"""Measures the trainer: a step of `PersonalizeModule` against a bare PyTorch loop over the same graph and data.
+
+Run as `python -m magic_insert.training.bench`, with `--size sdxl --device cuda` for SDXL's shape and random weights.
+Blocks of both loops alternate in one process, so that a busy machine is unkind to both.
+"""
+
+import argparse
+import logging
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from magic_insert.config.schema import LoggerConfig, ModelConfig, PersonalizationConfig
+from magic_insert.core.rand import generator
+from magic_insert.models.full_size import build_full_size
+from magic_insert.models.micro import build_micro
+from magic_insert.models.text import initial_tokens
+from magic_insert.models.zoo import load_pipeline
+from magic_insert.tracking import open_tracker
+from magic_insert.training.denoising import diffuse, draw
+from magic_insert.training.personalize import checkpointed, fit
+from magic_insert.training.personalize_callbacks import Keep
+from magic_insert.training.personalize_module import PersonalizeModule
+from magic_insert.training.stopping import StopRequest
+from magic_insert.training.trainables import trainables_of
+from magic_insert.training.view_cache import CachedViews
+
+WARM_UP = 2  # steps of a block that are not counted: memory is taken, Lightning sets itself up
+
+
+class Clock(Callback):
+    """The end of every step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        """Notes the time, after the device is done."""
+        self.ends.append(finished(self.device))
+
+
+def finished(device: torch.device) -> float:
+    """The time when `device` has nothing left to do, in seconds."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def bare_steps(module: PersonalizeModule, count: int) -> list[float]:
+    """The ends of `count` steps of a loop as a notebook would have it."""
+    cfg, device = module.cfg, module.device_in_use
+    parameters = module.trainables.parameters()
+    optimizer = module.configure_optimizers()
+    ends = []
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16-mixed")
+    for step in range(count):
+        drawn = draw(module.seed, step, module.cache, cfg.batch_size, len(module.kept))
+        kept = module.kept[drawn.times].to(device)
+        with mixed:
+            noisy, target = diffuse(
+                module.cache.latents[drawn.views].to(device), drawn.noise.to(device), kept, module.prediction
+            )
+            error = (module.forward(noisy, drawn.times.to(device), [module.prompt]) - target).square()
+            loss = error.mean()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, cfg.clip_norm)
+        optimizer.step()
+        ends.append(finished(device))
+    return ends
+
+
+def spans(ends: Sequence[float]) -> list[float]:
+    """Seconds between consecutive ends, without the warm-up."""
+    return [b - a for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory held so far, in 10^9 bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[list[float], list[float]]:
+    """Seconds per step of the module under Lightning and of the bare loop, in alternating blocks of `cfg.steps`."""
+    ours: list[float] = []
+    bare: list[float] = []
+    side = pipe.default_sample_size
+    shape = (2, pipe.unet.config.in_channels, side, side)
+    cache = CachedViews(
+        torch.randn(shape, generator=generator(0, "bench")), torch.ones(shape[0], 1, side, side)
+    )
+    tokens = initial_tokens(pipe, cfg.num_tokens)
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        trainables_of(pipe, tokens, cfg, seed=0) as trainables,
+        checkpointed(pipe, cfg.gradient_checkpointing),
+        open_tracker(scratch, "bench", LoggerConfig(), {}) as tracker,
+    ):
+        for _ in range(blocks):
+            module = PersonalizeModule(trainables, cache, cfg, seed=0)
+            clock = Clock(module.device_in_use)
+            keep = Keep(Path(scratch), "bench", tracker, StopRequest(), None)
+            fit(module, Path(scratch), progress=False, callbacks=[keep, clock])
+            ours += spans(clock.ends)
+            bare += spans(bare_steps(module, cfg.steps))
+    return ours, bare
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints seconds a step of both loops, their ratio and the peak of memory."""
+    parser = argparse.ArgumentParser(description="What the trainer costs beside the bare loop.")
+    parser.add_argument("--size", choices=("micro", "sdxl"), default="micro")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--image-size", type=int, default=None)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=1)
+    options = parser.parse_args(arguments)
+    logging.disable(logging.WARNING)
+    full = options.size == "sdxl"
+    size = options.image_size or (1024 if full else 128)
+    cfg = PersonalizationConfig(
+        steps=options.steps,
+        batch_size=options.batch,
+        rank=32,
+        alpha=32.0,
+        targets=["to_q", "to_k", "to_v", "to_out.0"],
+        lr_unet=1e-4,
+        wd_unet=0.01,
+        lr_tokens=1e-3,
+        wd_tokens=0.1,
+        precision="bf16-mixed" if full else "32-true",
+        gradient_checkpointing=full,
+        checkpoint_every=1_000_000,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        if full:
+            pipe = build_full_size(
+                Path(scratch), image_size=size, device=options.device, dtype=torch.bfloat16
+            )
+        else:
+            folder = build_micro(Path(scratch) / "micro", size="micro")
+            model = ModelConfig(name="micro", source=str(folder), image_size=size, device=options.device)
+            pipe = load_pipeline(model, device=options.device)
+        ours, bare = compare(pipe, cfg, options.blocks)
+    device = pipe.unet.device
+    one, other = statistics.median(ours), statistics.median(bare)
+    print(f"personalisation step, {options.size}, {size} pixels, batch {options.batch}, {device}")
+    print(f"PersonalizeModule   {one * 1e3:9.1f} ms   (median of {len(ours)})")
+    print(f"bare PyTorch loop   {other * 1e3:9.1f} ms   (median of {len(bare)})")
+    print(
+        f"overhead            {100 * (one / other - 1):+9.1f} %    peak memory {peak_gigabytes(device):.2f} GB"
+    )
+
+
+if __name__ == "__main__":
+    main()

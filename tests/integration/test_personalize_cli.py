@@ -1,0 +1,226 @@
+"""`magic-insert personalize` as a user types it: odd pictures, bad input, many subjects, SDXL's layout, export."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from magic_insert.cli.main import main
+from magic_insert.core.images import save_png
+from magic_insert.core.jsonl import read_json
+from magic_insert.core.rand import generator
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.text import FILE as TOKENS_FILE
+
+FAST = ("personalization.steps=1", "personalization.views=1", "personalization.rank=1",
+        "personalization.targets=[to_q]", "personalization.validation.every=0", "model.device=cpu")  # fmt: skip
+
+
+def run(*words: str | Path) -> int:
+    """The exit code of `magic-insert WORDS`."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def pixels(height: int = 40, width: int = 32, channels: int = 3) -> np.ndarray:
+    noise = torch.rand(height, width, channels, generator=generator(0, "pixels"))
+    return (noise * 255).byte().numpy()
+
+
+@pytest.fixture
+def model(tiny_micro: Path) -> tuple[str, ...]:
+    return (f"model.source={tiny_micro}", "model.image_size=64", *FAST)
+
+
+def write_odd_pictures(folder: Path) -> None:
+    """Every kind of picture that a camera, a scanner or a paint program leaves behind."""
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels(channels=4), "RGBA").save(folder / "rgba.png")
+    Image.fromarray(pixels(channels=4), "CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels()[..., 0], "L").save(folder / "grey.png")
+    Image.fromarray(pixels(channels=2), "LA").save(folder / "grey-alpha.png")
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
+    Image.fromarray(pixels()).quantize(8).save(folder / "palette.png")
+
+
+def test_odd_pictures_are_subjects_too_and_each_gets_a_folder(model: tuple[str, ...], tmp_path: Path) -> None:
+    write_odd_pictures(tmp_path / "odd")
+    assert run("personalize", f"subject={tmp_path / 'odd'}", f"out={tmp_path / 'out'}", *model) == 0
+    names = {path.stem for path in (tmp_path / "odd").iterdir()}
+    assert {path.parent.name for path in (tmp_path / "out").glob("*/card.json")} == names
+    runs = [tmp_path / "out" / name for name in names]
+    assert len({(path / LORA_FILE).read_bytes() for path in runs}) == len(names)
+
+
+def test_ranks_share_subjects_and_not_gradients(
+    model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        save_png(tmp_path / "subjects" / f"{name}.png", torch.rand(3, 32, 32, generator=generator(0, name)))
+    words = ("personalize", f"subject={tmp_path / 'subjects'}", *model)
+    assert run(*words, f"out={tmp_path / 'one'}") == 0
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert run(*words, f"out={tmp_path / 'two'}") == 0
+        done.append({path.parent.name for path in (tmp_path / "two").glob("*/card.json")})
+    assert done == [{"a", "c"}, {"a", "b", "c"}]
+    for name in ("a", "b", "c"):
+        one, two = (tmp_path / out / name / LORA_FILE for out in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
+    model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    save_png(tmp_path / "tiny.png", torch.rand(3, 10, 10))
+    save_png(tmp_path / "ghost.png", torch.zeros(4, 40, 40))
+    save_png(tmp_path / "other" / "cat.png", torch.rand(3, 40, 40))
+    (tmp_path / "text.png").write_text("not a picture")
+    (tmp_path / "empty").mkdir()
+    cat = f"subject={tmp_path / 'cat.png'}"
+    bad: dict[str, tuple[str, ...]] = {
+        "no file": (f"subject={tmp_path / 'dog.png'}",),
+        "got none": (f"subject={tmp_path / 'empty'}",),
+        "16 x 16": (f"subject={tmp_path / 'tiny.png'}",),
+        "transparent everywhere": (f"subject={tmp_path / 'ghost.png'}",),
+        "text.png": (f"subject={tmp_path / 'text.png'}",),
+        "different names": (f"subject=[{tmp_path / 'cat.png'},{tmp_path / 'other' / 'cat.png'}]",),
+        "personalization.rank": (cat, "personalization.rank=0"),
+        "personalization.alpha": (cat, "personalization.alpha=0"),
+        "token_pattern": (cat, "personalization.token_pattern=cat"),
+        "class_noun": (cat, "personalization.prior_images=2"),
+        "one learning rate": (cat, "personalization.optimizer=prodigy"),
+        "scores to pick": (cat, "personalization.validation.pick=best"),
+        "LoRA targets": (cat, "personalization.targets=[no_such_layer]"),
+    }
+    before = everything_in(tmp_path)
+    capsys.readouterr()
+    for named, words in bad.items():
+        assert run("personalize", f"out={tmp_path / 'out'}", *model, *words) == 2, named
+        errors = capsys.readouterr().err
+        assert errors.count("\n") == 1, errors
+        assert named in errors
+        assert everything_in(tmp_path) == before, named
+
+
+def test_a_folder_of_another_configuration_is_not_touched(
+    model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40, generator=generator(0, "cat")))
+    words = ("personalize", f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'out'}", *model)
+    assert run(*words) == 0
+    before = everything_in(tmp_path / "out")
+    for change in ("personalization.rank=2", "seed=4", "model.dtype=bfloat16"):
+        assert run(*words, change) == 2
+        assert "choose another out=" in capsys.readouterr().err
+        assert everything_in(tmp_path / "out") == before
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40, generator=generator(1, "cat")))
+    assert run(*words) == 2
+    assert everything_in(tmp_path / "out") == before
+
+
+def test_export_writes_two_files_with_a_modelspec_header(
+    model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors import safe_open
+
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    assert run("personalize", f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'cat'}", *model) == 0
+    assert run("export", f"run={tmp_path / 'cat'}", f"out={tmp_path / 'kohya'}") == 0
+    assert {path.name for path in (tmp_path / "kohya").glob("*.safetensors")} == {
+        "cat.safetensors",
+        "cat-tokens.safetensors",
+    }
+    with safe_open(tmp_path / "kohya" / "cat.safetensors", framework="pt") as file:
+        header = file.metadata()
+        assert all(key.startswith("lora_unet_") for key in file.keys())  # noqa: SIM118
+    assert header["modelspec.sai_model_spec"] == "1.0.0"
+    assert header["modelspec.trigger_phrase"] == "A <v1> <v2>."
+    assert header["ss_network_dim"] == "1"
+    with safe_open(tmp_path / "kohya" / "cat-tokens.safetensors", framework="pt") as file:
+        assert set(file.keys()) == {"clip_l", "clip_g"}
+    for words, named in (
+        (("run=nowhere", "out=x"), "card.json"),
+        ((f"run={tmp_path / 'cat'}", f"out={tmp_path / 'cat'}"), "another folder"),
+        ((f"run={tmp_path / 'cat'}", "out=x", "format=onnx"), "format"),
+        ((f"run={tmp_path / 'cat'}", "out=x", "name=a/b"), "name"),
+    ):
+        capsys.readouterr()
+        assert run("export", *words) == 2
+        assert named in capsys.readouterr().err
+
+
+@pytest.fixture
+def sdxl_folder(tiny_micro: Path, tmp_path: Path) -> Path:
+    """SDXL's layout and conventions at reduced sizes: Euler, epsilon prediction, a VAE that wants float32."""
+    folder = tmp_path / "sdxl"
+    shutil.copytree(tiny_micro, folder)
+
+    def edit(path: Path, **values: Any) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+    index = json.loads((folder / "model_index.json").read_text())
+    edit(folder / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "EulerDiscreteScheduler",
+                "beta_start": 0.00085,
+                "beta_end": 0.012,
+                "beta_schedule": "scaled_linear",
+                "prediction_type": "epsilon",
+                "timestep_spacing": "leading",
+                "steps_offset": 1,
+            }
+        )
+    )
+    edit(folder / "vae" / "config.json", force_upcast=True, scaling_factor=0.13025)
+    return folder
+
+
+def test_a_local_folder_in_sdxls_layout_is_trained_by_its_own_recipe(
+    sdxl_folder: Path, tmp_path: Path
+) -> None:
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    code = run(
+        "personalize",
+        "model=sdxl",
+        f"model.source={sdxl_folder}",
+        "model.revision=null",
+        "model.ip_adapter=null",
+        "model.ip_adapter_weight=null",
+        "model.controlnet=null",
+        "model.image_size=64",
+        "model.device=cpu",
+        "model.dtype=bfloat16",
+        f"subject={tmp_path / 'cat.png'}",
+        f"out={tmp_path / 'out'}",
+        "personalization.steps=2",
+        "personalization.views=2",
+        "personalization.validation.steps=1",
+        "personalization.validation.seeds=1",
+    )
+    assert code == 0
+    card = read_json(tmp_path / "out" / "card.json")
+    assert card["prediction_type"] == "epsilon"
+    assert card["config"]["precision"] == "bf16-mixed"
+    assert [row["step"] for row in card["scores"]] == [2]
+    assert (tmp_path / "out" / TOKENS_FILE).is_file()
+    assert list((tmp_path / "out" / "samples").iterdir())

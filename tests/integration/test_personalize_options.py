@@ -1,0 +1,326 @@
+"""Every knob of the trainer turned: what it changes, what it must not change, and that all of them resume exactly."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from safetensors.torch import load_file
+
+from magic_insert.config.schema import (
+    ExportConfig,
+    PersonalizationConfig,
+    SamplingConfig,
+    StyleConfig,
+    ValidationConfig,
+)
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb
+from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+from magic_insert.methods.personalized import PersonalizedStylizer
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.lora import use_lora
+from magic_insert.models.sampling import sample
+from magic_insert.models.text import ENCODERS, attached, load_tokens
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.training.checkpoint import list_checkpoints
+from magic_insert.training.export import run_export
+from magic_insert.training.personalize import personalize
+from magic_insert.training.validation import step_folder
+
+CONFIG = PersonalizationConfig(
+    steps=4,
+    batch_size=1,
+    rank=2,
+    alpha=4.0,
+    targets=["to_q", "to_k", "to_v", "to_out.0"],
+    lr_unet=3e-2,
+    wd_unet=0.1,
+    lr_tokens=3e-2,
+    wd_tokens=0.1,
+    views=3,
+    checkpoint_every=1,
+)
+# Every layer that the micro recipe reaches, every part that can learn, every memory that a resume must restore.
+EVERYTHING = replace(
+    CONFIG,
+    targets=["to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out",
+             "conv1", "conv2", "conv_shortcut", "time_emb_proj"],
+    text_rank=2,
+    lr_text=1e-2,
+    accumulate=2,
+    ema_decay=0.9,
+    prior_images=3,
+    class_noun="bunny",
+    token_fraction=0.5,
+    noise_offset=0.1,
+    min_snr_gamma=5.0,
+    lr_schedule="linear",
+    warmup_steps=1,
+    mask_loss=True,
+    augment_ground="colors",
+    augment_flip=True,
+    latent_cache="disk",
+    gradient_checkpointing=True,
+    validation=ValidationConfig(every=2, seeds=1, edits=["sitting"], steps=2, scorer="model", pick="best"),
+)  # fmt: skip
+PRODUCTS = (LORA_FILE, TOKENS_FILE)
+
+
+def subject() -> Subject:
+    alpha = torch.zeros(1, 50, 40)
+    alpha[:, 10:40, 10:30] = 1
+    return Subject(torch.rand(3, 50, 40, generator=generator(0, "subject")), alpha, "block")
+
+
+def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any) -> Path:
+    return personalize(pipe, subject(), cfg, seed=3, out=out, progress=False, **more)
+
+
+def product(run: Path) -> list[bytes]:
+    return [(run / name).read_bytes() for name in PRODUCTS]
+
+
+def largest_change(one: Path, other: Path) -> float:
+    a, b = ({**load_file(run / LORA_FILE), **load_file(run / TOKENS_FILE)} for run in (one, other))
+    assert a.keys() == b.keys()
+    return max(float((a[key] - b[key]).abs().max()) for key in a)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def everything(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "everything", EVERYTHING)
+
+
+class After(Callback):
+    """Does something after update `step`."""
+
+    def __init__(self, step: int, action: Any, accumulate: int = 1) -> None:
+        self.batch, self.action = step * accumulate - 1, action
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: int, batch_idx: int
+    ) -> None:
+        if batch == self.batch:
+            self.action()
+
+
+def power_cut() -> None:
+    raise ConnectionError("power cut")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
+    tiny_pipe: Any, everything: Path, tmp_path: Path, step: int
+) -> None:
+    with pytest.raises(ConnectionError):
+        train(tiny_pipe, tmp_path / "run", EVERYTHING, callbacks=[After(step, power_cut, 2)])
+    assert not (tmp_path / "run" / LORA_FILE).exists()
+    train(tiny_pipe, tmp_path / "run", EVERYTHING)
+    assert read_json(tmp_path / "run" / "card.json")["resumed_from"] == step
+    assert product(tmp_path / "run") == product(everything)
+    for name in ("curve.csv", "curve.png", "samples/step-000002.png", "samples/step-000004.png"):
+        assert (tmp_path / "run" / name).read_bytes() == (everything / name).read_bytes(), name
+
+
+def test_sigterm_is_answered_after_the_step_with_a_checkpoint_and_143(
+    tiny_pipe: Any, plain: Path, tmp_path: Path
+) -> None:
+    handler = signal.getsignal(signal.SIGTERM)
+    cfg = replace(CONFIG, checkpoint_every=1000)
+
+    class Ask(Callback):
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: int, batch_idx: int) -> None:
+            if batch == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(SystemExit) as ended:
+        train(tiny_pipe, tmp_path / "run", cfg, callbacks=[Ask()])
+    assert ended.value.code == 128 + signal.SIGTERM
+    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-00000002.safetensors"]
+    assert signal.getsignal(signal.SIGTERM) is handler
+    train(tiny_pipe, tmp_path / "run", cfg)
+    assert product(tmp_path / "run") == product(plain)
+
+
+def test_n_small_batches_accumulated_are_one_large_batch(tiny_pipe: Any, tmp_path: Path) -> None:
+    large = train(tiny_pipe, tmp_path / "large", replace(CONFIG, batch_size=2, steps=2))
+    small = train(tiny_pipe, tmp_path / "small", replace(CONFIG, accumulate=2, steps=2))
+    # The first AdamW steps divide by gradients that may be near zero, so a few numbers differ visibly.
+    one, other = load_file(large / TOKENS_FILE), load_file(small / TOKENS_FILE)
+    assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
+
+
+@pytest.mark.parametrize("saver", [{"gradient_checkpointing": True}, {"latent_cache": "disk"}], ids=str)
+def test_what_only_saves_memory_changes_no_bit(
+    tiny_pipe: Any, plain: Path, tmp_path: Path, saver: dict[str, Any]
+) -> None:
+    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, **saver))
+    assert product(run) == product(plain)
+    assert not tiny_pipe.unet.is_gradient_checkpointing
+    assert not list(run.glob("*latents*"))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"noise_offset": 0.5},
+        {"min_snr_gamma": 1.0},
+        {"augment_ground": "colors"},
+        {"lr_schedule": "linear"},
+        {"ema_decay": 0.9},
+        {"class_noun": "bunny"},
+        {"dora": True, "lr_unet": 0.0},
+    ],
+    ids=str,
+)
+def test_every_option_of_the_recipe_reaches_the_weights(
+    tiny_pipe: Any, plain: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, **option))
+    assert product(run) != product(plain)
+
+
+def test_half_precision_trains_to_something_near(tiny_pipe: Any, plain: Path, tmp_path: Path) -> None:
+    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, precision="bf16-mixed"))
+    assert 0 < largest_change(run, plain) < 0.5
+
+
+def test_tokens_rest_after_their_share_of_the_steps(tiny_pipe: Any, tmp_path: Path) -> None:
+    still = train(tiny_pipe, tmp_path / "still", replace(CONFIG, token_fraction=0.0))
+    start = train(tiny_pipe, tmp_path / "start", replace(CONFIG, steps=0))
+    assert (still / TOKENS_FILE).read_bytes() == (start / TOKENS_FILE).read_bytes()
+    assert (still / LORA_FILE).read_bytes() != (start / LORA_FILE).read_bytes()
+
+
+def test_the_class_is_drawn_once_and_its_loss_has_the_weight_it_was_given(
+    tiny_pipe: Any, tmp_path: Path
+) -> None:
+    cfg = replace(CONFIG, class_noun="bunny", prior_images=2, validation=ValidationConfig(steps=1))
+    heavy = train(tiny_pipe, tmp_path / "a", cfg, class_root=tmp_path)
+    (folder,) = tmp_path.glob("class-*")
+    drawn = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert load_rgb(next(iter(drawn))).shape == (3, 64, 64)
+    light = train(tiny_pipe, tmp_path / "b", replace(cfg, prior_weight=0.0), class_root=tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == drawn
+    without = train(tiny_pipe, tmp_path / "c", replace(cfg, prior_images=0))
+    assert largest_change(light, without) < 1e-3 < largest_change(heavy, without)
+
+
+def test_the_compiled_network_learns_what_the_plain_one_learns(
+    tiny_pipe: Any, plain: Path, tmp_path: Path
+) -> None:
+    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, steps=1, compile="aot_eager"))
+    assert largest_change(run, train(tiny_pipe, tmp_path / "plain", replace(CONFIG, steps=1))) < 1e-3
+
+
+def test_looks_leave_sheets_scores_a_curve_and_the_best_step(everything: Path) -> None:
+    rows = read_jsonl(everything / "validation.jsonl")
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all(-1 <= row[name] <= 1 for row in rows for name in ("identity", "prompt"))
+    card = read_json(everything / "card.json")
+    assert card["scores"] == rows
+    assert product(everything) == product(step_folder(everything, card["picked_step"]))
+    assert (everything / "curve.csv").read_text().splitlines()[0] == "step,identity,prompt"
+    sheet = load_rgb(everything / "samples" / "step-000004.png")
+    assert sheet.shape[2] > 3.5 * 128  # subject, plain, sitting, styled
+    assert load_rgb(everything / "curve.png").std() > 0.01
+
+
+def test_a_saved_step_is_a_product_of_its_own(tiny_pipe: Any, everything: Path) -> None:
+    made = PersonalizedStylizer(
+        tiny_pipe, step_folder(everything, 2), StyleConfig(mode="none"), SamplingConfig(steps=1, guidance=1.0)
+    )
+    assert made.prompt() == "A <v1> <v2> bunny."
+    made.close()
+
+
+def our_picture(pipe: Any, run: Path) -> torch.Tensor:
+    made = PersonalizedStylizer(pipe, run, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0))
+    with made.active():
+        picture = sample(pipe, [made.prompt()], [5], steps=2, guidance=3.0)[0]
+    made.close()
+    return picture
+
+
+def stock_picture(pipe: Any, lora: Path, tokens: Path, prompt: str) -> torch.Tensor:
+    """What a user of diffusers would write; none of our code."""
+    pipe.load_lora_weights(lora.parent, weight_name=lora.name)
+    rows = load_file(tokens)
+    for key, (encoder, tokenizer) in ENCODERS.items():
+        pipe.load_textual_inversion(
+            rows[key],
+            token=["<v1>", "<v2>"],
+            text_encoder=getattr(pipe, encoder),
+            tokenizer=getattr(pipe, tokenizer),
+        )
+    noise = torch.Generator().manual_seed(5)
+    drawn = pipe(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noise, output_type="pt")
+    return drawn.images[0]
+
+
+def test_plain_diffusers_draws_the_picture_of_a_run_with_text_lora(
+    tiny_pipe: Any, stock_pipe: Any, everything: Path
+) -> None:
+    ours = our_picture(tiny_pipe, everything)
+    theirs = stock_picture(stock_pipe, everything / LORA_FILE, everything / TOKENS_FILE, "A <v1> <v2> bunny.")
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_plain_diffusers_draws_the_picture_of_a_weight_decomposed_run(
+    tiny_pipe: Any, stock_pipe: Any, tmp_path: Path
+) -> None:
+    cfg = replace(CONFIG, targets=["to_q", "conv1"], dora=True, text_rank=2, lr_text=1e-2, steps=2)
+    run = train(tiny_pipe, tmp_path / "run", cfg)
+    ours = our_picture(tiny_pipe, run)
+    theirs = stock_picture(stock_pipe, run / LORA_FILE, run / TOKENS_FILE, "A <v1> <v2>.")
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_an_exported_run_draws_the_same_picture_in_plain_diffusers(
+    tiny_pipe: Any, stock_pipe: Any, everything: Path, tmp_path: Path, form: str
+) -> None:
+    lora, tokens = run_export(ExportConfig(run=str(everything), out=str(tmp_path), format=form, name="block"))
+    ours = our_picture(tiny_pipe, everything)
+    theirs = stock_picture(stock_pipe, lora, tokens, "A <v1> <v2> bunny.")
+    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+
+
+def test_text_lora_is_off_between_calls_and_off_at_scale_zero(tiny_pipe: Any, everything: Path) -> None:
+    base = sample(tiny_pipe, ["a red bunny"], [0], steps=1)
+    silent = StyleConfig(mode="none")
+    made = PersonalizedStylizer(tiny_pipe, everything, silent, SamplingConfig(steps=1, guidance=1.0))
+    assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
+    with attached(tiny_pipe, load_tokens(everything / TOKENS_FILE)):
+        use_lora(tiny_pipe, made.adapter)
+        assert not torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
+        use_lora(tiny_pipe, made.adapter, 0.0)
+        assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
+    made.close()
+    assert not hasattr(tiny_pipe.text_encoder, "peft_config")
+
+
+def test_a_word_of_the_model_is_no_token_and_nothing_is_written(tiny_pipe: Any, tmp_path: Path) -> None:
+    cfg = replace(CONFIG, token_pattern="b{n}", num_tokens=1)
+    vocabulary = tiny_pipe.tokenizer.get_vocab()
+    vocabulary_word = next(word for word in vocabulary if word.endswith("</w>") and len(word) > 6)
+    known = replace(cfg, token_pattern="{n}x")
+    object.__setattr__(known, "token_pattern", vocabulary_word.removesuffix("</w>"))
+    with pytest.raises(UserError, match="already has"):
+        train(tiny_pipe, tmp_path / "run", known)
+    assert not (tmp_path / "run").exists()
+    train(tiny_pipe, tmp_path / "fresh", replace(cfg, steps=0, token_pattern="zz-{n}"))
+    assert load_tokens(tmp_path / "fresh" / TOKENS_FILE).names == ("zz-1",)

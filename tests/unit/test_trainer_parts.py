@@ -1,0 +1,226 @@
+"""Parts of the trainer alone: the running mean, optimizers, schedules, the pick, the watch, kohya's names, stopping."""
+
+import importlib.util
+import itertools
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from magic_insert.config.extras import OPTIMIZER_PACKAGES, require_optimizer
+from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb
+from magic_insert.core.rand import generator
+from magic_insert.models.kohya import kohya_state, stability_name
+from magic_insert.training.averages import RunningMean
+from magic_insert.training.checkpoint import read_last_checkpoint, save_checkpoint
+from magic_insert.training.fidelity_curve import pick_best, write_curve
+from magic_insert.training.optimizers import build_optimizer, set_rates
+from magic_insert.training.personalize_callbacks import REMEMBERED, Watch
+from magic_insert.training.schedule import lr_factor
+from magic_insert.training.stopping import between_steps
+
+CPU = torch.device("cpu")
+CONFIG = PersonalizationConfig(
+    steps=10, batch_size=1, rank=1, alpha=1.0, targets=["to_q"], lr_unet=0.1, wd_unet=0.0, lr_tokens=0.2, wd_tokens=0.0
+)  # fmt: skip
+
+
+def weights(count: int = 2) -> dict[str, list[nn.Parameter]]:
+    made = [nn.Parameter(torch.randn(3, generator=generator(i, "weights"))) for i in range(count)]
+    return {"unet": made[:1], "tokens": made[1:]}
+
+
+def test_the_mean_of_weights_that_stand_still_is_these_weights() -> None:
+    (parameter,) = weights(1)["unet"]
+    mean = RunningMean([parameter], 0.9)
+    for step in range(1, 5):
+        mean.update(step)
+    torch.testing.assert_close(mean.means[0], parameter.detach())
+
+
+def test_the_mean_lies_between_and_leaves_the_weights_as_they_were() -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+    mean = RunningMean([parameter], 0.5)
+    parameter.data.fill_(1.0)
+    mean.update(100)
+    with mean.in_place():
+        assert torch.equal(parameter.detach(), torch.full((2,), 0.5))
+    assert torch.equal(parameter.detach(), torch.ones(2))
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_a_falling_schedule_never_rises_and_ends_near_zero(schedule: str) -> None:
+    rates = [lr_factor(step, 50, schedule) for step in range(50)]
+    assert all(a >= b for a, b in itertools.pairwise(rates))
+    assert rates[0] == 1.0
+    assert rates[-1] < 0.05
+
+
+def test_rates_follow_the_schedule_and_tokens_rest_after_their_share() -> None:
+    cfg = replace(CONFIG, lr_schedule="linear", token_fraction=0.5)
+    optimizer = build_optimizer(cfg, weights(), CPU)
+    seen = []
+    for step in range(cfg.steps):
+        set_rates(optimizer, step, cfg)
+        seen.append(tuple(group["lr"] for group in optimizer.param_groups))
+    assert seen[0] == (0.1, 0.2)
+    assert all(tokens > 0 for _, tokens in seen[:5])
+    assert all(unet > 0 and tokens == 0 for unet, tokens in seen[5:])
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZER_PACKAGES))
+def test_an_optimizer_that_is_not_installed_says_what_to_install(name: str) -> None:
+    package, extra = OPTIMIZER_PACKAGES[name]
+    if importlib.util.find_spec(package) is not None:
+        pytest.skip(f"{package} is installed")
+    with pytest.raises(UserError, match=rf"magic-insert\[{extra}\]"):
+        require_optimizer(name)
+
+
+def test_prodigy_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("prodigyopt")
+    cfg = replace(CONFIG, optimizer="prodigy", lr_unet=1.0, lr_tokens=1.0)
+
+    def steps(parts: dict[str, list[nn.Parameter]], optimizer: torch.optim.Optimizer, numbers: range) -> None:
+        for step in numbers:
+            set_rates(optimizer, step, cfg)
+            optimizer.zero_grad()
+            sum((p - 3).square().sum() for part in parts.values() for p in part).backward()
+            optimizer.step()
+
+    whole = weights()
+    steps(whole, build_optimizer(cfg, whole, CPU), range(8))
+    first = weights()
+    optimizer = build_optimizer(cfg, first, CPU)
+    steps(first, optimizer, range(4))
+    values = {name: part[0].detach() for name, part in first.items()}
+    save_checkpoint(tmp_path, step=4, key="k", values=values, optimizer=optimizer)
+    found = read_last_checkpoint(tmp_path, "k")
+    assert found is not None
+    second = {name: [nn.Parameter(found.values[name].clone())] for name in first}
+    resumed = build_optimizer(cfg, second, CPU)
+    found.restore_optimizer(resumed)
+    steps(second, resumed, range(4, 8))
+    assert all(torch.equal(whole[name][0], second[name][0]) for name in whole)
+
+
+def test_eight_bit_states_are_refused_without_a_gpu_or_the_package() -> None:
+    with pytest.raises(UserError, match="adamw8bit"):
+        build_optimizer(replace(CONFIG, optimizer="adamw8bit"), weights(), CPU)
+
+
+def test_counters_that_are_no_tensors_survive_a_checkpoint(tmp_path: Path) -> None:
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    optimizer.state[parameter]["count"] = 7
+    save_checkpoint(tmp_path, step=1, key="k", values={}, optimizer=optimizer, scaler={"scale": 2.0**16})
+    found = read_last_checkpoint(tmp_path, "k")
+    assert found is not None
+    fresh = torch.optim.SGD([parameter], lr=0.1)
+    found.restore_optimizer(fresh)
+    assert fresh.state[parameter]["count"] == 7
+    assert found.scaler == {"scale": 65536.0}
+
+
+ROWS = [
+    {"step": 100, "identity": 0.5, "prompt": 0.30},
+    {"step": 200, "identity": 0.7, "prompt": 0.29},
+    {"step": 300, "identity": 0.9, "prompt": 0.20},
+]
+
+
+@pytest.mark.parametrize(("tolerance", "step"), [(0.0, 100), (0.05, 200), (1.0, 300)])
+def test_the_most_alike_step_wins_among_those_that_still_obey(tolerance: float, step: int) -> None:
+    assert pick_best(ROWS, tolerance) == step
+
+
+def test_among_equals_the_earlier_step_wins() -> None:
+    assert pick_best([{**row, "identity": 0.5, "prompt": 0.1} for row in ROWS], 0.1) == 100
+
+
+def test_the_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
+    write_curve(tmp_path, ROWS)
+    assert (tmp_path / "curve.csv").read_text().splitlines()[2] == "200,0.7,0.29"
+    assert load_rgb(tmp_path / "curve.png").shape[0] == 3
+
+
+def test_a_step_that_takes_three_times_as_long_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch(CPU)
+    for step in range(REMEMBERED):
+        watch.judge(step, 1.0)
+    watch.judge(REMEMBERED, 2.9)
+    assert not caplog.records
+    watch.judge(REMEMBERED + 1, 3.5)
+    (record,) = caplog.records
+    assert "step 21 took 3.50 s" in record.getMessage()
+
+
+def test_memory_that_runs_out_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
+    watch = Watch(CPU)
+    for held in (10, 95, 99):
+        watch.judge_memory(held, 100)
+    assert len(caplog.records) == 1
+    assert "gradient_checkpointing" in caplog.records[0].getMessage()
+
+
+@pytest.mark.parametrize(
+    ("diffusers", "stability"),
+    [
+        ("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+         "input_blocks.4.1.transformer_blocks.0.attn1.to_q"),
+        ("down_blocks.0.resnets.1.conv1", "input_blocks.2.0.in_layers.2"),
+        ("down_blocks.0.downsamplers.0.conv", "input_blocks.3.0.op"),
+        ("mid_block.attentions.0.proj_in", "middle_block.1.proj_in"),
+        ("mid_block.resnets.1.conv_shortcut", "middle_block.2.skip_connection"),
+        ("up_blocks.0.attentions.2.proj_out", "output_blocks.2.1.proj_out"),
+        ("up_blocks.1.upsamplers.0.conv", "output_blocks.5.2.conv"),
+        ("conv_out", "out.2"),
+    ],
+)  # fmt: skip
+def test_layers_have_the_names_of_stabilitys_code(diffusers: str, stability: str) -> None:
+    assert stability_name(diffusers) == stability
+
+
+def test_a_layer_that_sdxl_does_not_have_is_refused() -> None:
+    with pytest.raises(UserError, match="layer of SDXL"):
+        stability_name("transformer.0.to_q")
+
+
+def test_kohyas_file_holds_matrices_alpha_and_magnitudes_along_the_output() -> None:
+    layer = "unet.down_blocks.0.resnets.0.conv1"
+    state = {
+        f"{layer}.lora_A.weight": torch.ones(2, 3, 3, 3),
+        f"{layer}.lora_B.weight": torch.ones(5, 2, 1, 1),
+        f"{layer}.lora_magnitude_vector": torch.ones(1, 5, 1, 1),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_magnitude_vector": torch.ones(4),
+    }
+    renamed = kohya_state(state, {"unet": 8, "text_encoder": 2})
+    assert {key: tuple(tensor.shape) for key, tensor in renamed.items()} == {
+        "lora_unet_input_blocks_1_0_in_layers_2.lora_down.weight": (2, 3, 3, 3),
+        "lora_unet_input_blocks_1_0_in_layers_2.lora_up.weight": (5, 2, 1, 1),
+        "lora_unet_input_blocks_1_0_in_layers_2.alpha": (),
+        "lora_unet_input_blocks_1_0_in_layers_2.dora_scale": (5, 1, 1, 1),
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.alpha": (),
+        "lora_te1_text_model_encoder_layers_0_self_attn_q_proj.dora_scale": (4, 1),
+    }
+    assert renamed["lora_unet_input_blocks_1_0_in_layers_2.alpha"] == 8
+
+
+def test_sigterm_inside_the_block_waits_and_is_obeyed_after_it() -> None:
+    seen = []
+
+    def asked_in_the_middle() -> None:
+        with between_steps() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append(stop.asked)
+
+    with pytest.raises(SystemExit) as ended:
+        asked_in_the_middle()
+    assert seen == [True]
+    assert ended.value.code == 143
