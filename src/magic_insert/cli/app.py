@@ -140,23 +140,6 @@ def require_file(key: str, path: str) -> None:
         raise UserError(f"expected {key} to be a picture, got no file at {path}; set {key}=PATH")
 
 
-def refuse_duplicates(key: str, paths: Sequence[str]) -> None:
-    """That no two of `paths` share a name, whatever their folder and suffix: names tell pictures apart in records.
-
-    Raises:
-        UserError: names `key` and the two paths.
-    """
-    seen: dict[str, str] = {}
-    for path in paths:
-        name = Path(path).stem
-        if name in seen:
-            raise UserError(
-                f"expected pictures of different names in {key}, got {seen[name]} and {path}; "
-                "leave one out or rename it"
-            )
-        seen[name] = path
-
-
 def require_writable(key: str, path: str) -> None:
     """That `path` can be made or replaced: its nearest existing parent is a folder open for writing.
 
