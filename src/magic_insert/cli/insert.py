@@ -2,15 +2,29 @@
 
 from collections.abc import Sequence
 
-from magic_insert.cli.app import require_file, require_writable, run_app
+from magic_insert.cli.app import require_file, run_app
 from magic_insert.config.schema import InsertConfig
+from magic_insert.methods.input_checks import (
+    check_apart,
+    check_box_inside,
+    check_inserter,
+    check_model,
+    check_picture,
+    check_place,
+    check_segmenter,
+)
 
 
 def check(cfg: InsertConfig) -> None:
-    """Looks at the files before anything heavy is loaded; raises `UserError`."""
+    """Looks at pictures, box and places before anything heavy is loaded; raises `UserError`."""
     require_file("subject", cfg.subject)
     require_file("background", cfg.background)
-    require_writable("out", cfg.out)
+    out = check_place(cfg.out, suffix=".png")
+    check_apart(out, cfg.subject, cfg.background)
+    check_picture(cfg.subject)
+    check_box_inside(cfg.box, check_picture(cfg.background))
+    check_segmenter(cfg.segmenter)
+    check_inserter(cfg.inserter, check_model(cfg.model))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,8 @@ STYLE_MODES = ("ip_adapter", "prompt", "none")
 STYLE_PRESETS = ("instantstyle", "up0", "all")
 SEGMENTERS = ("auto", "alpha", "grabcut", "rembg")
 REFERENCES = ("vae", "unmasked", "input")
-INSERTERS = ("real_only", "bootstrapped", "copy_paste")
+INSERTERS = ("real_only", "bootstrapped", "inpaint", "copy_paste")
+COMPOSITES = ("effect_layer", "paper")
 LOGGERS = ("jsonl", "wandb")
 
 
@@ -106,11 +107,11 @@ class SegmenterConfig:
 class InserterConfig:
     """What gives the pasted subject its shadow and reflection.
 
-    `real_only`: trained on photographs alone. `bootstrapped`: adapted to drawings by the run folder `run`.
-    `copy_paste`: nothing. `steps`: denoising steps. `reference`: what its picture is compared with to find what it
-    changed: `vae` (round trip of its input), `unmasked` (its own run on an empty mask) or `input`. `threshold`: the
-    smallest change in [0, 1] that counts. `reach`: how far from the subject an effect may lie, in units of its
-    longer side.
+    `real_only`: trained on photographs alone. `bootstrapped`: adapted to drawings by the run folder `run`. `inpaint`:
+    the base model redraws the subject's neighbourhood. `copy_paste`: nothing. `steps`: denoising steps. `reference`:
+    what its picture is compared with to find what it changed: `vae` (round trip of its input), `unmasked` (its own run
+    on an empty mask) or `input`. `threshold`: the smallest change in [0, 1] that counts. `reach`: how far from the
+    subject an effect may lie, in units of its longer side.
     """
 
     name: str = "real_only"
