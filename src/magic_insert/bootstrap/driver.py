@@ -129,6 +129,7 @@ def _row(plan: Plan, number: int) -> Row:
     return {
         "round": number,
         "seed": cfg.seed,
+        "store": cfg.store,
         "threshold": cfg.filter.threshold,
         "retrain": cfg.bootstrap.retrain,
         "init_from": cfg.bootstrap.init_from,

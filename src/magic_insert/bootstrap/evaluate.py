@@ -1,7 +1,7 @@
 """Evaluate: one edit network on held-out scenes, as photographs, in seen and in unseen styles, against the truth.
 
 Kept are sums per picture, so that any set of pictures can be summed up, and resampled, later. Settings: task, steps,
-seed, batch_size. Inputs: heldout, model, network. Output: `values/ID.json` and the drawn `pictures/ID.png`.
+seed, batch_size. Inputs: heldout, model, network, lpips (optional). Output: `values/ID.json` and `pictures/ID.png`.
 """
 
 from pathlib import Path
@@ -13,9 +13,10 @@ from torch import Tensor
 from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, read_index, values_file
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.measure import rounded
-from magic_insert.bootstrap.payload import chunks, my_chunks, read_payload
+from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste, save
 from magic_insert.core.jsonl import write_json
+from magic_insert.models.encoders.lpips_distance import load_lpips
 from magic_insert.models.inserter import edit, load_edit_unet, noop
 from magic_insert.toybox.world import effect_of
 
@@ -26,14 +27,16 @@ def run_evaluate(path: Path) -> None:
     """Stage: redraw every held-out pair and compare it with the truth."""
     payload = read_payload(path)
     settings, heldout = payload.settings, payload.inputs["heldout"]
-    groups = [
-        group
-        for group in chunks(read_index(heldout), settings["batch_size"])
-        if not all(values_file(payload.out, name).is_file() for name in ids_of(group))
-    ]
+    groups = my_share(
+        chunks(read_index(heldout), settings["batch_size"]),
+        lambda group: all(values_file(payload.out, name).is_file() for name in ids_of(group)),
+    )
+    if not groups:
+        return
     pipe = open_model(payload.model)
     network = load_edit_unet(payload.inputs["network"], device=pipe.device)
-    for group in my_chunks(payload, groups, f"measuring {settings['task']} on held-out scenes"):
+    lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
+    for group in watched(payload, groups, f"measuring {settings['task']} on held-out scenes"):
         ids = ids_of(group)
         full, empty, mask = load(heldout, WITH, ids), load(heldout, WITHOUT, ids), load_masks(heldout, ids)
         insert = settings["task"] == "insert"
@@ -44,12 +47,13 @@ def run_evaluate(path: Path) -> None:
         still = noop(pipe, network, *on, reference="vae", **run).cpu()
         effect = effect_of(full, empty, mask)
         found = effect_of(drawn, still, mask)
+        looks = None if lpips is None else lpips(drawn, target).tolist()
         for i, name in enumerate(ids):
             save(payload.out, PICTURES, name, drawn[i])
-            write_json(
-                values_file(payload.out, name),
-                sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i]),
-            )
+            row = sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i])
+            if looks is not None:
+                row["lpips"] = rounded(looks[i])
+            write_json(values_file(payload.out, name), row)
 
 
 def sums_of(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, place, read_index
-from magic_insert.bootstrap.payload import chunks, my_chunks, read_payload
+from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, save
 from magic_insert.config.schema import ModelConfig
 from magic_insert.core.ranks import local_rank
@@ -25,14 +25,15 @@ def run_harvest(path: Path) -> None:
     """Stage: remove every subject."""
     payload = read_payload(path)
     settings, pool = payload.settings, payload.inputs["pool"]
-    groups = [
-        group
-        for group in chunks(read_index(pool), settings["batch_size"])
-        if not all(place(payload.out, WITHOUT, item.id).is_file() for item in group)
-    ]
+    groups = my_share(
+        chunks(read_index(pool), settings["batch_size"]),
+        lambda group: all(place(payload.out, WITHOUT, item.id).is_file() for item in group),
+    )
+    if not groups:
+        return
     pipe = open_model(payload.model)
     remover = load_edit_unet(payload.inputs["remover"], device=pipe.device)
-    for group in my_chunks(payload, groups, "removing subjects"):
+    for group in watched(payload, groups, "removing subjects"):
         ids = ids_of(group)
         removed = edit(
             pipe,

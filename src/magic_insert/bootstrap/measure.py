@@ -13,7 +13,7 @@ from torch import Tensor
 from magic_insert.bootstrap import measurements as see
 from magic_insert.bootstrap.files import WITH, WITHOUT, has_truth, ids_of, read_index, values_file
 from magic_insert.bootstrap.harvest import open_model
-from magic_insert.bootstrap.payload import chunks, my_chunks, read_payload
+from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.inserter import edit, load_edit_unet, noop
@@ -28,14 +28,15 @@ def run_measure(path: Path) -> None:
     payload = read_payload(path)
     settings, pool, harvest = payload.settings, payload.inputs["pool"], payload.inputs["harvest"]
     known = has_truth(pool)
-    groups = [
-        group
-        for group in chunks(read_index(pool), settings["batch_size"])
-        if not all(values_file(payload.out, name).is_file() for name in ids_of(group))
-    ]
+    groups = my_share(
+        chunks(read_index(pool), settings["batch_size"]),
+        lambda group: all(values_file(payload.out, name).is_file() for name in ids_of(group)),
+    )
+    if not groups:
+        return
     pipe = open_model(payload.model)
     inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device)
-    for group in my_chunks(payload, groups, "measuring removals"):
+    for group in watched(payload, groups, "measuring removals"):
         ids = ids_of(group)
         picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
         run = {"seed": settings["seed"], "ids": ids, "steps": settings["steps"]}

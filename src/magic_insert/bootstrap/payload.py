@@ -4,7 +4,7 @@
 computes, and are not. Every rank of a stage reads the same file.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -67,15 +67,15 @@ def chunks(items: Sequence[Item], size: int) -> list[list[Item]]:
     return [list(items[start : start + size]) for start in range(0, len(items), size)]
 
 
-def my_chunks(payload: Payload, groups: Sequence[Item], title: str) -> Iterator[Item]:
-    """This rank's share of `groups`, with a progress bar on rank 0."""
-    mine: Iterable[Item] = shard(groups)
-    return iter(
-        track(
-            list(mine),
-            title,
-            console=Console(stderr=True),
-            disable=not payload.progress or rank() != 0,
-            transient=True,
-        )
-    )
+def my_share(groups: Sequence[Item], finished: Callable[[Item], bool]) -> list[Item]:
+    """This rank's groups that an earlier, killed attempt left undone.
+
+    Shared first and sifted then: what other ranks have finished meanwhile must not move the shares.
+    """
+    return [group for group in shard(groups) if not finished(group)]
+
+
+def watched(payload: Payload, groups: Sequence[Item], title: str) -> Iterable[Item]:
+    """`groups` with a progress bar on rank 0."""
+    quiet = not payload.progress or rank() != 0
+    return track(list(groups), title, console=Console(stderr=True), disable=quiet, transient=True)

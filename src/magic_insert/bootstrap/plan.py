@@ -34,6 +34,7 @@ STAGES = {
     "evaluate": (HERE + "evaluate:run_evaluate", 1),
 }
 SELECT_VERSION = 1
+LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 SELECTION = "selection.json"
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
@@ -178,8 +179,12 @@ class Plan:
 
     def evaluate(self, task: str, network: Source) -> Entry:
         """What `network` draws of the held-out scenes."""
-        settings = {**self._editing(), "task": task, "steps": self.cfg.evaluate.steps, "seed": 0}
-        return self._stage("evaluate", settings, {"heldout": source_of(self.held_out()), "network": network})
+        cfg = self.cfg.evaluate
+        settings = {**self._editing(), "task": task, "steps": cfg.steps, "seed": 0}
+        inputs = {"heldout": source_of(self.held_out()), "network": network}
+        if cfg.lpips is not None:
+            inputs["lpips"] = folder_source(Path(cfg.lpips), (LPIPS_FILE,))
+        return self._stage("evaluate", settings, inputs)
 
     def base(self, task: str) -> Source:
         """The network of photographs to start from.

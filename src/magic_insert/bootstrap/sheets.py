@@ -20,7 +20,7 @@ def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection
         path = folder / f"round-{number}-{name}.png"
         path.unlink(missing_ok=True)
         if members:
-            _write_sheet(path, pool, harvest, spread(sorted(members, key=lambda one: -one.score), MOST))
+            write_sheet(path, pool, harvest, spread(sorted(members, key=lambda one: -one.score), MOST))
             written.append(path)
     return written
 
@@ -32,7 +32,8 @@ def spread(members: list[Judged], most: int) -> list[Judged]:
     return [members[round(i * (len(members) - 1) / (most - 1))] for i in range(most)]
 
 
-def _write_sheet(path: Path, pool: Path, harvest: Path, members: list[Judged]) -> None:
+def write_sheet(path: Path, pool: Path, harvest: Path, members: list[Judged]) -> None:
+    """One sheet of `members`: given, subject, removed, with score and worst filter."""
     # Pictures bring torch, which the parent of a spread-out run otherwise does without.
     from magic_insert.bootstrap.pictures import load, load_masks
     from magic_insert.core.images import contact_sheet, save_png

@@ -6,11 +6,12 @@ combination or style enters it is asserted for each picture. Everything is a fun
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from magic_insert.bootstrap.files import MASK, WITH, WITHOUT, Item, place, write_index
-from magic_insert.bootstrap.payload import Payload, chunks, my_chunks, read_payload
+from magic_insert.bootstrap.payload import Payload, chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import save
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
@@ -137,15 +138,18 @@ def render(path: Path) -> None:
     if rank() == 0:
         write_index(payload.out, [item for view in views for item in view.items], truth=True)
     title = f"rendering {payload.settings['use']}"
-    for group in my_chunks(payload, chunks(views, TRACED_TOGETHER), title):
+    for group in watched(
+        payload, my_share(chunks(views, TRACED_TOGETHER), partial(_is_drawn, payload)), title
+    ):
         _render_group(payload, group)
 
 
-def _render_group(payload: Payload, group: Sequence[View]) -> None:
+def _is_drawn(payload: Payload, group: Sequence[View]) -> bool:
     names = [item.id for view in group for item in view.items]
-    layers = (WITH, WITHOUT, MASK)
-    if all(place(payload.out, layer, name).is_file() for layer in layers for name in names):
-        return
+    return all(place(payload.out, layer, name).is_file() for layer in (WITH, WITHOUT, MASK) for name in names)
+
+
+def _render_group(payload: Payload, group: Sequence[View]) -> None:
     buffers = trace_scenes(
         [view.scene for view in group],
         [view.subject for view in group],

@@ -33,6 +33,10 @@ SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colou
 REMBG_MODEL = "u2netp"
 
 
+class NothingFound(UserError):
+    """A sound picture in which the segmenter sees no subject."""
+
+
 @dataclass(frozen=True)
 class Matte:
     """The subject's own colour (ground removed from its outline) and its coverage."""
@@ -120,7 +124,7 @@ def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
     sure = erode((blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
     likely = (distance > SUBJECT_STEP / 2).float()
     if area(likely) < 1e-3:
-        raise UserError("expected a subject that stands out from its ground, got an almost uniform picture; "
+        raise NothingFound("expected a subject that stands out from its ground, got an almost uniform picture; "
                         "give a picture with alpha or set segmenter=rembg")  # fmt: skip
     trimap = np.full((h, w), cv2.GC_PR_BGD, dtype=np.uint8)
     trimap[_flat(distance) < GROUND_STEP] = cv2.GC_BGD
@@ -219,5 +223,5 @@ def _rembg(rgb: Float[Tensor, "3 h w"], model_folder: Path | None) -> Matte:
     mask = np.asarray(rembg.remove(np.ascontiguousarray(levels), session=session, only_mask=True))
     alpha = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
     if area(alpha) < 1e-3:
-        raise UserError("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
+        raise NothingFound("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
     return Matte(rgb, alpha)

@@ -4,7 +4,7 @@ Field types are checked when Hydra composes, ranges (`__post_init__`) when `conf
 classes. Defaults live in conf/*.yaml where a group has several choices, and here where there is only one.
 """
 
-from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.config.schema.bootstrap import BootstrapConfig, ReviewConfig
 from magic_insert.config.schema.evaluation import BenchmarkConfig, EvaluateConfig, SubjectPlopConfig
 from magic_insert.config.schema.export import ExportConfig
 from magic_insert.config.schema.foundation import FoundationConfig
@@ -52,6 +52,7 @@ __all__ = [
     "ProtocolConfig",
     "RemoveConfig",
     "ReportConfig",
+    "ReviewConfig",
     "SamplingConfig",
     "SegmenterConfig",
     "StatusConfig",

@@ -165,13 +165,15 @@ class AdaptConfig:
 class HeldOutConfig:
     """What every round is measured on: `num_scenes` held-out scenes, each as photo, in a seen and in an unseen style.
 
-    `steps`: denoising steps. `resamples`: of the bootstrap intervals, which cover `coverage` of them.
+    `steps`: denoising steps. `resamples`: of the bootstrap intervals, which cover `coverage` of them. `lpips`: folder
+    of LPIPS's AlexNet trunk; null leaves LPIPS out.
     """
 
     num_scenes: int = 36
     steps: int = 12
     resamples: int = 1000
     coverage: float = 0.95
+    lpips: str | None = None
 
     def __post_init__(self) -> None:
         at_least("evaluate.num_scenes", self.num_scenes, 1)

@@ -1,0 +1,203 @@
+"""People as the filter: a page out, a verdict file back, and a judge taught from it.
+
+`run_review` without `verdicts` writes `index.html` (pictures inside, works offline; click or press keys, save),
+`sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand. With `verdicts` it reads the file
+back, says how far filter and people agree, and writes `quality.json` for filter=learned.
+"""
+
+import base64
+import json
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, place, read_index, read_values
+from magic_insert.bootstrap.filters import read_verdicts
+from magic_insert.bootstrap.quality import left_out, ranking, teach
+from magic_insert.bootstrap.select import Judged
+from magic_insert.bootstrap.sheets import write_sheet
+from magic_insert.bootstrap.store import MANIFEST, flaw_of
+from magic_insert.config.schema.bootstrap import ReviewConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, read_jsonl, write_json, write_text
+
+PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
+TRUTH = "truth"
+STAGES = ("pool", "harvest", "measure", "select")
+WORDS = {True: "accept", False: "reject"}
+
+
+@dataclass(frozen=True)
+class Round:
+    """The stages of one finished round: folders of pool and harvest, what was measured and decided of each id."""
+
+    pool: Path
+    harvest: Path
+    ids: list[str]
+    values: dict[str, Any]
+    accepted: set[str]
+    scores: dict[str, float]
+
+    @property
+    def judged(self) -> list[Judged]:
+        """All removals, best score first, for a contact sheet."""
+        order = sorted(self.ids, key=lambda name: (-self.scores[name], name))
+        return [Judged(name, "", self.scores[name], WORDS[name in self.accepted]) for name in order]
+
+
+def run_review(cfg: ReviewConfig) -> Path:
+    """Writes the page, or reads verdicts back; returns the file to look at next."""
+    found = open_round(Path(cfg.run), cfg.round)
+    out = Path(cfg.out)
+    if cfg.verdicts is None:
+        write_json(out / VERDICTS, {"verdicts": {name: WORDS[name in found.accepted] for name in found.ids}})
+        write_text(out / PAGE, page(found, f"{Path(cfg.run).name}, round {cfg.round}"))
+        write_sheet(out / "sheet.png", found.pool, found.harvest, found.judged)
+        print(f"open {out / PAGE}, judge, save, then: magic-insert review run={cfg.run} verdicts=FILE")
+        return out / PAGE
+    verdicts = truth_verdicts(found, cfg.good_db) if cfg.verdicts == TRUTH else read_verdicts(cfg.verdicts)
+    unknown = sorted(set(verdicts) - set(found.ids))
+    if unknown or not verdicts:
+        named = ", ".join(unknown[:5]) or "no verdict at all"
+        raise UserError(
+            f"expected verdicts about the removals of {cfg.run} round {cfg.round}, got {named}; set run=, round="
+        )
+    print(agreement(found.accepted, verdicts))
+    learned = teach(found.values, verdicts)
+    write_json(out / QUALITY, learned)
+    order = ranking(left_out(found.values, verdicts), verdicts)
+    shown = "unknown" if order is None else f"{order:.2f}"
+    print(f"learned judge: ranks {shown} of pairs right that it was not taught (0.50 is chance)")
+    print(f"use it: filter=learned filter.rules.learned.weights={out / QUALITY}")
+    if cfg.verdicts != TRUTH:
+        print(f"or the people themselves: filter=people filter.rules.people.verdicts={cfg.verdicts}")
+    return out / QUALITY
+
+
+def open_round(run: Path, number: int) -> Round:
+    """What round `number` of the run folder `run` harvested, measured and decided.
+
+    Raises:
+        UserError: no such run or round, or its stages are not in the store any more.
+    """
+    rows = {row["round"]: row for row in read_jsonl(run / "rounds.jsonl")}
+    if number not in rows or number == 0:
+        raise UserError(
+            f"expected a round of {run} among {sorted(set(rows) - {0})}, got {number}; set round=N"
+        )
+    stages = rows[number]["stages"]
+    folders = {name: find_stage(Path(rows[number]["store"]), stages[name]) for name in STAGES}
+    ids = ids_of(read_index(folders["pool"]))
+    decided = read_json(folders["select"] / "selection.json")
+    return Round(
+        pool=folders["pool"],
+        harvest=folders["harvest"],
+        ids=ids,
+        values=read_values(folders["measure"], ids),
+        accepted=set(decided["accepted"]),
+        scores=decided["scores"],
+    )
+
+
+def find_stage(store: Path, key: str) -> Path:
+    """The folder of the published stage `key`, whatever its kind.
+
+    Raises:
+        UserError: it is not in the store, or damaged.
+    """
+    for folder in store.glob(f"*/{key}"):
+        if (folder / MANIFEST).is_file():
+            if (flaw := flaw_of(folder)) is not None:
+                raise UserError(f"expected a sound stage in {folder}, got: {flaw}; run the bootstrap again")
+            return folder
+    raise UserError(f"expected the stage {key} in the store {store}, got none; run the bootstrap again")
+
+
+def truth_verdicts(found: Round, good_db: float) -> dict[str, bool]:
+    """What the Toybox would say: good from `good_db` inside mask and effect region on.
+
+    Raises:
+        UserError: the truth of this pool is unknown.
+    """
+    if any(found.values[name]["truth"] is None for name in found.ids):
+        raise UserError(
+            "expected a pool with truth for verdicts=truth, got pictures of a user; set verdicts=FILE"
+        )
+    return {name: found.values[name]["truth"]["psnr"] >= good_db for name in found.ids}
+
+
+def agreement(accepted: set[str], verdicts: dict[str, bool]) -> str:
+    """One line: how the filter did against the verdicts."""
+    liked = {name for name, verdict in verdicts.items() if verdict}
+    kept = accepted & set(verdicts)
+    right = len(kept & liked)
+    precision = f"{right / len(kept):.2f}" if kept else "none kept"
+    recall = f"{right / len(liked):.2f}" if liked else "none liked"
+    return (
+        f"{len(verdicts)} verdicts, {len(liked)} accepted; the filter kept {len(kept)} of them: "
+        f"precision {precision}, recall {recall}"
+    )
+
+
+def page(found: Round, title: str) -> str:
+    """The page as one file; the worst scores come first, where a person is needed most."""
+    cards = []
+    for name in sorted(found.ids, key=lambda one: (found.scores[one], one)):
+        pictures = "".join(
+            f'<img alt="{layer}" src="data:image/png;base64,{_base64(place(folder, layer, name))}">'
+            for folder, layer in ((found.pool, WITH), (found.harvest, WITHOUT))
+        )
+        cards.append(
+            f'<figure tabindex="0" data-id="{escape(name)}" data-verdict="{WORDS[name in found.accepted]}">{pictures}'
+            f"<figcaption>{escape(name)} · score {found.scores[name]:.2f} · <b></b></figcaption></figure>"
+        )
+    return PAGE_TEMPLATE.substitute(title=escape(title), cards="\n".join(cards), file=json.dumps(VERDICTS))
+
+
+def _base64(file: Path) -> str:
+    return base64.b64encode(file.read_bytes()).decode()
+
+
+PAGE_TEMPLATE = Template("""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Review: $title</title>
+<style>
+body { font: 15px system-ui, sans-serif; margin: 1.5rem; background: #f6f6f4; color: #222 }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 12px }
+figure { margin: 0; padding: 8px; background: #fff; border: 4px solid #bbb; border-radius: 6px; cursor: pointer }
+figure[data-verdict=accept] { border-color: #2a8c4a } figure[data-verdict=reject] { border-color: #c0392b }
+img { width: 50%; image-rendering: pixelated } figcaption { font-size: 13px; padding-top: 4px }
+header { position: sticky; top: 0; background: #f6f6f4; padding: .5rem 0 } button { font: inherit; padding: .4rem 1rem }
+</style>
+<header><h1>$title</h1><p>Left: the picture. Right: with its subject removed. Is the removal clean: no rest, no shadow,
+nothing new? Click to change, or move with Tab and press A (accept) or R (reject). Frames show the filter's opinion.</p>
+<button id="save">Save verdicts.json</button> <span id="count"></span></header>
+<main>
+$cards
+</main>
+<script>
+const cards = [...document.querySelectorAll("figure")];
+function set(card, verdict) { card.dataset.verdict = verdict; show(); }
+function show() {
+  for (const card of cards) card.querySelector("b").textContent = card.dataset.verdict;
+  const kept = cards.filter(card => card.dataset.verdict === "accept").length;
+  document.getElementById("count").textContent = kept + " accepted, " + (cards.length - kept) + " rejected";
+}
+for (const card of cards) {
+  card.addEventListener("click", () => set(card, card.dataset.verdict === "accept" ? "reject" : "accept"));
+  card.addEventListener("keydown", event => {
+    if (event.key === "a") set(card, "accept");
+    if (event.key === "r") set(card, "reject");
+  });
+}
+document.getElementById("save").addEventListener("click", () => {
+  const verdicts = Object.fromEntries(cards.map(card => [card.dataset.id, card.dataset.verdict]));
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([JSON.stringify({verdicts}, null, 2)], {type: "application/json"}));
+  link.download = $file;
+  link.click();
+});
+show();
+</script></html>
+""")
