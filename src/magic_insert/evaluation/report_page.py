@@ -60,7 +60,8 @@ def page(title: str, body: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
+        f'<link rel="icon" href="data:,"><title>{escape(title)}</title>'
+        f"<style>{CSS}</style></head><body><main>{body}</main></body></html>\n"
     )
 
 

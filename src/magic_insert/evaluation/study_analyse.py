@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from magic_insert.config.schema import StudyConfig
 from magic_insert.core.errors import UserError
@@ -57,7 +56,7 @@ def run_analyse(cfg: StudyConfig) -> Path:
     result = analyse(forms, answers, key, seed=cfg.seed)
     write_json(out / "analysis.json", result)
     write_text(out / "analysis.md", report(result))
-    Console().print(report(result), markup=False, highlight=False)
+    print(report(result), end="")
     return out / "analysis.md"
 
 
@@ -188,8 +187,8 @@ def report(result: Mapping[str, Any]) -> str:
     lines = [
         f"# Preference study {result['study']}",
         "",
-        f"{result['raters']} raters ({result['complete']} complete, {len(result['excluded'])} left out for failed "
-        f"attention checks), {result['choices']} choices, median {result['median_milliseconds'] / 1000:.1f} s. "
+        f"Raters: {result['raters']}, {result['complete']} complete, {len(result['excluded'])} left out for failed "
+        f"attention checks. Choices: {result['choices']}, median {result['median_milliseconds'] / 1000:.1f} s. "
         f"The left picture was chosen in {left['share']:.1%} (exact 95 % interval {_percent(left['exact'])}).",
         "",
         f"| {ours} against | preferred | choices | exact 95 % | clustered 95 % | p (one half) |",

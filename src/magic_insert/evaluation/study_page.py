@@ -201,6 +201,7 @@ def study_page(study: str, track: str, forms: Sequence[Sequence[dict[str, Any]]]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Which picture is better?</title><style>{CSS}</style></head><body>{body}"
+        '<link rel="icon" href="data:,"><title>Which picture is better?</title>'
+        f"<style>{CSS}</style></head><body>{body}"
         f'<script id="study" type="application/json">{data}</script><script>{SCRIPT}</script></body></html>\n'
     )

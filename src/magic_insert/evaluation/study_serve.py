@@ -6,6 +6,7 @@ another host name are refused, so no foreign page can reach the study through a 
 """
 
 import json
+import sys
 import threading
 from functools import partial
 from http import HTTPStatus
@@ -21,8 +22,8 @@ from magic_insert.evaluation.study_answers import check_answer
 HOST = "127.0.0.1"
 MAX_BODY = 4096
 POLICY = (
-    "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
 
@@ -102,7 +103,18 @@ class StudyHandler(BaseHTTPRequestHandler):
         return next(free, 0)
 
 
-def study_server(folder: Path, port: int) -> ThreadingHTTPServer:
+class StudyServer(ThreadingHTTPServer):
+    """Serves each request in a thread that ends with the process."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A browser that hangs up (it left the page) is no error; anything else is told as usual."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+def study_server(folder: Path, port: int) -> StudyServer:
     """A server for the study in `folder`, bound and not yet serving; port 0 takes any free one.
 
     Raises:
@@ -111,7 +123,7 @@ def study_server(folder: Path, port: int) -> ThreadingHTTPServer:
     study = read_json(folder / "study.json")
     handler = partial(StudyHandler, folder, study, threading.Lock())
     try:
-        return ThreadingHTTPServer((HOST, port), handler)
+        return StudyServer((HOST, port), handler)
     except OSError as error:
         raise UserError(f"expected port {port} to be free, got {error.strerror}; set port=0") from error
 

@@ -1,0 +1,140 @@
+"""A headless Chromium driven over two pipes: loads a page, presses real keys, asks the page questions.
+
+The DevTools protocol speaks JSON messages ended by a zero byte on file descriptors 3 (to the browser) and 4 (from it).
+"""
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-pipe")
+# Puts the pipes where the browser expects them, by way of numbers that cannot collide, and becomes the browser.
+LAUNCH = (
+    "import fcntl, os, sys\n"
+    "ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]\n"
+    "os.dup2(ends[0], 3)\n"
+    "os.dup2(ends[1], 4)\n"
+    "os.execv(sys.argv[3], sys.argv[3:])\n"
+)
+KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, "Enter": 13}
+
+
+def find_browser() -> str | None:
+    """The path of a Chromium, or None."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+class Page:
+    """One page of a running browser."""
+
+    def __init__(self, to_browser: int, from_browser: int) -> None:
+        self._to, self._from = to_browser, from_browser
+        self._buffer, self._number = b"", 0
+        self.complaints: list[str] = []
+        target = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        attached = self._call("Target.attachToTarget", {"targetId": target, "flatten": True})
+        self._session: str | None = attached["sessionId"]
+        for domain in ("Page", "Runtime", "Log"):
+            self._call(f"{domain}.enable")
+
+    _session: str | None = None
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._from], [], [], left)[0]:
+                raise TimeoutError("the browser did not answer")
+            block = os.read(self._from, 1 << 16)
+            if not block:
+                raise ConnectionError("the browser ended")
+            self._buffer += block
+        text, self._buffer = self._buffer.split(b"\0", 1)
+        message: dict[str, Any] = json.loads(text)
+        return message
+
+    def _call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters or {}}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        os.write(self._to, json.dumps(message).encode() + b"\0")
+        deadline = time.monotonic() + 60
+        while True:
+            reply = self._read(deadline)
+            if reply.get("id") == self._number:
+                assert "error" not in reply, reply["error"]
+                result: dict[str, Any] = reply["result"]
+                return result
+            if reply.get("method") == "Runtime.exceptionThrown":
+                self.complaints.append(json.dumps(reply["params"]["exceptionDetails"]))
+            if reply.get("method") == "Log.entryAdded" and reply["params"]["entry"]["level"] == "error":
+                self.complaints.append(reply["params"]["entry"]["text"])
+
+    def open(self, address: str) -> None:
+        """Loads `address` and waits until all of it is there."""
+        self._call("Page.navigate", {"url": address})
+        self.wait(f"document.readyState === 'complete' && location.href.startsWith({address!r})")
+
+    def ask(self, expression: str) -> Any:
+        """The value of a JavaScript expression; a promise is awaited."""
+        reply = self._call(
+            "Runtime.evaluate", {"expression": expression, "returnByValue": True, "awaitPromise": True}
+        )
+        assert "exceptionDetails" not in reply, reply["exceptionDetails"]
+        return reply["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 30) -> None:
+        """Waits until the expression is true."""
+        deadline = time.monotonic() + seconds
+        while not self.ask(expression):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"never true: {expression}; complaints: {self.complaints}")
+            time.sleep(0.02)
+
+    def press(self, key: str) -> None:
+        """A key, down and up, as the keyboard would send it."""
+        code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
+        self._call("Input.dispatchKeyEvent", {"type": "rawKeyDown", **code})
+        self._call("Input.dispatchKeyEvent", {"type": "keyUp", **code})
+
+
+@contextmanager
+def browser_page(profile: Path) -> Iterator[Page]:
+    """A fresh browser with its profile in `profile`, ended afterwards."""
+    path = find_browser()
+    assert path is not None
+    read_there, write_here = os.pipe()
+    read_here, write_there = os.pipe()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            LAUNCH,
+            str(read_there),
+            str(write_there),
+            path,
+            *FLAGS,
+            f"--user-data-dir={profile}",
+        ],
+        pass_fds=(read_there, write_there),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    os.close(read_there)
+    os.close(write_there)
+    try:
+        yield Page(write_here, read_here)
+    finally:
+        os.close(write_here)
+        os.close(read_here)
+        process.terminate()
+        process.wait(timeout=30)

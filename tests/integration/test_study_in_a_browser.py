@@ -1,0 +1,126 @@
+"""The study's page in a real browser, by keyboard: from a file and served; then the answers are analysed."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import Page, browser_page, find_browser
+from evaluation_rows import FACTS, synthetic_rows
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.evaluation.report import write_report
+from magic_insert.evaluation.rows import write_rows
+from magic_insert.evaluation.study_analyse import run_analyse
+from magic_insert.evaluation.study_build import run_build
+from magic_insert.evaluation.study_forms import SCRAMBLED
+from magic_insert.evaluation.study_serve import study_server
+
+pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
+OURS = "personalized"
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study of two comparisons, two tasks each, and one attention check; two raters."""
+    folder = tmp_path_factory.mktemp("browser")
+    write_rows(folder / "rows.jsonl", synthetic_rows(tracks=["stylize"], pictures=folder))  # type: ignore[arg-type]
+    words = [
+        f"rows={folder / 'rows.jsonl'}", f"out={folder / 'study'}", "track=stylize", f"ours={OURS}",
+        "against=[adain,instantstyle_canny]", "protocol=quick", "protocol.tasks=2", "protocol.raters=2",
+    ]  # fmt: skip
+    run_build(freeze(compose_job("study", words)))
+    return folder / "study"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser_page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def key_for(task: dict[str, str]) -> str:
+    """A rater who always prefers ours, and never a scrambled picture."""
+    left_is_right = task["left"] == OURS or task["right"] == SCRAMBLED
+    return "ArrowLeft" if left_is_right and task["left"] != SCRAMBLED else "ArrowRight"
+
+
+def answer_all(page: Page, study: Path, rater: int) -> None:
+    page.wait(f"document.getElementById('number').value === '{rater}'")
+    page.press("Enter")
+    for number, task in enumerate(read_json(study / "key.json")["forms"][rater]):
+        page.wait(f"document.body.dataset.task === '{number}'")
+        page.wait("[...document.images].filter(i => i.src).every(i => i.complete && i.naturalWidth > 0)")
+        if number == 1:  # a slip, taken back
+            page.press("ArrowLeft" if key_for(task) == "ArrowRight" else "ArrowRight")
+            page.wait("document.body.dataset.task === '2'")
+            page.press("Backspace")
+            page.wait("document.body.dataset.task === '1'")
+        page.press(key_for(task))
+    page.wait("!document.getElementById('end').hidden")
+
+
+def test_a_rater_answers_by_keyboard_from_a_file_and_downloads(
+    page: Page, study: Path, tmp_path: Path
+) -> None:
+    page.open(f"{(study / 'index.html').as_uri()}?rater=1")
+    answer_all(page, study, 1)
+    text = page.ask("fetch(document.getElementById('download').href).then(reply => reply.text())")
+    downloaded = tmp_path / "answers-1.jsonl"
+    downloaded.write_text(text)
+    assert [row["task"] for row in read_jsonl(downloaded)] == [0, 1, 2, 3, 4]
+    words = [f"out={study}", "action=analyse", f"answers=[{downloaded}]"]
+    run_analyse(freeze(compose_job("study", words)))
+    result = read_json(study / "analysis.json")
+    assert (result["raters"], result["complete"], result["excluded"], result["choices"]) == (1, 1, [], 4)
+    assert [(c["wins"], c["choices"]) for c in result["comparisons"]] == [(2, 2), (2, 2)]
+    assert page.complaints == []
+
+
+def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: Page, study: Path) -> None:
+    with study_server(study, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            page.open(address)
+            page.wait("document.getElementById('number').value === '0'")
+            page.press("Enter")
+            page.press(key_for(read_json(study / "key.json")["forms"][0][0]))
+            page.wait("document.body.dataset.task === '1'")
+            page.open(f"{address}?rater=0")
+            page.wait("document.getElementById('number').value === '0'")
+            page.press("Enter")
+            page.wait("document.body.dataset.task === '1'")
+            page.ask("localStorage.clear()")
+            page.open(f"{address}?rater=0")
+            answer_all(page, study, 0)
+            page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
+        finally:
+            server.shutdown()
+            thread.join()
+    rows = read_jsonl(study / "answers.jsonl")
+    assert {row["rater"] for row in rows} == {0}
+    assert len(rows) == 7  # five tasks, the first one twice, one slip
+    run_analyse(freeze(compose_job("study", [f"out={study}", "action=analyse"])))
+    assert all(c["share"] == 1 for c in read_json(study / "analysis.json")["comparisons"])
+    assert page.complaints == []
+
+
+def test_a_report_opens_offline_with_every_picture_and_no_complaint(page: Page, tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["stylize"], pictures=tmp_path)
+    report = write_report(tmp_path, rows, FACTS)
+    page.open(report.as_uri())
+    page.ask("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.wait("[...document.images].every(image => image.complete || image.loading === 'lazy')")
+    assert page.ask("document.images.length") > 50
+    assert (
+        page.ask("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length")
+        == 0
+    )
+    assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert json.loads(page.ask("JSON.stringify([...document.images].filter(i => !i.alt).length)")) == 0
+    assert page.complaints == []
