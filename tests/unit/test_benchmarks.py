@@ -106,7 +106,9 @@ def test_single_pairs_can_be_chosen_and_their_pictures_come_along(pictures: Path
     assert ([s.id for s in bench.subjects], [b.id for b in bench.backgrounds]) == (["apple"], ["park"])
 
 
-def test_both_sides_make_two_pairs_of_each_with_the_subject_on_either_side(pictures: Path, tmp_path: Path) -> None:
+def test_both_sides_make_two_pairs_of_each_with_the_subject_on_either_side(
+    pictures: Path, tmp_path: Path
+) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures), placement="both", subjects=["apple"])
     bench = laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
     assert [pair.pair_id for pair in bench.pairs][:2] == ["apple__hall.l", "apple__hall.r"]
@@ -115,7 +117,9 @@ def test_both_sides_make_two_pairs_of_each_with_the_subject_on_either_side(pictu
     assert left.centre_x < scene.size[1] / 2 < right.centre_x
 
 
-def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(pictures: Path, tmp_path: Path) -> None:
+def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(
+    pictures: Path, tmp_path: Path
+) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures))
     bench = laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
     expected = subject_picture()[3:]
@@ -125,7 +129,10 @@ def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(pictures
 
 def test_subjects_without_texts_are_named_by_their_file_and_texts_go_before(pictures: Path) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures))
-    texts = {"subjects": {"apple": {"simple": "a fruit", "detailed": "a red apple"}}, "backgrounds": {"park": "a pastel"}}
+    texts = {
+        "subjects": {"apple": {"simple": "a fruit", "detailed": "a red apple"}},
+        "backgrounds": {"park": "a pastel"},
+    }
     (pictures / "texts.json").write_text(json.dumps(texts))
     source = folder(cfg, AUTO)
     assert {s.id: (s.simple, s.detailed) for s in source.subjects} == {
@@ -135,7 +142,9 @@ def test_subjects_without_texts_are_named_by_their_file_and_texts_go_before(pict
     assert {b.id: b.style_text for b in source.backgrounds} == {"hall": "", "park": "a pastel"}
 
 
-def test_the_same_folder_takes_more_pairs_of_its_benchmark_but_no_other_benchmark(pictures: Path, tmp_path: Path) -> None:
+def test_the_same_folder_takes_more_pairs_of_its_benchmark_but_no_other_benchmark(
+    pictures: Path, tmp_path: Path
+) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures), pairs=["apple__park"])
     laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
     everything = BenchmarkConfig("folder", root=str(pictures))
@@ -158,7 +167,9 @@ def test_a_damaged_picture_is_named_and_the_sound_ones_stay(pictures: Path, tmp_
 
 
 @pytest.mark.parametrize(("kind", "message"), [("empty", "expected pictures"), ("twice", "different names")])
-def test_an_empty_folder_and_two_pictures_of_one_name_are_refused(pictures: Path, kind: str, message: str) -> None:
+def test_an_empty_folder_and_two_pictures_of_one_name_are_refused(
+    pictures: Path, kind: str, message: str
+) -> None:
     for path in (pictures / "subjects").iterdir():
         if kind == "empty":
             path.unlink()

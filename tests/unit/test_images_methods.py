@@ -52,7 +52,9 @@ def test_a_pattern_that_cannot_tell_two_pairs_apart_is_refused(tmp_path: Path) -
 
 
 def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_picture() -> None:
-    background = torch.rand(3, 8, 8, generator=generator(0, "scene")).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    background = (
+        torch.rand(3, 8, 8, generator=generator(0, "scene")).repeat_interleave(16, 1).repeat_interleave(16, 2)
+    )
     composite = background + 0.03 * torch.randn(background.shape, generator=generator(0, "noise"))
     truth = torch.zeros(1, 128, 128)
     truth[:, 50:110, 70:100] = 1

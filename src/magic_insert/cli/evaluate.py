@@ -12,6 +12,7 @@ from pathlib import Path
 from magic_insert.cli.app import fail, require_writable, run_app
 from magic_insert.config.schema.evaluation import IMAGES, EvaluateConfig
 from magic_insert.core.errors import UserError
+from magic_insert.methods.input_checks import check_inserter, check_model, check_segmenter
 from magic_insert.paths import conf_dir
 
 GROUPS = ("stylizer", "inserter")
@@ -103,6 +104,13 @@ def check(cfg: EvaluateConfig) -> None:
             raise UserError(
                 f"expected a folder of pictures for {name}, got none at {method.dir}; set its dir=FOLDER"
             )
+    check_segmenter(cfg.segmenter)
+    if all(method.name == IMAGES for method in methods.values()):
+        return
+    model_folder = check_model(cfg.model)
+    for inserter in cfg.chosen_inserters.values():
+        if inserter.name != IMAGES and "insert" in cfg.tracks:
+            check_inserter(inserter, model_folder)
 
 
 def main(arguments: Sequence[str]) -> None:

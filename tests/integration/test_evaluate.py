@@ -1,0 +1,328 @@
+"""The evaluation from pictures to report with a tiny model: complete rows, nothing twice, the same after a kill."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from magic_insert.cli.evaluate import rewrite
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import read_json
+from magic_insert.core.rand import generator
+from magic_insert.evaluation.harness import run_evaluate
+from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
+
+TRIVIAL = {"floor:copy_paste", "floor:background", "floor:random_subject", "ceiling:self", "ceiling:truth"}
+PATIENCE = 900  # seconds; a busy machine needs many to import torch
+
+
+def words(model: Path, out: Path, *more: str) -> list[str]:
+    return [
+        f"model.source={model}", "model.image_size=64", "model.device=cpu", "benchmark.num_subjects=2",
+        "benchmark.num_scenes=2", "personalization.steps=1", "personalization.batch_size=1", "personalization.rank=2",
+        "personalization.views=1", "sampling.steps=2", f"out={out}", *more,
+    ]  # fmt: skip
+
+
+METHODS = [
+    "stylizer=personalized,instantstyle",
+    "inserter=real_only,copy_paste",
+    "inserters.real_only.steps=2",
+]
+ONE = ["stylizer=personalized", "inserter=copy_paste"]
+
+
+def run(arguments: Sequence[str]) -> list[Row]:
+    cfg = freeze(compose_job("evaluate", rewrite(arguments)))
+    run_evaluate(cfg)
+    return read_rows(Path(cfg.out) / "rows.jsonl")
+
+
+def times_of(folder: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in sorted(folder.rglob(pattern))}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_micro: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two stylizers and two inserters; not to be changed."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("evaluate") / "finished"
+    run(words(tiny_micro, out, *METHODS))
+    return out
+
+
+def copy_of(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "copy"))
+
+
+def test_every_method_and_every_floor_has_one_row_per_pair(finished: Path) -> None:
+    rows = read_rows(finished / "rows.jsonl")
+    stylize = {row["method"] for row in rows if row["track"] == "stylize"}
+    insert = {row["method"] for row in rows if row["track"] == "insert"}
+    stylizers, inserters = ("personalized", "instantstyle"), ("real_only", "copy_paste")
+    assert stylize == {*stylizers, *TRIVIAL}
+    assert insert == {*(f"{s}+{i}" for s in stylizers for i in inserters), *TRIVIAL}
+    pairs = {row["pair_id"] for row in rows}
+    assert len(pairs) == 4
+    assert len(rows) == len(pairs) * (len(stylize) + len(insert))
+    assert all((finished / path).is_file() for row in rows for path in row["images"].values())
+
+
+def test_floors_and_ceilings_have_the_values_they_must_have(finished: Path) -> None:
+    rows = {(r["track"], r["method"], r["pair_id"]): r["values"] for r in read_rows(finished / "rows.jsonl")}
+    for (track, method, _), values in rows.items():
+        if method == "ceiling:self" and track == "stylize":
+            assert values["subject_dino"] == values["style_csd"] == pytest.approx(1, abs=1e-5)
+        if method == "floor:copy_paste" and track == "stylize":
+            assert values["subject_dino"] == pytest.approx(1, abs=1e-5)
+        if method == "floor:background" and track == "stylize":
+            assert values["style_clip_i"] == pytest.approx(1, abs=1e-5)
+        if method == "ceiling:truth":
+            assert values["truth_psnr"] == 60
+            assert values["truth_ssim"] == pytest.approx(1)
+        if method == "ceiling:truth" and track == "insert":
+            assert values["truth_shadow_iou"] == values["truth_mask_iou"] == 1
+        if method.endswith("+copy_paste") or (
+            method in ("floor:background", "ceiling:self") and track == "insert"
+        ):
+            assert values["outside_equal"] == 1
+        assert "truth_psnr" in values or method == "ceiling:self"
+
+
+def test_the_report_and_the_sheets_are_written(finished: Path) -> None:
+    for name in (
+        "report.html",
+        "table.md",
+        "table.csv",
+        "table.tex",
+        "sheet_stylize.png",
+        "sheet_insert.png",
+    ):
+        assert (finished / name).stat().st_size > 500
+    assert load_rgb(finished / "sheet_stylize.png").shape[-1] > 5 * 128
+    facts = read_json(finished / "facts.json")
+    assert facts["has_truth"]
+    assert {card["role"] for card in facts["cards"]} >= {"identity", "clip", "style"}
+    assert "stylizer=personalized,instantstyle" in facts["command"]
+
+
+def test_a_second_run_makes_nothing_again_and_ends_with_the_same_rows(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    before = [
+        times_of(out / part, "*.*") for part in ("inputs/truth", "personalized", "images", "features", "rows")
+    ]
+    rows = run(words(tiny_micro, out, *METHODS))
+    after = [
+        times_of(out / part, "*.*") for part in ("inputs/truth", "personalized", "images", "features", "rows")
+    ]
+    for was, now in zip(before, after, strict=True):
+        assert {p: t for p, t in was.items() if p.name != "method.json"} == {
+            p: t for p, t in now.items() if p.name != "method.json"
+        }
+    assert rows_digest(rows) == rows_digest(read_rows(finished / "rows.jsonl"))
+
+
+def test_what_is_lost_is_made_again_to_the_same_rows(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    for pattern in (
+        "images/stylize/*/*room*.png",
+        "images/insert/*real_only/*forest*.png",
+        "rows/*/*/*01.json",
+    ):
+        lost = sorted(out.glob(pattern))
+        assert lost
+        for path in lost:
+            path.unlink()
+    shutil.rmtree(out / "features")
+    (out / "rows.jsonl").unlink()
+    rows = run(words(tiny_micro, out, *METHODS))
+    assert rows_digest(rows) == rows_digest(read_rows(finished / "rows.jsonl"))
+
+
+def test_a_method_joins_and_a_personalisation_is_shared(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    trained = times_of(out / "personalized", "*.safetensors")
+    rows = run(
+        words(
+            tiny_micro, out, "track=stylize", "stylizer=personalized,faint:personalized,one:personalized_1token",
+            "stylizers.faint.lora_scale=0.5", "num_draws=2",
+        )
+    )  # fmt: skip
+    now = times_of(out / "personalized", "*.safetensors")
+    assert trained.items() <= now.items()
+    assert len(now) == 2 * len(trained), "one more recipe (one token), not two"
+    faint = [row for row in rows if row["method"] == "faint"]
+    assert sorted({row["seed"] for row in faint}) == [0, 1]
+    assert len(faint) == 8
+
+
+def test_other_settings_never_mix_into_a_methods_pictures(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    with pytest.raises(UserError, match=r"personalized.*out=FOLDER"):
+        run(words(tiny_micro, out, *METHODS, "style.scale=0.5"))
+    with pytest.raises(UserError, match="benchmark"):
+        run(words(tiny_micro, out, *METHODS, "benchmark.size=32"))
+    write_rows(
+        out / "rows.jsonl",
+        [{**row, "benchmark": "another"} for row in read_rows(out / "rows.jsonl")],  # type: ignore[misc]
+    )
+    with pytest.raises(UserError, match="another"):
+        run(words(tiny_micro, out, *METHODS))
+
+
+def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    theirs = {"stylize": tmp_path / "redrawn", "insert": tmp_path / "composites"}
+    for track, method in (("stylize", "instantstyle"), ("insert", "instantstyle+real_only")):
+        theirs[track].mkdir()
+        for path in (finished / "images" / track / method).glob("*.0.png"):
+            shutil.copy(path, theirs[track] / f"{path.name.removesuffix('.0.png')}.png")
+    out = tmp_path / "out"
+    chosen = [
+        "stylizer=images", f"stylizer.dir={theirs['stylize']}", "inserter=other:images",
+        f"inserters.other.dir={theirs['insert']}",
+    ]  # fmt: skip
+    rows = {
+        (r["track"], r["method"], r["pair_id"]): r["values"] for r in run(words(tiny_micro, out, *chosen))
+    }
+    assert not (out / "personalized").exists()
+    for row in read_rows(finished / "rows.jsonl"):
+        if (row["track"], row["method"]) == ("stylize", "instantstyle"):
+            assert rows["stylize", "images", row["pair_id"]] == row["values"]
+        if (row["track"], row["method"]) == ("insert", "instantstyle+real_only"):
+            assert rows["insert", "other", row["pair_id"]]["truth_psnr"] == row["values"]["truth_psnr"]
+    next(theirs["insert"].glob("*.png")).unlink()
+    with pytest.raises(UserError, match="1 missing"):
+        run(words(tiny_micro, out, *chosen))
+
+
+def test_a_damaged_picture_is_named_and_finished_work_is_kept(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    out = copy_of(finished, tmp_path)
+    bad = sorted((out / "images" / "stylize" / "personalized").glob("*.png"))[0]
+    bad.write_bytes(bad.read_bytes()[:300])
+    with pytest.raises(UserError, match=bad.name.replace(".", r"\.")):
+        run(words(tiny_micro, out, *METHODS))
+    assert len(times_of(out / "personalized", "card.json")) == 2
+    bad.unlink()
+    assert rows_digest(run(words(tiny_micro, out, *METHODS))) == rows_digest(
+        read_rows(finished / "rows.jsonl")
+    )
+
+
+def test_a_folder_of_ones_own_is_scored_without_truth(tmp_path: Path, tiny_micro: Path) -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 48), torch.linspace(-1, 1, 48), indexing="ij")
+    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    root = tmp_path / "mine"
+    for name, colour in (("apple", 0.8), ("plum", 0.3)):
+        rgb = torch.stack([colour + 0.1 * x, 0.3 + 0 * y, 1 - colour + 0 * x]) * inside + (1 - inside)
+        save_png(root / "subjects" / f"{name}.png", rgb)
+    save_png(root / "backgrounds" / "park.png", torch.rand(3, 90, 120, generator=generator(0, "park")))
+    rows = run(words(tiny_micro, tmp_path / "out", *ONE, "benchmark=folder", f"root={root}"))
+    assert {row["method"] for row in rows if row["track"] == "insert"} == {
+        "personalized+copy_paste", *(TRIVIAL - {"ceiling:truth"}),
+    }  # fmt: skip
+    assert not any(name.startswith("truth") for row in rows for name in row["values"])
+    assert not any(row["track"] == "stylize" and "style_clip_t" in row["values"] for row in rows), (
+        "nobody said it"
+    )
+
+
+def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
+    code = "from magic_insert.cli.main import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "evaluate", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=PATIENCE)
+    return process.returncode, errors
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_rows(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
+    out = tmp_path / "killed"
+    arguments = words(tiny_micro, out, *METHODS)
+    process = start(arguments)
+    deadline = time.monotonic() + PATIENCE
+    while len(list(out.glob("images/insert/personalized+*/*.png"))) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert ended(process)[0] == -signal.SIGKILL
+    assert not (out / "rows.jsonl").exists()
+    code, errors = ended(start(arguments))
+    assert code == 0, errors
+    assert rows_digest(read_rows(out / "rows.jsonl")) == rows_digest(read_rows(finished / "rows.jsonl"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
+    out = tmp_path / "two"
+    code, errors = ended(start(words(tiny_micro, out, *METHODS, "exec=torchrun", "exec.devices=2")))
+    assert code == 0, errors
+    assert rows_digest(read_rows(out / "rows.jsonl")) == rows_digest(read_rows(finished / "rows.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["benchmark=folder", "root=nowhere"], "nowhere"),
+        (["inserter=images", "inserter.dir=nowhere"], "nowhere"),
+        (["encoders.root=nowhere"], "nowhere"),
+        (["model.source=nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2_before_torch_is_imported(
+    tmp_path: Path, more: list[str], message: str
+) -> None:
+    code = (
+        "import sys\nfrom magic_insert.cli.main import main\n"
+        "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", f"out={tmp_path / 'out'}", *more],
+        capture_output=True, text=True, timeout=PATIENCE, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_whose_weights_are_not_those_of_its_card_stops_before_any_row(
+    finished: Path, tmp_path: Path, tiny_micro: Path
+) -> None:
+    from magic_insert.paths import micro_dir
+
+    encoders: Any = shutil.copytree(micro_dir() / "encoders", tmp_path / "encoders")
+    weights = next(Path(encoders, "identity").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\0")
+    out = copy_of(finished, tmp_path)
+    with pytest.raises(UserError, match="sha256"):
+        run(words(tiny_micro, out, *METHODS, f"encoders.root={encoders}"))
+    assert (out / "rows.jsonl").is_file(), "the finished rows stay"

@@ -1,0 +1,154 @@
+"""Embeddings are made once per content and encoder, in chunks that do not depend on what was there before."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import save_png
+from magic_insert.core.rand import generator
+from magic_insert.evaluation.features import CHUNK, FeatureStore, Picture, embed_groups, embeddings, keys_of
+from magic_insert.models.encoders import EncoderCard, MetricEncoder
+from magic_insert.models.encoders.base import unit
+
+CARD = EncoderCard(
+    name="mean colours", role="identity", weights="none", weights_sha256="0" * 64, resize=8, crop=8,
+    interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), text_template=None, embedding_dim=12,
+    trained_on="nothing",
+)  # fmt: skip
+
+
+class Small(MetricEncoder):
+    """A real, tiny encoder that counts what it is shown."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        super().__init__(nn.AvgPool2d(4), CARD)
+        self.anchor = nn.Parameter(torch.full((), scale), requires_grad=False)
+        self.seen: list[int] = []
+        self.eval()
+
+    def features(self, pixels: Tensor) -> Tensor:
+        self.seen.append(len(pixels))
+        return unit(self.network(pixels).flatten(1) * self.anchor)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Picture]:
+    found = []
+    for number in range(5):
+        path = tmp_path / "pictures" / f"{number}.png"
+        save_png(path, torch.rand(3, 20 + number, 24, generator=generator(0, number)))
+        found.append(Picture(path))
+    return found
+
+
+def run(folder: Path, groups: list[list[Picture]], encoder: Any) -> FeatureStore:
+    store = FeatureStore(folder)
+    keys = keys_of([picture for group in groups for picture in group])
+    embed_groups(groups, keys, embeddings({"dino": encoder, "clip_i": encoder}), store, lambda done: None)
+    return store
+
+
+def test_a_picture_gets_the_embedding_of_its_encoder_whatever_its_size(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    encoder = Small()
+    store = run(tmp_path / "f", [pictures], encoder)
+    for picture in pictures:
+        expected = encoder.embed_images(picture.pixels()[None])[0]
+        assert torch.allclose(store.of(CARD.digest)[picture.key()], expected, atol=1e-6)
+
+
+def test_each_picture_is_embedded_once_though_two_roles_and_two_runs_ask(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    encoder = Small()
+    run(tmp_path / "f", [pictures], encoder)
+    run(tmp_path / "f", [pictures], encoder)
+    assert sum(encoder.seen) == len(pictures)
+
+
+def test_the_same_bytes_elsewhere_are_known_and_other_bytes_under_the_same_name_are_not(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    encoder = Small()
+    run(tmp_path / "f", [pictures[:1]], encoder)
+    copy = tmp_path / "elsewhere.png"
+    copy.write_bytes(pictures[0].file.read_bytes())
+    run(tmp_path / "f", [[Picture(copy)]], encoder)
+    assert sum(encoder.seen) == 1
+    save_png(copy, torch.zeros(3, 20, 20))
+    run(tmp_path / "f", [[Picture(copy)]], encoder)
+    assert sum(encoder.seen) == 2
+
+
+def test_a_group_of_which_one_picture_is_missing_is_embedded_as_if_none_were_there(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    encoder = Small()
+    store = run(tmp_path / "f", [pictures[:3]], encoder)
+    whole = run(tmp_path / "g", [pictures], encoder)
+    again = run(tmp_path / "f", [pictures], encoder)
+    assert encoder.seen == [3, 5, 5]
+    keys = [picture.key() for picture in pictures]
+    assert all(torch.equal(again.of(CARD.digest)[key], whole.of(CARD.digest)[key]) for key in keys)
+    assert len(store.of(CARD.digest)) == 3
+
+
+def test_no_more_than_a_chunk_goes_through_the_network_at_once(tmp_path: Path) -> None:
+    paths = [tmp_path / "many" / f"{number}.png" for number in range(2 * CHUNK + 1)]
+    for number, path in enumerate(paths):
+        save_png(path, torch.full((3, 8, 8), number / 40))
+    encoder = Small()
+    run(tmp_path / "f", [[Picture(path) for path in paths]], encoder)
+    assert encoder.seen == [CHUNK, CHUNK, 1]
+
+
+def test_the_subject_is_cut_out_by_its_mask_and_keyed_with_it(tmp_path: Path) -> None:
+    rgb = torch.zeros(3, 40, 40)
+    rgb[:, 10:20, 5:25] = 0.5
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 10:20, 5:25] = 1
+    save_png(tmp_path / "a.png", rgb)
+    save_png(tmp_path / "m.png", mask)
+    whole, cut = Picture(tmp_path / "a.png"), Picture(tmp_path / "a.png", tmp_path / "m.png")
+    assert whole.key() != cut.key()
+    assert cut.pixels().shape == (3, 20, 20)
+    assert float(cut.pixels()[:, 5:15].sub(0.5).abs().max()) < 0.01
+
+
+def test_a_damaged_picture_among_many_is_named_and_finished_groups_are_kept(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    bad = pictures[3].file
+    bad.write_bytes(bad.read_bytes()[:200])
+    encoder = Small()
+    with pytest.raises(UserError, match=r"3\.png"):
+        run(tmp_path / "f", [pictures[:2], pictures[2:]], encoder)
+    encoder.seen.clear()
+    run(tmp_path / "f", [pictures[:2]], encoder)
+    assert encoder.seen == []
+
+
+def test_an_embedding_that_is_not_finite_is_refused_with_picture_and_encoder(
+    tmp_path: Path, pictures: list[Picture]
+) -> None:
+    with pytest.raises(UserError, match=r"0\.png from mean colours"):
+        run(tmp_path / "f", [pictures], Small(scale=float("nan")))
+    assert not list((tmp_path / "f").rglob("*.safetensors"))
+
+
+def test_damaged_stored_features_are_named(tmp_path: Path, pictures: list[Picture]) -> None:
+    run(tmp_path / "f", [pictures], Small())
+    path = next((tmp_path / "f").rglob("*.safetensors"))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=path.name):
+        FeatureStore(tmp_path / "f").of(CARD.digest)
+
+
+def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone\.png"):
+        keys_of([Picture(tmp_path / "gone.png")])
