@@ -1,11 +1,15 @@
 """What must hold on a GPU: the same pictures as on the CPU, training that moves, half precision that stays finite."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema import ModelConfig, PersonalizationConfig, ValidationConfig
+from magic_insert.core.records import Subject
+from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.micro import TINY, build_vae
 from magic_insert.models.sampling import sample
 from magic_insert.models.zoo import load_pipeline
@@ -15,6 +19,7 @@ from magic_insert.toybox.subjects import sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.vae import PatchCode, VaeModule
+from magic_insert.training.personalize import personalize
 
 DEVICE = "cuda"
 pytestmark = [
@@ -96,3 +101,25 @@ def test_a_picture_is_sampled_in_every_precision_as_on_the_cpu(
     assert drawn.dtype == torch.float32
     assert drawn.isfinite().all()
     assert (drawn - on_cpu).abs().mean() < tolerance
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+def test_a_personalisation_in_half_precision_trains_and_leaves_the_vae_where_it_was(
+    tiny_micro: Path, tmp_path: Path, precision: str
+) -> None:
+    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, dtype="float16", device=DEVICE)
+    pipe = load_pipeline(model)
+    cfg = PersonalizationConfig(
+        steps=4, batch_size=2, rank=2, alpha=2.0, targets=["to_q", "to_v"], text_rank=2,
+        lr_unet=1e-2, wd_unet=0.0, lr_tokens=1e-2, wd_tokens=0.0, precision=precision,
+        gradient_checkpointing=True, ema_decay=0.9,
+        validation=ValidationConfig(every=2, steps=2, seeds=1, scorer="model"),
+    )  # fmt: skip
+    picture = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0))
+    subject = Subject(picture, torch.ones(1, 48, 48), "noise")
+    run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run", progress=False)
+    start = personalize(pipe, subject, replace(cfg, steps=0), seed=0, out=tmp_path / "start", progress=False)
+    before, after = (load_file(folder / LORA_FILE) for folder in (start, run))
+    assert all(value.isfinite().all() for value in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert pipe.vae.device.type == DEVICE

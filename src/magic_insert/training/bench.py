@@ -26,8 +26,8 @@ from magic_insert.models.text import initial_tokens
 from magic_insert.models.zoo import load_pipeline
 from magic_insert.tracking import open_tracker
 from magic_insert.training.denoising import diffuse, draw
-from magic_insert.training.personalize import checkpointed, fit
 from magic_insert.training.personalize_callbacks import Keep
+from magic_insert.training.personalize_fit import checkpointed, fit
 from magic_insert.training.personalize_module import PersonalizeModule
 from magic_insert.training.stopping import StopRequest
 from magic_insert.training.trainables import trainables_of

@@ -6,29 +6,23 @@ Killed at any step and started again, it goes on from its checkpoint and writes 
 
 import hashlib
 import json
-import logging
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback, RichProgressBar
+from pytorch_lightning.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from magic_insert.config.schema import LoggerConfig, PersonalizationConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import write_bytes, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CLAIM_FILE
-from magic_insert.data.subject_images import Augment, check_subject, is_cut_out, make_view, place
+from magic_insert.data.subject_images import check_subject
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.sampling import image_size
 from magic_insert.models.text import FILE as TOKENS_FILE
@@ -37,16 +31,16 @@ from magic_insert.models.zoo import fingerprint
 from magic_insert.tracking import Tracker, open_tracker
 from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
 from magic_insert.training.fidelity_curve import pick_best, write_curve
-from magic_insert.training.fit import StopOnNonFinite
 from magic_insert.training.look import open_validation
-from magic_insert.training.personalize_callbacks import Keep, Watch
+from magic_insert.training.personalize_callbacks import Keep
+from magic_insert.training.personalize_fit import checkpointed, fit
 from magic_insert.training.personalize_module import PersonalizeModule
-from magic_insert.training.prior import class_pictures
 from magic_insert.training.stopping import StopRequest, between_steps
+from magic_insert.training.subject_cache import class_cache, counts_only_subject, subject_cache
 from magic_insert.training.trainables import trainables_of
 from magic_insert.training.validation import CARD_FILE, Validation, step_folder
 from magic_insert.training.view_cache import FILE as LATENTS_FILE
-from magic_insert.training.view_cache import CachedViews, cache_views, vae_on
+from magic_insert.training.view_cache import vae_on
 
 JSONL = LoggerConfig()
 
@@ -107,8 +101,8 @@ def personalize(
         return out
     began = time.perf_counter()
     with between_steps() as stop:
-        cache = _subject_cache(pipe, subjects, cfg, seed, out)
-        prior = _class_cache(pipe, cfg, seed, class_root or out, out) if cfg.prior_images else None
+        cache = subject_cache(pipe, subjects, cfg, seed=seed, out=out)
+        prior = class_cache(pipe, cfg, seed=seed, root=class_root or out, out=out)
         validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out)
         with (
             trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
@@ -134,7 +128,7 @@ def personalize(
             "resumed_from": module.start.step if module.start else 0,
             "image_size": image_size(pipe),
             "prediction_type": pipe.scheduler.config.prediction_type,
-            "mask_loss": cfg.mask_loss and all(map(is_cut_out, subjects)),
+            "mask_loss": counts_only_subject(subjects, cfg),
             **picked,
             **contents,
         }
@@ -162,43 +156,6 @@ def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
     return False
 
 
-def _subject_cache(
-    pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int, out: Path
-) -> CachedViews:
-    augment = Augment(cfg.augment_scale, cfg.augment_shift, cfg.augment_flip, cfg.augment_ground == "colors")
-    return cache_views(
-        pipe.vae,
-        lambda i: make_view(subjects, i, image_size(pipe), seed=seed, augment=augment),
-        max(cfg.views, len(subjects)),
-        mask_loss=cfg.mask_loss and all(map(is_cut_out, subjects)),
-        file=out / LATENTS_FILE if cfg.latent_cache == "disk" else None,
-    )
-
-
-def _class_cache(pipe: Any, cfg: PersonalizationConfig, seed: int, root: Path, out: Path) -> CachedViews:
-    files = class_pictures(pipe, cfg, seed=seed, root=root)
-
-    def view_at(i: int) -> tuple[Tensor, Tensor]:
-        rgb = load_rgb(files[i])
-        return place(Subject(rgb, rgb.new_ones(1, *rgb.shape[-2:]), files[i].stem), image_size(pipe))
-
-    file = out / f"class-{LATENTS_FILE}" if cfg.latent_cache == "disk" else None
-    return cache_views(pipe.vae, view_at, len(files), mask_loss=False, file=file)
-
-
-@contextmanager
-def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
-    """Inside this block the UNet's activations are computed again in the backward pass instead of kept, if `wanted`."""
-    if not wanted:
-        yield
-        return
-    pipe.unet.enable_gradient_checkpointing()
-    try:
-        yield
-    finally:
-        pipe.unet.disable_gradient_checkpointing()
-
-
 def _look(
     validation: Validation | None, module: PersonalizeModule, tracker: Tracker, stop: StopRequest
 ) -> None:
@@ -221,37 +178,3 @@ def _finish_validation(
     for name in (LORA_FILE, TOKENS_FILE):
         write_bytes(out / name, (step_folder(out, step) / name).read_bytes())
     return {"picked_step": step, "scores": rows}
-
-
-def fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
-    """Runs the steps that are left; numbers of micro-batches are the data."""
-    cfg, device = module.cfg, module.device_in_use
-    start = module.start.step if module.start else 0
-    if start >= cfg.steps:
-        return
-    watchers: list[Callback] = [Watch(device), StopOnNonFinite(), *callbacks]
-    if progress:
-        watchers.append(RichProgressBar(leave=False))
-    micros: Any = range(start * cfg.accumulate, cfg.steps * cfg.accumulate)
-    gpu = device.type == "cuda"
-    # Lightning announces the devices it does not use; a bar and a log are enough.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    trainer = pl.Trainer(
-        max_steps=cfg.steps - start,
-        accelerator="gpu" if gpu else "cpu",
-        devices=[device.index or 0] if gpu else 1,
-        precision=cfg.precision,  # type: ignore[arg-type]
-        gradient_clip_val=cfg.clip_norm,
-        accumulate_grad_batches=cfg.accumulate,
-        callbacks=watchers,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=progress,
-        log_every_n_steps=1,
-        default_root_dir=out,
-    )
-    with warnings.catch_warnings():
-        # The loader hands out step numbers; workers would cost more than they carry.
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, DataLoader(micros, batch_size=None))
