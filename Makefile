@@ -15,7 +15,7 @@ TOY := runs/toybox-subject
 MODEL ?= runs/foundation/micro
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint format bench toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv demo eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -60,6 +60,12 @@ train-personalization: $(STAMP) ## teaches the model SUBJECT=PATH into OUT=FOLDE
 	$(if $(SUBJECT),,$(RUN) toybox what=subjects num_subjects=1 split=heldout 'styles=[photo]' out=$(TOY))
 	$(RUN) personalize subject=$(or $(SUBJECT),$(TOY)/subjects/000000.png) out=$(OUT) $(ARGS)
 	@echo "samples while training: $(OUT)/samples"
+
+# BENCHMARK=subjectplop ROOT=FOLDER METRICS=paper WEIGHTS=FOLDER MODEL=sdxl GPUS=8 is the paper's setting; ARGS as everywhere.
+eval-subjectplop: $(STAMP) ## methods on a benchmark with a report: BENCHMARK=toyplop, or subjectplop ROOT=FOLDER MODEL=sdxl GPUS=8
+	$(RUN) evaluate benchmark=$(or $(BENCHMARK),toyplop) $(if $(ROOT),benchmark.root=$(ROOT)) $(if $(METRICS),metrics=$(METRICS)) \
+		$(if $(WEIGHTS),encoders.root=$(WEIGHTS)) $(if $(filter command line environment,$(origin MODEL)),model=$(MODEL)) \
+		$(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
 
 card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)
