@@ -1,15 +1,19 @@
 """The command line as a user meets it: quick without torch, one line and code 2 for bad input, tidy run folders."""
 
+import atexit
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from magic_insert.cli.main import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS
@@ -58,6 +62,18 @@ def test_looking_around_needs_no_torch_and_leaves_no_trace(words: list[str], tmp
     assert not list(tmp_path.iterdir())
 
 
+PICTURES = Path(tempfile.mkdtemp(prefix="magic-insert-test-"))
+atexit.register(shutil.rmtree, PICTURES)
+for name, size, colour in (
+    ("subject", (32, 32), 200), ("scene", (64, 48), 90), ("black", (64, 48), 0), ("white", (64, 48), 255),
+):  # fmt: skip
+    Image.new("L", size, colour).save(PICTURES / f"{name}.png")
+half = Image.new("L", (64, 48), 0)
+half.paste(255, (20, 10, 40, 40))
+half.save(PICTURES / "half.png")
+(PICTURES / "folder.png").mkdir()
+INSERT = ["insert", f"subject={PICTURES / 'subject.png'}", f"background={PICTURES / 'scene.png'}"]
+REMOVE = ["remove", f"image={PICTURES / 'scene.png'}"]
 HERE = Path(__file__).resolve()  # any file that is there: only its name is looked at
 BAD_INPUT = {
     "a wrong job": (["insrt"], "insert"),
@@ -77,6 +93,21 @@ BAD_INPUT = {
     "several pictures as a sweep": (["personalize", "subject=a.png,b.png", "out=o"], "key=[value1,value2]"),
     "too many pictures": (["personalize", "subject=[a,b,c,d,e,f]", "out=o"], "1 to 5"),
     "a number for a picture": (["personalize", "subject=12", "out=o"], "subject=PATH"),
+    "a box outside": ([*INSERT, "out=o.png", "box=[50,50,40,40]"], "64 x 48"),
+    "a folder for a picture": ([*INSERT, f"out={HERE.parent}"], "ending in .png"),
+    "a folder named like a picture": ([*INSERT, f"out={PICTURES / 'folder.png'}"], "got the folder"),
+    "a closed place for a picture": ([*INSERT, "out=/proc/nowhere/o.png"], "/proc/nowhere"),
+    "an output over an input": ([*INSERT, f"out={PICTURES / 'scene.png'}"], "not one of the inputs"),
+    "text for a picture": (["insert", f"subject={HERE}", f"background={HERE}", "out=o.png"], "something else"),
+    "an unknown run of inserters": ([*INSERT, "out=o.png", "inserter=bootstrapped", "inserter.run=no"], "no/inserter"),
+    "a mask of another size": ([*REMOVE, f"mask={PICTURES / 'subject.png'}", "out=o.png"], "32 x 32"),
+    "an empty mask": ([*REMOVE, f"mask={PICTURES / 'black.png'}", "out=o.png"], "got none"),
+    "a full mask": ([*REMOVE, f"mask={PICTURES / 'white.png'}", "out=o.png"], "expected black"),
+    "no remover": ([*REMOVE, f"mask={PICTURES / 'half.png'}", "out=o.png", "run=no"], "no/remover"),
+    "no place for pairs": (["insertion", "out=o", "data=pairs"], "data.path"),
+    "pairs that are not there": (["insertion", "out=o", "data=pairs", "data.path=no"], "nothing at no"),
+    "pairs that keep the object": (["insertion", "out=o", "data=desoba", "data.path=no"], "task=insert"),
+    "a start that is not there": (["insertion", "out=o", "fit.init=no"], "fit.init"),
     "out of range": (["insert", "subject=a", "background=b", "out=o", "style.scale=9"], "style.scale"),
     "a closed place": (["demo", "out=/proc/nowhere/demo"], "/proc/nowhere"),
 }

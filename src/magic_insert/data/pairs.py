@@ -90,18 +90,15 @@ class PairRef:
         return sha.hexdigest()
 
     def _decode(self, with_subject: bytes, without: bytes, mask: bytes) -> Pair:
-        pair = Pair(
-            self.id,
+        images = (
             decode_rgb(with_subject, self.with_subject.name),
             decode_rgb(without, self.without.name),
             decode_mask(mask, self.mask.name),
         )
-        sizes = [
-            f"{image.shape[-1]} x {image.shape[-2]}" for image in (pair.with_subject, pair.without, pair.mask)
-        ]
+        sizes = [f"{image.shape[-1]} x {image.shape[-2]}" for image in images]
         if len(set(sizes)) != 1:
             raise UserError(f"sizes differ: with {sizes[0]}, without {sizes[1]}, mask {sizes[2]}")
-        subject = 1 - pair.mask if self.black_subject else pair.mask
+        subject = 1 - images[2] if self.black_subject else images[2]
         if float(subject.max()) < 0.5:
             raise UserError("the mask is empty")
         if (share := float(subject.mean())) > LARGEST_MASK:
@@ -109,7 +106,7 @@ class PairRef:
             raise UserError(
                 f"the mask covers {100 * share:.0f} % of the picture; set data.subject_in_mask={other}?"
             )
-        return Pair(pair.id, pair.with_subject, pair.without, subject)
+        return Pair(self.id, images[0], images[1], subject)
 
 
 @dataclass(frozen=True)

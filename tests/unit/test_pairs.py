@@ -1,0 +1,267 @@
+"""Counterfactual pairs on disk: every layout is read, every bad pair is told by its name."""
+
+import io
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import png_bytes, save_png
+from magic_insert.core.jsonl import append_jsonl
+from magic_insert.data.ober import list_ober_release
+from magic_insert.data.pair_folders import list_desoba, list_ober, list_pairs, list_rord
+from magic_insert.data.pairs import FilePairs, Listing, Pair, sound_pairs
+from magic_insert.data.shards import list_shards, write_shards
+from magic_insert.data.toybox_pairs import PairsPlan, ToyboxPairs, write_pairs
+
+NAMES = ("one", "two", "three")
+
+
+def pair(number: int, size: tuple[int, int] = (20, 24)) -> Pair:
+    """A grey scene, a brighter square on it, its mask."""
+    without = torch.full((3, *size), 0.1 + 0.2 * number)
+    mask = torch.zeros(1, *size)
+    mask[:, 5:10, 4 + number : 12] = 1
+    return Pair(NAMES[number % 3], torch.where(mask > 0, 1.0, without), without, mask)
+
+
+def write(
+    root: Path, folders: tuple[str, str, str], *, black_subject: bool = False, suffix: str = ".png"
+) -> None:
+    for number, name in enumerate(NAMES):
+        one = pair(number)
+        mask = 1 - one.mask if black_subject else one.mask
+        for folder, image in zip(folders, (one.with_subject, one.without, mask), strict=True):
+            save_png(root / folder / f"{name}.png", image)
+            if suffix != ".png":
+                from PIL import Image
+
+                with Image.open(root / folder / f"{name}.png") as picture:
+                    picture.convert("L" if folder.endswith("masks") else "RGB").save(
+                        root / folder / f"{name}{suffix}", quality=95
+                    )
+                (root / folder / f"{name}.png").unlink()
+
+
+def sound(listing: Listing, on_error: str = "refuse") -> FilePairs:
+    return sound_pairs(listing, source="here", on_error=on_error, report=lambda text: None)
+
+
+def plain(root: Path) -> Listing:
+    write(root, ("with", "without", "mask"))
+    return list_pairs(root)
+
+
+def manifest(root: Path) -> Listing:
+    write(root, ("a", "b", "c"))
+    for name in NAMES:
+        row = {"id": name, "with": f"a/{name}.png", "without": f"b/{name}.png", "mask": f"c/{name}.png"}
+        append_jsonl(root / "pairs.jsonl", row)
+    return list_pairs(root / "pairs.jsonl")
+
+
+def desoba(root: Path) -> Listing:
+    write(root, ("shadow_imgs", "shadowfree_imgs", "object_masks"), suffix=".jpg")
+    (root / "train.txt").write_text("one\ntwo\nthree\n")
+    return list_desoba(root)
+
+
+def rord(root: Path) -> Listing:
+    write(root / "train", ("img", "gt", "mask"), black_subject=True)
+    return list_rord(root, black_subject=True)
+
+
+def ober(root: Path) -> Listing:
+    for number, name in enumerate(NAMES):
+        one = pair(number)
+        images = {"input": one.with_subject, "gt": one.without, "mask": one.mask, "shadow_mask": one.mask}
+        for layer, image in images.items():
+            save_png(root / "set" / name / f"{layer}_{name}.png", image)
+    return list_ober(root)
+
+
+def ober_parquet(root: Path) -> Listing:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    (root / "data").mkdir(parents=True)
+    pairs = [pair(number) for number in range(3)]
+    layers = {"input": "with_subject", "gt": "without", "object_mask": "mask", "object_effect_mask": "mask"}
+    columns = {
+        name: [{"bytes": png_bytes(getattr(one, field)), "path": f"{one.id}.png"} for one in pairs]
+        for name, field in layers.items()
+    }
+    table = pyarrow.table({**columns, "subset": ["real"] * 3, "split": ["train"] * 3})
+    parquet.write_table(table, root / "data" / "train-00000-of-00001.parquet", row_group_size=2)
+    parquet.write_table(table, root / "data" / "test-00000-of-00001.parquet")
+    return list_ober_release(root)
+
+
+def shards(root: Path) -> Listing:
+    assert len(write_shards([pair(number) for number in range(3)], root, per_shard=2)) == 2
+    return list_shards(root)
+
+
+LAYOUTS = {f.__name__: f for f in (plain, manifest, desoba, rord, ober, ober_parquet, shards)}
+
+
+@pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS.keys())
+def test_every_layout_gives_the_pairs_that_were_written(
+    make: Callable[[Path], Listing], tmp_path: Path
+) -> None:
+    found = sound(make(tmp_path))
+    loaded = {round(float(p.without.mean()), 1): p for p in map(found.load, range(3))}
+    assert len(found.ids) == len(set(found.digests)) == len(loaded) == 3
+    for number in range(3):
+        truth, got = pair(number), loaded[round(0.1 + 0.2 * number, 1)]
+        assert torch.allclose(got.with_subject, truth.with_subject, atol=0.05)
+        assert torch.allclose(got.without, truth.without, atol=0.05)
+        assert (got.mask - truth.mask).abs().mean() < 0.02
+
+
+def spoilt(root: Path) -> Listing:
+    """A good pair and one of every kind of bad ones."""
+    for name in ("good", "twin", "torn", "blank", "small", "full", "alone", "text"):
+        one = pair(0 if name == "twin" else hash_of(name))
+        save_png(root / "with" / f"{name}.png", one.with_subject)
+        if name != "alone":
+            save_png(root / "without" / f"{name}.png", one.without)
+        save_png(root / "mask" / f"{name}.png", one.mask)
+    shutil.copy(root / "with" / "twin.png", root / "with" / "good.png")
+    shutil.copy(root / "without" / "twin.png", root / "without" / "good.png")
+    shutil.copy(root / "mask" / "twin.png", root / "mask" / "good.png")
+    torn = root / "with" / "torn.png"
+    torn.write_bytes(torn.read_bytes()[:-30])
+    save_png(root / "mask" / "blank.png", torch.zeros(1, 20, 24))
+    save_png(root / "mask" / "full.png", torch.ones(1, 20, 24))
+    save_png(root / "without" / "small.png", torch.zeros(3, 10, 12))
+    (root / "mask" / "text.png").write_text("no picture")
+    return list_pairs(root)
+
+
+def hash_of(name: str) -> int:
+    return 1 + len(name) % 2
+
+
+def test_all_bad_pairs_are_named_in_one_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        sound(spoilt(tmp_path))
+    told = str(caught.value)
+    for name, reason in {
+        "alone": "no without",
+        "blank": "the mask is empty",
+        "full": "covers 100 %",
+        "small": "sizes differ: with 24 x 20, without 12 x 10",
+        "text": "something else",
+        "torn": "damaged",
+        "twin": "the same pictures as good",
+    }.items():
+        assert f"{name}: " in told
+        assert reason in told
+    assert "data.on_error=skip" in told
+
+
+def test_skipping_keeps_exactly_the_sound_pairs_and_says_so(tmp_path: Path) -> None:
+    said: list[str] = []
+    found = sound_pairs(spoilt(tmp_path), source="here", on_error="skip", report=said.append)
+    assert found.ids == ["good"]
+    assert "skipped 7 bad pair(s)" in said[0]
+
+
+def test_a_folder_without_one_sound_pair_is_refused_even_when_skipping(tmp_path: Path) -> None:
+    write(tmp_path, ("with", "without", "mask"))
+    for name in NAMES:
+        save_png(tmp_path / "mask" / f"{name}.png", torch.zeros(1, 20, 24))
+    with pytest.raises(UserError, match="at least one sound pair"):
+        sound(list_pairs(tmp_path), "skip")
+
+
+def test_a_name_that_comes_twice_is_told(tmp_path: Path) -> None:
+    listing = plain(tmp_path)
+    with pytest.raises(UserError, match=rf"{listing.pairs[0].id} \(again\)"):
+        sound(Listing([*listing.pairs, listing.pairs[0]], {}))
+
+
+def test_many_bad_pairs_are_counted_and_the_message_stays_short(tmp_path: Path) -> None:
+    listing = Listing([], {f"bad-{i:03d}": "no mask" for i in range(300)})
+    with pytest.raises(UserError, match="and 288 more") as caught:
+        sound(listing)
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("lister", [list_pairs, list_desoba, list_rord, list_ober, list_shards])
+def test_an_empty_folder_is_refused_by_the_name_of_what_is_missing(
+    lister: Callable[[Path], Listing], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=str(tmp_path)):
+        lister(tmp_path)
+
+
+def test_desoba_takes_the_names_of_its_list_and_tells_those_without_a_picture(tmp_path: Path) -> None:
+    desoba(tmp_path)
+    (tmp_path / "train.txt").write_text("two\nfour\n")
+    listing = list_desoba(tmp_path)
+    assert [ref.id for ref in listing.pairs] == ["two"]
+    assert list(listing.problems) == ["four"]
+
+
+def test_a_compressed_or_torn_shard_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w:gz") as tar:
+        member = tarfile.TarInfo("a.with.png")
+        member.size = 3
+        tar.addfile(member, io.BytesIO(b"abc"))
+    with pytest.raises(UserError, match=r"plain, whole tar"):
+        list_shards(tmp_path)
+
+
+def test_a_sample_of_a_shard_without_its_mask_is_a_problem_by_name(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for layer in ("with", "without"):
+            content = png_bytes(pair(0).without)
+            member = tarfile.TarInfo(f"lonely.{layer}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert list_shards(tmp_path).problems == {"lonely": "no mask in a.tar"}
+
+
+def test_equal_pairs_make_equal_shards(tmp_path: Path) -> None:
+    first, second = (write_shards([pair(0)], tmp_path / name)[0].read_bytes() for name in "ab")
+    assert first == second
+
+
+def test_toybox_pairs_do_not_depend_on_how_many_are_rendered_and_go_on_where_they_stopped(
+    tmp_path: Path,
+) -> None:
+    short, long = (PairsPlan(seed=3, count=n, size=32, styles=("photo", "pencil")) for n in (2, 6))
+    few = ToyboxPairs(write_pairs(tmp_path / "a", short, workers=0), short)
+    with pytest.raises(KeyboardInterrupt):
+        write_pairs(tmp_path / "b", long, workers=0, on_progress=stop_after(4))
+    calls: list[int] = []
+    many = ToyboxPairs(
+        write_pairs(tmp_path / "b", long, workers=0, on_progress=lambda done, total: calls.append(done)), long
+    )
+    assert calls == [4, 6]
+    for index in range(2):
+        assert torch.equal(few.load(index).with_subject, many.load(index).with_subject)
+    assert many.styles == ["photo", "pencil"] * 3
+    one = many.load(0)
+    outside = one.mask == 0
+    assert not torch.equal(one.with_subject, one.without)
+    assert (one.with_subject == one.without).all(0, keepdim=True)[outside].float().mean() > 0.5
+
+
+def stop_after(count: int) -> Callable[[int, int], None]:
+    def watch(done: int, total: int) -> None:
+        if done >= count:
+            raise KeyboardInterrupt
+
+    return watch
+
+
+def test_an_unknown_style_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"data\.styles.*graffiti"):
+        PairsPlan(styles=("graffiti",))
