@@ -13,9 +13,13 @@ SUBJECT ?=
 OUT ?= runs/personalization
 TOY := runs/toybox-subject
 MODEL ?= runs/foundation/micro
+# Processes of a job that can share its work, one per GPU.
+GPUS ?=
+SWEEP ?= runs/sweep-bootstrap
+RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv demo sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -66,6 +70,12 @@ eval-subjectplop: $(STAMP) ## methods on a benchmark with a report: BENCHMARK=to
 	$(RUN) evaluate benchmark=$(or $(BENCHMARK),toyplop) $(if $(ROOT),benchmark.root=$(ROOT)) $(if $(METRICS),metrics=$(METRICS)) \
 		$(if $(WEIGHTS),encoders.root=$(WEIGHTS)) $(if $(filter command line environment,$(origin MODEL)),model=$(MODEL)) \
 		$(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
+
+sweep-bootstrap: $(STAMP) ## rounds 1 to 3 by filter thresholds 0.3, 0.5, 0.7: table, heat map, best job (GPUS=N, ARGS=sweep.workers=N)
+	$(RUN) bootstrap sweep=rounds_x_thresholds out=$(SWEEP) $(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
+
+dashboard: $(STAMP) ## the W&B view of SWEEP=FOLDER or RUN_DIR=FOLDER where there is an account, else a page of it
+	$(RUN) dashboard $(if $(RUN_DIR),run=$(RUN_DIR),sweep=$(SWEEP)) logger=wandb $(ARGS)
 
 card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)

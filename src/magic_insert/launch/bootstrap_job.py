@@ -3,13 +3,15 @@
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from magic_insert.bootstrap.driver import Row, run_plan, seen
+from magic_insert.bootstrap.files import WITH, WITHOUT, place
 from magic_insert.bootstrap.scores import GROUPS
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.bootstrap import BootstrapConfig
 from magic_insert.launch.executor import execute
-from magic_insert.tracking import open_tracker
+from magic_insert.tracking import Tracker, open_tracker
 
 
 def run_bootstrap(cfg: BootstrapConfig) -> float:
@@ -24,9 +26,39 @@ def run_bootstrap(cfg: BootstrapConfig) -> float:
             cfg,
             lambda target, payload: execute(target, payload, cfg.exec),
             say=say,
-            on_round=lambda row: tracker.log(row["round"], flat(row)),
+            on_round=lambda row: tell(tracker, cfg, row),
         )
     return max(map(seen, rows))
+
+
+def tell(tracker: Tracker, cfg: BootstrapConfig, row: Row) -> None:
+    """One round for the logger: its numbers, its contact sheets, and for W&B a table of what was rejected."""
+    number, out = row["round"], Path(cfg.out)
+    tracker.log(number, flat(row))
+    if cfg.logger.name != "wandb" or number == 0:
+        return
+    sheets = {kind: out / "sheets" / f"round-{number}-{kind}.png" for kind in ("accepted", "rejected")}
+    tracker.pictures(number, {kind: path for kind, path in sheets.items() if path.is_file()})
+    tracker.table(number, "rejected samples", rejected_samples(out, number))
+
+
+def rejected_samples(out: Path, number: int) -> list[dict[str, Any]]:
+    """The removals of a round that were refused, the nearest miss first: pictures, score, measurements."""
+    from magic_insert.bootstrap.review import open_round  # brings torch
+
+    found = open_round(out, number)
+    names = sorted(set(found.ids) - found.accepted, key=lambda name: (-found.scores[name], name))
+    return [
+        {
+            "round": number,
+            "id": name,
+            "score": found.scores[name],
+            WITH: place(found.pool, WITH, name),
+            WITHOUT: place(found.harvest, WITHOUT, name),
+            **found.values[name]["measures"],
+        }
+        for name in names
+    ]
 
 
 def flat(row: Row) -> dict[str, float]:

@@ -1,0 +1,81 @@
+"""Two ranks that share a batch train as one that has it whole; interrupted, they go on; only the first one writes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from rank_targets import STEPS, fit
+from safetensors.torch import load_file
+
+from magic_insert.config.schema import ExecConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_jsonl, write_json
+from magic_insert.launch.executor import execute
+from magic_insert.training.ranks import my_slice, trainer_options
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Folders of the same fits by one rank and by two."""
+    folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
+    for folder in folders.values():
+        write_json(folder / "stage.json", {})
+    fit(folders[1] / "stage.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        execute("rank_targets:fit", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
+    return folders
+
+
+def weights(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
+    return load_file(folder / name / f"rank-{rank}.safetensors")
+
+
+@pytest.mark.parametrize("name", ["unbroken", "resumed", "whole"])
+def test_two_ranks_reach_the_weights_of_one(fits: dict[int, Path], name: str) -> None:
+    torch.testing.assert_close(weights(fits[2], name), weights(fits[1], name), rtol=1e-4, atol=1e-6)
+
+
+def test_both_ranks_hold_the_same_averaged_weights(fits: dict[int, Path]) -> None:
+    torch.testing.assert_close(
+        weights(fits[2], "unbroken", 0), weights(fits[2], "unbroken", 1), rtol=0, atol=0
+    )
+
+
+def test_a_fit_of_two_ranks_goes_on_where_it_stopped(fits: dict[int, Path]) -> None:
+    torch.testing.assert_close(weights(fits[2], "resumed"), weights(fits[2], "unbroken"), rtol=0, atol=0)
+
+
+def test_the_first_rank_alone_logs_the_mean_of_all(fits: dict[int, Path]) -> None:
+    one, two = (read_jsonl(fits[ranks] / "unbroken" / "log.jsonl") for ranks in (1, 2))
+    assert [row["step"] for row in two] == [STEPS]
+    assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+
+
+def test_slices_of_all_ranks_are_the_batch_and_a_step_number_is_everybodys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = {"x": torch.arange(6), "step": torch.tensor(3)}
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    parts = []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts.append(my_slice(batch))
+    assert torch.cat([part["x"] for part in parts]).tolist() == batch["x"].tolist()
+    assert {int(part["step"]) for part in parts} == {3}
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(UserError, match="batch size"):
+        my_slice({"x": torch.arange(6)})
+
+
+def test_ranks_on_several_machines_are_told_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "5"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    options = trainer_options("cuda:0")
+    assert (options["accelerator"], options["devices"], options["num_nodes"]) == ("gpu", 4, 2)
+    environment = options["strategy"].cluster_environment
+    assert (environment.node_rank(), environment.global_rank(), environment.local_rank()) == (1, 5, 1)

@@ -1,0 +1,100 @@
+"""What the ranks of tests do: functions of a payload file, named as `rank_targets:<function>`."""
+
+import os
+import signal
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, distributed, nn
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import append_jsonl, read_json, write_json
+from magic_insert.core.rand import generator
+from magic_insert.core.ranks import rank, shard, world_size
+from magic_insert.training.fit import fit_steps
+from magic_insert.training.foundation.module import PartModule
+
+ROWS, STEPS, HALF = 8, 20, 10
+
+
+class Regression(PartModule):
+    """A small network that learns a known function; one layer gets no gradient, as in the text encoders."""
+
+    def __init__(self) -> None:
+        super().__init__(lr=1e-2, steps=STEPS)
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+        self.idle = nn.Linear(2, 2)
+
+    def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
+        loss = (self.net(batch["x"]) - batch["y"]).square().mean()
+        self.log("loss", loss)
+        return loss
+
+
+def batch_at(step: int) -> dict[str, Tensor]:
+    x = torch.randn(ROWS, 4, generator=generator(0, "regression", step))
+    return {"x": x, "y": x.prod(dim=1, keepdim=True), "step": torch.tensor(step)}
+
+
+def fit(payload: Path) -> None:
+    """Three fits below the payload's folder: unbroken, interrupted half-way, and on whole batches."""
+    plans = (("unbroken", [STEPS], False), ("resumed", [HALF, STEPS], False), ("whole", [STEPS], True))
+    for name, pieces, whole in plans:
+        folder = payload.parent / name
+        for steps in pieces:
+            module = Regression()
+            fit_steps(
+                module,
+                batch_at,
+                steps=steps,
+                folder=folder,
+                device="cpu",
+                save_every=HALF,
+                ema_decay=0.9,
+                progress=False,
+                log=partial(append_jsonl, folder / "log.jsonl"),
+                whole_batch=whole,
+            )
+        save_file(module.state_dict(), folder / f"rank-{rank()}.safetensors")
+
+
+def share(payload: Path) -> None:
+    """Every rank writes its shard of the payload's items, and what all ranks together hold."""
+    total = torch.tensor([float(rank() + 1)])
+    if world_size() > 1:
+        distributed.all_reduce(total)
+    mine = {
+        "items": shard(read_json(payload)["items"]),
+        "total": total.item(),
+        "threads": os.environ["OMP_NUM_THREADS"],
+    }
+    write_json(payload.parent / f"share-{rank()}.json", mine)
+
+
+def lose_a_rank(payload: Path) -> None:
+    """Rank 1 dies by SIGKILL; the others wait for it."""
+    if rank() == 1:
+        (payload.parent / "dying").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    distributed.all_reduce(torch.ones(1))
+
+
+def refuse(payload: Path) -> None:
+    """Rank 1 finds the input wanting while the others are busy."""
+    if rank() == 1:
+        (payload.parent / "refusing").touch()
+        raise UserError("expected a toy,\n  got none")
+    time.sleep(300)
+
+
+def wait(payload: Path) -> None:
+    """Every rank says its process number and waits; tidies up when it is stopped."""
+    write_json(payload.parent / f"pid-{rank()}.json", os.getpid())
+    try:
+        time.sleep(300)
+    finally:
+        (payload.parent / f"tidied-{rank()}").touch()
