@@ -8,6 +8,7 @@ file, it is a folder of pictures made elsewhere.
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from magic_insert.cli.app import fail, require_writable, run_app
 from magic_insert.config.schema.evaluation import IMAGES, EvaluateConfig
@@ -46,7 +47,7 @@ def rewrite(words: Sequence[str]) -> list[str]:
 
 def _names(group: str, value: str) -> list[tuple[str, str]]:
     """`a,b:c` as (label, file) pairs."""
-    names = []
+    names: list[tuple[str, str]] = []
     for name in value.strip("[]").split(","):
         label, _, file = name.strip().partition(":")
         if not NAME.fullmatch(label) or (file and not NAME.fullmatch(file)):
@@ -98,14 +99,14 @@ def check(cfg: EvaluateConfig) -> None:
         raise UserError(
             f"expected a folder of encoders at {cfg.encoders.root}, got none; set encoders.root=FOLDER"
         )
-    methods = {**cfg.chosen_stylizers, **cfg.chosen_inserters}
-    for name, method in methods.items():
+    methods: list[tuple[str, Any]] = [*cfg.chosen_stylizers.items(), *cfg.chosen_inserters.items()]
+    for name, method in methods:
         if method.name == IMAGES and not Path(str(method.dir)).is_dir():
             raise UserError(
                 f"expected a folder of pictures for {name}, got none at {method.dir}; set its dir=FOLDER"
             )
     check_segmenter(cfg.segmenter)
-    if all(method.name == IMAGES for method in methods.values()):
+    if all(method.name == IMAGES for _, method in methods):
         return
     model_folder = check_model(cfg.model)
     for inserter in cfg.chosen_inserters.values():

@@ -1,12 +1,13 @@
 """Embeddings of pictures, each made once: kept by the bytes of the picture's file and the card of the encoder.
 
 Files are decoded and prepared by threads while the network is busy, a few pictures at a time, so memory does not grow
-with the number of pictures and the slower of the two sets the pace. Pictures come in groups, and a group is embedded and
-stored as a whole, in chunks that depend on the group alone: a run that was killed, or that is spread over processes,
-stacks the same pictures and gets the same bits.
+with the number of pictures and the slower of the two sets the pace. Pictures come in groups, and a group is embedded
+and stored as a whole, in chunks that depend on the group alone: a run that was killed, or that is spread over
+processes, stacks the same pictures and gets the same bits.
 Shape letters: H, W of a picture, C side of an encoder's input, D its embedding's length.
 """
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -28,7 +29,7 @@ from magic_insert.evaluation.scores import subject_crop
 
 CHUNK = 16  # pictures through a network at once
 AHEAD = 3  # chunks that are being decoded while one is embedded
-WORKERS = 8
+WORKERS = min(8, max(2, os.cpu_count() or 1))
 
 Vectors = dict[str, Tensor]
 Prepared = dict[str, Float[Tensor, "3 C C"]]

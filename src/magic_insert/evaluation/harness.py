@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -43,6 +44,7 @@ from magic_insert.evaluation.rows import ROWS_FILE, Row, merge, read_rows, rows_
 from magic_insert.tracking import open_tracker
 
 SHEET_PAIRS = 12
+PATIENCE = timedelta(days=7)
 
 
 def open_source(cfg: EvaluateConfig) -> Source:
@@ -127,6 +129,7 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
     if rank() == 0:
         workshop.claim_methods()
         workshop.adopt()
+    wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
     with bar(console, "pictures", workshop.count(subjects)) as tick:
         ticks.append(tick)
         for subject in subjects:
@@ -264,7 +267,7 @@ def log_means(cfg: EvaluateConfig, out: Path, rows: Sequence[Row]) -> None:
             columns.setdefault(column, []).append(value)
     with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
         for step, track in enumerate(cfg.tracks):
-            tables = [
+            tables: list[dict[str, Any]] = [
                 {"method": method, **{name: sum(v) / len(v) for name, v in columns.items()}}
                 for (of_track, method), columns in sums.items()
                 if of_track == track
@@ -284,11 +287,16 @@ def bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], Non
 
 
 def wait_for_all() -> None:
-    """Returns when every process of the job is here."""
-    if world_size() == 1:
-        return
+    """Returns when every process of the job is here, however long the slowest one draws."""
+    if world_size() > 1:
+        from torch import distributed
+
+        distributed.barrier(group=_waiting_room())
+
+
+@cache
+def _waiting_room() -> Any:
+    """A process group with patience; that of the job gives up after `exec.timeout_min`."""
     from torch import distributed
 
-    if not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=timedelta(days=2))
-    distributed.barrier()
+    return distributed.new_group(backend="gloo", timeout=PATIENCE)

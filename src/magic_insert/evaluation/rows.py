@@ -69,7 +69,7 @@ def require_one_benchmark(rows: Sequence[Row], expected: str | None = None) -> N
     if len(found) > 1:
         raise UserError(
             f"expected rows of one benchmark{f' ({expected})' if expected else ''}, got rows of "
-            f"{', '.join(name for name in found if name != expected)}; leave the other file out or set out=... elsewhere"
+            f"{', '.join(name for name in found if name != expected)}; leave the other file out or set out=FOLDER"
         )
 
 

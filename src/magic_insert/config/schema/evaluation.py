@@ -200,6 +200,11 @@ class EvaluateConfig:
             raise UserError(f"expected a method for track={self.track}, got none; set stylizer=NAME,NAME")
         if "insert" in self.tracks and not self.chosen_inserters:
             raise UserError(f"expected a method for track={self.track}, got none; set inserter=NAME,NAME")
+        drawn = [name for name, inserter in self.chosen_inserters.items() if inserter.name != IMAGES]
+        if "insert" in self.tracks and drawn and not self.chosen_stylizers:
+            raise UserError(
+                f"expected a stylizer to draw what {', '.join(drawn)} inserts, got none; set stylizer=NAME"
+            )
 
     @property
     def tracks(self) -> tuple[str, ...]:
