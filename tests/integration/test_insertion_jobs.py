@@ -1,0 +1,204 @@
+"""The insertion and remove jobs on tiny models: what they write, that they go on, what they refuse."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, load_rgba, save_png
+from magic_insert.core.jsonl import read_jsonl
+from magic_insert.core.rand import generator
+from magic_insert.methods.remove_job import run_remove
+from magic_insert.training.insertion_job import open_pairs, run_insertion
+
+
+def insertion(model: Path, out: Path, *overrides: str) -> Path:
+    words = [f"model.source={model}", "model.image_size=64", "model.device=cpu", f"out={out}", "debug=fast"]
+    return run_insertion(freeze(compose_job("insertion", [*words, "data.workers=0", *overrides])))
+
+
+def write_pairs(root: Path, count: int) -> None:
+    for number in range(count):
+        without = torch.rand(3, 80, 90, generator=generator(number, "scene")) * 0.5
+        mask = torch.zeros(1, 80, 90)
+        mask[:, 30:60, 20 + number : 40 + number] = 1
+        shadow = torch.ones(1, 80, 90)
+        shadow[:, 60:66, 20:50] = 0.5
+        save_png(root / "with" / f"p{number}.png", torch.where(mask > 0, 1.0, without * shadow))
+        save_png(root / "without" / f"p{number}.png", without)
+        save_png(root / "mask" / f"p{number}.png", mask)
+
+
+def test_both_models_come_out_of_toybox_pairs_with_numbers_pictures_and_a_log(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    out = insertion(tiny_micro, tmp_path / "run", "data.num_pairs=2", "data.held_out=1")
+    for task, product in (("remove", "remover"), ("insert", "inserter")):
+        assert (out / product / "diffusion_pytorch_model.safetensors").is_file()
+        report = json.loads((out / f"validation-{task}.json").read_text())
+        assert report["pairs"] == 1
+        assert set(report["all"]) >= {"effect_psnr", "effect_psnr_nothing", "rest_psnr"}
+        assert report["styles"] == {"photo": report["all"]}
+        assert load_rgb(out / f"validation-{task}.png").shape[0] == 3
+        rows = [row for row in read_jsonl(out / "metrics.jsonl") if row["stage"] == f"insertion-{task}"]
+        assert rows[-1]["effect_psnr"] == report["all"]["effect_psnr"]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    insertion(tiny_micro, out, "data.num_pairs=2", "data.held_out=1")
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
+
+
+def test_a_folder_of_pairs_trains_a_remover_from_the_shipped_one_and_removes_with_it(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    write_pairs(tmp_path / "pairs", 3)
+    save_png(tmp_path / "pairs" / "mask" / "p0.png", torch.zeros(1, 80, 90))
+    words = [
+        "task=remove",
+        "data=pairs",
+        f"data.path={tmp_path / 'pairs'}",
+        "data.held_out=1",
+        "fit.init=shipped",
+    ]
+    with pytest.raises(UserError, match=r"p0: the mask is empty.*data\.on_error=skip"):
+        insertion(tiny_micro, tmp_path / "run", *words)
+    out = insertion(tiny_micro, tmp_path / "run", *words, "data.on_error=skip")
+    assert not (out / "inserter").exists()
+    assert json.loads((out / "pairs.json").read_text())["ids"] == ["p1", "p2"]
+    result = remove(tmp_path, tiny_micro, f"run={out}")
+    assert json.loads(result.with_suffix(".json").read_text())["config"]["run"] == str(out)
+
+
+def test_every_setting_of_a_fit_reaches_it_and_a_lora_is_measured_as_it_is_kept(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    settings = {
+        "steps": 1, "batch_size": 3, "lr": 0.002, "dropout": 0.5, "clip_norm": 0.5, "ema_decay": 0.9,
+        "lora_rank": 2, "precision": "bf16-mixed",
+    }  # fmt: skip
+    words = [f"fit.{key}={value}" for key, value in settings.items()]
+    cache = tmp_path / "cache"
+    out = insertion(
+        tiny_micro, tmp_path / "run", "task=insert", "data.num_pairs=1", "data.held_out=1", f"data.cache={cache}",
+        "fit.save=lora", "fit.views=2", "fit.save_every=1", "fit.dilate=0", "logger=jsonl", "exec=inline", *words,
+    )  # fmt: skip
+    card = json.loads((out / "inserter" / "fit.json").read_text())
+    assert {key: card[key] for key in settings} == settings
+    assert card["merged"] is False
+    assert (out / "inserter" / "edit_lora.safetensors").is_file()
+    assert json.loads((out / "validation-insert.json").read_text())["validation_steps"] == 2
+    assert len(list(cache.glob("pairs-*"))) == 2
+
+
+def test_pairs_are_limited_held_out_and_chosen_as_asked(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", 5)
+
+    def opened(*words: str) -> Any:
+        cfg = freeze(compose_job("insertion", [f"out={tmp_path / str(len(words))}", *words]))
+        return open_pairs(cfg, 32)
+
+    folder = ["data=pairs", f"data.path={tmp_path / 'pairs'}"]
+    training, held_out = opened(*folder, "data.held_out=2")
+    assert len(training.ids) == 3
+    assert sorted([*training.ids, *held_out.ids]) == [f"p{i}" for i in range(5)]
+    assert opened(*folder, "data.held_out=2", "seed=1")[1].ids != held_out.ids
+    training, held_out = opened(*folder, "data.limit=2", "data.held_out=0", "data.context=3")
+    assert (training.ids, held_out) == (["p0", "p1"], None)
+    toybox, _ = opened("data.num_pairs=4", "data.limit=2", "data.styles=[oil,ink]", "data.occlusion=0.5",
+                       "data.workers=0", "data.held_out=0")  # fmt: skip
+    assert toybox.styles == ["oil", "ink"]
+    assert toybox.plan.occlusion == 0.5
+    assert toybox.load(0).mask.shape == (1, 32, 32)
+
+
+def test_a_model_without_a_remover_cannot_be_the_start(tiny_micro: Path, tmp_path: Path) -> None:
+    write_pairs(tmp_path / "pairs", 2)
+    (tmp_path / "empty").mkdir()
+    words = ["task=remove", "data=pairs", f"data.path={tmp_path / 'pairs'}", f"fit.init={tmp_path / 'empty'}"]
+    with pytest.raises(UserError, match="expected a remover"):
+        insertion(tiny_micro, tmp_path / "run", *words)
+
+
+def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:
+    mask = torch.zeros(1, height, width)
+    mask[:, 70:100, 20:45] = 1
+    return torch.rand(3, height, width, generator=generator(1, "picture")), mask
+
+
+def remove(folder: Path, model: Path, *overrides: str, alpha: Tensor | None = None, seed: int = 0) -> Path:
+    image, mask = picture()
+    save_png(folder / "image.png", image if alpha is None else torch.cat([image, alpha]))
+    save_png(folder / "mask.png", mask)
+    words = [
+        f"image={folder / 'image.png'}", f"mask={folder / 'mask.png'}", f"out={folder / 'out.png'}",
+        f"model.source={model}", "model.image_size=64", "model.device=cpu", "steps=2", f"seed={seed}",
+    ]  # fmt: skip
+    return run_remove(freeze(compose_job("remove", [*words, *overrides])))
+
+
+def levels(path: Path) -> Tensor:
+    return (load_rgb(path) * 255).round()
+
+
+def test_removing_redraws_the_mask_and_leaves_what_is_out_of_reach_bit_for_bit(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    out = remove(tmp_path, tiny_micro, "reach=0.5")
+    same = (levels(out) == levels(tmp_path / "image.png")).all(dim=0)
+    assert float(same[70:100, 20:45].float().mean()) < 0.1
+    assert same[:40].all()
+    assert same[:, 90:].all()
+    story = json.loads(out.with_suffix(".json").read_text())
+    assert story["result"]["masked_share"] == pytest.approx(30 * 25 / (120 * 150))
+    assert 0 < story["result"]["changed_share"] < 0.6
+    assert len(story["weights"]["remover_sha256"]) == 64
+
+
+def test_a_seed_is_a_picture_and_transparency_is_kept(tiny_micro: Path, tmp_path: Path) -> None:
+    first = remove(tmp_path, tiny_micro).read_bytes()
+    assert remove(tmp_path, tiny_micro).read_bytes() == first
+    assert remove(tmp_path, tiny_micro, seed=1).read_bytes() != first
+    alpha = torch.linspace(0.2, 1, 150).expand(1, 120, 150)
+    _, kept = load_rgba(remove(tmp_path, tiny_micro, alpha=alpha))
+    assert kept is not None
+    assert (kept - alpha).abs().max() < 0.01
+
+
+def test_a_wider_rim_and_a_deafer_threshold_are_heard(tiny_micro: Path, tmp_path: Path) -> None:
+    def changed(*words: str) -> float:
+        story = remove(tmp_path, tiny_micro, *words).with_suffix(".json").read_text()
+        return float(json.loads(story)["result"]["changed_share"])
+
+    plain = changed("threshold=1")
+    assert plain < changed("threshold=1", "grow=0.1")
+    assert plain < changed("threshold=0.01")
+
+
+@pytest.mark.parametrize(
+    ("mask", "named"),
+    [
+        (torch.zeros(1, 120, 150), "got none"),
+        (torch.ones(1, 120, 150), "expected black"),
+        (torch.ones(1, 20, 30), "150 x 120"),
+    ],
+    ids=["empty", "full", "other size"],
+)
+def test_a_mask_that_cannot_be_is_refused_with_nothing_written(
+    mask: Tensor, named: str, tiny_micro: Path, tmp_path: Path
+) -> None:
+    cfg = freeze(compose_job("remove", ["image=a", "mask=b", "out=c", f"model.source={tiny_micro}"]))
+    image, _ = picture()
+    save_png(tmp_path / "image.png", image)
+    save_png(tmp_path / "mask.png", mask)
+    cfg: Any = replace(
+        cfg, image=str(tmp_path / "image.png"), mask=str(tmp_path / "mask.png"), out=str(tmp_path / "out.png")
+    )
+    with pytest.raises(UserError, match=named):
+        run_remove(cfg)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "mask.png"]

@@ -1,0 +1,120 @@
+"""How what a model drew comes home: the law of untouched pixels, inpainting, and a hole without a seam."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.fidelity import region_psnr
+from magic_insert.core.fill import fill_hole
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Box, Scene, Subject
+from magic_insert.methods.inserters import build_inserter, neighbourhood
+from magic_insert.methods.placing import Placed, place
+from magic_insert.methods.stages import Stages
+from magic_insert.models.inpaint import inpaint
+from magic_insert.models.latents import decode, encode
+
+
+def noisy(*shape: int, name: str = "noise") -> Tensor:
+    return torch.rand(shape, generator=generator(0, name))
+
+
+def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only") -> tuple[Scene, Placed]:
+    scene = Scene(noisy(3, 256, 320), "scene")
+    alpha = torch.zeros(1, 60, 40)
+    alpha[:, 5:55, 5:35] = 1
+    subject = Subject(noisy(3, 60, 40, name="subject"), alpha, "subject")
+    made = build_inserter(inserter, pipe, folder / "inserter", steps=2, reference="vae")
+    return scene, place(
+        scene, subject, Box(200, 120, 50, 80), inserter=made, effect=EffectConfig(reach=0.3), composite=composite,
+        seed=0, id="pair", stages=Stages(lambda name: None), on_step=lambda step: None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("inserter", ["real_only", "inpaint"])
+def test_outside_the_effect_an_effect_layer_leaves_every_bit_at_four_times_the_models_size(
+    inserter: str, tiny_pipe: Any, tiny_micro: Path
+) -> None:
+    scene, made = placed(tiny_pipe, tiny_micro, "effect_layer", inserter)
+    touched = (made.effect > 0) | (made.final.mask > 0)
+    assert 0.01 < float(touched.float().mean()) < 0.6
+    same = (made.final.rgb == scene.rgb).all(dim=0, keepdim=True)
+    assert same[~touched].all()
+
+
+def test_the_papers_composite_redraws_the_picture_from_edge_to_edge(tiny_pipe: Any, tiny_micro: Path) -> None:
+    scene, made = placed(tiny_pipe, tiny_micro, "paper")
+    same = (made.final.rgb == scene.rgb).all(dim=0)
+    assert made.final.rgb.shape == scene.rgb.shape
+    assert float(same.float().mean()) < 0.01
+    assert made.final.provenance["window"] == [0, -32, 320]
+
+
+def test_inpainting_nothing_is_the_round_trip_and_a_row_does_not_see_its_neighbours(tiny_pipe: Any) -> None:
+    images, region = noisy(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
+    still = decode(tiny_pipe.vae, encode(tiny_pipe.vae, images))
+    assert torch.allclose(
+        inpaint(tiny_pipe, images, region, seed=0, ids=["a", "b"], steps=2), still, atol=1e-5
+    )
+    region[:, :, :, 32:] = 1
+    both = inpaint(tiny_pipe, images, region, seed=0, ids=["a", "b"], steps=2)
+    alone = inpaint(tiny_pipe, images[1:], region[1:], seed=0, ids=["b"], steps=2)
+    assert torch.allclose(both[1:], alone, atol=1e-4)
+    assert (both - still).abs()[..., 40:].max() > 0.01
+
+
+def test_the_neighbourhood_surrounds_the_subject_and_leaves_it_out() -> None:
+    mask = torch.zeros(1, 32, 32)
+    mask[:, 10:20, 12:18] = 1
+    ring = neighbourhood(mask)
+    assert not (ring * mask).any()
+    assert ring[0, 5:25, 7:23].sum() + mask.sum() == ring.sum() + 60 == 20 * 16
+    assert not neighbourhood(torch.zeros(1, 32, 32)).any()
+
+
+def shadowed() -> tuple[Tensor, Tensor, Tensor]:
+    """A smooth floor, the same with a red block and its shadow, and the block's mask; 128 pixels."""
+    y, x = torch.meshgrid(torch.linspace(0.4, 0.9, 128), torch.linspace(0.5, 0.8, 128), indexing="ij")
+    floor = torch.stack([x, y, 0.5 * (x + y)])
+    window = floor.clone()
+    window[:, 84:96, 60:100] *= 0.6
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 44:90, 48:72] = 1
+    return floor, torch.where(mask > 0, torch.tensor([0.9, 0.1, 0.1])[:, None, None], window), mask
+
+
+def test_a_perfect_remover_gives_the_floor_back_with_its_shadow_gone() -> None:
+    floor, window, mask = shadowed()
+    small = [area_resize(image, 32, 32) for image in (floor, window)]
+    made, changed = fill_hole(window, mask, *small, grow=0.02, config=EffectConfig())
+    everywhere = torch.ones(1, 1, 128, 128)
+    before = region_psnr(window[None], floor[None], everywhere)
+    after = region_psnr(made[None], floor[None], everywhere)
+    assert before is not None
+    assert after is not None
+    assert after > before + 15
+    same = (made == window).all(dim=0, keepdim=True)
+    assert same[changed == 0].all()
+    assert 0.1 < float(changed.mean()) < 0.5
+
+
+def test_a_tint_of_the_remover_is_matched_to_what_surrounds_the_hole() -> None:
+    floor, window, mask = shadowed()
+    truth, seen = (area_resize(image, 32, 32) for image in (floor, window))
+    tint = torch.tensor([0.02, -0.02, 0.02])[:, None, None]  # too faint to count as light
+    made, _ = fill_hole(window, mask, truth + tint, seen + tint, grow=0.02, config=EffectConfig())
+    off = (made - floor)[:, 50:86, 54:66].mean(dim=(1, 2)).abs()
+    assert float(off.max()) < 0.01
+
+
+def test_a_remover_that_draws_nothing_new_leaves_the_rest_as_it_was() -> None:
+    _, window, mask = shadowed()
+    seen = area_resize(window, 32, 32)
+    made, changed = fill_hole(window, mask, seen, seen, grow=0.02, config=EffectConfig())
+    assert torch.equal(made[:, :, :40], window[:, :, :40])
+    assert not changed[:, :, :40].any()

@@ -1,0 +1,167 @@
+"""Edit models: what they start from, what a fit changes, and that a killed fit ends with the same weights."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.edit_start import edit_start, edit_start_from_inpainting
+from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.micro import TINY, build_unet
+from magic_insert.training.insertion import EditLatents, edit_batches
+from magic_insert.training.insertion_fit import FitOptions, fit_edit
+
+C = TINY.latent_channels
+
+
+def noise(*shape: int, name: str = "x") -> Tensor:
+    return torch.randn(shape, generator=generator(0, name))
+
+
+def predict(unet: Any, inputs: Tensor) -> Tensor:
+    width = unet.config["projection_class_embeddings_input_dim"] - 6 * unet.config["addition_time_embed_dim"]
+    added = {"text_embeds": noise(1, width, name="pooled"), "time_ids": torch.full((1, 6), 64.0)}
+    states = noise(1, 4, unet.config["cross_attention_dim"], name="states")
+    with torch.no_grad():
+        return unet(inputs, 500, encoder_hidden_states=states, added_cond_kwargs=added).sample
+
+
+@pytest.fixture
+def latents() -> EditLatents:
+    """Three pairs, two views."""
+    values = np.random.default_rng(0)
+
+    def array(channels: int) -> np.ndarray:
+        return values.standard_normal((3, 2, channels, 8, 8)).astype(np.float16)
+
+    return EditLatents(array(C), array(C), np.abs(array(1)).clip(0, 1))
+
+
+def fit(start: Any, pipe: Any, data: EditLatents, folder: Path, steps: int = 4, **options: Any) -> Path:
+    fit_edit(
+        start, pipe, data, task="insert", steps=steps, batch_size=2, lr=1e-3, seed=5, folder=folder, device="cpu",
+        progress=False, options=FitOptions(save_every=1, **options),
+    )  # fmt: skip
+    return folder / "inserter"
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return load_edit_unet(folder).state_dict()
+
+
+def test_a_widened_unet_says_what_it_said_before_whatever_it_is_shown(stock_pipe: Any) -> None:
+    noisy = noise(1, C, 8, 8)
+    shown = torch.cat([noisy, noise(1, C + 1, 8, 8, name="shown")], dim=1)
+    assert torch.allclose(
+        predict(edit_start(stock_pipe.unet), shown), predict(stock_pipe.unet, noisy), atol=1e-5
+    )
+
+
+def test_an_adapter_is_left_behind_when_a_unet_is_widened(tiny_pipe: Any, stock_pipe: Any) -> None:
+    ours, plain = edit_start(tiny_pipe.unet).state_dict(), edit_start(stock_pipe.unet).state_dict()
+    assert ours.keys() == plain.keys()
+    assert all(torch.equal(ours[key], plain[key]) for key in plain)
+
+
+def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() -> None:
+    unet = build_unet(TINY, in_channels=2 * C + 1)
+    noisy, masked, mask = noise(1, C, 8, 8), noise(1, C, 8, 8, name="masked"), noise(1, 1, 8, 8, name="mask")
+    theirs = predict(unet, torch.cat([noisy, mask, masked], dim=1))
+    ours = predict(edit_start_from_inpainting(unet), torch.cat([noisy, masked, mask], dim=1))
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_a_unet_of_other_channels_is_refused() -> None:
+    with pytest.raises(UserError, match="input channels, got 7"):
+        edit_start(build_unet(TINY, in_channels=7))
+    with pytest.raises(UserError, match="inpainting UNet"):
+        edit_start_from_inpainting(build_unet(TINY))
+
+
+class Fuse:
+    """An array that breaks when it was read `left` times: a process that dies in the middle of its work."""
+
+    def __init__(self, array: np.ndarray, left: int):
+        self.array, self.left = array, left
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return iter(self.array)
+
+    def __getitem__(self, place: Any) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("pulled the plug")
+        return self.array[place]
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"ema_decay": 0.9}], ids=["full", "lora", "ema"])
+def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
+    options: dict[str, Any], tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
+) -> None:
+    start = tiny_micro / "inserter"
+    whole = fit(start, tiny_pipe, latents, tmp_path / "whole", **options)
+    with pytest.raises(RuntimeError, match="plug"):
+        fit(start, tiny_pipe, replace(latents, target=Fuse(latents.target, 5)), tmp_path / "cut", **options)
+    assert (tmp_path / "cut" / "inserter.fit" / "last.ckpt").is_file()
+    resumed = weights(fit(start, tiny_pipe, latents, tmp_path / "cut", **options))
+    expected, before = weights(whole), weights(start)
+    assert all(torch.equal(resumed[key], value) for key, value in expected.items())
+    assert any(not torch.equal(before[key], value) for key, value in expected.items())
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["inserter"]
+
+
+def test_a_finished_fit_is_left_alone_and_another_one_in_its_place_refused(
+    tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
+) -> None:
+    folder = fit(tiny_micro / "inserter", tiny_pipe, latents, tmp_path, steps=1)
+    card = folder / "fit.json"
+    written = card.stat().st_mtime_ns
+    fit(tiny_micro / "inserter", tiny_pipe, latents, tmp_path, steps=1)
+    assert card.stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="choose another out"):
+        fit(tiny_micro / "inserter", tiny_pipe, latents, tmp_path, steps=2)
+    other = replace(latents, mask=latents.mask * 0)
+    with pytest.raises(UserError, match="choose another out"):
+        fit(tiny_micro / "inserter", tiny_pipe, other, tmp_path, steps=1)
+
+
+def test_a_lora_fit_changes_the_attentions_and_the_input_layer_and_nothing_else(
+    tiny_pipe: Any, latents: EditLatents, tmp_path: Path
+) -> None:
+    before = edit_start(tiny_pipe.unet).state_dict()
+    after = weights(fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path, lora_rank=2))
+    changed = {key for key, value in after.items() if not torch.equal(value, before[key])}
+    assert {"conv_in.weight", "conv_in.bias"} <= changed
+    assert any(".attn1." in key for key in changed)
+    assert all(".attn" in key or key.startswith("conv_in.") for key in changed)
+
+
+def test_a_fit_kept_as_a_lora_is_the_merged_one_and_knows_its_base(
+    tiny_pipe: Any, latents: EditLatents, tmp_path: Path
+) -> None:
+    merged = weights(fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "a", lora_rank=2))
+    small = fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "b", lora_rank=2, merged=False)
+    assert sorted(p.name for p in small.iterdir()) == ["edit_lora.json", "edit_lora.safetensors", "fit.json"]
+    loaded = load_edit_unet(small, base=tiny_pipe.unet).state_dict()
+    assert all(torch.allclose(loaded[key], value, atol=1e-6) for key, value in merged.items())
+    with pytest.raises(UserError, match="was trained on"):
+        load_edit_unet(small, base=build_unet(TINY))
+
+
+def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: EditLatents) -> None:
+    shown, hidden = (
+        edit_batches(latents, task="insert", seed=0, batch_size=4, dropout=share)(3) for share in (0.0, 1.0)
+    )
+    assert not hidden["condition"].any()
+    assert not hidden["mask"].any()
+    assert shown["condition"].any()
+    for key in ("latents", "noise", "timesteps"):
+        assert torch.equal(shown[key], hidden[key])
