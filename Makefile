@@ -19,7 +19,7 @@ SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -70,6 +70,9 @@ eval-subjectplop: $(STAMP) ## methods on a benchmark with a report: BENCHMARK=to
 	$(RUN) evaluate benchmark=$(or $(BENCHMARK),toyplop) $(if $(ROOT),benchmark.root=$(ROOT)) $(if $(METRICS),metrics=$(METRICS)) \
 		$(if $(WEIGHTS),encoders.root=$(WEIGHTS)) $(if $(filter command line environment,$(origin MODEL)),model=$(MODEL)) \
 		$(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
+
+train-bootstrap: $(STAMP) ## adapts the inserter from photographs to drawings; the last line says what changed (GPUS=N, ARGS=...)
+	$(RUN) bootstrap $(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
 
 sweep-bootstrap: $(STAMP) ## rounds 1 to 3 by filter thresholds 0.3, 0.5, 0.7: table, heat map, best job (GPUS=N, ARGS=sweep.workers=N)
 	$(RUN) bootstrap sweep=rounds_x_thresholds out=$(SWEEP) $(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from magic_insert.config.checks import at_least, within
 from magic_insert.core.digest import sha256_file
@@ -20,6 +20,7 @@ from magic_insert.core.jsonl import read_json
 Measures = Mapping[str, float]
 
 
+@runtime_checkable
 class Filter(Protocol):
     """What `select` asks of a filter."""
 

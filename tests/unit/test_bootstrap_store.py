@@ -1,0 +1,221 @@
+"""The store: whole or not there, made once, found again, damaged never."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from magic_insert.bootstrap.store import WORK, Entry, Request, Store, flaw_of
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import write_text
+
+REQUEST = Request("poem", 1, {"lines": 2}, {"muse": "0123"})
+
+
+class Calls:
+    """A stage that counts how often it is made."""
+
+    def __init__(self, text: str = "two lines") -> None:
+        self.text, self.count = text, 0
+
+    def __call__(self, folder: Path) -> None:
+        self.count += 1
+        write_text(folder / "deep" / "poem.txt", self.text)
+        write_text(folder / WORK / "notes.txt", "not for the world")
+
+
+@pytest.fixture
+def said() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def store(tmp_path: Path, said: list[str]) -> Store:
+    return Store(tmp_path / "store", said.append)
+
+
+def test_a_finished_stage_is_found_again_and_not_made_again(store: Store, said: list[str]) -> None:
+    make = Calls()
+    first, second = store.obtain(REQUEST, make), store.obtain(REQUEST, make)
+    assert make.count == 1
+    assert first == second
+    assert (second.folder / "deep" / "poem.txt").read_text() == "two lines"
+    assert said == [f"poem {REQUEST.key}: reused"]
+
+
+def test_what_a_stage_needed_on_the_way_is_not_published(store: Store) -> None:
+    entry = store.obtain(REQUEST, Calls())
+    assert not (entry.folder / WORK).exists()
+    assert not any((store.root / "staging").iterdir())
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Request("song", 1, {"lines": 2}, {"muse": "0123"}),
+        Request("poem", 2, {"lines": 2}, {"muse": "0123"}),
+        Request("poem", 1, {"lines": 3}, {"muse": "0123"}),
+        Request("poem", 1, {"lines": 2}, {"muse": "4567"}),
+    ],
+)
+def test_another_kind_version_setting_or_input_is_another_stage(store: Store, other: Request) -> None:
+    first, second = store.obtain(REQUEST, Calls("one")), store.obtain(other, Calls("other"))
+    assert first.folder != second.folder
+    assert (first.folder / "deep" / "poem.txt").read_text() == "one"
+
+
+def test_the_content_of_a_stage_is_told_by_its_files_and_not_by_its_settings(store: Store) -> None:
+    other = Request("poem", 1, {"lines": 9}, {})
+    assert store.obtain(REQUEST, Calls("same")).content == store.obtain(other, Calls("same")).content
+    third = Request("poem", 1, {"lines": 10}, {})
+    assert store.obtain(third, Calls("else")).content != store.obtain(other, Calls("same")).content
+
+
+def test_an_interrupted_stage_goes_on_in_its_own_staging_folder(store: Store) -> None:
+    def stopped(folder: Path) -> None:
+        write_text(folder / "half.txt", "half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.obtain(REQUEST, stopped)
+    assert store.find(REQUEST) is None
+
+    def finish(folder: Path) -> None:
+        assert (folder / "half.txt").read_text() == "half"
+        write_text(folder / "whole.txt", "whole")
+
+    entry = store.obtain(REQUEST, finish)
+    assert {path.name for path in entry.folder.iterdir()} == {"half.txt", "whole.txt", "manifest.json"}
+
+
+def flip_a_bit(entry: Entry) -> None:
+    path = entry.folder / "deep" / "poem.txt"
+    content = bytearray(path.read_bytes())
+    content[3] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("damage", "word"),
+    [
+        (flip_a_bit, "deep/poem.txt does not match"),
+        (lambda entry: (entry.folder / "deep" / "poem.txt").unlink(), "missing or additional"),
+        (lambda entry: (entry.folder / "stray.txt").write_text("x"), "missing or additional"),
+        (lambda entry: (entry.folder / "manifest.json").unlink(), "manifest is missing"),
+        (lambda entry: (entry.folder / "manifest.json").write_text("{"), "manifest is damaged"),
+    ],
+)
+def test_damage_is_found_by_checksum_said_and_mended(
+    store: Store, said: list[str], damage: object, word: str
+) -> None:
+    make = Calls()
+    entry = store.obtain(REQUEST, make)
+    damage(entry)  # type: ignore[operator]
+    again = store.obtain(REQUEST, make)
+    assert make.count == 2
+    assert flaw_of(again.folder) is None
+    assert again.content == entry.content
+    assert any(word in line and REQUEST.key in line for line in said)
+
+
+def test_a_manifest_that_was_moved_to_another_key_is_refused(store: Store) -> None:
+    entry, other = store.obtain(REQUEST, Calls()), Request("poem", 1, {"lines": 3}, {})
+    entry.folder.rename(entry.folder.with_name(other.key))
+    assert store.find(other) is None
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_the_store_valid(store: Store) -> None:
+    before = store.obtain(REQUEST, Calls())
+
+    def too_much(folder: Path) -> None:
+        with open("/dev/full", "w") as file:
+            file.write("x" * 100_000)
+
+    wanted = Request("poem", 1, {"lines": 3}, {})
+    with pytest.raises(UserError, match=r"No space left on device; make room or set store=FOLDER"):
+        store.obtain(wanted, too_much)
+    assert flaw_of(before.folder) is None
+    assert store.find(wanted) is None
+    assert store.obtain(wanted, Calls()).folder.is_dir()
+
+
+def test_a_write_that_a_quota_stops_leaves_no_published_stage(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from magic_insert.bootstrap.store import Request, Store
+from magic_insert.core.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = Store(Path(sys.argv[1]), print)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    store.obtain(Request("big", 1, {}, {}), lambda folder: (folder / "file").write_bytes(b"x" * 100_000) and None)
+except UserError as error:
+    print("told:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "told: expected to write big" in done.stdout
+    assert os.strerror(errno.EFBIG) in done.stdout
+    assert not (tmp_path / "big").exists()
+
+
+def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (Path("/proc/store"), tmp_path / "file" / "store"):
+        with pytest.raises(UserError, match=r"expected a store that can be written .*set store=FOLDER"):
+            Store(place, print)
+
+
+def test_a_fault_of_the_stage_itself_is_not_called_a_disk_fault(store: Store) -> None:
+    def fault(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.obtain(REQUEST, fault)
+
+
+RACER = """
+import sys, time
+from pathlib import Path
+from magic_insert.bootstrap.store import Request, Store
+def make(folder):
+    with open(sys.argv[2], "a") as log:
+        log.write("made\\n")
+    (folder / "half.txt").write_text("half")
+    time.sleep(float(sys.argv[3]))
+    (folder / "whole.txt").write_text("whole")
+print(Store(Path(sys.argv[1]), print).obtain(Request("race", 1, {}, {}), make).content, flush=True)
+"""
+
+
+def race(store: Path, log: Path, seconds: float) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", RACER, str(store), str(log), str(seconds)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_processes_make_a_stage_once_and_both_get_it(tmp_path: Path) -> None:
+    runners = [race(tmp_path / "store", tmp_path / "log", 0.5) for _ in range(2)]
+    outputs = [runner.communicate(timeout=60)[0] for runner in runners]
+    assert (tmp_path / "log").read_text() == "made\n"
+    assert outputs[0].split()[-1] == outputs[1].split()[-1]
+
+
+def test_whoever_waits_for_a_killed_process_makes_the_stage_itself(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    first = race(tmp_path / "store", log, 60)
+    while not log.exists():
+        time.sleep(0.01)
+    second = race(tmp_path / "store", log, 0)
+    assert second.stdout is not None
+    assert "waiting" in second.stdout.readline()
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert second.wait(timeout=60) == 0
+    assert log.read_text() == "made\nmade\n"
