@@ -18,6 +18,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
 
 REQUIRED = {
+    "report": ["rows=r.jsonl"],
     "insert": ["subject=s.png", "background=b.png", "out=o.png"],
     "personalize": ["subject=s.png", "out=o"],
     "dashboard": ["run=r"],
@@ -174,6 +175,13 @@ def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> N
         ("toybox", "occlusion=1.5", "occlusion"),
         ("toybox", "num_subjects=0", "num_subjects"),
         ("card", "num_samples=0", "num_samples"),
+        ("study", "action=dance", "action"),
+        ("study", "track=both", "track"),
+        ("study", "port=65536", "port"),
+        ("study", "protocol.tasks=0", "protocol.tasks"),
+        ("study", "protocol.raters=0", "protocol.raters"),
+        ("study", "protocol.checks=-1", "protocol.checks"),
+        ("study", "protocol.max_failed=-1", "protocol.max_failed"),
         ("status", "states=[asleep]", "states"),
         ("personalize", "exec.name=rsh", "exec.name"),
         ("personalize", "exec.devices=2", "exec.devices"),

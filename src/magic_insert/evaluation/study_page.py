@@ -30,15 +30,16 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 20px; }
-h1 { font-size: 20px; margin: 0 0 4px; } ul { margin: 0 0 14px; padding-left: 20px; color: var(--soft); }
+h1 { font-size: 20px; margin: 0 0 4px; } ul { margin: 0 0 12px; padding: 0; color: var(--soft);
+        display: flex; flex-wrap: wrap; gap: 0 28px; list-style-position: inside; }
 #above { display: flex; gap: 16px; justify-content: center; margin: 0 0 16px; }
 #above figure { margin: 0; text-align: center; color: var(--soft); font-size: 13px; }
-#above img { height: min(150px, 20vh); display: block; border-radius: 8px; background: #fff; }
+#above img { height: min(150px, 17vh); display: block; border-radius: 8px; background: #fff; }
 #sides { display: grid; grid-template-columns: 1fr 1fr; gap: 20px; }
 #sides button { padding: 10px; border: 2px solid var(--line); border-radius: 14px; background: var(--card);
         cursor: pointer; color: var(--soft); font: inherit; }
 #sides button:hover, #sides button:focus-visible { border-color: var(--mark); outline: none; }
-#sides img { width: 100%; max-height: 56vh; object-fit: contain; display: block; border-radius: 8px;
+#sides img { width: 100%; max-height: 48vh; object-fit: contain; display: block; border-radius: 8px;
         margin-bottom: 6px; }
 kbd { border: 1px solid var(--line); border-radius: 5px; padding: 0 6px; font: 13px ui-monospace, monospace; }
 progress { width: 100%; height: 8px; accent-color: var(--mark); margin: 14px 0 0; }
