@@ -201,3 +201,17 @@ def test_a_benchmark_without_truth_says_so() -> None:
     with pytest.raises(UserError, match="placement=auto"):
         benchmarks.describe(ToyPlop(cfg), cfg, Path("x"))
     assert BenchPair("a", "b", "l").pair_id == "a__b.l"
+
+
+def test_a_part_of_a_benchmark_never_bears_the_name_of_the_whole(tmp_path: Path) -> None:
+    for split, subjects in (("full", 35), ("mini", 5)):
+        whole = BenchmarkConfig("toyplop", split=split)
+        part = BenchmarkConfig("toyplop", split=split, num_subjects=subjects - 1)
+        named = [benchmarks.describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
+        assert named[0] == f"toyplop {split}"
+        assert named[1].startswith(f"toyplop {split}, ")
+    save_png(tmp_path / "characters" / "alien.png", subject_picture())
+    save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
+    cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
+    bench = benchmarks.describe(subjectplop(cfg, AUTO), cfg, Path("x"))
+    assert bench.described["name"] == "subjectplop, 1 pairs of 36 x 20"

@@ -86,6 +86,11 @@ class Source(Protocol):
         """What the benchmark consists of, as JSON values, whatever part of it is used."""
         ...
 
+    @property
+    def whole(self) -> tuple[int, int]:
+        """How many subjects and backgrounds the published benchmark has, whether or not they are all here."""
+        ...
+
     def subject(self, name: str) -> Subject:
         """The cut-out subject."""
         ...
@@ -216,12 +221,16 @@ def describe(source: Source, cfg: BenchmarkConfig, folder: Path) -> Benchmark:
             f"expected benchmark.placement=auto, because {source.name} knows where subjects stand, got {cfg.placement}"
         )
     contents = [source.name, source.contents, cfg.placement]
+    part, whole = (len(subjects), len(backgrounds)), source.whole
+    all_pairs = len(subjects) * len(backgrounds) * (2 if cfg.placement == "both" else 1)
+    complete = part == whole and len(pairs) == all_pairs
     described = {
-        "name": source.name,
+        # A part is never taken for the whole: its name says what it is.
+        "name": source.name if complete else f"{source.name}, {len(pairs)} pairs of {whole[0]} x {whole[1]}",
         "num_subjects": len(subjects),
         "num_backgrounds": len(backgrounds),
         "num_pairs": len(pairs),
-        "of": {"subjects": len(source.subjects), "backgrounds": len(source.backgrounds)},
+        "of": {"subjects": whole[0], "backgrounds": whole[1]},
         "placement": "truth" if source.has_truth else cfg.placement,
         "subjects": [asdict(s) for s in subjects],
         "backgrounds": [asdict(b) for b in backgrounds],

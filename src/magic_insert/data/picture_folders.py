@@ -33,8 +33,10 @@ class PictureFolders:
     def __init__(
         self, name: str, subjects: Mapping[str, Path], backgrounds: Mapping[str, Path], words: "Words",
         segmenter: SegmenterConfig,
+        whole: tuple[int, int] | None = None,
     ) -> None:  # fmt: skip
         self.name, self.segmenter = name, segmenter
+        self.whole = whole or (len(subjects), len(backgrounds))
         self.subject_files, self.background_files = dict(subjects), dict(backgrounds)
         self.subjects: Sequence[BenchSubject] = [words.subject(stem) for stem in subjects]
         self.backgrounds: Sequence[BenchBackground] = [words.background(stem) for stem in backgrounds]
@@ -127,7 +129,9 @@ def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFold
         read_json(subjectplop_dir() / "subjects.json")["subjects"],
         read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"],
     )
-    return PictureFolders("subjectplop", *_pictures(root), words, segmenter)
+    manifest = read_json(subjectplop_dir() / "manifest.json")
+    whole = (len(manifest["characters"]), len(manifest["backgrounds"]))
+    return PictureFolders("subjectplop", *_pictures(root), words, segmenter, whole)
 
 
 def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:

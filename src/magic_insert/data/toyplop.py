@@ -20,11 +20,11 @@ VERSION = 1  # of the pictures: raised when the Toybox draws the same specs diff
 class ToyPlop:
     """The split `mini` (5 x 4) or `full` (35 x 20) at `size` pixels."""
 
-    name = "toyplop"
     has_truth = True
 
     def __init__(self, cfg: BenchmarkConfig) -> None:
         self.split, self.size = cfg.split, cfg.size
+        self.name = f"toyplop {cfg.split}"
         # The first so many should differ: bunny-01, bird-01, ... come before bunny-02.
         named = sorted(toyplop_subjects(cfg.split), key=lambda item: item[0].rpartition("-")[2])
         self.specs = dict(named)
@@ -37,6 +37,11 @@ class ToyPlop:
             BenchBackground(name, style, style_phrase(style).removeprefix("as "))
             for name, _, style in self.scenes.values()
         ]
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """The split's own size."""
+        return len(self.subjects), len(self.backgrounds)
 
     @property
     def contents(self) -> Any:
