@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -35,6 +35,7 @@ class Pair:
     mask: Float[Tensor, "1 H W"]
 
 
+@runtime_checkable
 class PairSet(Protocol):
     """Pairs in a fixed order; `digests` change when a pair's pixels change."""
 
