@@ -13,6 +13,7 @@ from torch import Tensor
 from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, read_index, values_file
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.measure import rounded
+from magic_insert.bootstrap.measurements import changed_region
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste, save
 from magic_insert.core.jsonl import write_json
@@ -46,7 +47,7 @@ def run_evaluate(path: Path) -> None:
         drawn = edit(pipe, network, *on, **run).cpu()
         still = noop(pipe, network, *on, reference="vae", **run).cpu()
         effect = effect_of(full, empty, mask)
-        found = effect_of(drawn, still, mask)
+        found = torch.stack([changed_region(*one) for one in zip(still, drawn, mask, strict=True)])
         looks = None if lpips is None else lpips(drawn, target).tolist()
         for i, name in enumerate(ids):
             save(payload.out, PICTURES, name, drawn[i])

@@ -89,7 +89,7 @@ def truth_of(
     error = float(
         ((removed - truth).square().mean(dim=0, keepdim=True) * region).sum() / region.sum().clamp_min(1)
     )
-    found = effect_of(still[None], removed[None], mask[None])[0]
+    found = see.changed_region(still, removed, mask)
     either = float(torch.maximum(found, effect).sum())
     return {
         "psnr": rounded(min(BEST_DB, -10 * math.log10(max(error, 1e-6)))),

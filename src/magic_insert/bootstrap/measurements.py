@@ -12,6 +12,8 @@ from torch import Tensor
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, erode, touching
 
 STEP = 0.04  # a channel must change by this much to count, as the Toybox's own effect mask has it
+SMOOTH = 1.0  # pixels at 128 over which a change must hold: the noise of a redrawing does not
+LOUDER = 3.0  # times the median change of the picture: what a generative model redraws anyway is no effect
 FINE = 3.0  # pixels at 128: what is smoother than this is shading, what is finer is the subject's drawing
 GAP = 0.12  # of the subject's longer side: an effect begins no farther from the subject than this
 RING = 0.25  # of the longer side: how wide the surroundings are that a filled hole is compared with
@@ -32,10 +34,17 @@ def longer_side(mask: Float[Tensor, "1 H W"]) -> int:
 def changed_region(
     before: Float[Tensor, "3 H W"], after: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]
 ) -> Float[Tensor, "1 H W"]:
-    """Where the effect is: pixels outside the mask that changed by more than STEP, in parts that touch the subject."""
-    body = subject_of(mask)
-    loud = (blur(after - before, 0.7).abs().amax(dim=0, keepdim=True) > STEP).to(mask.dtype) * (mask <= 0)
-    return touching(loud, dilate(body, max(1, round(GAP * longer_side(mask)))))
+    """Where the effect is: smoothed change outside the mask, louder than the redrawing is everywhere, beginning at the
+    subject."""
+    free = (mask <= 0).to(mask.dtype)
+    if float(free.sum()) == 0:
+        return torch.zeros_like(mask)
+    sigma = SMOOTH * mask.shape[-1] / 128
+    change = blur((after - before) * free, sigma) / blur(free, sigma).clamp_min(1e-3)
+    loud = change.abs().amax(dim=0, keepdim=True) * free
+    usual = float(loud[free > 0].median())
+    found = (loud > max(STEP, LOUDER * usual)).to(mask.dtype)
+    return touching(found, dilate(subject_of(mask), max(1, round(GAP * longer_side(mask)))))
 
 
 def residue(
