@@ -129,14 +129,17 @@ def test_slurm_is_asked_for_what_the_configuration_says(
     """A stand-in `sbatch` keeps the script it is given and refuses; the script is what Slurm would have read."""
     folder = payload.parent / "bin"
     folder.mkdir()
-    for name, body in (("srun", "exit 0"), ("sbatch", f'cp "$1" {folder}/script; exit 1')):
+    for name, body in (
+        ("srun", "exit 0"),
+        ("sbatch", f'cp "$1" {folder}/script; echo no such partition >&2; exit 1'),
+    ):
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     cfg = ExecConfig(
         name="slurm", nodes=2, devices=4, timeout_min=90, sbatch={"partition": "gpu", "mem": "64G"}
     )
-    with pytest.raises(StageFailed):
+    with pytest.raises(UserError, match="no such partition"):
         execute("rank_targets:share", payload, cfg)
     script = (folder / "script").read_text()
     for line in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "time=90", "partition=gpu", "mem=64G"):

@@ -19,7 +19,7 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
     """Submits the job and waits; None when all tasks are done, an empty dict when one failed.
 
     Raises:
-        UserError: submitit is not installed, or there is no Slurm here.
+        UserError: submitit is not installed, there is no Slurm here, or Slurm refuses the job.
     """
     try:
         import submitit
@@ -35,7 +35,11 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
         ) from error
     executor.update_parameters(**slurm_options(cfg))
     task = RankTask(target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min)
-    job = executor.submit(task)
+    try:
+        job = executor.submit(task)
+    except submitit.core.utils.FailedJobError as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise UserError(f"expected Slurm to take the job, got: {reason}; look at exec.sbatch") from error
     try:
         while not job.done():
             if any(logs.glob("rank-*.failed.json")):

@@ -1,0 +1,270 @@
+"""Sweeps of any job: jobs in processes of their own, failures told and run again, results in tables, never NaN."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from magic_insert.core.images import load_rgb
+from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.launch.run_folder import state_of
+from magic_insert.launch.sweep_names import LONGEST_NAME, job_name, settings_of, swept_keys
+from magic_insert.launch.sweep_table import Outcome, Sweep, grid, markdown, read_sweep, write_sweep
+
+PATIENCE = 240  # seconds; the machine may be busy
+
+# Jobs small enough for a test, in place of the real one by their dotted name. Each says that it ran in `ran.jsonl`.
+TOY_JOBS = """
+import os, time
+from pathlib import Path
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import append_jsonl
+
+def ran(cfg):
+    append_jsonl("ran.jsonl", {"seed": cfg.seed, "samples": cfg.num_samples, "group": os.environ["MAGIC_INSERT_SWEEP"]})
+
+def climb(cfg):
+    ran(cfg)
+    if cfg.seed == 2 and not Path("mended").exists():
+        raise RuntimeError("the second is broken")
+    append_jsonl(Path(cfg.out) / "metrics.jsonl", {"stage": "toy", "step": 1, "height": 10 * cfg.seed})
+    return cfg.seed + cfg.num_samples / 100
+
+def draw(cfg):
+    ran(cfg)
+    Path(cfg.out).write_bytes(b"a picture")
+
+def lose(cfg):
+    ran(cfg)
+    if cfg.seed == 3:
+        raise UserError("expected another seed,\\n got 3")
+    return float("nan") if cfg.seed == 2 else 5.0
+
+def wait(cfg):
+    ran(cfg)
+    if cfg.seed == 2 and not Path("mended").exists():
+        time.sleep(300)
+"""
+RUN_TOY = """
+import signal, sys
+from magic_insert.cli.app import run_app
+from magic_insert.core.errors import UserError
+from magic_insert.launch.signals import stop_on_sigterm
+
+def check(cfg):
+    if cfg.num_samples == 13:
+        raise UserError("expected num_samples without bad luck, got 13")
+
+signal.signal(signal.SIGTERM, stop_on_sigterm)
+run_app("card", "toy_jobs:" + sys.argv.pop(1), sys.argv[1:], check)
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    (tmp_path / "toy_jobs.py").write_text(TOY_JOBS)
+    return tmp_path
+
+
+def start(folder: Path, job: str, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN_TOY, job, "-m", *words],
+        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def run(folder: Path, job: str, *words: str) -> tuple[int, str, str]:
+    process = start(folder, job, *words)
+    told, errors = process.communicate(timeout=PATIENCE)
+    return process.returncode, told, errors
+
+
+def ran(folder: Path) -> list[int]:
+    return [row["seed"] for row in read_jsonl(folder / "ran.jsonl")]
+
+
+def test_a_failed_job_stops_no_other_is_told_with_its_log_and_run_again_alone(toy: Path) -> None:
+    words = ("out=runs/s", "seed=1,2,3", "num_samples=5,7", "sweep.workers=2")
+    code, told, _ = run(toy, "climb", *words)
+    assert code == 1
+    assert "2 of 6 jobs failed" in told
+    failed = next(line for line in told.splitlines() if "seed=2,num_samples=5: FAILED" in line)
+    assert "RuntimeError: the second is broken" in failed
+    log = toy / failed.split("log: ")[1]
+    assert "Traceback" in log.read_text()
+    assert told.index(failed) < told.index("table:")
+    assert sorted(ran(toy)) == [1, 1, 2, 2, 3, 3]
+    assert read_jsonl(toy / "ran.jsonl")[0]["group"] == "card s"
+    assert read_json(toy / "runs/s/seed=2,num_samples=5/run.json")["state"] == "failed"
+
+    (toy / "mended").touch()
+    code, told, errors = run(toy, "climb", *words)
+    assert (code, errors) == (0, "")
+    assert "6 jobs, 4 done before" in told
+    assert sorted(ran(toy)[6:]) == [2, 2]
+    assert "best: seed=3,num_samples=7 (3.07)" in told
+    table = list(csv.DictReader((toy / "runs/s/sweep.csv").open()))
+    assert [
+        (row["seed"], row["num_samples"], float(row["value"]), float(row["height"])) for row in table
+    ] == [
+        (str(seed), str(samples), seed + samples / 100, 10.0 * seed)
+        for seed in (1, 2, 3)
+        for samples in (5, 7)
+    ]
+    assert "| 3 | 7 | done | **3.07** | 30 |" in (toy / "runs/s/sweep.md").read_text()
+    assert load_rgb(toy / "runs/s/heatmap.png").std() > 0.05
+
+
+def test_a_changed_setting_runs_every_job_again_and_a_metric_may_rank_them(toy: Path) -> None:
+    (toy / "mended").touch()
+    run(toy, "climb", "out=runs/s", "seed=1,2")
+    words = ("out=runs/s", "seed=1,2", "num_samples=9", "sweep.metric=height", "sweep.direction=min")
+    code, told, _ = run(toy, "climb", *words)
+    assert code == 0
+    assert ran(toy) == [1, 2, 1, 2]
+    assert "best: seed=1 (10)" in told
+    assert not (toy / "runs/s/heatmap.png").exists()
+
+
+def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
+    assert run(toy, "draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
+        "a__seed=1.png",
+        "a__seed=2.png",
+        "a__sweep",
+    ]
+    (toy / "runs/a__seed=2.png").unlink()
+    assert run(toy, "draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert ran(toy) == [1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [(["seed=1,2", "num_samples=5,13"], "bad luck"), (["num_samples=5,0"], "num_samples"),
+     (["seed=1,2", "sweep.workers=0"], "sweep.workers"), (["seed=1,2", "sweep.direction=up"], "sweep.direction"),
+     (["seed=1,x"], "seed")],
+)  # fmt: skip
+def test_one_job_that_does_not_fit_keeps_the_whole_sweep_from_starting(
+    toy: Path, words: list[str], named: str
+) -> None:
+    code, told, errors = run(toy, "climb", "out=runs/s", *words)
+    assert (code, told, errors.count("\n")) == (2, "", 1)
+    assert named in errors
+    assert not (toy / "ran.jsonl").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path, number: signal.Signals) -> None:
+    words = ("out=runs/s", "seed=1,2")
+    process = start(toy, "wait", *words)
+    record = toy / "runs/s/seed=2/run.json"
+    deadline = time.monotonic() + PATIENCE
+    try:
+        while not ((toy / "ran.jsonl").exists() and ran(toy) == [1, 2]):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        process.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == (143 if number == signal.SIGTERM else -number)
+    while state_of(read_json(record)) == "running":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (toy / "mended").touch()
+    assert run(toy, "wait", *words)[0] == 0
+    assert ran(toy) == [1, 2, 2]
+
+
+# A sweeper that asks for three jobs, one of them twice, and writes down what it hears: what an optimizer does.
+LISTENER = """
+from pathlib import Path
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from magic_insert.core.jsonl import write_json
+
+class Listener(Sweeper):
+    def __init__(self, max_batch_size=None, params=None): ...
+    def setup(self, *, hydra_context, task_function, config):
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config)
+    def sweep(self, arguments):
+        heard = []
+        for batch in ([1, 2, 1], [3]):
+            jobs = [[*(a for a in arguments if "=1,2" not in a), f"seed={seed}"] for seed in batch]
+            heard.append([job.return_value for job in self.launcher.launch(jobs, 0)])
+        write_json("heard.json", heard)
+"""
+
+
+def test_an_optimizer_hears_a_finite_number_of_every_job_and_all_batches_share_a_table(toy: Path) -> None:
+    (toy / "hydra_plugins").mkdir()
+    (toy / "hydra_plugins" / "listener.py").write_text(textwrap.dedent(LISTENER))
+    words = ("out=runs/s", "seed=1,2,3", "hydra.sweeper._target_=hydra_plugins.listener.Listener")
+    code, _, errors = run(toy, "lose", *words)
+    assert code == 0, errors
+    assert read_json(toy / "heard.json") == [[5.0, -1e9, 5.0], [-1e9]]
+    assert [row.state for row in read_sweep(toy / "runs/s").outcomes] == ["done", "done", "failed"]
+    assert sorted(ran(toy)) == [1, 2, 3]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
+def test_optuna_finds_the_top_and_the_same_command_repeats_its_search(toy: Path) -> None:
+    (toy / "mended").touch()
+    words = ("out=runs/s", "seed=range(1,6)", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=5",
+             "hydra.sweeper.direction=maximize", "hydra.sweeper.sampler.seed=1", "hydra.sweeper.n_jobs=1")  # fmt: skip
+    assert run(toy, "climb", *words)[0] == 0
+    first = ran(toy)
+    assert run(toy, "climb", *words)[0] == 0
+    assert ran(toy) == first
+
+
+def outcome(value: float | None, **settings: str) -> Outcome:
+    return Outcome(
+        job_name(settings), settings, "failed" if value is None else "done", value, {}, "o", "l", 1.0, ""
+    )
+
+
+def test_a_heat_map_is_the_mean_over_everything_else_that_was_swept() -> None:
+    rows = [
+        outcome(float(r) * t + s, rounds=r, threshold=str(t), seed=str(s))
+        for r in ("1", "2") for t in (1, 3) for s in (0, 4)
+    ]  # fmt: skip
+    found = grid(Sweep("bootstrap", ["rounds", "threshold", "seed"], None, "max", rows))
+    assert found is not None
+    assert found.cells == [[3.0, 5.0], [4.0, 8.0]]
+
+
+def test_the_best_job_is_the_largest_or_the_smallest_and_never_a_failed_one(tmp_path: Path) -> None:
+    rows = [outcome(2.0, a="1"), outcome(None, a="2"), outcome(1.0, a="3")]
+    names = [getattr(Sweep("x", ["a"], None, way, rows).best, "name", None) for way in ("max", "min")]
+    assert names == ["a=1", "a=3"]
+    nothing = Sweep("x", ["a", "b"], None, "max", rows[1:2])
+    assert nothing.best is None
+    assert "best:" not in write_sweep(tmp_path, nothing)
+    assert "**" not in markdown(nothing)
+
+
+def test_jobs_are_named_by_what_was_swept_alone() -> None:
+    words = ["seed=1,2", "style.scale=0.5", "subject=a/b.png,c.png", "lr=range(1,3)"]
+    keys = swept_keys(words, ["bootstrap.rounds"])
+    assert keys == ["bootstrap.rounds", "seed", "subject", "lr"]
+    settings = settings_of(
+        ["bootstrap.rounds=2", "seed=1", "style.scale=0.5", "subject=a/b.png", "lr=1"], keys
+    )
+    assert job_name(settings) == "bootstrap.rounds=2,seed=1,subject=a-b.png,lr=1"
+
+
+def test_long_names_are_cut_and_stay_apart() -> None:
+    one, other = (job_name({"subject": "x" * 300 + end}) for end in "ab")
+    assert len(one) < LONGEST_NAME + 20
+    assert one != other
