@@ -5,7 +5,6 @@ which a picture is missing is drawn again as a whole, so a killed run ends with 
 Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are float32 in [0, 1].
 """
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cached_property
@@ -20,10 +19,10 @@ from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig
 from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer
 from magic_insert.config.typed import overridden
 from magic_insert.core.compositing import paste
-from magic_insert.core.digest import digest
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
-from magic_insert.core.jsonl import read_json, write_bytes, write_json
+from magic_insert.core.jsonl import append_jsonl, read_json, write_bytes, write_json
 from magic_insert.core.records import Scene, Subject
 from magic_insert.data.benchmarks import Benchmark, BenchPair
 from magic_insert.evaluation.entries import (
@@ -49,7 +48,8 @@ from magic_insert.methods.stylizers import build_stylizer
 
 BATCH = 8
 CLAIM = "method.json"
-log = logging.getLogger(__name__)
+NOTES = "notes.jsonl"
+JUDGES = "encoders"
 
 Draw = tuple[BenchPair, int]
 
@@ -123,7 +123,11 @@ class Workshop:
         cfg = self.cfg
         model = [asdict(cfg.model), model_marks(self.model_folder)]
         shared = [model, cfg.seed, self.bench.digest]
-        keys: dict[str, Any] = {}
+        keys: dict[str, Any] = {
+            name: sorted(sha256_file(path) for path in files.values())
+            for (track, name), files in self.made_elsewhere.items()
+            if track == "stylize"
+        }
         for name, stylizer in self.stylizers.items():
             recipe = asdict(self.recipe(stylizer)) if needs_personalization(stylizer) else None
             style, sampling = self.style_of(stylizer), self.sampling_of(stylizer)
@@ -133,7 +137,7 @@ class Workshop:
             if stylizer_name is not None:
                 inserter = asdict(self.inserters[inserter_name])
                 marks = model_marks(self.inserter_folders[inserter_name])
-                key = [keys.get(stylizer_name, IMAGES), inserter, marks, cfg.segmenter.name, shared]
+                key = [keys[stylizer_name], inserter, marks, cfg.segmenter.name, shared]
                 _claim(method_folder(self.out, "insert", method), key)
 
     def recipe(self, stylizer: EvaluatedStylizer) -> PersonalizationConfig:
@@ -235,7 +239,7 @@ class Workshop:
             return
         scene = self.bench.scene(pair.background)
         redrawn = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
-        cut = self._cut(redrawn, pair)
+        cut = self._cut(redrawn, stylizer, pair)
         for name, path in wanted.items():
             made = place(
                 scene,
@@ -253,10 +257,10 @@ class Workshop:
             save_png(path, made.final.rgb)
             self.tick(1)
 
-    def _cut(self, redrawn: Float[Tensor, "3 h w"], pair: BenchPair) -> Subject:
+    def _cut(self, redrawn: Float[Tensor, "3 h w"], stylizer: str, pair: BenchPair) -> Subject:
         """The redrawn subject without its ground; where nothing stands out, the whole picture, ground and all.
 
-        A method may draw anything; one bad picture is a bad score, not the end of an evaluation.
+        A method may draw anything; one bad picture is a bad score, not the end of an evaluation. NOTES names it.
         """
         from magic_insert.models.segment import cut_subject
 
@@ -266,7 +270,8 @@ class Workshop:
                 model_folder=self.segmenter_folder,
             )  # fmt: skip
         except UserError as error:
-            log.warning("%s: pasted with its ground, because: %s", pair.pair_id, error)
+            note = f"pasted with its ground, because: {error}"
+            append_jsonl(self.out / NOTES, {"method": stylizer, "pair_id": pair.pair_id, "note": note})
             return Subject(redrawn, torch.ones_like(redrawn[:1]), pair.subject)
 
     def adopt(self) -> None:
@@ -319,6 +324,8 @@ def model_marks(folder: Path | None) -> list[Any]:
         return []
     marks: list[Any] = []
     for path in sorted(folder.rglob("*.safetensors")):
+        if JUDGES in path.relative_to(folder).parts:
+            continue  # they look at pictures and make none
         with path.open("rb") as file:
             size = path.stat().st_size
             file.seek(max(0, size - (1 << 16)))
