@@ -219,6 +219,7 @@ def test_the_class_is_drawn_once_and_its_loss_has_the_weight_it_was_given(
     assert largest_change(light, without) < 1e-3 < largest_change(heavy, without)
 
 
+@pytest.mark.slow  # tracing the network takes half a minute
 def test_the_compiled_network_learns_what_the_plain_one_learns(
     tiny_pipe: Any, plain: Path, tmp_path: Path
 ) -> None:
