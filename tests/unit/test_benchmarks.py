@@ -12,6 +12,7 @@ from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
+from magic_insert.data.benchmark_selection import describe
 from magic_insert.data.benchmarks import Benchmark, BenchPair, Source
 from magic_insert.data.picture_folders import folder, subjectplop
 from magic_insert.data.toyplop import ToyPlop
@@ -38,7 +39,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def laid_out(source: Source, cfg: BenchmarkConfig, out: Path) -> Benchmark:
-    bench = benchmarks.describe(source, cfg, out)
+    bench = describe(source, cfg, out)
     benchmarks.claim(bench)
     assert list(benchmarks.lay_out(source, bench, benchmarks.missing_parts(bench)))
     assert not benchmarks.missing_parts(bench)
@@ -47,7 +48,7 @@ def laid_out(source: Source, cfg: BenchmarkConfig, out: Path) -> Benchmark:
 
 def test_toyplop_has_its_published_shape_and_a_truth_for_every_pair() -> None:
     for split, subjects, scenes in (("mini", 5, 4), ("full", 35, 20)):
-        bench = benchmarks.describe(
+        bench = describe(
             source := ToyPlop(BenchmarkConfig("toyplop", split=split)), BenchmarkConfig("toyplop"), Path("x")
         )
         assert (len(bench.subjects), len(bench.backgrounds), len(bench.pairs)) == (
@@ -76,7 +77,7 @@ def test_what_lies_in_the_folder_is_what_the_toybox_renders(tmp_path: Path) -> N
 def test_a_larger_selection_begins_with_the_smaller_and_shares_its_digest() -> None:
     def ids(number: int) -> tuple[str, list[str]]:
         cfg = BenchmarkConfig("toyplop", split="full", num_subjects=number, num_scenes=2)
-        bench = benchmarks.describe(ToyPlop(cfg), cfg, Path("x"))
+        bench = describe(ToyPlop(cfg), cfg, Path("x"))
         return bench.digest, [subject.id for subject in bench.subjects]
 
     (few_digest, few), (many_digest, many) = ids(3), ids(10)
@@ -87,7 +88,7 @@ def test_a_larger_selection_begins_with_the_smaller_and_shares_its_digest() -> N
 
 def test_styles_choose_the_scenes_that_are_drawn_so() -> None:
     cfg = BenchmarkConfig("toyplop", split="full", styles=["photo", "mosaic"])
-    bench = benchmarks.describe(ToyPlop(cfg), cfg, Path("x"))
+    bench = describe(ToyPlop(cfg), cfg, Path("x"))
     assert {b.style for b in bench.backgrounds} == {"photo", "mosaic"}
     assert {b.style_text for b in bench.backgrounds} == {"a photo", "a mosaic"}
 
@@ -96,12 +97,12 @@ def test_a_name_that_the_benchmark_does_not_have_is_refused_by_its_key(pictures:
     for key in ("subjects", "backgrounds", "styles", "pairs"):
         cfg = BenchmarkConfig("folder", root=str(pictures), **{key: ["dragon"]})
         with pytest.raises(UserError, match=rf"benchmark\.{key}.*dragon"):
-            benchmarks.describe(folder(cfg, AUTO), cfg, Path("x"))
+            describe(folder(cfg, AUTO), cfg, Path("x"))
 
 
 def test_single_pairs_can_be_chosen_and_their_pictures_come_along(pictures: Path) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures), pairs=["apple__park"])
-    bench = benchmarks.describe(folder(cfg, AUTO), cfg, Path("x"))
+    bench = describe(folder(cfg, AUTO), cfg, Path("x"))
     assert [pair.pair_id for pair in bench.pairs] == ["apple__park"]
     assert ([s.id for s in bench.subjects], [b.id for b in bench.backgrounds]) == (["apple"], ["park"])
 
@@ -152,7 +153,7 @@ def test_the_same_folder_takes_more_pairs_of_its_benchmark_but_no_other_benchmar
     assert len(read_json(tmp_path / "out" / "benchmark.json")["pairs"]) == 4
     save_png(pictures / "backgrounds" / "park.png", torch.zeros(3, 60, 80))
     with pytest.raises(UserError, match="out=FOLDER"):
-        benchmarks.claim(benchmarks.describe(folder(everything, AUTO), everything, tmp_path / "out"))
+        benchmarks.claim(describe(folder(everything, AUTO), everything, tmp_path / "out"))
 
 
 def test_a_damaged_picture_is_named_and_the_sound_ones_stay(pictures: Path, tmp_path: Path) -> None:
@@ -160,7 +161,7 @@ def test_a_damaged_picture_is_named_and_the_sound_ones_stay(pictures: Path, tmp_
     path.write_bytes(path.read_bytes()[:500])
     cfg = BenchmarkConfig("folder", root=str(pictures))
     source = folder(cfg, AUTO)
-    bench = benchmarks.describe(source, cfg, tmp_path / "out")
+    bench = describe(source, cfg, tmp_path / "out")
     with pytest.raises(UserError, match=r"park\.png"):
         list(benchmarks.lay_out(source, bench, benchmarks.missing_parts(bench)))
     assert [part[1] for part in benchmarks.missing_parts(bench)] == ["park"]
@@ -199,7 +200,7 @@ def test_subjectplop_is_found_in_the_repository_and_in_a_bare_folder(tmp_path: P
 def test_a_benchmark_without_truth_says_so() -> None:
     cfg = BenchmarkConfig("toyplop", placement="left")
     with pytest.raises(UserError, match="placement=auto"):
-        benchmarks.describe(ToyPlop(cfg), cfg, Path("x"))
+        describe(ToyPlop(cfg), cfg, Path("x"))
     assert BenchPair("a", "b", "l").pair_id == "a__b.l"
 
 
@@ -207,11 +208,11 @@ def test_a_part_of_a_benchmark_never_bears_the_name_of_the_whole(tmp_path: Path)
     for split, subjects in (("full", 35), ("mini", 5)):
         whole = BenchmarkConfig("toyplop", split=split)
         part = BenchmarkConfig("toyplop", split=split, num_subjects=subjects - 1)
-        named = [benchmarks.describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
+        named = [describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
         assert named[0] == f"toyplop {split}"
         assert named[1].startswith(f"toyplop {split}, ")
     save_png(tmp_path / "characters" / "alien.png", subject_picture())
     save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
     cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
-    bench = benchmarks.describe(subjectplop(cfg, AUTO), cfg, Path("x"))
+    bench = describe(subjectplop(cfg, AUTO), cfg, Path("x"))
     assert bench.described["name"] == "subjectplop, 1 pairs of 36 x 20"

@@ -12,7 +12,7 @@ from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
 from magic_insert.toybox.benchmark import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import caption, style_phrase
-from magic_insert.toybox.world import render_subjects
+from magic_insert.toybox.world import effect_of, render_subjects
 
 VERSION = 1  # of the pictures: raised when the Toybox draws the same specs differently
 
@@ -63,4 +63,12 @@ class ToyPlop:
     def truth(self, subject: str, background: str) -> Truth:
         """The rendered answer."""
         made = toyplop_pair((subject, self.specs[subject]), self.scenes[background], self.size)
-        return Truth(made.subject_styled, made.with_subject, made.mask, made.effect)
+        # Methods hand in eight-bit pictures: an effect is what can be seen in such a picture.
+        composite, alone, mask = map(_eight_bit, (made.with_subject, made.background, made.mask))
+        effect = effect_of(composite[None], alone[None], mask[None])[0]
+        return Truth(made.subject_styled, composite, mask, effect)
+
+
+def _eight_bit(image: torch.Tensor) -> torch.Tensor:
+    """The picture as its file will hold it."""
+    return (image * 255).round() / 255

@@ -18,26 +18,22 @@ from torch import Tensor
 from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig
 from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer
 from magic_insert.config.typed import overridden
-from magic_insert.core.compositing import paste
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
-from magic_insert.core.jsonl import append_jsonl, read_json, write_bytes, write_json
-from magic_insert.core.records import Scene, Subject
+from magic_insert.core.jsonl import append_jsonl
+from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import Benchmark, BenchPair
+from magic_insert.evaluation.claims import claim, model_marks
 from magic_insert.evaluation.entries import (
-    COPY_PASTE,
-    RANDOM_SUBJECT,
     insert_methods,
     mask_file,
     method_folder,
     needs_stylised,
-    other_subject,
     picture_file,
     seeds_of,
 )
-from magic_insert.evaluation.images_methods import estimate_mask, match_files, require_size
-from magic_insert.evaluation.judge import expected_mask
+from magic_insert.evaluation.images_methods import match_files
 from magic_insert.methods import input_checks as checks
 from magic_insert.methods.base import BatchStylizer
 from magic_insert.methods.inserter_settings import effect_config, redraw_segmenter
@@ -47,9 +43,7 @@ from magic_insert.methods.stylizer_checks import check_stylizer, needs_personali
 from magic_insert.methods.stylizers import build_stylizer
 
 BATCH = 8
-CLAIM = "method.json"
 NOTES = "notes.jsonl"
-JUDGES = "encoders"
 
 Draw = tuple[BenchPair, int]
 
@@ -132,13 +126,13 @@ class Workshop:
             recipe = asdict(self.recipe(stylizer)) if needs_personalization(stylizer) else None
             style, sampling = self.style_of(stylizer), self.sampling_of(stylizer)
             keys[name] = [asdict(stylizer), recipe, asdict(style), asdict(sampling), shared]
-            _claim(method_folder(self.out, "stylize", name), keys[name])
+            claim(method_folder(self.out, "stylize", name), keys[name])
         for method, stylizer_name, inserter_name in insert_methods(cfg) if self.inserters else []:
             if stylizer_name is not None:
                 inserter = asdict(self.inserters[inserter_name])
                 marks = model_marks(self.inserter_folders[inserter_name])
                 key = [keys[stylizer_name], inserter, marks, cfg.segmenter.name, shared]
-                _claim(method_folder(self.out, "insert", method), key)
+                claim(method_folder(self.out, "insert", method), key)
 
     def recipe(self, stylizer: EvaluatedStylizer) -> PersonalizationConfig:
         """The job's personalisation with the method's own keys in it."""
@@ -273,71 +267,3 @@ class Workshop:
             note = f"pasted with its ground, because: {error}"
             append_jsonl(self.out / NOTES, {"method": stylizer, "pair_id": pair.pair_id, "note": note})
             return Subject(redrawn, torch.ones_like(redrawn[:1]), pair.subject)
-
-    def adopt(self) -> None:
-        """Copies pictures made elsewhere to where the rows look for them, with a mask for each composite.
-
-        Raises:
-            UserError: a picture is damaged, or a composite has another size than its background.
-        """
-        pairs = {pair.pair_id: pair for pair in self.bench.pairs}
-        for (track, name), files in self.made_elsewhere.items():
-            for pair_id, source in files.items():
-                pair, place = (
-                    pairs[pair_id],
-                    picture_file(self.out, track, name, pairs[pair_id], self.cfg.seed),
-                )
-                content = source.read_bytes()
-                if place.is_file() and place.read_bytes() == content:
-                    continue
-                picture = load_rgb(source)
-                if track == "insert":
-                    background = self.bench.scene(pair.background).rgb
-                    require_size(picture, (background.shape[-2], background.shape[-1]), source)
-                    mask = estimate_mask(picture, background, expected_mask(self.bench, pair))
-                    save_png(mask_file(place), mask)
-                write_bytes(place, content)
-
-    def floor_pictures(self, subject_id: str) -> None:
-        """The composites of the floors: the subject's own picture, and another subject's, pasted as they are."""
-        if not (self.cfg.floors and "insert" in self.cfg.tracks):
-            return
-        for pair in self.bench.pairs:
-            if pair.subject != subject_id:
-                continue
-            who = {COPY_PASTE: pair.subject, RANDOM_SUBJECT: other_subject(self.bench, pair, self.cfg.seed)}
-            for method, name in who.items():
-                path = picture_file(self.out, "insert", method, pair, self.cfg.seed)
-                if name is not None and not path.is_file():
-                    self._paste(path, name, pair)
-
-    def _paste(self, path: Path, subject: str, pair: BenchPair) -> None:
-        scene: Scene = self.bench.scene(pair.background)
-        made = paste(scene, self.bench.subject(subject), self.bench.box(pair, scene))
-        save_png(mask_file(path), made.mask)
-        save_png(path, made.rgb)
-
-
-def model_marks(folder: Path | None) -> list[Any]:
-    """What tells one folder of weights from another without reading it all: sizes and the last 64 KiB of each file."""
-    if folder is None:
-        return []
-    marks: list[Any] = []
-    for path in sorted(folder.rglob("*.safetensors")):
-        if JUDGES in path.relative_to(folder).parts:
-            continue  # they look at pictures and make none
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            file.seek(max(0, size - (1 << 16)))
-            marks.append([path.relative_to(folder).as_posix(), size, digest(file.read().hex())])
-    return marks
-
-
-def _claim(folder: Path, contents: Any) -> None:
-    key = digest(contents)
-    path = folder / CLAIM
-    if path.is_file() and read_json(path).get("key") != key:
-        raise UserError(
-            f"expected pictures of the same settings in {folder}, got those of others; set out=FOLDER, or delete it"
-        )
-    write_json(path, {"key": key, "made_with": contents})

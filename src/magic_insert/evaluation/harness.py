@@ -6,44 +6,35 @@ is one of. The rows do not depend on the number of processes.
 """
 
 import gc
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from textwrap import wrap
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import EvaluateConfig
-from magic_insert.core.digest import digest
-from magic_insert.core.images import contact_sheet, load_rgb, save_png
+from magic_insert.core.images import save_png
 from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
+from magic_insert.data.benchmark_selection import describe
 from magic_insert.data.benchmarks import Benchmark, Source
 from magic_insert.data.picture_folders import folder, subjectplop
 from magic_insert.data.toyplop import ToyPlop
 from magic_insert.evaluation.entries import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
 from magic_insert.evaluation.generate import Workshop
-from magic_insert.evaluation.judge import (
-    Judges,
-    collect,
-    embed_texts,
-    judge_all,
-    pictures_of,
-    reference_pictures,
-)
+from magic_insert.evaluation.given_pictures import adopt, floor_pictures
+from magic_insert.evaluation.judge import Judges, embed_texts, pictures_of, reference_pictures
+from magic_insert.evaluation.publish import facts_of, log_means, sheet
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.rows import ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
-from magic_insert.tracking import open_tracker
+from magic_insert.evaluation.units import collect, judge_all
 
-SHEET_PAIRS = 12
 PATIENCE = timedelta(days=7)
 
 
@@ -94,7 +85,7 @@ def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
         UserError: a picture is damaged, or `out` holds another benchmark.
     """
     source = open_source(cfg)
-    bench = benchmarks.describe(source, cfg.benchmark, out / INPUTS)
+    bench = describe(source, cfg.benchmark, out / INPUTS)
     if rank() == 0:
         benchmarks.claim(bench)
     parts = benchmarks.missing_parts(bench)
@@ -128,12 +119,12 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
     workshop = Workshop(cfg, bench, out, lambda done: ticks[0](done))
     if rank() == 0:
         workshop.claim_methods()
-        workshop.adopt()
+        adopt(bench, out, workshop.made_elsewhere, cfg.seed)
     wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
     with bar(console, "pictures", workshop.count(subjects)) as tick:
         ticks.append(tick)
         for subject in subjects:
-            workshop.floor_pictures(subject)
+            floor_pictures(cfg, bench, out, subject)
             workshop.make(subject)
     wait_for_all()
 
@@ -202,79 +193,6 @@ def picture_groups(bench: Benchmark, units: Sequence[tuple[Any, Sequence[Entry]]
         known.update(group)
         groups += [group] if group else []
     return groups
-
-
-def sheet(rows: Sequence[Row], out: Path) -> torch.Tensor:
-    """Pairs down, methods across, beside subject, background and truth; the first draw of each."""
-    made = {"stylize": "stylised", "insert": "composite"}
-    pairs = sorted({row["pair_id"] for row in rows})
-    step = max(1, len(pairs) / SHEET_PAIRS)
-    chosen = [pairs[int(i * step)] for i in range(min(len(pairs), SHEET_PAIRS))]
-    methods = list(dict.fromkeys(row["method"] for row in rows if ":" not in row["method"]))
-    first: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        first.setdefault((row["pair_id"], row["method"]), row)
-    lines = []
-    context = [name for name in ("subject", "background", "truth") if name in rows[0]["images"]]
-    for pair in chosen:
-        of_pair = {method: first[pair, method] for method in methods if (pair, method) in first}
-        any_row = next(row for (name, _), row in first.items() if name == pair)
-        paths = [any_row["images"][name] for name in context]
-        paths += [row["images"][made[row["track"]]] for row in of_pair.values()]
-        lines.append([load_rgb(out / path) for path in paths])
-    return contact_sheet(lines, chosen, [*context, *map(_folded, methods)])
-
-
-def _folded(method: str) -> str:
-    """A method's name in lines that fit over a picture."""
-    return "\n".join(wrap(method.replace("+", " + ").replace("_", " "), 16))
-
-
-def facts_of(
-    cfg: EvaluateConfig, bench: Benchmark, encoders: Mapping[str, Any], lpips: Any
-) -> dict[str, Any]:
-    """What the report says beside the numbers."""
-    judges = list({e.card.digest: e for e in [*encoders.values(), lpips] if e is not None}.values())
-    return {
-        "benchmark": {"digest": bench.digest, **bench.described},
-        "cards": [{**judge.card.to_dict(), "digest": judge.card.digest} for judge in judges],
-        "metrics": cfg.metrics,
-        "command": command_of(cfg),
-        "config_digest": digest(thaw(cfg)),
-        "has_truth": bench.has_truth,
-    }
-
-
-def command_of(cfg: EvaluateConfig) -> str:
-    """The command that chooses the same methods and pairs; every value is in the run's config.yaml."""
-    words = [f"benchmark={cfg.benchmark.name}"]
-    for name, value in thaw(cfg.benchmark).items():
-        if name not in ("name", "size") and value not in (None, [], "auto"):
-            text = f"[{','.join(value)}]" if isinstance(value, list) else str(value)
-            words.append(f"benchmark.{name}={text}")
-    words += [f"stylizer={','.join(cfg.stylizers)}"] if cfg.stylizers else []
-    words += [f"inserter={','.join(cfg.inserters)}"] if cfg.inserters else []
-    words += [f"track={cfg.track}", f"metrics={cfg.metrics}", f"model={cfg.model.name}", f"seed={cfg.seed}"]
-    return shlex.join(["magic-insert", "evaluate", *words, f"out={cfg.out}"])
-
-
-def log_means(cfg: EvaluateConfig, out: Path, rows: Sequence[Row]) -> None:
-    """The mean of every column of every method, through the tracker: the numbers of the main tables, as tables."""
-    sums: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        columns = sums.setdefault((row["track"], row["method"]), {})
-        for column, value in row["values"].items():
-            columns.setdefault(column, []).append(value)
-    with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
-        for step, track in enumerate(cfg.tracks):
-            tables: list[dict[str, Any]] = [
-                {"method": method, **{name: sum(v) / len(v) for name, v in columns.items()}}
-                for (of_track, method), columns in sums.items()
-                if of_track == track
-            ]
-            tracker.table(step, track, tables)
-            named = {f"{track}/{t['method']}/{n}": v for t in tables for n, v in t.items() if n != "method"}
-            tracker.log(step, named)
 
 
 @contextmanager

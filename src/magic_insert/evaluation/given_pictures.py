@@ -1,0 +1,71 @@
+"""Pictures that no model draws: those made elsewhere, copied to where rows look for them, and the floors' composites.
+
+Shape letters: H, W of a background. Pictures are float32 in [0, 1].
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import EvaluateConfig
+from magic_insert.core.compositing import paste
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import write_bytes
+from magic_insert.data.benchmarks import Benchmark, BenchPair
+from magic_insert.evaluation.entries import COPY_PASTE, RANDOM_SUBJECT, mask_file, other_subject, picture_file
+from magic_insert.evaluation.images_methods import estimate_mask, require_size
+
+
+@lru_cache(maxsize=32)
+def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
+    """Where the subject's own picture would cover the background at the pair's place."""
+    scene = bench.scene(pair.background)
+    return paste(scene, bench.subject(pair.subject), bench.box(pair, scene)).mask
+
+
+def adopt(
+    bench: Benchmark, out: Path, made_elsewhere: Mapping[tuple[str, str], Mapping[str, Path]], seed: int
+) -> None:
+    """Copies pictures made elsewhere to where the rows look for them, with a mask for each composite.
+
+    Args:
+        made_elsewhere: (track, method) to pair_id to file.
+        seed: the draw that they stand for.
+
+    Raises:
+        UserError: a picture is damaged, or a composite has another size than its background.
+    """
+    pairs = {pair.pair_id: pair for pair in bench.pairs}
+    for (track, method), files in made_elsewhere.items():
+        for pair_id, source in files.items():
+            pair = pairs[pair_id]
+            place = picture_file(out, track, method, pair, seed)
+            content = source.read_bytes()
+            if place.is_file() and place.read_bytes() == content:
+                continue
+            picture = load_rgb(source)
+            if track == "insert":
+                background = bench.scene(pair.background).rgb
+                require_size(picture, (background.shape[-2], background.shape[-1]), source)
+                save_png(mask_file(place), estimate_mask(picture, background, expected_mask(bench, pair)))
+            write_bytes(place, content)
+
+
+def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:
+    """The composites of the floors: the subject's own picture, and another subject's, pasted as they are."""
+    if not (cfg.floors and "insert" in cfg.tracks):
+        return
+    for pair in bench.pairs:
+        if pair.subject != subject_id:
+            continue
+        who = {COPY_PASTE: pair.subject, RANDOM_SUBJECT: other_subject(bench, pair, cfg.seed)}
+        for method, name in who.items():
+            path = picture_file(out, "insert", method, pair, cfg.seed)
+            if name is not None and not path.is_file():
+                scene = bench.scene(pair.background)
+                made = paste(scene, bench.subject(name), bench.box(pair, scene))
+                save_png(mask_file(path), made.mask)
+                save_png(path, made.rgb)
