@@ -34,11 +34,12 @@ def list_ober_release(root: Path, *, black_subject: bool = False) -> Listing:
         row = 0
         for group in range(file.metadata.num_row_groups):
             for place in range(file.metadata.row_group(group).num_rows):
-                blobs = [
+                with_subject, without, mask = (
                     Blob(f"{shard.name}:{row}:{name}", partial(_cell, shard, group, place, name))
                     for name in COLUMNS
-                ]
-                pairs.append(PairRef(f"{shard.stem}-{row:06d}", *blobs, black_subject=black_subject))
+                )
+                name = f"{shard.stem}-{row:06d}"
+                pairs.append(PairRef(name, with_subject, without, mask, black_subject))
                 row += 1
     return Listing(pairs, {})
 

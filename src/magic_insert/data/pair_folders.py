@@ -16,7 +16,7 @@ from pathlib import Path
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl
-from magic_insert.data.pairs import LAYERS, Blob, Listing, PairRef, file_blob
+from magic_insert.data.pairs import LAYERS, Listing, PairRef, file_blob
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -124,5 +124,5 @@ def _find(folder: Path, stem: str) -> Path | None:
 
 
 def _ref(name: str, files: Sequence[Path], black_subject: bool) -> PairRef:
-    blobs: list[Blob] = [file_blob(path) for path in files]
-    return PairRef(name, *blobs, black_subject=black_subject)
+    with_subject, without, mask = map(file_blob, files)
+    return PairRef(name, with_subject, without, mask, black_subject)

@@ -45,7 +45,8 @@ def list_shards(root: Path, *, black_subject: bool = False) -> Listing:
             if missing:
                 problems[key] = f"no {' and no '.join(missing)} in {shard.name}"
             else:
-                pairs.append(PairRef(key, *(layers[layer] for layer in LAYERS), black_subject=black_subject))
+                with_subject, without, mask = (layers[layer] for layer in LAYERS)
+                pairs.append(PairRef(key, with_subject, without, mask, black_subject))
     return Listing(pairs, problems)
 
 

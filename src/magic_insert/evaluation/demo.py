@@ -23,7 +23,7 @@ from magic_insert.evaluation.demo_page import PairView, page
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
 from magic_insert.methods import checks
 from magic_insert.methods.insertion import Inserted, Stages
-from magic_insert.methods.stylizer_checks import needs_personalization
+from magic_insert.methods.stylizer_checks import check_stylizer, needs_personalization
 from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import style_phrase
 

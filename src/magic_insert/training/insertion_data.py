@@ -73,8 +73,8 @@ def view_of(pair: Pair, number: int, size: int, config: ViewConfig) -> View:
     ]
     if number % 2:
         layers = [layer.flip(-1) for layer in layers]
-    mask = layers[3]
-    return View(*layers, loose_mask=dilate(mask, round(growth * config.dilate * size)))
+    loose_mask = dilate(layers[3], round(growth * config.dilate * size))
+    return View(*layers, loose_mask)
 
 
 def _window(pair: Pair, size: int, context: float, width: float | None) -> Region:

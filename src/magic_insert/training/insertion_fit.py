@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
@@ -76,6 +77,7 @@ def fit_edit(
     """
     unet = load_edit_unet(start) if isinstance(start, Path) else edit_start(start)
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
+    before = weights_digest(unet)
     contents = {
         "task": task,
         "steps": steps,
@@ -88,7 +90,7 @@ def fit_edit(
         "clip_norm": options.clip_norm,
         "lora_rank": options.lora_rank,
         "merged": options.merged,
-        "start": weights_digest(unet),
+        "start": before,
         "data": latents_digest(latents),
     }
     product, work = folder / PRODUCTS[task], folder / f"{PRODUCTS[task]}.fit"
@@ -132,7 +134,7 @@ def fit_edit(
         if options.merged:
             unet.save_pretrained(staged)
         else:
-            save_edit_lora(staged, unet, rank=options.lora_rank, start=contents["start"])
+            save_edit_lora(staged, unet, rank=options.lora_rank, start=before)
         write_json(staged / CARD, {"key": digest(contents), **contents})
         staged.rename(product)
         shutil.rmtree(work)
