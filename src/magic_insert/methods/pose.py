@@ -84,11 +84,9 @@ def build_pose(cfg: PoseConfig) -> PoseSuggester:
 
 def drop_place(scene: Scene, box: Box) -> Float[Tensor, "3 h w"]:
     """The part of the scene around `box`, as far as the picture goes."""
-    height, width = scene.size
-    half = CONTEXT * max(box.w, box.h) / 2
-    x, y = box.x + box.w / 2, box.y + box.h / 2
-    rows = slice(max(0, round(y - half)), min(height, round(y + half)))
-    return scene.rgb[:, rows, max(0, round(x - half)) : min(width, round(x + half))]
+    side = round(CONTEXT * max(box.w, box.h))
+    top, left = box.y + box.h // 2 - side // 2, box.x + box.w // 2 - side // 2
+    return scene.rgb[:, max(0, top) : top + side, max(0, left) : left + side]
 
 
 def suggest(suggester: PoseSuggester, scene: Scene, box: Box, *, words: str = "") -> str:

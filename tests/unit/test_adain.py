@@ -1,0 +1,133 @@
+"""AdaIN on random networks of the published shape, and on real pictures where real weights are at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, load_rgba
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+from magic_insert.methods.adain import AdainStylizer, spread_colours
+from magic_insert.models.segment import cut_subject
+from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder, load_adain
+
+SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+REAL = SHARED / "weights"
+PICTURES = SHARED / "subjectplop"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random networks whose pictures stay inside [0, 1] and do depend on their input."""
+    folder = tmp_path_factory.mktemp("adain")
+    torch.manual_seed(0)
+    encoder, decoder = build_encoder(), build_decoder()
+    for network in (encoder, decoder):
+        for layer in network:
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight)
+    with torch.no_grad():
+        decoder[-1].weight.mul_(0.03)
+        decoder[-1].bias.fill_(0.5)
+    save_file(encoder.state_dict(), folder / ENCODER_FILE)
+    save_file(decoder.state_dict(), folder / DECODER_FILE)
+    return folder
+
+
+def picture(seed: int, height: int = 64, width: int = 80) -> Tensor:
+    return torch.rand(3, height, width, generator=generator(seed, "picture"))
+
+
+def subject() -> Subject:
+    alpha = torch.zeros(1, 60, 60)
+    alpha[:, 10:50, 20:40] = 1
+    return Subject(picture(0, 60, 60), alpha, "block")
+
+
+def test_the_encoder_halves_three_times_rounding_up_and_the_decoder_doubles_back() -> None:
+    features = build_encoder()(torch.rand(1, 3, 37, 64))
+    assert features.shape == (1, 512, 5, 8)
+    assert (features >= 0).all()
+    assert build_decoder()(features).shape == (1, 3, 40, 64)
+
+
+def test_a_picture_in_its_own_style_is_what_the_networks_make_of_it_untouched(weights: Path) -> None:
+    networks, image = load_adain(weights), picture(1)[None]
+    torch.testing.assert_close(
+        networks(image, image), networks(image, picture(2)[None], 0.0), atol=1e-3, rtol=0
+    )
+    assert networks(image, image).shape == image.shape
+
+
+def test_the_weight_leads_from_the_subjects_look_to_the_scenes(weights: Path) -> None:
+    scene = picture(3) ** 3
+    drawn = [
+        AdainStylizer(weights, subject(), size=64, weight=w)(scene, seed=0, id="x") for w in (0.0, 0.5, 1.0)
+    ]
+    near, far = ((image - drawn[0]).abs().mean() for image in drawn[1:])
+    assert 1e-4 < near < far
+
+
+def test_the_ground_stays_white_and_the_result_has_the_size_asked_for(weights: Path) -> None:
+    stylizer = AdainStylizer(weights, subject(), size=64, out_size=48)
+    drawn = stylizer(picture(4, 100, 50), seed=0, id="x")
+    assert drawn.shape == (3, 48, 48)
+    assert (drawn[:, :, :8] == 1).all()
+    assert (drawn[:, 20:28, 22:26] < 1).any()
+
+
+def test_spread_colours_keep_the_subject_and_fill_the_ground_with_its_own() -> None:
+    cover = torch.zeros(1, 32, 32)
+    cover[:, 8:24, 8:24] = 1
+    colour = torch.tensor([0.8, 0.1, 0.3])[:, None, None]
+    image = torch.where(cover > 0, colour, 1.0)
+    filled = spread_colours(image, cover)
+    torch.testing.assert_close(filled, colour.expand(3, 32, 32), atol=1e-5, rtol=0)
+    busy = picture(5, 32, 32)
+    assert torch.equal(spread_colours(busy, torch.ones(1, 32, 32)), busy)
+
+
+@pytest.mark.parametrize("what", ["missing", "damaged", "another"])
+def test_weights_that_are_not_there_damaged_or_of_another_network_are_refused(
+    weights: Path, tmp_path: Path, what: str
+) -> None:
+    (tmp_path / ENCODER_FILE).write_bytes((weights / ENCODER_FILE).read_bytes())
+    if what == "damaged":
+        (tmp_path / DECODER_FILE).write_bytes(b"not safetensors")
+    if what == "another":
+        (tmp_path / DECODER_FILE).write_bytes((weights / ENCODER_FILE).read_bytes())
+    with pytest.raises(UserError, match=DECODER_FILE) as caught:
+        load_adain(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(
+    not (REAL / DECODER_FILE).is_file() or not (PICTURES / "characters" / "gnome.png").is_file(),
+    reason="the real weights of AdaIN and real pictures are an optional folder; set MAGIC_INSERT_SHARED",
+)
+def test_a_real_subject_takes_the_colours_of_a_real_scene_and_keeps_its_outlines() -> None:
+    rgba = torch.cat([part for part in load_rgba(PICTURES / "characters" / "gnome.png") if part is not None])
+    small = area_resize(rgba, 256, 256)
+    gnome = cut_subject(small[:3], small[3:], "gnome", segmenter="auto", model_folder=None)
+    scene = load_rgb(PICTURES / "backgrounds" / "winter.png")
+    stylizers = [AdainStylizer(REAL, gnome, size=128, weight=weight) for weight in (0.0, 1.0)]
+    own, drawn = (stylizer(scene, seed=0, id="x") for stylizer in stylizers)
+    shown, inside = stylizers[0].picture, stylizers[0].cover[0] > 0.99
+
+    def colour(image: Tensor) -> Tensor:
+        return torch.stack([channel[inside].mean() for channel in image])
+
+    def likeness(image: Tensor) -> float:
+        return float(torch.corrcoef(torch.stack([image.mean(0)[inside], shown.mean(0)[inside]]))[0, 1])
+
+    # At weight 0 the networks are an autoencoder; at weight 1 light and dark are still where they were.
+    assert likeness(own) > 0.6
+    assert likeness(drawn) > 0.1
+    target = scene.mean((1, 2))
+    assert (colour(drawn) - target).norm() < 0.3 * (colour(shown) - target).norm()

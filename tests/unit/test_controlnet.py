@@ -1,0 +1,165 @@
+"""Laws of structure: diffusers reads the folder, strength 0 is absence, rows follow their own edges."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+
+from magic_insert.config.schema import ModelConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import generator
+from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
+from magic_insert.models.lora import add_lora, save_lora
+from magic_insert.models.micro import MICRO, TINY, build_unet
+from magic_insert.models.micro_controlnet import build_controlnet
+from magic_insert.models.sampling import sample
+from magic_insert.models.style import style_embeds
+from magic_insert.models.zoo import load_pipeline
+
+SHIPPED_MB = 4.4  # what the package has room for
+
+
+def square(side: int = 64, hole: int = 16) -> torch.Tensor:
+    image = torch.ones(3, side, side)
+    image[:, hole:-hole, hole:-hole] = 0
+    return image
+
+
+def edges(seed: int) -> torch.Tensor:
+    return canny_edges(torch.rand(3, 64, 64, generator=generator(seed, "edges")))
+
+
+def draw(pipe: Any, structure: Structure | None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
+    return sample(pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, structure=structure)
+
+
+def test_a_dark_square_has_edges_along_its_border_and_nowhere_else() -> None:
+    found = canny_edges(square())
+    assert found.unique().tolist() == [0, 1]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    assert found[:, 20:44, 20:44].sum() == 0
+    assert found[:, :13].sum() == 0
+    assert found[0, 13:20, 30].sum() >= 1
+    assert canny_edges(torch.full((3, 32, 32), 0.7)).sum() == 0
+
+
+def test_plain_diffusers_reads_the_folder_and_draws_the_same_picture(
+    tiny_pipe: Any, stock_pipe: Any, tiny_micro: Path
+) -> None:
+    ours = draw(tiny_pipe, Structure(controlnet_of(tiny_pipe), edges(0)[None], 0.6))[0]
+    network = ControlNetModel.from_pretrained(tiny_micro / "controlnet", local_files_only=True)
+    stock = StableDiffusionXLControlNetPipeline(
+        **{k: v for k, v in stock_pipe.components.items() if v is not None},
+        controlnet=network,
+        add_watermarker=False,
+        force_zeros_for_empty_prompt=False,
+    )
+    stock.set_progress_bar_config(disable=True)
+    theirs = stock(
+        "a red bunny",
+        image=edges(0)[None],
+        controlnet_conditioning_scale=0.6,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(1),
+        output_type="pt",
+    ).images[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+def test_at_strength_zero_the_network_is_exactly_absent_and_above_it_is_not(tiny_pipe: Any) -> None:
+    network, without = controlnet_of(tiny_pipe), draw(tiny_pipe, None)
+    assert torch.equal(draw(tiny_pipe, Structure(network, edges(0)[None], 0.0)), without)
+    weak, strong = (draw(tiny_pipe, Structure(network, edges(0)[None], scale)) for scale in (0.3, 1.0))
+    assert 1e-5 < (weak - without).abs().mean() < (strong - without).abs().mean()
+
+
+def test_a_row_follows_its_own_edges_at_its_own_strength(tiny_pipe: Any) -> None:
+    network, both = controlnet_of(tiny_pipe), torch.stack([edges(0), edges(1)])
+    together = draw(tiny_pipe, Structure(network, both, [0.0, 0.8]), (1, 2))
+    alone = [draw(tiny_pipe, None, (1,)), draw(tiny_pipe, Structure(network, both[1:], 0.8), (2,))]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+    other = draw(tiny_pipe, Structure(network, both[:1], 0.8), (2,))
+    assert (other - together[1]).abs().max() > 1e-5
+
+
+def test_edges_and_strengths_for_another_number_of_pictures_are_refused(tiny_pipe: Any) -> None:
+    network = controlnet_of(tiny_pipe)
+    with pytest.raises(UserError, match="for 2 pictures, got 3 and 2"):
+        Structure(network, torch.zeros(3, 3, 64, 64), 1.0).expand(2)
+    with pytest.raises(UserError, match="for 2 pictures, got 2 and 1"):
+        Structure(network, torch.zeros(2, 3, 64, 64), [1.0]).expand(2)
+
+
+def test_a_fresh_network_changes_nothing_and_begins_as_the_unets_encoder() -> None:
+    unet = build_unet(TINY).eval()
+    network = build_controlnet(unet).eval()
+    inputs, time = torch.randn(1, TINY.latent_channels, 8, 8), torch.tensor(500)
+    added = {"text_embeds": torch.randn(1, TINY.embed_dim), "time_ids": torch.ones(1, 6)}
+    structure = Structure(network, edges(0)[None], [1.0])
+    with torch.no_grad():
+        got = structure.residuals(inputs, time, torch.randn(1, 5, TINY.cross_dim), added)
+    assert len(got["down_block_additional_residuals"]) == 9
+    assert all(not r.any() for r in got["down_block_additional_residuals"])
+    assert not got["mid_block_additional_residual"].any()
+    key = "down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    assert torch.equal(network.state_dict()[key], unet.state_dict()[key])
+
+
+def test_the_micro_network_in_half_precision_has_room_in_the_package() -> None:
+    network = build_controlnet(build_unet(MICRO))
+    assert sum(p.numel() for p in network.parameters()) * 2 < SHIPPED_MB * 1e6
+
+
+def test_a_model_without_the_network_says_so_in_one_line(stock_pipe: Any) -> None:
+    with pytest.raises(UserError, match="structure=none") as caught:
+        controlnet_of(stock_pipe)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_for_another_unet_is_refused(tiny_micro: Path, tmp_path: Path) -> None:
+    build_controlnet(build_unet(MICRO)).save_pretrained(tmp_path)
+    model = ModelConfig(
+        name="tiny", source=str(tiny_micro), image_size=64, device="cpu", controlnet=str(tmp_path)
+    )
+    with pytest.raises(UserError, match="in_channels"):
+        controlnet_of(load_pipeline(model))
+
+
+@pytest.mark.parametrize("named", ["nowhere/at/all", "owner/name", "owner/name@"])
+def test_a_network_is_a_folder_or_a_pinned_hub_id(tiny_micro: Path, named: str) -> None:
+    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, device="cpu", controlnet=named)
+    with pytest.raises(UserError, match="ControlNet folder or hub id"):
+        load_pipeline(model)
+
+
+def test_lora_adapter_and_controlnet_may_be_loaded_in_any_order(tiny_micro: Path, tmp_path: Path) -> None:
+    def fresh() -> Any:
+        pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
+        pipe.controlnet_source = tiny_micro / "controlnet"
+        return pipe
+
+    trained = fresh()
+    for parameter in add_lora(trained.unet, rank=2, alpha=2.0, seed=0):
+        parameter.data.add_(0.05)
+    save_lora(tmp_path / "pytorch_lora_weights.safetensors", trained.unet)
+
+    def lora(pipe: Any) -> None:
+        pipe.load_lora_weights(tmp_path, local_files_only=True)
+
+    def adapter(pipe: Any) -> None:
+        pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
+
+    pictures = []
+    for order in ((lora, adapter, controlnet_of), (controlnet_of, adapter, lora)):
+        pipe = fresh()
+        for load in order:
+            load(pipe)
+        style = style_embeds(pipe, [torch.rand(3, 64, 64, generator=generator(0, "style"))])
+        structure = Structure(controlnet_of(pipe), edges(0)[None], 0.6)
+        pictures.append(sample(pipe, ["a red bunny"], [1], steps=2, style=style, structure=structure))
+    assert torch.equal(*pictures)
+    assert (pictures[0] - sample(fresh(), ["a red bunny"], [1], steps=2)).abs().max() > 1e-4

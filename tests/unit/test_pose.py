@@ -1,0 +1,185 @@
+"""Suggested poses: the table answers by words, the client speaks OpenAI's protocol and trusts nobody."""
+
+import base64
+import io
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from magic_insert.config.schema import PoseConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.records import Box, Scene
+from magic_insert.methods.pose import POSES_BY_WORD, PoseSuggester, RulePose, build_pose, drop_place, suggest
+from magic_insert.methods.pose_http import clean
+
+SCENE = Scene(torch.rand(3, 600, 900), "the_moon-07")
+BOX = Box(100, 200, 60, 90)
+HTTP = PoseConfig(name="http", model="some-model", timeout=5.0)
+
+
+@dataclass
+class Stub:
+    """What a chat server was asked, and what it shall say."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes = b""
+    asked: list[tuple[str, dict[str, str], Any]] = field(default_factory=list)
+
+    def say(self, text: object) -> None:
+        self.body = json.dumps({"choices": [{"message": {"content": text}}]}).encode()
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    """A real HTTP server on this machine, named in the environment."""
+    state = Stub()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            state.asked.append((self.path, dict(self.headers), json.loads(data)))
+            self.send_response(state.status)
+            if state.status == 302:
+                self.send_header("Location", f"{state.url}/elsewhere")
+            self.end_headers()
+            self.wfile.write(state.body)
+
+        do_GET = do_POST
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", state.url)
+    monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
+    yield state
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_the_table_knows_a_pose_for_each_of_its_words_and_none_for_others() -> None:
+    for words, pose in POSES_BY_WORD:
+        assert all(RulePose()(SCENE.rgb, SCENE.rgb, words=f"a {word.upper()}, 3") == pose for word in words)
+    assert RulePose()(SCENE.rgb, SCENE.rgb, words="a wilderness of mirrors") == ""
+
+
+def test_no_word_stands_in_the_table_twice() -> None:
+    words = [word for entry, _ in POSES_BY_WORD for word in entry]
+    assert len(words) == len(set(words))
+
+
+def test_the_scenes_name_counts_among_its_words() -> None:
+    assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX) == "looking up"
+    assert (
+        suggest(build_pose(PoseConfig(name="rules")), Scene(SCENE.rgb, "x"), BOX, words="a bed")
+        == "lying down"
+    )
+    assert suggest(build_pose(PoseConfig()), SCENE, BOX) == ""
+
+
+def test_the_drop_place_is_the_box_with_some_surroundings_inside_the_picture() -> None:
+    place = drop_place(SCENE, BOX)
+    middle = SCENE.rgb[:, 200:290, 100:160]
+    assert torch.equal(place[:, 22:112, 37:97], middle)
+    corner = drop_place(SCENE, Box(0, 0, 20, 20))
+    assert torch.equal(corner, SCENE.rgb[:, :25, :25])
+
+
+def test_the_server_is_shown_both_pictures_and_the_key_and_its_answer_is_cleaned(stub: Stub) -> None:
+    stub.say(' "Sitting down on the floor." \nBecause floors are nice.')
+    suggester = build_pose(HTTP)
+    assert isinstance(suggester, PoseSuggester)
+    assert suggest(suggester, SCENE, BOX) == "Sitting down on the floor"
+    ((path, headers, body),) = stub.asked
+    assert path == "/v1/chat/completions"
+    assert headers["Authorization"] == "Bearer a-secret"
+    assert body["model"] == "some-model"
+    text, *pictures = body["messages"][0]["content"]
+    assert "the_moon-07" in text["text"]
+    sizes = []
+    for picture in pictures:
+        head, data = picture["image_url"]["url"].split(",")
+        assert head == "data:image/png;base64"
+        sizes.append(Image.open(io.BytesIO(base64.b64decode(data))).size)
+    assert sizes == [(512, 341), (135, 135)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("Sitting.", "Sitting"),
+        ("\n\n'waving, happily'", "waving, happily"),
+        ("<b>run</b> {tokens} <v1>", "b run b tokens v1"),
+        ("word " * 40, " ".join(["word"] * 12)),
+        ("", ""),
+    ],
+)
+def test_of_an_answer_one_short_line_of_plain_words_is_kept(answer: str, words: str) -> None:
+    assert clean(answer) == words
+
+
+@pytest.mark.parametrize("status", [302, 401, 500])
+def test_a_server_that_refuses_or_sends_elsewhere_is_an_error_of_one_line(stub: Stub, status: int) -> None:
+    stub.status = status
+    with pytest.raises(UserError, match=f"status {status}") as caught:
+        suggest(build_pose(HTTP), SCENE, BOX)
+    assert len(stub.asked) == 1
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"not json", b"{}", b'{"choices": []}', b'{"choices": [{"message": {}}]}', b"\xff"]
+)
+def test_an_answer_in_another_format_is_an_error_of_one_line(stub: Stub, body: bytes) -> None:
+    stub.body = body
+    with pytest.raises(UserError, match="chat completion"):
+        suggest(build_pose(HTTP), SCENE, BOX)
+
+
+def test_an_answer_without_text_is_an_error_and_not_a_crash(stub: Stub) -> None:
+    stub.say(None)
+    with pytest.raises(UserError, match="chat completion"):
+        suggest(build_pose(HTTP), SCENE, BOX)
+
+
+def test_a_server_that_is_not_there_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="pose=rules"):
+        suggest(build_pose(HTTP), SCENE, BOX)
+
+
+@pytest.mark.parametrize("url", ["", "ftp://example.org", "file:///etc/passwd", "example.org"])
+def test_without_the_address_of_a_web_server_nothing_is_asked(
+    monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    with pytest.raises(UserError, match="OPENAI_BASE_URL"):
+        build_pose(HTTP)
+
+
+def test_without_the_name_of_a_model_nothing_is_asked(stub: Stub) -> None:
+    with pytest.raises(UserError, match=r"pose\.model"):
+        build_pose(PoseConfig(name="http"))
+
+
+def test_the_key_is_not_shown_when_a_server_is_printed(stub: Stub) -> None:
+    assert "secret" not in repr(build_pose(HTTP).server)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "magic"), ("timeout", 0.0)])
+def test_a_pose_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"pose.{key}"):
+        PoseConfig(**{key: value})

@@ -1,0 +1,134 @@
+"""Laws of StyleAligned's parts: AdaIN, shared attention and norms, and the way back from a picture to its noise."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from magic_insert.core.rand import generator
+from magic_insert.models.inversion import clean_and_noise, ddim, invert
+from magic_insert.models.latents import decode, encode
+from magic_insert.models.micro import TINY, build_unet
+from magic_insert.models.sampling import sample
+from magic_insert.models.shared_attention import adain, aligned, own_reference
+
+ROWS = 4  # two references, then their two targets
+
+
+@pytest.fixture(scope="module")
+def unet() -> nn.Module:
+    torch.manual_seed(0)
+    return build_unet(TINY).eval()
+
+
+def inputs(seed: int = 0, rows: int = ROWS) -> dict[str, Any]:
+    draw = generator(seed, "unet inputs")
+    return {
+        "sample": torch.randn(rows, TINY.latent_channels, 8, 8, generator=draw),
+        "encoder_hidden_states": torch.randn(rows, 5, TINY.cross_dim, generator=draw),
+        "added_cond_kwargs": {
+            "text_embeds": torch.randn(rows, TINY.embed_dim, generator=draw),
+            "time_ids": torch.ones(rows, 6),
+        },
+    }
+
+
+@torch.no_grad()
+def predict(unet: Any, words: dict[str, Any], **how: Any) -> torch.Tensor:
+    if not how:
+        return unet(timestep=300, **words).sample
+    with aligned(unet, **{"halves": 1, "score_shift": 0.7, "share_norms": True, **how}):
+        return unet(timestep=300, **words).sample
+
+
+def test_adain_gives_the_statistics_of_the_style_and_keeps_a_picture_in_its_own() -> None:
+    content, style = torch.randn(2, 3, 50) * 2 + 1, torch.randn(2, 3, 50) * 0.3 - 4
+    moved = adain(content, style, dim=2)
+    torch.testing.assert_close(moved.mean(2), style.mean(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(moved.std(2), style.std(2), atol=1e-3, rtol=0)
+    torch.testing.assert_close(adain(content, content, dim=2), content, atol=1e-5, rtol=0)
+
+
+def test_each_row_looks_at_the_reference_of_its_own_half_and_place() -> None:
+    rows = torch.arange(8.0).view(8, 1)  # two halves of two references and two targets
+    assert own_reference(rows, 2).flatten().tolist() == [0, 1, 0, 1, 4, 5, 4, 5]
+    assert own_reference(rows, 1).flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+
+
+def test_a_reference_is_drawn_as_if_alone(unet: Any) -> None:
+    words = inputs()
+    torch.testing.assert_close(
+        predict(unet, words, halves=1)[:2], predict(unet, words)[:2], atol=1e-4, rtol=0
+    )
+
+
+def test_a_target_hears_its_own_reference_and_no_other(unet: Any) -> None:
+    words, before = inputs(), predict(unet, inputs(), halves=1)
+    words["sample"][0] += 1
+    after = predict(unet, words, halves=1)
+    assert (after[2] - before[2]).abs().max() > 1e-3
+    torch.testing.assert_close(after[3], before[3], atol=1e-5, rtol=0)
+
+
+def test_both_halves_of_guidance_are_aligned_alike(unet: Any) -> None:
+    one, two = inputs(0), inputs(1)
+
+    def joined(a: Any, b: Any) -> Any:
+        return {k: joined(a[k], b[k]) for k in a} if isinstance(a, dict) else torch.cat([a, b])
+
+    both = predict(unet, joined(one, two), halves=2)
+    alone = torch.cat([predict(unet, words, halves=1) for words in (one, two)])
+    torch.testing.assert_close(both, alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("knob", [{"score_shift": 3.0}, {"share_norms": False}])
+def test_every_knob_moves_the_targets(unet: Any, knob: dict[str, Any]) -> None:
+    words = inputs()
+    usual, plain, turned = (predict(unet, words, **how) for how in ({"halves": 1}, {}, knob))
+    assert (usual - plain)[2:].abs().max() > 1e-3
+    assert (usual - turned)[2:].abs().max() > 1e-4
+
+
+def test_nothing_is_left_of_the_alignment_even_after_an_error(unet: Any) -> None:
+    words, processors = inputs(), dict(unet.attn_processors)
+    before = predict(unet, words)
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        aligned(unet, halves=1, score_shift=0.0, share_norms=True),
+    ):
+        raise RuntimeError("stop")
+    assert unet.attn_processors == processors
+    assert torch.equal(predict(unet, words), before)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
+def test_clean_latents_and_noise_are_found_in_every_kind_of_prediction(prediction: str) -> None:
+    draw = generator(0, "prediction")
+    clean, noise = (torch.randn(2, 4, 3, 3, generator=draw) for _ in range(2))
+    kept = torch.tensor(0.3)
+    noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+    predicted = {
+        "epsilon": noise,
+        "sample": clean,
+        "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean,
+    }[prediction]
+    torch.testing.assert_close(clean_and_noise(noisy, predicted, kept, prediction), (clean, noise))
+
+
+def test_the_way_back_is_as_long_as_the_way_and_retraced_it_ends_in_the_picture(tiny_pipe: Any) -> None:
+    pictures = torch.rand(2, 3, 64, 64, generator=generator(0, "pictures"))
+    words, steps = ["a red bunny", "as an oil painting"], 8
+    trail = invert(tiny_pipe, pictures, words, steps=steps)
+    assert trail.shape[:2] == (steps, 2)
+    assert (trail[0] - trail[-1]).abs().mean() > 0.1
+
+    def retrace(done: int, latents: torch.Tensor) -> torch.Tensor:
+        return trail[done].to(latents.dtype)
+
+    drawn = sample(
+        tiny_pipe, words, [0, 1], steps=steps, guidance=1.0, scheduler=ddim(tiny_pipe), replace=retrace
+    )
+    wanted = decode(tiny_pipe.vae, encode(tiny_pipe.vae, pictures))
+    error = (drawn - wanted).abs().mean((1, 2, 3))
+    assert (error < 0.25 * (drawn - wanted.flip(0)).abs().mean((1, 2, 3))).all()
