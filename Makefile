@@ -50,9 +50,10 @@ format: $(STAMP) ## puts every file into the house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## pictures per second of the Toybox, overhead of the trainer over a bare loop, on this machine
+bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of scoring, overhead of the trainer over a bare loop
 	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
 	$(BIN)/python -m magic_insert.training.bench
+	$(BIN)/python -m magic_insert.evaluation.bench_scoring
 
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)

@@ -9,6 +9,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +20,15 @@ from rich.table import Table
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.decoding import default_workers, embed_files, in_threads
+from magic_insert.evaluation.features import (
+    CHUNK,
+    WORKERS,
+    FeatureStore,
+    Picture,
+    embed_groups,
+    embeddings,
+    keys_of,
+)
 from magic_insert.models.encoders.base import MetricEncoder
 from magic_insert.models.encoders.paper import build_network, wrap
 from magic_insert.models.encoders.weights import Located
@@ -47,9 +57,7 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def measure(
-    encoders: dict[str, MetricEncoder], pairs: int, size: int, batch_size: int, workers: int, folder: Path
-) -> dict[str, float]:
+def measure(encoders: dict[str, MetricEncoder], pairs: int, size: int, folder: Path) -> dict[str, float]:
     """Seconds for `pairs` pairs: `loop`, `pipeline`, `decode`, `encode`, `encode NAME`; and `files`, their number.
 
     `decode` has all threads to itself, so does `encode`; the pipeline has to share the cores between them.
@@ -66,24 +74,24 @@ def measure(
                     encoder.embed_images(load_rgb(one)[None])
 
     def pipeline() -> None:
-        for _ in embed_files(paths, encoders, batch_size=batch_size, workers=workers):
-            pass
+        pictures = [Picture(path) for path in paths]
+        store = FeatureStore(folder / "features")
+        embed_groups([pictures], keys_of(pictures), embeddings(encoders), store, lambda done: None)
 
     def decode() -> None:
-        for _ in in_threads(load_rgb, paths, workers=workers, ahead=batch_size):
-            pass
+        with ThreadPoolExecutor(WORKERS) as pool:
+            for start in range(0, len(paths), CHUNK):
+                list(pool.map(load_rgb, paths[start : start + CHUNK]))
 
     def encode(encoder: MetricEncoder) -> None:
-        pixels = torch.zeros(batch_size, 3, encoder.card.crop, encoder.card.crop)
-        for start in range(0, len(paths), batch_size):
+        pixels = torch.zeros(CHUNK, 3, encoder.card.crop, encoder.card.crop)
+        for start in range(0, len(paths), CHUNK):
             encoder.embed_pixels(pixels[: len(paths) - start])
 
     for encoder in encoders.values():
         encoder.embed_pixels(torch.zeros(2, 3, encoder.card.crop, encoder.card.crop))  # first calls are slow
     times = {"files": float(len(paths))}
-    times.update(
-        {f"encode {name}": seconds(lambda e=encoder: encode(e)) for name, encoder in encoders.items()}
-    )
+    times.update({f"encode {name}": seconds(partial(encode, encoder)) for name, encoder in encoders.items()})
     times["encode"] = sum(times[f"encode {name}"] for name in encoders)
     times["decode"] = seconds(decode)
     times["pipeline"] = seconds(pipeline)
@@ -117,19 +125,16 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--size", type=int, default=1024)
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--workers", type=int, default=default_workers())
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
-    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
     source = Located(Path("random"), "", "random weights")
     encoders = {
         name: wrap(key, build_network(key), source).to(options.device) for name, key in ENCODERS.items()
     }
     with tempfile.TemporaryDirectory() as folder:
-        times = measure(
-            encoders, options.pairs, options.size, options.batch_size, options.workers, Path(folder)
-        )
+        times = measure(encoders, options.pairs, options.size, Path(folder))
     Console().print(show(times, options.pairs, options.size))
     return 0
 

@@ -111,7 +111,10 @@ class SavedEncoder(MetricEncoder):
         partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         partial.mkdir(parents=True)
         try:
-            tensors = {key: value.half().contiguous() for key, value in self.network.state_dict().items()}
+            tensors = {
+                key: (value.half() if value.is_floating_point() else value).contiguous()
+                for key, value in self.network.state_dict().items()
+            }
             save_file(tensors, partial / self.weights_file)
             self.write_config(partial)
             card = replace(

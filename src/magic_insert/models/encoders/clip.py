@@ -34,17 +34,16 @@ TEXT_TEMPLATE = "a {}"
 
 
 def micro_clip_config(vocab_size: int, eos_id: int) -> dict[str, Any]:
-    """open_clip's `model_cfg` of the micro CLIP: ViT with 8-pixel patches on 64 pixels, 3 text layers, 1.3 M weights.
+    """open_clip's `model_cfg` of the micro CLIP: a small residual network on 64 pixels, 2 text layers, 1.9 M weights.
 
-    Patches of 8 on a 64-pixel picture see as many tokens as patches of 16 on 128, and forgive the blur of a decoder.
+    Convolutions learn shapes from three thousand subjects where a transformer of this size did not: with 450 steps the
+    latter named one held-out subject in eight.
     """
     return {
         "embed_dim": EMBEDDING_DIM,
-        "vision_cfg": {
-            "image_size": IMAGE_SIZE, "patch_size": 8, "width": 128, "layers": 4, "head_width": 32, "mlp_ratio": 3.0,
-        },
+        "vision_cfg": {"image_size": IMAGE_SIZE, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
         "text_cfg": {
-            "context_length": CONTEXT_LENGTH, "vocab_size": vocab_size, "width": 128, "heads": 4, "layers": 3,
+            "context_length": CONTEXT_LENGTH, "vocab_size": vocab_size, "width": 128, "heads": 4, "layers": 2,
             "mlp_ratio": 2.0, "pool_type": "eos", "eos_id": eos_id, "hf_tokenizer_name": ".",
         },
     }  # fmt: skip
@@ -122,6 +121,17 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
     ) -> None:
         super().__init__(network, card, tokenizer)
         self.config = config
+
+    def text_features(self, texts: list[str]) -> Float[Tensor, "T D"]:
+        """As above; the padding behind the longest text is left out, which changes nothing: the tower is causal."""
+        network, device = self.network, next(self.parameters()).device
+        ids = self.tokenizer(texts).to(device)
+        ends = (ids == network.text_eos_id).int().argmax(dim=1)
+        length = int(ends.max()) + 1
+        states = network.token_embedding(ids[:, :length]) + network.positional_embedding[:length]
+        states = network.transformer(states, attn_mask=network.attn_mask[:length, :length])
+        pooled = network.ln_final(states)[torch.arange(len(ids), device=device), ends]
+        return unit(pooled @ network.text_projection)
 
     def write_config(self, folder: Path) -> None:
         preprocessing = {

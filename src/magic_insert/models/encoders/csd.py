@@ -8,6 +8,7 @@ The public checkpoint is a pickle. It is converted once, without running anythin
 """
 
 import argparse
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -101,8 +102,14 @@ def convert(checkpoint: Path, out: Path, *, expected_sha256: str | None = CHECKP
         (scalar, "numpy.core.multiarray.scalar"),
         (scalar, "numpy._core.multiarray.scalar"),
     ]
-    with torch.serialization.safe_globals(allowed):
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        raise UserError(
+            f"expected a checkpoint with only tensors and records in {checkpoint}, got something else; "
+            "nothing of it was run"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get("model_state_dict"), dict):
         raise UserError(f"expected model_state_dict in {checkpoint}, got none; is it another model?")
     tensors = style_tensors(content["model_state_dict"])

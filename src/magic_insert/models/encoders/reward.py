@@ -1,7 +1,8 @@
 """ImageReward (Xu et al. 2023): how much people would like a picture for a text. Optional: its own package is needed.
 
-The package `image-reward` (extra `reward`) brings the network, BLIP ViT-L with 35-token prompts; the score is
-`(r - 0.16717363) / 1.03333950`. It is not installed by default and none of its weights are shipped.
+The package `image-reward` brings the network, BLIP ViT-L with 35-token prompts; the score is
+`(r - 0.16717363) / 1.03333950`. It pins older versions of libraries used here, so it is no extra of this project: it
+wants an environment of its own. None of its weights are shipped.
 """
 
 from importlib.util import find_spec

@@ -19,10 +19,13 @@ from magic_insert.core.rand import generator
 from magic_insert.models.encoders.clip import TEXT_TEMPLATE
 from magic_insert.toybox.captions import style_phrase
 
-# How much of a caption is told at a step, and how often. All captions of a batch are told alike, so that equal texts
-# are exactly the positives: "a bunny" is true of every bunny in the batch.
-CAPTION_DETAIL = {"styled": 0.3, "full": 0.35, "short": 0.2, "template": 0.15}
-SCENE_SHARE = 0.25  # of a CLIP batch, where captions are told in full
+# What is said of a picture at every step, each a question of its own with its own right answers: the whole caption, its
+# beginning ("a yellow striped bunny"), the kind ("a bunny") and the drawing style ("as a pencil drawing").
+DETAILS = ("full", "short", "template", "style")
+STYLED_SHARE = 0.3  # of the short captions of a CLIP batch also name the style, as prompts do
+DRAWINGS = 2  # of one subject in a CLIP batch: equal captions need one pass through the text tower
+SCENE_SHARE = 0.2  # of a CLIP batch
+CLIP_BACKGROUND_SHARE = 0.2  # of its subjects stand on a piece of a scene
 STYLE_SCENE_SHARE = 0.5  # of a style batch
 BACKGROUND_SHARE = 0.5  # of an identity batch is moved from paper onto a piece of a scene
 
@@ -45,12 +48,15 @@ class EncoderPool(Protocol):
 
 
 class ClipBatch(NamedTuple):
-    """Pictures and what is said about them; `text_ids` are equal where the texts are."""
+    """Pictures and what is said about them.
+
+    `texts` are all different; `told[k, i]` is the row of `texts` said of picture i in DETAILS[k], -1 for nothing.
+    """
 
     images: UInt8[Tensor, "B 3 H W"]
     frames: Float[Tensor, "B 2 3"]
     texts: list[str]
-    text_ids: Int[Tensor, "B"]
+    told: Int[Tensor, "K B"]
 
 
 class LabelledBatch(NamedTuple):
@@ -62,35 +68,46 @@ class LabelledBatch(NamedTuple):
 
 
 def clip_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> ClipBatch:
-    """Distinct subjects (and scenes) in a random drawing each, with captions of one detail for the whole batch."""
+    """Scenes once, subjects in DRAWINGS drawings each, all told in every detail.
+
+    Of a scene no template is told: its subject may be small or hidden.
+    """
     rng = generator(seed, "clip", step)
-    detail = _pick(list(CAPTION_DETAIL), list(CAPTION_DETAIL.values()), rng)
-    num_scenes = int(SCENE_SHARE * batch_size) if detail in ("styled", "full") else 0
-    images, texts = [], []
+    num_scenes = int(SCENE_SHARE * batch_size)
+    images: list[np.ndarray] = []
+    said: list[tuple[str | None, ...]] = []
+
+    def say(image: np.ndarray, caption: str, template: str | None, style: str) -> None:
+        images.append(image)
+        short = tell(caption, "", style, "short")
+        phrase = tell(caption, "", style, "style")
+        if _chance(STYLED_SHARE, rng):
+            short = f"{short}, {phrase}"
+        kind = None if template is None else tell(caption, template, style, "template")
+        said.append((caption, short, kind, phrase))
+
     for row in _distinct(len(pool.scenes_with), num_scenes, rng):
         drawing = _below(pool.scene_styles.shape[1], rng)
-        images.append(pool.scenes_with[row, drawing])
-        texts.append(
-            tell(pool.scene_captions[row], "", pool.style_names[pool.scene_styles[row, drawing]], detail)
-        )
-    for row in _distinct(len(pool.subjects), batch_size - num_scenes, rng):
-        drawing = _below(pool.subject_styles.shape[1], rng)
-        images.append(pool.subjects[row, drawing])
-        style = pool.style_names[pool.subject_styles[row, drawing]]
-        texts.append(tell(pool.captions[row], pool.templates[row], style, detail))
-    ids = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    return ClipBatch(
-        _stack(images),
-        random_frames(len(images), rng, (0.75, 1.0)),
-        texts,
-        torch.tensor([ids[t] for t in texts]),
-    )
+        style = pool.style_names[pool.scene_styles[row, drawing]]
+        say(pool.scenes_with[row, drawing], pool.scene_captions[row], None, style)
+    num_drawings = min(DRAWINGS, pool.subject_styles.shape[1])
+    for row in _distinct(len(pool.subjects), -(-(batch_size - num_scenes) // num_drawings), rng):
+        for drawing in _distinct(pool.subject_styles.shape[1], num_drawings, rng):
+            image = pool.subjects[row, drawing]
+            if _chance(CLIP_BACKGROUND_SHARE, rng):
+                image = _on_scene(image, pool.subject_alpha[row], pool, rng)
+            style = pool.style_names[pool.subject_styles[row, drawing]]
+            say(image, pool.captions[row], pool.templates[row], style)
+    images, said = images[:batch_size], said[:batch_size]
+    rows = {text: i for i, text in enumerate(dict.fromkeys(text for of in said for text in of if text))}
+    told = torch.tensor([[rows[of[k]] if of[k] else -1 for of in said] for k in range(len(DETAILS))])
+    return ClipBatch(_stack(images), random_frames(len(images), rng, (0.75, 1.0)), list(rows), told)
 
 
 def tell(caption: str, template: str, style: str, detail: str) -> str:
-    """`a yellow bunny with a red hat, sitting` in one of four details, from style and all to `a bunny`."""
-    if detail == "styled":
-        return f"{caption}, {style_phrase(style)}"
+    """`a yellow bunny with a red hat, sitting` in one of DETAILS, from the whole of it to the style alone."""
+    if detail == "style":
+        return style_phrase(style)
     if detail == "full":
         return caption
     if detail == "short":

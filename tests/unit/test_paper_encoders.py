@@ -1,0 +1,300 @@
+"""The paper's encoders: preprocessing against PIL, golden vectors, published layouts, weights that are checked.
+
+The networks are the real architectures with weights from a formula, since the published ones are not at hand: what can
+be wrong in this project's part (resize, crop, statistics, pooling, activation, key names) shows with any weights.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.models.encoders import csd, load_metric_encoders, preprocess
+from magic_insert.models.encoders.paper import PAPER_ENCODERS, build_network, load_paper_encoder, wrap
+from magic_insert.models.encoders.reward import load_reward
+from magic_insert.models.encoders.weights import Located, WeightsFile, locate
+
+FORMULA = Located(Path("formula"), "0" * 64, "a formula")
+
+
+def picture(height: int, width: int) -> torch.Tensor:
+    """Waves of several lengths and a hard edge, in whole levels of 1/255."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    waves = [torch.sin(40 * x + 7 * y), torch.cos(25 * x * y + 3), torch.sin(90 * y) * torch.cos(60 * x)]
+    image = 0.5 + 0.45 * torch.stack(waves)
+    image[:, : height // 3, : width // 4] = torch.tensor([0.9, 0.1, 0.3]).view(3, 1, 1)
+    return (image * 255).round() / 255
+
+
+def fill(network: nn.Module) -> nn.Module:
+    """Weights from a formula, so that no random number generator decides what is golden."""
+    with torch.no_grad():
+        for i, (name, values) in enumerate(network.state_dict().items()):
+            if not values.is_floating_point():
+                continue
+            steps = torch.arange(values.numel(), dtype=torch.float64)
+            wave = torch.sin(steps * (1.7 + 0.013 * (i % 11)) + i).view(values.shape)
+            fan_in = max(1, values.numel() // max(1, values.shape[0])) if values.ndim > 1 else 1
+            scale = math.sqrt(2 / fan_in) if values.ndim > 1 else 0.1
+            gain = 1.0 if values.ndim == 1 and name.endswith("weight") else 0.0
+            values.copy_((gain + scale * wave).float())
+    return network
+
+
+def small_csd() -> csd.CsdNet:
+    return csd.CsdNet(image_size=28, width=32, layers=2, heads=2, dim=16)
+
+
+# Preprocessing --------------------------------------------------------------------------------------------------------
+
+# (shorter side after the resize, mean, std) as the authors' own evaluation code states them, written out again here.
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
+PROTOCOL = {
+    "dino_vits16": (256, *IMAGENET),
+    "dinov2_vits14": (256, *IMAGENET),
+    "clip_vitb32": (224, *OPENAI),
+    "clip_vitl14": (224, *OPENAI),
+    "csd_vitl14": (224, *OPENAI),
+}
+
+
+def by_pil(image: torch.Tensor, resize: int, mean: list[float], std: list[float]) -> np.ndarray:
+    """Resize the shorter side with PIL's bicubic, crop 224 from the centre, standardise: no code of ours."""
+    levels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    height, width = levels.shape[:2]
+    scale = resize / min(height, width)
+    size = (resize, int(scale * height)) if width < height else (int(scale * width), resize)
+    resized = np.asarray(Image.fromarray(levels).resize(size, Image.Resampling.BICUBIC), dtype=np.float64)
+    top, left = round((resized.shape[0] - 224) / 2), round((resized.shape[1] - 224) / 2)
+    crop = resized[top : top + 224, left : left + 224] / 255
+    return ((crop - np.array(mean)) / np.array(std)).transpose(2, 0, 1)
+
+
+@pytest.mark.parametrize("name", PROTOCOL)
+@pytest.mark.parametrize("size", [(1024, 1024), (301, 517), (640, 480), (150, 200)])
+def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, int]) -> None:
+    resize, mean, std = PROTOCOL[name]
+    image = picture(*size)
+    ours = preprocess(image[None], wrap(name, nn.Identity(), FORMULA).card)[0].double().numpy()
+    error = np.abs(ours - by_pil(image, resize, mean, std)) * np.array(std)[:, None, None] * 255
+    # PIL rounds to whole levels after each of its two passes; we round nowhere.
+    assert error.max() < 2.0
+    assert error.mean() < 0.35
+
+
+def test_another_resize_crop_filter_or_statistic_would_be_seen() -> None:
+    image = picture(301, 517)
+    ours = preprocess(image[None], wrap("dino_vits16", nn.Identity(), FORMULA).card)[0].double().numpy()
+    for wrong in ((248, *IMAGENET), (224, *IMAGENET), (256, *OPENAI)):
+        error = np.abs(ours - by_pil(image, *wrong)) * np.array(IMAGENET[1])[:, None, None] * 255
+        assert error.mean() > 1.0
+
+
+# Golden vectors -------------------------------------------------------------------------------------------------------
+
+GOLDEN = {
+    "dino_vits16": [0.068021, 0.011369, 0.092002, -0.080447, -0.012215, -0.081662],
+    "dinov2_vits14": [-0.062185, 0.032511, -0.005392, 0.120334, -0.018847, 0.016229],
+    "clip_vitb32": [0.023947, 0.052052, -0.044038, -0.035055, 0.057568, 0.012835],
+}
+GOLDEN_CSD = [-0.237452, 0.296606, 0.16102, -0.338099, -0.073895, 0.357141]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_embedding_of_a_known_picture_by_known_weights_stays_what_it_was(name: str) -> None:
+    encoder = wrap(name, fill(build_network(name)), FORMULA)
+    embedding = encoder.embed_images(picture(301, 517)[None])[0]
+    assert embedding.norm().item() == pytest.approx(1.0, abs=1e-5)
+    assert embedding.shape == (encoder.card.embedding_dim,)
+    torch.testing.assert_close(embedding[:6], torch.tensor(GOLDEN[name]), atol=5e-5, rtol=0)
+
+
+def test_a_small_style_network_has_its_golden_vector_too() -> None:
+    network = fill(small_csd()).eval()
+    with torch.no_grad():
+        style = nn.functional.normalize(network(picture(28, 28)[None] * 2 - 1), dim=1)[0]
+    torch.testing.assert_close(style[:6], torch.tensor(GOLDEN_CSD), atol=5e-5, rtol=0)
+
+
+def test_dino_is_the_class_token_after_the_last_norm() -> None:
+    network = fill(build_network("dino_vits16"))
+    encoder = wrap("dino_vits16", network, FORMULA)
+    pixels = preprocess(picture(256, 256)[None], encoder.card)
+    with torch.no_grad():
+        token = network.forward_features(pixels)[0, 0]
+    torch.testing.assert_close(encoder.embed_pixels(pixels)[0], token / token.norm(), atol=1e-6, rtol=0)
+
+
+def test_clip_is_the_variant_openai_trained() -> None:
+    for name in ("clip_vitb32", "clip_vitl14"):
+        config = open_clip.get_model_config(PAPER_ENCODERS[name].architecture)
+        assert config["quick_gelu"] is True
+    with torch.device("meta"):
+        network = build_network("clip_vitb32")
+    assert type(network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
+
+
+# CSD ------------------------------------------------------------------------------------------------------------------
+
+
+def test_csd_has_the_published_names_and_shapes() -> None:
+    with torch.device("meta"):
+        tensors = {key: tuple(value.shape) for key, value in csd.CsdNet().state_dict().items()}
+    assert len(tensors) == 296  # the public checkpoint's 297 without the content head
+    assert tensors["last_layer_style"] == (1024, 768)
+    assert tensors["backbone.class_embedding"] == (1024,)
+    assert tensors["backbone.positional_embedding"] == (257, 1024)
+    assert tensors["backbone.conv1.weight"] == (1024, 3, 14, 14)
+    assert tensors["backbone.transformer.resblocks.23.attn.in_proj_weight"] == (3072, 1024)
+    assert tensors["backbone.transformer.resblocks.23.mlp.c_fc.weight"] == (4096, 1024)
+    assert tensors["backbone.ln_post.bias"] == (1024,)
+
+
+def checkpoint(path: Path, **changes: object) -> csd.CsdNet:
+    """A file like the public one: a wrapper's prefix, two heads, an argument record, numpy scalars."""
+    network = fill(small_csd()).eval()
+    state = {f"module.{key}": value for key, value in network.state_dict().items()}
+    state["module.last_layer_content"] = torch.ones(32, 16)
+    content = {
+        "model_state_dict": {**state, **changes},
+        "args": argparse.Namespace(lr=0.1),
+        "iter": 7,
+        "opt_bb": {"lr": np.float64(0.5)},
+    }
+    torch.save(content, path)
+    return network
+
+
+def test_a_converted_csd_checkpoint_is_the_same_network(tmp_path: Path) -> None:
+    network = checkpoint(tmp_path / "public.bin")
+    out = tmp_path / "csd.safetensors"
+    assert csd.convert(tmp_path / "public.bin", out, expected_sha256=None) == sha256_file(out)
+    again = small_csd().eval()
+    again.load_state_dict(load_file(out))
+    pixels = picture(28, 28)[None]
+    with torch.no_grad():
+        assert torch.equal(again(pixels), network(pixels))
+
+
+def test_another_checkpoint_is_not_converted_by_halves(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "other.bin", **{"module.classifier.weight": torch.ones(2)})
+    with pytest.raises(UserError, match=r"classifier\.weight"):
+        csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors", expected_sha256=None)
+    with pytest.raises(UserError, match="download it again"):
+        csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (Path("was-run"),))
+
+
+def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model_state_dict": {}, "args": Evil()}, tmp_path / "evil.bin")
+    with pytest.raises(UserError, match="only tensors"):
+        csd.convert(tmp_path / "evil.bin", tmp_path / "out.safetensors", expected_sha256=None)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_the_conversion_command_says_what_is_wrong_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert csd.main([str(tmp_path / "none.bin"), str(tmp_path / "out.safetensors")]) == 2
+    assert capsys.readouterr().err.startswith("error: expected the CSD checkpoint")
+
+
+# Weights --------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_card(tmp_path: Path) -> None:
+    network = fill(build_network("dino_vits16"))
+    save_file(network.state_dict(), tmp_path / "dino_vits16.safetensors")
+    with pytest.raises(UserError, match=r"encoders\.accept_unknown=true"):
+        load_paper_encoder("dino_vits16", root=tmp_path)
+    encoder = load_paper_encoder("dino_vits16", root=tmp_path, accept_unknown=True)
+    assert "accepted by the user" in encoder.card.weights
+    assert encoder.card.weights_sha256 == sha256_file(tmp_path / "dino_vits16.safetensors")
+    image = picture(224, 224)[None]
+    ours = wrap("dino_vits16", network, FORMULA).embed_images(image)
+    assert torch.equal(encoder.embed_images(image), ours)
+    assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_another_models_file_is_named(tmp_path: Path) -> None:
+    save_file({"features.0.weight": torch.ones(2)}, tmp_path / "dino_vits16.safetensors")
+    with pytest.raises(UserError, match="another model's file"):
+        load_paper_encoder("dino_vits16", root=tmp_path, accept_unknown=True)
+
+
+def test_a_file_with_another_digest_is_refused_unless_the_user_insists(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    save_file({"w": torch.ones(2)}, path)
+    known = WeightsFile("w.safetensors", sha256_file(path))
+    assert locate(known, root=tmp_path).label == "w.safetensors"
+    other = WeightsFile("w.safetensors", "f" * 64)
+    with pytest.raises(UserError, match="sha256 ffffffff"):
+        locate(other, root=tmp_path)
+    assert "other weights" in locate(other, root=tmp_path, accept_unknown=True).label
+
+
+def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"encoders\.download=true"):
+        load_paper_encoder("clip_vitb32")
+    with pytest.raises(UserError, match=r"docs/metrics\.md"):
+        load_paper_encoder("csd_vitl14")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--toy--weights" / "snapshots"
+    for commit in ("a" * 40, "b" * 40):
+        (folder / commit).mkdir(parents=True)
+        save_file({"w": torch.full((2,), float(commit == "b" * 40))}, folder / commit / "model.safetensors")
+    wanted = WeightsFile(
+        "w.safetensors",
+        sha256_file(folder / ("b" * 40) / "model.safetensors"),
+        repo="toy/weights",
+        revision="b" * 40,
+        hub_file="model.safetensors",
+    )
+    found = locate(wanted, root=None)
+    assert found.path.parent.name == "b" * 40
+    assert found.label == "toy/weights@bbbbbbbbbbbb"
+
+
+# Sets -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_set_of_unknown_name_or_extra_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="metrics="):
+        load_metric_encoders("dreamsim")
+    with pytest.raises(UserError, match="dinov2"):
+        load_metric_encoders("micro", extras=("dinov2",))
+    with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
+        load_metric_encoders("paper", root=tmp_path)
+    with pytest.raises(UserError, match=r"encoders\.root"):
+        load_metric_encoders("paper", root=tmp_path / "nowhere")
+
+
+def test_without_its_package_image_reward_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="image"):
+        load_reward(tmp_path)
