@@ -107,7 +107,7 @@ BAD_INPUT = {
     "no place for pairs": (["insertion", "out=o", "data=pairs"], "data.path"),
     "pairs that are not there": (["insertion", "out=o", "data=pairs", "data.path=no"], "nothing at no"),
     "pairs that keep the object": (["insertion", "out=o", "data=desoba", "data.path=no"], "task=insert"),
-    "a start that is not there": (["insertion", "out=o", "fit.init=no"], "fit.init"),
+    "a start that is not there": (["insertion", "out=o", "train.init=no"], "train.init"),
     "out of range": (["insert", "subject=a", "background=b", "out=o", "style.scale=9"], "style.scale"),
     "a closed place": (["demo", "out=/proc/nowhere/demo"], "/proc/nowhere"),
 }

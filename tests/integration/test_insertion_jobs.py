@@ -64,7 +64,7 @@ def test_a_folder_of_pairs_trains_a_remover_from_the_shipped_one_and_removes_wit
         "data=pairs",
         f"data.path={tmp_path / 'pairs'}",
         "data.held_out=1",
-        "fit.init=shipped",
+        "train.init=shipped",
     ]
     with pytest.raises(UserError, match=r"p0: the mask is empty.*data\.on_error=skip"):
         insertion(tiny_micro, tmp_path / "run", *words)
@@ -82,11 +82,11 @@ def test_every_setting_of_a_fit_reaches_it_and_a_lora_is_measured_as_it_is_kept(
         "steps": 1, "batch_size": 3, "lr": 0.002, "dropout": 0.5, "clip_norm": 0.5, "ema_decay": 0.9,
         "lora_rank": 2, "precision": "bf16-mixed",
     }  # fmt: skip
-    words = [f"fit.{key}={value}" for key, value in settings.items()]
+    words = [f"train.{key}={value}" for key, value in settings.items()]
     cache = tmp_path / "cache"
     out = insertion(
         tiny_micro, tmp_path / "run", "task=insert", "data.num_pairs=1", "data.held_out=1", f"data.cache={cache}",
-        "fit.save=lora", "fit.views=2", "fit.save_every=1", "fit.dilate=0", "logger=jsonl", "exec=inline", *words,
+        "train.save=lora", "train.views=2", "train.save_every=1", "train.dilate=0", "logger=jsonl", "exec=inline", *words,
     )  # fmt: skip
     card = json.loads((out / "inserter" / "fit.json").read_text())
     assert {key: card[key] for key in settings} == settings
@@ -120,7 +120,12 @@ def test_pairs_are_limited_held_out_and_chosen_as_asked(tmp_path: Path) -> None:
 def test_a_model_without_a_remover_cannot_be_the_start(tiny_micro: Path, tmp_path: Path) -> None:
     write_pairs(tmp_path / "pairs", 2)
     (tmp_path / "empty").mkdir()
-    words = ["task=remove", "data=pairs", f"data.path={tmp_path / 'pairs'}", f"fit.init={tmp_path / 'empty'}"]
+    words = [
+        "task=remove",
+        "data=pairs",
+        f"data.path={tmp_path / 'pairs'}",
+        f"train.init={tmp_path / 'empty'}",
+    ]
     with pytest.raises(UserError, match="expected a remover"):
         insertion(tiny_micro, tmp_path / "run", *words)
 

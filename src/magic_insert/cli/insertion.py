@@ -14,9 +14,9 @@ def check(cfg: InsertionConfig) -> None:
         raise UserError(
             f"expected data.path to be there, got nothing at {cfg.data.path}; set data.path=FOLDER"
         )
-    if cfg.fit.init not in ("base", "shipped") and not Path(cfg.fit.init).is_dir():
+    if cfg.train.init not in ("base", "shipped") and not Path(cfg.train.init).is_dir():
         raise UserError(
-            f"expected fit.init=base, shipped or a run folder, got {cfg.fit.init}; set fit.init=..."
+            f"expected train.init=base, shipped or a run folder, got {cfg.train.init}; set train.init=..."
         )
     require_writable("out", cfg.out)
 

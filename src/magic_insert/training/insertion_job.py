@@ -133,7 +133,7 @@ def start_of(fit: FitConfig, pipe: Any, task: Task, cfg: InsertionConfig) -> Any
     folder = home / PRODUCTS[task]
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"expected a {PRODUCTS[task]} in {home} for fit.init={fit.init}, got none; set fit.init=base"
+            f"expected a {PRODUCTS[task]} in {home} for train.init={fit.init}, got none; set train.init=base"
         )
     return folder
 
@@ -147,7 +147,7 @@ def train_task(
     out: Path,
 ) -> None:
     """Latents, fit and held-out numbers of one task; a finished one is not done again."""
-    fit = cfg.fit
+    fit = cfg.train
     views = ViewConfig(fit.views, cfg.data.context, fit.dilate, cfg.seed)
 
     def prepare() -> Any:
@@ -203,7 +203,7 @@ def _measure(
     for index, style in enumerate(getattr(held_out, "styles", ())):
         styles.setdefault(style, []).append(index)
     save_sheet(out / f"validation-{task}.png", drawn, held_out.ids)
-    tracker.log(cfg.fit.steps, numbers)
+    tracker.log(cfg.train.steps, numbers)
     write_json(
         report,
         {

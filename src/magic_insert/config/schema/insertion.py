@@ -85,20 +85,20 @@ class FitConfig:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        at_least("fit.steps", self.steps, 1)
-        at_least("fit.batch_size", self.batch_size, 1)
-        positive("fit.lr", self.lr)
-        within("fit.views", self.views, 1, 64)
-        within("fit.dilate", self.dilate, 0, 0.5)
-        within("fit.dropout", self.dropout, 0, 1)
-        within("fit.lora_rank", self.lora_rank, 0, 1024)
-        one_of("fit.save", self.save, SAVED)
+        at_least("train.steps", self.steps, 1)
+        at_least("train.batch_size", self.batch_size, 1)
+        positive("train.lr", self.lr)
+        within("train.views", self.views, 1, 64)
+        within("train.dilate", self.dilate, 0, 0.5)
+        within("train.dropout", self.dropout, 0, 1)
+        within("train.lora_rank", self.lora_rank, 0, 1024)
+        one_of("train.save", self.save, SAVED)
         if self.save == "lora" and self.lora_rank == 0:
-            raise UserError("expected fit.lora_rank above 0 for fit.save=lora, got 0; set fit.lora_rank=16")
-        one_of("fit.precision", self.precision, PRECISIONS)
-        within("fit.ema_decay", self.ema_decay, 0, 0.99999)
-        positive("fit.clip_norm", self.clip_norm)
-        at_least("fit.save_every", self.save_every, 1)
+            raise UserError("expected train.lora_rank above 0 for train.save=lora, got 0; set train.lora_rank=16")
+        one_of("train.precision", self.precision, PRECISIONS)
+        within("train.ema_decay", self.ema_decay, 0, 0.99999)
+        positive("train.clip_norm", self.clip_norm)
+        at_least("train.save_every", self.save_every, 1)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ class InsertionConfig:
     validation_steps: int = 20
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
-    fit: FitConfig = MISSING
+    train: FitConfig = MISSING
     logger: LoggerConfig = MISSING
     exec: ExecConfig = MISSING
 
