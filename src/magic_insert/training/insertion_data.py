@@ -67,14 +67,19 @@ def view_of(pair: Pair, number: int, size: int, config: ViewConfig) -> View:
     width, growth = torch.rand(2, generator=draw).tolist()
     region = _window(pair, size, config.context, None if number < 2 else width)
     pasted = pair.mask * pair.with_subject + (1 - pair.mask) * pair.without
-    layers = [
-        area_resize(region.crop(image), size, size)
-        for image in (pair.with_subject, pair.without, pasted, pair.mask)
-    ]
-    if number % 2:
-        layers = [layer.flip(-1) for layer in layers]
-    loose_mask = dilate(layers[3], round(growth * config.dilate * size))
-    return View(*layers, loose_mask)
+
+    def seen(image: Tensor) -> Tensor:
+        small = area_resize(region.crop(image), size, size)
+        return small.flip(-1) if number % 2 else small
+
+    mask = seen(pair.mask)
+    return View(
+        seen(pair.with_subject),
+        seen(pair.without),
+        seen(pasted),
+        mask,
+        dilate(mask, round(growth * config.dilate * size)),
+    )
 
 
 def _window(pair: Pair, size: int, context: float, width: float | None) -> Region:
