@@ -180,7 +180,9 @@ def truth_values(
     _same_size(image=image, truth=truth)
     if min(image.shape[-2:]) < 11:
         raise UserError(f"expected pictures of at least 11 x 11 pixels, got {tuple(image.shape[-2:])}")
-    similarity = structural_similarity_index_measure(image[None].float(), truth[None].float(), data_range=1.0)
+    similarity = structural_similarity_index_measure(
+        image[None].double(), truth[None].double(), data_range=1.0
+    )
     values = {
         "truth_psnr": _decibel(float((image.double() - truth.double()).square().mean())),
         "truth_ssim": _finite(float(similarity), "truth_ssim"),  # type: ignore[arg-type]
