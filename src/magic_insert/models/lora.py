@@ -102,6 +102,19 @@ def add_lora(
     return trained
 
 
+def refuse_unknown_layers(unet: Any, targets: Sequence[str]) -> None:
+    """That every ending in `targets` is that of some layer.
+
+    Raises:
+        UserError: names those that are not.
+    """
+    layers = [f".{name}" for name, _ in unet.named_modules()]
+    if unknown := [t for t in targets if not any(layer.endswith(f".{t}") for layer in layers)]:
+        raise UserError(
+            f"expected LoRA targets that exist in the model, got {unknown}; set personalization.targets=[to_q,to_v]"
+        )
+
+
 def lora_state(model: Any, name: str = "subject") -> dict[str, Tensor]:
     """A copy of the LoRA's tensors, float32 on the CPU, under the names of diffusers' files."""
     state = {}

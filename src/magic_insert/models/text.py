@@ -97,7 +97,14 @@ class ExtendedEmbedding(nn.Module):
 
     def __init__(self, table: nn.Embedding, rows: nn.Parameter, first: int) -> None:
         super().__init__()
-        self.table, self.rows, self.first = table, rows, first
+        self.table, self.first = table, first
+        # In a tuple, because as a parameter of the encoder its float32 would pass for the encoder's precision.
+        self._rows = (rows,)
+
+    @property
+    def rows(self) -> nn.Parameter:
+        """The trained vectors of the new ids."""
+        return self._rows[0]
 
     @property
     def weight(self) -> Tensor:

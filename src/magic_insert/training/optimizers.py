@@ -16,13 +16,34 @@ from magic_insert.core.errors import UserError
 from magic_insert.training.schedule import lr_factor
 
 
+def check_device(cfg: PersonalizationConfig, device: torch.device) -> None:
+    """That `device` can do what `cfg` asks for and the optimizer is installed.
+
+    Raises:
+        UserError: 8-bit states or float16 were asked for without a GPU, or a package is missing.
+    """
+    require_optimizer(cfg.optimizer)
+    if device.type == "cuda":
+        return
+    if cfg.optimizer == "adamw8bit":
+        raise UserError(
+            f"expected a GPU for personalization.optimizer=adamw8bit, got {device}; "
+            "set personalization.optimizer=adamw"
+        )
+    if cfg.precision == "16-mixed":
+        raise UserError(
+            f"expected a GPU for personalization.precision=16-mixed, got {device}; "
+            "set personalization.precision=bf16-mixed"
+        )
+
+
 def build_optimizer(
     cfg: PersonalizationConfig, parts: Mapping[str, Sequence[nn.Parameter]], device: torch.device
 ) -> Optimizer:
     """The optimizer of `cfg` over `parts` (unet, tokens, text), each with its own rate and weight decay.
 
     Raises:
-        UserError: the optimizer's package is not installed, or 8-bit states were asked for without a GPU.
+        UserError: see `check_device`.
     """
     groups: list[dict[str, Any]] = [
         {
@@ -34,13 +55,8 @@ def build_optimizer(
         }
         for name, parameters in parts.items()
     ]
-    require_optimizer(cfg.optimizer)
+    check_device(cfg, device)
     if cfg.optimizer == "adamw8bit":
-        if device.type != "cuda":
-            raise UserError(
-                f"expected a GPU for personalization.optimizer=adamw8bit, got {device}; "
-                "set personalization.optimizer=adamw"
-            )
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(groups)

@@ -24,6 +24,7 @@ from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CLAIM_FILE
 from magic_insert.data.subject_images import check_subject
 from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.lora import refuse_unknown_layers
 from magic_insert.models.sampling import image_size
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import initial_tokens, refuse_known_words
@@ -32,6 +33,7 @@ from magic_insert.tracking import Tracker, open_tracker
 from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
 from magic_insert.training.fidelity_curve import pick_best, write_curve
 from magic_insert.training.look import open_validation
+from magic_insert.training.optimizers import check_device
 from magic_insert.training.personalize_callbacks import Keep
 from magic_insert.training.personalize_fit import checkpointed, fit
 from magic_insert.training.personalize_module import PersonalizeModule
@@ -97,13 +99,16 @@ def personalize(
     key = digest({name: value for name, value in contents.items() if name != "request"})
     seed = fold_in(seed, "personalize", cfg.seed)
     out = Path(out)
-    if _claim(out, key, contents):
+    if _is_finished(out, key):
         return out
+    refuse_unknown_layers(pipe.unet, cfg.targets)
+    check_device(cfg, pipe.unet.device)
+    validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out)
+    write_json(out / CLAIM_FILE, {"key": key, **contents})  # all that can be refused is behind us
     began = time.perf_counter()
     with between_steps() as stop:
         cache = subject_cache(pipe, subjects, cfg, seed=seed, out=out)
         prior = class_cache(pipe, cfg, seed=seed, root=class_root or out, out=out)
-        validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out)
         with (
             trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
             vae_on(pipe, "cpu"),
@@ -138,8 +143,8 @@ def personalize(
     return out
 
 
-def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
-    """Whether `out` already holds this run's product; an empty folder is claimed for it.
+def _is_finished(out: Path, key: str) -> bool:
+    """Whether `out` already holds this run's product.
 
     Raises:
         UserError: the folder belongs to another run.
@@ -150,10 +155,7 @@ def _claim(out: Path, key: str, contents: dict[str, Any]) -> bool:
             raise UserError(
                 f"expected run {key} or an empty folder at {out}, got run {found}; choose another out="
             )
-    if (out / CARD_FILE).is_file():
-        return True
-    write_json(out / CLAIM_FILE, {"key": key, **contents})
-    return False
+    return (out / CARD_FILE).is_file()
 
 
 def _look(

@@ -16,6 +16,13 @@ from magic_insert.training.personalize_callbacks import Watch
 from magic_insert.training.personalize_module import PersonalizeModule
 
 
+class StepBar(RichProgressBar):
+    """Lightning's bar, without its epochs: a personalisation has none."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "personalise"
+
+
 @contextmanager
 def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
     """Inside this block the UNet's activations are computed again in the backward pass instead of kept, if `wanted`."""
@@ -37,7 +44,7 @@ def fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequ
         return
     watchers: list[Callback] = [Watch(device), StopOnNonFinite(), *callbacks]
     if progress:
-        watchers.append(RichProgressBar(leave=False))
+        watchers.append(StepBar(leave=False))
     micros: Any = range(start * cfg.accumulate, cfg.steps * cfg.accumulate)
     gpu = device.type == "cuda"
     # Lightning announces the devices it does not use; a bar and a log are enough.

@@ -87,8 +87,6 @@ def trainables_of(
                         dora=cfg.dora,
                     )
                 ]
-            # Making one LoRA switches off the gradients of its network, and the tokens' rows live in one of them.
-            tokens.requires_grad_(True)
             yield Trainables(pipe, tokens, parts)
         finally:
             remove_lora(pipe, "subject")

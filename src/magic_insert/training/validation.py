@@ -108,7 +108,7 @@ class Validation:
         place = step_folder(self.out, step)
         trainables.save(place)
         names = list(trainables.tokens.names)
-        write_json(place / CARD_FILE, {"prompt": self.cfg.prompt, "tokens": names, **found})
+        write_json(place / CARD_FILE, {"prompt": self.cfg.prompt, "tokens": names, "scores": [found]})
         append_jsonl(self.out / ROWS_FILE, found)
         return found
 
