@@ -154,6 +154,7 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
     assert rows_digest(rows) == rows_digest(read_rows(finished / "rows.jsonl"))
 
 
+@pytest.mark.slow
 def test_a_method_joins_and_a_personalisation_is_shared(
     finished: Path, tmp_path: Path, tiny_micro: Path
 ) -> None:

@@ -1,14 +1,40 @@
-"""What a method's pictures depend on, written into their folder: pictures of two settings never mix."""
+"""What a method's pictures depend on: its settings, and the mark in their folder that keeps two of them from mixing."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig, SamplingConfig, StyleConfig
+from magic_insert.config.schema.evaluation import EvaluatedStylizer
+from magic_insert.config.typed import overridden
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.methods.stylizer_checks import needs_personalization
 
 CLAIM = "method.json"
 JUDGES = "encoders"
+
+
+def recipe(cfg: EvaluateConfig, stylizer: EvaluatedStylizer) -> PersonalizationConfig:
+    """The job's personalisation with the method's own keys in it."""
+    return overridden(cfg.personalization, stylizer.personalization, "personalization")
+
+
+def style_of(cfg: EvaluateConfig, stylizer: EvaluatedStylizer) -> StyleConfig:
+    """The job's style with the method's own keys in it."""
+    return overridden(cfg.style, stylizer.style, "style")
+
+
+def sampling_of(cfg: EvaluateConfig, stylizer: EvaluatedStylizer) -> SamplingConfig:
+    """The job's sampling with the method's own keys in it."""
+    return overridden(cfg.sampling, stylizer.sampling, "sampling")
+
+
+def settings_key(cfg: EvaluateConfig, stylizer: EvaluatedStylizer) -> list[Any]:
+    """All settings of a method as JSON values."""
+    trained = asdict(recipe(cfg, stylizer)) if needs_personalization(stylizer) else None
+    return [asdict(stylizer), trained, asdict(style_of(cfg, stylizer)), asdict(sampling_of(cfg, stylizer))]
 
 
 def model_marks(folder: Path | None) -> list[Any]:

@@ -15,16 +15,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig
+from magic_insert.config.schema import EvaluateConfig
 from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer
-from magic_insert.config.typed import overridden
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl
 from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import Benchmark, BenchPair
-from magic_insert.evaluation.claims import claim, model_marks
+from magic_insert.evaluation.claims import (
+    claim,
+    model_marks,
+    recipe,
+    sampling_of,
+    settings_key,
+    style_of,
+)
 from magic_insert.evaluation.entries import (
     insert_methods,
     mask_file,
@@ -115,17 +121,14 @@ class Workshop:
             UserError: a folder holds pictures of the same method with other settings.
         """
         cfg = self.cfg
-        model = [asdict(cfg.model), model_marks(self.model_folder)]
-        shared = [model, cfg.seed, self.bench.digest]
+        shared = [asdict(cfg.model), model_marks(self.model_folder), cfg.seed, self.bench.digest]
         keys: dict[str, Any] = {
             name: sorted(sha256_file(path) for path in files.values())
             for (track, name), files in self.made_elsewhere.items()
             if track == "stylize"
         }
         for name, stylizer in self.stylizers.items():
-            recipe = asdict(self.recipe(stylizer)) if needs_personalization(stylizer) else None
-            style, sampling = self.style_of(stylizer), self.sampling_of(stylizer)
-            keys[name] = [asdict(stylizer), recipe, asdict(style), asdict(sampling), shared]
+            keys[name] = [settings_key(cfg, stylizer), shared]
             claim(method_folder(self.out, "stylize", name), keys[name])
         for method, stylizer_name, inserter_name in insert_methods(cfg) if self.inserters else []:
             if stylizer_name is not None:
@@ -133,18 +136,6 @@ class Workshop:
                 marks = model_marks(self.inserter_folders[inserter_name])
                 key = [keys[stylizer_name], inserter, marks, cfg.segmenter.name, shared]
                 claim(method_folder(self.out, "insert", method), key)
-
-    def recipe(self, stylizer: EvaluatedStylizer) -> PersonalizationConfig:
-        """The job's personalisation with the method's own keys in it."""
-        return overridden(self.cfg.personalization, stylizer.personalization, "personalization")
-
-    def style_of(self, stylizer: EvaluatedStylizer) -> Any:
-        """The job's style with the method's own keys in it."""
-        return overridden(self.cfg.style, stylizer.style, "style")
-
-    def sampling_of(self, stylizer: EvaluatedStylizer) -> Any:
-        """The job's sampling with the method's own keys in it."""
-        return overridden(self.cfg.sampling, stylizer.sampling, "sampling")
 
     def count(self, subjects: Sequence[str]) -> int:
         """How many pictures `make` will make, or find, for these subjects."""
@@ -188,8 +179,8 @@ class Workshop:
             subject=subject,
             subject_text=self.bench.subject_words[subject_id].simple,
             run_dir=run,
-            style=self.style_of(method),
-            sampling=self.sampling_of(method),
+            style=style_of(self.cfg, method),
+            sampling=sampling_of(self.cfg, method),
         )
         try:
             for batch, paths, wanted in zip(batches, files, missing, strict=True):
@@ -215,11 +206,11 @@ class Workshop:
             return None
         from magic_insert.training.personalize import personalize
 
-        recipe = self.recipe(method)
+        wanted = recipe(self.cfg, method)
         home = Path(self.cfg.personalized) if self.cfg.personalized else self.out / "personalized"
-        key = digest([asdict(recipe), self.cfg.seed, asdict(self.cfg.model), model_marks(self.model_folder)])
+        key = digest([asdict(wanted), self.cfg.seed, asdict(self.cfg.model), model_marks(self.model_folder)])
         folder = home / subject.id / key
-        return personalize(self.pipe, subject, recipe, seed=self.cfg.seed, out=folder, progress=False)
+        return personalize(self.pipe, subject, wanted, seed=self.cfg.seed, out=folder, progress=False)
 
     def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
         """The composites of one redrawn subject by every inserter."""
