@@ -33,3 +33,26 @@ def stock_pipe(tiny_micro: Path) -> Any:
     pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(scope="session")
+def adain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random AdaIN networks of the published shape, whose pictures stay inside [0, 1] and do depend on their input."""
+    from safetensors.torch import save_file
+
+    from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder
+
+    folder = tmp_path_factory.mktemp("adain")
+    networks = {ENCODER_FILE: build_encoder(), DECODER_FILE: build_decoder()}
+    draw = torch.Generator().manual_seed(0)
+    for name, network in networks.items():
+        for layer in network:
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(layer.weight, generator=draw)
+                torch.nn.init.zeros_(layer.bias)
+        if name == DECODER_FILE:
+            with torch.no_grad():
+                network[-1].weight.mul_(0.03)
+                network[-1].bias.fill_(0.5)
+        save_file(network.state_dict(), folder / name)
+    return folder

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from magic_insert.core.compositing import area_resize
@@ -20,24 +19,6 @@ from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, b
 SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 REAL = SHARED / "weights"
 PICTURES = SHARED / "subjectplop"
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random networks whose pictures stay inside [0, 1] and do depend on their input."""
-    folder = tmp_path_factory.mktemp("adain")
-    torch.manual_seed(0)
-    encoder, decoder = build_encoder(), build_decoder()
-    for network in (encoder, decoder):
-        for layer in network:
-            if isinstance(layer, torch.nn.Conv2d):
-                torch.nn.init.kaiming_normal_(layer.weight)
-    with torch.no_grad():
-        decoder[-1].weight.mul_(0.03)
-        decoder[-1].bias.fill_(0.5)
-    save_file(encoder.state_dict(), folder / ENCODER_FILE)
-    save_file(decoder.state_dict(), folder / DECODER_FILE)
-    return folder
 
 
 def picture(seed: int, height: int = 64, width: int = 80) -> Tensor:
@@ -57,25 +38,26 @@ def test_the_encoder_halves_three_times_rounding_up_and_the_decoder_doubles_back
     assert build_decoder()(features).shape == (1, 3, 40, 64)
 
 
-def test_a_picture_in_its_own_style_is_what_the_networks_make_of_it_untouched(weights: Path) -> None:
-    networks, image = load_adain(weights), picture(1)[None]
+def test_a_picture_in_its_own_style_is_what_the_networks_make_of_it_untouched(adain_weights: Path) -> None:
+    networks, image = load_adain(adain_weights), picture(1)[None]
     torch.testing.assert_close(
         networks(image, image), networks(image, picture(2)[None], 0.0), atol=1e-3, rtol=0
     )
     assert networks(image, image).shape == image.shape
 
 
-def test_the_weight_leads_from_the_subjects_look_to_the_scenes(weights: Path) -> None:
+def test_the_weight_leads_from_the_subjects_look_to_the_scenes(adain_weights: Path) -> None:
     scene = picture(3) ** 3
     drawn = [
-        AdainStylizer(weights, subject(), size=64, weight=w)(scene, seed=0, id="x") for w in (0.0, 0.5, 1.0)
+        AdainStylizer(adain_weights, subject(), size=64, weight=w)(scene, seed=0, id="x")
+        for w in (0.0, 0.5, 1.0)
     ]
     near, far = ((image - drawn[0]).abs().mean() for image in drawn[1:])
     assert 1e-4 < near < far
 
 
-def test_the_ground_stays_white_and_the_result_has_the_size_asked_for(weights: Path) -> None:
-    stylizer = AdainStylizer(weights, subject(), size=64, out_size=48)
+def test_the_ground_stays_white_and_the_result_has_the_size_asked_for(adain_weights: Path) -> None:
+    stylizer = AdainStylizer(adain_weights, subject(), size=64, out_size=48)
     drawn = stylizer(picture(4, 100, 50), seed=0, id="x")
     assert drawn.shape == (3, 48, 48)
     assert (drawn[:, :, :8] == 1).all()
@@ -95,13 +77,13 @@ def test_spread_colours_keep_the_subject_and_fill_the_ground_with_its_own() -> N
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "another"])
 def test_weights_that_are_not_there_damaged_or_of_another_network_are_refused(
-    weights: Path, tmp_path: Path, what: str
+    adain_weights: Path, tmp_path: Path, what: str
 ) -> None:
-    (tmp_path / ENCODER_FILE).write_bytes((weights / ENCODER_FILE).read_bytes())
+    (tmp_path / ENCODER_FILE).write_bytes((adain_weights / ENCODER_FILE).read_bytes())
     if what == "damaged":
         (tmp_path / DECODER_FILE).write_bytes(b"not safetensors")
     if what == "another":
-        (tmp_path / DECODER_FILE).write_bytes((weights / ENCODER_FILE).read_bytes())
+        (tmp_path / DECODER_FILE).write_bytes((adain_weights / ENCODER_FILE).read_bytes())
     with pytest.raises(UserError, match=DECODER_FILE) as caught:
         load_adain(tmp_path)
     assert "\n" not in str(caught.value)

@@ -116,19 +116,39 @@ def test_clean_latents_and_noise_are_found_in_every_kind_of_prediction(predictio
     torch.testing.assert_close(clean_and_noise(noisy, predicted, kept, prediction), (clean, noise))
 
 
-def test_the_way_back_is_as_long_as_the_way_and_retraced_it_ends_in_the_picture(tiny_pipe: Any) -> None:
+def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
+    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pictures = torch.rand(2, 3, 64, 64, generator=generator(0, "pictures"))
     words, steps = ["a red bunny", "as an oil painting"], 8
+    clean = encode(tiny_pipe.vae, pictures)
+    noise = torch.randn(clean.shape, generator=generator(0, "noise"))
+    scheduler = ddim(tiny_pipe)
+    scheduler.set_timesteps(steps)
+
+    def predict_from_knowledge(inputs: torch.Tensor, time: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:
+        """What a UNet would say that knows both the pictures' latents and the noise they were drawn from."""
+        kept = scheduler.alphas_cumprod[time]
+        return (kept.sqrt() * noise - (1 - kept).sqrt() * clean,)
+
+    monkeypatch.setattr(tiny_pipe.unet, "forward", predict_from_knowledge)
     trail = invert(tiny_pipe, pictures, words, steps=steps)
     assert trail.shape[:2] == (steps, 2)
-    assert (trail[0] - trail[-1]).abs().mean() > 0.1
-
-    def retrace(done: int, latents: torch.Tensor) -> torch.Tensor:
-        return trail[done].to(latents.dtype)
+    for latents, time in zip(trail, scheduler.timesteps, strict=True):
+        kept = scheduler.alphas_cumprod[time]
+        # A clean picture is taken for one at the first level of noise: an error of that level, 3 %.
+        torch.testing.assert_close(
+            latents, kept.sqrt() * clean + (1 - kept).sqrt() * noise, atol=0.15, rtol=0.05
+        )
 
     drawn = sample(
-        tiny_pipe, words, [0, 1], steps=steps, guidance=1.0, scheduler=ddim(tiny_pipe), replace=retrace
+        tiny_pipe,
+        words,
+        [0, 1],
+        steps=steps,
+        guidance=1.0,
+        scheduler=scheduler,
+        replace=lambda done, latents: trail[done],
     )
-    wanted = decode(tiny_pipe.vae, encode(tiny_pipe.vae, pictures))
-    error = (drawn - wanted).abs().mean((1, 2, 3))
-    assert (error < 0.25 * (drawn - wanted.flip(0)).abs().mean((1, 2, 3))).all()
+    wanted, other = decode(tiny_pipe.vae, clean), decode(tiny_pipe.vae, noise)
+    assert (drawn - wanted).abs().mean() < 0.3 * (other - wanted).abs().mean()

@@ -28,4 +28,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     own = network.state_dict()
     shared = {key: value for key, value in unet.state_dict().items() if key in own}
     network.load_state_dict({**own, **shared})
+    # Two layers of zeros in a row learn nothing until the outer one has moved. The outer ones alone keep the start
+    # silent, so the edges may enter at once.
+    network.controlnet_cond_embedding.conv_out.reset_parameters()
     return network

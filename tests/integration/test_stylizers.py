@@ -1,0 +1,291 @@
+"""Every stylizer of conf/stylizer on a tiny model: same seed same picture, nothing left behind, every knob turns."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import save_png
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.core.records import Subject
+from magic_insert.data.subject_images import place
+from magic_insert.methods.base import BatchStylizer
+from magic_insert.methods.insert_job import run_insert
+from magic_insert.methods.stylizer_checks import check_stylizer
+from magic_insert.methods.stylizers import STYLIZERS, build_stylizer, needs_personalization
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.lora import add_lora, remove_lora, save_lora
+from magic_insert.models.sampling import sample
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.models.text import attached, initial_tokens, save_tokens
+from magic_insert.models.zoo import fingerprint
+from magic_insert.paths import conf_dir
+
+CHOICES = sorted(path.stem for path in (conf_dir() / "stylizer").glob("*.yaml") if path.stem != "images")
+DRAWING = [choice for choice in CHOICES if choice != "adain"]
+WORDS = ["as an oil painting", "as a pencil drawing", ""]
+SAMPLING = SamplingConfig(steps=2, guidance=2.0)
+STYLE = StyleConfig(blocks="all")
+
+
+def scene(seed: int = 0, height: int = 60, width: int = 80) -> Tensor:
+    return torch.rand(3, height, width, generator=generator(seed, "scene"))
+
+
+def subject() -> Subject:
+    alpha = torch.zeros(1, 50, 40)
+    alpha[:, 10:40, 10:30] = 1
+    return Subject(torch.rand(3, 50, 40, generator=generator(0, "subject")), alpha, "block")
+
+
+@pytest.fixture(scope="module")
+def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The product of a personalisation that moved LoRA and tokens by hand."""
+    folder = tmp_path_factory.mktemp("run")
+    for parameter in add_lora(tiny_pipe.unet, rank=2, alpha=2.0, seed=0):
+        parameter.data.add_(0.05)
+    save_lora(folder / LORA_FILE, tiny_pipe.unet)
+    remove_lora(tiny_pipe.unet, "subject")
+    tokens = initial_tokens(tiny_pipe, 2)
+    for rows in tokens.rows.values():
+        rows.data += 0.5 * torch.randn(rows.shape, generator=generator(0, "rows"))
+    save_tokens(folder / TOKENS_FILE, tokens)
+    (folder / "card.json").write_text(json.dumps({"prompt": "A {tokens}."}))
+    return folder
+
+
+@pytest.fixture
+def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
+    """Builds stylizers by the name of their YAML and closes them afterwards."""
+    built: list[BatchStylizer] = []
+
+    def build(choice: str = "personalized", *, style: StyleConfig = STYLE, **knobs: Any) -> BatchStylizer:
+        words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
+        cfg = replace(freeze(compose_job("insert", words)).stylizer, **knobs)
+        if cfg.name == "adain":
+            cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
+        stylizer = build_stylizer(
+            cfg,
+            pipe=tiny_pipe,
+            subject=subject(),
+            subject_text="a red bunny",
+            run_dir=run if needs_personalization(cfg) else None,
+            style=style,
+            sampling=SAMPLING,
+        )
+        built.append(stylizer)
+        return stylizer
+
+    yield build
+    for stylizer in built:
+        stylizer.close()
+
+
+def draw(stylizer: BatchStylizer, seed: int = 1, style_text: str = "", which: int = 0) -> Tensor:
+    return stylizer(scene(which), seed=seed, id="pair", style_text=style_text)
+
+
+def far(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).abs().max() > 1e-5)
+
+
+def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
+    names = {freeze(compose_job("demo", [f"stylizer={choice}"])).stylizer.name for choice in CHOICES}
+    assert names == set(STYLIZERS)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
+    tiny_pipe: Any, made: Any, choice: str
+) -> None:
+    prints, base = fingerprint(tiny_pipe), sample(tiny_pipe, ["a red bunny"], [0], steps=1)
+    stylizer = made(choice)
+    assert isinstance(stylizer, BatchStylizer)
+    scenes = [scene(0), scene(1, 70, 50), scene(2)]
+    together = stylizer.batch(scenes, seeds=[1, 2, 1], ids=["a", "b", "c"], style_texts=WORDS)
+    assert together.shape == (3, 3, 64, 64)
+    for i in (0, 1):
+        alone = stylizer(scenes[i], seed=i + 1, id="ab"[i], style_text=WORDS[i])
+        torch.testing.assert_close(alone, together[i], atol=2e-4, rtol=0)
+    assert far(together[0], together[1])
+    assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
+    stylizer.close()
+    assert fingerprint(tiny_pipe) == prints
+
+
+@pytest.mark.parametrize("choice", DRAWING)
+def test_another_seed_is_another_picture(made: Any, choice: str) -> None:
+    stylizer = made(choice)
+    assert far(draw(stylizer, seed=1), draw(stylizer, seed=2))
+
+
+@pytest.mark.parametrize("choice", ["personalized", "instantstyle", "style_aligned", "adain"])
+def test_another_scene_is_another_picture(made: Any, choice: str) -> None:
+    stylizer = made(choice)
+    assert far(draw(stylizer, which=0), draw(stylizer, which=3))
+
+
+@pytest.mark.parametrize(
+    ("choice", "hears"),
+    [
+        ("personalized", False),
+        ("personalized_prompt", True),
+        ("instantstyle", False),
+        ("style_aligned", True),
+    ],
+)
+def test_the_words_of_a_style_are_heard_by_those_who_take_it_from_words(
+    made: Any, choice: str, hears: bool
+) -> None:
+    stylizer = made(choice)
+    assert far(draw(stylizer, style_text="as a woodcut print"), draw(stylizer)) == hears
+
+
+@pytest.mark.parametrize("name", ["personalized", "instantstyle", "style_aligned"])
+def test_structure_steers_the_picture_and_at_strength_zero_it_is_exactly_absent(made: Any, name: str) -> None:
+    without = draw(made(name))
+    assert torch.equal(draw(made(f"{name}_canny", structure_scale=0.0)), without)
+    weak, strong = (draw(made(f"{name}_canny", structure_scale=scale)) for scale in (0.6, 2.0))
+    assert far(weak, without)
+    assert far(strong, weak)
+
+
+def test_style_scale_zero_is_exactly_the_personalised_model_without_style(made: Any) -> None:
+    silent = draw(made(style=replace(STYLE, mode="none")))
+    assert torch.equal(draw(made(style=replace(STYLE, scale=0.0))), silent)
+    assert torch.equal(draw(made(style_mode="none")), silent)
+    assert far(draw(made()), silent)
+
+
+def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(
+    tiny_pipe: Any, made: Any, run: Path, tmp_path: Path
+) -> None:
+    for name in (LORA_FILE, "card.json"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    save_tokens(tmp_path / TOKENS_FILE, initial_tokens(tiny_pipe, 2))
+    stylizer = build_stylizer(
+        StylizerConfig(lora_scale=0.0, style_mode="none"),
+        pipe=tiny_pipe,
+        subject=subject(),
+        subject_text="",
+        run_dir=tmp_path,
+        style=STYLE,
+        sampling=SAMPLING,
+    )
+    ours = draw(stylizer)
+    stylizer.close()
+    number = fold_in(1, "stylise", "pair", 0)
+    with attached(tiny_pipe, initial_tokens(tiny_pipe, 2)):
+        base = sample(tiny_pipe, ["A <v1> <v2>."], [number], steps=2, guidance=2.0)[0]
+    assert torch.equal(ours, base)
+    assert far(draw(made(lora_scale=0.0, style_mode="none")), base)  # the tokens
+    assert far(draw(made(lora_scale=1.0)), draw(made(lora_scale=0.5)))
+
+
+def test_the_degree_leads_from_the_subjects_own_look_to_the_scenes(tiny_pipe: Any, made: Any) -> None:
+    full = draw(made())
+    own = made()(place(subject(), 64)[0], seed=1, id="pair")
+    none, half = (draw(made(style=replace(STYLE, degree=degree))) for degree in (0.0, 0.5))
+    torch.testing.assert_close(none, own, atol=1e-5, rtol=0)
+    assert far(half, full)
+    assert far(half, none)
+
+
+@pytest.mark.parametrize("knob", [{"share_norms": False}, {"score_shift": 3.0}])
+def test_every_knob_of_style_aligned_turns(made: Any, knob: dict[str, Any]) -> None:
+    assert far(draw(made("style_aligned", **knob)), draw(made("style_aligned")))
+
+
+@pytest.mark.parametrize("knob", [{"style_weight": 0.3}, {"size": 96}])
+def test_every_knob_of_adain_turns(made: Any, knob: dict[str, Any]) -> None:
+    assert far(draw(made("adain", **knob)), draw(made("adain")))
+
+
+def test_without_a_pipeline_adain_draws_at_its_own_size(adain_weights: Path) -> None:
+    cfg = StylizerConfig(name="adain", weights=str(adain_weights), size=80)
+    common = {"subject": subject(), "subject_text": "", "run_dir": None, "style": STYLE, "sampling": SAMPLING}
+    assert draw(build_stylizer(cfg, pipe=None, **common)).shape == (3, 80, 80)
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        ({"name": "magic"}, "stylizer.name"),
+        ({"structure": "depth"}, "stylizer.structure"),
+        ({"structure_scale": 2.5}, "stylizer.structure_scale"),
+        ({"lora_scale": -0.1}, "stylizer.lora_scale"),
+        ({"style_mode": "magic"}, "stylizer.style_mode"),
+        ({"score_shift": float("nan")}, "stylizer.score_shift"),
+        ({"style_weight": 1.1}, "stylizer.style_weight"),
+        ({"size": 10}, "stylizer.size"),
+        ({"name": "adain", "structure": "canny"}, "stylizer.structure=none"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(UserError, match=key):
+        StylizerConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "text", "fix"),
+    [
+        (StylizerConfig(structure="canny"), "a cat", r"model\.controlnet"),
+        (StylizerConfig(name="adain"), "", r"stylizer\.weights"),
+        (StylizerConfig(name="adain", weights="nowhere"), "", r"stylizer\.weights"),
+        (StylizerConfig(name="instantstyle"), " ", "subject_text"),
+        (StylizerConfig(name="style_aligned"), "", "subject_text"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line_before_anything_is_loaded(
+    tmp_path: Path, cfg: StylizerConfig, text: str, fix: str
+) -> None:
+    model = ModelConfig(name="micro", image_size=64)
+    with pytest.raises(UserError, match=fix) as caught:
+        check_stylizer(cfg, model, tmp_path, subject_text=text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_personalised_stylizer_without_a_run_folder_is_refused(tiny_pipe: Any) -> None:
+    with pytest.raises(UserError, match="personalize first"):
+        build_stylizer(
+            StylizerConfig(),
+            pipe=tiny_pipe,
+            subject=subject(),
+            subject_text="",
+            run_dir=None,
+            style=STYLE,
+            sampling=SAMPLING,
+        )
+
+
+def test_the_insert_job_takes_a_baseline_and_a_pose_and_personalises_nothing(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    save_png(tmp_path / "s.png", torch.cat([subject().rgb, subject().alpha]))
+    save_png(tmp_path / "beach.png", scene(0, 120, 160))
+    words = [
+        f"subject={tmp_path / 's.png'}",
+        f"background={tmp_path / 'beach.png'}",
+        f"out={tmp_path / 'out.png'}",
+        f"model.source={tiny_micro}",
+        "model.image_size=64",
+        "model.device=cpu",
+        "sampling.steps=1",
+        "inserter=copy_paste",
+        "stylizer=instantstyle_canny",
+        "subject_text=a red bunny",
+        "pose=rules",
+    ]
+    story = json.loads(run_insert(freeze(compose_job("insert", words))).with_suffix(".json").read_text())
+    assert story["pose"] == "sitting down on the floor"
+    assert "personalise" not in story["seconds"]
+    assert "learned_embeds.safetensors" not in story["weights"]
