@@ -105,6 +105,11 @@ def check(cfg: EvaluateConfig) -> None:
             raise UserError(
                 f"expected a folder of pictures for {name}, got none at {method.dir}; set its dir=FOLDER"
             )
+    for name, inserter in cfg.chosen_inserters.items():
+        if inserter.mask_dir and not Path(inserter.mask_dir).is_dir():
+            raise UserError(
+                f"expected a folder of masks for {name}, got none at {inserter.mask_dir}; set its mask_dir=FOLDER"
+            )
     check_segmenter(cfg.segmenter)
     if all(method.name == IMAGES for _, method in methods):
         return

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema import EvaluateConfig
-from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer
+from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, ImagesConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -85,6 +85,11 @@ class Workshop:
             (track, name): match_files(method.images, bench.pairs, name)
             for track, methods in self._foreign().items()
             for name, method in methods.items()
+        }
+        self.masks_elsewhere = {
+            name: match_files(ImagesConfig(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
+            for name, i in cfg.chosen_inserters.items()
+            if i.mask_dir and ("insert", name) in self.made_elsewhere
         }
 
     def _foreign(self) -> dict[str, dict[str, EvaluatedStylizer | EvaluatedInserter]]:

@@ -27,16 +27,21 @@ def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
 
 
 def adopt(
-    bench: Benchmark, out: Path, made_elsewhere: Mapping[tuple[str, str], Mapping[str, Path]], seed: int
+    bench: Benchmark,
+    out: Path,
+    made_elsewhere: Mapping[tuple[str, str], Mapping[str, Path]],
+    masks: Mapping[str, Mapping[str, Path]],
+    seed: int,
 ) -> None:
     """Copies pictures made elsewhere to where the rows look for them, with a mask for each composite.
 
     Args:
         made_elsewhere: (track, method) to pair_id to file.
+        masks: method to pair_id to the file of a composite's mask, where they came along.
         seed: the draw that they stand for.
 
     Raises:
-        UserError: a picture is damaged, or a composite has another size than its background.
+        UserError: a picture is damaged, or a composite or mask has another size than the background.
     """
     pairs = {pair.pair_id: pair for pair in bench.pairs}
     for (track, method), files in made_elsewhere.items():
@@ -44,14 +49,25 @@ def adopt(
             pair = pairs[pair_id]
             place = picture_file(out, track, method, pair, seed)
             content = source.read_bytes()
-            if place.is_file() and place.read_bytes() == content:
+            given = masks.get(method, {}).get(pair_id) if track == "insert" else None
+            if given is None and place.is_file() and place.read_bytes() == content:
                 continue
             picture = load_rgb(source)
             if track == "insert":
-                background = bench.scene(pair.background).rgb
-                require_size(picture, (background.shape[-2], background.shape[-1]), source)
-                save_png(mask_file(place), estimate_mask(picture, background, expected_mask(bench, pair)))
+                require_size(picture, bench.scene(pair.background).size, source)
+                save_png(mask_file(place), _mask(bench, pair, picture, given))
             write_bytes(place, content)
+
+
+def _mask(
+    bench: Benchmark, pair: BenchPair, composite: Float[Tensor, "3 H W"], given: Path | None
+) -> Float[Tensor, "1 H W"]:
+    scene = bench.scene(pair.background)
+    if given is None:
+        return estimate_mask(composite, scene.rgb, expected_mask(bench, pair))
+    mask = load_rgb(given)
+    require_size(mask, scene.size, given)
+    return mask[:1]
 
 
 def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:

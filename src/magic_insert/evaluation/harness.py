@@ -119,7 +119,7 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
     workshop = Workshop(cfg, bench, out, lambda done: ticks[0](done))
     if rank() == 0:
         workshop.claim_methods()
-        adopt(bench, out, workshop.made_elsewhere, cfg.seed)
+        adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
     wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
     with bar(console, "pictures", workshop.count(subjects)) as tick:
         ticks.append(tick)

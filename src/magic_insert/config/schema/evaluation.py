@@ -137,12 +137,14 @@ class EvaluatedInserter(InserterConfig):
     """An inserter as the harness runs it, or finished composites made elsewhere (`name: images`).
 
     `composite`: `effect_layer` carries the new light to the background's own pixels, `paper` keeps the whole redrawn
-    picture.
+    picture. `mask_dir`: coverage of the subject in each composite made elsewhere, in files of the same names (null:
+    seen in its difference from the background).
     """
 
     composite: str = "effect_layer"
     dir: str | None = None
     pattern: str = "{subject}__{background}.png"
+    mask_dir: str | None = None
 
     def __post_init__(self) -> None:
         one_of("inserter.composite", self.composite, COMPOSITES)
