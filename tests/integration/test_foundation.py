@@ -16,6 +16,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import CardConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_jsonl
 
 
 def run(out: Path, *overrides: str) -> Path:
@@ -52,6 +53,12 @@ def test_plain_diffusers_loads_the_assembled_folder_and_its_adapter(model: Path)
         style = Image.new("RGB", (edge, edge), (200, 40, 40))
         pictures.append(pipe("a red bunny", ip_adapter_image=style, generator=generator, **draw).images[0])
     assert abs(pictures[0] - pictures[1]).max() > 0
+
+
+def test_every_fit_logs_its_last_step_where_the_run_is(model: Path) -> None:
+    rows = read_jsonl(model.parent / "metrics.jsonl")
+    assert {"vae", "clip", "denoiser", "adapter", "remover", "inserter"} <= {row["stage"] for row in rows}
+    assert {row["step"] for row in rows} == {2}
 
 
 def test_weights_are_half_precision_safetensors_only(model: Path) -> None:

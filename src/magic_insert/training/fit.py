@@ -110,7 +110,7 @@ def fit_steps(
 
 
 class _LogEvery(Callback):
-    """Hands the module's logged numbers to `write` every `period` steps."""
+    """Hands the module's logged numbers to `write` every `period` steps and after the last."""
 
     def __init__(self, write: Callable[[dict[str, float]], None], period: int):
         # Not named `log`: Lightning puts its own function under that name on every callback.
@@ -119,7 +119,7 @@ class _LogEvery(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % self.period == 0:
+        if trainer.global_step % self.period == 0 or trainer.global_step == trainer.max_steps:
             means = {
                 name: float(trainer.strategy.reduce(value, reduce_op="mean"))
                 for name, value in trainer.callback_metrics.items()
