@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from magic_insert.core.rand import generator
+from magic_insert.models import sampling
 from magic_insert.models.inversion import clean_and_noise, ddim, invert
-from magic_insert.models.latents import decode, encode
+from magic_insert.models.latents import encode
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.sampling import sample
 from magic_insert.models.shared_attention import adain, aligned, own_reference
@@ -132,6 +133,13 @@ def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
         return (kept.sqrt() * noise - (1 - kept).sqrt() * clean,)
 
     monkeypatch.setattr(tiny_pipe.unet, "forward", predict_from_knowledge)
+    ends: list[torch.Tensor] = []
+
+    def decode(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+        ends.append(latents)
+        return torch.zeros_like(pictures)
+
+    monkeypatch.setattr(sampling, "decode", decode)
     trail = invert(tiny_pipe, pictures, words, steps=steps)
     assert trail.shape[:2] == (steps, 2)
     for latents, time in zip(trail, scheduler.timesteps, strict=True):
@@ -141,7 +149,7 @@ def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
             latents, kept.sqrt() * clean + (1 - kept).sqrt() * noise, atol=0.15, rtol=0.05
         )
 
-    drawn = sample(
+    sample(
         tiny_pipe,
         words,
         [0, 1],
@@ -150,5 +158,4 @@ def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
         scheduler=scheduler,
         replace=lambda done, latents: trail[done],
     )
-    wanted, other = decode(tiny_pipe.vae, clean), decode(tiny_pipe.vae, noise)
-    assert (drawn - wanted).abs().mean() < 0.3 * (other - wanted).abs().mean()
+    torch.testing.assert_close(ends[0], clean, atol=0.15, rtol=0.05)
