@@ -185,7 +185,7 @@ def truth_values(
     )
     values = {
         "truth_psnr": _decibel(float((image.double() - truth.double()).square().mean())),
-        "truth_ssim": _finite(float(similarity), "truth_ssim"),  # type: ignore[arg-type]
+        "truth_ssim": _finite(float(similarity), "truth_ssim"),
     }
     if lpips is not None:
         values["truth_lpips"] = _finite(float(lpips(image[None], truth[None])), "truth_lpips")

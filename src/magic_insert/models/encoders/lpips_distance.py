@@ -3,6 +3,7 @@
 The linear heads come with the `lpips` package; the AlexNet trunk is a file under torchvision's key names.
 """
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -54,7 +55,10 @@ def new_lpips(trunk: dict[str, Tensor], source: Located) -> Lpips:
     Raises:
         UserError: the tensors are not AlexNet's.
     """
-    network = LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
+    with warnings.catch_warnings():
+        # lpips asks torchvision for its trunk in a way that torchvision has renamed.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"torchvision\.models")
+        network = LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False)
     # lpips cuts torchvision's sequence into five slices but keeps the numbers: slice2.3.weight is features.3.weight.
     named = {key: f"features.{key.split('.', 1)[1]}" for key in network.net.state_dict()}
     if missing := sorted(set(named.values()) - set(trunk)):

@@ -100,7 +100,7 @@ def clip_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> Clip
             say(image, pool.captions[row], pool.templates[row], style)
     images, said = images[:batch_size], said[:batch_size]
     rows = {text: i for i, text in enumerate(dict.fromkeys(text for of in said for text in of if text))}
-    told = torch.tensor([[rows[of[k]] if of[k] else -1 for of in said] for k in range(len(DETAILS))])
+    told = torch.tensor([[rows.get(of[k] or "", -1) for of in said] for k in range(len(DETAILS))])
     return ClipBatch(_stack(images), random_frames(len(images), rng, (0.75, 1.0)), list(rows), told)
 
 
