@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 GIGABYTE = 1e9
 SLOW = 3.0  # a step this many times longer than the median of the last ones is worth a word
 REMEMBERED = 20
+SILENCE = 100  # steps between two words about slow ones
 NEARLY_FULL = 0.92  # share of the device's memory
 
 
@@ -75,7 +76,7 @@ class Watch(Callback):
     """Memory in the progress bar; one line when a step takes much longer than the last ones or memory runs out."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.warned = device, False
+        self.device, self.warned, self.silent_until = device, False, 0
         self.spent: deque[float] = deque(maxlen=REMEMBERED)
         self.began = 0.0
 
@@ -92,8 +93,10 @@ class Watch(Callback):
         pl_module.log("memory_gb", self.memory(), prog_bar=True)
 
     def judge(self, step: int, seconds: float) -> None:
-        """Says so if update `step`, which took `seconds`, stands out from the last ones."""
-        if len(self.spent) == REMEMBERED and seconds > SLOW * statistics.median(self.spent):
+        """Says so if `step`, which took `seconds`, stands out from the last ones; not again for SILENCE steps."""
+        remembered = len(self.spent) == REMEMBERED and step >= self.silent_until
+        if remembered and seconds > SLOW * statistics.median(self.spent):
+            self.silent_until = step + SILENCE
             usual = statistics.median(self.spent)
             log.warning(
                 "magic-insert: step %d took %.2f s, the last %d took %.2f s; something else uses this machine",

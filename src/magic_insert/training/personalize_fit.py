@@ -38,7 +38,7 @@ def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
 
 def fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequence[Callback]) -> None:
     """Runs the steps that are left; numbers of micro-batches are the data."""
-    cfg, device = module.cfg, module.device_in_use
+    cfg, device = module.cfg, module.unet_device
     start = module.start.step if module.start else 0
     if start >= cfg.steps:
         return

@@ -48,18 +48,16 @@ class PersonalizeModule(pl.LightningModule):
         self.kept = self.pipe.scheduler.alphas_cumprod.float()
         self.prediction = self.pipe.scheduler.config.prediction_type
         unet = self.pipe.unet
+        # Asked for once: the pipeline walks through all its layers to answer, at every step a few milliseconds.
+        self.unet_device: torch.device = unet.device
+        self.unet_dtype: torch.dtype = unet.dtype
+        self.fixed: dict[tuple[int, int], dict[str, Any]] = {}
         # Held in a list: as an attribute Lightning would take the frozen network for its own.
         self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
         self.mean = None
         if cfg.ema_decay is not None:
             self.mean = RunningMean(trainables.parameters(), cfg.ema_decay)
         self.start: Checkpoint | None = None
-
-    @property
-    def device_in_use(self) -> torch.device:
-        """Where the UNet is; the VAE may be elsewhere."""
-        device: torch.device = self.pipe.unet.device
-        return device
 
     def values(self) -> dict[str, Tensor]:
         """Everything that training changes, by name, the running mean included."""
@@ -102,23 +100,26 @@ class PersonalizeModule(pl.LightningModule):
             list(prompts), device=noisy.device, do_classifier_free_guidance=False
         )
         share = count // len(prompts)
-        size = noisy.shape[-1] * pipe.vae_scale_factor
-        added: dict[str, Any] = {
-            "text_embeds": pooled.repeat_interleave(share, 0),
-            "time_ids": time_ids(pipe, size, count).to(noisy.device),
-        }
-        if has_adapter(pipe):
-            added["image_embeds"] = [blank_style(pipe, count).negative.to(noisy.device)]
+        fixed = self.conditions(count, noisy.shape[-1] * pipe.vae_scale_factor)
         return self.network[0](
-            noisy.to(pipe.unet.dtype),
+            noisy.to(self.unet_dtype),
             times,
             encoder_hidden_states=text.repeat_interleave(share, 0),
-            added_cond_kwargs=added,
+            added_cond_kwargs={"text_embeds": pooled.repeat_interleave(share, 0), **fixed},
             return_dict=False,
         )[0].float()
 
+    def conditions(self, count: int, size: int) -> dict[str, Any]:
+        """What the UNet is told besides the text, for `count` pictures of `size` pixels: sizes, and no style."""
+        if (count, size) not in self.fixed:
+            added: dict[str, Any] = {"time_ids": time_ids(self.pipe, size, count).to(self.unet_device)}
+            if has_adapter(self.pipe):
+                added["image_embeds"] = [blank_style(self.pipe, count).negative.to(self.unet_device)]
+            self.fixed[count, size] = added
+        return self.fixed[count, size]
+
     def training_step(self, micro: int) -> Tensor:
-        cfg, device = self.cfg, self.device_in_use
+        cfg, device = self.cfg, self.unet_device
         caches, prompts, streams = [self.cache], [self.prompt], ["personalize"]
         if self.prior is not None:
             caches, prompts, streams = (
@@ -159,4 +160,4 @@ class PersonalizeModule(pl.LightningModule):
         set_rates(self.trainer.optimizers[0], batch // self.cfg.accumulate, self.cfg)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(self.cfg, self.trainables.parts, self.device_in_use)
+        return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)
