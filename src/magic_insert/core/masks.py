@@ -35,11 +35,20 @@ def bounding_box(mask: Float[Tensor, "1 H W"], threshold: float = INSIDE) -> Box
 
 def dilate(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
     """Grows the mask by `radius` pixels in every direction (a square neighbourhood); radius 0 is the identity."""
-    if radius == 0:
-        return mask
-    span = 2 * radius + 1
-    wide = functional.max_pool2d(mask[None], (1, span), stride=1, padding=(0, radius))
-    return functional.max_pool2d(wide, (span, 1), stride=1, padding=(radius, 0))[0]
+    return _running_max(_running_max(mask, -1, radius), -2, radius)
+
+
+def _running_max(mask: Float[Tensor, "1 H W"], dim: int, radius: int) -> Float[Tensor, "1 H W"]:
+    """The maximum over `radius` pixels to both sides along `dim`; windows double, so a wide one costs little more."""
+    span, window = 2 * radius + 1, 1
+    beyond = [0, 0, radius, radius] if dim == -2 else [radius, radius]
+    padded = functional.pad(mask, beyond)
+    while window < span:
+        step = min(window, span - window)
+        length = padded.shape[dim] - step
+        padded = torch.maximum(padded.narrow(dim, 0, length), padded.narrow(dim, step, length))
+        window += step
+    return padded
 
 
 def erode(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
