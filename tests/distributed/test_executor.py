@@ -49,6 +49,7 @@ def test_a_killed_rank_ends_the_stage_within_a_minute_and_the_next_one_works(pay
     assert [share["total"] for share in shares(payload)] == [3.0, 3.0]
 
 
+@pytest.mark.slow
 @needs_submitit
 def test_a_slurm_job_without_slurm_runs_the_same_ranks(payload: Path) -> None:
     execute("rank_targets:share", payload, LOCAL)

@@ -4,7 +4,7 @@ The page needs no other file and no network. A bootstrap's rounds come from `rou
 `metrics.jsonl`, a sweep's jobs from `sweep.json`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,8 @@ def round_sections(rows: Sequence[Row], folder: Path) -> list[str]:
         if (curves := [group_curve(rows, network, group, measure) for group in GROUPS])
     ]
     last = rows[-1]
-    judged = [curve_of(rows, name, lambda row, name=name: (row["filter"] or {}).get(name)) for name in SHARES]
-    counts = [curve_of(rows[1:], name, lambda row, name=name: row[name]) for name in ("accepted", "rejected")]
+    judged = [curve_of(rows, f"filter.{name}", name) for name in SHARES]
+    counts = [curve_of(rows[1:], name, name) for name in ("accepted", "rejected")]
     selection = [
         bar_chart(f"acceptance by style, round {row['round']}", sorted(row["acceptance"].items()), 1.0)
         for row in rows
@@ -88,17 +88,18 @@ def round_sections(rows: Sequence[Row], folder: Path) -> list[str]:
 
 def group_curve(rows: Sequence[Row], network: str, group: str, measure: str) -> Curve:
     """One network's measure in one group of styles, with its interval where there is one."""
+    band = [
+        (row["round"], *interval)
+        for row in rows
+        if (interval := row["intervals"].get(network, {}).get(group, {}).get(measure)) is not None
+    ]
+    return Curve(group, curve_of(rows, f"metrics.{network}.{group}.{measure}", group).points, band)
 
-    def at(tree: Mapping[str, Any]) -> Any:
-        return tree.get(network, {}).get(group, {}).get(measure)
 
-    band = [(row["round"], *interval) for row in rows if (interval := at(row["intervals"])) is not None]
-    return Curve(group, curve_of(rows, group, lambda row: at(row["metrics"])).points, band)
-
-
-def curve_of(rows: Sequence[Row], name: str, value: Callable[[Row], float | None]) -> Curve:
-    """A number of each round that has it."""
-    return Curve(name, [(row["round"], found) for row in rows if (found := value(row)) is not None])
+def curve_of(rows: Sequence[Row], key: str, name: str) -> Curve:
+    """The number at the dotted `key` of each round that has it."""
+    numbers = [(row["round"], flat_numbers(row)) for row in rows]
+    return Curve(name, [(number, found[key]) for number, found in numbers if key in found])
 
 
 def metric_charts(rows: Sequence[Row]) -> list[str]:

@@ -62,7 +62,7 @@ class Job:
 
     def outcome(self, metric: str | None, error: str, seconds: float = 0.0) -> Outcome:
         """Its row; `error` is empty for a job that is done, whose result says how long it took."""
-        result = {"value": None, "seconds": seconds} if error else read_json(self.result)
+        result: dict[str, Any] = {"value": None, "seconds": seconds} if error else read_json(self.result)
         numbers = read_numbers(self.out) if self.out.is_dir() and not error else {}
         return Outcome(
             name=self.name,
