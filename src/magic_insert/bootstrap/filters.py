@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from magic_insert.config.checks import at_least, within
 from magic_insert.core.digest import sha256_file
@@ -211,10 +211,9 @@ def read_verdicts(path: str | Path) -> dict[str, bool]:
 
 
 @cache
-def _read(path: str, checksum: str) -> dict[str, dict[str, float]]:
+def _read(path: str, checksum: str) -> Any:
     """The JSON file with these bytes; a changed file is read anew."""
-    content: dict[str, dict[str, float]] = read_json(path)
-    return content
+    return read_json(path)
 
 
 def _require_file(key: str, path: str) -> None:

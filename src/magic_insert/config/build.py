@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from magic_insert.core.errors import UserError
@@ -53,4 +54,9 @@ def build(node: Mapping[str, Any], key: str) -> Any:
         UserError: the target is not allowed or its keys do not fit.
     """
     check_target(node, key)
-    return instantiate(dict(node))
+    try:
+        return instantiate(dict(node))
+    except InstantiationException as error:
+        if isinstance(error.__cause__, UserError):
+            raise error.__cause__ from None
+        raise

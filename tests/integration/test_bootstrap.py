@@ -1,0 +1,244 @@
+"""The whole bootstrap on a tiny model: rows, reuse, damage, products, several ranks, kills."""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from magic_insert.bootstrap.driver import Row, conclusion, run_plan
+from magic_insert.bootstrap.payload import Payload, read_payload
+from magic_insert.bootstrap.plan import STAGES
+from magic_insert.bootstrap.product import NETWORK_FILES
+from magic_insert.bootstrap.review import open_round, run_review
+from magic_insert.bootstrap.store import files_of, flaw_of
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import BootstrapConfig, ReviewConfig
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb
+from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.launch.target import load_function
+
+SETTINGS = (
+    "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
+    "bootstrap.retrain=both", "harvest.batch_size=1",
+)  # fmt: skip
+PATIENCE = 600  # seconds; a busy machine needs many to import torch
+
+
+@cache
+def composed(*overrides: str) -> BootstrapConfig:
+    cfg: BootstrapConfig = freeze(compose_job("bootstrap", list(overrides)))
+    return cfg
+
+
+def configure(place: Path, model: Path, out: str, *overrides: str) -> BootstrapConfig:
+    cfg = composed(*SETTINGS, *overrides)
+    source = replace(cfg.model, source=str(model))
+    return replace(cfg, out=str(place / out), store=str(place / "store"), model=source)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run returned, what it said, which stages it really made, and with which payloads."""
+
+    rows: list[Row]
+    said: list[str]
+    made: list[str]
+    payloads: list[tuple[str, Payload]]
+
+
+def run(cfg: BootstrapConfig) -> Outcome:
+    said: list[str] = []
+    payloads: list[tuple[str, Payload]] = []
+
+    def execute(target: str, payload: Path) -> None:
+        payloads.append((target, read_payload(payload)))
+        load_function(target)(payload)
+
+    torch.set_num_threads(1)
+    rows = run_plan(cfg, execute, say=said.append, progress=False)
+    return Outcome(rows, said, [target.rpartition(":")[2] for target, _ in payloads], payloads)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("bootstrap")
+
+
+@pytest.fixture(scope="module")
+def first(place: Path, tiny_micro: Path) -> Outcome:
+    """One round, both networks trained."""
+    return run(configure(place, tiny_micro, "first"))
+
+
+def test_every_stage_is_made_and_the_last_line_says_what_changed(first: Outcome) -> None:
+    rows, said, made = first.rows, first.said, first.made
+    assert made.count("run_fit") == 2
+    assert made.count("run_evaluate") == 4
+    assert made.count("run_harvest") == made.count("run_measure") == 1
+    best = max(range(2), key=lambda i: rows[i]["metrics"]["inserter"]["seen"]["effect_psnr"])
+    assert said[-1] == conclusion(rows[0], rows[best], best)
+    assert "dB" in said[-1]
+
+
+def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) -> None:
+    stored = read_jsonl(place / "first" / "rounds.jsonl")
+    assert stored == json.loads(json.dumps(first.rows))
+    base, after = stored
+    assert (base["round"], base["harvested"], base["filter"]) == (0, 0, None)
+    assert after["accepted"] + after["rejected"] == after["harvested"] == 2
+    assert (after["retrain"], after["init_from"], after["threshold"], after["seed"]) == (
+        "both",
+        "base",
+        0.0,
+        0,
+    )
+    for network in ("inserter", "remover"):
+        for group in ("photo", "seen", "unseen"):
+            value = after["metrics"][network][group]["effect_psnr"]
+            low, high = after["intervals"][network][group]["effect_psnr"]
+            assert low <= value <= high
+            assert after["changes"][network][group]["effect_psnr"][0] == pytest.approx(
+                value - base["metrics"][network][group]["effect_psnr"], abs=2e-4
+            )
+    assert set(after["filter"]) >= {"precision", "recall", "base_rate"}
+    assert set(after["bias"]) == {"size", "contrast", "style"}
+    assert after["minutes"]
+    assert {"harvest", "measure", "select", "pool"} <= set(after["stages"])
+
+
+def test_the_products_load_as_networks_and_have_a_card(first: Outcome, place: Path, tiny_pipe: Any) -> None:
+    from magic_insert.models.inserter import load_edit_unet
+
+    out = place / "first"
+    for name in ("inserter", "remover"):
+        assert (
+            load_edit_unet(out / name).config["in_channels"] == 2 * tiny_pipe.vae.config.latent_channels + 1
+        )
+        assert sorted(path.name for path in (out / name).iterdir()) == sorted(NETWORK_FILES)
+    card = read_json(out / "card.json")
+    best = card["round"]
+    assert card["metrics"] == first.rows[best]["metrics"]
+    assert not list(out.glob(".*.new"))
+
+
+def test_a_contact_sheet_shows_the_accepted(first: Outcome, place: Path) -> None:
+    out = place / "first"
+    assert load_rgb(out / "sheets" / "round-1-accepted.png").shape[0] == 3
+    assert not (out / "sheets" / "round-1-rejected.png").exists()
+
+
+def test_the_same_command_again_makes_nothing_and_ends_the_same(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    again = run(configure(place, tiny_micro, "again"))
+    assert again.made == []
+    assert again.rows == first.rows
+    assert again.said[-1] == first.said[-1]
+    for name in NETWORK_FILES:
+        files = [place / out / "inserter" / name for out in ("first", "again")]
+        assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_another_threshold_shares_harvest_and_measurements(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    scores = read_json(stage(place, "select", first.rows[1]["stages"]["select"]) / "selection.json")["scores"]
+    between = sum(scores.values()) / len(scores)
+    again = run(
+        configure(
+            place, tiny_micro, "tighter", f"filter.threshold={between:.4f}", "bootstrap.retrain=insertion"
+        )
+    )
+    assert again.made == ["run_fit", "run_evaluate"]
+
+
+def stage(place: Path, kind: str, key: str) -> Path:
+    return place / "store" / kind / key
+
+
+def test_a_flipped_bit_is_found_its_stage_made_again_and_that_is_said(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    key = first.rows[1]["stages"]["harvest"]
+    picture = sorted((stage(place, "harvest", key) / "without").iterdir())[0]
+    content = bytearray(picture.read_bytes())
+    whole = bytes(content)
+    content[len(content) // 2] ^= 4
+    picture.write_bytes(content)
+    again = run(configure(place, tiny_micro, "mended"))
+    assert again.made == ["run_harvest"]
+    assert any(f"harvest {key}" in line and "checksum" in line for line in again.said)
+    assert picture.read_bytes() == whole
+    assert [row["metrics"] for row in again.rows] == [row["metrics"] for row in first.rows]
+
+
+def test_a_selection_of_nothing_names_threshold_and_best_score(
+    place: Path, tiny_micro: Path, first: Outcome
+) -> None:
+    with pytest.raises(UserError, match=r"filter\.threshold=1, got a best score of"):
+        run(configure(place, tiny_micro, "nothing", "filter.threshold=1"))
+    assert all(
+        flaw_of(path) is None
+        for path in (place / "store").glob("[!s.]*/*")
+        if (path / "manifest.json").is_file()
+    )
+
+
+@pytest.mark.parametrize("part", ["remover", "inserter"])
+def test_a_model_without_the_networks_to_start_from_is_refused_with_the_key(
+    tmp_path: Path, tiny_micro: Path, part: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_micro, model, ignore=shutil.ignore_patterns(part))
+    with pytest.raises(UserError, match=rf"set bootstrap\.{part}=FOLDER"):
+        run(configure(tmp_path, model, "run"))
+
+
+def test_people_judge_on_a_page_and_their_verdicts_come_back(
+    first: Outcome, place: Path, tmp_path: Path
+) -> None:
+    cfg = configure(place, tmp_path, "first")
+    page = run_review(ReviewConfig(run=cfg.out, out=str(tmp_path))).read_text()
+    ids = open_round(Path(cfg.out), 1).ids
+    assert all(f'data-id="{name}"' in page for name in ids)
+    assert page.count("data:image/png;base64,") == 2 * len(ids)
+    assert load_rgb(tmp_path / "sheet.png").shape[0] == 3
+    assert set(read_json(tmp_path / "verdicts.json")["verdicts"]) == set(ids)
+    write_json(tmp_path / "other.json", {"verdicts": {"somebody-else": "accept"}})
+    with pytest.raises(UserError, match="somebody-else"):
+        run_review(ReviewConfig(run=cfg.out, out=str(tmp_path), verdicts=str(tmp_path / "other.json")))
+
+
+def test_a_round_of_a_run_that_is_not_there_is_refused(first: Outcome, place: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"among \[1\], got 7"):
+        run_review(ReviewConfig(run=str(place / "first"), out=str(tmp_path), round=7))
+
+
+@pytest.mark.parametrize("kind", ["render", "harvest", "measure", "evaluate"])
+def test_one_rank_and_two_write_the_same_files(
+    first: Outcome, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The ranks of these stages share nothing but their payload, so they can be played one after the other."""
+    target = STAGES[kind][0]
+    payload = next(payload for made, payload in first.payloads if made == target)
+    staged = payload.out.name.removeprefix(f"{kind}-")
+    expected = read_json(stage(place, kind, staged) / "manifest.json")["files"]
+    shared = replace(payload, out=tmp_path / "out", work=tmp_path / "work")
+    shared.write(tmp_path / "payload.json")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    counts = []
+    for number in ("0", "1"):
+        monkeypatch.setenv("RANK", number)
+        load_function(target)(tmp_path / "payload.json")
+        counts.append(len(files_of(shared.out)))
+    assert {name: sha256_file(shared.out / name) for name in files_of(shared.out)} == expected
+    # Two scenes are traced together, so rendering has one group of work here and the second rank none.
+    assert 0 < counts[0] < counts[1] or kind == "render"

@@ -1,0 +1,226 @@
+"""Where the pictures come from: nothing held out enters a training, and a user's folder is checked by name."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from magic_insert.bootstrap.files import MASK, WITH, Item, place, read_index
+from magic_insert.bootstrap.fit import mixed
+from magic_insert.bootstrap.folder_pictures import square_around, take_in
+from magic_insert.bootstrap.imagine import imagined_items
+from magic_insert.bootstrap.payload import Payload
+from magic_insert.bootstrap.toybox_pictures import (
+    SEEN,
+    View,
+    held_out_views,
+    photo_views,
+    pool_views,
+    render,
+    require_trainable,
+)
+from magic_insert.config.schema import ModelConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.rand import generator
+from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
+from magic_insert.toybox.subjects import is_held_out
+from magic_insert.training.insertion import EditLatents
+
+POOL = {"seed": 3, "num_samples": 48, "styles": [], "occlusion": 0.3}
+
+
+def run(stage: Any, out: Path, settings: dict[str, Any], **inputs: Path) -> Path:
+    """Runs one stage as the driver does."""
+    model = ModelConfig(name="none", image_size=64)
+    payload = Payload(out, out / "work", settings, inputs, model, progress=False)
+    payload.write(out / "work" / "payload.json")
+    stage(out / "work" / "payload.json")
+    return out
+
+
+def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
+    test = held_out_views({"seed": 0, "num_samples": 48})
+    secret = {(view.subject.identity, view.scene.seed) for view in test}
+    for view in [*pool_views(POOL), *photo_views(POOL)]:
+        assert view.scene.seed % 2 == 0
+        assert view.subject.identity % 2 == 0
+        assert not is_held_out(view.subject.combination)
+        assert (view.subject.identity, view.scene.seed) not in secret
+        assert {item.style for item in view.items} <= set(TRAIN_STYLES)
+
+
+def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
+    trained, tested = pool_views(POOL)[0], held_out_views({"seed": 0, "num_samples": 1})[0]
+    style = Item("x", HELD_OUT_STYLES[0])
+    for view in (
+        View(tested.scene, trained.subject, trained.items),
+        View(trained.scene, tested.subject, trained.items),
+        View(trained.scene, trained.subject, (style,)),
+    ):
+        with pytest.raises(AssertionError, match="held-out"):
+            require_trainable(view)
+
+
+def test_a_held_out_style_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"pool\.styles, got neon, which is held out"):
+        pool_views({**POOL, "styles": ["neon"]})
+
+
+def test_every_drawn_style_takes_its_turn() -> None:
+    styles = [item.style for view in pool_views(POOL) for item in view.items]
+    assert {styles.count(style) for style in SEEN} == {len(styles) // len(SEEN)}
+    assert "photo" not in styles
+
+
+def test_a_larger_pool_begins_with_the_smaller_one() -> None:
+    assert pool_views(POOL)[:5] == pool_views({**POOL, "num_samples": 5})
+    assert pool_views({**POOL, "seed": 4})[:5] != pool_views(POOL)[:5]
+
+
+def test_the_test_is_drawn_in_all_three_groups_per_scene() -> None:
+    for view in held_out_views({"seed": 0, "num_samples": 8}):
+        photo, seen, unseen = (item.style for item in view.items)
+        assert photo == "photo"
+        assert seen in SEEN
+        assert unseen in HELD_OUT_STYLES
+
+
+def test_a_rendered_pool_has_pictures_masks_and_truth(tmp_path: Path) -> None:
+    settings = {**POOL, "use": "pool", "size": 32, "num_samples": 2}
+    folder = run(render, tmp_path / "pool", settings)
+    items = read_index(folder)
+    assert len(items) == 2
+    picture, without, mask = (
+        load_rgb(place(folder, layer, items[0].id)) for layer in (WITH, "without", MASK)
+    )
+    assert picture.shape == (3, 32, 32)
+    assert torch.equal(picture[:, mask[0] == 0] > 2, without[:, mask[0] == 0] > 2)
+    assert float((picture - without).abs().max()) > 0.1
+
+
+def test_a_render_that_was_killed_halfway_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    settings = {**POOL, "use": "pool", "size": 32, "num_samples": 2}
+    whole = run(render, tmp_path / "whole", settings)
+    name = read_index(whole)[0].id
+    before = place(whole, WITH, name).read_bytes()
+    place(whole, WITH, name).unlink()
+    run(render, whole, settings)
+    assert place(whole, WITH, name).read_bytes() == before
+
+
+def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
+    settings = {
+        "seed": 0,
+        "num_samples": 4,
+        "styles": ["ink", "oil"],
+        "prompts": ["a cat, {style}", "a dog, {style}"],
+    }
+    assert [item.facts["prompt"] for item in imagined_items(settings)] == [
+        "a cat, ink", "a cat, oil", "a dog, ink", "a dog, oil",
+    ]  # fmt: skip
+
+
+def test_imagined_captions_name_subject_place_shadow_and_style() -> None:
+    items = imagined_items({"seed": 0, "num_samples": 3, "styles": [], "prompts": []})
+    assert all("with a shadow" in item.facts["prompt"] for item in items)
+    assert len({item.facts["noise"] for item in items}) == 3
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good pictures, one of them in a folder of a style, and everything that can be wrong."""
+    root = tmp_path / "mine"
+    mask = torch.zeros(1, 40, 60)
+    mask[:, 10:30, 40:55] = 1
+    for name in ("good", "ink/fine", "empty", "unmasked"):
+        save_png(root / f"{name}.png", torch.rand(3, 40, 60, generator=generator(0, name)))
+    for name in ("good", "ink/fine", "twin"):
+        save_png(root / "masks" / f"{name}.png", mask)
+    save_png(root / "masks" / "empty.png", torch.zeros(1, 40, 60))
+    (root / "twin.png").write_bytes((root / "good.png").read_bytes())
+    (root / "torn.png").write_bytes((root / "good.png").read_bytes()[:200])
+    return root
+
+
+def settings_of(on_error: str) -> dict[str, Any]:
+    segmenter = {"name": "auto", "model_dir": None}
+    return {
+        "seed": 0, "num_samples": 9, "size": 32, "segment": False, "segmenter": segmenter, "on_error": on_error,
+    }  # fmt: skip
+
+
+def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(UserError) as told:
+        run(take_in, tmp_path / "out", settings_of("stop"), pictures=folder, masks=folder / "masks")
+    text = str(told.value)
+    for name, why in (("empty.png", "mask is empty"), ("unmasked.png", "no mask"), ("torn.png", "damaged")):
+        assert name in text
+        assert why in text
+    assert "twin.png: the same picture as good.png" in text
+    assert "data.on_error=skip" in text
+    assert "ink/fine" not in text
+
+
+def test_unusable_pictures_are_left_out_when_asked(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run(take_in, tmp_path / "out", settings_of("skip"), pictures=folder, masks=folder / "masks")
+    assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
+    assert "skipped 4 pictures" in capsys.readouterr().err
+    assert load_rgb(place(out, WITH, "good")).shape == (3, 32, 32)
+
+
+def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Path) -> None:
+    picture = torch.full((3, 40, 40), 0.9)
+    picture[:, 10:30, 10:30] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
+    save_png(folder / "unmasked.png", picture)
+    found = run(
+        take_in,
+        tmp_path / "out",
+        {**settings_of("skip"), "segment": True},
+        pictures=folder,
+        masks=folder / "masks",
+    )
+    mask = load_rgb(place(found, MASK, "unmasked"))[0]
+    assert float(mask[16, 16]) == 1.0
+    assert float(mask[1, 1]) == 0.0
+
+
+def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) -> None:
+    root = tmp_path / "pairs"
+    mask = torch.zeros(1, 40, 40)
+    mask[:, 10:30, 10:30] = 1
+    for layer in ("with", "without"):
+        save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
+    save_png(root / "masks" / "cup.png", mask)
+    settings = {"use": "pairs", "seed": 0, "num_samples": 9, "size": 32, "on_error": "stop"}
+    out = run(take_in, tmp_path / "out", settings, pairs=root)
+    assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
+    assert place(out, "without", "cup").is_file()
+
+
+def test_the_square_holds_the_subject_and_stays_in_the_picture() -> None:
+    mask = torch.zeros(1, 40, 100)
+    mask[:, 5:15, 90:98] = 1
+    rows, columns = square_around(mask)
+    assert (rows, columns) == (slice(0, 40), slice(60, 100))
+
+
+def latents(count: int, value: float) -> EditLatents:
+    array = np.full((count, 2, 1, 2, 2), value, dtype=np.float16)
+    return EditLatents(array, array, array)
+
+
+@pytest.mark.parametrize(
+    ("drawn", "photos", "share"), [(31, 64, 0.5), (5, 64, 0.25), (50, 4, 0.8), (7, 3, 0.0)]
+)
+def test_a_batch_has_the_asked_share_of_photographs_and_every_drawing(
+    drawn: int, photos: int, share: float
+) -> None:
+    rows = mixed(latents(drawn, 1.0), latents(photos, 0.0), share).target[:, 0, 0, 0, 0]
+    assert float((rows == 0).mean()) == pytest.approx(share, abs=0.02)
+    assert int((rows == 1).sum()) >= drawn
+    assert share == 0 or int((rows == 0).sum()) >= photos - 1

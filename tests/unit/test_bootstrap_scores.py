@@ -1,0 +1,95 @@
+"""Numbers of a round: the same as the metrics of the harness, with honest intervals."""
+
+import pytest
+import torch
+
+from magic_insert.bootstrap.evaluate import sums_of
+from magic_insert.bootstrap.scores import changes, decibel, intervals, metrics
+from magic_insert.core.rand import generator
+from magic_insert.evaluation.metrics import RegionPSNR, ShadowIoU
+from magic_insert.toybox.world import effect_of
+
+
+def pictures(count: int, noise: float, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Sums of `count` scenes whose drawings differ from the truth by noise."""
+    rows = {}
+    for i in range(count):
+        draw = generator(seed, "scene", i)
+        target = torch.rand(3, 12, 12, generator=draw)
+        mask = torch.zeros(1, 12, 12)
+        mask[:, 2:5, 2:5] = 1
+        effect = torch.zeros(1, 12, 12)
+        effect[:, 6:9, 2:9] = 1
+        drawn = (target + noise * torch.randn(3, 12, 12, generator=draw)).clamp(0, 1)
+        rows[f"{i:04d}-photo"] = sums_of(target * 0.5, drawn, target, mask, effect, effect)
+    return rows
+
+
+def test_decibels_are_those_of_the_harness() -> None:
+    draw = generator(0, "psnr")
+    drawn, target = torch.rand(2, 5, 3, 8, 8, generator=draw)
+    effect = (torch.rand(5, 1, 8, 8, generator=draw) > 0.5).float()
+    nothing = torch.zeros(5, 1, 8, 8)
+    rows = [sums_of(drawn[i], drawn[i], target[i], nothing[i], effect[i], effect[i]) for i in range(5)]
+    metric = RegionPSNR()
+    metric.update(drawn, target, effect)
+    assert decibel(rows, "effect_error", "effect_pixels") == pytest.approx(float(metric.compute()), abs=1e-3)
+
+
+def test_shadow_overlap_is_that_of_the_harness() -> None:
+    draw = generator(0, "iou")
+    before, after, true_after = torch.rand(3, 4, 3, 8, 8, generator=draw)
+    mask = torch.zeros(4, 1, 8, 8)
+    found, effect = effect_of(before, after, mask), effect_of(before, true_after, mask)
+    metric = ShadowIoU()
+    metric.update(found, effect)
+    mean = sum(
+        sums_of(before[i], after[i], true_after[i], mask[i], effect[i], found[i])["shadow_iou"]
+        for i in range(4)
+    )
+    assert mean / 4 == pytest.approx(float(metric.compute()), abs=1e-5)
+
+
+def test_an_interval_holds_its_value_and_narrows_with_more_scenes() -> None:
+    how = {"seed": 0, "resamples": 200, "coverage": 0.95}
+    widths = []
+    for count in (8, 64):
+        rows = pictures(count, 0.1)
+        value = metrics(rows)["photo"]["effect_psnr"]
+        low, high = intervals(rows, **how)["photo"]["effect_psnr"]
+        assert low <= value <= high
+        widths.append(high - low)
+    assert widths[1] < widths[0]
+
+
+def test_a_model_compared_with_itself_has_not_changed_at_all() -> None:
+    rows = pictures(10, 0.1)
+    change = changes(rows, rows, seed=0, resamples=50, coverage=0.95)["photo"]
+    assert all(values == [0.0, 0.0, 0.0] for values in change.values())
+
+
+def test_a_better_model_is_better_beyond_the_interval() -> None:
+    change = changes(pictures(20, 0.2), pictures(20, 0.1), seed=0, resamples=200, coverage=0.95)["photo"]
+    gain, low, high = change["effect_psnr"]
+    assert 4 < low <= gain <= high < 7  # half the noise is 6 dB; clipping takes a little
+    assert change["effect_psnr_nothing"] == [0.0, 0.0, 0.0]
+
+
+def test_a_paired_interval_is_narrower_than_the_two_apart() -> None:
+    hard, easy = pictures(20, 0.2), pictures(20, 0.1)
+    how = {"seed": 0, "resamples": 200, "coverage": 0.95}
+    paired = changes(hard, easy, **how)["photo"]["effect_psnr"]
+    apart = [intervals(rows, **how)["photo"]["effect_psnr"] for rows in (hard, easy)]
+    assert paired[2] - paired[1] < sum(high - low for low, high in apart)
+
+
+def test_a_group_without_pictures_is_left_out() -> None:
+    assert set(metrics(pictures(3, 0.1))) == {"photo"}
+
+
+def test_a_picture_without_an_effect_counts_nothing() -> None:
+    target = torch.full((3, 4, 4), 0.5)
+    nothing = torch.zeros(1, 4, 4)
+    row = sums_of(target, target + 0.3, target, nothing, nothing, nothing)
+    assert decibel([row], "effect_error", "effect_pixels") is None
+    assert "effect_psnr" not in metrics({"0000-seen": row})["seen"]
