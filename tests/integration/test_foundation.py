@@ -1,6 +1,7 @@
 """The foundation job end to end at tiny size: what it assembles loads in plain diffusers, and its card is measured."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -65,7 +66,7 @@ def test_weights_are_half_precision_safetensors_only(model: Path) -> None:
     from safetensors import safe_open
 
     assert not [p for p in model.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
-    for name in ("unet", "remover", "inserter", "vae", "ip_adapter"):
+    for name in ("unet", "controlnet", "remover", "inserter", "vae", "ip_adapter"):
         (path,) = (model / name).glob("*.safetensors")
         with safe_open(path, framework="pt") as file:
             assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}, name  # noqa: SIM118
@@ -94,6 +95,16 @@ def test_a_finished_job_is_not_done_again(model: Path) -> None:
     again = run(model.parent)
     assert weights(again) == weights(model)
     assert before == {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
+
+
+def test_a_part_can_be_trained_alone_beside_the_others(model: Path, tmp_path: Path) -> None:
+    from magic_insert.training.foundation.driver import train_part
+
+    run_folder, out = model.parent, tmp_path / "run"
+    shutil.copytree(run_folder, out, ignore=shutil.ignore_patterns("controlnet", "pool-*", "micro"))
+    (pool,) = run_folder.glob("pool-*")
+    cfg: Any = freeze(compose_job("foundation", ["debug=fast", f"out={out}", "trainer.precision=32-true"]))
+    assert weights(train_part(cfg, "controlnet", pool)) == weights(run_folder / "parts" / "controlnet")
 
 
 def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from magic_insert.models.micro import (
     TINY,
     build_scheduler,
+    build_text_encoder,
     build_tokenizer,
     build_unet,
     build_vae,
@@ -17,9 +18,11 @@ from magic_insert.models.micro import (
     widen_input,
 )
 from magic_insert.models.micro_adapter import collect_ip_adapter
+from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import new_adapter
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import AdapterModule
+from magic_insert.training.foundation.controlnet import ControlNetModule
 from magic_insert.training.foundation.module import velocity_loss, warmup_cosine
 from magic_insert.training.foundation.vae import PatchCode, VaeModule
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
@@ -76,8 +79,6 @@ def test_the_learning_rate_rises_then_falls_and_never_leaves_zero_to_one() -> No
 def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
     build_tokenizer(tmp_path, ["a red bunny"], context=TINY.context)
     tokenizer, tokenizer_2 = load_tokenizers(tmp_path)
-    from magic_insert.models.micro import build_text_encoder
-
     unet = build_unet(TINY)
     new_adapter(unet, TINY.embed_dim)
     module = AdapterModule(
@@ -183,3 +184,36 @@ def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
     mask = np.zeros((1, 1, 16, 16), np.uint8)
     mask[..., :8, :4] = 255
     assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
+
+
+def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(tmp_path: Path) -> None:
+    build_tokenizer(tmp_path, ["a red bunny"], context=TINY.context)
+    tokenizer, tokenizer_2 = load_tokenizers(tmp_path)
+    torch.manual_seed(0)
+    unet = build_unet(TINY)
+    network = build_controlnet(unet)
+    module = ControlNetModule(
+        unet,
+        network,
+        build_text_encoder(TINY, tokenizer, second=False),
+        build_text_encoder(TINY, tokenizer_2, second=True),
+        build_scheduler(),
+        image_size=TINY.image_size,
+        lr=1e-2,
+        steps=2,
+    )
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    ids = tokenizer(["a red bunny"] * 2, padding="max_length", return_tensors="pt").input_ids
+    batch = {
+        "latents": torch.randn(2, TINY.latent_channels, 8, 8),
+        "noise": torch.randn(2, TINY.latent_channels, 8, 8),
+        "timesteps": torch.tensor([100, 900]),
+        "edges": (torch.rand(2, 3, 64, 64) > 0.9).float(),
+        "ids": ids,
+        "ids_2": ids,
+    }
+    fit_steps(module, lambda step: batch, steps=2, folder=tmp_path / "fit", device="cpu", progress=False)
+    moved = {k for k, v in module.state_dict().items() if not torch.equal(before[k], v)}
+    assert moved
+    assert all(key.startswith("unet.network.") for key in moved)
+    assert "unet.network.controlnet_cond_embedding.conv_in.weight" in moved

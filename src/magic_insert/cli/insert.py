@@ -13,6 +13,8 @@ from magic_insert.methods.input_checks import (
     check_place,
     check_segmenter,
 )
+from magic_insert.methods.pose_server import check_server
+from magic_insert.methods.stylizer_checks import check_stylizer
 
 
 def check(cfg: InsertConfig) -> None:
@@ -24,7 +26,10 @@ def check(cfg: InsertConfig) -> None:
     check_picture(cfg.subject)
     check_box_inside(cfg.box, check_picture(cfg.background))
     check_segmenter(cfg.segmenter)
-    check_inserter(cfg.inserter, check_model(cfg.model))
+    model_folder = check_model(cfg.model)
+    check_inserter(cfg.inserter, model_folder)
+    check_stylizer(cfg.stylizer, cfg.model, model_folder, subject_text=cfg.subject_text)
+    check_server(cfg.pose)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -23,23 +23,20 @@ from magic_insert.models.vgg import load_adain
 class AdainStylizer:
     """Gives the subject's picture the statistics of any scene; what is not subject stays plain white."""
 
-    def __init__(
-        self, weights: Path, subject: Subject, *, size: int, out_size: int | None = None, weight: float = 1.0
-    ) -> None:
+    def __init__(self, weights: Path, subject: Subject, *, size: int, weight: float = 1.0) -> None:
         """Loads the networks.
 
         Args:
             weights: folder with the two safetensors files.
             subject: the picture and its matte.
-            size: side in pixels of the square on which the networks work.
-            out_size: side of the result; None for `size`.
+            size: side in pixels of the square on which the networks work, and of the result.
             weight: from the subject's own statistics (0) to the scene's (1).
 
         Raises:
             UserError: the weights are not there.
         """
         self.networks = load_adain(weights)
-        self.size, self.out_size, self.weight = size, out_size or size, weight
+        self.size, self.weight = size, weight
         picture, self.cover = place(subject, size)
         self.picture = spread_colours(picture, self.cover)
 
@@ -51,7 +48,7 @@ class AdainStylizer:
         scale = self.size / min(height, width)
         style = area_resize(scene_rgb, round(height * scale), round(width * scale))
         drawn = self.networks(self.picture[None], style[None], self.weight)[0]
-        return area_resize(self.cover * drawn + (1 - self.cover), self.out_size, self.out_size)
+        return self.cover * drawn + (1 - self.cover)
 
     def batch(
         self,

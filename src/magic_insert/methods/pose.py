@@ -14,7 +14,8 @@ from torch import Tensor
 
 from magic_insert.config.schema.stylizers import PoseConfig
 from magic_insert.core.records import Box, Scene
-from magic_insert.methods.pose_http import HttpPose, check_server
+from magic_insert.methods.pose_http import HttpPose
+from magic_insert.methods.pose_server import check_server
 
 # Words of a scene and the pose that fits them; the first that is found decides, so furniture goes before rooms.
 POSES_BY_WORD: tuple[tuple[tuple[str, ...], str], ...] = (
@@ -77,8 +78,8 @@ def build_pose(cfg: PoseConfig) -> PoseSuggester:
     Raises:
         UserError: `http` without a server in the environment.
     """
-    if cfg.name == "http":
-        return HttpPose(check_server(cfg), timeout=cfg.timeout)
+    if server := check_server(cfg):
+        return HttpPose(server, timeout=cfg.timeout)
     return {"none": NoPose, "rules": RulePose}[cfg.name]()
 
 

@@ -1,29 +1,25 @@
 """A pose from a language model that sees pictures, over OpenAI's chat protocol; the server is the user's choice.
 
-Address and key come from the environment (OPENAI_BASE_URL, OPENAI_API_KEY), never from a file, and reach nobody else:
-redirects are refused. The answer is a stranger's text: one short line of plain words is taken from it, or nothing.
+The key reaches nobody but the server: redirects are refused. The answer is a stranger's text: one short line of plain
+words is taken from it, or nothing.
 """
 
 import base64
 import http.client
 import json
-import os
 import re
 import urllib.error
 import urllib.request
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema.stylizers import PoseConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes
+from magic_insert.methods.pose_server import URL, Server
 
-URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 LONGEST = 512  # pixels of a picture's longer side as it is sent
 MAX_WORDS = 12
 MAX_ANSWER_BYTES = 1 << 20
@@ -32,34 +28,6 @@ QUESTION = (
     "action fits that place? Answer with at most eight words that can follow the character's name in an image prompt, "
     "such as: sitting down on the floor. No explanation."
 )
-
-
-@dataclass(frozen=True)
-class Server:
-    """Where to ask; the key does not show when this is printed."""
-
-    url: str
-    model: str
-    key: str = field(repr=False)
-
-
-def check_server(cfg: PoseConfig) -> Server:
-    """The server that environment and configuration name.
-
-    Raises:
-        UserError: no address, not a web address, or no model.
-    """
-    url = os.environ.get(URL, "").rstrip("/")
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(
-            f"expected the address of a chat server in {URL} for pose=http, got {url!r}; set {URL} or pose=none"
-        )
-    if not cfg.model:
-        raise UserError(
-            "expected the name of the server's model for pose=http, got none; set pose.model=NAME"
-        )
-    return Server(url, cfg.model, os.environ.get(KEY, ""))
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

@@ -1,13 +1,10 @@
-"""What a stylizer needs and whether it is there, known before a model is loaded."""
+"""What a stylizer needs and whether it is there, known before torch or a model is loaded."""
 
 from pathlib import Path
 
 from magic_insert.config.schema import ModelConfig
-from magic_insert.config.schema.stylizers import StylizerConfig
+from magic_insert.config.schema.stylizers import ADAIN_FILES, StylizerConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE
-
-ADAIN_FILES = (ENCODER_FILE, DECODER_FILE)
 
 
 def needs_personalization(cfg: StylizerConfig) -> bool:

@@ -14,7 +14,6 @@ from magic_insert.methods.instantstyle import InstantStyleStylizer
 from magic_insert.methods.personalized import PersonalizedStylizer
 from magic_insert.methods.style_aligned import StyleAlignedStylizer
 from magic_insert.methods.stylizer_checks import adain_weights, check_stylizer, needs_personalization
-from magic_insert.models.sampling import image_size
 
 __all__ = ["STYLIZERS", "build_stylizer", "check_stylizer", "needs_personalization"]
 
@@ -33,8 +32,7 @@ def build_stylizer(
     """The stylizer that `cfg` names, knowing its subject.
 
     Args:
-        pipe: the StableDiffusionXLPipeline that draws; several stylizers may share it. AdaIN draws without, and with
-            one gives pictures of its size.
+        pipe: the StableDiffusionXLPipeline that draws; several stylizers may share it; AdaIN draws without.
         subject: the subject's picture, for the methods that look at it.
         subject_text: what it is ("a red bunny"), for the methods that are told.
         run_dir: folder of the personalisation, where one is needed.
@@ -46,13 +44,7 @@ def build_stylizer(
         UserError: no run folder where one is needed, or weights that are not there.
     """
     if cfg.name == "adain":
-        return AdainStylizer(
-            adain_weights(cfg),
-            subject,
-            size=cfg.size,
-            out_size=None if pipe is None else image_size(pipe),
-            weight=cfg.style_weight,
-        )
+        return AdainStylizer(adain_weights(cfg), subject, size=cfg.size, weight=cfg.style_weight)
     style = replace(style, mode=cfg.style_mode or style.mode)
     structure_scale = cfg.structure_scale if cfg.structure == "canny" else 0.0
     if cfg.name == "instantstyle":

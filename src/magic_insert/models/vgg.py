@@ -16,12 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from magic_insert.config.schema.stylizers import ADAIN_FILES
 from magic_insert.core.errors import UserError
 from magic_insert.models.shared_attention import adain
 
 ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse
-ENCODER_FILE = "adain_encoder_vgg19_relu4_1.safetensors"
-DECODER_FILE = "adain_decoder.safetensors"
+ENCODER_FILE, DECODER_FILE = ADAIN_FILES
 
 
 def build_encoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequential:

@@ -8,6 +8,7 @@ from magic_insert.core.errors import UserError
 
 STYLIZERS = ("personalized", "instantstyle", "style_aligned", "adain")
 STRUCTURES = ("none", "canny")
+ADAIN_FILES = ("adain_encoder_vgg19_relu4_1.safetensors", "adain_decoder.safetensors")
 POSES = ("none", "rules", "http")
 LOG_2 = 0.6931471805599453
 
@@ -21,7 +22,7 @@ class StylizerConfig:
     `lora_scale` in [0, 2]: strength of the personalisation (personalized). `share_norms`: normalise over the style
     picture and ours together, `score_shift`: added to the attention scores of the style picture (style_aligned).
     `weights`: folder with the encoder's and the decoder's safetensors (adain). `style_weight` in [0, 1]: from the
-    subject's own statistics to the style's (adain). `size`: side in pixels at which its networks work (adain).
+    subject's own statistics to the style's (adain). `size`: side in pixels of its result (adain).
     """
 
     name: str = "personalized"
