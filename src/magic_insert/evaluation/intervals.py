@@ -128,11 +128,14 @@ def mean_interval(
         raise ValueError(
             f"expected one label of each axis per value, got {len(numbers)}, {len(first)} and {len(second)}"
         )
-    weights, clusters = draw_weights(first, second, seed=seed, draws=draws)
-    totals = weights.sum(1)
+    # Values of one cell of the grid are always drawn together: their sum and their number are all that is needed.
+    cell_of = {cell: number for number, cell in enumerate(sorted(set(zip(first, second, strict=True))))}
+    index = [cell_of[cell] for cell in zip(first, second, strict=True)]
+    sums, counts = np.bincount(index, numbers), np.bincount(index).astype(np.float64)
+    rows, columns = zip(*cell_of, strict=True)
+    weights, clusters = draw_weights(rows, columns, seed=seed, draws=draws)
     with np.errstate(invalid="ignore", divide="ignore"):
-        replicates = (
-            weights @ numbers / totals
-        )  # a draw that hits no value of a sparse grid is left out as NaN
+        # A draw that hits no cell of a sparse grid divides by zero and is left out as NaN.
+        replicates = weights @ sums / (weights @ counts)
     point = float(numbers.mean())
     return Estimate(point, *stretched(point, replicates, clusters), len(numbers))

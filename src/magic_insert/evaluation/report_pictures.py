@@ -22,6 +22,7 @@ SIDE = 144
 SHEET_PAIRS = 6
 # What a method made, by track; everything else a row names is context and the same for all methods of a pair.
 MADE = {"stylize": "stylised", "insert": "composite"}
+CONTEXT = ("subject", "background", "truth")  # in the order of the sheets
 
 
 def thumbnail(image: Float[Tensor, "3 H W"], side: int = SIDE) -> Float[Tensor, "3 h w"]:
@@ -92,7 +93,10 @@ def sheet_html(rows: Sequence[Row], track: str, album: Album) -> str:
             for name, path in row["images"].items()
             if name != MADE[track]
         }
-        figures = [album.figure(path, name) for name, path in context.items()]
+        order = sorted(
+            context, key=lambda name: (CONTEXT.index(name) if name in CONTEXT else len(CONTEXT), name)
+        )
+        figures = [album.figure(context[name], name) for name in order]
         figures += [
             album.figure(made_picture(first[m]) if m in first else None, m)
             for m in methods
@@ -104,7 +108,7 @@ def sheet_html(rows: Sequence[Row], track: str, album: Album) -> str:
     return "".join(body)
 
 
-def extremes_html(rows: Sequence[Row], column: Column, album: Album, count: int = 4) -> str:
+def extremes_html(rows: Sequence[Row], column: Column, album: Album, count: int = 3) -> str:
     """The worst and the best `count` rows in one column."""
     have = sorted(
         (row for row in rows if column.key in row["values"]),

@@ -6,7 +6,7 @@ is a scrambled picture, are mixed in, never as the first task.
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from magic_insert.config.schema import ProtocolConfig
@@ -31,7 +31,7 @@ class Task:
 
 
 def draw_forms(
-    ours: str, pools: dict[str, Sequence[str]], protocol: ProtocolConfig, *, seed: int
+    ours: str, pools: Mapping[str, Sequence[str]], protocol: ProtocolConfig, *, seed: int
 ) -> list[list[Task]]:
     """One form a rater. `pools` holds, for each baseline, the pairs that it shares with `ours`.
 
@@ -54,7 +54,7 @@ def _stream(seed: int, rater: int) -> random.Random:
 
 def _form(
     ours: str,
-    pools: dict[str, Sequence[str]],
+    pools: Mapping[str, Sequence[str]],
     protocol: ProtocolConfig,
     asked: dict[tuple[str, str], int],
     stream: random.Random,

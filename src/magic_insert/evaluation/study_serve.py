@@ -34,6 +34,8 @@ class StudyHandler(BaseHTTPRequestHandler):
     sys_version = ""
     timeout = 30
 
+    server: "StudyServer"
+
     def __init__(self, folder: Path, study: dict[str, Any], lock: threading.Lock, *arguments: Any) -> None:
         self.folder, self.study, self.lock = folder, study, lock
         super().__init__(*arguments)
@@ -42,7 +44,7 @@ class StudyHandler(BaseHTTPRequestHandler):
         """Nothing: the answers themselves are the record."""
 
     def _is_local(self) -> bool:
-        port = self.server.server_address[1]
+        port = self.server.server_port
         if self.headers.get("Host") in (f"{HOST}:{port}", f"localhost:{port}"):
             return True
         self._reply(HTTPStatus.FORBIDDEN, b"expected this machine's own name", "text/plain")

@@ -1,0 +1,232 @@
+"""Reports: the same numbers in every format, honest labels, one page that needs nothing else."""
+
+import csv
+import io
+import json
+import re
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_rows import FACTS, synthetic_rows
+
+from magic_insert.config.schema import ReportConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.evaluation.diagnosis import diagnose
+from magic_insert.evaluation.pareto import frontier
+from magic_insert.evaluation.printed import comparable, printed_results, printed_rows, why_not_comparable
+from magic_insert.evaluation.report import write_report
+from magic_insert.evaluation.report_job import run_report
+from magic_insert.evaluation.report_pictures import Album, spread
+from magic_insert.evaluation.rows import write_rows
+from magic_insert.evaluation.tables import csv_text, latex, latex_escape, main_table, markdown
+
+PAPER = {"benchmark": {"name": "subjectplop"}, "metrics": "paper"}
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return synthetic_rows()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole report with pictures."""
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(folder, synthetic_rows(pictures=folder), FACTS)
+
+
+def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> None:
+    page = report.read_text()
+    assert not re.findall(r"""(?:src|href|srcset)\s*=\s*["'](?!data:)""", page)
+    assert "http" not in page.replace("http-equiv", "")
+    assert "<script" not in page
+    assert page.count("data:image/png;base64,") > 100
+
+
+def test_every_table_says_which_metrics_made_it(report: Path) -> None:
+    page = report.read_text()
+    for table in re.findall(r'<div class="card"><p>(.*?)</p><div class="scroll"><table', page):
+        assert "metrics=micro" in table
+    assert page.count("<table") == len(re.findall(r'<div class="card"><p>', page)) > 10
+    for heading in re.findall(r"^#+ .*$", (report.parent / "table.md").read_text(), flags=re.MULTILINE):
+        assert "metrics=micro" in heading
+    for line in csv.DictReader(io.StringIO((report.parent / "table.csv").read_text())):
+        assert line["metrics"] == "micro"
+    captions = re.findall(r"\\caption\{.*", (report.parent / "table.tex").read_text())
+    assert len(captions) == 2
+    assert all("metrics=micro" in caption for caption in captions)
+
+
+def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None:
+    table = main_table(rows, "stylize", FACTS)
+    text, tex = markdown([table], rows, FACTS), latex([table], FACTS)
+    values = {
+        (line["method"], line["column"]): float(line["mean"])
+        for line in csv.DictReader(io.StringIO(csv_text([table], FACTS)))
+    }
+    for line in table.lines:
+        for column in table.columns:
+            if column.key not in line.estimates:
+                assert (line.method, column.key) not in values
+                continue
+            mean = line.estimates[column.key].mean
+            assert values[line.method, column.key] == mean
+            for written in (text, tex):
+                name = latex_escape(line.method) if written is tex else f"| {line.method} |"
+                row = next(one for one in written.splitlines() if one.startswith(name))
+                assert column.text(mean) in row
+
+
+def test_floors_stand_above_methods_above_ceilings_above_printed_rows(rows: list[dict[str, Any]]) -> None:
+    kinds = [line.kind for line in main_table(rows, "stylize", FACTS).lines]
+    assert list(dict.fromkeys(kinds)) == ["floor", "method", "ceiling", "printed"]
+
+
+def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
+    best = {key: line.method for line in main_table(rows, "stylize", FACTS).lines for key in line.best}
+    assert best["subject_dino"] == "personalized"
+    assert best["style_csd"] == "instantstyle_canny"
+    assert all(":" not in method for method in best.values())
+
+
+def test_where_all_methods_are_equal_none_is_best(rows: list[dict[str, Any]]) -> None:
+    table = main_table(rows, "insert", FACTS)
+    assert all("outside_equal" not in line.best for line in table.lines)
+    assert all("effect_area" not in line.best for line in table.lines)  # it has no better side
+
+
+def test_the_printed_means_are_the_plain_means_of_the_printed_columns() -> None:
+    """A misprint in our copy of Tables 1 and 2 would show here: the paper rounds to three digits."""
+    subject = ("subject_dino", "subject_clip_i", "subject_clip_t_simple", "subject_clip_t_detailed")
+    style = ("style_clip_i", "style_csd", "style_clip_t")
+    assert len(printed_rows("stylize")) == 6
+    for _, values in printed_rows("stylize"):
+        assert sum(values[key] for key in subject) / 4 == pytest.approx(values["subject_mean"], abs=0.0011)
+        assert sum(values[key] for key in style) / 3 == pytest.approx(values["style_mean"], abs=0.0011)
+    assert printed_rows("insert") == []
+
+
+def test_printed_rows_are_comparable_only_with_the_papers_encoders_and_pictures() -> None:
+    assert why_not_comparable(FACTS) == ["the encoders differ", "the pictures differ"]
+    assert why_not_comparable({**PAPER, "metrics": "micro"}) == ["the encoders differ"]
+    assert why_not_comparable({**PAPER, "benchmark": {"name": "folder"}}) == ["the pictures differ"]
+    assert why_not_comparable(PAPER) == []
+    assert comparable("subject_dino", PAPER)
+    assert not comparable("subject_clip_t_simple", PAPER)  # its texts were never released
+    assert not comparable("subject_dino", FACTS)
+
+
+def test_a_table_says_why_the_printed_rows_are_not_comparable(rows: list[dict[str, Any]]) -> None:
+    text = markdown([main_table(rows, "stylize", FACTS)], rows, FACTS)
+    assert "not comparable: the encoders differ and the pictures differ" in text
+    same = markdown([main_table(rows, "stylize", PAPER)], rows, PAPER)
+    line = next(one for one in same.splitlines() if one.startswith("| Ours ControlNet (printed)"))
+    assert "0.514 |" in line
+    assert "0.289* |" in line
+    assert printed_results()["preference"][0]["share"] == 0.85
+
+
+def test_the_frontier_holds_those_that_nobody_beats() -> None:
+    points = {
+        "a": (1.0, 5.0),
+        "b": (2.0, 4.0),
+        "beaten": (1.5, 3.9),
+        "c": (3.0, 1.0),
+        "twin of c": (3.0, 1.0),
+    }
+    assert frontier(points) == ["a", "b", "c", "twin of c"]
+
+
+def test_names_from_outside_are_text_and_not_markup(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["stylize"], num_subjects=2, num_backgrounds=2)
+    for row in rows:
+        row["method"] = row["method"].replace("adain", "<img src=x onerror=alert(1)>&_%")
+        row["style"] = "<b>bold</b>"
+    write_report(tmp_path, rows, {**FACTS, "command": "<script>1</script>"})
+    page = (tmp_path / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "<b>bold" not in page
+    assert "<script" not in page
+    assert r"\&\_\%" in (tmp_path / "table.tex").read_text()
+
+
+def test_a_report_from_rows_alone_has_empty_frames_for_lost_pictures(tmp_path: Path) -> None:
+    page = write_report(tmp_path, synthetic_rows(tracks=["insert"]), FACTS).read_text()
+    assert "no picture" in page
+
+
+def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
+    synthetic_rows(tracks=["insert"], num_subjects=1, num_backgrounds=1, pictures=tmp_path)
+    (tmp_path / "below").mkdir()
+    inside, outside = Album(tmp_path, {}), Album(tmp_path / "below", {})
+    assert inside.address("pictures/bunny-00.png") is not None
+    assert outside.address("../pictures/bunny-00.png") is None
+
+
+def test_pairs_for_the_sheet_are_spread_over_all_of_them() -> None:
+    names = [f"{i:02d}" for i in range(20)]
+    assert spread(names, 6) == ["00", "04", "08", "11", "15", "19"]
+    assert spread(names[:3], 6) == names[:3]
+
+
+def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2)
+    for name in ("a", "b"):
+        write_report(tmp_path / name, rows, FACTS)
+    for file in (tmp_path / "a").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
+
+
+def test_the_diagnosis_beside_the_report_is_complete(report: Path) -> None:
+    assert read_jsonl(report.parent / "diagnosis.jsonl") == [
+        json.loads(json.dumps(asdict(finding))) for finding in diagnose(synthetic_rows())
+    ]
+
+
+def test_trust_is_told_where_the_truth_is_known_and_only_there(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=3)
+    assert "deserves trust" in write_report(tmp_path / "known", rows, FACTS).read_text()
+    unknown = write_report(tmp_path / "unknown", rows, {**FACTS, "has_truth": False}).read_text()
+    assert "deserves trust" not in unknown
+
+
+def test_no_row_is_no_report(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least one row"):
+        write_report(tmp_path, [], FACTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["insert"], num_subjects=2, num_backgrounds=2, pictures=tmp_path / "run")
+    write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]
+    first = write_report(tmp_path / "run", rows, FACTS)
+    again = run_report(ReportConfig(rows=str(tmp_path / "run" / "rows.jsonl"), out=str(tmp_path / "again")))
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["insert"], num_subjects=2, num_backgrounds=2)
+    write_rows(tmp_path / "rows.jsonl", rows)  # type: ignore[arg-type]
+    write_json(tmp_path / "mine.json", {**FACTS, "metrics": "paper"})
+    for facts, label in ((None, "metrics=unknown"), (str(tmp_path / "mine.json"), "metrics=paper")):
+        page = run_report(
+            ReportConfig(rows=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "out"), facts=facts)
+        )
+        assert label in page.read_text()
+    assert read_json(tmp_path / "out" / "facts.json")["metrics"] == "paper"
+    (tmp_path / "mine.json").write_text("[]")
+    with pytest.raises(UserError, match=r"mine\.json"):
+        run_report(
+            ReportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), str(tmp_path / "mine.json"))
+        )
+
+
+def test_another_seed_draws_other_intervals(tmp_path: Path) -> None:
+    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=3)
+    tables = [csv_text([main_table(rows, "insert", FACTS, seed=seed)], FACTS) for seed in (0, 1)]
+    means = [[line["mean"] for line in csv.DictReader(io.StringIO(table))] for table in tables]
+    assert tables[0] != tables[1]
+    assert means[0] == means[1]

@@ -1,0 +1,346 @@
+"""A preference study: fair forms, a page that cannot tell who is who, a careful server, known answers."""
+
+import http.client
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from evaluation_rows import synthetic_rows
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import append_jsonl, read_json, read_jsonl
+from magic_insert.evaluation.rows import write_rows
+from magic_insert.evaluation.study_analyse import analyse, report, run_analyse
+from magic_insert.evaluation.study_answers import check_answer, read_answers
+from magic_insert.evaluation.study_build import run_build, scrambled
+from magic_insert.evaluation.study_forms import SCRAMBLED, Task, draw_forms
+from magic_insert.evaluation.study_serve import MAX_BODY, study_server
+
+PAIRS = [f"pair-{i:03d}" for i in range(30)]
+POOLS = {"a": PAIRS, "b": PAIRS[5:]}
+PAPER = ProtocolConfig(tasks=20, raters=60, checks=2, max_failed=0)
+
+
+@pytest.fixture(scope="module")
+def forms() -> list[list[Task]]:
+    return draw_forms("ours", POOLS, PAPER, seed=0)
+
+
+def test_the_papers_protocol_asks_twelve_hundred_times_about_each_of_two_baselines() -> None:
+    protocol = freeze(compose_job("study")).protocol
+    forms = draw_forms("ours", POOLS, protocol, seed=0)
+    asked = Counter(
+        frozenset((task.left, task.right)) for form in forms for task in form if not task.is_check
+    )
+    assert len(forms) == 60
+    assert asked == {frozenset(("ours", "a")): 1200, frozenset(("ours", "b")): 1200}
+
+
+def test_no_pair_is_asked_twice_in_one_comparison_of_a_form(forms: list[list[Task]]) -> None:
+    for form in forms:
+        asked = [(frozenset((task.left, task.right)), task.pair_id) for task in form if not task.is_check]
+        assert len(set(asked)) == len(asked) == 40
+
+
+def test_every_pair_is_asked_equally_often(forms: list[list[Task]]) -> None:
+    for baseline, pool in POOLS.items():
+        asked = Counter(t.pair_id for form in forms for t in form if baseline in (t.left, t.right))
+        assert set(asked) == set(pool)
+        assert max(asked.values()) - min(asked.values()) <= 1
+
+
+def test_ours_stands_left_in_half_of_each_comparison(forms: list[list[Task]]) -> None:
+    for form in forms:
+        for baseline in POOLS:
+            sides = [task.left == "ours" for task in form if baseline in (task.left, task.right)]
+            assert sum(sides) == 10
+
+
+def test_an_odd_number_of_tasks_favours_neither_side_on_the_whole() -> None:
+    forms = draw_forms("ours", {"a": PAIRS}, ProtocolConfig(1, 400, 0, 0), seed=3)
+    left = sum(task.left == "ours" for form in forms for task in form)
+    assert 160 < left < 240  # four standard deviations
+
+
+def test_attention_checks_are_mixed_in_and_never_first(forms: list[list[Task]]) -> None:
+    places = [[number for number, task in enumerate(form) if task.is_check] for form in forms]
+    assert all(len(found) == 2 and 0 not in found for found in places)
+    assert len({tuple(found) for found in places}) > 30
+    sides = Counter(task.left == SCRAMBLED for form in forms for task in form if task.is_check)
+    assert min(sides.values()) > 35
+
+
+def test_a_form_depends_on_the_seed_alone(forms: list[list[Task]]) -> None:
+    assert draw_forms("ours", POOLS, PAPER, seed=0) == forms
+    assert draw_forms("ours", POOLS, PAPER, seed=1) != forms
+
+
+def test_more_tasks_than_pairs_are_refused_with_the_key() -> None:
+    with pytest.raises(UserError, match=r"protocol\.tasks"):
+        draw_forms("ours", {"a": PAIRS[:3]}, PAPER, seed=0)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_a_scrambled_picture_has_the_same_pixels_elsewhere(size: tuple[int, int]) -> None:
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    mixed = scrambled(image, 0, "name")
+    assert mixed.shape == image.shape
+    assert (mixed != image).float().mean() > 0.5
+    torch.testing.assert_close(mixed.flatten(1).sort().values, image.flatten(1).sort().values)
+    assert torch.equal(mixed, scrambled(image, 0, "name"))
+
+
+def config(out: Path, *words: str) -> StudyConfig:
+    cfg: StudyConfig = freeze(compose_job("study", [f"out={out}", *words]))
+    return cfg
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    write_rows(folder / "rows.jsonl", synthetic_rows(tracks=["insert"], pictures=folder))  # type: ignore[arg-type]
+    run_build(
+        config(
+            folder / "study", f"rows={folder / 'rows.jsonl'}", "ours=personalized+real_only",
+            "against=[personalized+copy_paste]", "protocol=quick",
+        )
+    )  # fmt: skip
+    return folder / "study"
+
+
+def test_neither_the_page_nor_a_picture_says_whose_it_is(study: Path) -> None:
+    page = (study / "index.html").read_text()
+    for secret in ("personalized", "real_only", "copy_paste", "bunny", "forest", SCRAMBLED):
+        assert secret not in page
+        assert all(secret not in path.name for path in (study / "pictures").iterdir())
+        assert secret not in (study / "study.json").read_text()
+
+
+def test_every_picture_of_a_form_is_there_and_is_the_methods_own(study: Path) -> None:
+    text = (study / "index.html").read_text().split('type="application/json">')[1].split("</script>")[0]
+    shown, key = json.loads(text)["forms"], read_json(study / "key.json")
+    listed = set(read_json(study / "study.json")["pictures"])
+    assert len(shown) == len(key["forms"]) == 6
+    for form, tasks in zip(shown, key["forms"], strict=True):
+        for task, meaning in zip(form, tasks, strict=True):
+            for side in ("left", "right"):
+                assert f"{task[side]}.png" in listed
+                if meaning[side] != SCRAMBLED:
+                    made = study.parent / f"pictures/insert-{meaning[side]}-{meaning['pair_id']}.png"
+                    assert torch.equal(load_rgb(study / "pictures" / f"{task[side]}.png"), load_rgb(made))
+            assert [name for name, _ in task["above"]] == ["subject", "background"]
+
+
+def test_folders_of_equal_names_can_be_compared_and_a_reference_is_shown(tmp_path: Path) -> None:
+    for folder in ("ours", "theirs", "above"):
+        for number in range(3):
+            picture = torch.full((3, 16, 16), 0.1 * number + 0.2 * (folder == "ours"))
+            save_png(tmp_path / folder / f"res_{number}.png", picture)
+    save_png(tmp_path / "theirs" / "surplus.png", torch.zeros(3, 8, 8))
+    page = run_build(
+        config(
+            tmp_path / "study", f"folders=[{tmp_path}/ours,{tmp_path}/theirs]", f"references={tmp_path}/above",
+            "protocol=quick", "protocol.tasks=3", "track=stylize",
+        )
+    )  # fmt: skip
+    key = read_json(page.parent / "key.json")
+    assert key["ours"] == "ours"
+    assert {task["pair_id"] for form in key["forms"] for task in form} == {"res_0", "res_1", "res_2"}
+    assert '"above":[["reference",' in page.read_text()
+    assert "better drawing" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "rows=PATH"),
+        (["rows=r", "folders=[a,b]"], "both"),
+        (["rows=r"], "against"),
+        (["folders=[a]"], "two folders"),
+    ],
+)
+def test_a_study_of_nothing_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run_build(config(tmp_path, *words))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_method_that_is_not_in_the_rows_is_refused_by_name(study: Path, tmp_path: Path) -> None:
+    words = [f"rows={study.parent / 'rows.jsonl'}", "ours=personalized+real_only"]
+    with pytest.raises(UserError, match="nobody"):
+        run_build(config(tmp_path, *words, "against=[nobody]"))
+    with pytest.raises(UserError, match="different methods"):
+        run_build(config(tmp_path, *words, "against=[personalized+real_only]"))
+
+
+def test_a_study_with_answers_is_not_overwritten(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "answers.jsonl").write_text("")
+    words = [f"rows={study.parent / 'rows.jsonl'}", "ours=personalized+real_only", "protocol=quick"]
+    with pytest.raises(UserError, match=r"answers\.jsonl"):
+        run_build(config(tmp_path, *words, "against=[personalized+copy_paste]"))
+
+
+def answer(**changes: Any) -> dict[str, Any]:
+    return {"study": "x", "rater": 0, "task": 1, "choice": "left", "milliseconds": 900, **changes}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"study": "y"}, {"rater": 2}, {"rater": -1}, {"rater": True}, {"rater": "0"}, {"task": 3}, {"task": 1.0},
+        {"choice": "both"}, {"choice": ["left"]}, {"milliseconds": -1}, {"milliseconds": 1e9}, {"surplus": 1},
+    ],
+)  # fmt: skip
+def test_an_answer_that_belongs_elsewhere_is_refused(changes: dict[str, Any]) -> None:
+    assert check_answer(answer(), "x", [3, 3], "here") == answer()
+    with pytest.raises(UserError, match="here"):
+        check_answer(answer(**changes), "x", [3, 3], "here")
+
+
+def test_the_last_answer_to_a_task_counts(tmp_path: Path) -> None:
+    append_jsonl(tmp_path / "one.jsonl", answer())
+    append_jsonl(tmp_path / "one.jsonl", answer(task=2))
+    append_jsonl(tmp_path / "two.jsonl", answer(choice="right"))
+    found = read_answers([tmp_path / "one.jsonl", tmp_path / "two.jsonl"], "x", [3, 3])
+    assert {key: row["choice"] for key, row in found.items()} == {(0, 1): "right", (0, 2): "left"}
+
+
+@pytest.fixture
+def port(study: Path) -> Iterator[int]:
+    """The study served; answers are swept away afterwards."""
+    with study_server(study, 0) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+        thread.join()
+    (study / "answers.jsonl").unlink(missing_ok=True)
+
+
+def ask(port: int, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body=body, headers=named)
+    reply = connection.getresponse()
+    return reply.status, reply.read()
+
+
+def test_the_server_gives_the_page_and_listed_pictures_and_nothing_else(study: Path, port: int) -> None:
+    picture = read_json(study / "study.json")["pictures"][0]
+    assert ask(port, "GET", "/?rater=3") == (200, (study / "index.html").read_bytes())
+    assert ask(port, "GET", f"/pictures/{picture}") == (200, (study / "pictures" / picture).read_bytes())
+    for path in (
+        "/key.json", "/study.json", "/config.yaml", "/pictures/../key.json", "/pictures/%2e%2e/key.json",
+        "//key.json", "/pictures/", "/../../etc/passwd", "/pictures/other.png",
+    ):  # fmt: skip
+        assert ask(port, "GET", path)[0] == 404, path
+
+
+def test_the_server_listens_on_this_machine_and_to_its_own_name_only(study: Path, port: int) -> None:
+    with study_server(study, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+    assert ask(port, "GET", "/", Host=f"localhost:{port}")[0] == 200
+    assert ask(port, "GET", "/", Host="evil.example")[0] == 403
+    assert ask(port, "POST", "/answers", b"{}", Host="evil.example")[0] == 403
+
+
+def test_the_server_stores_good_answers_and_refuses_others(study: Path, port: int) -> None:
+    good = answer(study=read_json(study / "study.json")["study"], task=0)
+    kind = {"Content_Type": "application/json"}
+    assert ask(port, "POST", "/answers", json.dumps(good).encode(), **kind)[0] == 200
+    assert ask(port, "POST", "/answers", json.dumps({**good, "task": 99}).encode(), **kind)[0] == 400
+    assert ask(port, "POST", "/answers", b"not json", **kind)[0] == 400
+    assert ask(port, "POST", "/answers", b"\xff", **kind)[0] == 400
+    assert ask(port, "POST", "/answers", b"x" * (MAX_BODY + 1), **kind)[0] == 413
+    # A form of a foreign page cannot send JSON without asking first.
+    assert ask(port, "POST", "/answers", json.dumps(good).encode(), Content_Type="text/plain")[0] == 404
+    assert ask(port, "POST", "/key.json", json.dumps(good).encode(), **kind)[0] == 404
+    assert read_jsonl(study / "answers.jsonl") == [good]
+    assert json.loads(ask(port, "GET", "/next")[1]) == {"rater": 1}
+
+
+def test_a_taken_port_is_told_in_one_line(study: Path, port: int) -> None:
+    with pytest.raises(UserError, match="port=0"):
+        study_server(study, port)
+
+
+def simulated(
+    forms: list[list[Task]],
+    share: dict[str, float],
+    careless: set[int] = frozenset(),  # type: ignore[assignment]
+) -> dict[tuple[int, int], dict[str, Any]]:
+    """Raters who prefer ours to a baseline with its `share`; the `careless` always press left."""
+    stream = random.Random(0)
+    answers = {}
+    for rater, form in enumerate(forms):
+        for number, task in enumerate(form):
+            if task.is_check:
+                right = "left" if task.right == SCRAMBLED else "right"
+            else:
+                baseline = task.right if task.left == "ours" else task.left
+                ours = stream.random() < share[baseline]
+                right = "left" if (task.left == "ours") == ours else "right"
+            choice = "left" if rater in careless else right
+            answers[rater, number] = answer(rater=rater, task=number, choice=choice)
+    return answers
+
+
+KEY = {"study": "x", "ours": "ours", "protocol": {"max_failed": 0}}
+
+
+def test_the_papers_shares_come_out_of_raters_who_hold_them(forms: list[list[Task]]) -> None:
+    result = analyse(forms, simulated(forms, {"a": 0.85, "b": 0.80}), KEY)
+    assert (result["raters"], result["complete"], result["choices"]) == (60, 60, 2400)
+    for found, share in zip(result["comparisons"], (0.85, 0.80), strict=True):
+        assert found["choices"] == 1200
+        assert found["exact"][0] < share < found["exact"][1]
+        assert found["clustered"][0] <= found["exact"][0] < found["exact"][1] <= found["clustered"][1]
+        assert found["p"] < 1e-50
+    strength = result["bradley_terry"]["log_strength"]
+    assert strength["ours"] > strength["b"] > strength["a"]
+    low, high = result["bradley_terry"]["interval"]["ours"]
+    assert low < strength["ours"] < high
+    assert "| a | 8" in report(result)
+
+
+def test_raters_who_fail_a_check_are_left_out_and_counted(forms: list[list[Task]]) -> None:
+    failing = {
+        rater for rater, form in enumerate(forms) if any(t.is_check and t.left == SCRAMBLED for t in form)
+    }
+    careless = {rater for rater in range(20) if rater in failing}
+    result = analyse(forms, simulated(forms, {"a": 0.9, "b": 0.9}, careless), KEY)
+    assert set(result["excluded"]) == careless
+    assert result["choices"] == 40 * (60 - len(careless))
+    lenient = analyse(
+        forms, simulated(forms, {"a": 0.9, "b": 0.9}, careless), {**KEY, "protocol": {"max_failed": 2}}
+    )
+    assert lenient["excluded"] == []
+    assert lenient["left"]["share"] > result["left"]["share"]
+
+
+def test_raters_who_disagree_as_people_widen_the_clustered_interval(forms: list[list[Task]]) -> None:
+    """Half of the raters always prefer ours, half never do: 1200 choices, but only 60 opinions."""
+    answers = simulated(forms, {"a": 1.0, "b": 1.0})
+    for (rater, number), given in answers.items():
+        if rater % 2 and not forms[rater][number].is_check:
+            given["choice"] = "right" if given["choice"] == "left" else "left"
+    found = analyse(forms, answers, KEY)["comparisons"][0]
+    assert found["share"] == 0.5
+    assert found["clustered"][1] - found["clustered"][0] > 3 * (found["exact"][1] - found["exact"][0])
+
+
+def test_no_attentive_choice_is_no_analysis(study: Path, forms: list[list[Task]]) -> None:
+    with pytest.raises(UserError, match="attentive"):
+        analyse(forms, {}, KEY)
+    with pytest.raises(UserError, match="action=serve"):
+        run_analyse(config(study, "action=analyse"))
