@@ -46,9 +46,7 @@ def write_odd_pictures(folder: Path) -> None:
     Image.fromarray(pixels(channels=4), "RGBA").save(folder / "rgba.png")
     Image.fromarray(pixels(channels=4), "CMYK").save(folder / "cmyk.jpg")
     Image.fromarray(pixels()[..., 0], "L").save(folder / "grey.png")
-    Image.fromarray(pixels(channels=2), "LA").save(folder / "grey-alpha.png")
     Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
-    Image.fromarray(pixels()).quantize(8).save(folder / "palette.png")
 
 
 def test_odd_pictures_are_subjects_too_and_each_gets_a_folder(model: tuple[str, ...], tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def power_cut() -> None:
     raise ConnectionError("power cut")
 
 
-@pytest.mark.parametrize("step", [1, 2])
+@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
     tiny_pipe: Any, everything: Path, tmp_path: Path, step: int
 ) -> None:
@@ -135,15 +135,16 @@ def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (tmp_path / "run" / name).read_bytes() == (everything / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
 def test_sigterm_is_answered_after_the_step_with_a_checkpoint_and_143(
-    tiny_pipe: Any, plain: Path, tmp_path: Path
+    tiny_pipe: Any, tmp_path: Path, accumulate: int
 ) -> None:
     handler = signal.getsignal(signal.SIGTERM)
-    cfg = replace(CONFIG, checkpoint_every=1000)
+    cfg = replace(CONFIG, steps=3, checkpoint_every=1000, accumulate=accumulate)
 
     class Ask(Callback):
         def on_train_batch_start(self, trainer: Any, module: Any, batch: int, batch_idx: int) -> None:
-            if batch == 1:
+            if batch == accumulate:  # the first part of the second step
                 os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(SystemExit) as ended:
@@ -152,7 +153,7 @@ def test_sigterm_is_answered_after_the_step_with_a_checkpoint_and_143(
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-00000002.safetensors"]
     assert signal.getsignal(signal.SIGTERM) is handler
     train(tiny_pipe, tmp_path / "run", cfg)
-    assert product(tmp_path / "run") == product(plain)
+    assert product(tmp_path / "run") == product(train(tiny_pipe, tmp_path / "whole", cfg))
 
 
 def test_n_small_batches_accumulated_are_one_large_batch(tiny_pipe: Any, tmp_path: Path) -> None:

@@ -45,6 +45,10 @@ class Keep(Callback):
         self.folder, self.key, self.tracker, self.stop = folder, key, tracker, stop
         self.validation, self.log_period = validation, log_period
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has just put a handler of its own in front, which ends a run in the middle of an accumulated step.
+        self.stop.listen()
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: int, batch_idx: int
     ) -> None:

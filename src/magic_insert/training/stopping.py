@@ -19,6 +19,11 @@ class StopRequest:
         """The signal handler: remembers."""
         self.asked = True
 
+    def listen(self) -> None:
+        """Takes SIGTERM over, from whoever handles it now; only a main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.note)
+
     def obey(self) -> None:
         """Ends the process with code 143 if it was asked to."""
         if self.asked:
@@ -29,12 +34,11 @@ class StopRequest:
 def between_steps() -> Iterator[StopRequest]:
     """Inside this block SIGTERM only sets a flag; afterwards it does what it did before, and is obeyed if it came."""
     request = StopRequest()
-    if threading.current_thread() is not threading.main_thread():
-        yield request  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, request.note)
+    before = signal.getsignal(signal.SIGTERM)
+    request.listen()
     try:
         yield request
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
     request.obey()
