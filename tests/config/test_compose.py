@@ -22,13 +22,22 @@ REQUIRED = {
     "insert": ["subject=s.png", "background=b.png", "out=o.png"],
     "personalize": ["subject=s.png", "out=o"],
     "dashboard": ["run=r"],
+    "export": ["run=r", "out=o"],
+    "review": ["run=r"],
     "insertion": ["out=o"],
     "remove": ["image=i.png", "mask=m.png", "out=o.png"],
+}
+# What a job's own entry adds to the words of the command line, or asks for by itself.
+GIVEN = {
+    "evaluate": ["+stylizer@stylizers.own=personalized", "+inserter@inserters.none=copy_paste"],
+    "subjectplop": ["root=r"],
 }
 # What a choice cannot do without, because only its user knows it.
 NEEDED = {
     ("inserter", "bootstrapped"): ["inserter.run=r"],
     ("data", "desoba"): ["data.path=d", "task=insert"],
+    ("pool", "folder"): ["pool.dir=d"],
+    **{("benchmark", name): ["benchmark.root=d"] for name in ("folder", "subjectplop")},
     **{("data", name): ["data.path=d"] for name in ("pairs", "ober", "rord", "shards")},
 }
 # A model for one purpose: other jobs have no settings for it, and say so.
@@ -54,11 +63,11 @@ def jobs_with(group: str) -> list[str]:
 @cache
 def base(job: str) -> DictConfig:
     """A job as it composes without anything special; not to be changed."""
-    return compose_job(job, REQUIRED.get(job, []))
+    return compose_job(job, [*REQUIRED.get(job, []), *GIVEN.get(job, [])])
 
 
 def frozen(job: str, *overrides: str) -> Any:
-    return freeze(compose_job(job, [*REQUIRED.get(job, []), *overrides]))
+    return freeze(compose_job(job, [*REQUIRED.get(job, []), *GIVEN.get(job, []), *overrides]))
 
 
 @pytest.mark.parametrize("job", JOB_SCHEMAS)
@@ -71,7 +80,9 @@ def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice
     jobs = SERVES_ONLY.get((group, choice), jobs_with(group))
     assert jobs, f"no job uses the group {group}"
     text = (CONF / group / f"{choice}.yaml").read_text()
-    written = {key: value for key, value in (yaml.safe_load(text) or {}).items() if key != "hydra"}
+    written = {
+        key: value for key, value in (yaml.safe_load(text) or {}).items() if key not in ("hydra", "defaults")
+    }
     for job in jobs:
         values = thaw(frozen(job, f"{group}={choice}", *NEEDED.get((group, choice), [])))
         for key, value in written.items():

@@ -65,6 +65,8 @@ def run_batch(
         UserError: a job's configuration or input does not fit; nothing was started.
         SystemExit: with code 1, at the end of a plain sweep of which jobs failed.
     """
+    # Hydra's sweepers put down their own notes there, some only after the jobs.
+    Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
     keys = swept_keys(config.hydra.overrides.task, config.hydra.sweeper.get("params") or {})
     composed = [compose_sweep_job(loader, config, overrides) for overrides in job_overrides]
     frozen = [freeze(cfg) for cfg, _ in composed]

@@ -84,5 +84,5 @@ class DashboardConfig:
             raise UserError(
                 "expected one of run and sweep, got "
                 + ("none" if self.run is None else "both")
-                + "; set run=DIR or sweep=DIR"
+                + "; set run=... or sweep=..."
             )
