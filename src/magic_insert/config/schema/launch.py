@@ -67,7 +67,7 @@ class JobLauncherConfig:
 
 @dataclass(frozen=True)
 class DashboardConfig:
-    """One page about the run folder `run` or the sweep folder `sweep_dir`, written to `out`: charts, tables and pictures.
+    """One page in `out` about the run folder `run` or the sweep folder `sweep_dir`: charts, tables and pictures.
 
     The command line says sweep=DIR; a key of that name would be Hydra's group of sweeps.
 
