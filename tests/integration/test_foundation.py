@@ -116,8 +116,8 @@ def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) ->
 def test_a_job_killed_again_and_again_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
     command = [
         sys.executable,
-        "-m",
-        "magic_insert.cli.main",
+        "-c",
+        "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])",
         "foundation",
         "debug=fast",
         f"out={tmp_path / 'run'}",

@@ -80,7 +80,7 @@ def build_pose(cfg: PoseConfig) -> PoseSuggester:
     """
     if server := check_server(cfg):
         return HttpPose(server, timeout=cfg.timeout)
-    return {"none": NoPose, "rules": RulePose}[cfg.name]()
+    return RulePose() if cfg.name == "rules" else NoPose()
 
 
 def drop_place(scene: Scene, box: Box) -> Float[Tensor, "3 h w"]:
