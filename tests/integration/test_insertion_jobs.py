@@ -86,7 +86,8 @@ def test_every_setting_of_a_fit_reaches_it_and_a_lora_is_measured_as_it_is_kept(
     cache = tmp_path / "cache"
     out = insertion(
         tiny_micro, tmp_path / "run", "task=insert", "data.num_pairs=1", "data.held_out=1", f"data.cache={cache}",
-        "train.save=lora", "train.views=2", "train.save_every=1", "train.dilate=0", "logger=jsonl", "exec=inline", *words,
+        "train.save=lora", "train.views=2", "train.save_every=1", "train.dilate=0",
+        "logger=jsonl", "exec=inline", *words,
     )  # fmt: skip
     card = json.loads((out / "inserter" / "fit.json").read_text())
     assert {key: card[key] for key in settings} == settings

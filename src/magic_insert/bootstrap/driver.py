@@ -154,7 +154,7 @@ def _measure(
     """Puts the held-out numbers of both networks into `row`; returns them picture by picture."""
     cfg, found = plan.cfg.evaluate, {}
     held_out: Entry = plan.held_out()
-    how = {"seed": 0, "resamples": cfg.resamples, "coverage": cfg.coverage}
+    how: dict[str, Any] = {"seed": 0, "resamples": cfg.resamples, "coverage": cfg.coverage}
     for name, task in TASKS.items():
         network: Source = getattr(networks, name)
         entry = plan.evaluate(task, network)

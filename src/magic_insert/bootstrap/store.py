@@ -127,7 +127,7 @@ class Store:
         folder.parent.mkdir(exist_ok=True)
         os.rename(staging, folder)
         flush(folder.parent)
-        return Entry(request.kind, request.key, folder, digest(files), manifest["seconds"])
+        return Entry(request.kind, request.key, folder, digest(files), round(seconds, 2))
 
     @contextmanager
     def _turn(self, request: Request) -> Iterator[None]:

@@ -156,9 +156,7 @@ def write_pool(
     folder = Path(root) / f"pool-{plan.key}"
     folder.mkdir(parents=True, exist_ok=True)
     state_path = folder / "state.json"
-    state: dict[str, Any] = (
-        read_json(state_path) if state_path.is_file() else {"done": [], "complete": False}
-    )
+    state: dict[str, Any] = read_json(state_path) if state_path.is_file() else {"done": [], "complete": False}
     if state["complete"]:
         return folder
     arrays = {}
