@@ -117,6 +117,13 @@ def test_floors_stand_first_ceilings_last_and_neither_is_compared() -> None:
     assert {r.column for r in compared} == {"subject_mean", "style_mean", "truth_psnr"}
 
 
+def test_an_inserter_goes_before_pasting_as_the_reference() -> None:
+    rows = synthetic_rows(tracks=["insert"])
+    assert (
+        reference_method(rows[::-1], "insert") == reference_method(rows, "insert") == "personalized+real_only"
+    )
+
+
 def test_floors_alone_have_no_reference() -> None:
     rows = [r for r in synthetic_rows(tracks=["stylize"]) if r["method"].startswith("floor:")]
     assert reference_method(rows, "stylize") is None

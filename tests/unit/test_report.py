@@ -14,12 +14,13 @@ from evaluation_rows import FACTS, synthetic_rows
 from magic_insert.config.schema import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.evaluation.columns import columns_of
 from magic_insert.evaluation.diagnosis import diagnose
 from magic_insert.evaluation.pareto import frontier
 from magic_insert.evaluation.printed import comparable, printed_results, printed_rows, why_not_comparable
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.report_job import run_report
-from magic_insert.evaluation.report_pictures import Album, spread
+from magic_insert.evaluation.report_pictures import Album, varied
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.tables import csv_text, latex, latex_escape, main_table, markdown
 
@@ -90,6 +91,15 @@ def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[d
     assert best["subject_dino"] == "personalized"
     assert best["style_csd"] == "instantstyle_canny"
     assert all(":" not in method for method in best.values())
+
+
+def test_no_interval_claims_the_impossible(rows: list[dict[str, Any]]) -> None:
+    for track in ("stylize", "insert"):
+        for line in main_table(rows, track, FACTS).lines:
+            for column in columns_of(track):
+                found = line.estimates.get(column.key)
+                if found is not None and found.low is not None and found.high is not None:
+                    assert column.bounds[0] <= found.low <= found.mean <= found.high <= column.bounds[1]
 
 
 def test_where_all_methods_are_equal_none_is_best(rows: list[dict[str, Any]]) -> None:
@@ -166,10 +176,12 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert outside.address("../pictures/bunny-00.png") is None
 
 
-def test_pairs_for_the_sheet_are_spread_over_all_of_them() -> None:
-    names = [f"{i:02d}" for i in range(20)]
-    assert spread(names, 6) == ["00", "04", "08", "11", "15", "19"]
-    assert spread(names[:3], 6) == names[:3]
+def test_pairs_for_the_sheet_differ_in_subject_and_background_while_they_can() -> None:
+    rows = synthetic_rows(tracks=["insert"])  # 5 subjects, 4 backgrounds
+    chosen = [name.split("__") for name in varied(rows, 4)]
+    assert len({subject for subject, _ in chosen}) == len({background for _, background in chosen}) == 4
+    assert len(varied(rows, 100)) == 20
+    assert varied(rows, 6) == varied(rows[::-1], 6)
 
 
 def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 A value outside these columns is refused by name: a misspelt column must not vanish from a table.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,12 +11,16 @@ from typing import Literal
 from magic_insert.core.errors import UserError
 
 TRACKS = ("stylize", "insert")
+COSINE, SHARE, ANY = (-1.0, 1.0), (0.0, 1.0), (-math.inf, math.inf)
+NOT_NEGATIVE = (0.0, math.inf)
 Better = Literal["higher", "lower", "neither"]
 
 
 @dataclass(frozen=True)
 class Column:
     """`key` in the rows, `label` in tables, which way is `better`, `unit` ("" for plain numbers), printed `decimals`.
+
+    No value can lie outside `bounds`.
 
     `group` is what the column speaks of: subject, style, image, background, inside, effect or truth. `primary` columns
     stand in the paired comparisons and in the breakdowns.
@@ -28,6 +33,7 @@ class Column:
     unit: str
     decimals: int
     primary: bool = False
+    bounds: tuple[float, float] = COSINE
 
     @property
     def arrow(self) -> str:
@@ -62,25 +68,27 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("style_csd", "CSD", "style", "higher", "", 3),
         Column("style_clip_t", "style CLIP-T", "style", "higher", "", 3),
         Column("style_mean", "style mean", "style", "higher", "", 3, primary=True),
-        Column("image_reward", "ImageReward", "image", "higher", "", 3),
-        Column("truth_psnr", "truth PSNR", "truth", "higher", "dB", 2, primary=True),
+        Column("image_reward", "ImageReward", "image", "higher", "", 3, bounds=ANY),
+        Column("truth_psnr", "truth PSNR", "truth", "higher", "dB", 2, primary=True, bounds=ANY),
         Column("truth_ssim", "truth SSIM", "truth", "higher", "", 3),
-        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3),
+        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3, bounds=NOT_NEGATIVE),
     ),
     "insert": (
-        Column("outside_psnr", "outside PSNR", "background", "higher", "dB", 2),
-        Column("outside_lpips", "outside LPIPS", "background", "lower", "", 3),
-        Column("outside_equal", "outside equal", "background", "higher", "", 3, primary=True),
-        Column("outside_shift", "outside shift", "background", "lower", "", 4),
+        Column("outside_psnr", "outside PSNR", "background", "higher", "dB", 2, bounds=ANY),
+        Column("outside_lpips", "outside LPIPS", "background", "lower", "", 3, bounds=NOT_NEGATIVE),
+        Column("outside_equal", "outside equal", "background", "higher", "", 3, primary=True, bounds=SHARE),
+        Column("outside_shift", "outside shift", "background", "lower", "", 4, bounds=NOT_NEGATIVE),
         Column("inside_identity", "inside identity", "inside", "higher", "", 3, primary=True),
         Column("inside_style", "inside style", "inside", "higher", "", 3, primary=True),
-        Column("effect_area", "effect area", "effect", "neither", "", 3),
-        Column("truth_psnr", "truth PSNR", "truth", "higher", "dB", 2, primary=True),
+        Column("effect_area", "effect area", "effect", "neither", "", 3, bounds=SHARE),
+        Column("truth_psnr", "truth PSNR", "truth", "higher", "dB", 2, primary=True, bounds=ANY),
         Column("truth_ssim", "truth SSIM", "truth", "higher", "", 3),
-        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3),
-        Column("truth_effect_psnr", "truth effect PSNR", "truth", "higher", "dB", 2, primary=True),
-        Column("truth_shadow_iou", "shadow IoU", "truth", "higher", "", 3),
-        Column("truth_mask_iou", "mask IoU", "truth", "higher", "", 3),
+        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3, bounds=NOT_NEGATIVE),
+        Column(
+            "truth_effect_psnr", "truth effect PSNR", "truth", "higher", "dB", 2, primary=True, bounds=ANY
+        ),
+        Column("truth_shadow_iou", "shadow IoU", "truth", "higher", "", 3, bounds=SHARE),
+        Column("truth_mask_iou", "mask IoU", "truth", "higher", "", 3, bounds=SHARE),
     ),
 }
 # The two axes of the subject-style plot: for each, the first of these that has values.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from magic_insert.evaluation.binomial import clopper_pearson
-from magic_insert.evaluation.columns import Column, columns_in, primary_columns
+from magic_insert.evaluation.columns import SHARE, Column, columns_in, primary_columns
 from magic_insert.evaluation.intervals import Estimate, mean_interval
 
 Row = Mapping[str, Any]
@@ -70,32 +70,33 @@ def present_columns(rows: Sequence[Row], track: str) -> list[Column]:
     return columns_in(track, {key for row in rows if row["track"] == track for key in row["values"]})
 
 
-def estimate_of(rows: Sequence[Row], key: str, *, seed: int = 0) -> Estimate | None:
-    """The mean of the column `key` over `rows` that have it; None if none has."""
-    found = [row for row in rows if key in row["values"]]
+def estimate_of(rows: Sequence[Row], column: Column, *, seed: int = 0) -> Estimate | None:
+    """The mean of `column` over `rows` that have it; None if none has."""
+    found = [row for row in rows if column.key in row["values"]]
     if not found:
         return None
-    return mean_interval(
-        [row["values"][key] for row in found],
+    estimate = mean_interval(
+        [row["values"][column.key] for row in found],
         [row["subject"] for row in found],
         [row["background"] for row in found],
         seed=seed,
     )
+    return estimate.within(column.bounds)
 
 
-def estimates_of(rows: Sequence[Row], keys: Iterable[str], *, seed: int = 0) -> dict[str, Estimate]:
+def estimates_of(rows: Sequence[Row], columns: Iterable[Column], *, seed: int = 0) -> dict[str, Estimate]:
     """`estimate_of` for every column that has a value."""
-    found = {key: estimate_of(rows, key, seed=seed) for key in keys}
+    found = {column.key: estimate_of(rows, column, seed=seed) for column in columns}
     return {key: estimate for key, estimate in found.items() if estimate is not None}
 
 
 def summaries(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Summary]:
     """One summary per method of `track`: floors, methods, ceilings."""
     chosen = [row for row in rows if row["track"] == track]
-    keys = [column.key for column in present_columns(rows, track)]
+    columns = present_columns(rows, track)
     by_method = grouped(chosen, "method")
     return [
-        Summary(name, kind_of(name), len(by_method[name]), estimates_of(by_method[name], keys, seed=seed))
+        Summary(name, kind_of(name), len(by_method[name]), estimates_of(by_method[name], columns, seed=seed))
         for name in methods_of(chosen)
     ]
 
@@ -113,10 +114,10 @@ def breakdown(
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
     """Estimates of the primary columns by method and by the value of `by` ("style", "subject" or "background")."""
     chosen = [row for row in rows if row["track"] == track]
-    keys = [column.key for column in primary_columns(present_columns(rows, track))]
+    columns = primary_columns(present_columns(rows, track))
     return {
         method: {
-            value: estimates_of(part, keys, seed=seed)
+            value: estimates_of(part, columns, seed=seed)
             for value, part in sorted(grouped(grouped(chosen, "method")[method], by).items())
         }
         for method in methods_of(chosen)
@@ -127,6 +128,8 @@ def reference_method(rows: Sequence[Row], track: str) -> str | None:
     """The method that others are compared with: our own if it is there, else the first; None if only floors are."""
     names = [name for name in methods_of(r for r in rows if r["track"] == track) if kind_of(name) == "method"]
     ours = [name for name in names if name == OURS or name.startswith(OURS + "+")]
+    # Pasting is an inserter only by name: whoever inserts goes before it.
+    ours.sort(key=lambda name: name.endswith("+copy_paste"))
     return next(iter(ours + names), None)
 
 
@@ -173,7 +176,7 @@ def _win_rate(
         clopper_pearson(math.floor(sum(wins)), len(wins))[0],
         clopper_pearson(math.ceil(sum(wins)), len(wins))[1],
     )
-    return Estimate(rate.mean, max(0.0, min(rate.low, least)), min(1.0, max(rate.high, most)), rate.n)
+    return Estimate(rate.mean, min(rate.low, least), max(rate.high, most), rate.n).within(SHARE)
 
 
 def paired_table(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Paired]:

@@ -3,7 +3,7 @@
 A number is judged by where it stands between a floor and a ceiling *of the same pair* (their mean over pairs where the
 pair itself has none): 0 is the floor, 1 the ceiling. A result that stays in the lowest LOST of that span has lost what
 the column measures. So the thresholds move with the encoder and with the subject, and a weak encoder, whose floor and
-ceiling coincide, accuses nobody. Two numbers need no floor: a background that visibly changed (VISIBLE_DB and
+ceiling nearly coincide, accuses nobody. Two numbers need no floor: a background that visibly changed (VISIBLE_DB and
 VISIBLE_SHIFT), because the right answer is the background itself.
 
 Known failures: paper, sections 4 and 6 (identity, style, realism of the insertion are its raters' three criteria) and
@@ -22,7 +22,9 @@ VISIBLE_DB = 40.0
 VISIBLE_SHIFT = 1 / 255
 NO_EFFECT = 0.002  # share of the picture: a fifteenth of the usual shadow, below which no eye finds it
 MISPLACED_IOU = 0.1
-MIN_SPAN = 1e-3  # a floor and a ceiling this close say nothing
+MIN_SPAN = (
+    0.05  # a floor and a ceiling closer than this say nothing: a photograph on a photograph, a weak encoder
+)
 
 IDENTITY = ("subject_dino", "subject_dinov2", "subject_clip_i")
 STYLE = ("style_csd", "style_clip_i")

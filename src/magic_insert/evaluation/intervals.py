@@ -14,7 +14,7 @@ Shapes: N values, R draws.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -36,6 +36,12 @@ class Estimate:
     low: float | None
     high: float | None
     n: int
+
+    def within(self, bounds: tuple[float, float]) -> "Estimate":
+        """The same with an interval that claims nothing impossible: its ends lie inside `bounds`."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(bounds[0], self.low), high=min(bounds[1], self.high))
 
     @property
     def excludes_zero(self) -> bool:

@@ -17,7 +17,7 @@ from itertools import combinations
 
 import numpy as np
 
-from magic_insert.evaluation.columns import Column
+from magic_insert.evaluation.columns import COSINE, SHARE, Column
 from magic_insert.evaluation.compare import Row, grouped, kind_of, present_columns
 from magic_insert.evaluation.intervals import Array, Estimate, draw_weights, mean_interval, stretched
 
@@ -118,10 +118,7 @@ def _correlation(
     if not points:
         return None
     point = float(np.mean(points))
-    low, high = stretched(point, np.mean(replicates, 0), min(clusters))
-    if low is None or high is None:
-        return Estimate(point, None, None, count)
-    return Estimate(point, max(-1.0, low), min(1.0, high), count)
+    return Estimate(point, *stretched(point, np.mean(replicates, 0), min(clusters)), count).within(COSINE)
 
 
 def _agreement(rows: Sequence[Row], metric: Column, truth: Column, seed: int) -> Estimate | None:
@@ -142,7 +139,4 @@ def _agreement(rows: Sequence[Row], metric: Column, truth: Column, seed: int) ->
             backgrounds.append(one["background"])
     if not votes:
         return None
-    found = mean_interval(votes, subjects, backgrounds, seed=seed)
-    if found.low is None or found.high is None:
-        return found
-    return Estimate(found.mean, max(0.0, found.low), min(1.0, found.high), found.n)
+    return mean_interval(votes, subjects, backgrounds, seed=seed).within(SHARE)

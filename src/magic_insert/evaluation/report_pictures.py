@@ -5,6 +5,7 @@ leaves an empty frame, so that a report can be made from rows alone.
 """
 
 import base64
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -72,11 +73,19 @@ def made_picture(row: Row) -> str | None:
     return path
 
 
-def spread(names: Sequence[str], count: int) -> list[str]:
-    """At most `count` of `names`, evenly spread, the first and the last among them."""
-    if len(names) <= count:
-        return list(names)
-    return [names[round(i * (len(names) - 1) / (count - 1))] for i in range(count)]
+def varied(rows: Sequence[Row], count: int) -> list[str]:
+    """At most `count` pair ids, so chosen that subjects and backgrounds recur as late as can be."""
+    left = {
+        row["pair_id"]: (row["subject"], row["background"])
+        for row in sorted(rows, key=lambda r: r["pair_id"])
+    }
+    seen: Counter[str] = Counter()
+    chosen: list[str] = []
+    while left and len(chosen) < count:
+        pair = min(left, key=lambda name: sum(seen[part] for part in left[name]))
+        seen.update(left.pop(pair))
+        chosen.append(pair)
+    return chosen
 
 
 def sheet_html(rows: Sequence[Row], track: str, album: Album) -> str:
@@ -85,7 +94,7 @@ def sheet_html(rows: Sequence[Row], track: str, album: Album) -> str:
     by_pair = grouped(chosen, "pair_id")
     methods = methods_of(chosen)
     body = []
-    for pair in spread(sorted(by_pair), SHEET_PAIRS):
+    for pair in varied(chosen, SHEET_PAIRS):
         first = {row["method"]: row for row in sorted(by_pair[pair], key=lambda row: -int(row["seed"]))}
         context = {
             name: path
@@ -100,7 +109,7 @@ def sheet_html(rows: Sequence[Row], track: str, album: Album) -> str:
         figures += [
             album.figure(made_picture(first[m]) if m in first else None, m)
             for m in methods
-            if m in first or kind_of(m) == "method"
+            if kind_of(m) == "method" or (m in first and made_picture(first[m]))
         ]
         style = next(iter(first.values()))["style"]
         title = escape(pair) + (f" <span>· {escape(style)}</span>" if style else "")
