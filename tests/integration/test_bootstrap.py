@@ -16,13 +16,15 @@ from magic_insert.bootstrap.plan import STAGES
 from magic_insert.bootstrap.product import NETWORK_FILES
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.store import files_of, flaw_of
+from magic_insert.cli.bootstrap import check
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import BootstrapConfig, ReviewConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgb
+from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.core.rand import generator
 from magic_insert.launch.target import load_function
 
 SETTINGS = (
@@ -242,3 +244,70 @@ def test_one_rank_and_two_write_the_same_files(
     assert {name: sha256_file(shared.out / name) for name in files_of(shared.out)} == expected
     # Two scenes are traced together, so rendering has one group of work here and the second rank none.
     assert 0 < counts[0] < counts[1] or kind == "render"
+
+
+def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    loop = ("bootstrap.retrain=insertion", "bootstrap.init_from=previous", "bootstrap.min_gain=100")
+    kept = ("filter.keep_at_most_per_style=1", "fit.background=composited")
+    short = run(configure(place, tiny_micro, "short", *loop, *kept, "bootstrap.rounds=3"))
+    assert len(short.rows) == 2
+    assert short.rows[1]["stopped"]
+    assert "did not improve" in " ".join(short.said)
+    long = run(
+        configure(place, tiny_micro, "long", *loop, *kept, "bootstrap.rounds=2", "bootstrap.early_stop=false")
+    )
+    assert len(long.rows) == 3
+    assert not any(row.get("stopped") for row in long.rows)
+    # The first round was there already; the second goes on from its inserter, with its own noise.
+    again = [payload for made, payload in long.payloads if made.endswith("run_fit")]
+    assert len(again) == 1
+    assert again[0].inputs["start"].name == "inserter"
+    assert again[0].inputs["start"].parent.parent.name == "fit"
+    best = max(long.rows, key=lambda row: row["metrics"]["inserter"]["seen"]["effect_psnr"])
+    assert read_json(place / "long" / "card.json")["round"] == best["round"]
+
+
+def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Path, tiny_micro: Path) -> None:
+    whole, mask = torch.rand(3, 48, 64, generator=generator(0, "mine")), torch.zeros(1, 48, 64)
+    mask[:, 12:40, 24:44] = 1
+    for name in ("one", "two"):
+        save_png(place / "mine" / "ink" / f"{name}.png", whole.roll(5 if name == "two" else 0, 2))
+        save_png(place / "mine" / "masks" / "ink" / f"{name}.png", mask)
+    cfg = configure(place, tiny_micro, "own", "pool=folder", "pool.dir=mine", "bootstrap.retrain=insertion")
+    row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
+    assert row["filter"] is None
+    assert row["acceptance"] == {"ink": 1.0}
+    made = run(configure(place, tiny_micro, "imagined", "pool=imagine", "bootstrap.retrain=insertion"))
+    assert made.rows[1]["filter"] is None
+    assert 1 <= made.rows[1]["harvested"] <= 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("bootstrap.rounds=2",), "set bootstrap.retrain=both or bootstrap.init_from=previous"),
+        (("fit.photo_share=1",), "photographs alone cannot learn a style"),
+        (("pool=folder",), "set pool.dir=DIR"),
+        (("filter.threshold=1.5",), "filter.threshold from 0 to 1"),
+        (("pool=imagine", "pool.prompts=[a cat]", "pool.styles=[ink]"), "{style} once"),
+        (("data.on_error=ignore",), "stop, skip"),
+    ],
+)
+def test_a_configuration_that_leads_nowhere_is_refused_with_the_fix(
+    overrides: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UserError) as told:
+        freeze(compose_job("bootstrap", list(overrides)))
+    assert words in str(told.value)
+
+
+def test_what_can_be_told_without_torch_is_told_before_the_start(tmp_path: Path) -> None:
+    learned = composed("filter=learned", f"filter.rules.learned.weights={tmp_path}/none.json")
+    with pytest.raises(UserError, match=r"filter\.rules\.learned\.weights"):
+        check(learned)
+    elsewhere = composed("pool=folder", f"pool.dir={tmp_path}/none")
+    with pytest.raises(UserError, match=r"pool\.dir"):
+        check(elsewhere)
+    check(replace(composed(), out=str(tmp_path / "out"), store=str(tmp_path / "store")))

@@ -98,8 +98,14 @@ BAD_INPUT = {
     "a folder named like a picture": ([*INSERT, f"out={PICTURES / 'folder.png'}"], "got the folder"),
     "a closed place for a picture": ([*INSERT, "out=/proc/nowhere/o.png"], "/proc/nowhere"),
     "an output over an input": ([*INSERT, f"out={PICTURES / 'scene.png'}"], "not one of the inputs"),
-    "text for a picture": (["insert", f"subject={HERE}", f"background={HERE}", "out=o.png"], "something else"),
-    "an unknown run of inserters": ([*INSERT, "out=o.png", "inserter=bootstrapped", "inserter.run=no"], "no/inserter"),
+    "text for a picture": (
+        ["insert", f"subject={HERE}", f"background={HERE}", "out=o.png"],
+        "something else",
+    ),
+    "an unknown run of inserters": (
+        [*INSERT, "out=o.png", "inserter=bootstrapped", "inserter.run=no"],
+        "no/inserter",
+    ),
     "a mask of another size": ([*REMOVE, f"mask={PICTURES / 'subject.png'}", "out=o.png"], "32 x 32"),
     "an empty mask": ([*REMOVE, f"mask={PICTURES / 'black.png'}", "out=o.png"], "got none"),
     "a full mask": ([*REMOVE, f"mask={PICTURES / 'white.png'}", "out=o.png"], "expected black"),

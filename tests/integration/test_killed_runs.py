@@ -124,7 +124,8 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_same_bytes(
     for file in (LORA_FILE, TOKENS_FILE):
         assert (out / file).read_bytes() == (whole / file).read_bytes()
     losses = [
-        {row["step"]: row["loss"] for row in read_jsonl(run / METRICS) if "loss" in row} for run in (out, whole)
+        {row["step"]: row["loss"] for row in read_jsonl(run / METRICS) if "loss" in row}
+        for run in (out, whole)
     ]
     assert losses[0] == losses[1]
     assert read_json(out / "run.json")["state"] == "done"

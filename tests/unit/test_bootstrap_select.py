@@ -95,7 +95,7 @@ def test_every_removal_is_accepted_or_refused_by_a_named_filter() -> None:
 
 
 def test_an_empty_selection_names_the_threshold_and_the_best_score_seen() -> None:
-    rules = build_filters(rules_of("residue"))
+    rules = build_filters({"residue": rules_of("residue")["residue"] | {"good": 0.1, "bad": 0.7}})
     worst = {"a": {"measures": {"residue": 0.4}}, "b": {"measures": {"residue": 0.6}}}
     with pytest.raises(UserError) as told:
         select(worst, {"a": "ink", "b": "ink"}, rules, threshold=0.9, keep_at_most_per_style=None)

@@ -9,7 +9,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_images import FILL, Augment, load_subjects, make_views, place
+from magic_insert.data.subject_images import FILL, Augment, load_subjects, make_view, place
 
 
 def block(height: int = 60, width: int = 30) -> Subject:
@@ -20,6 +20,11 @@ def block(height: int = 60, width: int = 30) -> Subject:
     rgb[spot] = torch.tensor([1.0, 0.0, 0.0])[:, None, None]
     alpha[spot] = 1
     return Subject(rgb, alpha, "block")
+
+
+def views_of(subjects: list[Subject], count: int, *, seed: int, augment: Augment) -> torch.Tensor:
+    """The first `count` training pictures."""
+    return torch.stack([make_view(subjects, i, 32, seed=seed, augment=augment)[0] for i in range(count)])
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 30), (20, 60), (40, 40)])
@@ -49,29 +54,31 @@ def test_an_opaque_picture_fills_the_square_along_its_longer_side() -> None:
     assert (box.w, box.h) == (64, 32)
 
 
-def test_a_longer_list_of_views_begins_with_the_shorter_one() -> None:
-    short, long = (make_views([block()], 32, count, seed=3, augment=Augment()) for count in (3, 6))
-    assert torch.equal(long.rgb[:3], short.rgb)
-    assert not torch.equal(long.rgb[1], long.rgb[2])
+def test_a_view_depends_on_its_number_and_the_seed_alone() -> None:
+    short, long = (views_of([block()], count, seed=3, augment=Augment()) for count in (3, 6))
+    assert torch.equal(long[:3], short)
+    assert not torch.equal(long[1], long[2])
+    assert not torch.equal(views_of([block()], 3, seed=4, augment=Augment())[1:], short[1:])
 
 
 def test_without_augmentation_every_view_is_the_first() -> None:
-    views = make_views([block()], 32, 4, seed=0, augment=Augment(0.0, 0.0))
-    assert all(torch.equal(views.rgb[0], view) for view in views.rgb)
+    views = views_of([block()], 4, seed=0, augment=Augment(0.0, 0.0))
+    assert all(torch.equal(views[0], view) for view in views)
 
 
 def test_only_when_asked_some_views_are_mirrored() -> None:
     subject = block()
     subject.rgb[2, 20:80, 10:20] = 1.0  # marks the left side
     for flip in (False, True):
-        views = make_views([subject], 32, 12, seed=0, augment=Augment(0.0, 0.0, flip))
-        assert any(not torch.equal(views.rgb[0], view) for view in views.rgb) is flip
+        views = views_of([subject], 12, seed=0, augment=Augment(0.0, 0.0, flip))
+        assert any(not torch.equal(views[0], view) for view in views) is flip
 
 
 def test_every_subject_picture_gets_its_turn() -> None:
     other = Subject(1 - block().rgb, block().alpha, "other")
-    views = make_views([block(), other], 32, 1, seed=0, augment=Augment())
-    assert len(views.rgb) == 2
+    views = views_of([block(), other], 2, seed=0, augment=Augment())
+    assert torch.equal(views[0], place(block(), 32)[0])
+    assert torch.equal(views[1], place(other, 32)[0])
 
 
 def test_pictures_are_read_with_their_matte_and_named_by_their_file(tmp_path: Path) -> None:

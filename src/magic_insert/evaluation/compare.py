@@ -5,14 +5,12 @@ ceilings (methods called "floor:..." and "ceiling:...") are judged like any othe
 All intervals are those of `evaluation.intervals`: 95 %, clustered by subject and background.
 """
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from magic_insert.evaluation.binomial import clopper_pearson
-from magic_insert.evaluation.columns import SHARE, Column, columns_in, primary_columns
+from magic_insert.evaluation.columns import Column, columns_in, primary_columns
 from magic_insert.evaluation.intervals import Estimate, mean_interval
 
 Row = Mapping[str, Any]
@@ -168,15 +166,7 @@ def _win_rate(
 ) -> Estimate:
     gains = [(column.gain(a), column.gain(b)) for a, b in zip(mine, theirs, strict=True)]
     wins = [1.0 if a > b else 0.5 if a == b else 0.0 for a, b in gains]
-    rate = mean_interval(wins, subjects, backgrounds, seed=seed)
-    if rate.low is None or rate.high is None:
-        return rate
-    # Where one side wins everything nothing varies between draws, but a few pairs are still only a few pairs.
-    least, most = (
-        clopper_pearson(math.floor(sum(wins)), len(wins))[0],
-        clopper_pearson(math.ceil(sum(wins)), len(wins))[1],
-    )
-    return Estimate(rate.mean, min(rate.low, least), max(rate.high, most), rate.n).within(SHARE)
+    return mean_interval(wins, subjects, backgrounds, seed=seed).no_narrower_than_exact(len(wins))
 
 
 def paired_table(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Paired]:

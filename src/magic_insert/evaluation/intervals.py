@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magic_insert.core.rand import fold_in
+from magic_insert.evaluation.binomial import clopper_pearson
 
 DRAWS = 2000
 LEVEL = 0.95
@@ -42,6 +43,18 @@ class Estimate:
         if self.low is None or self.high is None:
             return self
         return replace(self, low=max(bounds[0], self.low), high=min(bounds[1], self.high))
+
+    def no_narrower_than_exact(self, num: int) -> "Estimate":
+        """For a share: the interval widened to the exact binomial one of `num` trials, and kept inside [0, 1].
+
+        Where one side wins everything nothing varies between draws, but a few trials are still only a few trials.
+        """
+        if self.low is None or self.high is None:
+            return self
+        wins = self.mean * num
+        least = clopper_pearson(math.floor(wins + 1e-9), num)[0]
+        most = clopper_pearson(math.ceil(wins - 1e-9), num)[1]
+        return replace(self, low=min(self.low, least), high=max(self.high, most)).within((0.0, 1.0))
 
     @property
     def excludes_zero(self) -> bool:

@@ -32,6 +32,7 @@ th, td { text-align: right; padding: 5px 6px; border-top: 1px solid var(--line);
          vertical-align: top; }
 thead th { white-space: normal; min-width: 62px; vertical-align: bottom; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+.two + .two, .two h4 { margin-top: 10px; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); }
 td.wrap { white-space: normal; min-width: 200px; } thead th { color: var(--soft); font-weight: 500; border-top: 0; }
 td small { display: block; font-size: 10.5px; line-height: 1.25; }
@@ -65,9 +66,10 @@ def page(title: str, body: str) -> str:
     )
 
 
-def table_html(head: Sequence[str], body: Sequence[str], caption: str) -> str:
-    """A table that scrolls sideways; `head` is text, `body` are ready rows."""
-    cells = "".join(f"<th>{escape(name)}</th>" for name in head)
+def table_html(head: Sequence[str], body: Sequence[str], caption: str, *, num_text: int = 1) -> str:
+    """A table that scrolls sideways; `head` is text, `body` are ready rows, the first `num_text` columns are words."""
+    kinds = ["text" if number < num_text else "number" for number in range(len(head))]
+    cells = "".join(f'<th class="{kind}">{escape(name)}</th>' for kind, name in zip(kinds, head, strict=True))
     return (
         f'<div class="card"><p>{escape(caption)}</p><div class="scroll"><table><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div></div>"

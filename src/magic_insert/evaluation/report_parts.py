@@ -92,7 +92,7 @@ def trust_html(found: Sequence[Trust], label: str) -> str:
     return (
         "<h3>Which metric deserves trust</h3>"
         + picture_html(light, dark, "rank correlation of each metric with the truth")
-        + table_html(head, body, note)
+        + table_html(head, body, note, num_text=2)
     )
 
 
@@ -156,7 +156,7 @@ def diagnosis_html(rows: Sequence[Row], findings: Sequence[Finding], track: str,
     more = f", of {len(mine)} (all in diagnosis.jsonl)" if len(mine) > SHOWN else ""
     return (
         f"{html}<details><summary>The {len(lines)} worst{more}</summary>"
-        + table_html(["pair", "method", "failure", "the number", "what to turn"], lines, label)
+        + table_html(["pair", "method", "failure", "the number", "what to turn"], lines, label, num_text=5)
         + "</details>"
     )
 

@@ -144,16 +144,11 @@ def comparison(votes: Sequence[Vote], ours: str, baseline: str, *, seed: int = 0
     mine = [vote for vote in votes if {vote.winner, vote.loser} == {ours, baseline}]
     won = [float(vote.winner == ours) for vote in mine]
     clustered = mean_interval(won, [str(v.rater) for v in mine], [v.pair_id for v in mine], seed=seed)
-    limits = None
-    if clustered.low is not None and clustered.high is not None:
-        exact = clopper_pearson(
-            int(sum(won)), len(won)
-        )  # clusters never tell more than independent choices would
-        limits = [max(0.0, min(clustered.low, exact[0])), min(1.0, max(clustered.high, exact[1]))]
+    clustered = clustered.no_narrower_than_exact(len(won))
     return {
         "against": baseline,
         **_share(int(sum(won)), len(won)),
-        "clustered": limits,
+        "clustered": None if clustered.low is None else [clustered.low, clustered.high],
         "raters": len({vote.rater for vote in mine}),
     }
 

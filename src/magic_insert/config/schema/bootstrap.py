@@ -112,7 +112,7 @@ class FilterConfig:
 
     threshold: float = 0.5
     keep_at_most_per_style: int | None = None
-    good_db: float = 17.0
+    good_db: float = 14.5
     rules: dict[str, Any] = MISSING
 
     def __post_init__(self) -> None:
@@ -227,7 +227,7 @@ class ReviewConfig:
     out: str = "runs/review"
     round: int = 1
     verdicts: str | None = None
-    good_db: float = 17.0
+    good_db: float = 14.5
 
     def __post_init__(self) -> None:
         at_least("round", self.round, 1)

@@ -94,7 +94,9 @@ class FitConfig:
         within("train.lora_rank", self.lora_rank, 0, 1024)
         one_of("train.save", self.save, SAVED)
         if self.save == "lora" and self.lora_rank == 0:
-            raise UserError("expected train.lora_rank above 0 for train.save=lora, got 0; set train.lora_rank=16")
+            raise UserError(
+                "expected train.lora_rank above 0 for train.save=lora, got 0; set train.lora_rank=16"
+            )
         one_of("train.precision", self.precision, PRECISIONS)
         within("train.ema_decay", self.ema_decay, 0, 0.99999)
         positive("train.clip_norm", self.clip_norm)
