@@ -28,6 +28,16 @@ from magic_insert.core.rand import generator
 from magic_insert.launch.target import load_function
 
 SETTINGS = (
+    # An untrained network's removals are far from the limits that were tuned on trained ones.
+    "filter.rules.residue.good=0.1",
+    "filter.rules.residue.bad=0.7",
+    "filter.rules.drift.good=0.02",
+    "filter.rules.drift.bad=0.2",
+    "filter.rules.seam.good=0.0",
+    "filter.rules.seam.bad=0.15",
+    "filter.rules.hallucination.good=0.03",
+    "filter.rules.hallucination.bad=0.3",
+    "filter.good_db=17",
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
     "bootstrap.retrain=both", "harvest.batch_size=1",
 )  # fmt: skip
