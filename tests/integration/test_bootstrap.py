@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from magic_insert.bootstrap.driver import Row, conclusion, run_plan
+from magic_insert.bootstrap.files import ids_of, read_index
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
 from magic_insert.bootstrap.product import NETWORK_FILES
@@ -28,16 +29,6 @@ from magic_insert.core.rand import generator
 from magic_insert.launch.target import load_function
 
 SETTINGS = (
-    # An untrained network's removals are far from the limits that were tuned on trained ones.
-    "filter.rules.residue.good=0.1",
-    "filter.rules.residue.bad=0.7",
-    "filter.rules.drift.good=0.02",
-    "filter.rules.drift.bad=0.2",
-    "filter.rules.seam.good=0.0",
-    "filter.rules.seam.bad=0.15",
-    "filter.rules.hallucination.good=0.03",
-    "filter.rules.hallucination.bad=0.3",
-    "filter.good_db=17",
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
     "bootstrap.retrain=both", "harvest.batch_size=1",
 )  # fmt: skip
@@ -159,17 +150,16 @@ def test_the_same_command_again_makes_nothing_and_ends_the_same(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_another_threshold_shares_harvest_and_measurements(
+def test_another_selection_shares_harvest_and_measurements(
     first: Outcome, place: Path, tiny_micro: Path
 ) -> None:
-    scores = read_json(stage(place, "select", first.rows[1]["stages"]["select"]) / "selection.json")["scores"]
-    between = sum(scores.values()) / len(scores)
-    again = run(
-        configure(
-            place, tiny_micro, "tighter", f"filter.threshold={between:.4f}", "bootstrap.retrain=insertion"
-        )
-    )
+    liked = ids_of(read_index(stage(place, "render", first.rows[1]["stages"]["pool"])))[0]
+    write_json(place / "verdicts.json", {"verdicts": {liked: "accept"}})
+    rule = ("filter=people", f"filter.rules.people.verdicts={place}/verdicts.json", "filter.threshold=0.5")
+    again = run(configure(place, tiny_micro, "chosen", *rule, "bootstrap.retrain=insertion"))
     assert again.made == ["run_fit", "run_evaluate"]
+    assert (again.rows[1]["accepted"], again.rows[1]["rejected_by"]) == (1, {"people": 1})
+    assert load_rgb(place / "chosen" / "sheets" / "round-1-rejected.png").shape[0] == 3
 
 
 def stage(place: Path, kind: str, key: str) -> Path:
