@@ -14,7 +14,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models.edit_start import edit_start, edit_start_from_inpainting
 from magic_insert.models.inserter import load_edit_unet
 from magic_insert.models.micro import TINY, build_unet
-from magic_insert.training.insertion import EditLatents, edit_batches
+from magic_insert.training.insertion import CLEAR_CHANGE, EditLatents, edit_batches, effect_weights
 from magic_insert.training.insertion_fit import FitOptions, fit_edit
 
 C = TINY.latent_channels
@@ -166,3 +166,18 @@ def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: Edit
     assert shown["condition"].any()
     for key in ("latents", "noise", "timesteps"):
         assert torch.equal(shown[key], hidden[key])
+
+
+def test_changed_cells_count_more_and_every_picture_as_much_as_any_other() -> None:
+    condition = torch.zeros(2, C, 4, 4)
+    target = condition.clone()
+    target[0, :, 0, 0] = 2 * CLEAR_CHANGE
+    weights = effect_weights(condition, target, 12.0)
+    assert torch.allclose(weights.mean(dim=(1, 2, 3)), torch.ones(2))
+    assert torch.allclose(weights[0, 0, 0, 0] / weights[0, 0, 3, 3], torch.tensor(13.0))
+    assert torch.equal(weights[1], torch.ones(1, 4, 4))
+
+
+def test_without_an_effect_weight_all_cells_count_alike() -> None:
+    weights = effect_weights(noise(2, C, 4, 4), noise(2, C, 4, 4, name="target"), 0.0)
+    assert torch.equal(weights, torch.ones(2, 1, 4, 4))

@@ -2,7 +2,8 @@
 
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
-Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, save_every, seed. Inputs: pool, harvest,
+Settings: task, steps, batch_size, lr, photo_share, background, ema_decay,
+effect_weight, save_every, seed. Inputs: pool, harvest,
 select, photos, model, start. Output: `inserter/` or `remover/` in diffusers' layout.
 """
 
@@ -57,7 +58,11 @@ def run_fit(path: Path) -> None:
         device=pipe.device.type,
         progress=payload.progress and rank() == 0,
         log=lambda row: append_jsonl(payload.work / "train.jsonl", row) if rank() == 0 else None,
-        options=FitOptions(ema_decay=settings["ema_decay"] or None, save_every=settings["save_every"]),
+        options=FitOptions(
+            ema_decay=settings["ema_decay"] or None,
+            effect_weight=settings["effect_weight"],
+            save_every=settings["save_every"],
+        ),
     )
     if rank() == 0:
         product = payload.out / PRODUCTS[task]

@@ -31,8 +31,8 @@ CARD = "fit.json"
 class FitOptions:
     """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints.
 
-    `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with `merged` off, as
-    the difference that `models.edit_lora` reads.
+    `effect_weight`: how much more the changed cells count. `lora_rank` 0 trains every weight; otherwise a LoRA and the
+    input layer, written `merged` or, with `merged` off, as the difference that `models.edit_lora` reads.
     """
 
     precision: str = "32-true"
@@ -40,6 +40,7 @@ class FitOptions:
     ema_decay: float | None = None
     clip_norm: float = 1.0
     save_every: int = 100
+    effect_weight: float = 0.0
     lora_rank: int = 0
     merged: bool = True
 
@@ -88,6 +89,7 @@ def fit_edit(
         "dropout": options.dropout,
         "ema_decay": options.ema_decay,
         "clip_norm": options.clip_norm,
+        "effect_weight": options.effect_weight,
         "lora_rank": options.lora_rank,
         "merged": options.merged,
         "start": before,
@@ -102,7 +104,15 @@ def fit_edit(
     unet.train().requires_grad_(True)
     if options.lora_rank:
         open_for_lora(unet, rank=options.lora_rank, seed=seed)
-    module = InsertionModule(unet, scheduler, empty, image_size=image_size(pipe), lr=lr, steps=steps)
+    module = InsertionModule(
+        unet,
+        scheduler,
+        empty,
+        image_size=image_size(pipe),
+        lr=lr,
+        steps=steps,
+        effect_weight=options.effect_weight,
+    )
     batches = edit_batches(
         latents,
         task=task,

@@ -174,6 +174,7 @@ def train_task(
                 dropout=fit.dropout,
                 ema_decay=fit.ema_decay or None,
                 clip_norm=fit.clip_norm,
+                effect_weight=fit.effect_weight,
                 save_every=fit.save_every,
                 lora_rank=fit.lora_rank,
                 merged=fit.save == "merged",

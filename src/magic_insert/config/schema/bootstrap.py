@@ -130,7 +130,8 @@ class AdaptConfig:
     `photo_share`: share of each batch that is counterfactual photographs, of which there are `num_photos` (Toybox
     renders, or the folder `photos` with with/, without/ and masks/). `background`: `paper` trains on the removed
     picture as it is, `composited` on the original with only hole and effect taken from it. `ema_decay`: of the
-    averaged weights that are kept.
+    averaged weights that are kept. `effect_weight`: how much more a part of the picture counts in the loss where the
+    edit changes it; 0 is the paper's plain loss.
     """
 
     steps: int = MISSING
@@ -141,6 +142,7 @@ class AdaptConfig:
     photos: str | None = None
     background: str = "paper"
     ema_decay: float = 0.98
+    effect_weight: float = 0.0
     save_every: int = 50
 
     def __post_init__(self) -> None:
@@ -150,6 +152,7 @@ class AdaptConfig:
         at_least("fit.num_photos", self.num_photos, 1)
         one_of("fit.background", self.background, BACKGROUNDS)
         at_least("fit.save_every", self.save_every, 1)
+        within("fit.effect_weight", self.effect_weight, 0, 1000)
         if not 0 <= self.ema_decay < 1:
             raise UserError(
                 f"expected fit.ema_decay from 0 to below 1, got {self.ema_decay:g}; set fit.ema_decay=..."
