@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from magic_insert.core.rand import generator
 from magic_insert.models.micro import (
     TINY,
     build_scheduler,
@@ -76,9 +77,11 @@ def test_the_learning_rate_rises_then_falls_and_never_leaves_zero_to_one() -> No
     assert factors[-1] < 0.05
 
 
-def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
-    build_tokenizer(tmp_path, ["a red bunny"], context=TINY.context)
-    tokenizer, tokenizer_2 = load_tokenizers(tmp_path)
+def adapter_module(folder: Path, steps: int) -> tuple[AdapterModule, dict[str, torch.Tensor]]:
+    """A tiny adapter and one batch whose style is told to the teacher in words."""
+    build_tokenizer(folder, ["a red bunny, a crayon drawing"], context=TINY.context)
+    tokenizer, tokenizer_2 = load_tokenizers(folder)
+    torch.manual_seed(0)
     unet = build_unet(TINY)
     new_adapter(unet, TINY.embed_dim)
     module = AdapterModule(
@@ -88,24 +91,43 @@ def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
         build_scheduler(),
         image_size=TINY.image_size,
         lr=1e-2,
-        steps=2,
+        steps=steps,
     )
-    trained = {id(p) for p in module.parameters() if p.requires_grad}
-    assert trained == {id(p) for p in module.adapter_parameters()}
-    before = {k: v.clone() for k, v in collect_ip_adapter(unet).items()}
-    ids = tokenizer(["a red bunny"] * 2, padding="max_length", return_tensors="pt").input_ids
+    plain, styled = (
+        tokenizer([text] * 2, padding="max_length", return_tensors="pt").input_ids
+        for text in ("a red bunny", "a red bunny, a crayon drawing")
+    )
+    draw = generator(0, "adapter test")
     batch = {
-        "latents": torch.randn(2, TINY.latent_channels, 8, 8),
-        "noise": torch.randn(2, TINY.latent_channels, 8, 8),
+        "latents": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
+        "noise": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
         "timesteps": torch.tensor([100, 900]),
-        "ids": ids,
-        "ids_2": ids,
-        "style": torch.randn(2, TINY.embed_dim),
+        "ids": plain,
+        "ids_2": plain,
+        "styled_ids": styled,
+        "styled_ids_2": styled,
+        "style": torch.randn(2, TINY.embed_dim, generator=draw),
         "step": torch.tensor(0),
     }
+    return module, batch
+
+
+def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
+    module, batch = adapter_module(tmp_path, 2)
+    trained = {id(p) for p in module.parameters() if p.requires_grad}
+    assert trained == {id(p) for p in module.adapter_parameters()}
+    before = {k: v.clone() for k, v in collect_ip_adapter(module.unet).items()}
     fit_steps(module, lambda step: batch, steps=2, folder=tmp_path / "fit", device="cpu", progress=False)
-    after = collect_ip_adapter(unet)
+    after = collect_ip_adapter(module.unet)
     assert any(not torch.equal(before[k], after[k]) for k in before)
+
+
+def test_the_adapter_comes_to_say_with_a_picture_what_the_model_says_with_words(tmp_path: Path) -> None:
+    module, batch = adapter_module(tmp_path, 40)
+    before = float(module.unlike_words(batch))
+    fit_steps(module, lambda step: batch, steps=40, folder=tmp_path / "fit", device="cpu", progress=False)
+    after = float(module.unlike_words(batch))
+    assert after < before / 2
 
 
 def vae_module(steps: int) -> VaeModule:
