@@ -105,7 +105,7 @@ def test_a_fresh_network_changes_nothing_and_begins_as_the_unets_encoder() -> No
     assert len(got["down_block_additional_residuals"]) == 9
     assert all(not r.any() for r in got["down_block_additional_residuals"])
     assert not got["mid_block_additional_residual"].any()
-    key = "down_blocks.2.attentions.0.transformer_blocks.0.attn2.to_k.weight"
+    key = "down_blocks.2.resnets.0.conv1.weight"
     assert torch.equal(network.state_dict()[key], unet.state_dict()[key])
 
 

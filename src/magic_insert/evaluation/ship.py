@@ -9,7 +9,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.evaluation.foundation_card import run_card
 from magic_insert.paths import micro_dir
 
-LIMIT_MB = 51
+LIMIT_MB = 48
 
 
 def ship(model: Path, target: Path) -> Path:

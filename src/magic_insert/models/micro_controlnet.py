@@ -5,10 +5,10 @@ from typing import Any
 from diffusers import ControlNetModel, UNet2DConditionModel
 
 # The edges' own encoder, one stage per halving of the picture (f8): a third of the usual widths.
-EDGE_CHANNELS = (16, 32, 64, 64)
-# The UNet hears the text in its two lower stages. Here the upper of the two does without: outlines need no words, and
-# its attention would be a sixth of the file.
-BLOCKS = ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D")
+EDGE_CHANNELS = (16, 24, 48, 64)
+# The UNet hears the text in its lower stages. Here no stage does: outlines need no words, and attention would be a
+# third of the file.
+BLOCKS = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
 
 
 def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
@@ -24,7 +24,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
             load_weights_from_unet=False,
         ).config
     )
-    network: ControlNetModel = ControlNetModel.from_config({**config, "down_block_types": BLOCKS})
+    network: ControlNetModel = ControlNetModel.from_config({**config, **BLOCKS})
     own = network.state_dict()
     shared = {key: value for key, value in unet.state_dict().items() if key in own}
     network.load_state_dict({**own, **shared})

@@ -4,15 +4,12 @@ A small residual network of timm. Unlike DINO it is trained with identity labels
 convolutional: from three thousand subjects a transformer of this size learns shapes far more slowly.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from jaxtyping import Float
-from timm.layers import HybridEmbed
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from magic_insert.core.jsonl import write_json
@@ -41,23 +38,9 @@ MICRO_RESNET: dict[str, Any] = {
 
 def build_network(config: dict[str, Any]) -> nn.Module:
     """The network of a configuration in timm's format, untrained."""
-    if "stem_widths" in config:
-        return _first_network(config)
     return timm.create_model(
         config["architecture"], pretrained=False, num_classes=config["num_classes"], **config["model_args"]
     )
-
-
-def _first_network(config: dict[str, Any]) -> nn.Module:
-    """The transformer of the first shipped weights, behind a stem that halves the picture once per width."""
-    arguments = dict(config)
-    channels = [3, *arguments.pop("stem_widths")]
-    stem = nn.Sequential()
-    for i in range(len(channels) - 1):
-        stem.append(nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1))
-        stem.append(nn.GroupNorm(8, channels[i + 1]))
-        stem.append(nn.GELU())
-    return VisionTransformer(patch_size=1, embed_layer=partial(HybridEmbed, backbone=stem), **arguments)
 
 
 def new_identity(seed: int) -> "IdentityEncoder":
