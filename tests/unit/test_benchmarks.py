@@ -1,6 +1,7 @@
 """Benchmarks: the same protocol for rendered and for found pictures; selections, places, words, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,10 @@ from magic_insert.data.benchmark_selection import describe
 from magic_insert.data.benchmarks import Benchmark, BenchPair, Source
 from magic_insert.data.picture_folders import folder, subjectplop
 from magic_insert.data.toyplop import ToyPlop
+from magic_insert.methods.drawing import join_words
 from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.captions import style_phrase
+from magic_insert.training.foundation.encoder_batches import tell
 
 AUTO = SegmenterConfig()
 
@@ -90,7 +94,29 @@ def test_styles_choose_the_scenes_that_are_drawn_so() -> None:
     cfg = BenchmarkConfig("toyplop", split="full", styles=["photo", "mosaic"])
     bench = describe(ToyPlop(cfg), cfg, Path("x"))
     assert {b.style for b in bench.backgrounds} == {"photo", "mosaic"}
-    assert {b.style_text for b in bench.backgrounds} == {"a photo", "a mosaic"}
+    assert {b.style_text for b in bench.backgrounds} == {style_phrase("photo"), style_phrase("mosaic")}
+
+
+def test_toyplop_says_styles_in_the_words_that_the_micro_models_learned() -> None:
+    source = ToyPlop(BenchmarkConfig("toyplop", split="full"))
+    for background in source.backgrounds:
+        assert background.style is not None
+        assert background.style_text == tell("", "", background.style, "style"), "of the metric's CLIP"
+    words = {b.style: join_words("a red bunny", "", b.style_text) for b in source.backgrounds}
+    assert words["watercolour"] == "a red bunny, as a watercolour painting", "of the denoiser and the adapter"
+
+
+def test_a_changed_text_is_another_benchmark() -> None:
+    cfg = BenchmarkConfig("toyplop")
+    digests = {describe(ToyPlop(cfg), cfg, Path("x")).digest}
+    for changed in ("simple", "detailed"):
+        source = ToyPlop(cfg)
+        source.subjects = [replace(source.subjects[0], **{changed: "a thing"}), *source.subjects[1:]]
+        digests.add(describe(source, cfg, Path("x")).digest)
+    source = ToyPlop(cfg)
+    source.backgrounds = [*source.backgrounds[:-1], replace(source.backgrounds[-1], style_text="a thing")]
+    digests.add(describe(source, cfg, Path("x")).digest)
+    assert len(digests) == 4
 
 
 def test_a_name_that_the_benchmark_does_not_have_is_refused_by_its_key(pictures: Path) -> None:

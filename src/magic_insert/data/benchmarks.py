@@ -39,7 +39,10 @@ class BenchSubject:
 
 @dataclass(frozen=True)
 class BenchBackground:
-    """`style` is the name of how it is drawn, where there is one; `style_text` says it: "a pencil drawing"."""
+    """`style` is the name of how it is drawn, where there is one; `style_text` says it: "a pencil drawing".
+
+    Toyplop says it in the words that the micro models learned: "as a pencil drawing".
+    """
 
     id: str
     style: str | None

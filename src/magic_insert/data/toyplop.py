@@ -34,8 +34,7 @@ class ToyPlop:
             for name, spec in named
         ]
         self.backgrounds: Sequence[BenchBackground] = [
-            BenchBackground(name, style, style_phrase(style).removeprefix("as "))
-            for name, _, style in self.scenes.values()
+            BenchBackground(name, style, style_phrase(style)) for name, _, style in self.scenes.values()
         ]
 
     @property
@@ -45,9 +44,12 @@ class ToyPlop:
 
     @property
     def contents(self) -> Any:
-        """Specs of every subject and scene, and how they are drawn."""
+        """Specs of every subject and scene, how they are drawn, and every text that prompts and encoders are given."""
         scenes = [[name, asdict(spec), style] for name, spec, style in self.scenes.values()]
-        return [VERSION, self.size, [[name, asdict(spec)] for name, spec in self.specs.items()], scenes]
+        subjects = [[name, asdict(spec)] for name, spec in self.specs.items()]
+        texts = [[s.id, s.simple, s.detailed] for s in self.subjects]
+        texts += [[b.id, b.style_text] for b in self.backgrounds]
+        return [VERSION, self.size, subjects, scenes, texts]
 
     def subject(self, name: str) -> Subject:
         """The subject alone, as a photograph."""
