@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.bootstrap.driver import Row, conclusion, run_plan
+from magic_insert.bootstrap.choice import Row, best_round, conclusion
+from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.files import ids_of, read_index
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
@@ -86,8 +87,7 @@ def test_every_stage_is_made_and_the_last_line_says_what_changed(first: Outcome)
     assert made.count("run_fit") == 2
     assert made.count("run_evaluate") == 4
     assert made.count("run_harvest") == made.count("run_measure") == 1
-    best = max(range(2), key=lambda i: rows[i]["metrics"]["inserter"]["seen"]["effect_psnr"])
-    assert said[-1] == conclusion(rows[0], rows[best], best)
+    assert said[-1] == conclusion(rows, 0.3)
     assert "dB" in said[-1]
 
 
@@ -160,6 +160,18 @@ def test_another_selection_shares_harvest_and_measurements(
     assert again.made == ["run_fit", "run_evaluate"]
     assert (again.rows[1]["accepted"], again.rows[1]["rejected_by"]) == (1, {"people": 1})
     assert load_rgb(place / "chosen" / "sheets" / "round-1-rejected.png").shape[0] == 3
+
+
+@pytest.mark.parametrize("limit", [0.0, 100.0])
+def test_what_is_published_is_the_best_round_that_photographs_can_bear(
+    first: Outcome, place: Path, tiny_micro: Path, limit: float
+) -> None:
+    out = f"limit-{limit:g}"
+    again = run(configure(place, tiny_micro, out, f"bootstrap.max_photo_loss={limit}"))
+    assert again.made == []
+    card = read_json(place / out / "card.json")
+    assert card["round"] == best_round(first.rows, limit)
+    assert f"at most {limit:g} dB" in card["chosen_by"]
 
 
 def stage(place: Path, kind: str, key: str) -> Path:
@@ -265,8 +277,7 @@ def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
     assert len(again) == 1
     assert again[0].inputs["start"].name == "inserter"
     assert again[0].inputs["start"].parent.parent.name == "fit"
-    best = max(long.rows, key=lambda row: row["metrics"]["inserter"]["seen"]["effect_psnr"])
-    assert read_json(place / "long" / "card.json")["round"] == best["round"]
+    assert read_json(place / "long" / "card.json")["round"] == best_round(long.rows, 0.3)
 
 
 def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Path, tiny_micro: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.bootstrap import scores
+from magic_insert.bootstrap.choice import Row, best_round, conclusion, improves
 from magic_insert.bootstrap.files import ids_of, read_index, read_values
 from magic_insert.bootstrap.plan import Execute, Plan, Source
 from magic_insert.bootstrap.product import publish
@@ -22,7 +23,6 @@ from magic_insert.core.jsonl import write_text
 
 ROUNDS = "rounds.jsonl"
 TASKS = {"inserter": "insert", "remover": "remove"}
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,39 +88,16 @@ def run_plan(
         _measure(plan, networks[-1], row, first)
         rows.append(row)
         row["minutes"] = {f"{e.kind}-{e.key}": round(e.seconds / 60, 3) for e in plan.used.values()}
-        row["stopped"] = loop.early_stop and seen(row) - max(map(seen, rows[:-1])) <= loop.min_gain
+        helped = improves(rows, min_gain=loop.min_gain, max_photo_loss=loop.max_photo_loss)
+        row["stopped"] = loop.early_stop and not helped
         _record(out, rows, say, on_round)
         if row["stopped"] and number < loop.rounds:
-            say(f"round {number} did not improve seen styles; stopped")
+            say(f"round {number} did not improve seen styles without harm to photo; stopped")
             break
-    best = max(range(len(rows)), key=lambda i: seen(rows[i]))
+    best = best_round(rows, loop.max_photo_loss)
     publish(cfg, rows, best, networks[best].inserter, networks[best].remover)
-    say(conclusion(rows[0], rows[best], best))
+    say(conclusion(rows, loop.max_photo_loss))
     return rows
-
-
-def seen(row: Row) -> float:
-    """What rounds are chosen by: the inserter's effect-region PSNR on seen styles. Unseen styles decide nothing."""
-    return float(row["metrics"]["inserter"]["seen"].get("effect_psnr", 0.0))
-
-
-def conclusion(base: Row, best: Row, number: int) -> str:
-    """The last line of a run: what changed, against the truth, with the interval of the paired difference."""
-    before, after = base["metrics"]["inserter"], best["metrics"]["inserter"]
-
-    def pair(group: str) -> str:
-        return " -> ".join(f"{m[group].get('effect_psnr', float('nan')):.1f}" for m in (before, after))
-
-    if number == 0:
-        return (
-            f"no round improved drawn styles ({before['seen']['effect_psnr']:.1f} dB); "
-            "the base networks were kept"
-        )
-    low, high = best["changes"]["inserter"]["seen"]["effect_psnr"][1:]
-    return (
-        f"effect-region PSNR on drawn styles {pair('seen')} dB [{low:+.2f}, {high:+.2f}], "
-        f"unseen styles {pair('unseen')} (photo {pair('photo')})"
-    )
 
 
 def _row(plan: Plan, number: int) -> Row:

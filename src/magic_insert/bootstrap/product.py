@@ -40,7 +40,8 @@ def publish(
             "config_digest": digest(settings),
             "round": best,
             "rounds": len(rows) - 1,
-            "chosen_by": "the inserter's effect-region PSNR on held-out scenes in seen styles",
+            "chosen_by": "the inserter's effect-region PSNR on held-out scenes in seen styles, among rounds "
+            f"whose photographs lose at most {cfg.bootstrap.max_photo_loss:g} dB",
             "trained_on": {key: rows[best][key] for key in ("harvested", "accepted", "acceptance", "stages")},
             "metrics": rows[best]["metrics"],
             "intervals": rows[best]["intervals"],

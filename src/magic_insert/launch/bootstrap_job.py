@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from magic_insert.bootstrap.driver import Row, run_plan, seen
+from magic_insert.bootstrap.choice import Row, best_round, seen
+from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.files import WITH, WITHOUT, place
 from magic_insert.bootstrap.scores import GROUPS
 from magic_insert.config.freeze import thaw
@@ -15,7 +16,7 @@ from magic_insert.tracking import Tracker, open_tracker
 
 
 def run_bootstrap(cfg: BootstrapConfig) -> float:
-    """Runs `cfg`; the last line on standard output says what changed. Returns what a sweep maximises: the best round's
+    """Runs `cfg`; the last line on standard output says what changed. Returns what a sweep maximises: the kept round's
     effect-region PSNR of the inserter on seen styles, in decibel."""
 
     def say(line: str) -> None:
@@ -28,7 +29,7 @@ def run_bootstrap(cfg: BootstrapConfig) -> float:
             say=say,
             on_round=lambda row: tell(tracker, cfg, row),
         )
-    return max(map(seen, rows))
+    return seen(rows[best_round(rows, cfg.bootstrap.max_photo_loss)])
 
 
 def tell(tracker: Tracker, cfg: BootstrapConfig, row: Row) -> None:

@@ -23,8 +23,10 @@ class LoopConfig:
 
     `retrain`: `insertion` freezes the remover as in the paper's figure, `both` trains it too. `init_from`: where the
     training of a round starts, the base model or the last round's. `early_stop`: end when a round does not raise the
-    inserter's effect-region PSNR on seen styles by more than `min_gain` decibel over the best before it. `remover` and
-    `inserter`: folders of the networks to start from; null is the folder of that name beside the model's.
+    inserter's effect-region PSNR on seen styles by more than `min_gain` decibel over the best before it.
+    `max_photo_loss`: decibel that the same number may fall on photographs below the base; a round that costs more is
+    never kept and counts as none that improves. `remover` and `inserter`: folders of the networks to start from; null
+    is the folder of that name beside the model's.
     """
 
     rounds: int = 1
@@ -33,6 +35,7 @@ class LoopConfig:
     init_from: str = "base"
     early_stop: bool = True
     min_gain: float = 0.0
+    max_photo_loss: float = 0.3
     remover: str | None = None
     inserter: str | None = None
 
@@ -42,6 +45,7 @@ class LoopConfig:
         one_of("bootstrap.retrain", self.retrain, RETRAIN)
         one_of("bootstrap.init_from", self.init_from, INIT_FROM)
         at_least("bootstrap.min_gain", self.min_gain, 0)
+        at_least("bootstrap.max_photo_loss", self.max_photo_loss, 0)
         if self.rounds > 1 and self.retrain == "insertion" and self.init_from == "base":
             raise UserError(
                 f"expected rounds that can differ, got bootstrap.rounds={self.rounds} with a frozen remover and "
