@@ -24,6 +24,7 @@ from magic_insert.models.micro_parts import new_adapter
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import AdapterModule
 from magic_insert.training.foundation.controlnet import ControlNetModule
+from magic_insert.training.foundation.denoiser import DenoiserModule
 from magic_insert.training.foundation.module import velocity_loss, warmup_cosine
 from magic_insert.training.foundation.vae import PatchCode, VaeModule
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
@@ -110,6 +111,17 @@ def adapter_module(folder: Path, steps: int) -> tuple[AdapterModule, dict[str, t
         "step": torch.tensor(0),
     }
     return module, batch
+
+
+def test_the_pooled_text_can_say_less_than_the_token_states(tmp_path: Path) -> None:
+    module, batch = adapter_module(tmp_path, 1)
+    plain, styled = ({"ids": batch[name], "ids_2": batch[name]} for name in ("ids", "styled_ids"))
+    with torch.no_grad():
+        said, spoken = DenoiserModule.conditioning(module, {**styled, "pooled_ids": batch["ids"]})
+        states, _ = DenoiserModule.conditioning(module, styled)
+        _, quiet = DenoiserModule.conditioning(module, plain)
+    assert torch.equal(said, states)
+    assert torch.equal(spoken["text_embeds"], quiet["text_embeds"])
 
 
 def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
