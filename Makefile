@@ -66,9 +66,15 @@ train-personalization: $(STAMP) ## teaches the model SUBJECT=PATH into OUT=FOLDE
 	$(RUN) personalize subject=$(or $(SUBJECT),$(TOY)/subjects/000000.png) out=$(OUT) $(ARGS)
 	@echo "samples while training: $(OUT)/samples"
 
-# BENCHMARK=subjectplop ROOT=FOLDER METRICS=paper WEIGHTS=FOLDER MODEL=sdxl GPUS=8 is the paper's setting; ARGS as everywhere.
+# BENCHMARK=subjectplop ROOT=FOLDER WEIGHTS=FOLDER MODEL=sdxl GPUS=8 is the paper's setting: the redrawn subjects of its six
+# methods, judged by its encoders. A key that ARGS sets, or an experiment, goes before these words.
+PAPER := $(and $(filter subjectplop,$(BENCHMARK)),$(filter sdxl,$(MODEL)))
+PAPER_METHODS := style_aligned,style_aligned_canny,instantstyle,instantstyle_canny,personalized,personalized_canny
+unless_set = $(if $(filter $(1)=% experiment=%,$(ARGS)),,$(1)=$(2))
 eval-subjectplop: $(STAMP) ## methods on a benchmark with a report: BENCHMARK=toyplop, or subjectplop ROOT=FOLDER MODEL=sdxl GPUS=8
 	$(RUN) evaluate benchmark=$(or $(BENCHMARK),toyplop) $(if $(ROOT),benchmark.root=$(ROOT)) $(if $(METRICS),metrics=$(METRICS)) \
+		$(if $(PAPER),$(call unless_set,track,stylize) $(call unless_set,stylizer,$(PAPER_METHODS))) \
+		$(if $(PAPER),$(if $(METRICS),,$(call unless_set,metrics,paper))) \
 		$(if $(WEIGHTS),encoders.root=$(WEIGHTS)) $(if $(filter command line environment,$(origin MODEL)),model=$(MODEL)) \
 		$(if $(GPUS),exec=torchrun exec.devices=$(GPUS)) $(ARGS)
 

@@ -1,14 +1,18 @@
 """The words of `magic-insert evaluate`: several methods side by side, each with settings of its own."""
 
+import os
+import shlex
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from magic_insert.cli.evaluate import VARIANTS, rewrite
+from magic_insert.cli.evaluate import VARIANTS, check, rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
-from magic_insert.paths import conf_dir
+from magic_insert.paths import CHECKOUT, conf_dir
 
 
 def composed(*words: str) -> Any:
@@ -34,12 +38,54 @@ def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
 
 
 def test_the_only_method_may_be_spoken_to_by_its_group() -> None:
-    cfg = composed(
-        "stylizer=images", "stylizer.dir=there", "inserter=real_only", "inserter.steps=3", "root=here"
-    )
+    cfg = composed("stylizer=images", "stylizer.dir=there", "inserter=real_only", "inserter.steps=3")
     assert cfg.chosen_stylizers["images"].images.dir == "there"
     assert cfg.chosen_inserters["real_only"].steps == 3
-    assert cfg.benchmark.root == "here"
+
+
+def test_the_benchmarks_root_and_split_may_be_said_in_short() -> None:
+    cfg = composed("root=here", "split=full")
+    assert (cfg.benchmark.root, cfg.benchmark.split) == ("here", "full")
+
+
+PAPER = ("BENCHMARK=subjectplop", "MODEL=sdxl", "GPUS=8")
+
+
+def made_words(*variables: str) -> list[str]:
+    """What `make eval-subjectplop` would tell `magic-insert evaluate`, whatever make runs this test."""
+    said = subprocess.run(
+        ["make", "--dry-run", "eval-subjectplop", *variables],
+        cwd=CHECKOUT, env={"PATH": os.environ["PATH"]},
+        capture_output=True, text=True, check=True,
+    ).stdout.replace("\\\n", " ")  # fmt: skip
+    (line,) = [line for line in said.splitlines() if "magic-insert evaluate" in line]
+    return shlex.split(line.partition(" evaluate ")[2])
+
+
+def test_make_composes_the_papers_setting_that_its_help_names(tmp_path: Path) -> None:
+    cfg = composed(*made_words(*PAPER, f"ROOT={tmp_path}", f"ARGS=out={tmp_path / 'out'}"))
+    check(cfg)
+    assert (cfg.tracks, cfg.metrics, cfg.model.name) == (("stylize",), "paper", "sdxl")
+    names = ("style_aligned", "instantstyle", "personalized")
+    assert list(cfg.chosen_stylizers) == [name for base in names for name in (base, f"{base}_canny")]
+
+
+def test_what_the_user_tells_make_goes_before_the_papers_setting(tmp_path: Path) -> None:
+    mine = "ARGS=stylizer=personalized track=both metrics=paper_large"
+    cfg = composed(*made_words(*PAPER, f"ROOT={tmp_path}", mine))
+    assert (list(cfg.chosen_stylizers), cfg.track, cfg.metrics) == (["personalized"], "both", "paper_large")
+    assert composed(*made_words(*PAPER, f"ROOT={tmp_path}", "METRICS=micro")).metrics == "micro"
+    assert made_words() == ["benchmark=toyplop"]
+    assert "track=stylize" not in made_words("BENCHMARK=subjectplop", f"ROOT={tmp_path}")
+
+
+def test_the_commands_at_the_top_of_the_page_compose_and_pass_the_check(tmp_path: Path) -> None:
+    page = (CHECKOUT / "docs" / "evaluate.md").read_text()
+    block = page.split("```")[1].replace("FOLDER", str(tmp_path)).splitlines()
+    lines = [line.partition("#")[0] for line in block if line.startswith("magic-insert evaluate")]
+    assert len(lines) == 3
+    for line in lines:
+        check(composed(*shlex.split(line)[2:], f"out={tmp_path / 'out'}"))
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / VARIANTS).glob("*.yaml")), ids=lambda path: path.stem)

@@ -19,6 +19,7 @@ from magic_insert.paths import conf_dir
 GROUPS = ("stylizer", "inserter")
 DEFAULTS = {"stylizer": "personalized,instantstyle", "inserter": "real_only,copy_paste"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
+SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -37,7 +38,7 @@ def rewrite(words: Sequence[str]) -> list[str]:
             chosen[key] = [*chosen.get(key, []), *_names(key, value)]
             continue
         experiment = experiment or (key == "experiment" and value not in ("", "null"))
-        rest.append(f"benchmark.root={value}" if key == "root" else word)
+        rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else word)
     for group in GROUPS:
         if group not in chosen and not experiment:
             chosen[group] = _names(group, DEFAULTS[group])
