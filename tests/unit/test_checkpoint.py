@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,47 @@ def test_values_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
     old, new = optimizer.state_dict(), fresh.state_dict()
     assert json.dumps(old["param_groups"]) == json.dumps(new["param_groups"])
     assert all(torch.equal(old["state"][0][name], new["state"][0][name]) for name in old["state"][0])
+
+
+class Nesting(torch.optim.SGD):
+    """Keeps its state as bitsandbytes does since 0.50: tensors in a dict of their own, one of them shared by all."""
+
+    HIDDEN = "__quant_state__"
+    levels = torch.linspace(0, 1, 4)
+
+    def remember(self, parameter: torch.nn.Parameter, number: int) -> None:
+        moments = torch.arange(6, dtype=torch.uint8) + number
+        self.state[parameter] = {"step": number, "state1": moments, "levels": self.levels}
+
+    def state_dict(self) -> dict[str, Any]:
+        found = super().state_dict()
+        found["state"] = {
+            index: {"step": own["step"], self.HIDDEN: {k: v for k, v in own.items() if k != "step"}}
+            for index, own in found["state"].items()
+        }
+        return found
+
+    def load_state_dict(self, given: dict[str, Any]) -> None:
+        own = {index: {"step": v["step"], **v[self.HIDDEN]} for index, v in given["state"].items()}
+        super().load_state_dict({**given, "state": own})
+
+
+def test_state_that_an_optimizer_nests_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    parameters = [torch.nn.Parameter(torch.zeros(6)) for _ in range(2)]
+    optimizer = Nesting(parameters, lr=0.1)
+    for number, parameter in enumerate(parameters):
+        optimizer.remember(parameter, number)
+    save_checkpoint(tmp_path, step=1, key="mine", values={}, optimizer=optimizer)
+    found = read_last_checkpoint(tmp_path, "mine")
+    assert found is not None
+    fresh = Nesting(parameters, lr=9.0)
+    found.restore_optimizer(fresh)
+    for number, parameter in enumerate(parameters):
+        own = fresh.state[parameter]
+        assert own.keys() == {"step", "state1", "levels"}
+        assert own["step"] == number
+        assert torch.equal(own["state1"].byte(), torch.arange(6, dtype=torch.uint8) + number)
+        assert torch.equal(own["levels"], Nesting.levels)
 
 
 def test_the_last_two_are_kept_and_the_last_is_read(tmp_path: Path) -> None:

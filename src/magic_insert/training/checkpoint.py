@@ -3,13 +3,13 @@
 Written by an atomic rename, read back bit for bit. The frozen model is not in it. Numbers that are not tensors (the
 optimizer's groups and counters, the loss scaler) travel as JSON in the header: Python's float text is exact. A checksum
 over everything tells a file that a disk or a copy has damaged; for that case the checkpoint before stays beside the
-last one.
+last one. State that an optimizer nests in dicts, as those of 8 bits do, lies flat in the file, its keys joined by "/".
 """
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import save_tensors
 
 STATE = "optimizer.state."
+NEST = "/"
 CHECKSUM = "sha256"
 PATTERN = "checkpoint-*.safetensors"
 KEPT = 2
@@ -49,8 +50,12 @@ class Checkpoint:
         """Puts the stored moments and settings into an optimizer built over the same parameters."""
         state: dict[int, dict[str, Any]] = {}
         for name, value in {**self.optimizer, **self.scalars}.items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
+            index, path = name.split(".", 1)
+            *parents, key = path.split(NEST)
+            entries = state.setdefault(int(index), {})
+            for parent in parents:
+                entries = entries.setdefault(parent, {})
+            entries[key] = value
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
@@ -71,9 +76,10 @@ def save_checkpoint(
     state = optimizer.state_dict()
     tensors, scalars = dict(values), {}
     for index, entries in state["state"].items():
-        for name, value in entries.items():
+        for name, value in _flat(entries):
             if isinstance(value, Tensor):
-                tensors[f"{STATE}{index}.{name}"] = value
+                # A copy each: parameters may share a table of levels, and a file holds no tensor twice.
+                tensors[f"{STATE}{index}.{name}"] = value.detach().to("cpu", copy=True)
             else:
                 scalars[f"{index}.{name}"] = value
     header = {
@@ -117,6 +123,15 @@ def read_last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
             f"expected a sound checkpoint in {folder}, got {len(paths)} damaged; remove to start anew"
         )
     return None
+
+
+def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts, each with its keys joined by NEST."""
+    for name, value in entries.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}{NEST}")
+        else:
+            yield prefix + name, value
 
 
 def _read(path: Path) -> Checkpoint:
