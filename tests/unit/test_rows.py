@@ -47,6 +47,17 @@ def test_a_file_of_another_benchmark_is_refused_by_name(tmp_path: Path) -> None:
         read_rows(tmp_path / "rows.jsonl", benchmark="b7")
 
 
+def test_values_of_two_encoders_in_one_role_of_a_track_are_never_averaged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dino .*stylize.*c1 .*c2 \(adain\)"):
+        merge([row()], [row(method="adain", cards={"dino": "c2"})])
+    write_rows(tmp_path / "rows.jsonl", [row(), row("a__x", cards={"dino": "c2"})])
+    with pytest.raises(UserError, match="one encoder for dino"):
+        read_rows(tmp_path / "rows.jsonl")
+    merge(
+        [row()], [row(track="insert", cards={"dino": "c2"}), row("a__x", cards={"dino": "c1", "csd": "c2"})]
+    )
+
+
 @pytest.mark.parametrize(
     "broken",
     [{"values": {"subject_dino": float("nan")}}, {"values": {"subject_dino": "high"}}, {"track": "paint"}],

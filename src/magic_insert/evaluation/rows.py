@@ -43,7 +43,7 @@ def merge(*groups: Iterable[Row]) -> list[Row]:
     """All rows in the order of their keys, each once.
 
     Raises:
-        UserError: two rows of one key differ, or the groups belong to different benchmarks.
+        UserError: two rows of one key differ, or the groups belong to different benchmarks or encoders.
     """
     rows: dict[Key, Row] = {}
     for row in (row for group in groups for row in group):
@@ -56,6 +56,7 @@ def merge(*groups: Iterable[Row]) -> list[Row]:
         rows[key] = row
     merged = [rows[key] for key in sorted(rows)]
     require_one_benchmark(merged)
+    require_one_card(merged)
     return merged
 
 
@@ -73,15 +74,35 @@ def require_one_benchmark(rows: Sequence[Row], expected: str | None = None) -> N
         )
 
 
+def require_one_card(rows: Sequence[Row]) -> None:
+    """That every role of a track was played by one encoder: values of two can neither be averaged nor compared.
+
+    Raises:
+        UserError: it was not; names the role and the digests of the cards.
+    """
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        for role, card in row["cards"].items():
+            found.setdefault((row["track"], role), {}).setdefault(card, row["method"])
+    for (track, role), cards in found.items():
+        if len(cards) > 1:
+            told = " and ".join(f"{card} ({method})" for card, method in sorted(cards.items()))
+            raise UserError(
+                f"expected one encoder for {role} in the track {track}, got the cards {told}; "
+                "score all methods with the same metrics and encoders"
+            )
+
+
 def read_rows(path: str | Path, benchmark: str | None = None) -> list[Row]:
     """The rows of a file, checked; `benchmark` is the digest they must carry.
 
     Raises:
         UserError: the file is missing or damaged, a row lacks a field, has one too many or a value that is no finite
-            number, two rows share a key, or the rows belong to another benchmark.
+            number, two rows share a key or were judged by different encoders, or belong to another benchmark.
     """
     rows = [check_row(row, f"row {number} of {path}") for number, row in enumerate(read_jsonl(path), start=1)]
     require_one_benchmark(rows, benchmark)
+    require_one_card(rows)
     seen: set[Key] = set()
     for row in rows:
         if row_key(row) in seen:
