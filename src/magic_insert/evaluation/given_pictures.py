@@ -13,9 +13,17 @@ from torch import Tensor
 from magic_insert.config.schema import EvaluateConfig
 from magic_insert.core.compositing import paste
 from magic_insert.core.images import load_rgb, save_png
-from magic_insert.core.jsonl import write_bytes
+from magic_insert.core.jsonl import read_json, write_bytes, write_json
 from magic_insert.data.benchmarks import Benchmark, BenchPair
-from magic_insert.evaluation.entries import COPY_PASTE, RANDOM_SUBJECT, mask_file, other_subject, picture_file
+from magic_insert.evaluation.claims import CLAIM
+from magic_insert.evaluation.entries import (
+    COPY_PASTE,
+    RANDOM_SUBJECT,
+    mask_file,
+    method_folder,
+    other_subject,
+    picture_file,
+)
 from magic_insert.evaluation.images_methods import estimate_mask, require_size
 
 
@@ -40,23 +48,34 @@ def adopt(
         masks: method to pair_id to the file of a composite's mask, where they came along.
         seed: the draw that they stand for.
 
+    Masks that were handed in and masks that were estimated never mix: the method's claim says which its masks are, and
+    while they are made there is none.
+
     Raises:
         UserError: a picture is damaged, or a composite or mask has another size than the background.
     """
     pairs = {pair.pair_id: pair for pair in bench.pairs}
     for (track, method), files in made_elsewhere.items():
+        mark = method_folder(out, track, method) / CLAIM
+        origin = {"masks": "given" if method in masks else "estimated"} if track == "insert" else {}
+        same_origin = not origin or (mark.is_file() and read_json(mark) == origin)
+        if not same_origin:
+            mark.unlink(missing_ok=True)
         for pair_id, source in files.items():
             pair = pairs[pair_id]
             place = picture_file(out, track, method, pair, seed)
             content = source.read_bytes()
             given = masks.get(method, {}).get(pair_id) if track == "insert" else None
-            if given is None and place.is_file() and place.read_bytes() == content:
+            known = same_origin and given is None
+            if known and place.is_file() and place.read_bytes() == content:
                 continue
             picture = load_rgb(source)
             if track == "insert":
                 require_size(picture, bench.scene(pair.background).size, source)
                 save_png(mask_file(place), _mask(bench, pair, picture, given))
             write_bytes(place, content)
+        if not same_origin:
+            write_json(mark, origin)
 
 
 def _mask(
