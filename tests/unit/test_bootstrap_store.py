@@ -1,16 +1,23 @@
 """The store: whole or not there, made once, found again, damaged never."""
 
+import builtins
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from magic_insert.bootstrap import product
+from magic_insert.bootstrap.plan import Source
 from magic_insert.bootstrap.store import WORK, Entry, Request, Store, flaw_of
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_text
 
@@ -171,6 +178,52 @@ def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path) -> None:
     for place in (Path("/proc/store"), tmp_path / "file" / "store"):
         with pytest.raises(UserError, match=r"expected a store that can be written .*set store=FOLDER"):
             Store(place, print)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("where", ["lock", "repair", "publish"])
+def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_happens(
+    store: Store, monkeypatch: pytest.MonkeyPatch, number: int, where: str
+) -> None:
+    sound = store.obtain(Request("song", 1, {}, {}), Calls())
+    if where == "repair":
+        flip_a_bit(store.obtain(REQUEST, Calls()))
+
+    def closed(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        if where == "lock":
+            patch.setattr(builtins, "open", closed)
+        elif where == "repair":
+            patch.setattr(shutil, "rmtree", closed)
+        else:
+            patch.setattr(os, "rename", closed)
+        with pytest.raises(UserError) as told:
+            store.obtain(REQUEST, Calls())
+    assert f"got {os.strerror(number)}; make room or set store=FOLDER" in str(told.value)
+    assert flaw_of(sound.folder) is None
+    assert flaw_of(store.obtain(REQUEST, Calls()).folder) is None
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    cfg = freeze(compose_job("bootstrap", [f"out={tmp_path}/out", f"store={tmp_path}/store"]))
+    for file in product.NETWORK_FILES:
+        write_text(tmp_path / "new" / file, "new")
+        write_text(tmp_path / "out" / "inserter" / file, "old")
+    new = Source(tmp_path / "new", "0123")
+
+    def closed(*_: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(shutil, "copyfile", closed)
+    with pytest.raises(UserError) as told:
+        product.publish(cfg, [], 0, new, new)
+    assert f"got {os.strerror(number)}; make room or set out=FOLDER" in str(told.value)
+    assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
 
 
 def test_a_fault_of_the_stage_itself_is_not_called_a_disk_fault(store: Store) -> None:

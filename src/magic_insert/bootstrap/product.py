@@ -6,9 +6,11 @@ from typing import Any
 
 from magic_insert import __version__
 from magic_insert.bootstrap.plan import Source
+from magic_insert.bootstrap.store import disk_trouble
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.bootstrap import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
 
 CARD = "card.json"
@@ -19,16 +21,22 @@ NETWORK_FILES = ("config.json", WEIGHTS)
 def publish(
     cfg: BootstrapConfig, rows: list[dict[str, Any]], best: int, inserter: Source, remover: Source
 ) -> None:
-    """Puts the networks of round `best` into `cfg.out`, each folder whole, and the card beside them."""
+    """Puts the networks of round `best` into `cfg.out`, each folder whole, and the card beside them.
+
+    Raises:
+        UserError: no room there, or it is read-only; the finished stages are in the store.
+    """
     out = Path(cfg.out)
-    for name, source in (("inserter", inserter), ("remover", remover)):
-        staged = out / f".{name}.new"
-        shutil.rmtree(staged, ignore_errors=True)
-        staged.mkdir(parents=True)
-        for file in NETWORK_FILES:
-            shutil.copyfile(source.folder / file, staged / file)
-        shutil.rmtree(out / name, ignore_errors=True)
-        staged.rename(out / name)
+    try:
+        for name, source in (("inserter", inserter), ("remover", remover)):
+            _copy(source, out, name)
+    except OSError as error:
+        if (reason := disk_trouble(error, out)) is None:
+            raise
+        raise UserError(
+            f"expected to write the networks to {out}, got {reason}; make room or set out=FOLDER, then run the same "
+            f"command again: its stages are in the store {cfg.store}"
+        ) from error
     settings = {
         key: value for key, value in thaw(cfg).items() if key not in ("out", "store", "logger", "exec")
     }
@@ -49,3 +57,14 @@ def publish(
             "weights_sha256": {name: sha256_file(out / name / WEIGHTS) for name in ("inserter", "remover")},
         },
     )
+
+
+def _copy(source: Source, out: Path, name: str) -> None:
+    """One network into `out`/`name`, whole or as it was before."""
+    staged = out / f".{name}.new"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir(parents=True)
+    for file in NETWORK_FILES:
+        shutil.copyfile(source.folder / file, staged / file)
+    shutil.rmtree(out / name, ignore_errors=True)
+    staged.rename(out / name)

@@ -74,25 +74,25 @@ class Store:
             UserError: no room, or the store is read-only; what was published stays valid.
         """
         name = f"{request.kind} {request.key}"
-        with self._turn(request):
-            if (entry := self.find(request)) is not None:
-                self.say(f"{name}: reused")
-                return entry
-            staging = self.root / "staging" / f"{request.kind}-{request.key}"
-            began = time.monotonic()
-            try:
+        try:
+            with self._turn(request):
+                if (entry := self.find(request)) is not None:
+                    self.say(f"{name}: reused")
+                    return entry
+                staging = self.root / "staging" / f"{request.kind}-{request.key}"
+                began = time.monotonic()
                 staging.mkdir(parents=True, exist_ok=True)
                 make(staging)
                 return self._publish(request, staging, time.monotonic() - began)
-            except UserError:
-                raise
-            except Exception as error:
-                if (reason := self._disk_trouble(error)) is not None:
-                    raise UserError(
-                        f"expected to write {name} to the store {self.root}, got {reason}; make room or set "
-                        "store=FOLDER, then run the same command again"
-                    ) from error
-                raise
+        except UserError:
+            raise
+        except Exception as error:
+            if (reason := disk_trouble(error, self.root)) is not None:
+                raise UserError(
+                    f"expected to write {name} to the store {self.root}, got {reason}; make room or set "
+                    "store=FOLDER, then run the same command again"
+                ) from error
+            raise
 
     def find(self, request: Request) -> Entry | None:
         """The published stage if every file of it has its checksum; a damaged one is removed, and that is said."""
@@ -140,15 +140,16 @@ class Store:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _disk_trouble(self, error: BaseException) -> str | None:
-        """Why a write failed, if it was the disk: by the error's number, or by how little room there is."""
-        seen: BaseException | None = error
-        while seen is not None:
-            if isinstance(seen, OSError) and seen.errno in (*NO_ROOM, *CLOSED):
-                return seen.strerror
-            seen = seen.__cause__ or seen.__context__
-        # Tensor libraries raise errors of their own for a short write, without its number.
-        return "no room on the disk" if shutil.disk_usage(self.root).free < LITTLE else None
+
+def disk_trouble(error: BaseException, place: Path) -> str | None:
+    """Why writing to `place` failed, if it was the disk: by the error's number, or by how little room there is."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (*NO_ROOM, *CLOSED):
+            return seen.strerror
+        seen = seen.__cause__ or seen.__context__
+    # Tensor libraries raise errors of their own for a short write, without its number.
+    return "no room on the disk" if shutil.disk_usage(place).free < LITTLE else None
 
 
 def files_of(folder: Path) -> list[str]:
