@@ -1,6 +1,7 @@
 """The saved W&B view of the same curves as the dashboard's page, for those who are logged in."""
 
 from pathlib import Path
+from typing import Any
 
 from magic_insert.config.schema.launch import DashboardConfig
 from magic_insert.core.errors import UserError
@@ -13,15 +14,27 @@ def save_view(cfg: DashboardConfig) -> str:
     Raises:
         UserError: wandb-workspaces is not installed.
     """
+    require_workspaces()
+    import wandb
+
+    return str(build_view(cfg, wandb.Api().default_entity).save().url)
+
+
+def require_workspaces() -> None:
+    """Raises `UserError` where wandb-workspaces is not installed."""
     try:
-        import wandb_workspaces.reports.v2 as reports
-        import wandb_workspaces.workspaces as workspaces
+        import wandb_workspaces.workspaces  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "expected wandb-workspaces for a saved view, got none; pip install wandb-workspaces, "
+            "expected wandb-workspaces for a saved view, got none; pip install 'magic-insert[workspaces]', "
             "or set logger=jsonl for a page of your own"
         ) from error
-    import wandb
+
+
+def build_view(cfg: DashboardConfig, entity: str) -> Any:
+    """The unsaved view: quality of both networks by round, acceptance by style, the losses of the fits."""
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
 
     folder = Path(str(cfg.run or cfg.sweep_dir))
     panels = [
@@ -32,10 +45,13 @@ def save_view(cfg: DashboardConfig) -> str:
         )
         for network in NETWORKS
     ]
-    panels.append(reports.LinePlot(title="acceptance", x="bootstrap/step", y_regex="bootstrap/acceptance/.*"))
-    panels.append(reports.LinePlot(title="loss", x="Step", y_regex=".*/loss"))
-    view = workspaces.Workspace(
-        entity=wandb.Api().default_entity,
+    # The package turns `metric_regex` into W&B's pair metricRegex, useMetricRegex.
+    panels.append(
+        reports.LinePlot(title="acceptance", x="bootstrap/step", metric_regex="bootstrap/acceptance/.*")
+    )
+    panels.append(reports.LinePlot(title="loss", x="Step", metric_regex=".*/loss"))
+    return workspaces.Workspace(
+        entity=entity,
         project=cfg.logger.project,
         name=folder.name,
         sections=[workspaces.Section(name="magic-insert", panels=panels, is_open=True)],
@@ -43,4 +59,3 @@ def save_view(cfg: DashboardConfig) -> str:
             filters=[workspaces.Metric("Group").isin([folder.name, f"bootstrap {folder.name}"])]
         ),
     )
-    return str(view.save().url)
