@@ -331,3 +331,21 @@ def test_an_encoder_whose_weights_are_not_those_of_its_card_stops_before_any_row
     with pytest.raises(UserError, match="sha256"):
         run(words(tiny_micro, out, *METHODS, f"encoders.root={encoders}"))
     assert (out / "rows.jsonl").is_file(), "the finished rows stay"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["metrics=paper"], r"dino_vits16\.safetensors"),
+        (["metrics=micro"], "clip"),
+        (["metrics=paper", "encoders.image_reward=true"], "dino"),
+    ],
+)
+def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
+    tmp_path: Path, tiny_micro: Path, more: list[str], message: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        run(words(tiny_micro, out, *ONE, f"encoders.root={tmp_path / 'empty'}", *more))
+    assert not (out / "inputs").exists()

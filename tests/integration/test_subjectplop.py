@@ -55,6 +55,11 @@ def test_fetch_clones_and_tells_what_is_there_and_that_no_licence_is_stated(
     assert backgrounds.present == ("cave",)
 
 
+def test_pictures_without_a_licence_land_where_git_and_packages_do_not_look() -> None:
+    place = Path(SubjectPlopConfig("fetch").out).parts[0]
+    assert f"{place}/" in (CHECKOUT / ".gitignore").read_text().splitlines()
+
+
 def test_a_place_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="url="):
         fetch(str(tmp_path / "nothing"), tmp_path / "out")
@@ -78,7 +83,13 @@ def test_the_command_line_refuses_in_one_line(tmp_path: Path, words: list[str], 
 def test_texts_and_checksums_speak_of_the_36_released_subjects_and_the_20_backgrounds() -> None:
     manifest = read_json(subjectplop_dir() / "manifest.json")
     assert (len(manifest["characters"]), len(manifest["backgrounds"])) == (36, 20)
-    assert set(read_json(subjectplop_dir() / "subjects.json")["subjects"]) <= set(manifest["characters"])
+    texts = read_json(subjectplop_dir() / "subjects.json")["subjects"]
+    assert set(texts) == set(manifest["characters"])
+    assert all(row["simple"] and row["detailed"] != row["simple"] for row in texts.values())
+    assert {name for name, row in texts.items() if row["detailed"]} == {
+        "alien", "car", "dog", "gnome", "hedgehog", "orc",
+    }  # fmt: skip
+    assert (texts["unicorn"]["simple"], texts["human_red"]["simple"]) == ("a unicorn", "a human in red")
     assert set(read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"]) == set(
         manifest["backgrounds"]
     )

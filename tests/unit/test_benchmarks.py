@@ -15,7 +15,8 @@ from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_selection import describe
 from magic_insert.data.benchmarks import Benchmark, BenchPair, Source
-from magic_insert.data.picture_folders import folder, subjectplop
+from magic_insert.data.picture_folders import folder
+from magic_insert.data.subjectplop_folder import subjectplop
 from magic_insert.data.toyplop import ToyPlop
 from magic_insert.methods.drawing import join_words
 from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
@@ -164,7 +165,7 @@ def test_subjects_without_texts_are_named_by_their_file_and_texts_go_before(pict
     source = folder(cfg, AUTO)
     assert {s.id: (s.simple, s.detailed) for s in source.subjects} == {
         "apple": ("a fruit", "a red apple"),
-        "red_ball2": ("a red ball", "a red ball"),
+        "red_ball2": ("a red ball", ""),
     }
     assert {b.id: b.style_text for b in source.backgrounds} == {"hall": "", "park": "a pastel"}
 
@@ -221,6 +222,24 @@ def test_subjectplop_is_found_in_the_repository_and_in_a_bare_folder(tmp_path: P
     source = subjectplop(BenchmarkConfig("subjectplop", root=str(tmp_path)), AUTO)
     assert [(s.id, s.simple) for s in source.subjects] == [("alien", "an alien"), ("fairy2", "a fairy")]
     assert source.backgrounds[0].style_text.startswith("a cinematic pastel drawing")
+
+
+def test_pictures_that_are_not_the_released_ones_are_told_in_the_facts(tmp_path: Path) -> None:
+    for name in ("elf", "newcomer"):  # no checksum of the elf is known; the newcomer was never released
+        save_png(tmp_path / "characters" / f"{name}.png", subject_picture())
+    save_png(tmp_path / "backgrounds" / "cave.png", torch.zeros(3, 40, 40))
+    cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
+
+    def told() -> list[str]:
+        described: list[str] = describe(subjectplop(cfg, AUTO), cfg, Path("x")).described["deviations"]
+        return described
+
+    assert told() == ["pictures differ from the released ones (newcomer)"]
+    save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
+    assert told() == ["pictures differ from the released ones (newcomer, winter)"]
+    for path in ("characters/newcomer.png", "backgrounds/winter.png"):
+        (tmp_path / path).unlink()
+    assert told() == []
 
 
 def test_a_benchmark_without_truth_says_so() -> None:

@@ -230,6 +230,7 @@ def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_car
         load_paper_encoder("dino_vits16", root=tmp_path)
     encoder = load_paper_encoder("dino_vits16", root=tmp_path, accept_unknown=True)
     assert "accepted by the user" in encoder.card.weights
+    assert (encoder.card.verified, wrap("dino_vits16", network, FORMULA).card.verified) == (False, True)
     assert encoder.card.weights_sha256 == sha256_file(tmp_path / "dino_vits16.safetensors")
     image = picture(224, 224)[None]
     ours = wrap("dino_vits16", network, FORMULA).embed_images(image)

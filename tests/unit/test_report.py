@@ -17,14 +17,19 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.evaluation.columns import columns_of
 from magic_insert.evaluation.diagnosis import diagnose
 from magic_insert.evaluation.pareto import frontier
-from magic_insert.evaluation.printed import comparable, printed_results, printed_rows, why_not_comparable
+from magic_insert.evaluation.printed import printed_results, printed_rows, why_not_comparable
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.report_job import run_report
 from magic_insert.evaluation.report_pictures import Album, varied
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.tables import csv_text, latex, latex_escape, main_table, markdown
 
-PAPER = {"benchmark": {"name": "subjectplop"}, "metrics": "paper"}
+PAPER = {
+    "benchmark": {"name": "subjectplop", "deviations": []},
+    "metrics": "paper",
+    "cards": [{**card, "verified": True} for card in FACTS["cards"]],
+}
+ALWAYS = ["36 subjects were released where the paper used 35", "the texts behind CLIP-T were never released"]
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +91,18 @@ def test_floors_stand_above_methods_above_ceilings_above_printed_rows(rows: list
     assert list(dict.fromkeys(kinds)) == ["floor", "method", "ceiling", "printed"]
 
 
+def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean() -> None:
+    rows = synthetic_rows(tracks=["stylize"], num_subjects=3, num_backgrounds=2)
+    whole = [column.key for column in main_table(rows, "stylize", FACTS).columns]
+    gone = ["subject_clip_t_detailed", "subject_mean"]
+    for row in rows:
+        if row["subject"] != "bunny-00":
+            row["values"] = {key: value for key, value in row["values"].items() if key not in gone}
+    assert [c.key for c in main_table(rows, "stylize", FACTS).columns] == [k for k in whole if k not in gone]
+    alone = [row for row in rows if row["subject"] == "bunny-00"]
+    assert [column.key for column in main_table(alone, "stylize", FACTS).columns] == whole
+
+
 def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
     best = {key: line.method for line in main_table(rows, "stylize", FACTS).lines for key in line.best}
     assert best["subject_dino"] == "personalized"
@@ -119,23 +136,33 @@ def test_the_printed_means_are_the_plain_means_of_the_printed_columns() -> None:
     assert printed_rows("insert") == []
 
 
-def test_printed_rows_are_comparable_only_with_the_papers_encoders_and_pictures() -> None:
+def test_the_reasons_against_comparing_come_from_the_facts() -> None:
+    def reasons(**changes: Any) -> list[str]:
+        return why_not_comparable({**PAPER, **changes})
+
     assert why_not_comparable(FACTS) == ["the encoders differ", "the pictures differ"]
-    assert why_not_comparable({**PAPER, "metrics": "micro"}) == ["the encoders differ"]
-    assert why_not_comparable({**PAPER, "benchmark": {"name": "folder"}}) == ["the pictures differ"]
-    assert why_not_comparable(PAPER) == []
-    assert comparable("subject_dino", PAPER)
-    assert not comparable("subject_clip_t_simple", PAPER)  # its texts were never released
-    assert not comparable("subject_dino", FACTS)
+    assert reasons() == ALWAYS, "even with everything that can be had"
+    assert reasons(metrics="micro") == ["the encoders differ", *ALWAYS]
+    assert reasons(benchmark={"name": "folder"}) == ["the pictures differ"]
+    unknown = "the encoders' weights are not verified"
+    assert reasons(cards=[]) == [unknown, *ALWAYS]
+    assert reasons(cards=[PAPER["cards"][0], {**PAPER["cards"][1], "verified": False}]) == [unknown, *ALWAYS]
+    changed = {"name": "subjectplop", "deviations": ["pictures differ from the released ones (elf)"]}
+    assert reasons(benchmark=changed) == [*changed["deviations"], *ALWAYS]
+    part = {"name": "subjectplop, 4 pairs of 36 x 20", "deviations": []}
+    assert reasons(benchmark=part) == ["only a part of the pictures was used", *ALWAYS]
+    assert "compared" in reasons(benchmark={"name": "subjectplop"})[0]
 
 
 def test_a_table_says_why_the_printed_rows_are_not_comparable(rows: list[dict[str, Any]]) -> None:
     text = markdown([main_table(rows, "stylize", FACTS)], rows, FACTS)
     assert "not comparable: the encoders differ and the pictures differ" in text
     same = markdown([main_table(rows, "stylize", PAPER)], rows, PAPER)
+    assert f"not comparable: {' and '.join(ALWAYS)}." in same
     line = next(one for one in same.splitlines() if one.startswith("| Ours ControlNet (printed)"))
     assert "0.514 |" in line
-    assert "0.289* |" in line
+    said = csv.DictReader(io.StringIO(csv_text([main_table(rows, "stylize", PAPER)], PAPER)))
+    assert {(row["kind"] == "printed", row["comparable"]) for row in said} == {(True, "no"), (False, "yes")}
     assert printed_results()["preference"][0]["share"] == 0.85
 
 

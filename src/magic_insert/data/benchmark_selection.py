@@ -78,6 +78,7 @@ def describe(source: Source, cfg: BenchmarkConfig, folder: Path) -> Benchmark:
         "num_backgrounds": len(backgrounds),
         "num_pairs": len(pairs),
         "of": {"subjects": whole[0], "backgrounds": whole[1]},
+        "deviations": list(source.deviations),
         "placement": "truth" if source.has_truth else cfg.placement,
         "subjects": [asdict(s) for s in subjects],
         "backgrounds": [asdict(b) for b in backgrounds],

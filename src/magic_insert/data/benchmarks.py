@@ -30,7 +30,7 @@ FAINT = 0.1  # coverage from which a pixel of the true subject belongs to its bo
 
 @dataclass(frozen=True)
 class BenchSubject:
-    """`simple` and `detailed` say what it is: "a bunny", "a yellow striped bunny with a red hat"."""
+    """`simple` and `detailed` say what it is: "a bunny", "a yellow striped bunny with a red hat", "" if nobody did."""
 
     id: str
     simple: str
@@ -81,6 +81,7 @@ class Source(Protocol):
     subjects: Sequence[BenchSubject]
     backgrounds: Sequence[BenchBackground]
     has_truth: bool
+    deviations: Sequence[str]  # in what the pictures are not the published ones, for the report
 
     @property
     def contents(self) -> Any:

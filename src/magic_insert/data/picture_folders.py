@@ -1,4 +1,4 @@
-"""Benchmarks that are folders of pictures: the official SubjectPlop, and any user's subjects and backgrounds."""
+"""Benchmarks that are folders of pictures: any user's, and what SubjectPlop shares with them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,6 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
 from magic_insert.models.segment import cut_subject
-from magic_insert.paths import subjectplop_dir
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SMALLEST_SIDE = 16
@@ -34,8 +33,9 @@ class PictureFolders:
         self, name: str, subjects: Mapping[str, Path], backgrounds: Mapping[str, Path], words: "Words",
         segmenter: SegmenterConfig,
         whole: tuple[int, int] | None = None,
+        deviations: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.name, self.segmenter = name, segmenter
+        self.name, self.segmenter, self.deviations = name, segmenter, deviations
         self.whole = whole or (len(subjects), len(backgrounds))
         self.subject_files, self.background_files = dict(subjects), dict(backgrounds)
         self.subjects: Sequence[BenchSubject] = [words.subject(stem) for stem in subjects]
@@ -86,11 +86,11 @@ class Words:
         self.subjects, self.backgrounds = subjects, backgrounds
 
     def subject(self, stem: str) -> BenchSubject:
-        """Its texts; by the rule `human_red2` is "a human red"."""
+        """Its texts; by the rule `human_red2` is "a human red", and nobody has said more than that."""
         if (row := self.subjects.get(stem)) is None:
             noun = re.sub(r"[\d\s]+$", "", stem.replace("_", " ").replace("-", " ")) or stem
-            row = {"simple": f"{article(noun)} {noun}", "detailed": f"{article(noun)} {noun}"}
-        return BenchSubject(stem, str(row["simple"]), str(row["detailed"]))
+            row = {"simple": f"{article(noun)} {noun}"}
+        return BenchSubject(stem, str(row["simple"]), str(row.get("detailed", "")))
 
     def background(self, stem: str) -> BenchBackground:
         """Its texts; by the rule there are none, and the columns that need one stay empty."""
@@ -103,35 +103,21 @@ class Words:
 def read_words(path: Path) -> Words:
     """Texts in a JSON file: subjects {name: {"simple": ..., "detailed": ...}}, backgrounds {name: "a drawing"}.
 
+    A subject may have no detailed text.
+
     Raises:
         UserError: not such a file.
     """
     row = read_json(path)
     subjects = row.get("subjects", {}) if isinstance(row, dict) else None
     if not isinstance(subjects, dict) or not all(
-        isinstance(texts, dict) and {"simple", "detailed"} <= set(texts) for texts in subjects.values()
+        isinstance(texts, dict) and "simple" in texts for texts in subjects.values()
     ):
         raise UserError(
             f'expected {{"subjects": {{name: {{"simple": ..., "detailed": ...}}}}, "backgrounds": {{name: "..."}}}} '
             f"in {path}, got something else"
         )
     return Words(subjects, row.get("backgrounds", {}))
-
-
-def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
-    """The official pictures below `cfg.root`, in any of the layouts they were released in, with our texts.
-
-    Raises:
-        UserError: no pictures there, or two of one name.
-    """
-    root = subjectplop_root(Path(str(cfg.root)))
-    words = Words(
-        read_json(subjectplop_dir() / "subjects.json")["subjects"],
-        read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"],
-    )
-    manifest = read_json(subjectplop_dir() / "manifest.json")
-    whole = (len(manifest["characters"]), len(manifest["backgrounds"]))
-    return PictureFolders("subjectplop", *_pictures(root), words, segmenter, whole)
 
 
 def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
@@ -142,7 +128,7 @@ def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
     """
     root = Path(str(cfg.root))
     words = read_words(root / TEXTS) if (root / TEXTS).is_file() else Words({}, {})
-    return PictureFolders("folder", *_pictures(root), words, segmenter)
+    return PictureFolders("folder", *pictures_below(root), words, segmenter)
 
 
 def subjectplop_root(root: Path) -> Path:
@@ -150,7 +136,8 @@ def subjectplop_root(root: Path) -> Path:
     return root / "assets" if (root / "assets" / "characters").is_dir() else root
 
 
-def _pictures(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def pictures_below(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Subjects and backgrounds by name; raises as `named_pictures`."""
     subjects = next((root / name for name in SUBJECT_FOLDERS if (root / name).is_dir()), root / "subjects")
     return named_pictures(subjects), named_pictures(root / "backgrounds")
 

@@ -4,14 +4,21 @@ The repository states no licence, so the package holds names, checksums and text
 """
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from magic_insert.config.schema import SubjectPlopConfig
+from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
-from magic_insert.data.picture_folders import named_pictures, subjectplop_root
+from magic_insert.data.picture_folders import (
+    PictureFolders,
+    Words,
+    named_pictures,
+    pictures_below,
+    subjectplop_root,
+)
 from magic_insert.paths import subjectplop_dir
 
 KINDS = ("characters", "backgrounds")
@@ -45,25 +52,43 @@ def take_inventory(root: Path) -> list[Inventory]:
         UserError: no such folders, or no pictures in them.
     """
     manifest = read_json(subjectplop_dir() / "manifest.json")
-    found = []
-    for kind in KINDS:
-        released: dict[str, str | None] = manifest[kind]
-        files = named_pictures(subjectplop_root(root) / kind)
-        changed = [
+    place = subjectplop_root(root)
+    return [compare(kind, manifest[kind], named_pictures(place / kind)) for kind in KINDS]
+
+
+def compare(kind: str, released: Mapping[str, str | None], files: Mapping[str, Path]) -> Inventory:
+    """`files` against the names of the manifest and, where they are known, the checksums."""
+    return Inventory(
+        kind,
+        present=tuple(name for name in files if name in released),
+        missing=tuple(name for name in released if name not in files),
+        unexpected=tuple(name for name in files if name not in released),
+        changed=tuple(
             name
             for name, path in files.items()
             if (expected := released.get(name)) is not None and sha256_file(path) != expected
-        ]
-        found.append(
-            Inventory(
-                kind,
-                present=tuple(name for name in files if name in released),
-                missing=tuple(name for name in released if name not in files),
-                unexpected=tuple(name for name in files if name not in released),
-                changed=tuple(changed),
-            )
-        )
-    return found
+        ),
+    )
+
+
+def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
+    """The official pictures below `cfg.root`, in any of the layouts they were released in, with our texts.
+
+    Raises:
+        UserError: no pictures there, or two of one name.
+    """
+    root = subjectplop_root(Path(str(cfg.root)))
+    words = Words(
+        read_json(subjectplop_dir() / "subjects.json")["subjects"],
+        read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"],
+    )
+    manifest = read_json(subjectplop_dir() / "manifest.json")
+    found = pictures_below(root)
+    whole = (len(manifest["characters"]), len(manifest["backgrounds"]))
+    inventory = [compare(kind, manifest[kind], files) for kind, files in zip(KINDS, found, strict=True)]
+    others = [name for kind in inventory for name in (*kind.unexpected, *kind.changed)]
+    deviations = [f"pictures differ from the released ones ({', '.join(others)})"] if others else []
+    return PictureFolders("subjectplop", *found, words, segmenter, whole, deviations)
 
 
 def fetch(url: str, out: Path) -> Path:

@@ -21,6 +21,7 @@ class ToyPlop:
     """The split `mini` (5 x 4) or `full` (35 x 20) at `size` pixels."""
 
     has_truth = True
+    deviations: Sequence[str] = ()
 
     def __init__(self, cfg: BenchmarkConfig) -> None:
         self.split, self.size = cfg.split, cfg.size

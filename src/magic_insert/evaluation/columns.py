@@ -23,7 +23,7 @@ class Column:
     No value can lie outside `bounds`.
 
     `group` is what the column speaks of: subject, style, image, background, inside, effect or truth. `primary` columns
-    stand in the paired comparisons and in the breakdowns.
+    stand in the paired comparisons and in the breakdowns. `of_texts`: no value for what nobody put into words.
     """
 
     key: str
@@ -34,6 +34,7 @@ class Column:
     decimals: int
     primary: bool = False
     bounds: tuple[float, float] = COSINE
+    of_texts: bool = False
 
     @property
     def arrow(self) -> str:
@@ -60,14 +61,14 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "stylize": (
         Column("subject_dino", "DINO", "subject", "higher", "", 3),
         Column("subject_clip_i", "CLIP-I", "subject", "higher", "", 3),
-        Column("subject_clip_t_simple", "CLIP-T simple", "subject", "higher", "", 3),
-        Column("subject_clip_t_detailed", "CLIP-T detailed", "subject", "higher", "", 3),
-        Column("subject_mean", "subject mean", "subject", "higher", "", 3, primary=True),
+        Column("subject_clip_t_simple", "CLIP-T simple", "subject", "higher", "", 3, of_texts=True),
+        Column("subject_clip_t_detailed", "CLIP-T detailed", "subject", "higher", "", 3, of_texts=True),
+        Column("subject_mean", "subject mean", "subject", "higher", "", 3, primary=True, of_texts=True),
         Column("subject_dinov2", "DINOv2", "subject", "higher", "", 3),
         Column("style_clip_i", "style CLIP-I", "style", "higher", "", 3),
         Column("style_csd", "CSD", "style", "higher", "", 3),
-        Column("style_clip_t", "style CLIP-T", "style", "higher", "", 3),
-        Column("style_mean", "style mean", "style", "higher", "", 3, primary=True),
+        Column("style_clip_t", "style CLIP-T", "style", "higher", "", 3, of_texts=True),
+        Column("style_mean", "style mean", "style", "higher", "", 3, primary=True, of_texts=True),
         Column("image_reward", "ImageReward", "image", "higher", "", 3, bounds=ANY),
         Column("truth_psnr", "truth PSNR", "truth", "higher", "dB", 2, primary=True, bounds=ANY),
         Column("truth_ssim", "truth SSIM", "truth", "higher", "", 3),

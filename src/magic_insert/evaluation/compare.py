@@ -64,8 +64,17 @@ def methods_of(rows: Iterable[Row]) -> list[str]:
 
 
 def present_columns(rows: Sequence[Row], track: str) -> list[Column]:
-    """The columns for which any row of `track` has a value, in the order of the tables."""
-    return columns_in(track, {key for row in rows if row["track"] == track for key in row["values"]})
+    """The columns for which any row of `track` has a value, in the order of the tables.
+
+    A column of texts only where every pair has one: its mean would be that of other pairs than those beside it.
+    """
+    pairs_with: dict[str, set[str]] = defaultdict(set)
+    chosen = [row for row in rows if row["track"] == track]
+    for row in chosen:
+        for key in row["values"]:
+            pairs_with[key].add(row["pair_id"])
+    pairs = {row["pair_id"] for row in chosen}
+    return [c for c in columns_in(track, pairs_with) if not c.of_texts or pairs_with[c.key] == pairs]
 
 
 def estimate_of(rows: Sequence[Row], column: Column, *, seed: int = 0) -> Estimate | None:

@@ -23,14 +23,15 @@ from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_selection import describe
 from magic_insert.data.benchmarks import Benchmark, Source
-from magic_insert.data.picture_folders import folder, subjectplop
+from magic_insert.data.picture_folders import folder
+from magic_insert.data.subjectplop_folder import subjectplop
 from magic_insert.data.toyplop import ToyPlop
 from magic_insert.evaluation.entries import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
 from magic_insert.evaluation.generate import Workshop
 from magic_insert.evaluation.given_pictures import adopt, floor_pictures
 from magic_insert.evaluation.judge import Judges, embed_texts, pictures_of, reference_pictures
-from magic_insert.evaluation.publish import facts_of, log_means, sheet
+from magic_insert.evaluation.publish import facts_of, log_tables, sheet
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.rows import ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
 from magic_insert.evaluation.units import collect, judge_all
@@ -58,6 +59,8 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     """
     out = Path(cfg.out)
     console = Console(stderr=True, quiet=rank() != 0)
+    if rank() == 0:
+        check_judges(cfg)  # hours of drawing should not end at a missing file
     bench = prepare(cfg, out, console)
     check_rows_file(out, bench)
     generate(cfg, bench, out, console)
@@ -70,8 +73,9 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    page = write_report(out, rows, facts_of(cfg, bench, encoders, lpips))
-    log_means(cfg, out, rows)
+    facts = facts_of(cfg, bench, encoders, lpips)
+    page = write_report(out, rows, facts)
+    log_tables(cfg, out, rows, facts)
     console.print(f"{len(rows)} rows, digest {rows_digest(rows)}")
     print((out / "table.md").read_text(encoding="utf-8"))
     print(f"report {page.resolve()}\nrows   {(out / ROWS_FILE).resolve()}")
@@ -160,6 +164,19 @@ def score(
     return rows, encoders, lpips
 
 
+def check_judges(cfg: EvaluateConfig) -> None:
+    """That every judge's weights are where `load_judges` will look for them, with the known digests.
+
+    Raises:
+        UserError: as `load_judges`.
+    """
+    from magic_insert.models.encoders import check_lpips, check_metric_encoders
+
+    check_metric_encoders(cfg.metrics, **_encoder_words(cfg))
+    if (place := _lpips_place(cfg)) is not None:
+        check_lpips(place, accept_unknown=cfg.encoders.accept_unknown)
+
+
 def load_judges(cfg: EvaluateConfig) -> tuple[Mapping[str, Any], Any]:
     """The encoders by role, and LPIPS where its trunk is.
 
@@ -167,21 +184,33 @@ def load_judges(cfg: EvaluateConfig) -> tuple[Mapping[str, Any], Any]:
         UserError: weights are missing, or not the known ones.
     """
     from magic_insert.models.encoders import load_lpips, load_metric_encoders
-    from magic_insert.models.encoders.lpips_distance import ALEXNET
     from magic_insert.models.zoo import resolve_device
 
-    wanted = cfg.encoders
     device = resolve_device(cfg.model.device)
-    root = Path(wanted.root) if wanted.root else None
-    extras = [name for name in ("dinov2", "image_reward") if getattr(wanted, name)]
-    encoders = load_metric_encoders(
-        cfg.metrics, root=root, device=device, extras=extras, download=wanted.download,
-        accept_unknown=wanted.accept_unknown,
-    )  # fmt: skip
-    place = Path(wanted.lpips) if wanted.lpips else root
-    if place is None or (not wanted.lpips and not (place / ALEXNET.file).is_file()):
+    encoders = load_metric_encoders(cfg.metrics, device=device, **_encoder_words(cfg))
+    if (place := _lpips_place(cfg)) is None:
         return encoders, None
-    return encoders, load_lpips(place, accept_unknown=wanted.accept_unknown, device=device)
+    return encoders, load_lpips(place, accept_unknown=cfg.encoders.accept_unknown, device=device)
+
+
+def _encoder_words(cfg: EvaluateConfig) -> dict[str, Any]:
+    wanted = cfg.encoders
+    return {
+        "root": Path(wanted.root) if wanted.root else None,
+        "extras": [name for name in ("dinov2", "image_reward") if getattr(wanted, name)],
+        "download": wanted.download,
+        "accept_unknown": wanted.accept_unknown,
+    }
+
+
+def _lpips_place(cfg: EvaluateConfig) -> Path | None:
+    """The folder of LPIPS's trunk: the one that was named, or that of the encoders if the file is there."""
+    from magic_insert.models.encoders.lpips_distance import ALEXNET
+
+    if cfg.encoders.lpips:
+        return Path(cfg.encoders.lpips)
+    root = Path(cfg.encoders.root) if cfg.encoders.root else None
+    return root if root is not None and (root / ALEXNET.file).is_file() else None
 
 
 def picture_groups(bench: Benchmark, units: Sequence[tuple[Any, Sequence[Entry]]]) -> list[list[Picture]]:

@@ -5,15 +5,13 @@ Floors and ceilings stand in grey: they show how much of each axis is free. Bars
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from magic_insert.evaluation.columns import Column, axes_of
 from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.printed import comparable
-from magic_insert.evaluation.tables import Line, Table
+from magic_insert.evaluation.tables import Table
 
 INKS = {
     "light": ("#1d2430", "#687385", "#dfe3ea", "#ffffff"),
@@ -32,7 +30,7 @@ HUES = (
     "#7a6a5b",
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "*")
-GREYS = {"floor": "v", "ceiling": "^", "printed": "o"}
+GREYS = {"floor": "v", "ceiling": "^"}
 
 
 def frontier(points: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -56,7 +54,7 @@ def drawable(tables: Sequence[Table]) -> list[tuple[Table, Column, Column]]:
     ]
 
 
-def pareto_png(tables: Sequence[Table], facts: Mapping[str, Any], theme: str = "light") -> bytes | None:
+def pareto_png(tables: Sequence[Table], theme: str = "light") -> bytes | None:
     """One panel a track as the bytes of a PNG; `theme` is light or dark. None if no table has both axes."""
     panels = drawable(tables)
     if not panels:
@@ -65,7 +63,7 @@ def pareto_png(tables: Sequence[Table], facts: Mapping[str, Any], theme: str = "
     figure = Figure(figsize=(9.6, 4.6 * len(panels)), dpi=130, facecolor=page, layout="constrained")
     for number, (table, across, up) in enumerate(panels, start=1):
         axes = figure.add_subplot(len(panels), 1, number, facecolor=page)
-        draw_panel(axes, table, across, up, facts, (ink, soft, page))
+        draw_panel(axes, table, across, up, (ink, soft))
         axes.grid(color=line, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.tick_params(colors=soft, labelsize=9)
@@ -78,15 +76,15 @@ def pareto_png(tables: Sequence[Table], facts: Mapping[str, Any], theme: str = "
     return buffer.getvalue()
 
 
-def draw_panel(
-    axes: Axes, table: Table, across: Column, up: Column, facts: Mapping[str, Any], inks: tuple[str, str, str]
-) -> None:
-    """One track on `axes`: methods in colour, floors, ceilings and comparable printed rows in grey, the frontier."""
-    ink, soft, page = inks
+def draw_panel(axes: Axes, table: Table, across: Column, up: Column, inks: tuple[str, str]) -> None:
+    """One track on `axes`: methods in colour, floors and ceilings in grey, the frontier; no printed rows."""
+    ink, soft = inks
     methods: dict[str, tuple[float, float]] = {}
     for found in table.lines:
         x, y = found.estimates.get(across.key), found.estimates.get(up.key)
-        if x is None or y is None or not _belongs(found, across, up, facts):
+        if (
+            x is None or y is None or found.kind == "printed"
+        ):  # what is not comparable has no place on the axes
             continue
         colour, marker, label = soft, GREYS.get(found.kind, "o"), None
         if found.kind == "method":
@@ -98,7 +96,7 @@ def draw_panel(
         axes.errorbar(
             x.mean, y.mean, xerr=_bars(x), yerr=_bars(y), fmt=marker, color=colour, label=label,
             markersize=8 if found.kind == "method" else 6, elinewidth=1, capsize=0, zorder=3,
-            markerfacecolor=page if found.kind == "printed" else colour, alpha=1 if found.kind == "method" else 0.8,
+            alpha=1 if found.kind == "method" else 0.8,
         )  # fmt: skip
     leading = [methods[name] for name in frontier(methods)]
     axes.plot(
@@ -112,11 +110,6 @@ def draw_panel(
     )
     for text in legend.get_texts():
         text.set_color(ink)
-
-
-def _belongs(line: Line, across: Column, up: Column, facts: Mapping[str, Any]) -> bool:
-    """A printed row may be drawn only where its numbers may be compared."""
-    return line.kind != "printed" or (comparable(across.key, facts) and comparable(up.key, facts))
 
 
 def _bars(estimate: Estimate) -> list[list[float]] | None:

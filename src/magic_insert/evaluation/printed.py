@@ -1,7 +1,7 @@
 """The paper's own numbers as a reference in our tables, and the reasons why they cannot be compared with ours.
 
-The numbers lie in `printed_results.json` with their source. They may be read beside ours only where the encoders and
-the pictures are the same; everything that rests on texts nobody released never is.
+The numbers lie in `printed_results.json` with their source. No evaluation can repeat them exactly: another number of
+subjects was released, and no texts. What else differs is told from the facts of an evaluation.
 """
 
 import json
@@ -27,16 +27,17 @@ def printed_rows(track: str) -> list[tuple[str, Mapping[str, float]]]:
 
 
 def why_not_comparable(facts: Mapping[str, Any]) -> list[str]:
-    """Why the printed numbers must not be compared with those of an evaluation; empty if the protocol is the same."""
+    """Why the printed numbers must not be compared with those of an evaluation; never empty."""
     printed = printed_results()
-    reasons = []
+    benchmark, cards = facts.get("benchmark", {}), facts.get("cards", ())
+    reasons: list[str] = []
     if facts.get("metrics") != printed["metrics"]:
         reasons.append("the encoders differ")
-    if facts.get("benchmark", {}).get("name") != printed["benchmark"]:
-        reasons.append("the pictures differ")
-    return reasons
-
-
-def comparable(column: str, facts: Mapping[str, Any]) -> bool:
-    """Whether a printed value of `column` may stand beside a measured one."""
-    return not why_not_comparable(facts) and column not in printed_results()["unreleased_texts"]
+    elif not cards or not all(card.get("verified") for card in cards):
+        reasons.append("the encoders' weights are not verified")
+    if not str(benchmark.get("name")).startswith(printed["benchmark"]):
+        return [*reasons, "the pictures differ"]
+    if benchmark["name"] != printed["benchmark"]:
+        reasons.append("only a part of the pictures was used")
+    reasons += benchmark.get("deviations", ["the pictures were not compared with the released ones"])
+    return [*reasons, *printed["unreleased"]]

@@ -13,11 +13,16 @@ from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import EvaluateConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.images import contact_sheet, load_rgb
+from magic_insert.core.jsonl import write_json
 from magic_insert.data.benchmarks import Benchmark
+from magic_insert.evaluation.compare import Paired, paired_table
+from magic_insert.evaluation.intervals import Estimate
 from magic_insert.evaluation.rows import Row
+from magic_insert.evaluation.tables import Table, main_table
 from magic_insert.tracking import open_tracker
 
 SHEET_PAIRS = 12
+RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
 def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
@@ -53,7 +58,10 @@ def facts_of(
     judges = list({e.card.digest: e for e in [*encoders.values(), lpips] if e is not None}.values())
     return {
         "benchmark": {"digest": bench.digest, **bench.described},
-        "cards": [{**judge.card.to_dict(), "digest": judge.card.digest} for judge in judges],
+        "cards": [
+            {**judge.card.to_dict(), "digest": judge.card.digest, "verified": judge.card.verified}
+            for judge in judges
+        ],
         "metrics": cfg.metrics,
         "command": command_of(cfg),
         "config_digest": digest(thaw(cfg)),
@@ -74,20 +82,58 @@ def command_of(cfg: EvaluateConfig) -> str:
     return shlex.join(["magic-insert", "evaluate", *words, f"out={cfg.out}"])
 
 
-def log_means(cfg: EvaluateConfig, out: Path, rows: Sequence[Row]) -> None:
-    """The mean of every column of every method, through the tracker: the numbers of the main tables, as tables."""
-    sums: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for row in rows:
-        columns = sums.setdefault((row["track"], row["method"]), {})
-        for column, value in row["values"].items():
-            columns.setdefault(column, []).append(value)
+def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    """The tables of `table.md` through the tracker, main and paired of each track; their means in `result.json`.
+
+    A mean is called `track.method.column` there, such as `insert.personalized+real_only.truth_effect_psnr`.
+    """
+    means: dict[str, float] = {}
     with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
         for step, track in enumerate(cfg.tracks):
-            tables: list[dict[str, Any]] = [
-                {"method": method, **{name: sum(v) / len(v) for name, v in columns.items()}}
-                for (of_track, method), columns in sums.items()
-                if of_track == track
-            ]
-            tracker.table(step, track, tables)
-            named = {f"{track}/{t['method']}/{n}": v for t in tables for n, v in t.items() if n != "method"}
-            tracker.log(step, named)
+            table = main_table(rows, track, facts)
+            tracker.table(step, track, main_cells(table))
+            tracker.table(step, f"{track}_paired", paired_cells(paired_table(rows, track)))
+            measured = [line for line in table.lines if line.kind != "printed"]
+            tracker.log(
+                step,
+                {
+                    f"{track}/{line.method}/{key}": estimate.mean
+                    for line in measured
+                    for key, estimate in line.estimates.items()
+                },
+            )
+            means |= {
+                f"{track}.{line.method}.{key}": estimate.mean
+                for line in measured
+                for key, estimate in line.estimates.items()
+            }
+    write_json(out / RESULT_FILE, means)
+
+
+def main_cells(table: Table) -> list[dict[str, Any]]:
+    """A main table as rows of cells: what it is, n, and each column's mean with its interval."""
+    return [
+        {"method": line.method, "kind": line.kind, "n": line.num_rows}
+        | {
+            name: value
+            for column in table.columns
+            for name, value in _estimate_cells(column.key, line.estimates.get(column.key)).items()
+        }
+        for line in table.lines
+    ]
+
+
+def paired_cells(found: Sequence[Paired]) -> list[dict[str, Any]]:
+    """Paired differences and win rates as rows of cells."""
+    return [
+        {"method": row.method, "reference": row.reference, "column": row.column, "pairs": row.difference.n}
+        | _estimate_cells("difference", row.difference)
+        | _estimate_cells("win rate", row.win_rate)
+        for row in found
+    ]
+
+
+def _estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    if estimate is None:
+        return {name: None, f"{name} low": None, f"{name} high": None}
+    return {name: estimate.mean, f"{name} low": estimate.low, f"{name} high": estimate.high}

@@ -67,7 +67,7 @@ def write_report(
     write_text(out / "diagnosis.jsonl", "".join(f"{json.dumps(asdict(finding))}\n" for finding in findings))
     write_text(out / "table.csv", csv_text(tables, facts))
     write_text(out / "table.tex", latex(tables, facts))
-    plots = pareto_png(tables, facts, "light"), pareto_png(tables, facts, "dark")
+    plots = pareto_png(tables, "light"), pareto_png(tables, "dark")
     if plots[0] is not None:
         write_bytes(out / "pareto.png", plots[0])
     album = Album(pictures or out, {})

@@ -7,7 +7,7 @@ from typing import Any
 from magic_insert.evaluation.columns import Column
 from magic_insert.evaluation.compare import Paired
 from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.tables import MISSING, Line, Table, interval_text, printed_mark, printed_note
+from magic_insert.evaluation.tables import MISSING, Line, Table, interval_text, printed_note
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1d2430; --soft: #5f6b7c; --line: #dfe3ea; --page: #f6f7f9; --card: #fff;
@@ -76,11 +76,11 @@ def table_html(head: Sequence[str], body: Sequence[str], caption: str, *, num_te
     )
 
 
-def estimate_cell(column: Column, estimate: Estimate | None, *, bold: bool = False, mark: str = "") -> str:
+def estimate_cell(column: Column, estimate: Estimate | None, *, bold: bool = False) -> str:
     """A value over its interval; empty if there is none."""
     if estimate is None:
         return f"<td>{MISSING}</td>"
-    text = column.text(estimate.mean) + mark
+    text = column.text(estimate.mean)
     text = f"<b>{text}</b>" if bold else text
     return f"<td>{text}<small>{interval_text(column, estimate)}</small></td>"
 
@@ -89,7 +89,7 @@ def main_table_html(table: Table, facts: Mapping[str, Any]) -> str:
     """The track's table with floors, ceilings and printed references."""
     body, kind = [], None
     for line in table.lines:
-        body.append(_line(table, line, facts, first=line.kind != kind))
+        body.append(_line(table, line, first=line.kind != kind))
         kind = line.kind
     head = ["method", "n", *(column.heading for column in table.columns)]
     note = (
@@ -101,13 +101,12 @@ def main_table_html(table: Table, facts: Mapping[str, Any]) -> str:
     return html
 
 
-def _line(table: Table, line: Line, facts: Mapping[str, Any], *, first: bool) -> str:
+def _line(table: Table, line: Line, *, first: bool) -> str:
     cells = "".join(
         estimate_cell(
             column,
             line.estimates.get(column.key),
             bold=column.key in line.best,
-            mark=printed_mark(line, column, facts),
         )
         for column in table.columns
     )

@@ -13,7 +13,7 @@ from typing import Any
 from magic_insert.evaluation.columns import Column
 from magic_insert.evaluation.compare import Row, Summary, paired_table, present_columns, summaries
 from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.printed import comparable, printed_results, printed_rows, why_not_comparable
+from magic_insert.evaluation.printed import printed_results, printed_rows, why_not_comparable
 
 MISSING = "–"
 CSV_HEAD = (
@@ -91,18 +91,7 @@ def best_methods(found: Sequence[Summary], column: Column) -> set[str]:
 
 def printed_note(facts: Mapping[str, Any]) -> str:
     """The sentence under a table that holds printed rows."""
-    source = printed_results()["source"]
-    reasons = why_not_comparable(facts)
-    if reasons:
-        return f"(printed): {source}; not comparable: {' and '.join(reasons)}."
-    return f"(printed): {source}; values marked * are not comparable: the texts were never released."
-
-
-def printed_mark(line: Line, column: Column, facts: Mapping[str, Any]) -> str:
-    """A star behind a printed value that must not be compared although the others may be."""
-    if line.kind != "printed" or why_not_comparable(facts):
-        return ""
-    return "" if comparable(column.key, facts) else "*"
+    return f"(printed): {printed_results()['source']}; not comparable: {' and '.join(why_not_comparable(facts))}."
 
 
 def interval_text(column: Column, estimate: Estimate) -> str:
@@ -119,7 +108,7 @@ def markdown(tables: Sequence[Table], rows: Sequence[Row], facts: Mapping[str, A
         parts += [f"## {table.track}: {table.label}", ""]
         parts += ["| method | n | " + " | ".join(column.heading for column in table.columns) + " |"]
         parts += ["|---|--:|" + "--:|" * len(table.columns)]
-        parts += [_markdown_line(table, line, facts) for line in table.lines]
+        parts += [_markdown_line(table, line) for line in table.lines]
         parts += ["", "Means with 95 % intervals clustered by subject and background. Bold: best method."]
         if any(line.kind == "printed" for line in table.lines):
             parts += ["", printed_note(facts)]
@@ -127,14 +116,14 @@ def markdown(tables: Sequence[Table], rows: Sequence[Row], facts: Mapping[str, A
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _markdown_line(table: Table, line: Line, facts: Mapping[str, Any]) -> str:
+def _markdown_line(table: Table, line: Line) -> str:
     cells = []
     for column in table.columns:
         estimate = line.estimates.get(column.key)
         if estimate is None:
             cells.append(MISSING)
             continue
-        text = column.text(estimate.mean) + printed_mark(line, column, facts)
+        text = column.text(estimate.mean)
         text = f"**{text}**" if column.key in line.best else text
         cells.append(f"{text} {interval_text(column, estimate)}".strip())
     count = MISSING if line.num_rows is None else str(line.num_rows)
@@ -177,9 +166,16 @@ def csv_text(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
                 numbers = [
                     None if v is None else repr(v) for v in (estimate.mean, estimate.low, estimate.high)
                 ]
-                fits = line.kind != "printed" or comparable(column.key, facts)
                 head = [table.track, metrics, benchmark, line.method, line.kind, column.key, column.better]
-                writer.writerow([*head, column.unit, *numbers, estimate.n or None, "yes" if fits else "no"])
+                writer.writerow(
+                    [
+                        *head,
+                        column.unit,
+                        *numbers,
+                        estimate.n or None,
+                        "no" if line.kind == "printed" else "yes",
+                    ]
+                )
     return buffer.getvalue()
 
 
@@ -212,19 +208,19 @@ def latex(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
             if line.kind != kind:
                 parts.append(r"\midrule")
                 kind = line.kind
-            parts.append(_latex_line(table, line, facts))
+            parts.append(_latex_line(table, line))
         parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
     return "\n".join(parts)
 
 
-def _latex_line(table: Table, line: Line, facts: Mapping[str, Any]) -> str:
+def _latex_line(table: Table, line: Line) -> str:
     cells = [latex_escape(line.method)]
     for column in table.columns:
         estimate = line.estimates.get(column.key)
         if estimate is None:
             cells.append("--")
             continue
-        text = column.text(estimate.mean) + printed_mark(line, column, facts)
+        text = column.text(estimate.mean)
         text = rf"\textbf{{{text}}}" if column.key in line.best else text
         between = interval_text(column, estimate)
         cells.append(text + (rf" {{\scriptsize {between}}}" if between else ""))

@@ -232,7 +232,7 @@ class SubjectPlopConfig:
 
     action: str = "check"
     root: str | None = None
-    out: str = "data/SubjectPlop"
+    out: str = "runs/SubjectPlop"
     url: str = "https://github.com/magicinsert/magicinsert.github.io"
 
     def __post_init__(self) -> None:

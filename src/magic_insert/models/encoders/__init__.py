@@ -13,8 +13,8 @@ from magic_insert.models.encoders.base import MetricEncoder, SavedEncoder, prepr
 from magic_insert.models.encoders.card import EncoderCard
 from magic_insert.models.encoders.clip import ClipEncoder, TextImageEncoder, load_clip, new_clip
 from magic_insert.models.encoders.identity import IdentityEncoder, load_identity, new_identity
-from magic_insert.models.encoders.lpips_distance import Lpips, load_lpips
-from magic_insert.models.encoders.metric_set import load_metric_encoders
+from magic_insert.models.encoders.lpips_distance import Lpips, check_lpips, load_lpips
+from magic_insert.models.encoders.metric_set import check_metric_encoders, load_metric_encoders
 from magic_insert.models.encoders.style import StyleEncoder, load_style, new_style
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "SavedEncoder",
     "StyleEncoder",
     "TextImageEncoder",
+    "check_lpips",
+    "check_metric_encoders",
     "load_clip",
     "load_encoders",
     "load_identity",

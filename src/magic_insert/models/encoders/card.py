@@ -13,6 +13,8 @@ from magic_insert.core.errors import UserError
 
 ROLES = ("clip", "identity", "style", "distance", "reward")
 INTERPOLATIONS = ("bicubic", "bilinear")
+# What `weights` say of a file that is not known to be the published one.
+ACCEPTED, UNKNOWN = "accepted by the user", "digest not known beforehand"
 CARD_FILE = "encoder_card.json"
 
 
@@ -65,6 +67,11 @@ class EncoderCard:
             raise UserError(f"expected the fields {sorted(expected)} in {source}, got {sorted(row)}")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         return cls(**values)
+
+    @property
+    def verified(self) -> bool:
+        """Whether the weights are those this project knows, and not taken on a user's word."""
+        return not any(mark in self.weights for mark in (ACCEPTED, UNKNOWN))
 
     @property
     def digest(self) -> str:

@@ -83,11 +83,16 @@ def new_lpips(trunk: dict[str, Tensor], source: Located) -> Lpips:
     return Lpips(network.eval(), card)
 
 
+def check_lpips(root: Path, *, accept_unknown: bool = False) -> Located:
+    """Where `load_lpips` will find its trunk; raises as it does."""
+    return locate(ALEXNET, root=root, accept_unknown=accept_unknown)
+
+
 def load_lpips(root: Path, *, accept_unknown: bool = False, device: torch.device | str = "cpu") -> Lpips:
     """LPIPS with the AlexNet trunk `alexnet_imagenet_features.safetensors` in `root`.
 
     Raises:
         UserError: the file is not there, or not the known one and `accept_unknown` is not set.
     """
-    source = locate(ALEXNET, root=root, accept_unknown=accept_unknown)
+    source = check_lpips(root, accept_unknown=accept_unknown)
     return new_lpips(load_file(source.path), source).to(device)

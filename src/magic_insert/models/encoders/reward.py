@@ -16,7 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders.card import EncoderCard
+from magic_insert.models.encoders.card import UNKNOWN, EncoderCard
 
 FILES = ("ImageReward.pt", "med_config.json")
 
@@ -38,11 +38,11 @@ class RewardScorer:
         return torch.tensor(rewards)
 
 
-def load_reward(root: Path | None, device: torch.device | str = "cpu") -> RewardScorer:
-    """ImageReward from `root`/ImageReward.pt and `root`/med_config.json.
+def check_reward(root: Path | None) -> Path:
+    """The folder with ImageReward.pt and med_config.json, known to hold them.
 
     Raises:
-        UserError: the package or the files are missing, or the package does not work with the libraries installed.
+        UserError: the package or the files are missing.
     """
     if find_spec("ImageReward") is None:
         raise UserError(
@@ -51,6 +51,16 @@ def load_reward(root: Path | None, device: torch.device | str = "cpu") -> Reward
         )
     if root is None or not all((root / name).is_file() for name in FILES):
         raise UserError(f"expected {' and '.join(FILES)} in {root}, got none; set encoders.root=FOLDER")
+    return root
+
+
+def load_reward(root: Path | None, device: torch.device | str = "cpu") -> RewardScorer:
+    """ImageReward from `root`/ImageReward.pt and `root`/med_config.json.
+
+    Raises:
+        UserError: see `check_reward`; or the package does not work with the libraries installed.
+    """
+    root = check_reward(root)
     try:
         import ImageReward
     except ImportError as error:
@@ -62,7 +72,7 @@ def load_reward(root: Path | None, device: torch.device | str = "cpu") -> Reward
     card = EncoderCard(
         name="image-reward-v1.0",
         role="reward",
-        weights="THUDM/ImageReward ImageReward.pt (digest not known beforehand)",
+        weights=f"THUDM/ImageReward ImageReward.pt ({UNKNOWN})",
         weights_sha256=sha256_file(root / FILES[0]),
         resize=224,
         crop=224,

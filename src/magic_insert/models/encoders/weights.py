@@ -9,6 +9,7 @@ from pathlib import Path
 
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.models.encoders.card import ACCEPTED, UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -57,14 +58,14 @@ def locate(
                 f"expected a file with a known digest, got {path} with sha256 {found}, which cannot be checked here; "
                 "compare it with its source and set encoders.accept_unknown=true"
             )
-        return Located(path, found, f"{origin} (digest not known beforehand, accepted by the user)")
+        return Located(path, found, f"{origin} ({UNKNOWN}, {ACCEPTED})")
     if found != wanted.sha256:
         if not accept_unknown:
             raise UserError(
                 f"expected {path} with sha256 {wanted.sha256[:16]}..., got {found[:16]}...; get the file again, or set "
                 "encoders.accept_unknown=true to use other weights"
             )
-        return Located(path, found, f"{origin} (other weights than the published, accepted by the user)")
+        return Located(path, found, f"{origin} (other weights than the published, {ACCEPTED})")
     return Located(path, found, origin)
 
 
