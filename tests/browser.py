@@ -25,7 +25,7 @@ LAUNCH = (
     "os.dup2(ends[1], 4)\n"
     "os.execv(sys.argv[3], sys.argv[3:])\n"
 )
-KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, "Enter": 13}
+KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, "Enter": 13, "a": 65, "r": 82}
 
 
 def find_browser() -> str | None:
