@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -98,3 +99,23 @@ def wait(payload: Path) -> None:
         time.sleep(300)
     finally:
         (payload.parent / f"tidied-{rank()}").touch()
+
+
+def lose_a_rank_in_harvest(payload: Path) -> None:
+    """Harvest in which rank 1 is killed as soon as any picture is done."""
+    from magic_insert.bootstrap.harvest import run_harvest
+    from magic_insert.bootstrap.payload import read_payload
+
+    told = read_payload(payload)
+
+    def kill() -> None:
+        while not list((told.out / "without").glob("*.png")):
+            time.sleep(0.001)
+        (told.work / "dying").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if rank() == 1:
+        threading.Thread(target=kill, daemon=True).start()
+    run_harvest(payload)
+    if rank() == 1:
+        time.sleep(300)  # a last picture and its killer may meet at the door
