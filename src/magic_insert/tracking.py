@@ -36,6 +36,12 @@ class Tracker:
         append_jsonl(self.folder / METRICS, {"stage": self.stage, "step": step, **values})
         self._send(step, values)
 
+    def part(self, stage: str) -> "Tracker":
+        """A tracker for another `stage` on the same page: rows and keys carry its name, W&B opens no further run."""
+        if self._wandb_run is not None:
+            self._wandb_run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
+        return Tracker(self.folder, stage, self._wandb_run)
+
     def pictures(self, step: int, pictures: Mapping[str, Path]) -> None:
         """Picture files by name, for W&B's pages; they stay where they are."""
         if self._wandb_run is not None:

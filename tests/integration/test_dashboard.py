@@ -71,6 +71,19 @@ def test_a_page_of_a_bootstrap_shows_every_round_style_and_sheet(tmp_path: Path)
     assert "http" not in text.replace("http-equiv", "")
 
 
+def test_the_losses_of_a_bootstraps_fits_have_a_chart_of_their_own(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", rounds=1)
+    before = page_of(tmp_path / "before.html", run=str(tmp_path / "run"))
+    for step in (1, 2):
+        append_jsonl(
+            tmp_path / "run" / "metrics.jsonl", {"stage": "fit-insert-1", "step": step, "loss": 0.5 / step}
+        )
+    after = page_of(tmp_path / "after.html", run=str(tmp_path / "run"))
+    assert "Training" not in before
+    assert "Training" in after
+    assert "fit-insert-1" in after
+
+
 def test_a_page_of_a_sweep_has_a_cell_per_measured_pair_and_names_the_failure(tmp_path: Path) -> None:
     write_sample_sweep(tmp_path / "sweep")
     text = page_of(tmp_path / "page.html", sweep_dir=str(tmp_path / "sweep"))

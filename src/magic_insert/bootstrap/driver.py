@@ -13,7 +13,7 @@ from typing import Any
 from magic_insert.bootstrap import scores
 from magic_insert.bootstrap.choice import Row, best_round, conclusion, improves
 from magic_insert.bootstrap.files import ids_of, read_index, read_values
-from magic_insert.bootstrap.plan import Execute, Plan, Source
+from magic_insert.bootstrap.plan import Execute, OnLosses, Plan, Source
 from magic_insert.bootstrap.product import publish
 from magic_insert.bootstrap.select import acceptance, bias_report, rejected_by, truth_report
 from magic_insert.bootstrap.sheets import write_sheets
@@ -39,6 +39,7 @@ def run_plan(
     *,
     say: Callable[[str], None] = print,
     on_round: Callable[[Row], None] = lambda row: None,
+    on_losses: OnLosses = lambda name, rows: None,
     progress: bool = True,
 ) -> list[Row]:
     """Runs the whole bootstrap of `cfg`; `execute(target, payload)` runs one stage. Returns the rows of rounds.jsonl.
@@ -46,11 +47,12 @@ def run_plan(
     Args:
         say: hears one line per stage and round.
         on_round: hears each row as soon as it is known.
+        on_losses: hears `fit-insert-N` or `fit-remove-N` and the rows {"step", "loss"} of each fit made here.
 
     Raises:
         UserError: something the user set or gave does not fit; an empty selection; a full or closed disk.
     """
-    plan = Plan(cfg, Store(Path(cfg.store), say), execute, progress=progress)
+    plan = Plan(cfg, Store(Path(cfg.store), say), execute, on_losses=on_losses, progress=progress)
     out, loop = Path(cfg.out), cfg.bootstrap
     base = Networks(plan.base("insert"), plan.base("remove"))
     networks, rows = [base], [_row(plan, 0)]

@@ -17,11 +17,12 @@ from magic_insert.bootstrap.store import WORK, Entry, Request, Store
 from magic_insert.config.schema.bootstrap import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.paths import micro_dir
 
 Execute = Callable[[str, Path], None]
+OnLosses = Callable[[str, list[dict[str, float]]], None]
 HERE = "magic_insert.bootstrap."
 # kind -> the function that makes it, and a version that is raised when its results change
 STAGES = {
@@ -36,6 +37,8 @@ STAGES = {
 SELECT_VERSION = 1
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 SELECTION = "selection.json"
+LOSSES = "train.jsonl"  # what a fit leaves in its work folder
+FIT_DEFAULTS = {"precision": "32-true", "lora_rank": 0}
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -64,11 +67,30 @@ def folder_source(folder: Path, parts: tuple[str, ...] = (".",)) -> Source:
     return Source(folder, digest(files))
 
 
-class Plan:
-    """The stages of one configuration. `used` collects what was asked for, by kind and key."""
+def losses_of(work: Path) -> list[dict[str, float]]:
+    """What a fit said while it trained, by step; of steps that a resumed fit repeated the last word counts."""
+    path = work / LOSSES
+    rows = read_jsonl(path) if path.is_file() else []
+    return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
-    def __init__(self, cfg: BootstrapConfig, store: Store, execute: Execute, *, progress: bool = True):
+
+class Plan:
+    """The stages of one configuration. `used` collects what was asked for, by kind and key.
+
+    `on_losses` hears the name and the losses of each fit that is made here and not found in the store.
+    """
+
+    def __init__(
+        self,
+        cfg: BootstrapConfig,
+        store: Store,
+        execute: Execute,
+        *,
+        on_losses: OnLosses = lambda name, rows: None,
+        progress: bool = True,
+    ):
         self.cfg, self.store, self.execute, self.progress = cfg, store, execute, progress
+        self.on_losses = on_losses
         self.filters = build_filters(cfg.filter.rules)
         self.model = self._model()
         self.used: dict[str, Entry] = {}
@@ -166,6 +188,8 @@ class Plan:
             "seed": fold_in(self.cfg.seed, "bootstrap fit", task, number),
             **{k: v for k, v in asdict(cfg).items() if k not in ("num_photos", "photos", "save_every")},
         }
+        # Left out at their defaults: stages that were made before they could be set keep their keys.
+        settings = {k: v for k, v in settings.items() if k not in FIT_DEFAULTS or v != FIT_DEFAULTS[k]}
         inputs = {
             "pool": source_of(pool),
             "harvest": source_of(harvest),
@@ -174,7 +198,13 @@ class Plan:
             "start": start,
         }
         # How often a checkpoint is written does not change what is trained.
-        entry = self._stage("fit", settings, inputs, aside={"save_every": cfg.save_every})
+        entry = self._stage(
+            "fit",
+            settings,
+            inputs,
+            aside={"save_every": cfg.save_every},
+            done=lambda work: self.on_losses(f"fit-{task}-{number}", losses_of(work)),
+        )
         return source_of(entry, "inserter" if task == "insert" else "remover")
 
     def evaluate(self, task: str, network: Source) -> Entry:
@@ -222,8 +252,10 @@ class Plan:
         inputs: Mapping[str, Source],
         *,
         aside: Mapping[str, Any] | None = None,
+        done: Callable[[Path], None] = lambda work: None,
     ) -> Entry:
-        """`aside`: settings that the stage is told but that do not change its result."""
+        """`aside`: settings that the stage is told but that do not change its result. `done` may look into the work
+        folder of a stage that was made, before it goes."""
         target, version = STAGES[kind]
         if kind in ("harvest", "measure", "fit", "evaluate"):
             inputs = {"model": self.model, **inputs}
@@ -241,6 +273,7 @@ class Plan:
             path = payload.work / "payload.json"
             payload.write(path)
             self.execute(target, path)
+            done(payload.work)
 
         entry = self.store.obtain(request, make)
         self.used[f"{kind}-{entry.key}"] = entry

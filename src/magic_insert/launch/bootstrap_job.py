@@ -11,13 +11,24 @@ from magic_insert.bootstrap.files import WITH, WITHOUT, place
 from magic_insert.bootstrap.scores import GROUPS
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.ranks import world_size
 from magic_insert.launch.executor import execute
 from magic_insert.tracking import Tracker, open_tracker
 
 
 def run_bootstrap(cfg: BootstrapConfig) -> float:
     """Runs `cfg`; the last line on standard output says what changed. Returns what a sweep maximises: the kept round's
-    effect-region PSNR of the inserter on seen styles, in decibel."""
+    effect-region PSNR of the inserter on seen styles, in decibel.
+
+    Raises:
+        UserError: several processes were started to run it; the plan belongs to one.
+    """
+    if world_size() > 1:
+        raise UserError(
+            f"expected one process for the plan of a bootstrap, got WORLD_SIZE={world_size()}; start it once, without "
+            "torchrun or srun, and set exec=torchrun or exec=slurm with exec.devices=N: it starts each stage's ranks"
+        )
 
     def say(line: str) -> None:
         print(line, file=sys.stderr if ": reused" in line else sys.stdout, flush=True)
@@ -28,6 +39,7 @@ def run_bootstrap(cfg: BootstrapConfig) -> float:
             lambda target, payload: execute(target, payload, cfg.exec),
             say=say,
             on_round=lambda row: tell(tracker, cfg, row),
+            on_losses=lambda name, rows: tell_losses(tracker.part(name), rows),
         )
     return seen(rows[best_round(rows, cfg.bootstrap.max_photo_loss)])
 
@@ -41,6 +53,12 @@ def tell(tracker: Tracker, cfg: BootstrapConfig, row: Row) -> None:
     sheets = {kind: out / "sheets" / f"round-{number}-{kind}.png" for kind in ("accepted", "rejected")}
     tracker.pictures(number, {kind: path for kind, path in sheets.items() if path.is_file()})
     tracker.table(number, "rejected samples", rejected_samples(out, number))
+
+
+def tell_losses(tracker: Tracker, rows: list[dict[str, float]]) -> None:
+    """The losses of one fit for the logger."""
+    for row in rows:
+        tracker.log(int(row["step"]), {name: value for name, value in row.items() if name != "step"})
 
 
 def rejected_samples(out: Path, number: int) -> list[dict[str, Any]]:

@@ -45,7 +45,8 @@ def run_page(folder: Path) -> str:
     facts = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     lead = ", ".join(str(facts[name]) for name in ("job", "state", "started", "host") if facts.get(name))
     if (folder / ROUNDS).is_file():
-        return page(folder.name, lead, round_sections(read_jsonl(folder / ROUNDS), folder))
+        parts = round_sections(read_jsonl(folder / ROUNDS), folder)
+        return page(folder.name, lead, [*parts, *fit_sections(folder)])
     if (folder / METRICS).is_file():
         charts = metric_charts(read_jsonl(folder / METRICS))
         return page(folder.name, lead, [section("Measurements", charts)])
@@ -84,6 +85,13 @@ def round_sections(rows: Sequence[Row], folder: Path) -> list[str]:
         section("Selection", selection),
         section("Pictures", sheets),
     ]
+
+
+def fit_sections(folder: Path) -> list[str]:
+    """The losses of the fits that this bootstrap made itself, where there are any."""
+    rows = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
+    fits = [row for row in rows if row["stage"].startswith("fit-")]
+    return [section("Training", metric_charts(fits))] if fits else []
 
 
 def group_curve(rows: Sequence[Row], network: str, group: str, measure: str) -> Curve:
