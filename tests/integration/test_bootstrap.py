@@ -1,6 +1,7 @@
 """The whole bootstrap on a tiny model: rows, reuse, damage, products, several ranks, kills."""
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,6 +14,7 @@ import torch
 from magic_insert.bootstrap.choice import Row, best_round, conclusion
 from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.files import ids_of, read_index
+from magic_insert.bootstrap.imagine import imagined_items
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
 from magic_insert.bootstrap.product import NETWORK_FILES
@@ -27,7 +29,9 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
+from magic_insert.launch.bootstrap_job import run_bootstrap, tell_losses
 from magic_insert.launch.target import load_function
+from magic_insert.tracking import Tracker
 
 SETTINGS = (
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
@@ -56,19 +60,21 @@ class Outcome:
     said: list[str]
     made: list[str]
     payloads: list[tuple[str, Payload]]
+    losses: dict[str, list[dict[str, float]]]
 
 
 def run(cfg: BootstrapConfig) -> Outcome:
     said: list[str] = []
     payloads: list[tuple[str, Payload]] = []
+    losses: dict[str, list[dict[str, float]]] = {}
 
     def execute(target: str, payload: Path) -> None:
         payloads.append((target, read_payload(payload)))
         load_function(target)(payload)
 
     torch.set_num_threads(1)
-    rows = run_plan(cfg, execute, say=said.append, progress=False)
-    return Outcome(rows, said, [target.rpartition(":")[2] for target, _ in payloads], payloads)
+    rows = run_plan(cfg, execute, say=said.append, on_losses=losses.__setitem__, progress=False)
+    return Outcome(rows, said, [target.rpartition(":")[2] for target, _ in payloads], payloads, losses)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +95,24 @@ def test_every_stage_is_made_and_the_last_line_says_what_changed(first: Outcome)
     assert made.count("run_harvest") == made.count("run_measure") == 1
     assert said[-1] == conclusion(rows, 0.3)
     assert "dB" in said[-1]
+
+
+def test_every_fit_tells_its_losses_before_its_work_goes(first: Outcome, place: Path) -> None:
+    assert set(first.losses) == {"fit-insert-1", "fit-remove-1"}
+    for rows in first.losses.values():
+        assert [row["step"] for row in rows][-1] == composed(*SETTINGS).fit.steps
+        assert all(math.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
+    tracker = Tracker(place / "told", "bootstrap", None)
+    tell_losses(tracker.part("fit-insert-1"), first.losses["fit-insert-1"])
+    told = read_jsonl(place / "told" / "metrics.jsonl")
+    assert told == [{"stage": "fit-insert-1", **row} for row in first.losses["fit-insert-1"]]
+
+
+def test_the_plan_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"exec=torchrun or exec=slurm"):
+        run_bootstrap(replace(composed(*SETTINGS), out=str(tmp_path / "out"), store=str(tmp_path / "store")))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) -> None:
@@ -142,7 +166,7 @@ def test_the_same_command_again_makes_nothing_and_ends_the_same(
     first: Outcome, place: Path, tiny_micro: Path
 ) -> None:
     again = run(configure(place, tiny_micro, "again"))
-    assert again.made == []
+    assert (again.made, again.losses) == ([], {})
     assert again.rows == first.rows
     assert again.said[-1] == first.said[-1]
     for name in NETWORK_FILES:
@@ -290,9 +314,20 @@ def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Pa
     row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
     assert row["filter"] is None
     assert row["acceptance"] == {"ink": 1.0}
-    made = run(configure(place, tiny_micro, "imagined", "pool=imagine", "bootstrap.retrain=insertion"))
+    how = ("bootstrap.retrain=insertion", "fit.lora_rank=2", "fit.precision=bf16-mixed")
+    made = run(configure(place, tiny_micro, "imagined", "pool=imagine", *how))
     assert made.rows[1]["filter"] is None
     assert 1 <= made.rows[1]["harvested"] <= 2
+    (fit,) = [payload.settings for target, payload in made.payloads if target.endswith("run_fit")]
+    assert (fit["lora_rank"], fit["precision"]) == (2, "bf16-mixed")
+
+
+def test_the_shipped_prompts_ask_a_large_model_for_shadow_or_reflection_in_every_style() -> None:
+    cfg = composed("model=sdxl", "pool=imagine_prominent")
+    assert len(cfg.pool.prompts) >= 10
+    assert all("shadow" in prompt or "reflection" in prompt for prompt in cfg.pool.prompts)
+    settings = {"seed": 0, "num_samples": 50, "styles": cfg.pool.styles, "prompts": cfg.pool.prompts}
+    assert len({item.facts["prompt"] for item in imagined_items(settings)}) == 50
 
 
 @pytest.mark.parametrize(
@@ -303,7 +338,10 @@ def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Pa
         (("pool=folder",), "set pool.dir=DIR"),
         (("filter.threshold=1.5",), "filter.threshold from 0 to 1"),
         (("pool=imagine", "pool.prompts=[a cat]", "pool.styles=[ink]"), "{style} once"),
-        (("data.on_error=ignore",), "stop, skip"),
+        (("data.on_error=ignore",), "refuse, skip"),
+        (("model=sdxl", "pool=imagine"), "set pool=imagine_prominent"),
+        (("fit.precision=8",), "fit.precision"),
+        (("fit.lora_rank=-1",), "fit.lora_rank"),
     ],
 )
 def test_a_configuration_that_leads_nowhere_is_refused_with_the_fix(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from magic_insert.bootstrap import imagine
 from magic_insert.bootstrap.files import MASK, WITH, Item, place, read_index
 from magic_insert.bootstrap.fit import mixed
 from magic_insert.bootstrap.folder_pictures import square_around, take_in
@@ -129,6 +130,14 @@ def test_imagined_captions_name_subject_place_shadow_and_style() -> None:
     assert len({item.facts["noise"] for item in items}) == 3
 
 
+@pytest.mark.parametrize("drawn", ["sample_scene", "sample_subject"])
+def test_a_held_out_scene_or_subject_is_never_imagined(monkeypatch: pytest.MonkeyPatch, drawn: str) -> None:
+    real = getattr(imagine, drawn)
+    monkeypatch.setattr(imagine, drawn, lambda seed, split: real(seed, "heldout"))
+    with pytest.raises(AssertionError, match="held-out"):
+        imagined_items({"seed": 0, "num_samples": 3, "styles": [], "prompts": []})
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Two good pictures, one of them in a folder of a style, and everything that can be wrong."""
@@ -154,7 +163,7 @@ def settings_of(on_error: str) -> dict[str, Any]:
 
 def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError) as told:
-        run(take_in, tmp_path / "out", settings_of("stop"), pictures=folder, masks=folder / "masks")
+        run(take_in, tmp_path / "out", settings_of("refuse"), pictures=folder, masks=folder / "masks")
     text = str(told.value)
     for name, why in (("empty.png", "mask is empty"), ("unmasked.png", "no mask"), ("torn.png", "damaged")):
         assert name in text
@@ -171,6 +180,24 @@ def test_unusable_pictures_are_left_out_when_asked(
     assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
     assert "skipped 4 pictures" in capsys.readouterr().err
     assert load_rgb(place(out, WITH, "good")).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("fox.jpg", "fox.png"), ("a b.png", "a_b.png"), ("ink/x.png", "ink__x.png")]
+)
+def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the_other(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    root, mask = tmp_path / "mine", torch.zeros(1, 40, 40)
+    mask[:, 10:30, 10:30] = 1
+    for name in (one, other):
+        save_png(root / name, torch.rand(3, 40, 40, generator=generator(0, name)))
+        save_png((root / "masks" / name).with_suffix(".png"), mask)
+    with pytest.raises(UserError) as told:
+        run(take_in, tmp_path / "out", settings_of("refuse"), pictures=root, masks=root / "masks")
+    assert f"{other}: the same name as {one}" in str(told.value)
+    out = run(take_in, tmp_path / "kept", settings_of("skip"), pictures=root, masks=root / "masks")
+    assert [item.facts["file"] for item in read_index(out)] == [one]
 
 
 def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Path) -> None:
@@ -195,8 +222,8 @@ def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) 
     mask[:, 10:30, 10:30] = 1
     for layer in ("with", "without"):
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
-    save_png(root / "masks" / "cup.png", mask)
-    settings = {"use": "pairs", "seed": 0, "num_samples": 9, "size": 32, "on_error": "stop"}
+    save_png(root / "mask" / "cup.png", mask)
+    settings = {"use": "pairs", "seed": 0, "num_samples": 9, "size": 32, "on_error": "refuse"}
     out = run(take_in, tmp_path / "out", settings, pairs=root)
     assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
     assert place(out, "without", "cup").is_file()

@@ -2,9 +2,9 @@
 
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
-Settings: task, steps, batch_size, lr, photo_share, background, ema_decay,
-effect_weight, save_every, seed. Inputs: pool, harvest,
-select, photos, model, start. Output: `inserter/` or `remover/` in diffusers' layout.
+Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, effect_weight, precision, lora_rank,
+save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in diffusers'
+layout.
 """
 
 import math
@@ -27,7 +27,7 @@ from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import rank
 from magic_insert.models.latents import decode, encode
 from magic_insert.training.insertion import EditLatents, Task, mask_cells
-from magic_insert.training.insertion_fit import PRODUCTS, FitOptions, fit_edit
+from magic_insert.training.insertion_fit import PLAIN, PRODUCTS, FitOptions, fit_edit
 
 ENCODED_TOGETHER = 8
 SOFT = 0.02  # of the picture's side: how far around hole and effect the composited background blends
@@ -61,6 +61,8 @@ def run_fit(path: Path) -> None:
         options=FitOptions(
             ema_decay=settings["ema_decay"] or None,
             effect_weight=settings["effect_weight"],
+            precision=settings.get("precision", PLAIN.precision),
+            lora_rank=settings.get("lora_rank", PLAIN.lora_rank),
             save_every=settings["save_every"],
         ),
     )

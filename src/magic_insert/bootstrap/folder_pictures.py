@@ -48,7 +48,7 @@ def take_in(path: Path) -> None:
         return  # reading files is not worth sharing
     pairs = payload.settings.get("use") == "pairs"
     folder = payload.inputs["pairs"] / WITH if pairs else payload.inputs["pictures"]
-    masks = payload.inputs["pairs"] / "masks" if pairs else payload.inputs["masks"]
+    masks = payload.inputs["pairs"] / MASK if pairs else payload.inputs["masks"]
     without = payload.inputs["pairs"] / WITHOUT if pairs else None
     files = picture_files(folder, masks)
     if not files:
@@ -56,8 +56,14 @@ def take_in(path: Path) -> None:
     usable: list[Path] = []
     problems: list[str] = []
     seen: dict[str, Path] = {}
+    named: dict[str, Path] = {}
     for file in files:
         inner = file.relative_to(folder)
+        if (first := named.setdefault(id_of(inner), inner)) != inner:
+            problems.append(
+                f"{inner}: the same name as {first} without suffix and special characters; rename it"
+            )
+            continue
         try:
             content = hashlib.sha256(
                 png_bytes(read_one(payload, folder, file, masks, without).rgb)
@@ -110,8 +116,14 @@ def read_one(payload: Payload, folder: Path, file: Path, masks: Path, without: P
         if layers["without"].shape != rgb.shape:
             raise UserError("the picture without the subject has another size")
     cut = {name: area_resize(layer[:, window[0], window[1]], size, size) for name, layer in layers.items()}
-    name = re.sub(r"[^\w.-]+", "_", inner.with_suffix("").as_posix().replace("/", "__"))
-    return Found(Item(name, style, {"file": inner.as_posix()}), cut["rgb"], cut["mask"], cut.get("without"))
+    return Found(
+        Item(id_of(inner), style, {"file": inner.as_posix()}), cut["rgb"], cut["mask"], cut.get("without")
+    )
+
+
+def id_of(inner: Path) -> str:
+    """What the picture at `inner` in its folder is called from here on: fit for a file name, without the suffix."""
+    return re.sub(r"[^\w.-]+", "_", inner.with_suffix("").as_posix().replace("/", "__"))
 
 
 def _mask(rgb: Tensor, inner: Path, masks: Path, settings: dict[str, object]) -> Tensor:
@@ -152,13 +164,13 @@ def _tell(problems: list[str], on_error: str, usable: list[Path]) -> None:
     """Names the unusable pictures, as an error or as a warning.
 
     Raises:
-        UserError: there are some and `on_error` is "stop", or nothing is left.
+        UserError: there are some and `on_error` is "refuse", or nothing is left.
     """
     if not problems:
         return
     more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
     listed = "; ".join(problems[:LISTED]) + more
-    if on_error == "stop" or not usable:
+    if on_error == "refuse" or not usable:
         raise UserError(
             f"expected usable pictures, got {len(problems)} that are not: {listed}; "
             "mend them or set data.on_error=skip"

@@ -12,7 +12,7 @@ from magic_insert.bootstrap.files import MASK, WITH, Item, place, write_index
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.payload import Payload, chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, save
-from magic_insert.bootstrap.toybox_pictures import require_training_styles
+from magic_insert.bootstrap.toybox_pictures import View, require_trainable, require_training_styles
 from magic_insert.core.masks import INSIDE
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
@@ -37,6 +37,7 @@ def imagined_items(settings: dict[str, Any]) -> list[Item]:
         else:
             subject = sample_subject(fold_in(seed, "imagine", "subject", i), "train")
             scene = sample_scene(fold_in(seed, "imagine", "scene", i), "train")
+            require_trainable(View(scene, subject, (Item(f"imagined-{i:05d}", style),)))
             prompt = f"{caption(subject)}, {scene_phrase(scene)}, {ASK}, {style_phrase(style)}"
         items.append(
             Item(f"imagined-{i:05d}", style, {"prompt": prompt, "noise": fold_in(seed, "imagine", i)})

@@ -6,6 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from magic_insert.config.checks import at_least, not_empty, one_of, positive, within
+from magic_insert.config.schema.foundation import PRECISIONS
 from magic_insert.config.schema.launch import ExecConfig
 from magic_insert.config.schema.parts import LoggerConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
@@ -14,7 +15,7 @@ POOLS = ("toybox", "folder", "imagine")
 RETRAIN = ("insertion", "both")
 INIT_FROM = ("base", "previous")
 BACKGROUNDS = ("paper", "composited")
-ON_ERROR = ("stop", "skip")
+ON_ERROR = ("refuse", "skip")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class StyledPoolConfig:
     `toybox`: scenes with a subject drawn in `styles` (empty: every training style but photo), with truth. `folder`: the
     pictures in `dir` (`dir`/STYLE/NAME.png or `dir`/NAME.png) with masks in `masks` (null: `dir`/masks); where
     `segment` is true a missing mask is found by the segmenter. `imagine`: drawn by the model itself from `prompts`
-    (each with `{style}`; empty: the Toybox's captions) and segmented; `steps` and `guidance` say how. `occlusion`:
-    chance in [0, 1] that a prop stands before the subject.
+    (each with `{style}`; empty: the Toybox's captions, which the micro model alone knows) and segmented; `steps` and
+    `guidance` say how. `occlusion`: chance in [0, 1] that a prop stands before the subject.
     """
 
     name: str = MISSING
@@ -132,10 +133,11 @@ class AdaptConfig:
     """One round's training.
 
     `photo_share`: share of each batch that is counterfactual photographs, of which there are `num_photos` (Toybox
-    renders, or the folder `photos` with with/, without/ and masks/). `background`: `paper` trains on the removed
+    renders, or the folder `photos` with with/, without/ and mask/). `background`: `paper` trains on the removed
     picture as it is, `composited` on the original with only hole and effect taken from it. `ema_decay`: of the
     averaged weights that are kept. `effect_weight`: how much more a part of the picture counts in the loss where the
-    edit changes it; 0 is the paper's plain loss.
+    edit changes it; 0 is the paper's plain loss. `precision` of the arithmetic. `lora_rank` 0 trains all weights,
+    otherwise a LoRA and the input layer, merged into the result.
     """
 
     steps: int = MISSING
@@ -147,6 +149,8 @@ class AdaptConfig:
     background: str = "paper"
     ema_decay: float = 0.98
     effect_weight: float = 0.0
+    precision: str = "32-true"
+    lora_rank: int = 0
     save_every: int = 50
 
     def __post_init__(self) -> None:
@@ -157,6 +161,8 @@ class AdaptConfig:
         one_of("fit.background", self.background, BACKGROUNDS)
         at_least("fit.save_every", self.save_every, 1)
         within("fit.effect_weight", self.effect_weight, 0, 1000)
+        one_of("fit.precision", self.precision, PRECISIONS)
+        at_least("fit.lora_rank", self.lora_rank, 0)
         if not 0 <= self.ema_decay < 1:
             raise UserError(
                 f"expected fit.ema_decay from 0 to below 1, got {self.ema_decay:g}; set fit.ema_decay=..."
@@ -191,9 +197,9 @@ class HeldOutConfig:
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """`on_error`: `stop` at unusable pictures after naming all of them, or `skip` them."""
+    """`on_error`: `refuse` unusable pictures, all of them by name, or `skip` them."""
 
-    on_error: str = "stop"
+    on_error: str = "refuse"
 
     def __post_init__(self) -> None:
         one_of("data.on_error", self.on_error, ON_ERROR)
@@ -220,6 +226,13 @@ class BootstrapConfig:
     model: ModelConfig = MISSING
     logger: LoggerConfig = MISSING
     exec: ExecConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if self.pool.name == "imagine" and not self.pool.prompts and self.model.name != "micro":
+            raise UserError(
+                f"expected prompts for pool=imagine with model={self.model.name}, got none (the Toybox's captions are "
+                "for the micro model); set pool=imagine_prominent, or pool.prompts and pool.styles"
+            )
 
 
 @dataclass(frozen=True)
