@@ -1,19 +1,25 @@
 """What the zoo loads and what it refuses, with one line that says what to set."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
+from diffusers import ControlNetModel, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionModelWithProjection
 
 from magic_insert.config.schema import ModelConfig
 from magic_insert.core.errors import UserError
+from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.micro import build_micro
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import has_adapter
 from magic_insert.models.zoo import fingerprint, load_pipeline, resolve_device
+from magic_insert.paths import conf_dir
 
 
 def config(source: Path | str | None, **more: Any) -> ModelConfig:
@@ -68,6 +74,56 @@ def test_a_missing_folder_is_refused_without_asking_the_network(source: str) -> 
 def test_a_hub_id_must_be_pinned() -> None:
     with pytest.raises(UserError, match=r"model\.revision"):
         load_pipeline(config("someone/some-model"))
+
+
+@pytest.mark.parametrize("named", ["owner/name", "owner/name@", "owner/name@commit"])
+def test_an_adapter_from_the_hub_must_be_pinned_and_its_file_named(tiny_micro: Path, named: str) -> None:
+    with pytest.raises(UserError, match=r"owner/name@COMMIT with model\.ip_adapter_weight"):
+        load_pipeline(config(tiny_micro, ip_adapter=named))
+
+
+def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
+    tiny_micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stock = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
+    encoder = stock.image_encoder
+    stock.register_modules(image_encoder=None)  # as in SDXL's own repository
+    asked = []
+
+    def fetch(product: Any) -> Any:
+        def from_hub(name: Any, *, revision: str | None = None, subfolder: str = "", **more: Any) -> Any:
+            assert not more.get("local_files_only")
+            asked.append((str(name), revision, subfolder))
+            return product
+
+        return from_hub
+
+    file = tiny_micro / "ip_adapter" / "ip_adapter_micro.safetensors"
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", fetch(stock))
+    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", fetch(encoder))
+    monkeypatch.setattr("diffusers.loaders.ip_adapter._get_model_file", fetch(file))
+    pipe = load_pipeline(
+        config(
+            "owner/model", revision="aaa", ip_adapter="owner/adapter@bbb", ip_adapter_weight="a.safetensors"
+        )
+    )
+    assert has_adapter(pipe)
+    assert asked == [
+        ("owner/model", "aaa", ""),
+        ("owner/adapter", "bbb", "sdxl_models/image_encoder"),
+        ("owner/adapter", "bbb", "sdxl_models"),
+    ]
+    network = ControlNetModel.from_pretrained(tiny_micro / "controlnet", local_files_only=True)
+    monkeypatch.setattr(ControlNetModel, "from_pretrained", fetch(network))
+    pipe.controlnet_source = "owner/outlines@ccc"
+    controlnet_of(pipe)
+    assert asked[-1] == ("owner/outlines", "ccc", "")
+
+
+def test_every_hub_id_in_the_configuration_of_sdxl_is_pinned_to_a_commit() -> None:
+    values = yaml.safe_load((conf_dir() / "model" / "sdxl.yaml").read_text())
+    pins = [values["revision"], *(values[key].partition("@")[2] for key in ("ip_adapter", "controlnet"))]
+    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
 
 
 def test_only_micro_is_shipped() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionXLPipeline
 from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
 
 from magic_insert import paths
 from magic_insert.config.schema import ModelConfig
@@ -44,6 +45,8 @@ def load_pipeline(
     dtype = dtype or PRECISIONS[model.dtype]
     source = find_source(model)
     local = isinstance(source, Path)
+    _check_adapter_name(model)
+    controlnet_source = _find_controlnet(model, source)
     try:
         with quiet():
             pipe = StableDiffusionXLPipeline.from_pretrained(
@@ -55,7 +58,7 @@ def load_pipeline(
                 add_watermarker=False,
             )
             _load_adapter(pipe, model, source)
-        pipe.controlnet_source = _find_controlnet(model, source)
+        pipe.controlnet_source = controlnet_source
     except OSError as error:
         raise UserError(
             f"expected a complete SDXL model at {source}, got: {str(error).splitlines()[0]}"
@@ -119,25 +122,47 @@ def _check_layout(folder: Path) -> Path:
     return folder
 
 
+def _check_adapter_name(model: ModelConfig) -> None:
+    """That the configuration names a folder, or a file of a hub id with its commit, or no adapter.
+
+    Raises:
+        UserError: something else.
+    """
+    named = model.ip_adapter
+    if named is None or Path(named).expanduser().is_dir():
+        return
+    repository, _, commit = named.partition("@")
+    if not (HUB_ID.fullmatch(repository) and commit and model.ip_adapter_weight):
+        raise UserError(
+            f"expected an IP-Adapter folder or pinned hub id, got {named}; "
+            "set model.ip_adapter=FOLDER, or owner/name@COMMIT with model.ip_adapter_weight=FILE"
+        )
+
+
 def _load_adapter(pipe: Any, model: ModelConfig, source: Path | str) -> None:
-    """Loads the adapter the configuration names (a folder, or `owner/name[@commit]`), or the one in a model folder."""
+    """Loads the adapter the configuration names (a folder, or `owner/name@commit`), or the one in a model folder."""
     if model.ip_adapter is None and not (isinstance(source, Path) and (source / "ip_adapter").is_dir()):
         return
     home = Path(model.ip_adapter).expanduser() if model.ip_adapter else Path(source)
-    repository, _, commit = (model.ip_adapter or "").partition("@")
     if home.is_dir():
         found = _adapter_file(home, model.ip_adapter_weight)
         subfolder = found.parent.relative_to(home).as_posix()
         pipe.load_ip_adapter(home, subfolder=subfolder, weight_name=found.name, local_files_only=True)
-    elif HUB_ID.fullmatch(repository) and model.ip_adapter_weight:
-        subfolder, _, weight = model.ip_adapter_weight.rpartition("/")
-        where = subfolder or OFFICIAL_ADAPTER_FOLDER
-        pipe.load_ip_adapter(repository, subfolder=where, weight_name=weight, revision=commit or None)
     else:
-        raise UserError(
-            f"expected an IP-Adapter folder or hub id, got {model.ip_adapter}; "
-            "set model.ip_adapter=FOLDER, or a hub id with model.ip_adapter_weight=FILE"
-        )
+        repository, _, commit = str(model.ip_adapter).partition("@")
+        subfolder, _, weight = str(model.ip_adapter_weight).rpartition("/")
+        where = subfolder or OFFICIAL_ADAPTER_FOLDER
+        if pipe.image_encoder is None:
+            # diffusers would take the encoder from the branch's end, whatever the revision of the adapter.
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                repository,
+                subfolder=f"{where}/image_encoder",
+                revision=commit,
+                dtype=pipe.dtype,
+                use_safetensors=True,
+            )
+            pipe.register_modules(image_encoder=encoder)
+        pipe.load_ip_adapter(repository, subfolder=where, weight_name=weight, revision=commit)
     silence(pipe.unet)
 
 

@@ -24,9 +24,9 @@ class ModelConfig:
     """Which diffusion model runs, and where.
 
     `source`: folder or hub id in SDXL's format; null is the micro model shipped with the package. `revision`: commit of
-    a hub id. `ip_adapter`: folder or hub id of the image-prompt adapter (null: inside `source`), `ip_adapter_weight`:
-    its file. `controlnet`: folder or `owner/name@commit` of the Canny ControlNet (null: `controlnet` inside `source`).
-    `image_size`: side of the square the model draws, in pixels, a multiple of 8.
+    a hub id. `ip_adapter`: folder or `owner/name@commit` of the image-prompt adapter (null: inside `source`),
+    `ip_adapter_weight`: its file. `controlnet`: folder or `owner/name@commit` of the Canny ControlNet (null:
+    `controlnet` inside `source`). `image_size`: side of the square the model draws, in pixels, a multiple of 8.
     """
 
     name: str = MISSING
