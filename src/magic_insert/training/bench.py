@@ -1,16 +1,18 @@
 """Measures the trainer: a step of `PersonalizeModule` against a bare PyTorch loop over the same graph and data.
 
 Run as `python -m magic_insert.training.bench`, with `--size sdxl --device cuda` for SDXL's shape and random weights.
-Blocks of both loops alternate in one process, so that a busy machine is unkind to both.
+Blocks of both loops alternate in one process, so that a busy machine is unkind to both. Each loop has a peak of memory
+of its own, the model included.
 """
 
 import argparse
 import logging
-import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,20 @@ from magic_insert.training.trainables import trainables_of
 from magic_insert.training.view_cache import CachedViews
 
 WARM_UP = 2  # steps of a block that are not counted: memory is taken, Lightning sets itself up
+
+
+@dataclass
+class Cost:
+    """Seconds of every counted step of a loop, and the most memory held while it ran, in 10^9 bytes."""
+
+    seconds: list[float] = field(default_factory=list)
+    peak_gb: float = 0.0
+
+    def add(self, device: torch.device, block: Callable[[], Sequence[float]]) -> None:
+        """Runs a block, which returns the ends of its steps, and counts it."""
+        reset_peak(device)
+        self.seconds += spans(block())
+        self.peak_gb = max(self.peak_gb, peak_gigabytes(device))
 
 
 class Clock(Callback):
@@ -84,17 +100,25 @@ def spans(ends: Sequence[float]) -> list[float]:
     return [b - a for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
 
 
+def reset_peak(device: torch.device) -> None:
+    """From here on `peak_gigabytes` speaks of what comes. On a CPU that takes Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_gigabytes(device: torch.device) -> float:
-    """The most memory held so far, in 10^9 bytes."""
+    """The most memory held since the last reset, in 10^9 bytes: of the GPU, or of this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e9
 
 
-def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[list[float], list[float]]:
-    """Seconds per step of the module under Lightning and of the bare loop, in alternating blocks of `cfg.steps`."""
-    ours: list[float] = []
-    bare: list[float] = []
+def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, Cost]:
+    """What a step of the module under Lightning and of the bare loop costs, in alternating blocks of `cfg.steps`."""
+    ours, bare = Cost(), Cost()
     side = pipe.default_sample_size
     shape = (2, pipe.unet.config.in_channels, side, side)
     cache = CachedViews(
@@ -111,9 +135,15 @@ def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[list[fl
             module = PersonalizeModule(trainables, cache, cfg, seed=0)
             clock = Clock(module.unet_device)
             keep = Keep(Path(scratch), "bench", tracker, StopRequest(), None)
-            fit(module, Path(scratch), progress=False, callbacks=[keep, clock])
-            ours += spans(clock.ends)
-            bare += spans(bare_steps(module, cfg.steps))
+
+            def under_lightning(
+                module: PersonalizeModule = module, keep: Keep = keep, clock: Clock = clock
+            ) -> list[float]:
+                fit(module, Path(scratch), progress=False, callbacks=[keep, clock])
+                return clock.ends
+
+            ours.add(module.unet_device, under_lightning)
+            bare.add(module.unet_device, partial(bare_steps, module, cfg.steps))
     return ours, bare
 
 
@@ -156,13 +186,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ours, bare = compare(pipe, cfg, options.blocks)
     device = pipe.unet.device
     # A busy machine lengthens some steps; the fastest quarter is what the code itself takes.
-    one, other = (statistics.quantiles(times, n=4)[0] for times in (ours, bare))
+    one, other = (statistics.quantiles(cost.seconds, n=4)[0] for cost in (ours, bare))
     print(f"personalisation step, {options.size}, {size} pixels, batch {options.batch}, {device}")
-    print(f"PersonalizeModule   {one * 1e3:9.1f} ms   (fastest quarter of {len(ours)} steps)")
-    print(f"bare PyTorch loop   {other * 1e3:9.1f} ms   (fastest quarter of {len(bare)} steps)")
-    print(
-        f"overhead            {100 * (one / other - 1):+9.1f} %    peak memory {peak_gigabytes(device):.2f} GB"
-    )
+    for name, time_s, cost in (("PersonalizeModule", one, ours), ("bare PyTorch loop", other, bare)):
+        counted = f"fastest quarter of {len(cost.seconds)} steps"
+        print(f"{name}   {time_s * 1e3:9.1f} ms   peak {cost.peak_gb:6.2f} GB   ({counted})")
+    print(f"overhead            {100 * (one / other - 1):+9.1f} %")
 
 
 if __name__ == "__main__":
