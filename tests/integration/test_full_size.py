@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from magic_insert.config.schema import PersonalizationConfig
 from magic_insert.core.rand import generator
@@ -13,7 +14,7 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import load_lora, use_lora
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.models.text import attached, load_tokens
+from magic_insert.models.text import attached, initial_tokens, load_tokens
 from magic_insert.training.personalize import personalize
 
 FREE_GIGABYTES = 16
@@ -51,8 +52,14 @@ def test_full_size_sdxl_takes_a_training_step_and_draws_with_it(tmp_path: Path) 
         torch.rand(3, 64, 64, generator=generator(0, "subject")), torch.ones(1, 64, 64), "noise"
     )
     run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run", progress=False)
+    learned = load_file(run / LORA_FILE)
+    outputs = {name: tensor for name, tensor in learned.items() if "lora_B" in name}
+    assert len(outputs) == len(learned) / 2
+    assert all(tensor.any() for tensor in outputs.values())  # they start at zero
     load_lora(pipe, run / LORA_FILE, "subject")
     tokens = load_tokens(run / TOKENS_FILE)
+    start = initial_tokens(pipe, 2)
+    assert all(not torch.equal(tokens.rows[key], start.rows[key]) for key in start.rows)
     assert tokens.rows["clip_g"].shape == (2, 1280)
     with attached(pipe, tokens):
         use_lora(pipe, "subject")

@@ -1,5 +1,7 @@
 """Laws of structure: diffusers reads the folder, strength 0 is absence, rows follow their own edges."""
 
+import itertools
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from magic_insert.models.micro import MICRO, TINY, build_unet
 from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import style_embeds
+from magic_insert.models.text import attached, initial_tokens
 from magic_insert.models.zoo import load_pipeline
 
 SHIPPED_MB = 4.4  # what the package has room for
@@ -136,7 +139,9 @@ def test_a_network_is_a_folder_or_a_pinned_hub_id(tiny_micro: Path, named: str) 
         load_pipeline(model)
 
 
-def test_lora_adapter_and_controlnet_may_be_loaded_in_any_order(tiny_micro: Path, tmp_path: Path) -> None:
+def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
     def fresh() -> Any:
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
         pipe.controlnet_source = tiny_micro / "controlnet"
@@ -153,13 +158,18 @@ def test_lora_adapter_and_controlnet_may_be_loaded_in_any_order(tiny_micro: Path
     def adapter(pipe: Any) -> None:
         pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
 
+    learned = initial_tokens(trained, 1, word="bunny")
     pictures = []
-    for order in ((lora, adapter, controlnet_of), (controlnet_of, adapter, lora)):
+    for number, parts in enumerate(itertools.permutations((lora, adapter, controlnet_of))):
         pipe = fresh()
-        for load in order:
-            load(pipe)
-        style = style_embeds(pipe, [torch.rand(3, 64, 64, generator=generator(0, "style"))])
-        structure = Structure(controlnet_of(pipe), edges(0)[None], 0.6)
-        pictures.append(sample(pipe, ["a red bunny"], [1], steps=2, style=style, structure=structure))
-    assert torch.equal(*pictures)
-    assert (pictures[0] - sample(fresh(), ["a red bunny"], [1], steps=2)).abs().max() > 1e-4
+        with ExitStack() as stack:
+            order = list(parts)
+            order.insert(number % 4, lambda pipe, stack=stack: stack.enter_context(attached(pipe, learned)))
+            for load in order:
+                load(pipe)
+            style = style_embeds(pipe, [torch.rand(3, 64, 64, generator=generator(0, "style"))])
+            structure = Structure(controlnet_of(pipe), edges(0)[None], 0.6)
+            drawn = sample(pipe, ["a red <v1>"], [1], steps=2, style=style, structure=structure)
+        pictures.append(drawn)
+    assert all(torch.equal(pictures[0], picture) for picture in pictures[1:])
+    assert (pictures[0] - sample(fresh(), ["a red <v1>"], [1], steps=2)).abs().max() > 1e-4
