@@ -35,7 +35,7 @@ class DenoiserModule(PartModule):
         """What the UNet is told besides the noisy latents: token states (B T D) and SDXL's added conditions."""
         states, pooled = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
         if "pooled_ids" in batch:
-            pooled = self.text_encoder_2(batch["pooled_ids"]).text_embeds  # type: ignore[operator]
+            pooled = self.text_encoder_2(batch["pooled_ids"]).text_embeds
         added = {"text_embeds": pooled, "time_ids": time_ids(len(pooled), self.image_size, pooled.device)}
         return states, added
 
