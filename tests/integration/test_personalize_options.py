@@ -20,10 +20,11 @@ from magic_insert.config.schema import (
     ValidationConfig,
 )
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgb
+from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
+from magic_insert.data.subject_images import Augment, make_view
 from magic_insert.methods.personalized import PersonalizedStylizer
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import use_lora
@@ -33,6 +34,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.export import run_export
 from magic_insert.training.personalize import personalize
+from magic_insert.training.subject_cache import subject_cache
 from magic_insert.training.validation import step_folder
 
 CONFIG = PersonalizationConfig(
@@ -71,6 +73,7 @@ EVERYTHING = replace(
     gradient_checkpointing=True,
     validation=ValidationConfig(every=2, seeds=1, edits=["sitting"], steps=2, scorer="model", pick="best"),
 )  # fmt: skip
+TEXT = replace(CONFIG, text_rank=2, lr_text=1e-2)
 PRODUCTS = (LORA_FILE, TOKENS_FILE)
 
 
@@ -97,6 +100,11 @@ def largest_change(one: Path, other: Path) -> float:
 @pytest.fixture(scope="module")
 def plain(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def text_run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "text", TEXT)
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +172,35 @@ def test_n_small_batches_accumulated_are_one_large_batch(tiny_pipe: Any, tmp_pat
     assert all(torch.allclose(one[key], other[key], atol=1e-4) for key in one)
 
 
+class Savers(Callback):
+    """What of the memory savers is on at the first step: checkpointing, latents on disk, where the VAE was sent."""
+
+    def __init__(self, pipe: Any, out: Path, sent: list[str]) -> None:
+        self.pipe, self.out, self.sent, self.seen = pipe, out, sent, {}
+
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: int, batch_idx: int) -> None:
+        if not self.seen:
+            self.seen = {
+                "gradient_checkpointing": self.pipe.unet.is_gradient_checkpointing,
+                "latents": (self.out / "latents.safetensors").is_file(),
+                "vae": self.sent[-1:],
+            }
+
+
 @pytest.mark.parametrize("saver", [{"gradient_checkpointing": True}, {"latent_cache": "disk"}], ids=str)
-def test_what_only_saves_memory_changes_no_bit(
-    tiny_pipe: Any, plain: Path, tmp_path: Path, saver: dict[str, Any]
+def test_what_only_saves_memory_is_on_in_training_and_changes_no_bit(
+    tiny_pipe: Any, plain: Path, tmp_path: Path, saver: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, **saver))
+    sent: list[str] = []
+    send = tiny_pipe.vae.to
+    monkeypatch.setattr(tiny_pipe.vae, "to", lambda place: sent.append(str(place)) or send(place))
+    savers = Savers(tiny_pipe, tmp_path / "run", sent)
+    run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, **saver), callbacks=[savers])
+    assert savers.seen == {
+        "gradient_checkpointing": "gradient_checkpointing" in saver,
+        "latents": "latent_cache" in saver,
+        "vae": ["cpu"],
+    }
     assert product(run) == product(plain)
     assert not tiny_pipe.unet.is_gradient_checkpointing
     assert not list(run.glob("*latents*"))
@@ -177,6 +209,12 @@ def test_what_only_saves_memory_changes_no_bit(
 @pytest.mark.parametrize(
     "option",
     [
+        {"mask_loss": True},
+        {"augment_scale": 0.0},
+        {"augment_shift": 0.0},
+        {"augment_flip": True},
+        {"clip_norm": 1e-3},
+        {"initial_word": "bunny"},
         {"noise_offset": 0.5},
         {"min_snr_gamma": 1.0},
         {"augment_ground": "colors"},
@@ -192,6 +230,47 @@ def test_every_option_of_the_recipe_reaches_the_weights(
 ) -> None:
     run = train(tiny_pipe, tmp_path / "run", replace(CONFIG, **option))
     assert product(run) != product(plain)
+
+
+@pytest.mark.parametrize("option", [{"text_alpha": 2.0}, {"wd_text": 0.9}], ids=str)
+def test_every_option_of_the_text_lora_reaches_the_weights(
+    tiny_pipe: Any, text_run: Path, tmp_path: Path, option: dict[str, Any]
+) -> None:
+    run = train(tiny_pipe, tmp_path / "run", replace(TEXT, **option))
+    assert product(run)[0] != product(text_run)[0]
+
+
+def test_the_look_hears_the_style_and_the_blocks_that_are_asked_for_and_the_weights_do_not(
+    tiny_pipe: Any, tmp_path: Path
+) -> None:
+    look = ValidationConfig(every=1, seeds=1, edits=[], steps=2, style_blocks="all")
+    save_png(tmp_path / "style.png", torch.rand(3, 64, 64, generator=generator(1, "style")))
+    sheets, products = [], []
+    for number, change in enumerate(({}, {"style": str(tmp_path / "style.png")}, {"style_blocks": "up0"})):
+        cfg = replace(CONFIG, steps=1, validation=replace(look, **change))
+        run = train(tiny_pipe, tmp_path / str(number), cfg)
+        sheets.append((run / "samples" / "step-000001.png").read_bytes())
+        products.append(tuple(product(run)))
+    assert len(set(sheets)) == 3
+    assert len(set(products)) == 1
+
+
+def test_with_mask_loss_the_ground_weighs_nothing_and_every_view_as_much_as_without(
+    tiny_pipe: Any, tmp_path: Path
+) -> None:
+    without, masked = (
+        subject_cache(tiny_pipe, [subject()], replace(CONFIG, mask_loss=mask), seed=3, out=tmp_path)
+        for mask in (False, True)
+    )
+    assert torch.equal(without.weights, torch.ones_like(without.weights))
+    assert torch.equal(without.latents, masked.latents)
+    side = masked.weights.shape[-1]
+    for i, weights in enumerate(masked.weights):
+        alpha = make_view([subject()], i, 64, seed=3, augment=Augment(CONFIG.augment_scale))[1]
+        covered = alpha.view(side, 64 // side, side, 64 // side).amax(dim=(1, 3)) > 0
+        assert torch.equal(weights[0] > 0, covered)
+        assert 0 < covered.float().mean() < 1
+        assert float(weights.mean()) == pytest.approx(1)
 
 
 def test_half_precision_trains_to_something_near(tiny_pipe: Any, plain: Path, tmp_path: Path) -> None:
@@ -247,6 +326,10 @@ def test_a_saved_step_is_a_product_of_its_own(tiny_pipe: Any, everything: Path) 
     )
     assert made.prompt() == "A <v1> <v2> bunny."
     made.close()
+    card, whole = (read_json(run / "card.json") for run in (step_folder(everything, 2), everything))
+    assert card["steps"] == 2
+    told = ("model", "subjects", "config", "image_size", "prediction_type", "prompt", "tokens")
+    assert {name: card[name] for name in told} == {name: whole[name] for name in told}
 
 
 def our_picture(pipe: Any, run: Path) -> torch.Tensor:
@@ -291,12 +374,13 @@ def test_plain_diffusers_draws_the_picture_of_a_weight_decomposed_run(
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("form", ["kohya", "diffusers"])
-def test_an_exported_run_draws_the_same_picture_in_plain_diffusers(
-    tiny_pipe: Any, stock_pipe: Any, everything: Path, tmp_path: Path, form: str
+@pytest.mark.parametrize(("form", "step"), [("kohya", None), ("diffusers", None), ("kohya", 2)])
+def test_an_exported_run_or_saved_step_draws_the_same_picture_in_plain_diffusers(
+    tiny_pipe: Any, stock_pipe: Any, everything: Path, tmp_path: Path, form: str, step: int | None
 ) -> None:
-    lora, tokens = run_export(ExportConfig(run=str(everything), out=str(tmp_path), format=form, name="block"))
-    ours = our_picture(tiny_pipe, everything)
+    run = everything if step is None else step_folder(everything, step)
+    lora, tokens = run_export(ExportConfig(run=str(run), out=str(tmp_path), format=form, name="block"))
+    ours = our_picture(tiny_pipe, run)
     theirs = stock_picture(stock_pipe, lora, tokens, "A <v1> <v2> bunny.")
     torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
 

@@ -1,6 +1,6 @@
 """How a look at a run is set up: the subject as it is trained on, a style to try, a judge, the texts of the edits."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,11 @@ def open_validation(
     *,
     seed: int,
     out: Path,
+    facts: Mapping[str, Any],
 ) -> Validation | None:
     """The looks of a run as `cfg.validation` asks for them; None for none. `pipe` carries no LoRA yet.
+
+    The card of every saved step will say `facts`.
 
     Raises:
         UserError: the style picture cannot be read, or the judge does not fit the model.
@@ -56,4 +59,5 @@ def open_validation(
         scorer=build_scorer(asked.scorer, pipe, pictures, edit_texts(cfg.class_noun, asked.edits)),
         seed=seed,
         out=out,
+        facts=facts,
     )

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from magic_insert.config.schema import LoggerConfig, PersonalizationConfig
+from magic_insert.config.schema.personalization import check_precision
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes, write_json
@@ -103,7 +104,15 @@ def personalize(
         return out
     refuse_unknown_layers(pipe.unet, cfg.targets)
     check_device(cfg, pipe.unet.device)
-    validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out)
+    check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
+    facts = {
+        "prompt": cfg.prompt,
+        "tokens": list(tokens.names),
+        "image_size": image_size(pipe),
+        "prediction_type": pipe.scheduler.config.prediction_type,
+        **contents,
+    }
+    validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out, facts=facts)
     write_json(out / CLAIM_FILE, {"key": key, **contents})  # all that can be refused is behind us
     began = time.perf_counter()
     with between_steps() as stop:
@@ -126,16 +135,12 @@ def personalize(
         picked = _finish_validation(validation, cfg, out)
         card = {
             "key": key,
-            "prompt": cfg.prompt,
-            "tokens": list(tokens.names),
             "steps": cfg.steps,
             "seconds": round(time.perf_counter() - began, 2),
             "resumed_from": module.start.step if module.start else 0,
-            "image_size": image_size(pipe),
-            "prediction_type": pipe.scheduler.config.prediction_type,
             "mask_loss": counts_only_subject(subjects, cfg),
             **picked,
-            **contents,
+            **facts,
         }
         write_json(out / CARD_FILE, card)
         for path in (*list_checkpoints(out), *out.glob(f"*{LATENTS_FILE}")):

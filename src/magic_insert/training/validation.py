@@ -7,6 +7,7 @@ Source of the question asked: Magic Insert (arXiv 2407.02489), fidelity against 
 Shape letters: S side in pixels.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ class Validation:
         scorer: SampleScorer | None,
         seed: int,
         out: Path,
+        facts: Mapping[str, Any],
     ) -> None:
         """Args:
         pipe: the pipeline in training.
@@ -61,9 +63,10 @@ class Validation:
         scorer: judges the samples; None for no scores.
         seed: root of the samples' seeds.
         out: run folder.
+        facts: what the card of every saved step says besides the step: how to use the product and how it came about.
         """
         self.pipe, self.cfg, self.picture, self.out = pipe, cfg, picture, out
-        self.style_picture, self.scorer, self.words = style_picture, scorer, words
+        self.style_picture, self.scorer, self.words, self.facts = style_picture, scorer, words, facts
         phrase = words.rstrip().rstrip(".")
         self.prompts = [words, *(f"{phrase} {edit.strip()}." for edit in cfg.validation.edits)]
         self.seeds = [fold_in(seed, "look", i) for i in range(cfg.validation.seeds)]
@@ -107,8 +110,7 @@ class Validation:
             found.update(self.scorer.scores(plain, edits))
         place = step_folder(self.out, step)
         trainables.save(place)
-        names = list(trainables.tokens.names)
-        write_json(place / CARD_FILE, {"prompt": self.cfg.prompt, "tokens": names, "scores": [found]})
+        write_json(place / CARD_FILE, {**self.facts, "steps": step, "scores": [found]})
         append_jsonl(self.out / ROWS_FILE, found)
         return found
 

@@ -19,6 +19,19 @@ GROUNDS = ("white", "colors")
 MAX_TOKENS = 8
 
 
+def check_precision(precision: str, dtype: str) -> None:
+    """That a model with frozen weights of `dtype` can be trained through in `precision`.
+
+    Raises:
+        UserError: gradients would be computed in float16 with nothing that keeps small ones from vanishing.
+    """
+    if dtype == "float16" and precision == "32-true":
+        raise UserError(
+            "expected mixed precision for a model in float16, got personalization.precision=32-true; set "
+            "personalization.precision=bf16-mixed personalization.gradient_checkpointing=true, or model.dtype=bfloat16"
+        )
+
+
 @dataclass(frozen=True)
 class ValidationConfig:
     """A look at the subject while it is learned: a sheet of samples, scores, and the product of that step.
