@@ -1,6 +1,7 @@
 """Every configuration composes; a wrong key, type or range is refused by name before anything starts."""
 
 import inspect
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,8 @@ def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> N
         ("insert", "box=[1,2,3]", "box"),
         ("insert", "box=[1,2,0,3]", "box"),
         ("insert", "box=[-1,2,3,3]", "box"),
+        ("insert", "background=[]", "background"),
+        ("insert", "background=3", "background"),
         ("personalize", "personalization.num_tokens=0", "personalization.num_tokens"),
         ("personalize", "personalization.num_tokens=9", "personalization.num_tokens"),
         ("personalize", "personalization.lr_unet=.inf", "personalization.lr_unet"),
@@ -241,6 +244,24 @@ def test_the_papers_recipe_is_the_papers() -> None:
     cfg = frozen("personalize", "personalization=paper").personalization
     assert (cfg.steps, cfg.batch_size, cfg.num_tokens) == (600, 1, 2)
     assert (cfg.lr_unet, cfg.wd_unet, cfg.lr_tokens, cfg.wd_tokens) == (1e-5, 0.3, 1e-3, 0.1)
+
+
+@pytest.mark.parametrize("job", ["personalize", "insert", "demo"])
+@pytest.mark.parametrize("recipe", ["paper", "default"])
+def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job: str, recipe: str) -> None:
+    words = ("model=sdxl", f"personalization={recipe}")
+    with pytest.raises(UserError, match="float16") as refused:
+        frozen(job, *words)
+    assert "\n" not in str(refused.value)
+    told = re.findall(r"personalization\.\S+=[\w-]+", str(refused.value).split("set ")[1])
+    cfg = frozen(job, *words, *told)
+    assert (cfg.personalization.precision, cfg.personalization.gradient_checkpointing) == ("bf16-mixed", True)
+    assert frozen(job, *words, "model.dtype=bfloat16").personalization.precision == "32-true"
+
+
+def test_what_trains_nothing_does_not_care_about_precision() -> None:
+    for words in (("run=r",), ("stylizer=instantstyle", "subject_text=cat")):
+        frozen("insert", "model=sdxl", "personalization=paper", *words)
 
 
 def test_a_frozen_configuration_cannot_be_changed() -> None:

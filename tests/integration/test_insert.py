@@ -10,13 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from magic_insert.cli.insert import check as check_insert
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
+from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
 from magic_insert.evaluation.demo import run_demo
 from magic_insert.methods.insert_job import run_insert
+from magic_insert.models.micro import build_micro
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.training.personalize_job import run_personalize
 
 FAST = [
     "model.image_size=64",
@@ -114,6 +119,111 @@ def test_pixels_beyond_the_reach_of_the_subject_are_the_backgrounds_own(
 def test_copy_paste_changes_nothing_but_the_subject(files: Path, tiny_micro: Path) -> None:
     out = run(files, tiny_micro, "inserter=copy_paste", "keep_intermediate=true")
     assert torch.equal(levels(out), levels(out.parent / "out_parts" / "pasted.png"))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Path:
+    """A folder with the subject `cut.png` and, in `run`, its personalisation with a saved step."""
+    folder = tmp_path_factory.mktemp("learned")
+    save_png(folder / "cut.png", subject_picture())
+    words = [
+        f"subject={folder / 'cut.png'}",
+        f"out={folder / 'run'}",
+        f"model.source={tiny_micro}",
+        *FAST[:5],
+    ]
+    look = ["every=1", "seeds=1", "steps=1", "scorer=none", "edits=[]"]
+    run_personalize(
+        freeze(compose_job("personalize", [*words, *(f"personalization.validation.{word}" for word in look)]))
+    )
+    return folder
+
+
+def test_one_personalisation_serves_many_backgrounds_as_it_serves_each_alone(
+    files: Path, tiny_micro: Path, learned: Path
+) -> None:
+    save_png(files / "places" / "here.png", torch.rand(3, 90, 120, generator=generator(1, "scene")))
+    save_png(files / "places" / "there.webp.png", torch.rand(3, 150, 100, generator=generator(2, "scene")))
+    words = [f"run={learned / 'run'}", f"subject={learned / 'cut.png'}", "keep_intermediate=true"]
+    folder = run(files, tiny_micro, *words, f"out={files / 'many'}", background="places")
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [
+        "here.json", "here.png", "there.webp.json", "there.webp.png",
+    ]  # fmt: skip
+    for name, size in (("here", (3, 90, 120)), ("there.webp", (3, 150, 100))):
+        story = json.loads((folder / f"{name}.json").read_text())
+        assert story["pair_id"] == f"cut__{name}"
+        assert set(story["seconds"]) == {
+            "cut", "load", "stylise", "segment", "paste", "insert", "composite",
+        }  # fmt: skip
+        assert story["weights"][TOKENS_FILE] == sha256_file(learned / "run" / TOKENS_FILE)
+        assert levels(folder / f"{name}.png").shape == size
+        alone = run(files, tiny_micro, *words, background=f"places/{name}.png")
+        for batch, single in (
+            (folder / f"{name}_parts" / "stylised.png", alone.parent / "out_parts" / "stylised.png"),
+            (folder / f"{name}.png", alone),
+        ):
+            # The rows of a batch are those of single calls to float tolerance, and so to a level.
+            apart = (levels(batch).int() - levels(single).int()).abs()
+            assert (apart > 1).float().mean() < 0.01, batch.name
+    drawn = [levels(folder / f"{name}_parts" / "stylised.png") for name in ("here", "there.webp")]
+    assert not torch.equal(*drawn)
+
+
+def test_a_saved_step_is_a_run_for_the_job_too(files: Path, tiny_micro: Path, learned: Path) -> None:
+    step = learned / "run" / "steps" / "000001"
+    out = run(files, tiny_micro, f"run={step}", f"subject={learned / 'cut.png'}")
+    story = json.loads(out.with_suffix(".json").read_text())
+    assert "personalise" not in story["seconds"]
+    assert story["weights"][TOKENS_FILE] == sha256_file(step / TOKENS_FILE)
+
+
+REFUSED_OF_MANY = {
+    "no run": (["run=nowhere"], "finished personalisation"),
+    "another subject": (["run=RUN", "subject=opaque.png"], "a picture that"),
+    "no need of a run": (["run=RUN", "stylizer.name=adain"], "stylizer=personalized"),
+    "a picture for many": (["background=[scene.png,places/a.png]", "out=new/out.png"], "a folder for several"),
+    "a folder for one": (["out=new"], "ending in .png"),
+    "the same name twice": (["background=[places/a.png,a.png]", "out=new"], "different names"),
+    "the name of the record": (["background=[places/run.png]", "out=new"], "another name"),
+    "no pictures": (["background=empty", "out=new"], "got none"),
+    "one is missing": (["background=[scene.png,nowhere.png]", "out=new"], "no file at nowhere"),
+    "one is broken": (["background=[scene.png,broken.png]", "out=new"], "damaged"),
+    "over an input": (["background=places", "out=places"], "not one of the inputs"),
+    "a box outside of one": (["background=[scene.png,places/a.png]", "box=[100,80,40,40]", "out=new"], "inside"),
+    "a pose for many": (["background=[scene.png]", "out=new", "pose=rules"], "pose=none"),
+    "no background": (["background=[]", "out=new"], "background=PATH"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED_OF_MANY)
+def test_bad_input_of_many_backgrounds_or_a_run_is_refused_before_anything_is_made(
+    files: Path, tiny_micro: Path, learned: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    overrides, message = REFUSED_OF_MANY[case]
+    monkeypatch.chdir(files)
+    (files / "empty").mkdir()
+    for name in ("a.png", "places/a.png", "places/run.png"):
+        save_png(files / name, torch.rand(3, 60, 60))
+    if case == "over an input":
+        (files / "places" / "run.png").unlink()
+    before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
+    words = [f"subject={learned / 'cut.png'}", "background=scene.png", "out=new/folder/out.png"]
+    overrides = [word.replace("RUN", str(learned / "run")) for word in overrides]
+    with pytest.raises(UserError, match=message):
+        check_insert(freeze(compose_job("insert", [*words, f"model.source={tiny_micro}", *FAST, *overrides])))
+    with pytest.raises(UserError, match=message):
+        run_insert(freeze(compose_job("insert", [*words, f"model.source={tiny_micro}", *FAST, *overrides])))
+    assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
+    assert not (files / "new").exists()
+
+
+def test_a_run_of_another_model_is_refused_and_nothing_is_written(
+    files: Path, learned: Path, tmp_path: Path
+) -> None:
+    other = build_micro(tmp_path / "other", seed=1, size="tiny")
+    with pytest.raises(UserError, match="personalisation of this model"):
+        run(files, other, f"run={learned / 'run'}", f"subject={learned / 'cut.png'}")
+    assert not (files / "result").exists()
 
 
 @pytest.mark.parametrize("reference", ["unmasked", "input"])

@@ -1,18 +1,17 @@
-"""`magic-insert insert`: one subject into one background."""
+"""`magic-insert insert`: one subject into one background, or into many."""
 
 from collections.abc import Sequence
 
 from magic_insert.cli.app import require_file, run_app
 from magic_insert.config.schema import InsertConfig
 from magic_insert.methods.input_checks import (
-    check_apart,
     check_box_inside,
     check_inserter,
     check_model,
     check_picture,
-    check_place,
     check_segmenter,
 )
+from magic_insert.methods.insert_checks import check_run, places_of
 from magic_insert.methods.pose_server import check_server
 from magic_insert.methods.stylizer_checks import check_stylizer
 
@@ -20,11 +19,11 @@ from magic_insert.methods.stylizer_checks import check_stylizer
 def check(cfg: InsertConfig) -> None:
     """Looks at pictures, box and places before anything heavy is loaded; raises `UserError`."""
     require_file("subject", cfg.subject)
-    require_file("background", cfg.background)
-    out = check_place(cfg.out, suffix=".png")
-    check_apart(out, cfg.subject, cfg.background)
+    places = places_of(cfg)
     check_picture(cfg.subject)
-    check_box_inside(cfg.box, check_picture(cfg.background))
+    for background, _ in places:
+        check_box_inside(cfg.box, check_picture(str(background)))
+    check_run(cfg)
     check_segmenter(cfg.segmenter)
     model_folder = check_model(cfg.model)
     check_inserter(cfg.inserter, model_folder)

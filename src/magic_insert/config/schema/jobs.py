@@ -16,7 +16,7 @@ from magic_insert.config.schema.parts import (
     SegmenterConfig,
     StyleConfig,
 )
-from magic_insert.config.schema.personalization import PersonalizationConfig
+from magic_insert.config.schema.personalization import PersonalizationConfig, check_precision
 from magic_insert.config.schema.stylizers import PoseConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 
@@ -29,6 +29,9 @@ MAX_PICTURES = 5
 class InsertConfig:
     """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null.
 
+    `background`: a picture; or a list of them or a folder, each inserted into under its own name in the folder `out`.
+    `run`: run folder, or saved step, of a personalisation of this subject; null personalises now.
+
     `composite`: `effect_layer` keeps the background's own pixels outside the subject and its effect, `paper` keeps the
     whole picture as the inserter drew it.
 
@@ -36,8 +39,9 @@ class InsertConfig:
     """
 
     subject: str = MISSING
-    background: str = MISSING
+    background: Any = MISSING  # a path or a list of paths
     out: str = MISSING
+    run: str | None = None
     box: list[int] | None = None
     subject_text: str = ""
     seed: int = 0
@@ -54,6 +58,17 @@ class InsertConfig:
 
     def __post_init__(self) -> None:
         one_of("composite", self.composite, COMPOSITES)
+        paths = self.background if isinstance(self.background, list) else [self.background]
+        if not paths or not all(isinstance(path, str) and path for path in paths):
+            raise UserError(
+                f"expected background=PATH or background=[PATH,PATH], got {self.background!r}; quote odd names"
+            )
+        if self.run is None and self.stylizer.name == "personalized":
+            check_precision(self.personalization.precision, self.model.dtype)
+        if self.run is not None and self.stylizer.name != "personalized":
+            raise UserError(
+                f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
+            )
         if self.box is None:
             return
         if len(self.box) != 4:
@@ -90,6 +105,7 @@ class PersonalizeConfig:
                 f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(self.pictures)}; "
                 "set subject=[PATH,...]"
             )
+        check_precision(self.personalization.precision, self.model.dtype)
 
     @property
     def pictures(self) -> list[str]:
@@ -115,6 +131,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         within("num_scenes", self.num_scenes, 1, 20)
+        check_precision(self.personalization.precision, self.model.dtype)
         one_of("composite", self.composite, COMPOSITES)
 
 
