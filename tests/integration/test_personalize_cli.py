@@ -12,10 +12,12 @@ from PIL import Image
 
 from magic_insert.cli.main import main
 from magic_insert.core.images import save_png
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import generator
+from magic_insert.data.subject_files import SubjectFiles
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.training.personalize_job import share
 
 FAST = ("personalization.steps=1", "personalization.views=1", "personalization.rank=1",
         "personalization.targets=[to_q]", "personalization.validation.every=0", "model.device=cpu")  # fmt: skip
@@ -67,16 +69,30 @@ def test_ranks_share_subjects_and_not_gradients(
     words = ("personalize", f"subject={tmp_path / 'subjects'}", *model)
     assert run(*words, f"out={tmp_path / 'one'}") == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
     done = []
-    for rank in ("0", "1"):
+    for rank in ("1", "0", "0"):  # alone, the last one finds fewer subjects to learn every time
         monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("LOCAL_RANK", rank)
         assert run(*words, f"out={tmp_path / 'two'}") == 0
         done.append({path.parent.name for path in (tmp_path / "two").glob("*/card.json")})
-    assert done == [{"a", "c"}, {"a", "b", "c"}]
+    assert done == [{"b"}, {"a", "b"}, {"a", "b", "c"}]
     for name in ("a", "b", "c"):
         one, two = (tmp_path / out / name / LORA_FILE for out in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
+
+
+def test_only_subjects_that_are_still_to_learn_are_shared_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: list[Any] = [(SubjectFiles((), tmp_path / name), {}) for name in "abcdef"]
+    for name in "ace":  # what one of two processes would have been left with
+        write_json(tmp_path / name / "card.json", {})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append("".join(files.out.name for files, _ in share(work)))
+    assert shares == ["bfae", "dc"]
 
 
 def everything_in(folder: Path) -> dict[str, bytes]:
@@ -105,6 +121,8 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
         "token_pattern": (cat, "personalization.token_pattern=cat"),
         "class_noun": (cat, "personalization.prior_images=2"),
         "one learning rate": (cat, "personalization.optimizer=prodigy"),
+        "model.dtype=bfloat16": (cat, "model.dtype=float16"),
+        "already has": (cat, "personalization.token_pattern='{n}</w>'"),  # how a vocabulary spells the word 1
         "scores to pick": (cat, "personalization.validation.pick=best"),
         "LoRA targets": (cat, "personalization.targets=[no_such_layer]"),
     }

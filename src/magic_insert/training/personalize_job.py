@@ -4,13 +4,17 @@ Pictures are judged before a model library is imported.
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from magic_insert.config.schema import ModelConfig, PersonalizeConfig
 from magic_insert.core import ranks
-from magic_insert.data.subject_files import check_run_folder, request_of, subjects_of
+from magic_insert.data.subject_files import SubjectFiles, check_run_folder, request_of, subjects_of
 from magic_insert.data.subject_images import load_subjects
 
+CARD_FILE = "card.json"
+Work = tuple[SubjectFiles, dict[str, Any]]
 log = logging.getLogger(__name__)
 
 
@@ -25,7 +29,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     for job, request in zip(jobs, requests, strict=True):
         check_run_folder(job.out, request)
         load_subjects(job.pictures)
-    mine = ranks.shard(list(zip(jobs, requests, strict=True)))
+    mine = share(list(zip(jobs, requests, strict=True)))
     if not mine:
         return []
     # Only now what takes seconds to import: bad pictures are answered without it.
@@ -48,6 +52,21 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
             class_root=Path(cfg.out),
         )
     return [job.out for job, _ in mine]
+
+
+def share(work: Sequence[Work]) -> list[Work]:
+    """This process's part of the subjects: of those still to learn, and of those that only have to be looked at.
+
+    A folder that is half done is shared out anew, so that no process is left with nothing but finished subjects.
+    """
+    todo = [item for item in work if not (item[0].out / CARD_FILE).is_file()]
+    done = [item for item in work if item not in todo]
+    if ranks.world_size() > 1:
+        from torch import distributed
+
+        if distributed.is_initialized():
+            distributed.barrier()  # nobody may finish a subject that another has not counted yet
+    return ranks.shard(todo) + ranks.shard(done)
 
 
 def own_device(model: ModelConfig) -> str | None:
