@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -113,13 +114,23 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
     named = [f"{subject}__{rest[:-2]}.{rest[-1]}" for subject, _, rest in pairs]
     words = [
         f"model.source={tiny_micro}", "model.image_size=64", "model.device=cpu", "benchmark=subjectplop",
-        f"root={SHARED}", "benchmark.placement=both", f"benchmark.pairs=[{','.join(named)}]", "track=insert",
+        f"root={SHARED}", "benchmark.placement=both", f"benchmark.pairs=[{','.join(named)}]", "track=both",
         "personalization.steps=1", "personalization.batch_size=1", "personalization.views=1", "sampling.steps=2",
-        "stylizer=personalized", "inserter=copy_paste,official:images", f"inserters.official.dir={results}",
+        "stylizer=personalized", "inserter=copy_paste,real_only,official:images", f"inserters.official.dir={results}",
         "inserters.official.pattern='res_{subject}_{background}_{side}.jpg'", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
     run_evaluate(freeze(compose_job("evaluate", rewrite(words))))
-    rows = [row for row in read_rows(tmp_path / "out" / "rows.jsonl") if row["method"] == "official"]
+    every = read_rows(tmp_path / "out" / "rows.jsonl")
+
+    def of(track: str, method: str) -> list[dict[str, Any]]:
+        return [row for row in every if (row["track"], row["method"]) == (track, method)]
+
+    ours = ("personalized+copy_paste", "personalized+real_only")
+    assert [len(of("stylize", "personalized")), *(len(of("insert", name)) for name in ours)] == [
+        len(named)
+    ] * 3
+    assert all(row["values"]["outside_equal"] == 1.0 for row in of("insert", ours[0]))
+    rows = of("insert", "official")
     assert len(rows) == len(named)
     # The official method redraws the whole picture: about 29 dB outside, measured on 160 of its results.
     assert all(20 < row["values"]["outside_psnr"] < 40 for row in rows)
