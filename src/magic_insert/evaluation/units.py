@@ -4,6 +4,7 @@ A stored unit names what its numbers depend on: the benchmark, the cards, the pi
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from magic_insert.core.digest import digest
@@ -11,7 +12,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.data.benchmarks import Benchmark
 from magic_insert.evaluation.entries import Entry
-from magic_insert.evaluation.features import Picture
+from magic_insert.evaluation.features import WORKERS, Picture
 from magic_insert.evaluation.judge import Judges, judge, pictures_of
 from magic_insert.evaluation.rows import Row, check_row
 
@@ -83,10 +84,22 @@ def judge_all(
     judges: Judges,
     on_row: Callable[[int], None],
 ) -> None:
-    """Judges `units`, storing each as it is done; `on_row` hears how many rows are done."""
-    for unit, entries in units:
-        judge_unit(out, unit, entries, bench, keys, judges)
-        on_row(len(entries))
+    """Judges `units`, several at a time, storing each as it is done; `on_row` hears how many rows are done.
+
+    Judging is decoding and arithmetic, both of which leave Python's lock, so threads are enough. The first error ends
+    it; units that are done by then are kept.
+    """
+    with ThreadPoolExecutor(WORKERS) as pool:
+        tasks = {
+            pool.submit(judge_unit, out, unit, own, bench, keys, judges): len(own) for unit, own in units
+        }
+        try:
+            for task in as_completed(tasks):
+                task.result()
+                on_row(tasks[task])
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def collect(
