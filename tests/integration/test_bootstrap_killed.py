@@ -140,7 +140,7 @@ def kill_until_done(
         process.start()
         deadline = time.monotonic() + PATIENCE
         while process.exitcode is None:
-            at = "select" if set(store.glob("select/*")) - chosen else progressed(store, before)
+            at = progressed(store, before) or ("select" if set(store.glob("select/*")) - chosen else None)
             if at is not None and left[at] > 0:
                 time.sleep(rng.choice((0.0, 0.0, 0.005, 0.02, 0.05)))
                 process.kill()
