@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.plan import STAGES, Execute
 from magic_insert.bootstrap.product import WEIGHTS
-from magic_insert.bootstrap.store import MANIFEST, flaw_of
+from magic_insert.bootstrap.store import MANIFEST, WORK, flaw_of
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import BootstrapConfig, ExecConfig
@@ -106,7 +106,7 @@ def test_a_rank_killed_in_harvest_ends_the_run_within_a_minute_and_the_next_one_
 
     with pytest.raises(StageFailed, match=r"rank 1 of .* was ended by SIGKILL; log: "):
         run(store, tiny_micro, with_a_death)
-    (dying,) = store.glob("staging/harvest-*/work/dying")
+    (dying,) = store.glob(f"staging/harvest-*/{WORK}/dying")
     assert time.time() - dying.stat().st_mtime < 60
     assert files(store, "harvest") == {}
     # Harvest and measurements come out as they were: what was made from them is found again under its old key.

@@ -27,7 +27,7 @@ from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import rank
 from magic_insert.models.latents import decode, encode
 from magic_insert.training.insertion import EditLatents, Task, mask_cells
-from magic_insert.training.insertion_fit import PLAIN, PRODUCTS, FitOptions, fit_edit
+from magic_insert.training.insertion_fit import PRODUCTS, FitOptions, fit_edit
 
 ENCODED_TOGETHER = 8
 SOFT = 0.02  # of the picture's side: how far around hole and effect the composited background blends
@@ -61,8 +61,8 @@ def run_fit(path: Path) -> None:
         options=FitOptions(
             ema_decay=settings["ema_decay"] or None,
             effect_weight=settings["effect_weight"],
-            precision=settings.get("precision", PLAIN.precision),
-            lora_rank=settings.get("lora_rank", PLAIN.lora_rank),
+            precision=settings["precision"],
+            lora_rank=settings["lora_rank"],
             save_every=settings["save_every"],
         ),
     )

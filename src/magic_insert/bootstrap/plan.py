@@ -38,7 +38,6 @@ SELECT_VERSION = 1
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 SELECTION = "selection.json"
 LOSSES = "train.jsonl"  # what a fit leaves in its work folder
-FIT_DEFAULTS = {"precision": "32-true", "lora_rank": 0}
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -188,8 +187,6 @@ class Plan:
             "seed": fold_in(self.cfg.seed, "bootstrap fit", task, number),
             **{k: v for k, v in asdict(cfg).items() if k not in ("num_photos", "photos", "save_every")},
         }
-        # Left out at their defaults: stages that were made before they could be set keep their keys.
-        settings = {k: v for k, v in settings.items() if k not in FIT_DEFAULTS or v != FIT_DEFAULTS[k]}
         inputs = {
             "pool": source_of(pool),
             "harvest": source_of(harvest),

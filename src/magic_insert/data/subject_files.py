@@ -16,6 +16,7 @@ from magic_insert.core.jsonl import read_json
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CLAIM_FILE = "personalization.json"
+CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
 RUN_FILE = "run.json"
 
 

@@ -10,11 +10,10 @@ from magic_insert.config.schema import InsertConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
-from magic_insert.data.subject_files import SUFFIXES
+from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
 from magic_insert.methods.input_checks import check_place
 
 PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
-CARD_FILE = "card.json"
 TAKEN = "run"  # run.json in `out` is the record of the run and no picture's sidecar
 
 

@@ -20,6 +20,7 @@ from magic_insert.config.schema import SamplingConfig, StyleConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.methods.drawing import (
     draw_numbers,
     draw_styled,
@@ -31,8 +32,6 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import load_lora, remove_lora, use_lora
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
-
-CARD_FILE = "card.json"
 
 
 class PersonalizedStylizer:

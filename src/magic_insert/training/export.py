@@ -15,12 +15,12 @@ from torch import Tensor
 from magic_insert.config.schema import ExportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.models.kohya import alphas, kohya_state
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 
-CARD_FILE = "card.json"
 SDXL = "stable-diffusion-xl-v1-base"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
 

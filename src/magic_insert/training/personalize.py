@@ -22,7 +22,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_files import CLAIM_FILE
+from magic_insert.data.subject_files import CARD_FILE, CLAIM_FILE
 from magic_insert.data.subject_images import check_subject
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import refuse_unknown_layers
@@ -41,7 +41,7 @@ from magic_insert.training.personalize_module import PersonalizeModule
 from magic_insert.training.stopping import StopRequest, between_steps
 from magic_insert.training.subject_cache import class_cache, counts_only_subject, subject_cache
 from magic_insert.training.trainables import trainables_of
-from magic_insert.training.validation import CARD_FILE, Validation, step_folder
+from magic_insert.training.validation import Validation, step_folder
 from magic_insert.training.view_cache import FILE as LATENTS_FILE
 from magic_insert.training.view_cache import vae_on
 

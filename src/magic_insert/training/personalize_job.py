@@ -10,10 +10,9 @@ from typing import Any
 
 from magic_insert.config.schema import ModelConfig, PersonalizeConfig
 from magic_insert.core import ranks
-from magic_insert.data.subject_files import SubjectFiles, check_run_folder, request_of, subjects_of
+from magic_insert.data.subject_files import CARD_FILE, SubjectFiles, check_run_folder, request_of, subjects_of
 from magic_insert.data.subject_images import load_subjects
 
-CARD_FILE = "card.json"
 Work = tuple[SubjectFiles, dict[str, Any]]
 log = logging.getLogger(__name__)
 

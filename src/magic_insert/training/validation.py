@@ -19,6 +19,7 @@ from magic_insert.config.schema import PersonalizationConfig
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_json
 from magic_insert.core.rand import fold_in
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import has_adapter, listening, style_embeds
 from magic_insert.tracking import Tracker
@@ -29,7 +30,6 @@ from magic_insert.training.trainables import Trainables
 from magic_insert.training.view_cache import vae_on
 
 ROWS_FILE = "validation.jsonl"
-CARD_FILE = "card.json"
 BATCH = 4
 
 
