@@ -14,7 +14,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models.edit_start import edit_start, edit_start_from_inpainting
 from magic_insert.models.inserter import load_edit_unet
 from magic_insert.models.micro import TINY, build_unet
-from magic_insert.training.insertion import CLEAR_CHANGE, EditLatents, edit_batches, effect_weights
+from magic_insert.training.insertion import CLEAR_CHANGE, EditLatents, edit_batches, effect_weights, shifted_times
 from magic_insert.training.insertion_fit import FitOptions, fit_edit
 
 C = TINY.latent_channels
@@ -166,6 +166,16 @@ def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: Edit
     assert shown["condition"].any()
     for key in ("latents", "noise", "timesteps"):
         assert torch.equal(shown[key], hidden[key])
+
+
+def test_a_time_shift_keeps_both_ends_and_draws_noisy_times_more_often() -> None:
+    uniform = torch.arange(1000) / 1000
+    plain, shifted = shifted_times(uniform, 1.0, 1000), shifted_times(uniform, 3.0, 1000)
+    assert torch.equal(plain, (uniform * 1000).long())
+    assert shifted[0] == 0
+    assert shifted[-1] == 999
+    assert shifted[500] == 750  # 3 u / (1 + 2 u) at one half
+    assert (shifted.diff() >= 0).all()
 
 
 def test_changed_cells_count_more_and_every_picture_as_much_as_any_other() -> None:

@@ -1,6 +1,7 @@
 """The pool: a pure function of its plan, whoever renders it and however often it was stopped."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ PLAN = PoolPlan(
     drawings_per_subject=2,
     num_scenes=3,
     drawings_per_scene=2,
+    num_photo_scenes=3,
     size=32,
     chunk=2,
 )
@@ -37,7 +39,7 @@ def test_a_pool_that_lost_chunks_is_finished_to_the_same_pixels(pool: ToyboxPool
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")[-1] = 0
     assert kept
     again = ToyboxPool(write_pool(tmp_path, PLAN, workers=1))
-    for name in ("subjects", "subject_alpha", "scenes_with", "scenes_without", "scene_mask"):
+    for name in ("subjects", "subject_alpha", "scenes_with", "scenes_without", "scene_mask", "photos_with", "photo_mask"):
         assert np.array_equal(getattr(again, name), getattr(pool, name)), name
 
 
@@ -45,6 +47,15 @@ def test_two_workers_render_what_one_renders(pool: ToyboxPool, tmp_path: Path) -
     two = ToyboxPool(write_pool(tmp_path, PLAN, workers=2))
     assert np.array_equal(two.scenes_with, pool.scenes_with)
     assert np.array_equal(two.subjects, pool.subjects)
+    assert np.array_equal(two.photos_without, pool.photos_without)
+
+
+def test_photo_scenes_are_the_scenes_after_the_drawn_ones(pool: ToyboxPool, tmp_path: Path) -> None:
+    longer = replace(PLAN, num_scenes=4, num_photo_scenes=1)
+    further = ToyboxPool(write_pool(tmp_path, longer, workers=1))
+    assert np.array_equal(further.scenes_with[3, 0], pool.photos_with[0, 0])
+    assert np.array_equal(further.scenes_without[3, 0], pool.photos_without[0, 0])
+    assert np.array_equal(further.scene_mask[3], pool.photo_mask[0])
 
 
 def test_drawing_zero_is_a_photo_and_no_style_comes_twice() -> None:

@@ -2,8 +2,8 @@
 
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
-Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, effect_weight, precision, lora_rank,
-save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in diffusers'
+Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, effect_weight, time_shift, precision,
+lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in diffusers'
 layout.
 """
 
@@ -61,6 +61,7 @@ def run_fit(path: Path) -> None:
         options=FitOptions(
             ema_decay=settings["ema_decay"] or None,
             effect_weight=settings["effect_weight"],
+            time_shift=settings["time_shift"],
             precision=settings["precision"],
             lora_rank=settings["lora_rank"],
             save_every=settings["save_every"],

@@ -2,7 +2,8 @@
 
 One ray-traced picture is drawn in several styles, because tracing costs more than drawing. Drawing 0 is always
 `photo`, the real domain. Arrays are uint8 `.npy` files (memory-mapped); S subject pictures, V drawings of each,
-C scenes, W drawings of each. Everything is a pure function of the plan, so a half-written pool goes on where it stopped.
+C scenes, W drawings of each, P further scenes that are photographs alone, for the models that start from photographs.
+Everything is a pure function of the plan, so a half-written pool goes on where it stopped.
 """
 
 import multiprocessing
@@ -25,7 +26,11 @@ from magic_insert.toybox.subjects import POSES, SubjectSpec, sample_subject, wit
 from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes, trace_subjects
 
 POOL_VERSION = 1
-_ARRAYS = ("subjects", "subject_alpha", "scenes_with", "scenes_without", "scene_mask")
+_ARRAYS = {
+    "scene": ("scenes_with", "scenes_without", "scene_mask"),
+    "photo": ("photos_with", "photos_without", "photo_mask"),
+    "subject": ("subjects", "subject_alpha"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class PoolPlan:
     drawings_per_subject: int = 5
     num_scenes: int = 1200
     drawings_per_scene: int = 4
+    num_photo_scenes: int = 1
     occlusion: float = 0.1
     size: int = 128
     chunk: int = 8  # pictures traced together
@@ -59,7 +65,10 @@ def subject_at(plan: PoolPlan, index: int) -> SubjectSpec:
 
 
 def scene_at(plan: PoolPlan, index: int) -> tuple[SceneSpec, SubjectSpec]:
-    """Scene `index` and the subject that stands in it; subjects are those of the subject pictures."""
+    """Scene `index` and the subject that stands in it; subjects are those of the subject pictures.
+
+    Indices from `num_scenes` on are the scenes that are photographs alone.
+    """
     scene = sample_scene(fold_in(plan.seed, "scene", index), "train", occlusion=plan.occlusion)
     pictures = max(1, plan.num_identities * plan.poses_per_identity)
     return scene, subject_at(plan, fold_in(plan.seed, "scene-subject", index) % pictures)
@@ -99,22 +108,30 @@ def render_subject_chunk(plan: PoolPlan, indices: range, device: str) -> dict[st
 
 
 def render_scene_chunk(plan: PoolPlan, indices: range, device: str) -> dict[str, np.ndarray]:
+    return _scenes(plan, "scene", indices, device, plan.drawings_per_scene)
+
+
+def render_photo_chunk(plan: PoolPlan, indices: range, device: str) -> dict[str, np.ndarray]:
+    beyond = range(plan.num_scenes + indices.start, plan.num_scenes + indices.stop)
+    return _scenes(plan, "photo", beyond, device, 1)
+
+
+def _scenes(plan: PoolPlan, kind: str, indices: range, device: str, count: int) -> dict[str, np.ndarray]:
     pairs = [scene_at(plan, i) for i in indices]
-    with_buffer, without_buffer = trace_scenes(
+    buffers = trace_scenes(
         [scene for scene, _ in pairs], [subject for _, subject in pairs], SUPERSAMPLE * plan.size, device
     )
-    return {
-        "scenes_with": _draw_all(plan, "scene", with_buffer, indices, plan.drawings_per_scene),
-        "scenes_without": _draw_all(plan, "scene", without_buffer, indices, plan.drawings_per_scene),
-        "scene_mask": _to_uint8(shrink(with_buffer.coverage)),
-    }
+    drawn = [_draw_all(plan, "scene", buffer, indices, count) for buffer in buffers]
+    return dict(zip(_ARRAYS[kind], [*drawn, _to_uint8(shrink(buffers[0].coverage))], strict=True))
+
+
+RENDER = {"scene": render_scene_chunk, "photo": render_photo_chunk, "subject": render_subject_chunk}
 
 
 def _worker(job: tuple[str, PoolPlan, int, int, str]) -> tuple[str, int, dict[str, np.ndarray]]:
     kind, plan, start, stop, device = job
     torch.set_num_threads(1)
-    render = render_subject_chunk if kind == "subject" else render_scene_chunk
-    return kind, start, render(plan, range(start, stop), device)
+    return kind, start, RENDER[kind](plan, range(start, stop), device)
 
 
 def _render_jobs(
@@ -122,8 +139,7 @@ def _render_jobs(
 ) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     if device != "cpu" or workers < 2:
         for kind, plan, start, stop, where in jobs:
-            render = render_subject_chunk if kind == "subject" else render_scene_chunk
-            yield kind, start, render(plan, range(start, stop), where)
+            yield kind, start, RENDER[kind](plan, range(start, stop), where)
         return
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         yield from pool.imap_unordered(_worker, jobs)
@@ -137,6 +153,9 @@ def _shapes(plan: PoolPlan) -> dict[str, tuple[int, ...]]:
         "scenes_with": (plan.num_scenes, plan.drawings_per_scene, 3, edge, edge),
         "scenes_without": (plan.num_scenes, plan.drawings_per_scene, 3, edge, edge),
         "scene_mask": (plan.num_scenes, 1, edge, edge),
+        "photos_with": (plan.num_photo_scenes, 1, 3, edge, edge),
+        "photos_without": (plan.num_photo_scenes, 1, 3, edge, edge),
+        "photo_mask": (plan.num_photo_scenes, 1, edge, edge),
     }
 
 
@@ -165,9 +184,13 @@ def write_pool(
         mode = "r+" if path.is_file() else "w+"
         arrays[name] = np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
     done = {tuple(item) for item in state["done"]}
-    total_subjects = plan.num_identities * plan.poses_per_identity
+    counts = {
+        "scene": plan.num_scenes,
+        "photo": plan.num_photo_scenes,
+        "subject": plan.num_identities * plan.poses_per_identity,
+    }
     jobs, finished = [], 0
-    for kind, count in (("scene", plan.num_scenes), ("subject", total_subjects)):
+    for kind, count in counts.items():
         for start in range(0, count, plan.chunk):
             stop = min(start + plan.chunk, count)
             if (kind, start) in done:
@@ -181,7 +204,7 @@ def write_pool(
             arrays[name][start : start + size] = values
         done.add((kind, start))
         finished += size
-        on_progress(finished, total_subjects + plan.num_scenes)
+        on_progress(finished, sum(counts.values()))
         if number % 16 == 0 or number == len(jobs):
             # Pixels reach the disk before the list that vouches for them.
             for array in arrays.values():
@@ -196,7 +219,7 @@ class ToyboxPool:
     """A complete pool: uint8 arrays and, for every picture, its words, styles, identity and template.
 
     `subjects` [S V 3 H W], `subject_alpha` [S 1 H W], `scenes_with`/`scenes_without` [C W 3 H W],
-    `scene_mask` [C 1 H W]; `subject_styles` [S V] and `scene_styles` [C W] index `style_names`.
+    `scene_mask` [C 1 H W], `photos_with`/`photos_without` [P 1 3 H W], `photo_mask` [P 1 H W]; `subject_styles` [S V] and `scene_styles` [C W] index `style_names`.
     """
 
     def __init__(self, folder: Path):
@@ -208,7 +231,7 @@ class ToyboxPool:
             )
         self.folder = folder
         self.plan = PoolPlan(**state["plan"])
-        for name in _ARRAYS:
+        for name in _shapes(self.plan):
             setattr(self, name, np.load(folder / f"{name}.npy", mmap_mode="r"))
         self.style_names = list(TRAIN_STYLES)
         specs = [subject_at(self.plan, i) for i in range(len(self.subjects))]
@@ -231,3 +254,6 @@ class ToyboxPool:
     scenes_with: np.ndarray
     scenes_without: np.ndarray
     scene_mask: np.ndarray
+    photos_with: np.ndarray
+    photos_without: np.ndarray
+    photo_mask: np.ndarray

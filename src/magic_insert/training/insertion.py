@@ -104,9 +104,13 @@ def edit_batches(
     seed: int,
     batch_size: int,
     dropout: float = 0.0,
+    time_shift: float = 1.0,
     num_times: int = 1000,
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Batch k of `task` as a function of k; a share `dropout` of the rows is shown neither condition nor mask."""
+    """Batch k of `task` as a function of k; a share `dropout` of the rows is shown neither condition nor mask.
+
+    `time_shift` above 1 draws noisier times more often, see `shifted_times`.
+    """
     count, variants = data.target.shape[:2]
 
     def batch_at(step: int) -> dict[str, Tensor]:
@@ -119,7 +123,7 @@ def edit_batches(
 
         latents = rows(data.target)
         noise = torch.randn(latents.shape, generator=draw)
-        times = torch.randint(0, num_times, (batch_size,), generator=draw)
+        times = shifted_times(torch.rand(batch_size, generator=draw), time_shift, num_times)
         shown = (torch.rand(batch_size, 1, 1, 1, generator=draw) >= dropout).float()
         return {
             "latents": latents,
@@ -130,3 +134,11 @@ def edit_batches(
         }
 
     return batch_at
+
+
+def shifted_times(uniform: Tensor, shift: float, num_times: int) -> Tensor:
+    """Training times from uniform numbers in [0, 1): u -> s u / (1 + (s - 1) u) (Esser et al. 2024, eq. 23), as indices.
+
+    What an edit changes is decided while the picture is mostly noise; shift 3 puts half of the times above 0.75.
+    """
+    return (shift * uniform / (1.0 + (shift - 1.0) * uniform) * num_times).long().clamp(max=num_times - 1)

@@ -15,6 +15,7 @@ import numpy as np
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.models.attention import plain_attention
 from magic_insert.models.edit_lora import merge_lora, open_for_lora, save_edit_lora, weights_digest
 from magic_insert.models.edit_start import edit_start
 from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
@@ -31,7 +32,7 @@ CARD = "fit.json"
 class FitOptions:
     """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints.
 
-    `effect_weight`: how much more the changed cells count. `lora_rank` 0 trains every weight; otherwise a LoRA and the
+    `effect_weight`: how much more the changed cells count. `time_shift` above 1: more training on noisy times. `lora_rank` 0 trains every weight; otherwise a LoRA and the
     input layer, written `merged` or, with `merged` off, as the difference that `models.edit_lora` reads.
     """
 
@@ -41,6 +42,7 @@ class FitOptions:
     clip_norm: float = 1.0
     save_every: int = 100
     effect_weight: float = 0.0
+    time_shift: float = 1.0
     lora_rank: int = 0
     merged: bool = True
 
@@ -90,6 +92,7 @@ def fit_edit(
         "ema_decay": options.ema_decay,
         "clip_norm": options.clip_norm,
         "effect_weight": options.effect_weight,
+        "time_shift": options.time_shift,
         "lora_rank": options.lora_rank,
         "merged": options.merged,
         "start": before,
@@ -104,6 +107,8 @@ def fit_edit(
     unet.train().requires_grad_(True)
     if options.lora_rank:
         open_for_lora(unet, rank=options.lora_rank, seed=seed)
+    if device == "cpu":
+        plain_attention(unet)
     module = InsertionModule(
         unet,
         scheduler,
@@ -119,6 +124,7 @@ def fit_edit(
         seed=seed,
         batch_size=batch_size,
         dropout=options.dropout,
+        time_shift=options.time_shift,
         num_times=scheduler.config.num_train_timesteps,
     )
     fit_steps(

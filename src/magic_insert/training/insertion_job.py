@@ -175,6 +175,7 @@ def train_task(
                 ema_decay=fit.ema_decay or None,
                 clip_norm=fit.clip_norm,
                 effect_weight=fit.effect_weight,
+                time_shift=fit.time_shift,
                 save_every=fit.save_every,
                 lora_rank=fit.lora_rank,
                 merged=fit.save == "merged",

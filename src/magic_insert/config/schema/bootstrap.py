@@ -136,7 +136,8 @@ class AdaptConfig:
     renders, or the folder `photos` with with/, without/ and mask/). `background`: `paper` trains on the removed
     picture as it is, `composited` on the original with only hole and effect taken from it. `ema_decay`: of the
     averaged weights that are kept. `effect_weight`: how much more a part of the picture counts in the loss where the
-    edit changes it; 0 is the paper's plain loss. `precision` of the arithmetic. `lora_rank` 0 trains all weights,
+    edit changes it; 0 is the paper's plain loss. `time_shift` above 1 trains more on noisy pictures, where an edit is
+    decided; 1 is the paper's. `precision` of the arithmetic. `lora_rank` 0 trains all weights,
     otherwise a LoRA and the input layer, merged into the result.
     """
 
@@ -149,6 +150,7 @@ class AdaptConfig:
     background: str = "paper"
     ema_decay: float = 0.98
     effect_weight: float = 0.0
+    time_shift: float = 1.0
     precision: str = "32-true"
     lora_rank: int = 0
     save_every: int = 50
@@ -161,6 +163,7 @@ class AdaptConfig:
         one_of("fit.background", self.background, BACKGROUNDS)
         at_least("fit.save_every", self.save_every, 1)
         within("fit.effect_weight", self.effect_weight, 0, 1000)
+        within("fit.time_shift", self.time_shift, 0.1, 100)
         one_of("fit.precision", self.precision, PRECISIONS)
         at_least("fit.lora_rank", self.lora_rank, 0)
         if not 0 <= self.ema_decay < 1:

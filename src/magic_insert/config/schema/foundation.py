@@ -14,20 +14,30 @@ SIZES = ("micro", "tiny")
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How many Toybox pictures are rendered; `drawings` are styles per picture, drawing 0 is always photo."""
+    """How many Toybox pictures are rendered; `drawings` are styles per picture, drawing 0 is always photo.
+
+    `num_photo_scenes`: further scenes as photographs alone, for remover and inserter.
+    """
 
     num_identities: int = MISSING
     poses_per_identity: int = MISSING
     drawings_per_subject: int = MISSING
     num_scenes: int = MISSING
     drawings_per_scene: int = MISSING
+    num_photo_scenes: int = MISSING
     occlusion: float = MISSING
     workers: int = MISSING
 
     def __post_init__(self) -> None:
-        for name in ("num_identities", "poses_per_identity", "drawings_per_subject", "num_scenes"):
+        for name in (
+            "num_identities",
+            "poses_per_identity",
+            "drawings_per_subject",
+            "num_scenes",
+            "drawings_per_scene",
+            "num_photo_scenes",
+        ):
             at_least(f"pool.{name}", getattr(self, name), 1)
-        at_least("pool.drawings_per_scene", self.drawings_per_scene, 1)
         within("pool.occlusion", self.occlusion, 0, 1)
         within("pool.workers", self.workers, 0, 256)
 

@@ -38,6 +38,7 @@ from magic_insert.training.foundation.vae import PatchCode, VaeModule, vae_batch
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
 
 EFFECT_WEIGHT = 12.0  # measured: half a decibel more in the effect region after 350 steps than without
+TIME_SHIFT = 3.0  # noisy times more often: an edit is decided there
 PHOTO = 0  # drawing 0 of the pool: the domain the edit models start from
 
 
@@ -231,22 +232,24 @@ def _controlnet(shop: Workshop, part: PartConfig) -> Recipe:
 def edit_latents(shop: Workshop, task: Task) -> EditLatents:
     """Photo pairs as they are and mirrored; the other styles are left for the bootstrap to win."""
     pool = shop.pool
-    cells = mask_cells(np.asarray(pool.scene_mask), shop.sizes.latent_size)
-    views: dict[str, list[np.ndarray]] = {"condition": [], "target": [], "mask": []}
-    for flip in (False, True):
-        with_subject = shop.latents("photo_with", pool.scenes_with[:, PHOTO], flip=flip)
-        without = shop.latents("photo_without", pool.scenes_without[:, PHOTO], flip=flip)
-        if task == "remove":
-            condition, target = with_subject, without
-        else:
-            condition, target = (
-                shop.latents("photo_pasted", lambda: composites(pool, PHOTO), flip=flip),
-                with_subject,
-            )
-        views["condition"].append(condition)
-        views["target"].append(target)
-        views["mask"].append(cells[..., ::-1] if flip else cells)
-    return EditLatents(**{name: np.stack(values, axis=1) for name, values in views.items()})
+    mask = np.concatenate([pool.scene_mask, pool.photo_mask])
+    cells = mask_cells(mask, shop.sizes.latent_size)
+    sources = {
+        "with": (pool.scenes_with[:, PHOTO], pool.photos_with[:, 0]),
+        "without": (pool.scenes_without[:, PHOTO], pool.photos_without[:, 0]),
+        "pasted": (
+            lambda: composites(pool.scenes_with[:, PHOTO], pool.scenes_without[:, PHOTO], pool.scene_mask),
+            lambda: composites(pool.photos_with[:, 0], pool.photos_without[:, 0], pool.photo_mask),
+        ),
+    }
+
+    def seen(layer: str, flip: bool) -> np.ndarray:
+        named = zip(("photo", "photos"), sources[layer], strict=True)
+        return np.concatenate([shop.latents(f"{name}_{layer}", source, flip=flip) for name, source in named])
+
+    layers = ("with", "without") if task == "remove" else ("pasted", "with")
+    condition, target = (np.stack([seen(layer, flip) for flip in (False, True)], axis=1) for layer in layers)
+    return EditLatents(condition, target, np.stack([cells, cells[..., ::-1]], axis=1))
 
 
 def _edit(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Recipe]:
@@ -269,7 +272,11 @@ def _edit(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Reci
             effect_weight=EFFECT_WEIGHT,
         )
         batches = edit_batches(
-            edit_latents(shop, task), task=task, seed=shop.seed, batch_size=part.batch_size
+            edit_latents(shop, task),
+            task=task,
+            seed=shop.seed,
+            batch_size=part.batch_size,
+            time_shift=TIME_SHIFT,
         )
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 
