@@ -14,7 +14,13 @@ from magic_insert.core.rand import generator
 from magic_insert.models.edit_start import edit_start, edit_start_from_inpainting
 from magic_insert.models.inserter import load_edit_unet
 from magic_insert.models.micro import TINY, build_unet
-from magic_insert.training.insertion import CLEAR_CHANGE, EditLatents, edit_batches, effect_weights, shifted_times
+from magic_insert.training.insertion import (
+    CLEAR_CHANGE,
+    EditLatents,
+    edit_batches,
+    effect_weights,
+    shifted_times,
+)
 from magic_insert.training.insertion_fit import FitOptions, fit_edit
 
 C = TINY.latent_channels

@@ -39,7 +39,15 @@ def test_a_pool_that_lost_chunks_is_finished_to_the_same_pixels(pool: ToyboxPool
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")[-1] = 0
     assert kept
     again = ToyboxPool(write_pool(tmp_path, PLAN, workers=1))
-    for name in ("subjects", "subject_alpha", "scenes_with", "scenes_without", "scene_mask", "photos_with", "photo_mask"):
+    for name in (
+        "subjects",
+        "subject_alpha",
+        "scenes_with",
+        "scenes_without",
+        "scene_mask",
+        "photos_with",
+        "photo_mask",
+    ):
         assert np.array_equal(getattr(again, name), getattr(pool, name)), name
 
 

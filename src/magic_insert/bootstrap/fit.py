@@ -3,8 +3,8 @@
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
 Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, effect_weight, time_shift, precision,
-lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in diffusers'
-layout.
+lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in
+diffusers' layout.
 """
 
 import math

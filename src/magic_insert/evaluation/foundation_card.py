@@ -34,7 +34,7 @@ from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import TEMPLATES, SubjectSpec, sample_subject
 from magic_insert.toybox.world import SUPERSAMPLE, ScenePair, effect_of, shrink, trace_scenes, trace_subjects
 
-EDIT_STEPS, DRAW_STEPS, GUIDANCE = 12, 20, 3.0
+EDIT_STEPS, DRAW_STEPS, GUIDANCE = 2, 20, 3.0  # edit steps as in conf/model/micro.yaml
 COMPLEXITY = 0.5
 CHUNK = 16
 

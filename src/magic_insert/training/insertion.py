@@ -137,7 +137,7 @@ def edit_batches(
 
 
 def shifted_times(uniform: Tensor, shift: float, num_times: int) -> Tensor:
-    """Training times from uniform numbers in [0, 1): u -> s u / (1 + (s - 1) u) (Esser et al. 2024, eq. 23), as indices.
+    """Training times from numbers u in [0, 1): u -> s u / (1 + (s - 1) u) (Esser et al. 2024, eq. 23), as indices.
 
     What an edit changes is decided while the picture is mostly noise; shift 3 puts half of the times above 0.75.
     """

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 from magic_insert.config.checks import at_least, not_empty, one_of, positive, within
 from magic_insert.config.schema.foundation import PRECISIONS
@@ -98,7 +98,7 @@ class StyledPoolConfig:
 class HarvestConfig:
     """`steps`: denoising steps of every removal and re-insertion. `batch_size`: pictures edited together."""
 
-    steps: int = 20
+    steps: int = II("model.edit_steps")
     batch_size: int = 10
 
     def __post_init__(self) -> None:
@@ -185,8 +185,8 @@ class HeldOutConfig:
     of LPIPS's AlexNet trunk; null leaves LPIPS out.
     """
 
-    num_scenes: int = 36
-    steps: int = 12
+    num_scenes: int = 72
+    steps: int = II("model.edit_steps")
     resamples: int = 1000
     coverage: float = 0.95
     lpips: str | None = None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from omegaconf import MISSING
+from omegaconf import II, MISSING
 
 from magic_insert.config.checks import at_least, not_empty, one_of, positive, within
 from magic_insert.config.schema.foundation import PRECISIONS
@@ -120,7 +120,7 @@ class InsertionConfig:
     out: str = MISSING
     task: str = "both"
     seed: int = 0
-    validation_steps: int = 20
+    validation_steps: int = II("model.edit_steps")
     model: ModelConfig = MISSING
     data: DataConfig = MISSING
     train: FitConfig = MISSING
@@ -150,7 +150,7 @@ class RemoveConfig:
     out: str = MISSING
     run: str | None = None
     seed: int = 0
-    steps: int = 20
+    steps: int = II("model.edit_steps")
     grow: float = 0.02
     threshold: float = 0.03
     reach: float = 1.2

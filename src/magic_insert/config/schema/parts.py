@@ -27,6 +27,7 @@ class ModelConfig:
     a hub id. `ip_adapter`: folder or `owner/name@commit` of the image-prompt adapter (null: inside `source`),
     `ip_adapter_weight`: its file. `controlnet`: folder or `owner/name@commit` of the Canny ControlNet (null:
     `controlnet` inside `source`). `image_size`: side of the square the model draws, in pixels, a multiple of 8.
+    `edit_steps`: denoising steps that its remover and inserter are drawn with where nothing else is asked for.
     """
 
     name: str = MISSING
@@ -35,6 +36,7 @@ class ModelConfig:
     dtype: str = "float32"
     device: str = "auto"
     image_size: int = MISSING
+    edit_steps: int = 20
     ip_adapter: str | None = None
     ip_adapter_weight: str | None = None
     controlnet: str | None = None
@@ -43,6 +45,7 @@ class ModelConfig:
         one_of("model.dtype", self.dtype, DTYPES)
         one_of("model.device", self.device, DEVICES)
         within("model.image_size", self.image_size, 32, 4096)
+        within("model.edit_steps", self.edit_steps, 1, 1000)
         if self.image_size % 8:
             raise UserError(
                 f"expected model.image_size to be a multiple of 8, got {self.image_size}; "

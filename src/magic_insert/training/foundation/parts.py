@@ -234,7 +234,7 @@ def edit_latents(shop: Workshop, task: Task) -> EditLatents:
     pool = shop.pool
     mask = np.concatenate([pool.scene_mask, pool.photo_mask])
     cells = mask_cells(mask, shop.sizes.latent_size)
-    sources = {
+    sources: dict[str, tuple[Any, Any]] = {
         "with": (pool.scenes_with[:, PHOTO], pool.photos_with[:, 0]),
         "without": (pool.scenes_without[:, PHOTO], pool.photos_without[:, 0]),
         "pasted": (

@@ -1,0 +1,176 @@
+"""A sweep of bootstraps over seeds as one table: what each setting changes, round by round, the seeds taken together.
+
+Run as `python -m magic_insert.launch.seed_table runs/sweep`; prints Markdown, and writes `rounds.png` into the sweep's
+folder. Every held-out picture's errors are averaged over the seeds, then scenes are resampled: the interval says how
+far the change carries over to other scenes, the range beside it how far the seeds lie apart.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from magic_insert.bootstrap import scores
+from magic_insert.bootstrap.files import read_values
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_jsonl
+from magic_insert.launch.results import ROUNDS
+from magic_insert.launch.sweep_table import read_sweep
+
+Row = dict[str, Any]
+Values = Mapping[str, Mapping[str, float]]
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One setting after one round; `change` is network -> group -> metric -> [difference, low, high] to round 0."""
+
+    setting: str
+    round: int
+    seeds: int
+    kept: float
+    harvested: float
+    change: dict[str, dict[str, dict[str, list[float]]]]
+    range: tuple[float, float]  # of the inserter's change on seen styles, over seeds
+    precision: float | None
+    recall: float | None
+
+
+def lines_of(sweep: Path, *, resamples: int = 1000, coverage: float = 0.95) -> list[Line]:
+    """The lines of a sweep's folder, settings in their order, rounds from 0.
+
+    Raises:
+        UserError: no sweep there, or no finished bootstrap in it.
+    """
+    settings: dict[str, list[list[Row]]] = {}
+    for outcome in read_sweep(sweep).outcomes:
+        if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file():
+            name = ", ".join(f"{k}={v}" for k, v in outcome.settings.items() if k != SEED)
+            settings.setdefault(name, []).append(read_jsonl(path))
+    if not settings:
+        raise UserError(f"expected finished bootstraps in {sweep}, got none; run a sweep of bootstrap first")
+    how: dict[str, Any] = {"seed": 0, "resamples": resamples, "coverage": coverage}
+    lines = []
+    for name, runs in settings.items():
+        for number in range(min(len(rows) for rows in runs)):
+            rows = [run[number] for run in runs]
+            change = {
+                network: scores.changes(
+                    _mean_values([_values(run[0], network) for run in runs]),
+                    _mean_values([_values(row, network) for row in rows]),
+                    **how,
+                )
+                for network in ("inserter", "remover")
+            }
+            gains = [_seen(row) - _seen(run[0]) for row, run in zip(rows, runs, strict=True)]
+            lines.append(
+                Line(
+                    name,
+                    number,
+                    len(runs),
+                    fmean(row["accepted"] for row in rows),
+                    fmean(row["harvested"] for row in rows),
+                    change,
+                    (min(gains), max(gains)),
+                    _mean_known(row["filter"] and row["filter"]["precision"] for row in rows),
+                    _mean_known(row["filter"] and row["filter"]["recall"] for row in rows),
+                )
+            )
+    return lines
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """One row a setting and round; decibels in the effect region against round 0."""
+    head = (
+        "| setting | round | kept | inserter, seen | range over seeds | inserter, unseen | inserter, photo "
+        "| shadow IoU, seen | remover, seen | remover, photo | precision | recall |"
+    )
+    rows = [head, "|---|--:|--:|---|---|---|---|---|---|---|--:|--:|"]
+    for line in lines:
+        if line.round == 0:
+            continue
+        inserter, remover = line.change["inserter"], line.change["remover"]
+        cells = [
+            line.setting,
+            str(line.round),
+            f"{line.kept:.0f} of {line.harvested:.0f}",
+            _shown(inserter, "seen"),
+            f"{line.range[0]:+.2f} to {line.range[1]:+.2f}",
+            _shown(inserter, "unseen"),
+            _shown(inserter, "photo"),
+            _shown(inserter, "seen", "shadow_iou"),
+            _shown(remover, "seen"),
+            _shown(remover, "photo"),
+            "" if line.precision is None else f"{line.precision:.2f}",
+            "" if line.recall is None else f"{line.recall:.2f}",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return "\n".join(rows) + "\n"
+
+
+def draw(path: Path, lines: Sequence[Line]) -> None:
+    """The inserter's change by round, a panel a group and a line a setting, intervals as bars."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    for axes, group in zip(figure.subplots(1, 3, sharey=True), scores.GROUPS, strict=True):
+        for offset, setting in enumerate(dict.fromkeys(line.setting for line in lines)):
+            mine = [line for line in lines if line.setting == setting]
+            found = [line.change["inserter"][group]["effect_psnr"] for line in mine]
+            place = [line.round + 0.04 * offset for line in mine]
+            below, above = ([abs(f[i] - f[0]) for f in found] for i in (1, 2))
+            axes.errorbar(place, [f[0] for f in found], (below, above), marker="o", capsize=3, label=setting)
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        axes.set(title=group, xlabel="round")
+        axes.set_xticks(sorted({line.round for line in lines}))
+    figure.axes[0].set_ylabel("inserter, effect region, dB against round 0")
+    figure.axes[-1].legend(fontsize=8)
+    figure.savefig(path, dpi=130)
+
+
+def _values(row: Row, network: str) -> Values:
+    folder = Path(row["store"]) / "evaluate" / row["stages"][f"evaluate_{network}"]
+    return read_values(folder, sorted(path.stem for path in (folder / "values").glob("*.json")))
+
+
+def _mean_values(runs: Sequence[Values]) -> dict[str, dict[str, float]]:
+    return {name: {key: fmean(run[name][key] for run in runs) for key in runs[0][name]} for name in runs[0]}
+
+
+def _seen(row: Row) -> float:
+    return float(row["metrics"]["inserter"]["seen"]["effect_psnr"])
+
+
+def _mean_known(values: Any) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _shown(
+    change: Mapping[str, Mapping[str, Sequence[float]]], group: str, metric: str = "effect_psnr"
+) -> str:
+    difference, low, high = change[group][metric]
+    return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the table of a sweep's folder and draws its curves."""
+    parser = argparse.ArgumentParser(description="A sweep of bootstraps over seeds as one table.")
+    parser.add_argument("sweep", type=Path, help="the sweep's folder")
+    folder: Path = parser.parse_args(arguments).sweep
+    try:
+        lines = lines_of(folder)
+    except UserError as error:
+        print(f"seed_table: {error}", file=sys.stderr)
+        return 2
+    draw(folder / "rounds.png", lines)
+    print(markdown(lines), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

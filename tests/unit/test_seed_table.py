@@ -1,0 +1,92 @@
+"""The table over seeds: a known gain is found, seeds are averaged and never counted as settings."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from magic_insert.core.jsonl import write_json, write_text
+from magic_insert.launch.seed_table import lines_of, main, markdown
+from magic_insert.launch.sweep_table import Outcome, Sweep, write_sweep
+
+GROUPS = ("photo", "seen", "unseen")
+PIXELS = 100.0
+
+
+def stored(store: Path, key: str, error: float) -> float:
+    """An evaluation of four scenes a group with the same mean squared error everywhere; returns its decibels."""
+    for group in GROUPS:
+        for scene in range(4):
+            row = {f"{name}_error": error * PIXELS for name in ("effect", "nothing", "hole", "outside")}
+            row |= {f"{name}_pixels": PIXELS for name in ("effect", "hole", "outside")}
+            write_json(
+                store / "evaluate" / key / "values" / f"{scene:04d}-{group}.json", {**row, "shadow_iou": 0.5}
+            )
+    return -10 * math.log10(error)
+
+
+def run(place: Path, name: str, errors: list[float]) -> Path:
+    """A run folder whose round k left `errors[k]`."""
+    rows = []
+    for number, error in enumerate(errors):
+        key = f"{name}-{number}"
+        decibel = stored(place / "store", key, error)
+        rows.append(
+            {
+                "round": number, "store": str(place / "store"), "accepted": 3, "harvested": 4,
+                "stages": {"evaluate_inserter": key, "evaluate_remover": key},
+                "metrics": {"inserter": {group: {"effect_psnr": decibel} for group in GROUPS}},
+                "filter": {"precision": 0.75, "recall": 1.0} if number else None,
+            }
+        )  # fmt: skip
+    write_text(place / name / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return place / name
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    outcomes = [
+        Outcome(
+            name, {"bootstrap.retrain": retrain, "seed": seed}, "done", 1.0, {},
+            str(run(tmp_path, name, [0.1, error])), "", 1.0, "",
+        )
+        for name, retrain, seed, error in (
+            ("a", "insertion", "0", 0.05), ("b", "insertion", "1", 0.03), ("c", "both", "0", 0.1),
+        )
+    ]  # fmt: skip
+    write_sweep(tmp_path, Sweep("bootstrap", ["bootstrap.retrain", "seed"], None, "max", outcomes))
+    return tmp_path
+
+
+def test_errors_are_averaged_over_seeds_before_they_become_decibels(sweep: Path) -> None:
+    lines = {(line.setting, line.round): line for line in lines_of(sweep, resamples=20)}
+    line = lines["bootstrap.retrain=insertion", 1]
+    expected = -10 * math.log10((0.05 + 0.03) / 2 / 0.1)
+    assert line.seeds == 2
+    for group in GROUPS:
+        for number in line.change["inserter"][group]["effect_psnr"]:
+            assert number == pytest.approx(expected, abs=1e-3)
+    assert line.range == pytest.approx((-10 * math.log10(0.5), -10 * math.log10(0.3)))
+    assert (line.precision, line.recall) == (0.75, 1.0)
+    unchanged = lines["bootstrap.retrain=both", 1]
+    assert unchanged.seeds == 1
+    assert unchanged.change["remover"]["seen"]["effect_psnr"] == [0, 0, 0]
+
+
+def test_the_table_has_a_row_a_setting_and_later_round_and_curves_beside_it(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(sweep)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == markdown(lines_of(sweep))
+    assert [line.split(" | ")[:3] for line in printed.splitlines()[2:]] == [
+        ["| bootstrap.retrain=insertion", "1", "3 of 4"], ["| bootstrap.retrain=both", "1", "3 of 4"],
+    ]  # fmt: skip
+    assert (sweep / "rounds.png").stat().st_size > 5000
+
+
+def test_a_folder_without_bootstraps_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sweep(tmp_path, Sweep("bootstrap", ["seed"], None, "max", []))
+    assert main([str(tmp_path)]) == 2
+    assert "expected finished bootstraps" in capsys.readouterr().err
