@@ -33,7 +33,8 @@ class FitOptions:
     """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints.
 
     `effect_weight`: how much more the changed cells count. `time_shift` above 1: more training on noisy times.
-    `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with `merged` off, as the difference that `models.edit_lora` reads.
+    `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with
+    `merged` off, as the difference that `models.edit_lora` reads.
     """
 
     precision: str = "32-true"
