@@ -31,6 +31,7 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.launch.bootstrap_job import run_bootstrap, tell_losses
 from magic_insert.launch.target import load_function
+from magic_insert.models.inserter import load_edit_unet
 from magic_insert.tracking import Tracker
 
 SETTINGS = (
@@ -302,6 +303,23 @@ def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
     assert again[0].inputs["start"].name == "inserter"
     assert again[0].inputs["start"].parent.parent.name == "fit"
     assert read_json(place / "long" / "card.json")["round"] == best_round(long.rows, 0.3)
+
+
+def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    outcome = run(configure(place, tiny_micro, "blend", "fit.blend=0.25"))
+    assert [kind for kind in outcome.made if kind in ("run_fit", "run_blend")] == ["run_blend", "run_blend"]
+    payload = next(payload for made, payload in outcome.payloads if made.endswith("run_blend"))
+    entry = next(folder for folder in (place / "store" / "blend").iterdir() if (folder / "inserter").is_dir())
+    start, trained, kept = (
+        load_edit_unet(path).state_dict()
+        for path in (payload.inputs["start"], payload.inputs["trained"], entry / "inserter")
+    )
+    assert any(not torch.equal(start[name], trained[name]) for name in start)
+    for name in start:
+        assert torch.allclose(kept[name], 0.75 * start[name] + 0.25 * trained[name], atol=1e-6), name
+    assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
 
 
 def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Path, tiny_micro: Path) -> None:

@@ -25,7 +25,7 @@ PATIENCE = 900  # seconds; a busy machine needs many to import torch
 SETTINGS = (
     "debug=fast", "pool=imagine", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2",
     "bootstrap.num_samples=4", "bootstrap.retrain=both", "bootstrap.rounds=2", "bootstrap.early_stop=false",
-    "fit.steps=8", "fit.save_every=1", "harvest.batch_size=1",
+    "fit.steps=8", "fit.save_every=1", "fit.blend=0.5", "harvest.batch_size=1",
 )  # fmt: skip
 # How many kills inside each kind of stage the test asks for.
 KILLS = {"imagine": 3, "render": 3, "harvest": 4, "measure": 4, "select": 1, "fit": 5, "evaluate": 4}

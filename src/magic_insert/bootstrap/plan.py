@@ -1,6 +1,6 @@
 """The plan: what each stage of a bootstrap is made from. Asking for a stage finds it in the store or has it made.
 
-    pool -> harvest -> measure -> select -> fit -> evaluate        photos, heldout: once per seed
+    pool -> harvest -> measure -> select -> fit -> blend -> evaluate        photos, heldout: once per seed
 
 A stage sees settings and inputs that are part of its key and nothing else, so runs that share them share the stage.
 """
@@ -32,6 +32,7 @@ STAGES = {
     "harvest": (HERE + "harvest:run_harvest", 1),
     "measure": (HERE + "measure:run_measure", 1),
     "fit": (HERE + "fit:run_fit", 1),
+    "blend": (HERE + "blend:run_blend", 1),
     "evaluate": (HERE + "evaluate:run_evaluate", 1),
 }
 SELECT_VERSION = 1
@@ -185,7 +186,11 @@ class Plan:
         settings = {
             "task": task,
             "seed": fold_in(self.cfg.seed, "bootstrap fit", task, number),
-            **{k: v for k, v in asdict(cfg).items() if k not in ("num_photos", "photos", "save_every")},
+            **{
+                k: v
+                for k, v in asdict(cfg).items()
+                if k not in ("num_photos", "photos", "save_every", "blend")
+            },
         }
         inputs = {
             "pool": source_of(pool),
@@ -202,7 +207,11 @@ class Plan:
             aside={"save_every": cfg.save_every},
             done=lambda work: self.on_losses(f"fit-{task}-{number}", losses_of(work)),
         )
-        return source_of(entry, "inserter" if task == "insert" else "remover")
+        product = "inserter" if task == "insert" else "remover"
+        if cfg.blend == 1:
+            return source_of(entry, product)
+        ends = {"start": start, "trained": source_of(entry, product)}
+        return source_of(self._stage("blend", {"task": task, "share": cfg.blend}, ends), product)
 
     def evaluate(self, task: str, network: Source) -> Entry:
         """What `network` draws of the held-out scenes."""

@@ -47,6 +47,17 @@ def edit_start_from_inpainting(unet: UNet2DConditionModel) -> UNet2DConditionMod
     return _rebuilt(unet, torch.cat([noisy, masked, mask], dim=1))
 
 
+@torch.no_grad()
+def blended(start: UNet2DConditionModel, trained: UNet2DConditionModel, share: float) -> UNet2DConditionModel:
+    """A new network at `share` of the way from `start` (0) to `trained` (1); both have the same layers."""
+    # Where a network was read from is not part of it: the same blend has the same bytes in any store.
+    settings = {name: value for name, value in trained.config.items() if name != "_name_or_path"}
+    result: UNet2DConditionModel = UNet2DConditionModel.from_config(settings)
+    first, second = start.state_dict(), trained.state_dict()
+    result.load_state_dict({name: first[name].lerp(second[name], share) for name in second})
+    return result
+
+
 def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
     """A UNet of the same configuration and weights, but for the input layer and without an IP-Adapter."""
     settings = {**dict(unet.config), "in_channels": weight.shape[1], "encoder_hid_dim_type": None}

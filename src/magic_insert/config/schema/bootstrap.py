@@ -138,7 +138,9 @@ class AdaptConfig:
     averaged weights that are kept. `effect_weight`: how much more a part of the picture counts in the loss where the
     edit changes it; 0 is the paper's plain loss. `time_shift` above 1 trains more on noisy pictures, where an edit is
     decided; 1 is the paper's. `precision` of the arithmetic. `lora_rank` 0 trains all weights,
-    otherwise a LoRA and the input layer, merged into the result.
+    otherwise a LoRA and the input layer, merged into the result. `blend`: what
+    is kept lies this far between the network that a round started from and the one it trained; 1 is the trained one,
+    as in the paper.
     """
 
     steps: int = MISSING
@@ -154,6 +156,7 @@ class AdaptConfig:
     precision: str = "32-true"
     lora_rank: int = 0
     save_every: int = 50
+    blend: float = 1.0
 
     def __post_init__(self) -> None:
         at_least("fit.steps", self.steps, 1)
@@ -166,6 +169,7 @@ class AdaptConfig:
         within("fit.time_shift", self.time_shift, 0.1, 100)
         one_of("fit.precision", self.precision, PRECISIONS)
         at_least("fit.lora_rank", self.lora_rank, 0)
+        within("fit.blend", self.blend, 0.01, 1)
         if not 0 <= self.ema_decay < 1:
             raise UserError(
                 f"expected fit.ema_decay from 0 to below 1, got {self.ema_decay:g}; set fit.ema_decay=..."
