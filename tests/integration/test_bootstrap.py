@@ -13,7 +13,7 @@ import torch
 
 from magic_insert.bootstrap.choice import Row, best_round, conclusion
 from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.files import ids_of, read_index
+from magic_insert.bootstrap.files import ids_of, read_index, read_values
 from magic_insert.bootstrap.imagine import imagined_items
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
@@ -187,6 +187,33 @@ def test_another_selection_shares_harvest_and_measurements(
     assert load_rgb(place / "chosen" / "sheets" / "round-1-rejected.png").shape[0] == 3
 
 
+def test_subjects_are_put_back_for_a_filter_that_asks_and_for_no_other(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    def measured(outcome: Outcome) -> dict[str, Any]:
+        entry = stage(place, "measure", outcome.rows[1]["stages"]["measure"])
+        return read_values(
+            entry, ids_of(read_index(stage(place, "render", outcome.rows[1]["stages"]["pool"])))
+        )
+
+    asked = run(configure(place, tiny_micro, "cycle", "filter=cycle", "bootstrap.retrain=insertion"))
+    assert asked.made[0] == "run_measure"
+    for name, row in measured(first).items():
+        assert "cycle" not in row["measures"]
+        with_cycle = measured(asked)[name]["measures"]
+        assert with_cycle.pop("cycle") >= 0
+        assert with_cycle == row["measures"]
+
+
+def test_another_seed_of_the_test_measures_on_other_scenes(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    other = run(configure(place, tiny_micro, "elsewhere", "evaluate.seed=2"))
+    assert set(other.made) == {"render", "run_evaluate"}
+    assert other.rows[0]["metrics"] != first.rows[0]["metrics"]
+    assert other.rows[1]["stages"]["inserter"] == first.rows[1]["stages"]["inserter"]
+
+
 @pytest.mark.parametrize("limit", [0.0, 100.0])
 def test_what_is_published_is_the_best_round_that_photographs_can_bear(
     first: Outcome, place: Path, tiny_micro: Path, limit: float
@@ -317,6 +344,7 @@ def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
         for path in (payload.inputs["start"], payload.inputs["trained"], entry / "inserter")
     )
     assert any(not torch.equal(start[name], trained[name]) for name in start)
+    assert "_name_or_path" not in read_json(payload.inputs["trained"] / "config.json")
     for name in start:
         assert torch.allclose(kept[name], 0.75 * start[name] + 0.25 * trained[name], atol=1e-6), name
     assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")

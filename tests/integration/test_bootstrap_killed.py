@@ -28,7 +28,16 @@ SETTINGS = (
     "fit.steps=8", "fit.save_every=1", "fit.blend=0.5", "harvest.batch_size=1",
 )  # fmt: skip
 # How many kills inside each kind of stage the test asks for.
-KILLS = {"imagine": 3, "render": 3, "harvest": 4, "measure": 4, "select": 1, "fit": 5, "evaluate": 4}
+KILLS = {
+    "imagine": 3,
+    "render": 3,
+    "harvest": 4,
+    "measure": 4,
+    "select": 1,
+    "fit": 5,
+    "blend": 1,
+    "evaluate": 4,
+}
 CHECKPOINT = "last.ckpt"
 WORKSHOP = [
     f"magic_insert.bootstrap.{name}" for name in ("imagine", "toybox_pictures", "fit", "evaluate", "measure")

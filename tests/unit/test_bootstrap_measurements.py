@@ -105,6 +105,14 @@ def test_a_picture_with_an_empty_mask_is_suspect_in_every_way() -> None:
     assert (values["mask_area"], values["effect_area"], values["residue"]) == (0.0, 0.0, 1.0)
 
 
+def test_the_cycle_is_measured_only_where_the_subject_was_put_back() -> None:
+    ground, picture, mask = scene()
+    for hole in (mask, torch.zeros_like(mask)):
+        with_cycle, without = (measures_of(picture, ground, i, hole) for i in (picture, None))
+        assert "cycle" in with_cycle
+        assert without == {name: value for name, value in with_cycle.items() if name != "cycle"}
+
+
 def test_the_truth_of_a_perfect_removal_is_perfect_and_of_none_is_poor() -> None:
     ground, picture, mask = scene()
     perfect = truth_of(picture, picture, ground, ground, mask)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from magic_insert.bootstrap import filters
+from magic_insert.bootstrap.filters import Learned, ask_for_cycle
 from magic_insert.bootstrap.quality import left_out, ranking, teach
 from magic_insert.bootstrap.select import (
     acceptance,
@@ -238,3 +239,21 @@ def test_what_was_taught_is_what_the_filter_says(tmp_path: Path) -> None:
 def test_too_few_verdicts_teach_nothing() -> None:
     with pytest.raises(UserError, match="judge more of them"):
         teach(VALUES, {"r00": True, "r01": False})
+
+
+def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp_path: Path) -> None:
+    asking = {}
+    for name, measured in (("knows", MEASURES), ("does-not", MEASURES[:-1])):
+        rows = {key: {"measures": {m: row["measures"][m] for m in measured}} for key, row in VALUES.items()}
+        verdicts = {key: row["truth"]["psnr"] >= 20 for key, row in VALUES.items()}
+        write_json(tmp_path / f"{name}.json", teach(rows, verdicts))
+        asking[name] = ask_for_cycle([Learned(str(tmp_path / f"{name}.json"))])
+    assert asking == {"knows": True, "does-not": False}
+    assert ask_for_cycle(build_filters(rules_of("cycle") | rules_of("default")).values())
+    assert not ask_for_cycle(build_filters(rules_of("default")).values())
+
+
+def test_a_judge_from_another_file_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "other.json", {"verdicts": {}})
+    with pytest.raises(UserError, match=r"set filter\.rules\.learned\.weights"):
+        Learned(str(tmp_path / "other.json"))

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import write_json, write_text
-from magic_insert.launch.seed_table import lines_of, main, markdown
+from magic_insert.launch.seed_table import grid_of, lines_of, main, markdown
 from magic_insert.launch.sweep_table import Outcome, Sweep, write_sweep
 
 GROUPS = ("photo", "seen", "unseen")
@@ -84,6 +85,26 @@ def test_the_table_has_a_row_a_setting_and_later_round_and_curves_beside_it(
         ["| bootstrap.retrain=insertion", "1", "3 of 4"], ["| bootstrap.retrain=both", "1", "3 of 4"],
     ]  # fmt: skip
     assert (sweep / "rounds.png").stat().st_size > 5000
+    assert load_rgb(sweep / "heatmap.png").std() > 0.05
+
+
+def test_several_sweeps_stand_in_one_table_under_their_names(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    longer = Outcome(
+        "long", {"seed": "0"}, "done", 1.0, {}, str(run(tmp_path, "long", [0.1, 0.05, 0.02])), "", 1.0, ""
+    )
+    write_sweep(tmp_path / "more", Sweep("bootstrap", ["seed"], None, "max", [longer]))
+    grid = grid_of(lines_of(sweep, tmp_path / "more", resamples=20))
+    assert grid.rows == [f"{sweep.name}: bootstrap.retrain={name}" for name in ("insertion", "both")] + [
+        "more"
+    ]
+    assert grid.columns == ["1", "2"]
+    assert grid.cells[0][1] is None
+    assert grid.cells[2][1] == pytest.approx(-10 * math.log10(0.02 / 0.1), abs=1e-3)
+    assert main([str(sweep), str(tmp_path / "more"), "--out", str(tmp_path / "both")]) == 0
+    assert "| more | 2 | 3 of 4 |" in capsys.readouterr().out
+    assert (tmp_path / "both" / "heatmap.png").is_file()
 
 
 def test_a_folder_without_bootstraps_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from magic_insert.bootstrap.payload import read_payload
 from magic_insert.core.ranks import rank
-from magic_insert.models.edit_start import blended
+from magic_insert.models.edit_start import blended, save_unet
 from magic_insert.models.inserter import load_edit_unet
 from magic_insert.training.insertion_fit import PRODUCTS
 
@@ -24,4 +24,4 @@ def run_blend(path: Path) -> None:
     product = PRODUCTS[payload.settings["task"]]
     start = load_edit_unet(payload.inputs["start"])
     trained = load_edit_unet(payload.inputs["trained"])
-    blended(start, trained, payload.settings["share"]).save_pretrained(payload.out / product)
+    save_unet(payload.out / product, blended(start, trained, payload.settings["share"]))

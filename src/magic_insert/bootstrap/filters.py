@@ -6,11 +6,11 @@ filter doubts at all, and the filter with the worst score is the one that is nam
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from magic_insert.config.checks import at_least, within
 from magic_insert.core.digest import sha256_file
@@ -18,6 +18,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 
 Measures = Mapping[str, float]
+LEARNED = {"bias", "weight", "square", "mean", "spread"}  # quality.teach writes these
 
 
 @runtime_checkable
@@ -27,6 +28,11 @@ class Filter(Protocol):
     def score(self, name: str, measures: Measures) -> float:
         """How good the removal `name` is, in [0, 1]."""
         ...
+
+
+def ask_for_cycle(filters: Iterable[Filter]) -> bool:
+    """Whether one of `filters` looks at the cycle, for which every subject has to be put back."""
+    return any(getattr(judge, "asks_for_cycle", False) for judge in filters)
 
 
 def falling(value: float, good: float, bad: float) -> float:
@@ -147,6 +153,7 @@ class Cycle:
 
     good: float
     bad: float
+    asks_for_cycle: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         _ordered("cycle", self.good, self.bad)
@@ -164,10 +171,24 @@ class Learned:
 
     def __post_init__(self) -> None:
         _require_file("filter.rules.learned.weights", self.weights)
+        found = self._learned()
+        if not isinstance(found, dict) or not set(found) >= LEARNED:
+            raise UserError(
+                f"expected what magic-insert review learned (quality.json) in {self.weights}, got something else; "
+                "set filter.rules.learned.weights=PATH"
+            )
+
+    def _learned(self) -> Any:
+        return _read(self.weights, sha256_file(self.weights))
+
+    @property
+    def asks_for_cycle(self) -> bool:
+        """Whether it was taught by removals whose cycle was measured."""
+        return "cycle" in self._learned()["weight"]
 
     def score(self, name: str, measures: Measures) -> float:
         """Its probability that a person accepts the removal."""
-        return quality(_read(self.weights, sha256_file(self.weights)), measures)
+        return quality(self._learned(), measures)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """Measure: everything a filter may want to know of each removal, kept apart from the decision.
 
-So a sweep over thresholds measures once. Settings: steps, batch_size, seed. Inputs: pool, harvest, model,
-inserter (for the cycle). Output: `values/ID.json` = {"measures": {...}, "facts": {...}, "truth": {...} or null}.
+So a sweep over thresholds measures once. Settings: steps, batch_size, seed, cycle (whether the subjects are put back,
+the only measurement that draws). Inputs: pool, harvest, model, inserter (for the cycle). Output: `values/ID.json` =
+{"measures": {...}, "facts": {...}, "truth": {...} or null}.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +18,8 @@ from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste
 from magic_insert.core.jsonl import write_json
-from magic_insert.models.inserter import edit, load_edit_unet, noop
+from magic_insert.models.inserter import edit, load_edit_unet
+from magic_insert.models.latents import decode, encode
 from magic_insert.toybox.world import effect_of
 
 DIGITS = 6  # of a stored value: far below anything a filter can tell apart
@@ -35,14 +38,16 @@ def run_measure(path: Path) -> None:
     if not groups:
         return
     pipe = open_model(payload.model)
-    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device)
+    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device) if settings["cycle"] else None
     for group in watched(payload, groups, "measuring removals"):
         ids = ids_of(group)
         picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
         run = {"seed": settings["seed"], "ids": ids, "steps": settings["steps"]}
-        on = [tensor.to(pipe.device) for tensor in (picture, mask, paste(picture, removed, mask))]
-        still = noop(pipe, inserter, on[0], on[1], reference="vae", **run).cpu()
-        inserted = edit(pipe, inserter, on[2], on[1], **run).cpu()
+        still = decode(pipe.vae, encode(pipe.vae, picture.to(pipe.device))).cpu()
+        inserted: Sequence[Tensor | None] = [None] * len(ids)
+        if inserter is not None:
+            pasted = paste(picture, removed, mask).to(pipe.device)
+            inserted = list(edit(pipe, inserter, pasted, mask.to(pipe.device), **run).cpu())
         truth = load(pool, WITHOUT, ids) if known else None
         for i, name in enumerate(ids):
             row = {
@@ -58,11 +63,12 @@ def run_measure(path: Path) -> None:
             write_json(values_file(payload.out, name), row)
 
 
-def measures_of(still: Tensor, removed: Tensor, inserted: Tensor, mask: Tensor) -> dict[str, float]:
-    """Every measurement by name; pictures 3 H W, mask 1 H W."""
+def measures_of(still: Tensor, removed: Tensor, inserted: Tensor | None, mask: Tensor) -> dict[str, float]:
+    """Every measurement by name; pictures 3 H W, mask 1 H W. The cycle only where the subject was put back."""
+    names = MEASURES if inserted is not None else MEASURES[:-1]
     if float(mask.max()) < see.INSIDE:
         # Nothing can be asked about a subject that is nowhere; every filter of size refuses it.
-        return dict.fromkeys(MEASURES, 1.0) | {"effect_area": 0.0, "mask_area": 0.0, "border": 0.0}
+        return dict.fromkeys(names, 1.0) | {"effect_area": 0.0, "mask_area": 0.0, "border": 0.0}
     values = {
         "residue": see.residue(still, removed, mask),
         "drift": see.drift(still, removed, mask),
@@ -71,9 +77,10 @@ def measures_of(still: Tensor, removed: Tensor, inserted: Tensor, mask: Tensor) 
         "effect_area": see.effect_area(still, removed, mask),
         "mask_area": see.area(see.subject_of(mask)),
         "border": see.border(mask),
-        "cycle": see.cycle(still, inserted, removed, mask),
     }
-    assert tuple(values) == MEASURES
+    if inserted is not None:
+        values["cycle"] = see.cycle(still, inserted, removed, mask)
+    assert tuple(values) == names
     return {name: rounded(value) for name, value in values.items()}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.bootstrap.files import read_index, read_values
+from magic_insert.bootstrap.filters import ask_for_cycle
 from magic_insert.bootstrap.payload import Payload
 from magic_insert.bootstrap.select import Selection, build_filters, rule_settings, select
 from magic_insert.bootstrap.store import WORK, Entry, Request, Store
@@ -30,7 +31,7 @@ STAGES = {
     "folder": (HERE + "folder_pictures:take_in", 1),
     "imagine": (HERE + "imagine:run_imagine", 1),
     "harvest": (HERE + "harvest:run_harvest", 1),
-    "measure": (HERE + "measure:run_measure", 1),
+    "measure": (HERE + "measure:run_measure", 2),
     "fit": (HERE + "fit:run_fit", 1),
     "blend": (HERE + "blend:run_blend", 1),
     "evaluate": (HERE + "evaluate:run_evaluate", 1),
@@ -133,17 +134,22 @@ class Plan:
     def held_out(self) -> Entry:
         """The test: never seen by any training, the same for every seed's run of this size."""
         amount = self.cfg.evaluate.num_scenes
-        settings = {"use": "heldout", "seed": 0, "num_samples": amount, "size": self.cfg.model.image_size}
-        return self._stage("render", settings, {})
+        size, seed = self.cfg.model.image_size, self.cfg.evaluate.seed
+        return self._stage(
+            "render", {"use": "heldout", "seed": seed, "num_samples": amount, "size": size}, {}
+        )
 
     def harvest(self, pool: Entry, remover: Source) -> Entry:
         """Every subject of the pool removed."""
         return self._stage("harvest", self._editing(), {"pool": source_of(pool), "remover": remover})
 
     def measure(self, pool: Entry, harvest: Entry, inserter: Source) -> Entry:
-        """What can be seen of the removals."""
-        inputs = {"pool": source_of(pool), "harvest": source_of(harvest), "inserter": inserter}
-        return self._stage("measure", self._editing(), inputs)
+        """What can be seen of the removals; `inserter` puts the subjects back where a filter asks for that."""
+        cycle = ask_for_cycle(self.filters.values())
+        inputs = {"pool": source_of(pool), "harvest": source_of(harvest)}
+        if cycle:
+            inputs["inserter"] = inserter
+        return self._stage("measure", {**self._editing(), "cycle": cycle}, inputs)
 
     def select(self, pool: Entry, measure: Entry) -> tuple[Entry, Selection, dict[str, Any]]:
         """The kept removals S', the decision about each, and the measurements it rests on (id -> row)."""

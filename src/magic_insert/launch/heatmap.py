@@ -11,7 +11,8 @@ def draw_heatmap(path: Path, grid: Grid, title: str) -> None:
     from matplotlib.figure import Figure  # no window, no global state
 
     values = np.array([[np.nan if cell is None else cell for cell in row] for row in grid.cells], dtype=float)
-    figure = Figure(figsize=(1.6 + 1.1 * len(grid.columns), 1.4 + 0.7 * len(grid.rows)), layout="constrained")
+    wide = 1.6 + 0.09 * max(len(row) for row in grid.rows) + 1.1 * len(grid.columns)
+    figure = Figure(figsize=(wide, 1.4 + 0.7 * len(grid.rows)), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="viridis", aspect="auto")
     axes.set_xticks(range(len(grid.columns)), grid.columns)

@@ -1,8 +1,9 @@
-"""A sweep of bootstraps over seeds as one table: what each setting changes, round by round, the seeds taken together.
+"""Sweeps of bootstraps over seeds as one table: what each setting changes, round by round, the seeds taken together.
 
-Run as `python -m magic_insert.launch.seed_table runs/sweep`; prints Markdown, and writes `rounds.png` into the sweep's
-folder. Every held-out picture's errors are averaged over the seeds, then scenes are resampled: the interval says how
-far the change carries over to other scenes, the range beside it how far the seeds lie apart.
+Run as `python -m magic_insert.launch.seed_table runs/sweep ...`; prints Markdown, and writes curves (`rounds.png`) and
+a map of settings by rounds (`heatmap.png`) into the first sweep's folder or `--out`. Every held-out picture's errors are
+averaged over the seeds, then scenes are resampled: the interval says how far the change carries over to other scenes,
+the range beside it how far the seeds lie apart.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from magic_insert.bootstrap import scores
 from magic_insert.bootstrap.files import read_values
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl
+from magic_insert.launch.heatmap import draw_heatmap
 from magic_insert.launch.results import ROUNDS
-from magic_insert.launch.sweep_table import read_sweep
+from magic_insert.launch.sweep_table import Grid, read_sweep
 
 Row = dict[str, Any]
 Values = Mapping[str, Mapping[str, float]]
@@ -40,19 +42,29 @@ class Line:
     recall: float | None
 
 
-def lines_of(sweep: Path, *, resamples: int = 1000, coverage: float = 0.95) -> list[Line]:
-    """The lines of a sweep's folder, settings in their order, rounds from 0.
+def lines_of(*sweeps: Path, resamples: int = 1000, coverage: float = 0.95) -> list[Line]:
+    """The lines of one or more sweeps' folders, settings in their order, rounds from 0. Of several sweeps each setting
+    is told with its folder's name.
 
     Raises:
         UserError: no sweep there, or no finished bootstrap in it.
     """
     settings: dict[str, list[list[Row]]] = {}
-    for outcome in read_sweep(sweep).outcomes:
-        if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file():
+    for sweep in sweeps:
+        found = [
+            (outcome, path)
+            for outcome in read_sweep(sweep).outcomes
+            if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file()
+        ]
+        if not found:
+            raise UserError(
+                f"expected finished bootstraps in {sweep}, got none; run a sweep of bootstrap first"
+            )
+        for outcome, path in found:
             name = ", ".join(f"{k}={v}" for k, v in outcome.settings.items() if k != SEED)
+            if len(sweeps) > 1:
+                name = f"{sweep.name}: {name}" if name else sweep.name
             settings.setdefault(name, []).append(read_jsonl(path))
-    if not settings:
-        raise UserError(f"expected finished bootstraps in {sweep}, got none; run a sweep of bootstrap first")
     how: dict[str, Any] = {"seed": 0, "resamples": resamples, "coverage": coverage}
     lines = []
     for name, runs in settings.items():
@@ -85,11 +97,13 @@ def lines_of(sweep: Path, *, resamples: int = 1000, coverage: float = 0.95) -> l
 
 def markdown(lines: Sequence[Line]) -> str:
     """One row a setting and round; decibels in the effect region against round 0."""
-    head = (
-        "| setting | round | kept | inserter, seen | range over seeds | inserter, unseen | inserter, photo "
-        "| shadow IoU, seen | remover, seen | remover, photo | precision | recall |"
-    )
-    rows = [head, "|---|--:|--:|---|---|---|---|---|---|---|--:|--:|"]
+    with_lpips = all("lpips" in line.change["inserter"]["seen"] for line in lines)
+    columns = [
+        "setting", "round", "kept", "inserter, seen", "range over seeds", "inserter, unseen", "inserter, photo",
+        "shadow IoU, seen", *(["LPIPS, seen"] if with_lpips else []), "remover, seen", "remover, photo",
+        "precision", "recall",
+    ]  # fmt: skip
+    rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     for line in lines:
         if line.round == 0:
             continue
@@ -103,6 +117,7 @@ def markdown(lines: Sequence[Line]) -> str:
             _shown(inserter, "unseen"),
             _shown(inserter, "photo"),
             _shown(inserter, "seen", "shadow_iou"),
+            *([_shown(inserter, "seen", "lpips", digits=3)] if with_lpips else []),
             _shown(remover, "seen"),
             _shown(remover, "photo"),
             "" if line.precision is None else f"{line.precision:.2f}",
@@ -132,6 +147,15 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
     figure.savefig(path, dpi=130)
 
 
+def grid_of(lines: Sequence[Line]) -> Grid:
+    """The inserter's change on seen styles: settings by rounds; None where there is no such round."""
+    change = {(line.setting, line.round): line.change["inserter"]["seen"]["effect_psnr"][0] for line in lines}
+    names = list(dict.fromkeys(line.setting for line in lines))
+    rounds = sorted({line.round for line in lines if line.round > 0})
+    cells = [[change.get((name, number)) for number in rounds] for name in names]
+    return Grid("setting", "round", names, [str(number) for number in rounds], cells)
+
+
 def _values(row: Row, network: str) -> Values:
     folder = Path(row["store"]) / "evaluate" / row["stages"][f"evaluate_{network}"]
     return read_values(folder, sorted(path.stem for path in (folder / "values").glob("*.json")))
@@ -151,23 +175,34 @@ def _mean_known(values: Any) -> float | None:
 
 
 def _shown(
-    change: Mapping[str, Mapping[str, Sequence[float]]], group: str, metric: str = "effect_psnr"
+    change: Mapping[str, Mapping[str, Sequence[float]]],
+    group: str,
+    metric: str = "effect_psnr",
+    digits: int = 2,
 ) -> str:
-    difference, low, high = change[group][metric]
-    return f"{difference:+.2f} [{low:+.2f}, {high:+.2f}]"
+    difference, low, high = (f"{number:+.{digits}f}" for number in change[group][metric])
+    return f"{difference} [{low}, {high}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table of a sweep's folder and draws its curves."""
-    parser = argparse.ArgumentParser(description="A sweep of bootstraps over seeds as one table.")
-    parser.add_argument("sweep", type=Path, help="the sweep's folder")
-    folder: Path = parser.parse_args(arguments).sweep
+    parser = argparse.ArgumentParser(description="Sweeps of bootstraps over seeds as one table.")
+    parser.add_argument("sweep", type=Path, nargs="+", help="a sweep's folder")
+    parser.add_argument(
+        "--out", type=Path, help="folder for rounds.png and heatmap.png (default: the first sweep's)"
+    )
+    given = parser.parse_args(arguments)
     try:
-        lines = lines_of(folder)
+        lines = lines_of(*given.sweep)
     except UserError as error:
         print(f"seed_table: {error}", file=sys.stderr)
         return 2
-    draw(folder / "rounds.png", lines)
+    out: Path = given.out or given.sweep[0]
+    out.mkdir(parents=True, exist_ok=True)
+    draw(out / "rounds.png", lines)
+    draw_heatmap(
+        out / "heatmap.png", grid_of(lines), "inserter on seen styles, effect region, dB against round 0"
+    )
     print(markdown(lines), end="")
     return 0
 

@@ -3,6 +3,7 @@
 C latent channels; an edit UNet takes 2C + 1.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, write_json
 
 
 def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -50,12 +52,18 @@ def edit_start_from_inpainting(unet: UNet2DConditionModel) -> UNet2DConditionMod
 @torch.no_grad()
 def blended(start: UNet2DConditionModel, trained: UNet2DConditionModel, share: float) -> UNet2DConditionModel:
     """A new network at `share` of the way from `start` (0) to `trained` (1); both have the same layers."""
-    # Where a network was read from is not part of it: the same blend has the same bytes in any store.
-    settings = {name: value for name, value in trained.config.items() if name != "_name_or_path"}
-    result: UNet2DConditionModel = UNet2DConditionModel.from_config(settings)
+    result: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(trained.config))
     first, second = start.state_dict(), trained.state_dict()
     result.load_state_dict({name: first[name].lerp(second[name], share) for name in second})
     return result
+
+
+def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Writes `unet` in diffusers' layout, without the note of where it was once read from: the same network has the
+    same bytes in any store."""
+    unet.save_pretrained(folder)
+    config = folder / "config.json"
+    write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
 
 
 def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:

@@ -17,7 +17,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.attention import plain_attention
 from magic_insert.models.edit_lora import merge_lora, open_for_lora, save_edit_lora, weights_digest
-from magic_insert.models.edit_start import edit_start
+from magic_insert.models.edit_start import edit_start, save_unet
 from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
 from magic_insert.models.sampling import image_size
 from magic_insert.training.fit import fit_steps
@@ -149,7 +149,7 @@ def fit_edit(
         if options.lora_rank and options.merged:
             merge_lora(unet)
         if options.merged:
-            unet.save_pretrained(staged)
+            save_unet(staged, unet)
         else:
             save_edit_lora(staged, unet, rank=options.lora_rank, start=before)
         write_json(staged / CARD, {"key": digest(contents), **contents})
