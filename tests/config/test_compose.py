@@ -3,6 +3,7 @@
 import inspect
 import re
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,20 @@ def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice
                 assert value.items() <= arrived.items()
             elif not (isinstance(value, str) and value.startswith("${")):
                 assert arrived == value
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_corner_of_an_experiment_that_ships_freezes_as_the_job_it_names(path: Path) -> None:
+    text = path.read_text()
+    named = re.search(rf"magic-insert (\w+) experiment={path.stem}\b", text)
+    assert named
+    written = yaml.safe_load(text)
+    swept = {key: values.split(",") for key, values in written["hydra"]["sweeper"]["params"].items()}
+    for corner in product(*((values[0], values[-1]) for values in swept.values())):
+        words = [f"{key}={value}" for key, value in zip(swept, corner, strict=True)]
+        values = thaw(frozen(named[1], f"experiment={path.stem}", *words))
+        for key in written.keys() - {"hydra"}:
+            assert written[key].items() <= values[key].items()
 
 
 @pytest.mark.parametrize("job", jobs_with("debug"))

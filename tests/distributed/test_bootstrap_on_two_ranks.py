@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from magic_insert.bootstrap.driver import run_plan
+from magic_insert.bootstrap.files import WEIGHTS
 from magic_insert.bootstrap.plan import STAGES, Execute
-from magic_insert.bootstrap.product import WEIGHTS
 from magic_insert.bootstrap.store import MANIFEST, WORK, flaw_of
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze

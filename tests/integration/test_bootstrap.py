@@ -13,11 +13,10 @@ import torch
 
 from magic_insert.bootstrap.choice import Row, best_round, conclusion
 from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.files import ids_of, read_index, read_values
+from magic_insert.bootstrap.files import NETWORK_FILES, ids_of, read_index, read_values
 from magic_insert.bootstrap.imagine import imagined_items
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
-from magic_insert.bootstrap.product import NETWORK_FILES
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.store import files_of, flaw_of
 from magic_insert.cli.bootstrap import check
@@ -256,6 +255,37 @@ def test_a_selection_of_nothing_names_threshold_and_best_score(
         for path in (place / "store").glob("[!s.]*/*")
         if (path / "manifest.json").is_file()
     )
+
+
+def test_a_refused_command_leaves_the_rows_of_an_earlier_run(
+    first: Outcome, place: Path, tiny_micro: Path
+) -> None:
+    shutil.copytree(place / "first", place / "kept")
+    before = {name: (place / "kept" / name).read_bytes() for name in ("rounds.jsonl", "card.json")}
+    for words in (("pool.styles=[nonsense]",), ("filter.threshold=1",)):
+        with pytest.raises(UserError):
+            run(configure(place, tiny_micro, "kept", *words))
+        assert {name: (place / "kept" / name).read_bytes() for name in before} == before
+
+
+def test_a_folder_of_something_else_is_not_written_over(place: Path, tiny_micro: Path) -> None:
+    mine = place / "mine-too" / "inserter" / "notes.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("thoughts")
+    with pytest.raises(UserError, match=r"got notes\.txt there"):
+        check(configure(place, tiny_micro, "mine-too"))
+    check(configure(place, tiny_micro, "first"))
+
+
+def test_an_out_that_is_a_picture_and_a_folder_without_lpips_are_refused(
+    place: Path, tiny_micro: Path
+) -> None:
+    for out, words, told in (
+        ("x.png", (), "expected out to be a folder"),
+        ("y", (f"evaluate.lpips={place}",), r"set evaluate\.lpips=FOLDER"),
+    ):
+        with pytest.raises(UserError, match=told):
+            check(configure(place, tiny_micro, out, *words))
 
 
 @pytest.mark.parametrize("part", ["remover", "inserter"])

@@ -13,7 +13,7 @@ from magic_insert.config.schema import LoggerConfig
 from magic_insert.config.schema.launch import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
-from magic_insert.core.jsonl import append_jsonl
+from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.launch.dashboard import write_dashboard
 from magic_insert.launch.svg import COLOURS, SCALE, bar_chart, number, ticks
 from magic_insert.launch.sweep_table import Outcome, Sweep, read_sweep, write_sweep
@@ -103,6 +103,30 @@ def test_any_other_job_gets_a_chart_per_number_and_the_last_word_of_a_step(tmp_p
 def test_a_folder_without_measurements_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=re.escape(str(tmp_path))):
         page_of(tmp_path / "page.html", run=str(tmp_path))
+
+
+def test_an_empty_file_of_rounds_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "rounds.jsonl").touch()
+    with pytest.raises(
+        UserError, match=re.escape(f"expected rounds in {tmp_path / 'rounds.jsonl'}, got an empty")
+    ):
+        page_of(tmp_path / "page.html", run=str(tmp_path))
+
+
+@pytest.mark.parametrize("damage", ["no jobs", "a list", "a row of other fields", "a row with one more"])
+def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path, damage: str) -> None:
+    write_sample_sweep(tmp_path)
+    content = read_json(tmp_path / "sweep.json")
+    rows = content.pop("jobs")
+    damaged = {
+        "no jobs": content,
+        "a list": rows,
+        "a row of other fields": {**content, "jobs": [{"name": "a"}]},
+        "a row with one more": {**content, "jobs": [{**rows[0], "colour": "red"}]},
+    }
+    write_json(tmp_path / "sweep.json", damaged[damage])
+    with pytest.raises(UserError, match=re.escape(f"in {tmp_path / 'sweep.json'}, got other fields")):
+        page_of(tmp_path / "page.html", sweep_dir=str(tmp_path))
 
 
 def test_exactly_one_of_run_and_sweep_is_asked_for() -> None:

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.launch.run_folder import state_of
+from magic_insert.launch.sweep import require_measured
 from magic_insert.launch.sweep_names import LONGEST_NAME, job_name, settings_of, swept_keys
 from magic_insert.launch.sweep_table import Outcome, Sweep, grid, markdown, read_sweep, write_sweep
 
@@ -134,6 +137,27 @@ def test_a_changed_setting_runs_every_job_again_and_a_metric_may_rank_them(toy: 
     assert not (toy / "runs/s/heatmap.png").exists()
 
 
+def test_a_metric_that_no_job_measured_is_named_with_what_there_is_after_the_table(toy: Path) -> None:
+    words = ("out=runs/s", "seed=1,2,3", "sweep.metric=heigth")
+    code, told, errors = run(toy, "climb", *words)
+    assert (code, errors.count("\n")) == (2, 1)
+    assert "got heigth; set one that was, such as height, or leave it out" in errors
+    assert told.index("table:") < told.index("1 of 3 jobs failed")
+    assert [row.value for row in read_sweep(toy / "runs/s").outcomes] == [None] * 3
+    code, _, errors = run(toy, "lose", "out=runs/t", "seed=1", "sweep.metric=heigth")
+    assert code == 2
+    assert "got heigth; leave it out" in errors
+
+
+def test_many_numbers_are_not_all_named_and_one_job_that_measured_is_enough() -> None:
+    many = replace(outcome(1.0, a="1"), numbers={f"number_{i:02d}": 1.0 for i in range(40)})
+    with pytest.raises(UserError, match=r"set one that was, such as number_00, .*number_11, or") as told:
+        require_measured("nonsense", [many, outcome(None, a="2")])
+    assert "number_12" not in str(told.value)
+    require_measured("number_39", [many, outcome(2.0, a="3")])
+    require_measured("nonsense", [outcome(None, a="2")])  # what failed has measured nothing yet
+
+
 def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
     assert run(toy, "draw", "out=runs/a.png", "seed=1,2")[0] == 0
     assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
@@ -214,6 +238,9 @@ def test_an_optimizer_hears_a_finite_number_of_every_job_and_all_batches_share_a
     assert read_json(toy / "heard.json") == [[5.0, -1e9, 5.0], [-1e9]]
     assert [row.state for row in read_sweep(toy / "runs/s").outcomes] == ["done", "done", "failed"]
     assert sorted(ran(toy)) == [1, 2, 3]
+    code, _, errors = run(toy, "lose", *words, "sweep.metric=nonsense")
+    assert code == 2
+    assert "expected sweep.metric to be a number measured by a finished job, got nonsense" in errors
 
 
 @pytest.mark.slow
@@ -261,7 +288,19 @@ def test_jobs_are_named_by_what_was_swept_alone() -> None:
     settings = settings_of(
         ["bootstrap.rounds=2", "seed=1", "style.scale=0.5", "subject=a/b.png", "lr=1"], keys
     )
-    assert job_name(settings) == "bootstrap.rounds=2,seed=1,subject=a-b.png,lr=1"
+    assert job_name({**settings, "subject": "b.png"}) == "bootstrap.rounds=2,seed=1,subject=b.png,lr=1"
+    name, _, digest = job_name(settings).partition("~")
+    assert name == "bootstrap.rounds=2,seed=1,subject=a-b.png,lr=1"
+    assert len(digest) == 16
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [({"pool.dir": "/tmp/p/a"}, {"pool.dir": "/tmp/p-a"}), ({"a": "1,b=2", "b": "3"}, {"a": "1", "b": "2,b=3"})],
+)  # fmt: skip
+def test_different_settings_never_share_a_name(one: dict[str, str], other: dict[str, str]) -> None:
+    assert job_name(one) != job_name(other)
+    assert "/" not in job_name(one)
 
 
 def test_long_names_are_cut_and_stay_apart() -> None:

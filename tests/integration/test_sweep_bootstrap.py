@@ -32,7 +32,11 @@ def test_two_bootstraps_at_once_make_what_they_share_once(
 
     jobs = read_sweep(tmp_path / "sweep").outcomes
     assert [job.settings for job in jobs] == [{"fit.steps": "2"}, {"fit.steps": "3"}]
-    assert all(job.value is not None and job.numbers["accepted"] == 1 for job in jobs)
+    rounds = [read_jsonl(tmp_path / job.out / "rounds.jsonl") for job in jobs]
+    assert all(rows[1]["accepted"] == 1 for rows in rounds)
+    for job in jobs:
+        assert job.numbers["round"] == read_json(tmp_path / job.out / "card.json")["round"]
+        assert job.value == job.numbers["metrics.inserter.seen.effect_psnr"]
     logs = [(tmp_path / job.log).read_text() for job in jobs]
     for kind in SHARED:
         keys = [path.name for path in (tmp_path / "store" / kind).iterdir()]
@@ -40,7 +44,7 @@ def test_two_bootstraps_at_once_make_what_they_share_once(
             # Both ask for it equally often; whoever made it found it made once less.
             found = sorted(len(re.findall(f"{kind} {key}: reused", log)) for log in logs)
             assert found[1] - found[0] == 1, f"{kind} {key}: {found}"
-    stages = [read_jsonl(tmp_path / job.out / "rounds.jsonl")[1]["stages"] for job in jobs]
+    stages = [rows[1]["stages"] for rows in rounds]
     assert stages[0]["select"] == stages[1]["select"]
 
     for job in jobs:

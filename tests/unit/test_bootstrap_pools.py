@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from magic_insert.bootstrap import imagine
-from magic_insert.bootstrap.files import MASK, WITH, Item, place, read_index
+from magic_insert.bootstrap.files import MASK, WITH, Item, place, read_index, skipped_of
 from magic_insert.bootstrap.fit import mixed
-from magic_insert.bootstrap.folder_pictures import square_around, take_in
+from magic_insert.bootstrap.folder_pictures import picture_files, square_around, take_in
 from magic_insert.bootstrap.imagine import imagined_items
 from magic_insert.bootstrap.payload import Payload
 from magic_insert.bootstrap.toybox_pictures import (
@@ -122,6 +122,8 @@ def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
     assert [item.facts["prompt"] for item in imagined_items(settings)] == [
         "a cat, ink", "a cat, oil", "a dog, ink", "a dog, oil",
     ]  # fmt: skip
+    braces = {**settings, "prompts": ["a {very} odd cat, {style}"]}
+    assert imagined_items(braces)[0].facts["prompt"] == "a {very} odd cat, ink"
 
 
 def test_imagined_captions_name_subject_place_shadow_and_style() -> None:
@@ -161,9 +163,22 @@ def settings_of(on_error: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def take(out: Path, root: Path, on_error: str) -> Path:
+    """The pictures of `root` as a pool, no test known."""
+    inputs = {"pictures": root, "masks": root / "masks", "heldout": root / "none"}
+    return run(take_in, out, settings_of(on_error), **inputs)
+
+
 def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError) as told:
-        run(take_in, tmp_path / "out", settings_of("refuse"), pictures=folder, masks=folder / "masks")
+        run(
+            take_in,
+            tmp_path / "out",
+            settings_of("refuse"),
+            pictures=folder,
+            masks=folder / "masks",
+            heldout=folder / "none",
+        )
     text = str(told.value)
     for name, why in (("empty.png", "mask is empty"), ("unmasked.png", "no mask"), ("torn.png", "damaged")):
         assert name in text
@@ -173,13 +188,49 @@ def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -
     assert "ink/fine" not in text
 
 
-def test_unusable_pictures_are_left_out_when_asked(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
+    tmp_path: Path, folder: Path
 ) -> None:
-    out = run(take_in, tmp_path / "out", settings_of("skip"), pictures=folder, masks=folder / "masks")
+    out = run(
+        take_in,
+        tmp_path / "out",
+        settings_of("skip"),
+        pictures=folder,
+        masks=folder / "masks",
+        heldout=folder / "none",
+    )
     assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
-    assert "skipped 4 pictures" in capsys.readouterr().err
+    assert [line.partition(":")[0] for line in skipped_of(out)] == [
+        "empty.png", "torn.png", "twin.png", "unmasked.png",
+    ]  # fmt: skip
     assert load_rgb(place(out, WITH, "good")).shape == (3, 32, 32)
+
+
+def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path) -> None:
+    heldout = run(render, tmp_path / "heldout", {"use": "heldout", "seed": 1, "num_samples": 1, "size": 32})
+    root = tmp_path / "mine"
+    for name in ("stolen", "neon/drawn", "fair"):
+        save_png(root / f"{name}.png", torch.rand(3, 32, 32, generator=generator(0, name)))
+        (root / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "masks" / f"{name}.png").write_bytes(place(heldout, MASK, "0000-seen").read_bytes())
+    (root / "stolen.png").write_bytes(place(heldout, WITH, "0000-seen").read_bytes())
+    out = run(
+        take_in, tmp_path / "out", settings_of("skip"), pictures=root, masks=root / "masks", heldout=heldout
+    )
+    assert [item.id for item in read_index(out)] == ["fair"]
+    assert [line.partition(":")[0] for line in skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
+    with pytest.raises(UserError, match=r"pool\.styles, got Neon, which is held out"):
+        imagined_items({"seed": 0, "num_samples": 1, "styles": ["Neon"], "prompts": ["a cat, {style}"]})
+
+
+def test_masks_are_no_pictures_however_their_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    apart = picture_files(folder, folder / "masks")
+    assert apart
+    assert all("masks" not in path.parts for path in apart)
+    assert [p.name for p in picture_files(Path("mine"), folder / "masks")] == [p.name for p in apart]
 
 
 @pytest.mark.parametrize(
@@ -194,9 +245,23 @@ def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the
         save_png(root / name, torch.rand(3, 40, 40, generator=generator(0, name)))
         save_png((root / "masks" / name).with_suffix(".png"), mask)
     with pytest.raises(UserError) as told:
-        run(take_in, tmp_path / "out", settings_of("refuse"), pictures=root, masks=root / "masks")
+        run(
+            take_in,
+            tmp_path / "out",
+            settings_of("refuse"),
+            pictures=root,
+            masks=root / "masks",
+            heldout=root / "none",
+        )
     assert f"{other}: the same name as {one}" in str(told.value)
-    out = run(take_in, tmp_path / "kept", settings_of("skip"), pictures=root, masks=root / "masks")
+    out = run(
+        take_in,
+        tmp_path / "kept",
+        settings_of("skip"),
+        pictures=root,
+        masks=root / "masks",
+        heldout=root / "none",
+    )
     assert [item.facts["file"] for item in read_index(out)] == [one]
 
 
@@ -210,6 +275,7 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
         {**settings_of("skip"), "segment": True},
         pictures=folder,
         masks=folder / "masks",
+        heldout=folder / "none",
     )
     mask = load_rgb(place(found, MASK, "unmasked"))[0]
     assert float(mask[16, 16]) == 1.0
@@ -224,7 +290,7 @@ def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) 
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
     save_png(root / "mask" / "cup.png", mask)
     settings = {"use": "pairs", "seed": 0, "num_samples": 9, "size": 32, "on_error": "refuse"}
-    out = run(take_in, tmp_path / "out", settings, pairs=root)
+    out = run(take_in, tmp_path / "out", settings, pairs=root, heldout=root / "none")
     assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
     assert place(out, "without", "cup").is_file()
 

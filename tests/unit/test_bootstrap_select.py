@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from magic_insert.bootstrap import filters
-from magic_insert.bootstrap.filters import Learned, ask_for_cycle
+from magic_insert.bootstrap.filters import Learned, ask_for_cycle, is_learned
 from magic_insert.bootstrap.quality import left_out, ranking, teach
 from magic_insert.bootstrap.select import (
     acceptance,
@@ -102,7 +102,7 @@ def test_an_empty_selection_names_the_threshold_and_the_best_score_seen() -> Non
         select(worst, {"a": "ink", "b": "ink"}, rules, threshold=0.9, keep_at_most_per_style=None)
     assert "filter.threshold=0.9" in str(told.value)
     assert "best score of 0.500 (a, residue)" in str(told.value)
-    assert "set filter.threshold=0.49" in str(told.value)
+    assert "set filter.threshold=0.5 or lower" in str(told.value)
 
 
 def test_acceptance_is_counted_per_style() -> None:
@@ -254,6 +254,36 @@ def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp
 
 
 def test_a_judge_from_another_file_is_refused(tmp_path: Path) -> None:
-    write_json(tmp_path / "other.json", {"verdicts": {}})
-    with pytest.raises(UserError, match=r"set filter\.rules\.learned\.weights"):
-        Learned(str(tmp_path / "other.json"))
+    verdicts = {key: row["truth"]["psnr"] >= 20 for key, row in VALUES.items()}
+    sound = teach(VALUES, verdicts)
+    assert is_learned(sound)
+    flawed: list[Any] = [
+        {"verdicts": {}},
+        ["residue"],
+        sound | {"weight": [1.0]},
+        sound | {"spread": dict.fromkeys(sound["spread"], 0.0)},
+        sound | {"mean": {}},
+        {name: table | {"charm": 1.0} if name != "bias" else table for name, table in sound.items()},
+    ]
+    for number, content in enumerate(flawed):
+        write_json(tmp_path / f"{number}.json", content)
+        with pytest.raises(UserError, match=r"set filter\.rules\.learned\.weights"):
+            Learned(str(tmp_path / f"{number}.json"))
+
+
+def test_verdicts_of_another_kind_are_refused(tmp_path: Path) -> None:
+    for number, content in enumerate(({"verdicts": {"a": ["accept"]}}, {"verdicts": {"a": 1}}, ["accept"])):
+        write_json(tmp_path / f"{number}.json", content)
+        with pytest.raises(UserError, match="save it from the page"):
+            filters.read_verdicts(tmp_path / f"{number}.json")
+
+
+def test_the_hint_of_an_empty_selection_names_a_threshold_that_keeps_something() -> None:
+    rules = build_filters(rules_of("residue"))
+    for residue in (0.9, 0.3, 0.41):
+        worst = {"a": {"measures": {"residue": residue}}}
+        with pytest.raises(UserError) as told:
+            select(worst, {"a": "ink"}, rules, threshold=1.0, keep_at_most_per_style=None)
+        hint = float(str(told.value).rpartition("filter.threshold=")[2].split()[0])
+        kept = select(worst, {"a": "ink"}, rules, threshold=hint, keep_at_most_per_style=None)
+        assert kept.accepted == ("a",)

@@ -107,6 +107,12 @@ def flip_a_bit(entry: Entry) -> None:
     path.write_bytes(content)
 
 
+def change(path: Path, old: bytes, new: bytes) -> None:
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+
+
 @pytest.mark.parametrize(
     ("damage", "word"),
     [
@@ -115,6 +121,10 @@ def flip_a_bit(entry: Entry) -> None:
         (lambda entry: (entry.folder / "stray.txt").write_text("x"), "missing or additional"),
         (lambda entry: (entry.folder / "manifest.json").unlink(), "manifest is missing"),
         (lambda entry: (entry.folder / "manifest.json").write_text("{"), "manifest is damaged"),
+        (
+            lambda entry: change(entry.folder / "manifest.json", b'"seconds"', b'"sekonds"'),
+            "manifest is damaged",
+        ),
     ],
 )
 def test_damage_is_found_by_checksum_said_and_mended(

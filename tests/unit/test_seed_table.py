@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,14 +79,17 @@ def test_errors_are_averaged_over_seeds_before_they_become_decibels(sweep: Path)
 def test_the_table_has_a_row_a_setting_and_later_round_and_curves_beside_it(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    (sweep / "heatmap.png").write_bytes(b"the sweep's own")
     assert main([str(sweep)]) == 0
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert errors == ""
     assert printed == markdown(lines_of(sweep))
     assert [line.split(" | ")[:3] for line in printed.splitlines()[2:]] == [
         ["| bootstrap.retrain=insertion", "1", "3 of 4"], ["| bootstrap.retrain=both", "1", "3 of 4"],
     ]  # fmt: skip
     assert (sweep / "rounds.png").stat().st_size > 5000
-    assert load_rgb(sweep / "heatmap.png").std() > 0.05
+    assert load_rgb(sweep / "rounds_heatmap.png").std() > 0.05
+    assert (sweep / "heatmap.png").read_bytes() == b"the sweep's own"
 
 
 def test_several_sweeps_stand_in_one_table_under_their_names(
@@ -104,7 +108,32 @@ def test_several_sweeps_stand_in_one_table_under_their_names(
     assert grid.cells[2][1] == pytest.approx(-10 * math.log10(0.02 / 0.1), abs=1e-3)
     assert main([str(sweep), str(tmp_path / "more"), "--out", str(tmp_path / "both")]) == 0
     assert "| more | 2 | 3 of 4 |" in capsys.readouterr().out
-    assert (tmp_path / "both" / "heatmap.png").is_file()
+    assert (tmp_path / "both" / "rounds_heatmap.png").is_file()
+
+
+def test_two_sweeps_of_one_name_are_refused_and_not_taken_for_seeds_of_one(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    namesake = tmp_path / "elsewhere" / sweep.name
+    shutil.copytree(sweep, namesake)
+    assert main([str(sweep), str(namesake)]) == 2
+    errors = capsys.readouterr().err
+    assert f"got {sweep} and {namesake}, " in errors
+    assert errors.count("\n") == 1
+
+
+def test_rounds_that_not_every_seed_has_are_left_out_aloud(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = {"0": [0.1, 0.05, 0.02], "1": [0.1, 0.06], "2": [0.1, 0.04, 0.03]}
+    outcomes = [
+        Outcome(seed, {"fit.steps": "9", "seed": seed}, "done", 1.0, {}, str(run(tmp_path, seed, left)), "", 1.0, "")
+        for seed, left in errors.items()
+    ]  # fmt: skip
+    write_sweep(tmp_path, Sweep("bootstrap", ["fit.steps", "seed"], None, "max", outcomes))
+    assert [line.round for line in lines_of(tmp_path, resamples=20)] == [0, 1]
+    said = "seed_table: fit.steps=9: rounds after 1 left out, 1 of 3 seeds stopped there\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_folder_without_bootstraps_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

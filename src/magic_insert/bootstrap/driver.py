@@ -5,21 +5,23 @@ share what they can. Writes `rounds.jsonl` (whole, after every round), sheets, a
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from magic_insert.bootstrap import scores
 from magic_insert.bootstrap.choice import Row, best_round, conclusion, improves
-from magic_insert.bootstrap.files import ids_of, read_index, read_values
+from magic_insert.bootstrap.files import ids_of, read_index, read_values, skipped_of
 from magic_insert.bootstrap.plan import Execute, OnLosses, Plan, Source
 from magic_insert.bootstrap.product import publish
 from magic_insert.bootstrap.select import acceptance, bias_report, rejected_by, truth_report
 from magic_insert.bootstrap.sheets import write_sheets
 from magic_insert.bootstrap.store import Entry, Store
 from magic_insert.config.schema.bootstrap import BootstrapConfig
-from magic_insert.core.jsonl import write_text
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import write_bytes, write_text
 
 ROUNDS = "rounds.jsonl"
 TASKS = {"inserter": "insert", "remover": "remove"}
@@ -52,13 +54,28 @@ def run_plan(
     Raises:
         UserError: something the user set or gave does not fit; an empty selection; a full or closed disk.
     """
+    with _given_back(Path(cfg.out) / ROUNDS):
+        return _run(cfg, execute, say, on_round, on_losses, progress)
+
+
+def _run(
+    cfg: BootstrapConfig,
+    execute: Execute,
+    say: Callable[[str], None],
+    on_round: Callable[[Row], None],
+    on_losses: OnLosses,
+    progress: bool,
+) -> list[Row]:
     plan = Plan(cfg, Store(Path(cfg.store), say), execute, on_losses=on_losses, progress=progress)
     out, loop = Path(cfg.out), cfg.bootstrap
     base = Networks(plan.base("insert"), plan.base("remove"))
-    networks, rows = [base], [_row(plan, 0)]
+    # First of all, because it holds what the user gave and may be refused.
+    pool = plan.pool()
+    if left_out := skipped_of(pool.folder):
+        say(f"pool: {len(left_out)} unusable pictures left out: {'; '.join(left_out)}")
+    networks, rows = [base], [_row(plan, 0) | {"skipped": left_out}]
     first = _measure(plan, base, rows[0], None)
     _record(out, rows, say, on_round)
-    pool = plan.pool()
     for number in range(1, loop.rounds + 1):
         last = networks[-1]
         row = _row(plan, number)
@@ -102,13 +119,26 @@ def run_plan(
     return rows
 
 
+@contextmanager
+def _given_back(file: Path) -> Iterator[None]:
+    """Puts `file` back as it was when the body is refused: the rows of an earlier run outlive a mistake."""
+    before = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    except UserError:
+        if before is not None:
+            write_bytes(file, before)
+        raise
+
+
 def _row(plan: Plan, number: int) -> Row:
     """The fields of a row that are known before the round; round 0 harvests nothing."""
     cfg = plan.cfg
     return {
         "round": number,
         "seed": cfg.seed,
-        "store": cfg.store,
+        "store": str(Path(cfg.store).absolute()),
+        "skipped": [],
         "threshold": cfg.filter.threshold,
         "retrain": cfg.bootstrap.retrain,
         "init_from": cfg.bootstrap.init_from,

@@ -8,9 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 
 INDEX = "index.json"
+SKIPPED = "skipped.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+NETWORK_FILES = ("config.json", WEIGHTS)  # of a trained inserter or remover
+LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 WITH, WITHOUT, MASK = "with", "without", "mask"
 
 
@@ -39,6 +44,11 @@ def has_truth(folder: Path) -> bool:
     return bool(read_json(folder / INDEX)["truth"])
 
 
+def skipped_of(folder: Path) -> list[str]:
+    """What was wrong with each picture of the user that is not in the stage, by name; empty for other stages."""
+    return list(read_json(folder / SKIPPED)) if (folder / SKIPPED).is_file() else []
+
+
 def ids_of(items: Sequence[Item]) -> list[str]:
     """Their ids."""
     return [item.id for item in items]
@@ -57,3 +67,18 @@ def values_file(folder: Path, name: str) -> Path:
 def read_values(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     """The numbers about the items `ids`, by id."""
     return {name: read_json(values_file(folder, name)) for name in ids}
+
+
+def require_room(out: Path) -> None:
+    """That the networks would replace nothing but networks of an earlier run.
+
+    Raises:
+        UserError: names a file of something else.
+    """
+    for name in ("inserter", "remover"):
+        for file in sorted(path for path in (out / name).rglob("*") if path.is_file()):
+            if file.relative_to(out / name).as_posix() not in NETWORK_FILES:
+                raise UserError(
+                    f"expected {out / name} to be free for the trained network, got {file.name} there, which is no "
+                    "part of one; set out=FOLDER"
+                )

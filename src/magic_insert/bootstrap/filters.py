@@ -18,7 +18,8 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 
 Measures = Mapping[str, float]
-LEARNED = {"bias", "weight", "square", "mean", "spread"}  # quality.teach writes these
+LEARNED = {"bias", "weight", "square", "mean", "spread"}
+MEASURES = {"residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle"}
 
 
 @runtime_checkable
@@ -171,8 +172,7 @@ class Learned:
 
     def __post_init__(self) -> None:
         _require_file("filter.rules.learned.weights", self.weights)
-        found = self._learned()
-        if not isinstance(found, dict) or not set(found) >= LEARNED:
+        if not is_learned(self._learned()):
             raise UserError(
                 f"expected what magic-insert review learned (quality.json) in {self.weights}, got something else; "
                 "set filter.rules.learned.weights=PATH"
@@ -205,6 +205,20 @@ class People:
         return float(read_verdicts(self.verdicts).get(name, False))
 
 
+def is_learned(found: Any) -> bool:
+    """Whether `found` is a judge as `quality.teach` makes it: five tables of finite numbers, no spread of zero."""
+    if not isinstance(found, dict) or set(found) != LEARNED:
+        return False
+    tables = list(found.values())
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    numbers = [value for table in tables for value in table.values()]
+    known = set(found["weight"]) <= MEASURES and set(found["bias"]) == {"bias"}
+    alike = all(set(found[name]) == set(found["weight"]) for name in ("square", "mean", "spread"))
+    finite = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
+    return known and alike and finite and all(value > 0 for value in found["spread"].values())
+
+
 def quality(learned: Mapping[str, Mapping[str, float]], measures: Measures) -> float:
     """Logistic function of the standardised measurements and their squares: the probability of "accept"."""
     total = learned["bias"]["bias"]
@@ -223,7 +237,7 @@ def read_verdicts(path: str | Path) -> dict[str, bool]:
     """
     stored = _read(str(path), sha256_file(path)) if Path(path).is_file() else read_json(path)
     verdicts = stored.get("verdicts") if isinstance(stored, dict) else None
-    if not isinstance(verdicts, dict) or not set(verdicts.values()) <= {"accept", "reject"}:
+    if not isinstance(verdicts, dict) or not all(v in ("accept", "reject") for v in verdicts.values()):
         raise UserError(
             f'expected {{"verdicts": {{ID: "accept" or "reject"}}}} in {path}, got something else; '
             "save it from the page of magic-insert review"

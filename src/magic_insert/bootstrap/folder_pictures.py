@@ -1,25 +1,28 @@
 """A user's own pictures as a pool: stylised pictures with masks, or counterfactual photographs (with, without, mask).
 
-Everything that cannot be used is found and named at once: unreadable files, duplicates, pictures without a mask. A
-picture is cut to the square that holds its subject and brought to the model's size. Settings: segment, segmenter,
-on_error, size, num_samples, seed; the photographs' `use` is "pairs".
+Everything that cannot be used is found and named at once: unreadable files, duplicates, pictures without a mask,
+pictures of the held-out test or in one of its styles. A picture is cut to the square that holds its subject and brought
+to the model's size. Settings: segment, segmenter, on_error, size, num_samples, seed; the photographs' `use` is "pairs".
+Inputs: pictures and masks, or pairs; heldout.
 """
 
 import hashlib
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.bootstrap.files import MASK, WITH, WITHOUT, Item, write_index
+from magic_insert.bootstrap.files import MASK, SKIPPED, WITH, WITHOUT, Item, write_index
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.pictures import save
+from magic_insert.bootstrap.toybox_pictures import require_not_held_out
 from magic_insert.core.compositing import area_resize
+from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
@@ -55,6 +58,8 @@ def take_in(path: Path) -> None:
         raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none")
     usable: list[Path] = []
     problems: list[str] = []
+    heldout = payload.inputs["heldout"]
+    test = {sha256_file(file) for layer in (WITH, WITHOUT) for file in (heldout / layer).glob("*.png")}
     seen: dict[str, Path] = {}
     named: dict[str, Path] = {}
     for file in files:
@@ -71,12 +76,16 @@ def take_in(path: Path) -> None:
         except UserError as error:
             problems.append(f"{inner}: {error}")
             continue
+        if content in test:
+            problems.append(f"{inner}: a picture of the held-out test")
+            continue
         if content in seen:
             problems.append(f"{inner}: the same picture as {seen[content].relative_to(folder)}")
             continue
         seen[content] = file
         usable.append(file)
-    _tell(problems, payload.settings["on_error"], usable)
+    _refuse(problems, payload.settings["on_error"], usable)
+    write_json(payload.out / SKIPPED, problems)
     order = sorted(usable, key=lambda file: fold_in(payload.settings["seed"], "bootstrap folder", file.name))
     items = []
     for file in sorted(order[: payload.settings["num_samples"]]):
@@ -92,7 +101,10 @@ def take_in(path: Path) -> None:
 def picture_files(folder: Path, masks: Path) -> list[Path]:
     """Pictures of `folder` and of its folders of styles, masks left out, sorted."""
     found = [*folder.glob("*"), *folder.glob("*/*")]
-    inside = [p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and masks not in p.parents]
+    apart = masks.absolute()  # either may be given as relative
+    inside = [
+        p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and apart not in p.absolute().parents
+    ]
     return sorted(inside)
 
 
@@ -105,6 +117,7 @@ def read_one(payload: Payload, folder: Path, file: Path, masks: Path, without: P
     settings, size = payload.settings, payload.settings["size"]
     inner = file.relative_to(folder)
     style = PHOTO if without is not None else inner.parts[0] if len(inner.parts) > 1 else NO_STYLE
+    require_not_held_out([style], "the folder of its style")
     rgb = load_rgb(file)
     mask = _mask(rgb, inner, masks, settings)
     if float(mask.max()) < INSIDE:
@@ -160,19 +173,15 @@ def square_around(mask: Float[Tensor, "1 H W"]) -> tuple[slice, slice]:
     return slice(top, top + side), slice(left, left + side)
 
 
-def _tell(problems: list[str], on_error: str, usable: list[Path]) -> None:
-    """Names the unusable pictures, as an error or as a warning.
+def _refuse(problems: list[str], on_error: str, usable: list[Path]) -> None:
+    """Names the unusable pictures.
 
     Raises:
         UserError: there are some and `on_error` is "refuse", or nothing is left.
     """
-    if not problems:
-        return
-    more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-    listed = "; ".join(problems[:LISTED]) + more
-    if on_error == "refuse" or not usable:
+    if problems and (on_error == "refuse" or not usable):
+        more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise UserError(
-            f"expected usable pictures, got {len(problems)} that are not: {listed}; "
+            f"expected usable pictures, got {len(problems)} that are not: {'; '.join(problems[:LISTED])}{more}; "
             "mend them or set data.on_error=skip"
         )
-    print(f"skipped {len(problems)} pictures: {listed}", file=sys.stderr)

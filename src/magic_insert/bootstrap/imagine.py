@@ -12,7 +12,12 @@ from magic_insert.bootstrap.files import MASK, WITH, Item, place, write_index
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.payload import Payload, chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, save
-from magic_insert.bootstrap.toybox_pictures import View, require_trainable, require_training_styles
+from magic_insert.bootstrap.toybox_pictures import (
+    View,
+    require_not_held_out,
+    require_trainable,
+    require_training_styles,
+)
 from magic_insert.core.masks import INSIDE
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
@@ -30,10 +35,12 @@ def imagined_items(settings: dict[str, Any]) -> list[Item]:
     """Every picture to draw: its prompt, style and noise are a function of the settings and its number."""
     seed, items = settings["seed"], []
     styles = settings["styles"] if settings["prompts"] else require_training_styles(settings["styles"])
+    require_not_held_out(styles, "pool.styles")
     for i in range(settings["num_samples"]):
         style = styles[i % len(styles)]
         if settings["prompts"]:
-            prompt = settings["prompts"][i // len(styles) % len(settings["prompts"])].format(style=style)
+            prompt = settings["prompts"][i // len(styles) % len(settings["prompts"])]
+            prompt = prompt.replace("{style}", style)
         else:
             subject = sample_subject(fold_in(seed, "imagine", "subject", i), "train")
             scene = sample_scene(fold_in(seed, "imagine", "scene", i), "train")

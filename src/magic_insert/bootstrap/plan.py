@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from magic_insert.bootstrap.files import read_index, read_values
+from magic_insert.bootstrap.files import LPIPS_FILE, read_index, read_values
 from magic_insert.bootstrap.filters import ask_for_cycle
 from magic_insert.bootstrap.payload import Payload
 from magic_insert.bootstrap.select import Selection, build_filters, rule_settings, select
@@ -28,7 +28,7 @@ HERE = "magic_insert.bootstrap."
 # kind -> the function that makes it, and a version that is raised when its results change
 STAGES = {
     "render": (HERE + "toybox_pictures:render", 1),
-    "folder": (HERE + "folder_pictures:take_in", 1),
+    "folder": (HERE + "folder_pictures:take_in", 2),
     "imagine": (HERE + "imagine:run_imagine", 1),
     "harvest": (HERE + "harvest:run_harvest", 1),
     "measure": (HERE + "measure:run_measure", 2),
@@ -37,7 +37,6 @@ STAGES = {
     "evaluate": (HERE + "evaluate:run_evaluate", 1),
 }
 SELECT_VERSION = 1
-LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 SELECTION = "selection.json"
 LOSSES = "train.jsonl"  # what a fit leaves in its work folder
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
@@ -115,8 +114,12 @@ class Plan:
                 "segmenter": segmenter,
                 "on_error": cfg.data.on_error,
             }
-            inputs = {"pictures": folder_source(folder)}
-            return self._stage("folder", settings, inputs | {"masks": folder_source(masks)})
+            inputs = {
+                "pictures": folder_source(folder),
+                "masks": folder_source(masks),
+                "heldout": source_of(self.held_out()),
+            }
+            return self._stage("folder", settings, inputs)
         settings = {**common, "styles": pool.styles, "prompts": pool.prompts, "segmenter": segmenter}
         drawing = {"steps": pool.steps, "guidance": pool.guidance}
         unet = folder_source(self.model.folder, ("unet",)) if self.model.folder.is_dir() else self.model
@@ -129,7 +132,8 @@ class Plan:
         if fit.photos is None:
             return self._stage("render", {**common, "use": "photos"}, {})
         settings = {**common, "use": "pairs", "on_error": cfg.data.on_error}
-        return self._stage("folder", settings, {"pairs": folder_source(Path(fit.photos))})
+        inputs = {"pairs": folder_source(Path(fit.photos)), "heldout": source_of(self.held_out())}
+        return self._stage("folder", settings, inputs)
 
     def held_out(self) -> Entry:
         """The test: never seen by any training, the same for every seed's run of this size."""

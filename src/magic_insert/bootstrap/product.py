@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert import __version__
+from magic_insert.bootstrap.files import NETWORK_FILES, WEIGHTS
 from magic_insert.bootstrap.plan import Source
 from magic_insert.bootstrap.store import disk_trouble
 from magic_insert.config.freeze import thaw
@@ -14,8 +15,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
 
 CARD = "card.json"
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-NETWORK_FILES = ("config.json", WEIGHTS)
 
 
 def publish(

@@ -4,6 +4,7 @@ A removal's score is the worst of its filters' scores; it is kept from `threshol
 best first. Where the truth is known, precision and recall of the decision, and how the kept differ from all (bias).
 """
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -71,7 +72,8 @@ def select(
             if best is None
             else f"a best score of {best.score:.3f} ({best.id}, {best.worst})"
         )
-        lower = "" if best is None else f"; set filter.threshold={max(0.0, best.score - 0.005):.2f} or lower"
+        enough = 0.0 if best is None else math.floor(100 * best.score) / 100
+        lower = "" if best is None else f"; set filter.threshold={enough:g}" + (" or lower" if enough else "")
         raise UserError(f"expected removals that pass filter.threshold={threshold:g}, got {seen}{lower}")
     passed = {item.id for item in passing}
     return Selection(

@@ -165,7 +165,7 @@ def flaw_of(folder: Path) -> str | None:
     try:
         manifest = read_json(folder / MANIFEST)
         request = Request(*(manifest[name] for name in ("kind", "version", "settings", "inputs")))
-        expected, key = dict(manifest["files"]), request.key
+        expected, key, _ = dict(manifest["files"]), request.key, float(manifest["seconds"])
     except (UserError, KeyError, TypeError, ValueError):
         return "its manifest is damaged"
     if key != folder.name:

@@ -37,18 +37,28 @@ class View:
     items: tuple[Item, ...]
 
 
+def require_not_held_out(styles: Sequence[str], where: str) -> None:
+    """Whatever a pool is drawn by, a style of the test is not in it; `where` says who named it.
+
+    Raises:
+        UserError: a style is held out.
+    """
+    for style in styles:
+        if style.lower() in HELD_OUT_STYLES:
+            raise UserError(
+                f"expected training styles in {where}, got {style}, which is held out for the test; choose another, "
+                f"the Toybox has {', '.join(SEEN)}"
+            )
+
+
 def require_training_styles(styles: Sequence[str]) -> list[str]:
     """`styles`, or every drawn training style when there are none.
 
     Raises:
         UserError: a style is unknown, or held out for the test.
     """
+    require_not_held_out(styles, "pool.styles")
     for style in styles:
-        if style in HELD_OUT_STYLES:
-            raise UserError(
-                f"expected training styles in pool.styles, got {style}, which is held out for the test; choose among "
-                + ", ".join(SEEN)
-            )
         if style not in SEEN:
             raise UserError(f"expected pool.styles among {', '.join(SEEN)}, got {style!r}")
     return list(styles) or list(SEEN)

@@ -24,7 +24,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from magic_insert.config.compose import JOB_LAUNCHER, JOB_SCHEMAS, known_keys, register_schemas
 from magic_insert.core.errors import UserError
 from magic_insert.launch.executor import StageFailed
-from magic_insert.launch.launcher import launch
+from magic_insert.launch.launcher import is_picture, launch
 from magic_insert.launch.sweep import JobPlan
 from magic_insert.launch.sweep_names import job_name, settings_of, swept_keys
 from magic_insert.paths import conf_dir
@@ -138,6 +138,12 @@ def require_file(key: str, path: str) -> None:
     """That `path` is a file; raises `UserError` naming `key` otherwise. Its content is judged when it is read."""
     if not Path(path).is_file():
         raise UserError(f"expected {key} to be a picture, got no file at {path}; set {key}=PATH")
+
+
+def require_folder(key: str, path: str) -> None:
+    """That `path` names a folder and no picture; raises `UserError` naming `key` otherwise."""
+    if is_picture(path):
+        raise UserError(f"expected {key} to be a folder, got the name of a picture, {path}; set {key}=FOLDER")
 
 
 def require_writable(key: str, path: str) -> None:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from magic_insert.bootstrap.files import LPIPS_FILE, require_room
 from magic_insert.bootstrap.select import build_filters
-from magic_insert.cli.app import require_writable, run_app
+from magic_insert.cli.app import require_folder, require_writable, run_app
 from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.errors import UserError
 
@@ -15,6 +16,14 @@ def check(cfg: BootstrapConfig) -> None:
     for key, folder in (("pool.dir", cfg.pool.dir), ("fit.photos", cfg.fit.photos)):
         if folder is not None and not Path(folder).is_dir():
             raise UserError(f"expected {key} to be a folder, got none at {folder}; set {key}=DIR")
+    require_folder("out", cfg.out)
+    require_room(Path(cfg.out))
+    lpips = cfg.evaluate.lpips
+    if lpips is not None and not (Path(lpips) / LPIPS_FILE).is_file():
+        raise UserError(
+            f"expected evaluate.lpips to be a folder with {LPIPS_FILE}, got none in {lpips}; set "
+            "evaluate.lpips=FOLDER, or null to leave LPIPS out"
+        )
     require_writable("out", cfg.out)
     require_writable("store", cfg.store)
 

@@ -12,7 +12,7 @@ from magic_insert.config.schema.launch import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_text
 from magic_insert.launch.dashboard_page import page, section, sheet, table
-from magic_insert.launch.results import ROUNDS, flat_numbers
+from magic_insert.launch.results import ROUNDS, flat_numbers, read_rounds
 from magic_insert.launch.run_folder import RECORD
 from magic_insert.launch.svg import Curve, bar_chart, heat_chart, line_chart
 from magic_insert.launch.sweep_table import Sweep, columns_of, grid, read_sweep
@@ -33,7 +33,7 @@ def write_dashboard(cfg: DashboardConfig) -> Path:
     """Writes the page that `cfg` asks for to `cfg.out`.
 
     Raises:
-        UserError: the folder holds neither rounds nor measurements nor a sweep.
+        UserError: the folder holds neither rounds nor measurements nor a sweep, or a file of these is damaged or empty.
     """
     text = run_page(Path(cfg.run)) if cfg.run is not None else sweep_page(Path(str(cfg.sweep_dir)))
     write_text(cfg.out, text)
@@ -45,7 +45,7 @@ def run_page(folder: Path) -> str:
     facts = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
     lead = ", ".join(str(facts[name]) for name in ("job", "state", "started", "host") if facts.get(name))
     if (folder / ROUNDS).is_file():
-        parts = round_sections(read_jsonl(folder / ROUNDS), folder)
+        parts = round_sections(read_rounds(folder / ROUNDS), folder)
         return page(folder.name, lead, [*parts, *fit_sections(folder)])
     if (folder / METRICS).is_file():
         charts = metric_charts(read_jsonl(folder / METRICS))
@@ -144,7 +144,7 @@ def sweep_page(folder: Path) -> str:
     overview += sweep_curves(sweep)
     parts = [section("Results", overview), section("Jobs", [table(*sweep_table(sweep))])]
     if best is not None and (Path(best.out) / ROUNDS).is_file():
-        parts += round_sections(read_jsonl(Path(best.out) / ROUNDS), Path(best.out))
+        parts += round_sections(read_rounds(Path(best.out) / ROUNDS), Path(best.out))
     return page(f"sweep {folder.name}", told, parts)
 
 

@@ -5,13 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.tracking import METRICS
 
 ROUNDS = "rounds.jsonl"
 RESULT = "result.json"
+CARD = "card.json"
 # Of the many numbers of a bootstrap's round, those that a table of runs shows.
 SHOWN_OF_ROUNDS = (
+    "round",
     *(f"metrics.inserter.{group}.effect_psnr" for group in ("photo", "seen", "unseen")),
     "accepted",
     "rejected",
@@ -23,13 +26,16 @@ SHOWN_OF_ROUNDS = (
 def read_numbers(folder: Path) -> dict[str, float]:
     """Every number that the run in `folder` ended with, by dotted name.
 
-    Its `result.json` where it wrote one; else the last round of a bootstrap; else the last row of each stage's log.
+    Its `result.json` where it wrote one; else the round that a bootstrap kept, or its last without a card; else
+    the last row of each stage's log.
     """
     if (folder / RESULT).is_file():
         return flat_numbers(read_json(folder / RESULT))
     if (folder / ROUNDS).is_file():
         rows = read_jsonl(folder / ROUNDS)
-        return flat_numbers(rows[-1]) if rows else {}
+        # What the run returns and publishes is the kept round's, and numbers of two rounds make no row.
+        kept = read_json(folder / CARD)["round"] if (folder / CARD).is_file() else -1
+        return flat_numbers(rows[kept if kept < len(rows) else -1]) if rows else {}
     if not (folder / METRICS).is_file():
         return {}
     rows = read_jsonl(folder / METRICS)
@@ -40,6 +46,20 @@ def read_numbers(folder: Path) -> dict[str, float]:
         numbers = {name: value for name, value in row.items() if name not in ("stage", "step")}
         found |= {prefix + name: value for name, value in flat_numbers(numbers).items()}
     return found
+
+
+def read_rounds(path: Path) -> list[dict[str, Any]]:
+    """The rows of a bootstrap's `rounds.jsonl`, at least one.
+
+    Raises:
+        UserError: the file is missing, damaged or empty.
+    """
+    rows = read_jsonl(path)
+    if not rows:
+        raise UserError(
+            f"expected rounds in {path}, got an empty file; run the bootstrap again, or delete the file"
+        )
+    return rows
 
 
 def shown(numbers: Mapping[str, float]) -> dict[str, float]:

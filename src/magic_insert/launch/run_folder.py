@@ -1,7 +1,7 @@
 """The folder of a run: its resolved configuration, and one small record that says how the run is doing.
 
 `config.yaml` is what the run was started with; `run.json` holds job, state, times and process. Both appear whole or
-not at all. A run that is refused for bad input leaves nothing that was not there before.
+not at all. A run that is refused for bad input leaves nothing that was not there before, and both files as they were.
 """
 
 import os
@@ -16,7 +16,7 @@ from magic_insert import __version__
 from magic_insert.config.freeze import thaw, to_yaml
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, write_json, write_text
+from magic_insert.core.jsonl import read_json, write_bytes, write_json, write_text
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
@@ -31,12 +31,7 @@ def recorded_run(folder: Path, job: str, target: str, frozen: Any) -> Iterator[N
     Raises:
         UserError: the folder cannot be written, or a live run holds it.
     """
-    if (folder / RECORD).is_file() and state_of(read_json(folder / RECORD)) == "running":
-        raise UserError(
-            f"expected {folder} to be free, got a run that is still running there; wait or set out=..."
-        )
-    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
-    new_files = [place for place in (folder / CONFIG, folder / RECORD) if not place.exists()]
+    _require_free(folder)
     record = {
         "job": job,
         "target": target,
@@ -45,34 +40,63 @@ def recorded_run(folder: Path, job: str, target: str, frozen: Any) -> Iterator[N
         "ended": None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
+        "pid_start_ticks": _start_ticks(os.getpid()),
         "version": __version__,
         "config": digest(thaw(frozen)),
     }
-    write_text(folder / CONFIG, to_yaml(frozen))
-    write_json(folder / RECORD, record)
+    with _as_before_if_refused(folder):
+        write_text(folder / CONFIG, to_yaml(frozen))
+        write_json(folder / RECORD, record)
+        try:
+            yield
+        except Exception:
+            write_json(folder / RECORD, {**record, "state": "failed", "ended": now()})
+            raise
+        except BaseException:  # SystemExit of a signal, KeyboardInterrupt
+            write_json(folder / RECORD, {**record, "state": "stopped", "ended": now()})
+            raise
+        write_json(folder / RECORD, {**record, "state": "done", "ended": now()})
+
+
+def _require_free(folder: Path) -> None:
+    """Raises `UserError` where a run holds `folder`, or may hold it from a machine that cannot be asked."""
+    record = read_json(folder / RECORD) if (folder / RECORD).is_file() else None
+    if record is None or state_of(record) != "running":
+        return
+    if record["host"] == socket.gethostname():
+        raise UserError(
+            f"expected {folder} to be free, got a run that is still running there; wait or set out=..."
+        )
+    raise UserError(
+        f"expected {folder} to be free, got a run that {record['host']} started at {record['started']} and has not "
+        f"ended; wait or set out=..., or if that machine is gone, delete {folder / RECORD}"
+    )
+
+
+@contextmanager
+def _as_before_if_refused(folder: Path) -> Iterator[None]:
+    """Where the body raises `UserError`, the two files are again what they were, to the byte.
+
+    Files and folders that are new are taken away, unless the job put something of its own into a new folder first: then
+    its record stays beside that.
+    """
+    files = (folder / CONFIG, folder / RECORD)
+    before = {path: path.read_bytes() for path in files if path.is_file()}
+    new_folders = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         yield
     except UserError:
-        write_json(folder / RECORD, {**record, "state": "failed", "ended": now()})
-        _forget(new_files, new_folders)
+        if new_folders and folder.is_dir() and any(path not in files for path in folder.iterdir()):
+            raise
+        for path in files:
+            if path in before:
+                write_bytes(path, before[path])
+            else:
+                path.unlink(missing_ok=True)
+        for place in new_folders:
+            if place.is_dir():
+                place.rmdir()
         raise
-    except Exception:
-        write_json(folder / RECORD, {**record, "state": "failed", "ended": now()})
-        raise
-    except BaseException:  # SystemExit of a signal, KeyboardInterrupt
-        write_json(folder / RECORD, {**record, "state": "stopped", "ended": now()})
-        raise
-    write_json(folder / RECORD, {**record, "state": "done", "ended": now()})
-
-
-def _forget(files: list[Path], folders: list[Path]) -> None:
-    """Takes back `files`, and those of `folders` (innermost first) that are empty without them."""
-    if folders and any(path not in files for path in folders[0].iterdir()):
-        return  # the job wrote something of its own before it refused; its record stays beside it
-    for path in files:
-        path.unlink(missing_ok=True)
-    for path in folders:
-        path.rmdir()
 
 
 def now() -> str:
@@ -84,17 +108,29 @@ def state_of(record: dict[str, Any]) -> str:
     """The state of a run; one that was killed without a word counts as stopped, if it ran on this host."""
     if record["state"] != "running" or record["host"] != socket.gethostname():
         return str(record["state"])
-    return "running" if _is_alive(record["pid"]) else "stopped"
+    return "running" if _is_alive(record["pid"], record.get("pid_start_ticks")) else "stopped"
 
 
-def _is_alive(pid: int) -> bool:
+def _is_alive(pid: int, start_ticks: int | None) -> bool:
+    """Whether process `pid` runs and is the one that began at `start_ticks`; None where that is not known."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:  # alive, of another user
-        return True
-    return True
+        pass
+    # Numbers are given out again; in a restarted container every job may be process 1.
+    return start_ticks is None or _start_ticks(pid) in (None, start_ticks)
+
+
+def _start_ticks(pid: int) -> int | None:
+    """When a process began, in clock ticks after the machine did; None without such a process or without /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    # Field 22 of proc_pid_stat(5). Field 2 is the command in parentheses, and may hold spaces and parentheses itself.
+    return int(stat.rpartition(b")")[2].split()[22 - 3])
 
 
 def list_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -1,9 +1,9 @@
 """Sweeps of bootstraps over seeds as one table: what each setting changes, round by round, the seeds taken together.
 
 Run as `python -m magic_insert.launch.seed_table runs/sweep ...`; prints Markdown and writes curves (`rounds.png`) and a
-map of settings by rounds (`heatmap.png`) into the first folder or `--out`. Every held-out picture's errors are
-averaged over the seeds, then scenes are resampled: the interval says how far the change carries over to other scenes,
-the range beside it how far the seeds lie apart.
+map of settings by rounds (`rounds_heatmap.png`; `heatmap.png` is the sweep's own) into the first folder or `--out`.
+Every held-out picture's errors are averaged over the seeds, then scenes are resampled: the interval says how far the
+change carries over to other scenes, the range beside it how far the seeds lie apart.
 """
 
 import argparse
@@ -17,9 +17,8 @@ from typing import Any
 from magic_insert.bootstrap import scores
 from magic_insert.bootstrap.files import read_values
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_jsonl
 from magic_insert.launch.heatmap import draw_heatmap
-from magic_insert.launch.results import ROUNDS
+from magic_insert.launch.results import ROUNDS, read_rounds
 from magic_insert.launch.sweep_table import Grid, read_sweep
 
 Row = dict[str, Any]
@@ -44,31 +43,24 @@ class Line:
 
 def lines_of(*sweeps: Path, resamples: int = 1000, coverage: float = 0.95) -> list[Line]:
     """The lines of one or more sweeps' folders, settings in their order, rounds from 0. Of several sweeps each setting
-    is told with its folder's name.
+    is told with its folder's name. A setting ends with the seed that stopped first; what this leaves out is said on
+    standard error.
 
     Raises:
-        UserError: no sweep there, or no finished bootstrap in it.
+        UserError: no sweep there, or no finished bootstrap in it; two sweeps of one name.
     """
-    settings: dict[str, list[list[Row]]] = {}
-    for sweep in sweeps:
-        found = [
-            (outcome, path)
-            for outcome in read_sweep(sweep).outcomes
-            if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file()
-        ]
-        if not found:
-            raise UserError(
-                f"expected finished bootstraps in {sweep}, got none; run a sweep of bootstrap first"
-            )
-        for outcome, path in found:
-            name = ", ".join(f"{k}={v}" for k, v in outcome.settings.items() if k != SEED)
-            if len(sweeps) > 1:
-                name = f"{sweep.name}: {name}" if name else sweep.name
-            settings.setdefault(name, []).append(read_jsonl(path))
+    settings = _runs_of(sweeps)
     how: dict[str, Any] = {"seed": 0, "resamples": resamples, "coverage": coverage}
     lines = []
     for name, runs in settings.items():
-        for number in range(min(len(rows) for rows in runs)):
+        shortest = min(len(rows) for rows in runs)
+        if (ended := sum(len(rows) == shortest for rows in runs)) < len(runs):
+            place = f"seed_table: {name}" if name else "seed_table"
+            print(
+                f"{place}: rounds after {shortest - 1} left out, {ended} of {len(runs)} seeds stopped there",
+                file=sys.stderr,
+            )
+        for number in range(shortest):
             rows = [run[number] for run in runs]
             change = {
                 network: scores.changes(
@@ -93,6 +85,35 @@ def lines_of(*sweeps: Path, resamples: int = 1000, coverage: float = 0.95) -> li
                 )
             )
     return lines
+
+
+def _runs_of(sweeps: Sequence[Path]) -> dict[str, list[list[Row]]]:
+    """The rounds of every finished run by its setting, which is all but the seed. Raises as `lines_of`."""
+    named: dict[str, Path] = {}
+    for sweep in sweeps:
+        if sweep.name in named:
+            raise UserError(
+                f"expected sweeps of different names, got {named[sweep.name]} and {sweep}, whose settings would be "
+                "taken for one another's seeds; rename a folder, or give each once"
+            )
+        named[sweep.name] = sweep
+    settings: dict[str, list[list[Row]]] = {}
+    for sweep in sweeps:
+        found = [
+            (outcome, path)
+            for outcome in read_sweep(sweep).outcomes
+            if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file()
+        ]
+        if not found:
+            raise UserError(
+                f"expected finished bootstraps in {sweep}, got none; run a sweep of bootstrap first"
+            )
+        for outcome, path in found:
+            name = ", ".join(f"{k}={v}" for k, v in outcome.settings.items() if k != SEED)
+            if len(sweeps) > 1:
+                name = f"{sweep.name}: {name}" if name else sweep.name
+            settings.setdefault(name, []).append(read_rounds(path))
+    return settings
 
 
 def markdown(lines: Sequence[Line]) -> str:
@@ -189,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Sweeps of bootstraps over seeds as one table.")
     parser.add_argument("sweep", type=Path, nargs="+", help="a sweep's folder")
     parser.add_argument(
-        "--out", type=Path, help="folder for rounds.png and heatmap.png (default: the first sweep's)"
+        "--out", type=Path, help="folder for rounds.png and rounds_heatmap.png (default: the first sweep's)"
     )
     given = parser.parse_args(arguments)
     try:
@@ -201,7 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     draw(out / "rounds.png", lines)
     draw_heatmap(
-        out / "heatmap.png", grid_of(lines), "inserter on seen styles, effect region, dB against round 0"
+        out / "rounds_heatmap.png",
+        grid_of(lines),
+        "inserter on seen styles, effect region, dB against round 0",
     )
     print(markdown(lines), end="")
     return 0

@@ -5,6 +5,7 @@ their own checkpoints and from the store they share. A failed job never stops th
 runs are `DIR/<name>`, and `DIR` gets `sweep.json`, `sweep.md`, `sweep.csv`, `heatmap.png` and `jobs/<name>.log`.
 """
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,16 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from magic_insert.config.checks import at_least, one_of
 from magic_insert.config.freeze import freeze
+from magic_insert.core.errors import UserError
 from magic_insert.launch.launcher import is_picture, named_output
+from magic_insert.launch.results import SHOWN_OF_ROUNDS, shown
 from magic_insert.launch.sweep_names import job_name, settings_of, swept_keys
 from magic_insert.launch.sweep_table import Outcome, Sweep, write_sweep
 from magic_insert.launch.sweep_workers import Job, run_jobs
 
 # What an optimizer is told about a job that failed or measured nothing: finite, and worse than any measurement.
 WORST = 1e9
+MOST_NAMED = 12  # numbers in a message
 BASIC_SWEEPER = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
@@ -62,7 +66,8 @@ def run_batch(
     Their rows are added to `outcomes`, those of earlier batches, and the sweep's files written over all of them.
 
     Raises:
-        UserError: a job's configuration or input does not fit; nothing was started.
+        UserError: a job's configuration or input does not fit, and nothing was started; or, when the files are
+            written, no job that is done measured `sweep.metric`.
         SystemExit: with code 1, at the end of a plain sweep of which jobs failed.
     """
     # Hydra's sweepers put down their own notes there, some only after the jobs.
@@ -87,11 +92,14 @@ def run_batch(
     print(
         write_sweep(folder, Sweep(plan.job, keys, settings.metric, settings.direction, outcomes)), flush=True
     )
+    plain = config.hydra.sweeper._target_ == BASIC_SWEEPER
     failed = [row for row in ended if row.state == "failed"]
-    if failed and config.hydra.sweeper._target_ == BASIC_SWEEPER:
+    if failed and plain:
         print(f"{len(failed)} of {len(ended)} jobs failed; the same command runs them again:", flush=True)
         for row in failed:
             print(f"  {row.name}: {row.error}; log: {row.log}", flush=True)
+    require_measured(settings.metric, outcomes)
+    if failed and plain:
         raise SystemExit(1)
     worst = -WORST if settings.direction == "max" else WORST
     return [
@@ -104,6 +112,26 @@ def run_batch(
         )
         for overrides, (cfg, hydra), job in zip(job_overrides, composed, jobs, strict=True)
     ]
+
+
+def require_measured(metric: str | None, outcomes: Sequence[Outcome]) -> None:
+    """That a job of `outcomes` measured `metric`, where any is done; null is what jobs return, and always fits.
+
+    Raises:
+        UserError: none did; it names the nearest of the numbers there are.
+    """
+    done = [row for row in outcomes if row.state == "done"]
+    if metric is None or not done or any(metric in row.numbers for row in done):
+        return
+    if metric in SHOWN_OF_ROUNDS:
+        return  # a number of the filter: jobs that kept the base have none, later ones may
+    names = list(dict.fromkeys(name for row in done for name in [*shown(row.numbers), *row.numbers]))
+    near = difflib.get_close_matches(metric, names, n=3) or names[:MOST_NAMED]
+    hint = f"set one that was, such as {', '.join(near)}, or " if names else ""
+    raise UserError(
+        f"expected sweep.metric to be a number measured by a finished job, got {metric}; {hint}leave it out to "
+        "rank by what jobs return"
+    )
 
 
 def compose_sweep_job(

@@ -25,6 +25,13 @@ def settings_of(overrides: Sequence[str], keys: Sequence[str]) -> dict[str, str]
 
 
 def job_name(settings: Mapping[str, str]) -> str:
-    """A file name such as `seed=1,style.scale=0.5`; long ones are cut, with a digest to tell them apart."""
-    name = ",".join(f"{key}={value}" for key, value in settings.items()).replace("/", "-")
-    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}~{digest(dict(settings))}"
+    """A file name such as `seed=1,style.scale=0.5`; different settings of the same keys have different names.
+
+    Where the words alone do not tell settings apart, a digest does: a `/` became `-`, a value holds `=`, or the name
+    was cut.
+    """
+    words = ",".join(f"{key}={value}" for key, value in settings.items())
+    name = words.replace("/", "-")[:LONGEST_NAME]
+    # A value such as "1,b=2" reads like two settings.
+    plain = name == words and words.count("=") == len(settings)
+    return name if plain else f"{name}~{digest(dict(settings))}"

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json, write_text
 from magic_insert.launch.results import shown
 
@@ -85,11 +86,17 @@ def read_sweep(folder: Path) -> Sweep:
     """The sweep whose files are in `folder`.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its file has other fields than `write_sweep` gives it.
     """
     content = read_json(folder / SWEEP_FILE)
-    rows = [Outcome(**row) for row in content["jobs"]]
-    return Sweep(content["job"], content["keys"], content["metric"], content["direction"], rows)
+    try:
+        rows = [Outcome(**row) for row in content["jobs"]]
+        return Sweep(content["job"], content["keys"], content["metric"], content["direction"], rows)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"expected the record of a sweep in {folder / SWEEP_FILE}, got other fields ({error}); run the same sweep "
+            "again, which skips finished jobs and writes it anew"
+        ) from error
 
 
 def columns_of(sweep: Sweep) -> list[str]:

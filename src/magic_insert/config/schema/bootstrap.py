@@ -16,6 +16,10 @@ RETRAIN = ("insertion", "both")
 INIT_FROM = ("base", "previous")
 BACKGROUNDS = ("paper", "composited")
 ON_ERROR = ("refuse", "skip")
+MOST = 1_000_000  # pictures
+LEAST_SHARE = (
+    0.01  # of photographs: the set is filled up with drawings to match, a hundred times over at most
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         within("bootstrap.rounds", self.rounds, 1, 100)
-        at_least("bootstrap.num_samples", self.num_samples, 1)
+        within("bootstrap.num_samples", self.num_samples, 1, MOST)
         one_of("bootstrap.retrain", self.retrain, RETRAIN)
         one_of("bootstrap.init_from", self.init_from, INIT_FROM)
         at_least("bootstrap.min_gain", self.min_gain, 0)
@@ -162,7 +166,7 @@ class AdaptConfig:
         at_least("fit.steps", self.steps, 1)
         at_least("fit.batch_size", self.batch_size, 1)
         positive("fit.lr", self.lr)
-        at_least("fit.num_photos", self.num_photos, 1)
+        within("fit.num_photos", self.num_photos, 1, MOST)
         one_of("fit.background", self.background, BACKGROUNDS)
         at_least("fit.save_every", self.save_every, 1)
         within("fit.effect_weight", self.effect_weight, 0, 1000)
@@ -174,10 +178,10 @@ class AdaptConfig:
             raise UserError(
                 f"expected fit.ema_decay from 0 to below 1, got {self.ema_decay:g}; set fit.ema_decay=..."
             )
-        if not 0 <= self.photo_share < 1:
+        if not (self.photo_share == 0 or LEAST_SHARE <= self.photo_share < 1):
             raise UserError(
-                f"expected fit.photo_share from 0 to below 1, got {self.photo_share:g}; a round that sees photographs "
-                "alone cannot learn a style: set fit.photo_share=0.5"
+                f"expected fit.photo_share to be 0, or from {LEAST_SHARE:g} to below 1, got {self.photo_share:g}; "
+                "a round that sees photographs alone cannot learn a style: set fit.photo_share=0.5"
             )
 
 
@@ -198,7 +202,7 @@ class HeldOutConfig:
     lpips: str | None = None
 
     def __post_init__(self) -> None:
-        at_least("evaluate.num_scenes", self.num_scenes, 1)
+        within("evaluate.num_scenes", self.num_scenes, 1, MOST)
         within("evaluate.steps", self.steps, 1, 1000)
         within("evaluate.resamples", self.resamples, 10, 1_000_000)
         within("evaluate.coverage", self.coverage, 0.5, 0.999)

@@ -1,0 +1,86 @@
+"""The record of a run: who is alive, what another machine may still hold, and what a refused run leaves as it was."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from magic_insert.config.schema import StatusConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.launch.run_folder import recorded_run, state_of
+
+needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="start times come from /proc")
+
+
+def finish(folder: Path) -> dict[str, object]:
+    """The record of a run in `folder` while it runs; it ends well."""
+    with recorded_run(folder, "status", "toy:finish", StatusConfig()):
+        record: dict[str, object] = read_json(folder / "run.json")
+    return record
+
+
+def refuse(folder: Path, *written: str) -> None:
+    """A run in `folder` with a configuration of its own that refuses its input, after it wrote some files."""
+    with recorded_run(folder, "card", "toy:refuse", StatusConfig(root="elsewhere")):
+        for name in written:
+            (folder / name).touch()
+        raise UserError("expected another toy")
+
+
+@needs_proc
+def test_another_process_with_the_number_of_the_run_is_not_the_run(tmp_path: Path) -> None:
+    record = finish(tmp_path)
+    assert state_of(record) == "running"
+    recycled = {**record, "pid_start_ticks": read_json(tmp_path / "run.json")["pid_start_ticks"] - 1}
+    assert state_of(recycled) == "stopped"
+    write_json(tmp_path / "run.json", recycled)
+    finish(tmp_path)  # the folder is free
+    # A record of an older version, or of a machine without /proc, knows no start.
+    assert state_of({name: value for name, value in record.items() if name != "pid_start_ticks"}) == "running"
+    assert state_of({**record, "pid_start_ticks": None}) == "running"
+
+
+@needs_proc
+def test_the_name_of_a_process_does_not_move_its_start(tmp_path: Path) -> None:
+    name = Path("/proc/self/comm")
+    before = name.read_text()
+    ticks = finish(tmp_path)["pid_start_ticks"]
+    name.write_text("a) S 1 (b 2")
+    try:
+        assert finish(tmp_path)["pid_start_ticks"] == ticks
+    finally:
+        name.write_text(before)
+    assert isinstance(ticks, int)
+    assert ticks > 0
+
+
+def test_a_run_of_another_machine_is_named_with_the_way_out(tmp_path: Path) -> None:
+    record = {**finish(tmp_path), "host": "node7", "started": "2030-01-01T00:00:00+00:00"}
+    write_json(tmp_path / "run.json", record)
+    with pytest.raises(UserError) as told:
+        finish(tmp_path)
+    assert "a run that node7 started at 2030-01-01T00:00:00+00:00 and has not ended" in str(told.value)
+    assert f"if that machine is gone, delete {tmp_path / 'run.json'}" in str(told.value)
+    assert read_json(tmp_path / "run.json") == record
+    (tmp_path / "run.json").unlink()
+    finish(tmp_path)
+
+
+@pytest.mark.parametrize("there", [("config.yaml", "run.json"), ("config.yaml",), ()], ids=len)
+def test_a_refused_run_puts_back_the_files_of_the_run_before(tmp_path: Path, there: tuple[str, ...]) -> None:
+    finish(tmp_path)
+    for name in {"config.yaml", "run.json"} - set(there):
+        (tmp_path / name).unlink()
+    if there:
+        (tmp_path / "config.yaml").write_bytes(b"# mine, \xff\r\n")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="another toy"):
+        refuse(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_a_refused_run_wrote_in_a_new_folder_keeps_its_record(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another toy"):
+        refuse(tmp_path / "a", "half.txt")
+    assert read_json(tmp_path / "a" / "run.json")["state"] == "failed"
