@@ -80,7 +80,7 @@ def test_every_setting_of_a_fit_reaches_it_and_a_lora_is_measured_as_it_is_kept(
 ) -> None:
     settings = {
         "steps": 1, "batch_size": 3, "lr": 0.002, "dropout": 0.5, "effect_weight": 3, "time_shift": 2, "clip_norm": 0.5,
-        "ema_decay": 0.9, "lora_rank": 2, "precision": "bf16-mixed",
+        "condition_noise": 0.5, "ema_decay": 0.9, "lora_rank": 2, "precision": "bf16-mixed",
     }  # fmt: skip
     words = [f"train.{key}={value}" for key, value in settings.items()]
     cache = tmp_path / "cache"

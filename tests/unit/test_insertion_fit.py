@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from diffusers import DDPMScheduler
+from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
@@ -17,6 +18,7 @@ from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training.insertion import (
     CLEAR_CHANGE,
     EditLatents,
+    InsertionModule,
     edit_batches,
     effect_weights,
     shifted_times,
@@ -172,6 +174,42 @@ def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: Edit
     assert shown["condition"].any()
     for key in ("latents", "noise", "timesteps"):
         assert torch.equal(shown[key], hidden[key])
+
+
+def test_noise_on_the_condition_is_as_wide_as_asked_and_touches_nothing_else(latents: EditLatents) -> None:
+    plain, noisy = (
+        edit_batches(latents, task="insert", seed=0, batch_size=64, condition_noise=most)(3)
+        for most in (0.0, 2.0)
+    )
+    spread = noisy.pop("condition_noise").std(dim=(1, 2, 3))
+    assert 0.8 < float(spread.mean()) < 1.2  # uniform from 0 to 2
+    assert float(spread.min()) < 0.3
+    assert float(spread.max()) < 2.5
+    assert plain.keys() == noisy.keys()
+    assert all(torch.equal(plain[key], noisy[key]) for key in plain)
+
+
+def test_the_network_sees_the_noise_and_the_weights_of_the_loss_do_not() -> None:
+    seen: list[Tensor] = []
+
+    class Seer(nn.Module):
+        def forward(self, images: Tensor, *_: Any, **__: Any) -> tuple[Tensor]:
+            seen.append(images[:, C : 2 * C])
+            return (images[:, :C] * 0,)
+
+    empty = torch.zeros(1, 1, 2), torch.zeros(1, 2)
+    module = InsertionModule(
+        Seer(), DDPMScheduler(), empty, image_size=32, lr=1e-3, steps=1, effect_weight=12.0
+    )
+    batch = {
+        "latents": noise(2, C, 4, 4), "condition": noise(2, C, 4, 4, name="condition"),
+        "mask": torch.zeros(2, 1, 4, 4), "noise": noise(2, C, 4, 4, name="noise"), "timesteps": torch.tensor([10, 900]),
+    }  # fmt: skip
+    extra = noise(2, C, 4, 4, name="extra")
+    losses = [module.denoising_loss(batch), module.denoising_loss({**batch, "condition_noise": extra})]
+    assert torch.equal(seen[0], batch["condition"])
+    assert torch.equal(seen[1], batch["condition"] + extra)
+    assert torch.equal(losses[0], losses[1])
 
 
 def test_a_time_shift_keeps_both_ends_and_draws_noisy_times_more_often() -> None:

@@ -2,9 +2,9 @@
 
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
-Settings: task, steps, batch_size, lr, photo_share, background, ema_decay, effect_weight, time_shift, precision,
-lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in
-diffusers' layout.
+Settings: task, steps, batch_size, lr, photo_share, background, condition_noise, ema_decay, effect_weight, time_shift,
+precision, lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output:
+`inserter/` or `remover/` in diffusers' layout.
 """
 
 import math
@@ -62,6 +62,8 @@ def run_fit(path: Path) -> None:
             ema_decay=settings["ema_decay"] or None,
             effect_weight=settings["effect_weight"],
             time_shift=settings["time_shift"],
+            # A remover looks at pictures as they are: nothing in them gives its answer away.
+            condition_noise=settings["condition_noise"] if task == "insert" else 0.0,
             precision=settings["precision"],
             lora_rank=settings["lora_rank"],
             save_every=settings["save_every"],

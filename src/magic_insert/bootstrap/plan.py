@@ -32,7 +32,7 @@ STAGES = {
     "imagine": (HERE + "imagine:run_imagine", 1),
     "harvest": (HERE + "harvest:run_harvest", 1),
     "measure": (HERE + "measure:run_measure", 2),
-    "fit": (HERE + "fit:run_fit", 1),
+    "fit": (HERE + "fit:run_fit", 2),
     "blend": (HERE + "blend:run_blend", 1),
     "evaluate": (HERE + "evaluate:run_evaluate", 1),
 }

@@ -65,8 +65,10 @@ class InsertionModule(PartModule):
         latents, noise, times = batch["latents"], batch["noise"], batch["timesteps"]
         count = len(latents)
         noisy = self.scheduler.add_noise(latents, noise, times)
+        # The weights see the condition as it is, the network as the batch wants it shown.
+        shown = batch["condition"] + batch.get("condition_noise", 0.0)
         predicted = self.unet(
-            torch.cat([noisy, batch["condition"], batch["mask"]], dim=1),
+            torch.cat([noisy, shown, batch["mask"]], dim=1),
             times,
             encoder_hidden_states=self.states.expand(count, -1, -1),  # type: ignore[operator]
             added_cond_kwargs={
@@ -105,11 +107,14 @@ def edit_batches(
     batch_size: int,
     dropout: float = 0.0,
     time_shift: float = 1.0,
+    condition_noise: float = 0.0,
     num_times: int = 1000,
 ) -> Callable[[int], dict[str, Tensor]]:
     """Batch k of `task` as a function of k; a share `dropout` of the rows is shown neither condition nor mask.
 
-    `time_shift` above 1 draws noisier times more often, see `shifted_times`.
+    `time_shift` above 1 draws noisier times more often, see `shifted_times`. The condition is shown with Gaussian
+    noise, of a spread drawn for each row from 0 to `condition_noise`, in units of the scaled latents, so that traces
+    fainter than it teach nothing (conditioning augmentation, Ho et al. 2021, arXiv 2106.15282, section 4.2).
     """
     count, variants = data.target.shape[:2]
 
@@ -125,13 +130,17 @@ def edit_batches(
         noise = torch.randn(latents.shape, generator=draw)
         times = shifted_times(torch.rand(batch_size, generator=draw), time_shift, num_times)
         shown = (torch.rand(batch_size, 1, 1, 1, generator=draw) >= dropout).float()
-        return {
+        batch = {
             "latents": latents,
             "condition": shown * rows(data.condition),
             "mask": shown * rows(data.mask),
             "noise": noise,
             "timesteps": times,
         }
+        if condition_noise > 0:
+            spread = condition_noise * torch.rand(batch_size, 1, 1, 1, generator=draw)
+            batch["condition_noise"] = shown * spread * torch.randn(latents.shape, generator=draw)
+        return batch
 
     return batch_at
 

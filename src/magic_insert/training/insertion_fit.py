@@ -33,6 +33,7 @@ class FitOptions:
     """How a fit is done beyond its length: precision of the arithmetic, dropped conditions, averaging, checkpoints.
 
     `effect_weight`: how much more the changed cells count. `time_shift` above 1: more training on noisy times.
+    `condition_noise`: largest spread of the noise on the condition.
     `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with
     `merged` off, as the difference that `models.edit_lora` reads.
     """
@@ -44,6 +45,7 @@ class FitOptions:
     save_every: int = 100
     effect_weight: float = 0.0
     time_shift: float = 1.0
+    condition_noise: float = 0.0
     lora_rank: int = 0
     merged: bool = True
 
@@ -94,6 +96,7 @@ def fit_edit(
         "clip_norm": options.clip_norm,
         "effect_weight": options.effect_weight,
         "time_shift": options.time_shift,
+        "condition_noise": options.condition_noise,
         "lora_rank": options.lora_rank,
         "merged": options.merged,
         "start": before,
@@ -126,6 +129,7 @@ def fit_edit(
         batch_size=batch_size,
         dropout=options.dropout,
         time_shift=options.time_shift,
+        condition_noise=options.condition_noise,
         num_times=scheduler.config.num_train_timesteps,
     )
     fit_steps(

@@ -176,6 +176,7 @@ def train_task(
                 clip_norm=fit.clip_norm,
                 effect_weight=fit.effect_weight,
                 time_shift=fit.time_shift,
+                condition_noise=fit.condition_noise,
                 save_every=fit.save_every,
                 lora_rank=fit.lora_rank,
                 merged=fit.save == "merged",

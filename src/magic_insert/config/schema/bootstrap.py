@@ -138,13 +138,14 @@ class AdaptConfig:
 
     `photo_share`: share of each batch that is counterfactual photographs, of which there are `num_photos` (Toybox
     renders, or the folder `photos` with with/, without/ and mask/). `background`: `paper` trains on the removed
-    picture as it is, `composited` on the original with only hole and effect taken from it. `ema_decay`: of the
-    averaged weights that are kept. `effect_weight`: how much more a part of the picture counts in the loss where the
-    edit changes it; 0 is the paper's plain loss. `time_shift` above 1 trains more on noisy pictures, where an edit is
-    decided; 1 is the paper's. `precision` of the arithmetic. `lora_rank` 0 trains all weights,
-    otherwise a LoRA and the input layer, merged into the result. `blend`: what
-    is kept lies this far between the network that a round started from and the one it trained; 1 is the trained one,
-    as in the paper.
+    picture as it is, `composited` on the original with only hole and effect taken from it. `condition_noise`: the
+    inserter is trained on conditions with noise of a spread up to this, in scaled latents, which hides what a removal
+    leaves of a shadow; 0 is the paper's. `ema_decay`: of the averaged weights that are kept. `effect_weight`: how much
+    more a part of the picture counts in the loss where the edit changes it; 0 is the paper's plain loss. `time_shift`
+    above 1 trains more on noisy pictures, where an edit is decided; 1 is the paper's. `precision` of the arithmetic.
+    `lora_rank` 0 trains all weights, otherwise a LoRA and the input layer, merged into the result. `blend`: what is
+    kept lies this far between the network that a round started from and the one it trained; 1 is the trained one, as
+    in the paper.
     """
 
     steps: int = MISSING
@@ -154,6 +155,7 @@ class AdaptConfig:
     num_photos: int = 64
     photos: str | None = None
     background: str = "paper"
+    condition_noise: float = 0.0
     ema_decay: float = 0.98
     effect_weight: float = 0.0
     time_shift: float = 1.0
@@ -168,6 +170,7 @@ class AdaptConfig:
         positive("fit.lr", self.lr)
         within("fit.num_photos", self.num_photos, 1, MOST)
         one_of("fit.background", self.background, BACKGROUNDS)
+        within("fit.condition_noise", self.condition_noise, 0, 10)
         at_least("fit.save_every", self.save_every, 1)
         within("fit.effect_weight", self.effect_weight, 0, 1000)
         within("fit.time_shift", self.time_shift, 0.1, 100)

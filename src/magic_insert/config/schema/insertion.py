@@ -66,7 +66,8 @@ class FitConfig:
     `shipped` (the remover or inserter beside the model's weights) or the folder of a run. `views`: training views of a
     pair: as it is, mirrored, then in windows of random width. `effect_weight`: how much more a part of the picture
     counts in the loss where the edit changes it; 0 is ObjectDrop's plain loss. `time_shift` above 1 trains more on
-    noisy pictures, 1 on all alike as the papers do. `dilate`: largest random growth of the
+    noisy pictures, 1 on all alike as the papers do. `condition_noise`: conditions are shown with noise of a spread up
+    to this, in scaled latents. `dilate`: largest random growth of the
     mask for removal, as a share of the window's side. `dropout`: share of rows that see neither condition nor mask.
     `lora_rank` 0 trains all weights; otherwise a LoRA and the input layer, kept `merged` into the UNet or as a small
     `lora` file.
@@ -82,6 +83,7 @@ class FitConfig:
     dropout: float = 0.0
     effect_weight: float = 0.0
     time_shift: float = 1.0
+    condition_noise: float = 0.0
     lora_rank: int = 0
     save: str = "merged"
     precision: str = "32-true"
@@ -98,6 +100,7 @@ class FitConfig:
         within("train.dropout", self.dropout, 0, 1)
         within("train.effect_weight", self.effect_weight, 0, 1000)
         within("train.time_shift", self.time_shift, 0.1, 100)
+        within("train.condition_noise", self.condition_noise, 0, 10)
         within("train.lora_rank", self.lora_rank, 0, 1024)
         one_of("train.save", self.save, SAVED)
         if self.save == "lora" and self.lora_rank == 0:
