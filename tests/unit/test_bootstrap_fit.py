@@ -28,6 +28,6 @@ def test_hole_and_effect_are_the_removals_and_far_from_them_the_picture_is_what_
     removed = truth - 0.01
     found = composited(pipe, picture, removed, mask)
     for rows, columns in ((slice(20, 40), slice(20, 30)), (slice(32, 38), slice(32, 42))):
-        assert torch.equal(found[..., rows, columns], removed[..., rows, columns])
+        assert torch.allclose(found[..., rows, columns], removed[..., rows, columns], atol=1e-3)
     assert torch.equal(found[..., :8, :], picture[..., :8, :])
     assert torch.equal(found[..., :, 56:], picture[..., :, 56:])
