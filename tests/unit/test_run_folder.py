@@ -8,7 +8,7 @@ import pytest
 from magic_insert.config.schema import StatusConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.launch.run_folder import recorded_run, state_of
+from magic_insert.launch.run_folder import list_runs, recorded_run, state_of
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="start times come from /proc")
 
@@ -84,3 +84,11 @@ def test_what_a_refused_run_wrote_in_a_new_folder_keeps_its_record(tmp_path: Pat
     with pytest.raises(UserError, match="another toy"):
         refuse(tmp_path / "a", "half.txt")
     assert read_json(tmp_path / "a" / "run.json")["state"] == "failed"
+
+
+def test_a_record_written_by_hand_for_ranks_is_no_run_and_keeps_nobody_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "byhand" / "run.json", {"job": "card", "target": "toy:run"})
+    assert list_runs(tmp_path) == []
+    with recorded_run(tmp_path / "byhand", "card", "toy:run", StatusConfig()):
+        pass
+    assert [record["state"] for _, record in list_runs(tmp_path)] == ["done"]

@@ -106,8 +106,8 @@ def now() -> str:
 
 def state_of(record: dict[str, Any]) -> str:
     """The state of a run; one that was killed without a word counts as stopped, if it ran on this host."""
-    if record["state"] != "running" or record["host"] != socket.gethostname():
-        return str(record["state"])
+    if record.get("state") != "running" or record["host"] != socket.gethostname():
+        return str(record.get("state", "unknown"))
     return "running" if _is_alive(record["pid"], record.get("pid_start_ticks")) else "stopped"
 
 
@@ -136,8 +136,11 @@ def _start_ticks(pid: int) -> int | None:
 def list_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:
     """Every run folder under `root` with its record, in the order of their start; none where there is no `root`.
 
+    A record without a state was written by hand for ranks to read (docs/launch.md) and tells of no run.
+
     Raises:
         UserError: a record is damaged.
     """
-    runs = [(path.parent, read_json(path)) for path in root.rglob(RECORD)]
+    found = [(path.parent, read_json(path)) for path in root.rglob(RECORD)]
+    runs = [(folder, record) for folder, record in found if "state" in record]
     return sorted(runs, key=lambda run: (run[1]["started"], str(run[0])))
