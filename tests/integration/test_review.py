@@ -10,7 +10,7 @@ import torch
 from browser import browser_page, find_browser
 
 from magic_insert.bootstrap.files import MASK, WITH, WITHOUT, Item, values_file, write_index
-from magic_insert.bootstrap.measure import MEASURES
+from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.bootstrap.pictures import save
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.select import build_filters, select

@@ -171,14 +171,7 @@ def take(out: Path, root: Path, on_error: str) -> Path:
 
 def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError) as told:
-        run(
-            take_in,
-            tmp_path / "out",
-            settings_of("refuse"),
-            pictures=folder,
-            masks=folder / "masks",
-            heldout=folder / "none",
-        )
+        take(tmp_path / "out", folder, "refuse")
     text = str(told.value)
     for name, why in (("empty.png", "mask is empty"), ("unmasked.png", "no mask"), ("torn.png", "damaged")):
         assert name in text
@@ -191,14 +184,7 @@ def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -
 def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
     tmp_path: Path, folder: Path
 ) -> None:
-    out = run(
-        take_in,
-        tmp_path / "out",
-        settings_of("skip"),
-        pictures=folder,
-        masks=folder / "masks",
-        heldout=folder / "none",
-    )
+    out = take(tmp_path / "out", folder, "skip")
     assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
     assert [line.partition(":")[0] for line in skipped_of(out)] == [
         "empty.png", "torn.png", "twin.png", "unmasked.png",
@@ -245,23 +231,9 @@ def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the
         save_png(root / name, torch.rand(3, 40, 40, generator=generator(0, name)))
         save_png((root / "masks" / name).with_suffix(".png"), mask)
     with pytest.raises(UserError) as told:
-        run(
-            take_in,
-            tmp_path / "out",
-            settings_of("refuse"),
-            pictures=root,
-            masks=root / "masks",
-            heldout=root / "none",
-        )
+        take(tmp_path / "out", root, "refuse")
     assert f"{other}: the same name as {one}" in str(told.value)
-    out = run(
-        take_in,
-        tmp_path / "kept",
-        settings_of("skip"),
-        pictures=root,
-        masks=root / "masks",
-        heldout=root / "none",
-    )
+    out = take(tmp_path / "kept", root, "skip")
     assert [item.facts["file"] for item in read_index(out)] == [one]
 
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from magic_insert.bootstrap import filters
-from magic_insert.bootstrap.filters import Learned, ask_for_cycle, is_learned
+from magic_insert.bootstrap.filters import MEASURES, Learned, ask_for_cycle, is_learned
 from magic_insert.bootstrap.quality import left_out, ranking, teach
 from magic_insert.bootstrap.select import (
     acceptance,
@@ -25,7 +25,6 @@ from magic_insert.core.jsonl import write_json
 from magic_insert.paths import conf_dir
 
 FOLDER = conf_dir() / "filter"
-MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
 STYLES = ("ink", "oil", "cartoon")
 
 

@@ -19,7 +19,8 @@ from magic_insert.core.jsonl import read_json
 
 Measures = Mapping[str, float]
 LEARNED = {"bias", "weight", "square", "mean", "spread"}
-MEASURES = {"residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle"}
+# Every measurement, in the order in which it is stored; the last one only where a filter asks for it.
+MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
 
 
 @runtime_checkable
@@ -213,7 +214,7 @@ def is_learned(found: Any) -> bool:
     if not all(isinstance(table, dict) for table in tables):
         return False
     numbers = [value for table in tables for value in table.values()]
-    known = set(found["weight"]) <= MEASURES and set(found["bias"]) == {"bias"}
+    known = set(found["weight"]) <= set(MEASURES) and set(found["bias"]) == {"bias"}
     alike = all(set(found[name]) == set(found["weight"]) for name in ("square", "mean", "spread"))
     finite = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
     return known and alike and finite and all(value > 0 for value in found["spread"].values())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magic_insert.bootstrap import measurements as see
 from magic_insert.bootstrap.files import WITH, WITHOUT, has_truth, ids_of, read_index, values_file
+from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste
@@ -82,9 +83,6 @@ def measures_of(still: Tensor, removed: Tensor, inserted: Tensor | None, mask: T
         values["cycle"] = see.cycle(still, inserted, removed, mask)
     assert tuple(values) == names
     return {name: rounded(value) for name, value in values.items()}
-
-
-MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
 
 
 def truth_of(
