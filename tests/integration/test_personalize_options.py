@@ -67,6 +67,7 @@ EVERYTHING = replace(
     lr_schedule="linear",
     warmup_steps=1,
     mask_loss=True,
+    own_style="up0",
     augment_ground="colors",
     augment_flip=True,
     latent_cache="disk",

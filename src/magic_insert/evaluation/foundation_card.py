@@ -26,6 +26,7 @@ from magic_insert.models.encoders import Encoders, load_encoders
 from magic_insert.models.inserter import edit, load_edit_unet
 from magic_insert.models.latents import decode, encode
 from magic_insert.models.sampling import sample
+from magic_insert.models.style import StyleEmbeds, listening, style_embeds
 from magic_insert.models.zoo import load_pipeline
 from magic_insert.paths import micro_dir
 from magic_insert.toybox.captions import caption, style_phrase
@@ -121,14 +122,35 @@ def measure_style(
         "insert_psnr": _psnr(inserted, pair.with_subject, pair.effect),
         "insert_nothing_psnr": _psnr(pasted, pair.with_subject, pair.effect),
     }
+    told = drawn_ways(data, pipe, seed)
     if data.style in TRAIN_STYLES:
-        prompts = [f"{caption(spec)}, {style_phrase(data.style)}" for spec in data.specs]
-        seeds = [fold_in(seed, "card draw", data.style, i) for i in range(count)]
-        made = _in_chunks(
-            lambda p, s: sample(pipe, p, s, steps=DRAW_STEPS, guidance=GUIDANCE), prompts, seeds
-        )
-        row["recognition_generated"] = _top1(clip.embed_images(made), names, right)
+        row["recognition_generated"] = _top1(clip.embed_images(told["words"]), names, right)
+    style = encoders["style"]
+    truth = style.embed_images(data.alone)
+    for way, pictures in told.items():
+        row[f"style_{way}"] = round(float((style.embed_images(pictures) * truth).sum(1).mean()), 4)
     return row
+
+
+def drawn_ways(data: HeldOut, pipe: Any, seed: int) -> dict[str, Tensor]:
+    """Every subject from the same noise, told the style in words, by a picture of another's empty scene, not at all."""
+    captions = [caption(spec) for spec in data.specs]
+    seeds = [fold_in(seed, "card draw", data.style, i) for i in range(len(captions))]
+    heard = style_embeds(pipe, list(data.pair.without.roll(1, 0)))
+
+    def draw_all(prompts: list[str], embeds: StyleEmbeds | None) -> Tensor:
+        def some(p: list[str], s: list[int], rows: Tensor) -> Tensor:
+            told = None if embeds is None else StyleEmbeds(embeds.positive[rows], embeds.negative[rows])
+            with listening(pipe, "all", 0.0 if told is None else 1.0):
+                return sample(pipe, p, s, steps=DRAW_STEPS, guidance=GUIDANCE, style=told)
+
+        return _in_chunks(some, prompts, seeds, torch.arange(len(prompts)))
+
+    return {
+        "words": draw_all([f"{text}, {style_phrase(data.style)}" for text in captions], None),
+        "picture": draw_all(captions, heard),
+        "unsaid": draw_all(captions, None),
+    }
 
 
 def summarise(rows: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -147,6 +169,9 @@ def summarise(rows: dict[str, dict[str, float]]) -> dict[str, float]:
         "recognition_generated": generated,
         "recognition_share": round(generated / real, 4) if real else 0.0,
     }
+    for way in ("words", "picture", "unsaid"):
+        summary[f"style_{way}_drawn"] = mean(f"style_{way}", drawn)
+        summary[f"style_{way}_held_out"] = mean(f"style_{way}", HELD_OUT_STYLES)
     for task in ("remove", "insert"):
         for name, styles in (("photo", ["photo"]), ("drawn", drawn), ("held_out", HELD_OUT_STYLES)):
             gain = mean(f"{task}_psnr", styles) - mean(f"{task}_nothing_psnr", styles)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, UNet2DConditionModel
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
 from magic_insert.core.jsonl import read_json, write_json
@@ -39,6 +40,28 @@ def new_adapter(unet: UNet2DConditionModel, embed_dim: int) -> None:
     unet._load_ip_adapter_weights([ip_adapter_state(unet, embed_dim)], low_cpu_mem_usage=False)
 
 
+def load_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Loads the adapter published in `folder` into `unet`, float32, ready to be trained on."""
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in load_file(_adapter_file(folder)).items():
+        part, _, name = key.partition(".")
+        state[part][name] = value.float()
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+
+
+def without_adapter(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of `unet` with its weights and without the adapter loaded into it: what a pipeline's folder holds."""
+    config = {k: v for k, v in dict(unet.config).items() if k != "encoder_hid_dim_type"}
+    bare = UNet2DConditionModel.from_config(config)
+    own = bare.state_dict()
+    bare.load_state_dict({k: v for k, v in unet.state_dict().items() if k in own})
+    return bare
+
+
+def _adapter_file(folder: Path) -> Path:
+    return next((folder / "ip_adapter").glob("*.safetensors"))
+
+
 def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
     save_ip_adapter(folder, collect_ip_adapter(unet))
 
@@ -53,12 +76,11 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
         text_encoder_2=load_part(parts / "denoiser" / "text_encoder_2", "text_encoder_2").to(half),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
-        unet=load_part(parts / "denoiser" / "unet", "unet").to(half),
+        unet=load_part(parts / "styled" / "unet", "unet").to(half),
         image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
         sizes=sizes,
     )
-    adapter = next((parts / "adapter" / "ip_adapter").glob("*.safetensors"))
-    save_ip_adapter(folder, load_file(adapter), half)
+    save_ip_adapter(folder, load_file(_adapter_file(parts / "styled")), half)
     for name in ("controlnet", "remover", "inserter"):
         load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):

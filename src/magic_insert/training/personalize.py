@@ -39,7 +39,12 @@ from magic_insert.training.personalize_callbacks import Keep
 from magic_insert.training.personalize_fit import checkpointed, fit
 from magic_insert.training.personalize_module import PersonalizeModule
 from magic_insert.training.stopping import StopRequest, between_steps
-from magic_insert.training.subject_cache import class_cache, counts_only_subject, subject_cache
+from magic_insert.training.subject_cache import (
+    check_own_style,
+    class_cache,
+    counts_only_subject,
+    subject_cache,
+)
 from magic_insert.training.trainables import trainables_of
 from magic_insert.training.validation import Validation, step_folder
 from magic_insert.training.view_cache import FILE as LATENTS_FILE
@@ -104,6 +109,7 @@ def personalize(
         return out
     refuse_unknown_layers(pipe.unet, cfg.targets)
     check_device(cfg, pipe.unet.device)
+    check_own_style(pipe, cfg)
     check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
     facts = {
         "prompt": cfg.prompt,

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, RichProgressBar
 from torch.utils.data import DataLoader
 
+from magic_insert.models.style import silence
 from magic_insert.training.fit import StopOnNonFinite
 from magic_insert.training.personalize_callbacks import Watch
 from magic_insert.training.personalize_module import PersonalizeModule
@@ -67,4 +68,7 @@ def fit(module: PersonalizeModule, out: Path, *, progress: bool, callbacks: Sequ
     with warnings.catch_warnings():
         # The loader hands out step numbers; workers would cost more than they carry.
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        trainer.fit(module, DataLoader(micros, batch_size=None))
+        try:
+            trainer.fit(module, DataLoader(micros, batch_size=None))
+        finally:
+            silence(module.pipe.unet)  # a run that ended within a step leaves the adapter as it found it

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from magic_insert.config.schema import PersonalizationConfig
 from magic_insert.models.sampling import time_ids
-from magic_insert.models.style import blank_style, has_adapter
+from magic_insert.models.style import blank_style, has_adapter, set_blocks, silence
 from magic_insert.training.averages import RunningMean
 from magic_insert.training.checkpoint import Checkpoint
 from magic_insert.training.denoising import diffuse, draw, min_snr_weight
@@ -92,7 +92,11 @@ class PersonalizeModule(pl.LightningModule):
                 self.trainer.precision_plugin.load_state_dict(dict(self.start.scaler))
 
     def forward(
-        self, noisy: Float[Tensor, "B C h w"], times: Int[Tensor, " B"], prompts: Sequence[str]
+        self,
+        noisy: Float[Tensor, "B C h w"],
+        times: Int[Tensor, " B"],
+        prompts: Sequence[str],
+        styles: Float[Tensor, "B 1 *T D"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
         """The personalised model's prediction; `prompts` are one per equal share of the rows, in their order."""
         count, pipe = len(noisy), self.pipe
@@ -101,6 +105,8 @@ class PersonalizeModule(pl.LightningModule):
         )
         share = count // len(prompts)
         fixed = self.conditions(count, noisy.shape[-1] * pipe.vae_scale_factor)
+        if styles is not None:
+            fixed = {**fixed, "image_embeds": [styles.to(self.unet_device, self.unet_dtype)]}
         return self.network[0](
             noisy.to(self.unet_dtype),
             times,
@@ -145,7 +151,10 @@ class PersonalizeModule(pl.LightningModule):
         kept = self.kept[times].to(device)
         noise = torch.cat([d.noise for d in draws])
         noisy, target = diffuse(clean.to(device), noise.to(device), kept, self.prediction)
-        error = (self(noisy, times.to(device), prompts) - target).square() * weights.to(device)
+        styles = None
+        if cfg.own_style != "none":
+            styles = torch.cat([cache.styles[d.views] for cache, d in zip(caches, draws, strict=True)])  # type: ignore[index]
+        error = (self(noisy, times.to(device), prompts, styles) - target).square() * weights.to(device)
         per_row = error.mean(dim=(1, 2, 3))
         if cfg.min_snr_gamma is not None:
             per_row = per_row * min_snr_weight(kept, cfg.min_snr_gamma, self.prediction)
@@ -158,6 +167,12 @@ class PersonalizeModule(pl.LightningModule):
 
     def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
         set_rates(self.trainer.optimizers[0], batch // self.cfg.accumulate, self.cfg)
+        if self.cfg.own_style != "none":
+            set_blocks(self.pipe.unet, self.cfg.own_style, 1.0)
+
+    def on_after_backward(self) -> None:
+        # Not before: with gradient checkpointing the backward pass asks the layers again what they said.
+        silence(self.pipe.unet)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)

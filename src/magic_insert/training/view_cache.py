@@ -25,10 +25,18 @@ FILE = "latents.safetensors"
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Latents of the training views and the weight of every latent pixel in the loss (mean 1 per view)."""
+    """Latents of the training views and the weight of every latent pixel in the loss (mean 1 per view).
+
+    `styles`: what the image adapter hears of each view while it is learned; None: nothing.
+    """
 
     latents: Float[Tensor, "V C h w"]
     weights: Float[Tensor, "V 1 h w"]
+    styles: Float[Tensor, "V 1 *T D"] | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Whatever there is, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def cache_views(
@@ -37,6 +45,7 @@ def cache_views(
     count: int,
     *,
     mask_loss: bool,
+    heard_of: Callable[[Float[Tensor, "3 S S"]], Tensor] | None = None,
     file: Path | None = None,
 ) -> CachedViews:
     """Encodes `count` views one by one; with `mask_loss` the ground does not count in the loss.
@@ -46,9 +55,10 @@ def cache_views(
         view_at: picture and coverage of view i.
         count: number of views V.
         mask_loss: weigh by the subject's coverage.
+        heard_of: what the adapter hears of a view's picture, 1 x 1 x D; None where it hears nothing.
         file: keep the latents there and not in memory.
     """
-    latents, weights = [], []
+    latents, weights, styles = [], [], []
     for i in range(count):
         rgb, alpha = view_at(i)
         latents.append(encode(vae, rgb[None]).cpu())
@@ -57,12 +67,15 @@ def cache_views(
             inside = functional.adaptive_max_pool2d(alpha[None], inside.shape[-2:])
             inside = inside / inside.mean().clamp(min=1e-6)
         weights.append(inside)
+        if heard_of is not None:
+            styles.append(heard_of(rgb).cpu())
+    views = CachedViews(torch.cat(latents), torch.cat(weights), torch.cat(styles) if styles else None)
     if file is None:
-        return CachedViews(torch.cat(latents), torch.cat(weights))
-    save_tensors(file, {"latents": torch.cat(latents), "weights": torch.cat(weights)}, {"format": "pt"})
+        return views
+    save_tensors(file, views.tensors(), {"format": "pt"})
     # Tensors of a safetensors file are pages of the file: they cost memory only while they are used.
     with safe_open(file, framework="pt") as content:
-        return CachedViews(content.get_tensor("latents"), content.get_tensor("weights"))
+        return CachedViews(**{name: content.get_tensor(name) for name in views.tensors()})
 
 
 @contextmanager

@@ -85,6 +85,7 @@ class FoundationConfig:
     clip: PartConfig = MISSING
     denoiser: PartConfig = MISSING
     adapter: PartConfig = MISSING
+    styled: PartConfig = MISSING
     controlnet: PartConfig = MISSING
     remover: PartConfig = MISSING
     inserter: PartConfig = MISSING

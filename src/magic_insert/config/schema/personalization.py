@@ -15,6 +15,7 @@ LATENT_CACHES = ("memory", "disk")
 COMPILERS = ("none", "inductor", "aot_eager")
 SCORERS = ("none", "model", "micro")
 PICKS = ("last", "best")
+OWN_STYLES = ("none", *STYLE_PRESETS)
 GROUNDS = ("white", "colors")
 MAX_TOKENS = 8
 
@@ -88,7 +89,9 @@ class PersonalizationConfig:
     `disk` (`latent_cache`); each is at most `augment_scale` smaller and moved by at most `augment_shift` of the free
     room; `augment_ground`: a `white` ground, or plain `colors`. `mask_loss`: count only the subject's own pixels.
     `prior_images`: pictures of the class noun drawn by the base model, whose loss counts `prior_weight` (0 images: no
-    prior preservation; Ruiz et al. 2023).
+    prior preservation; Ruiz et al. 2023). `own_style`: blocks in which the image adapter hears the training picture
+    itself while it is learned (instantstyle, up0, all; `none`: it is silent): what the adapter says of the picture's
+    look, the LoRA need not learn, and can be told otherwise later.
 
     How it is trained. `batch_size` pictures, `accumulate` times a step. `lr_*` and `wd_*`: learning rate and weight
     decay of LoRA, tokens and text LoRA; `token_fraction`: share of the steps in which the tokens learn.
@@ -128,6 +131,7 @@ class PersonalizationConfig:
     mask_loss: bool = False
     prior_images: int = 0
     prior_weight: float = 1.0
+    own_style: str = "none"
     views: int = 16
     augment_scale: float = 0.2
     augment_shift: float = 0.5
@@ -194,6 +198,7 @@ class PersonalizationConfig:
         within("personalization.augment_shift", self.augment_shift, 0, 1)
         one_of("personalization.augment_ground", self.augment_ground, GROUNDS)
         one_of("personalization.latent_cache", self.latent_cache, LATENT_CACHES)
+        one_of("personalization.own_style", self.own_style, OWN_STYLES)
         within("personalization.prior_images", self.prior_images, 0, 10_000)
         at_least("personalization.prior_weight", self.prior_weight, 0)
         if self.prior_images and not self.class_noun.strip():

@@ -20,6 +20,13 @@ from magic_insert.training.foundation.denoiser import DenoiserModule, tokenize, 
 PLACES = ("", "up_blocks.0.", "up_blocks.0.attentions.1.")  # prefixes of the layers in which the adapter acts
 
 
+def act_in(unet: Any, place: str | None) -> None:
+    """Turns the adapter on in the layers whose names start with `place` and off elsewhere; None: off everywhere."""
+    for name, processor in unet.attn_processors.items():
+        if name.endswith("attn2.processor"):
+            processor.scale = [1.0 if place is not None and name.startswith(place) else 0.0]
+
+
 class AdapterModule(DenoiserModule):
     """Trains the image projection and the adapter's keys and values; everything else is frozen.
 
@@ -41,11 +48,6 @@ class AdapterModule(DenoiserModule):
                 found += list(processor.parameters())
         return found
 
-    def _act_in(self, place: str | None) -> None:
-        for name, processor in self.unet.attn_processors.items():  # type: ignore[union-attr, operator]
-            if name.endswith("attn2.processor"):
-                processor.scale = [1.0 if place is not None and name.startswith(place) else 0.0]
-
     def _say(self, batch: dict[str, Tensor], ids: Tensor, ids_2: Tensor) -> Tensor:
         """The prediction for the noisy latents under a prompt, B C h w; the adapter acts where it was last told to."""
         with torch.no_grad():
@@ -61,10 +63,10 @@ class AdapterModule(DenoiserModule):
 
     def unlike_words(self, batch: dict[str, Tensor]) -> Tensor:
         """Mean squared difference of what a style picture and what a style phrase make the model say."""
-        self._act_in(None)
+        act_in(self.unet, None)
         with torch.no_grad():
             told = self._say(batch, batch["styled_ids"], batch["styled_ids_2"])
-        self._act_in(PLACES[int(batch["step"]) % len(PLACES)])
+        act_in(self.unet, PLACES[int(batch["step"]) % len(PLACES)])
         return (self._say(batch, batch["ids"], batch["ids_2"]) - told).square().mean()
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:

@@ -24,11 +24,18 @@ def clip_pixels(images: Tensor) -> Tensor:
 
 
 class ContrastiveModule(PartModule):
-    """Symmetric InfoNCE between pictures and captions (Radford et al. 2021, figure 3)."""
+    """Symmetric InfoNCE between pictures and captions (Radford et al. 2021, figure 3), and a linear reader of style.
 
-    def __init__(self, text_encoder: nn.Module, image_encoder: nn.Module, *, lr: float, steps: int):
+    The adapter hears the image embedding and nothing else. Captions alone left its style to chance (a linear probe
+    named 84 % of styles on held-out scenes): telling a batch's pictures apart takes what they show more than how.
+    """
+
+    def __init__(
+        self, text_encoder: Any, image_encoder: Any, *, embed_dim: int, num_styles: int, lr: float, steps: int
+    ):
         super().__init__(lr=lr, steps=steps)
         self.text_encoder, self.image_encoder = text_encoder, image_encoder
+        self.style_reader = nn.Linear(embed_dim, num_styles)
         self.logit_scale = nn.Parameter(torch.tensor(2.6593))  # log(1 / 0.07)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
@@ -36,9 +43,14 @@ class ContrastiveModule(PartModule):
         images = F.normalize(self.image_encoder(clip_pixels(batch["image"])).image_embeds.float(), dim=-1)
         logits = self.logit_scale.clamp(max=4.6).exp() * images @ texts.T
         target = torch.arange(len(logits), device=logits.device)
+        read = self.style_reader(images * images.shape[-1] ** 0.5)
         loss = 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
-        accuracy = (logits.argmax(dim=1) == target).float().mean()
-        self.log_dict({"loss": loss, "top1": accuracy}, prog_bar=True)
+        loss = loss + F.cross_entropy(read, batch["style"])
+        accuracy, style_accuracy = (
+            (said.argmax(dim=1) == true).float().mean()
+            for said, true in ((logits, target), (read, batch["style"]))
+        )
+        self.log_dict({"loss": loss, "top1": accuracy, "style_top1": style_accuracy}, prog_bar=True)
         return loss
 
 
@@ -56,13 +68,14 @@ def contrastive_batches(
 
     def batch_at(step: int) -> dict[str, Tensor]:
         picks = torch.randint(0, 2**31, (batch_size, 2), generator=generator(seed, "clip", step)).tolist()
-        images, texts = [], []
+        images, texts, drawn_in = [], [], []
         for number, (a, b) in enumerate(picks):
             source, drawn, captions = sources[number % len(sources)]
             i, v = a % source.shape[0], b % source.shape[1]
             images.append(torch.from_numpy(source[i, v].copy()))
-            texts.append(f"{captions[i]}, {styles[drawn[i, v]]}")
+            drawn_in.append(int(drawn[i, v]))
+            texts.append(f"{captions[i]}, {styles[drawn_in[-1]]}")
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        return {"image": torch.stack(images), "ids": ids}
+        return {"image": torch.stack(images), "ids": ids, "style": torch.tensor(drawn_in)}
 
     return batch_at

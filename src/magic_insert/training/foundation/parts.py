@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,14 @@ from magic_insert.models.micro import (
     widen_input,
 )
 from magic_insert.models.micro_controlnet import build_controlnet
-from magic_insert.models.micro_parts import assemble_micro, load_part, new_adapter, publish_adapter
+from magic_insert.models.micro_parts import (
+    assemble_micro,
+    load_adapter,
+    load_part,
+    new_adapter,
+    publish_adapter,
+    without_adapter,
+)
 from magic_insert.training.fit import Batch
 from magic_insert.training.foundation.adapter import AdapterModule, adapter_batches
 from magic_insert.training.foundation.clip import ContrastiveModule, clip_pixels, contrastive_batches
@@ -34,6 +41,13 @@ from magic_insert.training.foundation.denoiser import DenoiserModule, denoiser_b
 from magic_insert.training.foundation.encoders import Kind
 from magic_insert.training.foundation.latents import composites, encode_array, vae_encoder
 from magic_insert.training.foundation.module import PartModule, encode_ids
+from magic_insert.training.foundation.styled import (
+    StyledModule,
+    StyledSources,
+    plain,
+    styled_batches,
+    toned,
+)
 from magic_insert.training.foundation.vae import PatchCode, VaeModule, vae_batches
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
 
@@ -142,7 +156,14 @@ def _vae(shop: Workshop, part: PartConfig) -> Recipe:
 def _clip(shop: Workshop, part: PartConfig) -> Recipe:
     text = build_text_encoder(shop.sizes, shop.tokenizer, second=True)
     image = build_image_encoder(shop.sizes)
-    module = ContrastiveModule(text, image, lr=part.lr, steps=part.steps)
+    module = ContrastiveModule(
+        text,
+        image,
+        embed_dim=shop.sizes.embed_dim,
+        num_styles=len(shop.pool.style_names),
+        lr=part.lr,
+        steps=part.steps,
+    )
 
     def publish(folder: Path) -> None:
         text.save_pretrained(folder / "text_encoder_2")
@@ -205,8 +226,51 @@ def _adapter(shop: Workshop, part: PartConfig) -> Recipe:
     return Recipe(module, batches, lambda folder: publish_adapter(folder, unet), 0.995)
 
 
-def _controlnet(shop: Workshop, part: PartConfig) -> Recipe:
+def _styled(shop: Workshop, part: PartConfig) -> Recipe:
     unet = shop.trainable(shop.load("denoiser", "unet"))
+    load_adapter(unet, shop.part("adapter"))
+    module = StyledModule(
+        unet,
+        shop.load("denoiser", "text_encoder"),
+        shop.load("denoiser", "text_encoder_2"),
+        build_scheduler(),
+        image_size=shop.sizes.image_size,
+        lr=part.lr,
+        steps=part.steps,
+    )
+
+    def publish(folder: Path) -> None:
+        publish_adapter(folder, unet)
+        without_adapter(unet).save_pretrained(folder / "unet")
+
+    batches = styled_batches(
+        shop.pool,
+        styled_sources(shop),
+        shop.tokenizer,
+        shop.tokenizer_2,
+        seed=shop.seed,
+        batch_size=part.batch_size,
+    )
+    return Recipe(module, batches, publish, 0.998)
+
+
+def styled_sources(shop: Workshop) -> StyledSources:
+    """The pool as latents to be drawn and as embeddings that say how, in its own colours and in looks."""
+    pool = shop.pool
+    bright = toned(pool.subjects, pool.subject_styles, 2, shop.seed)
+    tones = toned(pool.scenes_without, pool.scene_styles, pool.plan.drawings_per_scene, shop.seed)
+    return StyledSources(
+        subjects=plain(shop.latents("subjects", pool.subjects), pool.subject_styles),
+        scenes=plain(shop.latents("scenes_with", pool.scenes_with), pool.scene_styles),
+        toned_subjects=replace(bright, values=shop.latents("toned_subjects", bright.values)),
+        said_by_scenes=plain(shop.embeds("scenes_without", pool.scenes_without), pool.scene_styles),
+        said_by_subjects=plain(shop.embeds("subjects", pool.subjects), pool.subject_styles),
+        said_by_toned_scenes=replace(tones, values=shop.embeds("toned_scenes_without", tones.values)),
+    )
+
+
+def _controlnet(shop: Workshop, part: PartConfig) -> Recipe:
+    unet = shop.trainable(shop.load("styled", "unet"))
     network = shop.trainable(build_controlnet(unet))
     module = ControlNetModule(
         unet,
@@ -288,6 +352,7 @@ PARTS_IN_ORDER: dict[str, Callable[[Workshop, PartConfig], Recipe]] = {
     "clip": _clip,
     "denoiser": _denoiser,
     "adapter": _adapter,
+    "styled": _styled,
     "controlnet": _controlnet,
     "remover": _edit("remove", "remover"),
     "inserter": _edit("insert", "inserter"),
