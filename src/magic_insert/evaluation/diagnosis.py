@@ -199,7 +199,7 @@ SIGNATURES = (
     ),
     Signature(
         "style mismatch", "stylize", style_mismatch,
-        "raise style.scale or style.degree; style.blocks=all; name the style in style.prompt; "
+        "raise style.scale, style.degree or style.guidance; style.blocks=all; name the style in style.prompt; "
         "fewer personalization.steps",
     ),
     Signature(

@@ -3,7 +3,8 @@
 Shape letters: S side of the model's square, B scenes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
-from magic_insert.models.sampling import image_size, sample
+from magic_insert.models.sampling import StyleContrast, image_size, sample
 from magic_insert.models.style import StyleEmbeds, listening, style_embeds
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
@@ -86,9 +87,16 @@ def draw_styled(
     sampling: SamplingConfig,
     structure: Structure | None,
     progress: bool,
+    base: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> Float[Tensor, "B 3 S S"]:
-    """One picture per prompt in the style of its scene, by the model as it is; each scene is encoded once."""
+    """One picture per prompt in the style of its scene, by the model as it is; each scene is encoded once.
+
+    With `base`, inside whose context the pipeline is the model without personalisation, `style.guidance` is heard too.
+    """
     embeds = scene_styles(pipe, scenes, style, subject)
+    contrast = None
+    if base is not None and embeds is not None and style.guidance > 0:
+        contrast = StyleContrast(style_embeds(pipe, [framed(pipe, subject)]), style.guidance, base)
     pictures = []
     with listening(pipe, style.blocks, 0.0 if embeds is None else style.scale):
         for start in range(0, len(numbers), BATCH):
@@ -102,6 +110,7 @@ def draw_styled(
                 guidance=sampling.guidance,
                 style=heard,
                 structure=structure,
+                contrast=contrast,
                 progress=progress,
             )
             pictures.append(drawn.cpu())

@@ -58,15 +58,15 @@ class PersonalizedStylizer:
             run_dir: folder with `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors` and `card.json`.
             style: mode, blocks, scale and degree of the style.
             sampling: steps, guidance, root seed and words after the subject's own.
-            subject: the subject's picture: its outlines are the structure, its look the start of `style.degree`; may be
-                left out where neither is asked for.
+            subject: the subject's picture: its outlines are the structure, its look the start of `style.degree` and of
+                `style.guidance`; may be left out where none of them is asked for.
             structure_scale: how strongly the picture follows the subject's outlines; 0 not at all.
             lora_scale: strength of the personalisation; 0 leaves only the tokens.
             progress: draw a bar per batch.
 
         Raises:
             UserError: the folder is not a finished personalisation run, was trained on a model of another width, or
-                outlines or a degree below 1 are asked for without a subject or a Canny ControlNet.
+                outlines, a degree below 1 or a guidance are asked for without a subject or a Canny ControlNet.
         """
         run_dir = Path(run_dir)
         card_file = run_dir / CARD_FILE
@@ -112,7 +112,17 @@ class PersonalizedStylizer:
                 sampling=self.sampling,
                 structure=self.structure,
                 progress=self.progress,
+                base=self.resting,
             )
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Inside this block, within `active`, the LoRA is off; the learned words stay, unused by an empty prompt."""
+        use_lora(self.pipe, None)
+        try:
+            yield
+        finally:
+            use_lora(self.pipe, self.adapter, self.lora_scale)
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -1,0 +1,99 @@
+"""Laws of the push from one look to another that the base model gives a picture."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert.core.errors import UserError
+from magic_insert.models.sampling import StyleContrast, sample
+from magic_insert.models.style import StyleEmbeds, listening
+
+PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
+
+
+def looks(pipe: Any, seed: int, count: int = 2) -> StyleEmbeds:
+    width = pipe.image_encoder.config.projection_dim
+    drawn = torch.randn(count, 1, width, generator=torch.Generator().manual_seed(seed))
+    return StyleEmbeds(drawn, torch.zeros_like(drawn))
+
+
+def first_step(pipe: Any, contrast: StyleContrast | None, *, rows: slice = slice(0, 2)) -> Tensor:
+    """The latents after the first of two steps: they depend on the first prediction in a straight line."""
+    seen: list[Tensor] = []
+
+    def note(done: int, latents: Tensor) -> Tensor:
+        seen.append(latents.clone())
+        return latents
+
+    style = looks(pipe, 1)
+    with listening(pipe, "all", 1.0):
+        sample(
+            pipe,
+            PROMPTS[rows],
+            SEEDS[rows],
+            steps=2,
+            guidance=3.0,
+            style=StyleEmbeds(style.positive[rows], style.negative[rows]),
+            contrast=contrast,
+            replace=note,
+        )
+    return seen[1]
+
+
+def contrast(pipe: Any, weight: float, seed: int = 2) -> StyleContrast:
+    return StyleContrast(looks(pipe, seed, 1), weight, nullcontext)
+
+
+def test_twice_the_weight_pushes_twice_as_far_and_no_weight_not_at_all(tiny_pipe: Any) -> None:
+    plain, none, one, two = (
+        first_step(tiny_pipe, None if weight is None else contrast(tiny_pipe, weight))
+        for weight in (None, 0.0, 1.0, 2.0)
+    )
+    assert torch.equal(plain, none)
+    assert (one - plain).abs().max() > 1e-4
+    assert torch.allclose(two - plain, 2 * (one - plain), atol=1e-5)
+
+
+def test_from_a_look_to_itself_there_is_no_way_to_go(tiny_pipe: Any) -> None:
+    same = StyleContrast(looks(tiny_pipe, 1), 5.0, nullcontext)
+    assert torch.allclose(first_step(tiny_pipe, same), first_step(tiny_pipe, None), atol=1e-5)
+
+
+def test_a_row_is_pushed_as_it_would_be_alone(tiny_pipe: Any) -> None:
+    together = first_step(tiny_pipe, contrast(tiny_pipe, 3.0))
+    alone = first_step(tiny_pipe, contrast(tiny_pipe, 3.0), rows=slice(1, 2))
+    assert torch.allclose(together[1:], alone, atol=1e-5)
+
+
+def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe: Any) -> None:
+    inside: list[bool] = []
+    asked: list[tuple[bool, Tensor]] = []
+
+    @contextmanager
+    def base() -> Iterator[None]:
+        inside.append(True)
+        try:
+            yield
+        finally:
+            inside.pop()
+
+    def note(unet: Any, args: Any, told: dict[str, Any]) -> None:
+        asked.append((bool(inside), told["encoder_hidden_states"]))
+
+    hook = tiny_pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        first_step(tiny_pipe, StyleContrast(looks(tiny_pipe, 2, 1), 1.0, base))
+    finally:
+        hook.remove()
+    assert [at_base for at_base, _ in asked] == [False, True] * 2
+    words = asked[1][1]
+    assert torch.equal(words, words[:1].expand_as(words))
+
+
+def test_a_contrast_without_a_style_is_refused(tiny_pipe: Any) -> None:
+    with pytest.raises(UserError, match=r"style\.guidance=0"):
+        sample(tiny_pipe, PROMPTS, SEEDS, steps=1, contrast=contrast(tiny_pipe, 1.0))
