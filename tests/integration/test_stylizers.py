@@ -166,6 +166,26 @@ def test_style_scale_zero_is_exactly_the_personalised_model_without_style(made: 
     assert far(draw(made()), silent)
 
 
+def test_style_guidance_moves_the_picture_and_leaves_the_pipeline_as_it_was(
+    tiny_pipe: Any, made: Any
+) -> None:
+    plain = draw(made())
+    assert torch.equal(draw(made(style=replace(STYLE, guidance=0.0))), plain)
+    weak, strong = (draw(made(style=replace(STYLE, guidance=g))) for g in (2.0, 8.0))
+    assert far(weak, plain)
+    assert (strong - plain).abs().mean() > (weak - plain).abs().mean()
+    assert torch.equal(draw(made()), plain)
+    assert torch.equal(  # nothing to be pushed to
+        draw(made(style=replace(STYLE, mode="none", guidance=8.0))),
+        draw(made(style=replace(STYLE, mode="none"))),
+    )
+
+
+def test_style_guidance_from_the_own_look_to_itself_changes_nothing(made: Any) -> None:
+    own = replace(STYLE, degree=0.0)
+    assert torch.allclose(draw(made(style=replace(own, guidance=8.0))), draw(made(style=own)), atol=1e-4)
+
+
 def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(
     tiny_pipe: Any, made: Any, run: Path, tmp_path: Path
 ) -> None:

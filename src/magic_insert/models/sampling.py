@@ -166,7 +166,11 @@ def _push(
     def push(inputs: Tensor, t: Tensor) -> Tensor:
         with contrast.base():
             said = pipe.unet(
-                torch.cat([inputs] * 2), t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False
+                torch.cat([inputs] * 2),
+                t,
+                encoder_hidden_states=text,
+                added_cond_kwargs=added,
+                return_dict=False,
             )[0]
         toward, away = said.chunk(2)
         return contrast.weight * (toward - away)

@@ -60,9 +60,9 @@ class StyleConfig:
     `mode`: `ip_adapter` feeds the target picture, `prompt` a phrase, `none` nothing. `blocks`: a preset name
     (instantstyle, up0, all) or a list of UNet attention blocks that listen to the adapter, such as `up_blocks.0`.
     `scale` in [0, 2]: strength of the adapter in those blocks; 0 is exactly the model without it. `degree` in [0, 1]:
-    how far from the subject's own look (0) to the target's (1) the adapter is told to go. `guidance` in [0, 20]: how far
-    the picture is pushed from the subject's own look to the target's by what the model without the personalisation says
-    of the two (personalized; 0: not at all, above 0 a step takes twice the time).
+    how far from the subject's own look (0) to the target's (1) the adapter is told to go. `guidance` in [0, 20]: how
+    far the picture is pushed from the subject's own look to the target's by what the model without the personalisation
+    says of the two (personalized; 0: not at all, above 0 a step takes twice the time).
     """
 
     mode: str = "ip_adapter"
