@@ -115,3 +115,29 @@ def test_an_opaque_generated_picture_is_cut_close_to_a_published_matte() -> None
     alpha = (alpha > 0.5).float()
     matte = segment((rgb * alpha + (1 - alpha))[:, ::2, ::2].contiguous())
     assert overlap(matte.alpha, alpha[:, ::2, ::2]) > 0.93
+
+
+def _round(y: torch.Tensor, x: torch.Tensor, cy: float, cx: float, radius: float) -> torch.Tensor:
+    return ((y - cy).square() + (x - cx).square() < radius**2).float()[None]
+
+
+def test_a_ground_that_is_brighter_in_the_middle_is_no_subject() -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    fall = 1 - 0.45 * ((y - 64).square() + (x - 64).square()) / (2 * 64**2)
+    paper = torch.tensor([0.95, 0.9, 0.8]).view(3, 1, 1) * fall
+    disc = _round(y, x, 70, 60, 24)
+    picture = disc * torch.tensor([0.5, 0.1, 0.1]).view(3, 1, 1) + (1 - disc) * paper
+    found = segment(picture, segmenter="grabcut").alpha > 0.5
+    assert float((found.float() - disc).abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize(("pale", "kept"), [(True, True), (False, False)])
+def test_a_belly_that_fades_into_the_grounds_white_is_kept_and_a_gap_is_not(pale: bool, kept: bool) -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    body, inner = _round(y, x, 64, 64, 44), _round(y, x, 64, 64, 20)
+    fade = ((y - 50) / 40).clamp(0, 0.5)[None] if pale else torch.zeros(1, 128, 128)
+    belly = 1 - fade * torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
+    skin = torch.tensor([0.8, 0.2, 0.2]).view(3, 1, 1)
+    picture = body * (inner * belly + (1 - inner) * skin) + (1 - body)
+    alpha = segment(picture, segmenter="grabcut").alpha
+    assert bool(alpha[0, 50, 64] > 0.5) == kept

@@ -29,6 +29,14 @@ GROUND_STEP, SUBJECT_STEP = (
     0.035,
     0.16,
 )  # distance from the ground's colour: below is ground, above is subject
+WALK = (3, 3, 3)  # levels of 255 between neighbours that count as one ground
+VIGNETTE_SHARE = (
+    0.1  # share of the ground off the border's plane from which the ground is taken for a vignette
+)
+PALE, EDGELESS_SHARE = (
+    0.12,
+    0.08,
+)  # this share of the body around a hole this near to the ground's colour: no gap
 SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
 
@@ -114,11 +122,39 @@ def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     return (basis.double() @ plane).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
 
 
+def _vignetted(rgb: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """The ground where it is brighter or darker towards the middle, as in an old photograph; else `plane` as it is.
+
+    What can be walked to from the border in small steps of colour is ground; if it leaves the border's plane, a
+    quadratic surface is fitted to it, robustly, because the walk may have crossed a soft outline.
+    """
+    smooth = blur(rgb, 1.5)
+    levels = np.ascontiguousarray((smooth.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
+    height, width = levels.shape[:2]
+    walked = np.zeros((height + 2, width + 2), np.uint8)
+    for seed in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):
+        cv2.floodFill(levels, walked, seed, 0, WALK, WALK, cv2.FLOODFILL_MASK_ONLY | 4)
+    reached = torch.from_numpy(walked[1:-1, 1:-1] > 0)
+    away = (smooth - plane).norm(dim=0)[reached] > GROUND_STEP
+    if not reached.any() or float(away.float().mean()) < VIGNETTE_SHARE:
+        return plane
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).double()
+    rows, colours = basis[reached], rgb.permute(1, 2, 0)[reached].double()
+    keep = torch.ones(len(rows), dtype=torch.bool)
+    for _ in range(3):
+        surface = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
+        distance = (colours - rows @ surface).norm(dim=1)
+        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    return (basis @ surface).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
+
+
 def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
     height, width = rgb.shape[-2:]
     ground = ground_colour(rgb)
     scale = min(1.0, WORKING_SIDE / max(height, width))
     h, w = max(8, round(height * scale)), max(8, round(width * scale))
+    ground = _vignetted(rgb, ground)
     small, small_ground = resize(rgb, h, w), resize(ground, h, w)
     distance = (small - small_ground).norm(dim=0, keepdim=True)
     sure = erode((blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
@@ -137,17 +173,21 @@ def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
 
 
 def _fill_own_holes(body: Float[Tensor, "1 h w"], distance: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
-    """The body without its holes, but for those the ground shows through: large, and of exactly its colour.
+    """The body without its holes, but for those the ground shows through: large, of exactly its colour, with an edge.
 
-    The white of an eye or a shaded belly belongs to the subject; the gap between two legs does not.
+    The white of an eye or a shaded belly belongs to the subject; the gap between two legs does not. Where the body
+    beside a hole has almost the ground's colour too, the hole's edge runs through one surface: a pale belly, no gap.
     """
     holes = fill_holes(body) - body
+    step = max(1, min(body.shape[-2:]) // 128)  # about the width of an outline
     labels = components(holes)
     filled = body.clone()
     for label in labels.unique().tolist():
         hole = (labels == label)[None]
         small = float(hole.sum()) < SMALL_HOLE * float(body.sum())
-        if label and (small or float(distance[hole].median()) > GROUND_STEP / 2):
+        beside = (dilate(hole.float(), 3 * step) - dilate(hole.float(), step)) * body > 0
+        edgeless = bool(beside.any()) and float((distance[beside] < PALE).float().mean()) > EDGELESS_SHARE
+        if label and (small or edgeless or float(distance[hole].median()) > GROUND_STEP / 2):
             filled[hole] = 1.0
     return filled
 
