@@ -18,9 +18,10 @@ from magic_insert.models.micro import (
 )
 from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
 from magic_insert.toybox.captions import STYLE_WORDS, corpus
+from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import act_in
-from magic_insert.training.foundation.looks import LOOK_NAMES, apply_look, luma
+from magic_insert.training.foundation.looks import LOOK_NAMES, apply_look
 from magic_insert.training.foundation.styled import (
     TURNS,
     Seen,
@@ -95,7 +96,7 @@ def test_grey_keeps_the_brightness_and_inverting_twice_changes_nothing() -> None
     grey = apply_look(picture, "grey").float()
     assert torch.equal(grey[0], grey[1])
     assert torch.equal(grey[1], grey[2])
-    assert (grey[:1] - luma(picture.float())).abs().max() <= 0.51
+    assert (grey[:1] - luminance(picture.float())).abs().max() <= 0.51
     assert torch.equal(apply_look(apply_look(picture, "inverted"), "inverted"), picture)
 
 

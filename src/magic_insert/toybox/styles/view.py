@@ -162,8 +162,8 @@ def mix(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
 
 
 def luminance(rgb: Tensor) -> Tensor:
-    """Rec. 601 luma, 1 1 H W."""
-    return 0.299 * rgb[:, 0:1] + 0.587 * rgb[:, 1:2] + 0.114 * rgb[:, 2:3]
+    """Rec. 601 luma, ... 1 H W."""
+    return 0.299 * rgb[..., 0:1, :, :] + 0.587 * rgb[..., 1:2, :, :] + 0.114 * rgb[..., 2:3, :, :]
 
 
 def value_of(v: View) -> Tensor:

@@ -11,18 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from magic_insert.toybox.styles.view import luminance, saturate
+
 Look = Callable[[Tensor], Tensor]
-
-
-def luma(image: Tensor) -> Tensor:
-    """Brightness ... 1 H W by the weights of ITU-R BT.601."""
-    weights = torch.tensor([0.299, 0.587, 0.114], device=image.device).view(3, 1, 1)
-    return (image * weights).sum(-3, keepdim=True)
 
 
 def _duotone(dark: tuple[float, float, float], light: tuple[float, float, float]) -> Look:
     start, end = (torch.tensor(colour).view(3, 1, 1) for colour in (dark, light))
-    return lambda image: start.to(image.device) + (end - start).to(image.device) * luma(image)
+    return lambda image: start.to(image.device) + (end - start).to(image.device) * luminance(image)
 
 
 def _channels(*order: int) -> Look:
@@ -30,7 +26,7 @@ def _channels(*order: int) -> Look:
 
 
 def _grey(image: Tensor) -> Tensor:
-    return luma(image).expand_as(image)
+    return luminance(image).expand_as(image)
 
 
 def _night(image: Tensor) -> Tensor:
@@ -47,8 +43,8 @@ LOOKS: dict[str, Look] = {
     "forest": _duotone((0.03, 0.16, 0.10), (0.88, 0.95, 0.75)),
     "wine": _duotone((0.25, 0.02, 0.08), (0.98, 0.90, 0.86)),
     "ice": _duotone((0.05, 0.12, 0.30), (0.90, 0.97, 1.0)),
-    "faded": lambda image: 0.25 + 0.3 * image + 0.3 * luma(image),
-    "vivid": lambda image: luma(image) + 1.6 * (image - luma(image)),
+    "faded": lambda image: 0.25 + 0.3 * image + 0.3 * luminance(image),
+    "vivid": lambda image: saturate(image, 1.6),
     "inverted": lambda image: 1 - image,
     "negative": lambda image: 1 - _grey(image),
     "blue for red": _channels(2, 0, 1),

@@ -86,6 +86,11 @@ class Workshop:
         """A published network, frozen, on the device."""
         return load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
 
+    def listened_to(self) -> tuple[Any, Any, Any]:
+        """What a network beside the trained denoiser is given: both text encoders, frozen, and the scheduler."""
+        encoders = (self.load("denoiser", name) for name in ("text_encoder", "text_encoder_2"))
+        return *encoders, build_scheduler()
+
     def trainable(self, unet: Any) -> Any:
         """`unet` with the attention code that trains fastest on the device."""
         if self.device == "cpu":
@@ -203,9 +208,7 @@ def _adapter(shop: Workshop, part: PartConfig) -> Recipe:
     new_adapter(unet, shop.sizes.embed_dim)
     module = AdapterModule(
         unet,
-        shop.load("denoiser", "text_encoder"),
-        shop.load("denoiser", "text_encoder_2"),
-        build_scheduler(),
+        *shop.listened_to(),
         image_size=shop.sizes.image_size,
         lr=part.lr,
         steps=part.steps,
@@ -231,9 +234,7 @@ def _styled(shop: Workshop, part: PartConfig) -> Recipe:
     load_adapter(unet, shop.part("adapter"))
     module = StyledModule(
         unet,
-        shop.load("denoiser", "text_encoder"),
-        shop.load("denoiser", "text_encoder_2"),
-        build_scheduler(),
+        *shop.listened_to(),
         image_size=shop.sizes.image_size,
         lr=part.lr,
         steps=part.steps,
@@ -275,9 +276,7 @@ def _controlnet(shop: Workshop, part: PartConfig) -> Recipe:
     module = ControlNetModule(
         unet,
         network,
-        shop.load("denoiser", "text_encoder"),
-        shop.load("denoiser", "text_encoder_2"),
-        build_scheduler(),
+        *shop.listened_to(),
         image_size=shop.sizes.image_size,
         lr=part.lr,
         steps=part.steps,
