@@ -28,7 +28,7 @@ from magic_insert.training.foundation.styled import (
     StyledModule,
     StyledSources,
     styled_batches,
-    toned,
+    tonings,
 )
 
 PLAN = PoolPlan(
@@ -67,8 +67,8 @@ def sources(pool: ToyboxPool) -> StyledSources:
         number = np.broadcast_to(np.arange(len(style))[:, None], style.shape)
         return Seen(coded(style, look, number, *shape), style, look)
 
-    bright = toned(pool.subjects, pool.subject_styles, 2, seed=0)
-    tones = toned(pool.scenes_without, pool.scene_styles, 3, seed=0)
+    bright = tonings(pool.subject_styles, 2, seed=0)
+    tones = tonings(pool.scene_styles, 3, seed=0)
     none_s, none_c = np.full_like(pool.subject_styles, -1), np.full_like(pool.scene_styles, -1)
     return StyledSources(
         subjects=of(pool.subject_styles, none_s, 8, 8),
@@ -101,7 +101,8 @@ def test_grey_keeps_the_brightness_and_inverting_twice_changes_nothing() -> None
 
 
 def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool: ToyboxPool) -> None:
-    seen = toned(pool.subjects, pool.subject_styles, 2, seed=3)
+    chosen = tonings(pool.subject_styles, 2, seed=3)
+    seen = chosen.seen(chosen.pictures(pool.subjects))
     for i, t in np.ndindex(seen.look.shape):
         drawing = list(pool.subject_styles[i]).index(seen.style[i, t])
         own = torch.from_numpy(pool.subjects[i, drawing].copy())

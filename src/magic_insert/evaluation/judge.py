@@ -36,7 +36,7 @@ class Judges:
 
     encoders: Mapping[str, Any]
     store: FeatureStore
-    texts: Mapping[str, Float[Tensor, "D"]]
+    texts: Mapping[str, Float[Tensor, " D"]]
     lpips: Distance | None
     cards: Mapping[str, str]
 
@@ -49,7 +49,7 @@ class Judges:
         return found
 
 
-def embed_texts(bench: Benchmark, encoders: Mapping[str, Any]) -> dict[str, Float[Tensor, "D"]]:
+def embed_texts(bench: Benchmark, encoders: Mapping[str, Any]) -> dict[str, Float[Tensor, " D"]]:
     """Every text of the benchmark, embedded once and all together."""
     texts = sorted(
         {t for s in bench.subjects for t in (s.simple, s.detailed)}

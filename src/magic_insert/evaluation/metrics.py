@@ -56,7 +56,7 @@ class RetrievalTop1(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
 
     def update(
-        self, images: Float[Tensor, "B D"], texts: Float[Tensor, "T D"], targets: Int[Tensor, "B"]
+        self, images: Float[Tensor, "B D"], texts: Float[Tensor, "T D"], targets: Int[Tensor, " B"]
     ) -> None:
         """`targets[i]` is the row of `texts` that belongs to picture i; equal rows of `texts` must be merged before.
 

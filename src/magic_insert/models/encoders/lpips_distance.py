@@ -35,7 +35,7 @@ class Lpips(nn.Module):
     @torch.inference_mode()
     def forward(
         self, first: Float[Tensor, "B 3 H W"], second: Float[Tensor, "B 3 H W"]
-    ) -> Float[Tensor, "B"]:
+    ) -> Float[Tensor, " B"]:
         """Distances of picture pairs in [0, 1] at their own size.
 
         Raises:

@@ -29,7 +29,7 @@ class RewardScorer:
         self.card = card
 
     @torch.inference_mode()
-    def score(self, images: Float[Tensor, "B 3 H W"], texts: list[str]) -> Float[Tensor, "B"]:
+    def score(self, images: Float[Tensor, "B 3 H W"], texts: list[str]) -> Float[Tensor, " B"]:
         """Rewards of pictures in [0, 1], each for its own text."""
         rewards = [
             self.network.score(text, to_pil_image(image.cpu()))

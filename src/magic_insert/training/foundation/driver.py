@@ -28,7 +28,8 @@ from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
 from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.encoders import Kind, train_encoder
-from magic_insert.training.foundation.parts import METRIC_PARTS, PARTS_IN_ORDER, Workshop
+from magic_insert.training.foundation.parts import METRIC_PARTS, PARTS_IN_ORDER, assemble
+from magic_insert.training.foundation.workshop import Workshop
 from magic_insert.training.ranks import first_rank_first, first_rank_only
 
 
@@ -60,7 +61,7 @@ def run_foundation(cfg: FoundationConfig) -> Path:
         _train_part(name, make, getattr(cfg, name), workshop, cfg)
     for name, kind in METRIC_PARTS.items():
         first_rank_only(partial(_train_metric_encoder, name, kind, getattr(cfg, name), workshop, cfg))
-    first_rank_only(lambda: workshop.assemble({"config_digest": key, "device": device}))
+    first_rank_only(lambda: assemble(workshop, {"config_digest": key, "device": device}))
     return out / "micro"
 
 

@@ -64,7 +64,7 @@ class LabelledBatch(NamedTuple):
 
     images: UInt8[Tensor, "B 3 H W"]
     frames: Float[Tensor, "B 2 3"]
-    labels: Int[Tensor, "B"]
+    labels: Int[Tensor, " B"]
 
 
 def clip_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> ClipBatch:

@@ -50,7 +50,7 @@ def caption_contrast(
     image: Float[Tensor, "B D"],
     text: Float[Tensor, "T D"],
     scale: Float[Tensor, ""],
-    told: Int[Tensor, "B"],
+    told: Int[Tensor, " B"],
 ) -> Float[Tensor, ""]:
     """InfoNCE between pictures and the *different* texts told of them, `told[i]` in [0, T).
 
@@ -65,7 +65,7 @@ def caption_contrast(
 
 
 def supervised_contrast(
-    features: Float[Tensor, "B D"], labels: Int[Tensor, "B"], temperature: float = TEMPERATURE
+    features: Float[Tensor, "B D"], labels: Int[Tensor, " B"], temperature: float = TEMPERATURE
 ) -> Float[Tensor, ""]:
     """Mean over anchors that have a positive of `-mean_p log softmax_j(z_i.z_j / temperature)[p]`, self left out."""
     itself = torch.eye(len(labels), dtype=torch.bool, device=features.device)

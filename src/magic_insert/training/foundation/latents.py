@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 Encode = Callable[[Tensor], Tensor]  # uint8 B 3 H W -> B ...
+Pictures = Callable[[], np.ndarray]  # uint8 [..., 3, H, W], made when they are needed
 
 
 def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:
@@ -26,24 +27,30 @@ def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:
 
 
 def encode_array(
-    source: np.ndarray, encode: Encode, path: Path, *, batch_size: int = 8, flip: bool = False
+    pictures: Pictures,
+    count: tuple[int, ...],
+    encode: Encode,
+    path: Path,
+    *,
+    batch_size: int = 8,
+    flip: bool = False,
 ) -> np.ndarray:
-    """`encode` over every picture of `source` [..., 3, H, W]; kept in `path`, read back when it is complete.
+    """`encode` over every one of `pictures`, `count` of them; kept in `path`, read back when it is complete.
 
     Eight pictures at a time stay in a CPU's cache: 0.6 of the time of sixty-four.
     """
-    lead = source.shape[:-3]
     if path.is_file():
         kept = np.load(path)
-        if kept.shape[: len(lead)] == lead:
+        if kept.shape[: len(count)] == count:
             return kept
+    source = pictures()
     flat = source.reshape(-1, *source.shape[-3:])
     outputs = []
     for start in range(0, len(flat), batch_size):
         images = torch.from_numpy(flat[start : start + batch_size].copy())
         outputs.append(encode(images.flip(-1) if flip else images).cpu().to(torch.float16).numpy())
     joined = np.concatenate(outputs)
-    result = joined.reshape(*lead, *joined.shape[1:])
+    result = joined.reshape(*count, *joined.shape[1:])
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp.npy")
     np.save(temporary, result)

@@ -75,16 +75,33 @@ def plain(values: np.ndarray, style: np.ndarray) -> Seen:
     return Seen(values, style, np.full_like(style, -1))
 
 
-def toned(source: np.ndarray, style: np.ndarray, per_picture: int, seed: int) -> Seen:
-    """`per_picture` drawings of each picture of `source` uint8 [N, V, 3, H, W], each in a look of its own, as uint8."""
-    count, drawings = source.shape[:2]
-    draw = generator(seed, "looks", count, drawings)
-    chosen = torch.randint(drawings, (count, per_picture), generator=draw).numpy()
-    look = torch.randint(len(LOOK_NAMES), (count, per_picture), generator=draw).numpy()
-    pictures = np.empty((count, per_picture, *source.shape[2:]), np.uint8)
-    for (i, t), k in np.ndenumerate(look):
-        pictures[i, t] = apply_look(torch.from_numpy(source[i, chosen[i, t]].copy()), LOOK_NAMES[k]).numpy()
-    return Seen(pictures, np.take_along_axis(style, chosen, 1), look)
+@dataclass(frozen=True)
+class Tonings:
+    """Which drawing of each picture is shown in which look, N pictures P times: `drawing`, `style`, `look` [N, P]."""
+
+    drawing: np.ndarray
+    style: np.ndarray
+    look: np.ndarray
+
+    def pictures(self, source: np.ndarray) -> np.ndarray:
+        """The toned pictures of `source` uint8 [N, V, 3, H, W], uint8 [N, P, 3, H, W]."""
+        toned = np.empty((*self.look.shape, *source.shape[2:]), np.uint8)
+        for (i, t), k in np.ndenumerate(self.look):
+            picture = torch.from_numpy(source[i, self.drawing[i, t]].copy())
+            toned[i, t] = apply_look(picture, LOOK_NAMES[k]).numpy()
+        return toned
+
+    def seen(self, values: np.ndarray) -> Seen:
+        return Seen(values, self.style, self.look)
+
+
+def tonings(style: np.ndarray, per_picture: int, seed: int) -> Tonings:
+    """`per_picture` drawings of each picture in a look of their own; `style` [N, V] of the drawings there are."""
+    draw = generator(seed, "looks", *style.shape)
+    shape = len(style), per_picture
+    drawing = torch.randint(style.shape[1], shape, generator=draw).numpy()
+    look = torch.randint(len(LOOK_NAMES), shape, generator=draw).numpy()
+    return Tonings(drawing, np.take_along_axis(style, drawing, 1), look)
 
 
 @dataclass(frozen=True)
