@@ -135,6 +135,8 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
             assert after["changes"][network][group]["effect_psnr"][0] == pytest.approx(
                 value - base["metrics"][network][group]["effect_psnr"], abs=2e-4
             )
+    assert "layered_psnr" in after["changes"]["inserter"]["seen"]
+    assert "layered_psnr" not in after["metrics"]["remover"]["seen"]
     assert set(after["filter"]) >= {"precision", "recall", "base_rate"}
     assert set(after["bias"]) == {"size", "contrast", "style"}
     assert after["minutes"]

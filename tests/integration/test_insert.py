@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from magic_insert.cli.insert import check as check_insert
+from magic_insert.cli.insert import main as insert_main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.digest import sha256_file
@@ -156,6 +157,8 @@ def test_one_personalisation_serves_many_backgrounds_as_it_serves_each_alone(
             "cut", "load", "stylise", "segment", "paste", "insert", "composite",
         }  # fmt: skip
         assert story["weights"][TOKENS_FILE] == sha256_file(learned / "run" / TOKENS_FILE)
+        # The run was learned with samples at every step, which this job was not told.
+        assert story["config"]["personalization"]["validation"]["every"] == 1
         assert levels(folder / f"{name}.png").shape == size
         alone = run(files, tiny_micro, *words, background=f"places/{name}.png")
         for batch, single in (
@@ -240,7 +243,7 @@ REFUSED = {
     "missing file": (["subject=nowhere.png"], "no such file"),
     "not an image": (["background=text.png"], "something else"),
     "truncated file": (["background=broken.png"], "damaged"),
-    "alpha zero everywhere": (["subject=clear.png"], "alpha zero"),
+    "alpha zero everywhere": (["subject=clear.png"], "alpha below a half"),
     "box outside": (["box=[180,100,40,40]"], "inside the 200 x 150"),
     "output over an input": (["out=scene.png"], "not one of the inputs"),
     "output under a file": (["out=text.png/out.png"], "able to write"),
@@ -248,6 +251,9 @@ REFUSED = {
     "no inserter": (["inserter.name=bootstrapped", "inserter.run=nowhere"], "inserter"),
     "cut-out wanted": (["subject=opaque.png", "segmenter=alpha"], "transparent ground"),
     "no rembg": (["segmenter=rembg"], "rembg"),
+    "no such block": (["style.blocks=[nowhere]"], "UNet block that hears"),
+    "no block at all": (["style.blocks=[]"], "block that listens"),
+    "a folder for the sidecar": (["out=taken.png"], "folder taken.json"),
 }
 
 
@@ -257,6 +263,7 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_left(
 ) -> None:
     overrides, message = REFUSED[case]
     monkeypatch.chdir(files)
+    (files / "taken.json").mkdir()
     before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
     words = [
         "subject=cut.png",
@@ -295,3 +302,15 @@ def test_the_demo_shows_truth_and_floor_and_leaves_backgrounds_untouched(
         assert {row["untouched"] for row in methods.values()} == {True}
         assert methods["floor"]["effect_db"] < 30
     assert load_rgb(page.with_suffix(".png")).shape[0] == 3
+
+
+@pytest.mark.parametrize(
+    "word", ["personalization.steps=3", "+personalization.seed=1", "personalization=paper"]
+)
+def test_settings_of_a_personalisation_that_is_there_already_are_refused(
+    word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        insert_main(["run=somewhere", "subject=cut.png", "background=scene.png", "out=out.png", word])
+    assert stop.value.code == 2
+    assert "personalised already" in capsys.readouterr().err

@@ -93,3 +93,15 @@ def test_a_picture_without_an_effect_counts_nothing() -> None:
     row = sums_of(target, target + 0.3, target, nothing, nothing, nothing)
     assert decibel([row], "effect_error", "effect_pixels") is None
     assert "effect_psnr" not in metrics({"0000-seen": row})["seen"]
+
+
+def test_the_finished_picture_is_measured_where_every_picture_has_one() -> None:
+    rows = {
+        name: {**row, "layered_error": row["effect_error"] / 10, "layered_lpips": 0.1}
+        for name, row in pictures(4, 0.1).items()
+    }
+    found = metrics(rows)["photo"]
+    assert found["layered_psnr"] == pytest.approx(found["effect_psnr"] + 10, abs=1e-3)
+    assert found["layered_lpips"] == pytest.approx(0.1)
+    del rows["0002-photo"]["layered_error"]
+    assert "layered_psnr" not in metrics(rows)["photo"]

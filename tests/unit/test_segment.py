@@ -10,7 +10,8 @@ from torch import Tensor
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.rand import generator
-from magic_insert.models.segment import ground_colour, has_cutout, segment
+from magic_insert.models.ground import ground_colour
+from magic_insert.models.segment import has_cutout, segment
 
 SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 
@@ -95,7 +96,7 @@ def test_the_same_picture_is_cut_the_same_way_twice() -> None:
 def test_a_picture_without_a_subject_is_refused() -> None:
     with pytest.raises(UserError, match="stands out"):
         segment(gradient())
-    with pytest.raises(UserError, match="alpha zero"):
+    with pytest.raises(UserError, match="below a half"):
         segment(gradient(), torch.zeros(1, 96, 96))
     with pytest.raises(UserError, match="transparent ground"):
         segment(gradient(), None, segmenter="alpha")
@@ -129,6 +130,20 @@ def test_a_ground_that_is_brighter_in_the_middle_is_no_subject() -> None:
     picture = disc * torch.tensor([0.5, 0.1, 0.1]).view(3, 1, 1) + (1 - disc) * paper
     found = segment(picture, segmenter="grabcut").alpha > 0.5
     assert float((found.float() - disc).abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("colour", [(0.8, 0.1, 0.1), (0.45, 0.45, 0.45), (0.85, 0.82, 0.75)])
+@pytest.mark.parametrize("place", ["bust", "corner"])
+def test_a_subject_that_stands_in_the_corners_is_not_taken_for_the_ground(
+    colour: tuple[float, float, float], place: str
+) -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    if place == "bust":  # a head, and shoulders from one bottom corner to the other
+        body = torch.maximum(_round(y, x, 60, 64, 30), (y > 84).float()[None])
+    else:
+        body = ((x < 70) & (y > 50)).float()[None]
+    picture = body * torch.tensor(colour).view(3, 1, 1) + (1 - body)
+    assert overlap(segment(picture, segmenter="grabcut").alpha, body) > 0.97
 
 
 @pytest.mark.parametrize(("pale", "kept"), [(True, True), (False, False)])

@@ -1,6 +1,7 @@
 """Evaluate: one edit network on held-out scenes, as photographs, in seen and in unseen styles, against the truth.
 
-Kept are sums per picture, so that any set of pictures can be summed up, and resampled, later. Settings: task, steps,
+Kept are sums per picture, so that any set of pictures can be summed up, and resampled, later. An insertion is measured
+twice: as the network redrew it, and as the effect layer over the scene that users get. Settings: task, steps,
 seed, batch_size. Inputs: heldout, model, network, lpips (optional). Output: `values/ID.json` and `pictures/ID.png`.
 """
 
@@ -16,6 +17,7 @@ from magic_insert.bootstrap.measure import rounded
 from magic_insert.bootstrap.measurements import changed_region
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste, save
+from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.encoders.lpips_distance import load_lpips
 from magic_insert.models.inserter import edit, load_edit_unet, noop
@@ -48,12 +50,21 @@ def run_evaluate(path: Path) -> None:
         still = noop(pipe, network, *on, reference="vae", **run).cpu()
         effect = effect_of(full, empty, mask)
         found = torch.stack([changed_region(*one) for one in zip(still, drawn, mask, strict=True)])
-        looks = None if lpips is None else lpips(drawn, target).tolist()
+        finished = torch.stack(
+            [transfer_effect(*one)[0] for one in zip(empty, given, mask, drawn, still, strict=True)]
+        )
+        looks = None if lpips is None else (lpips(drawn, target).tolist(), lpips(finished, target).tolist())
         for i, name in enumerate(ids):
             save(payload.out, PICTURES, name, drawn[i])
             row = sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i])
             if looks is not None:
-                row["lpips"] = rounded(looks[i])
+                row["lpips"] = rounded(looks[0][i])
+            if insert:
+                row["layered_error"] = sums_of(
+                    given[i], finished[i], target[i], mask[i], effect[i], found[i]
+                )["effect_error"]
+                if looks is not None:
+                    row["layered_lpips"] = rounded(looks[1][i])
             write_json(values_file(payload.out, name), row)
 
 

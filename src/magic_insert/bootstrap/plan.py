@@ -34,7 +34,7 @@ STAGES = {
     "measure": (HERE + "measure:run_measure", 2),
     "fit": (HERE + "fit:run_fit", 2),
     "blend": (HERE + "blend:run_blend", 1),
-    "evaluate": (HERE + "evaluate:run_evaluate", 1),
+    "evaluate": (HERE + "evaluate:run_evaluate", 2),
 }
 SELECT_VERSION = 1
 SELECTION = "selection.json"

@@ -15,7 +15,12 @@ GROUPS = ("photo", "seen", "unseen")
 
 
 def decibel(rows: Rows, error: str, pixels: str) -> float | None:
-    """PSNR of the pooled squared error, as evaluation.metrics.RegionPSNR has it; None where there is no such region."""
+    """PSNR of the pooled squared error, as evaluation.metrics.RegionPSNR has it; None where there is no such region.
+
+    Also None where the pictures have no such error.
+    """
+    if any(error not in row for row in rows):
+        return None
     weight = sum(row[pixels] for row in rows)
     wrong = sum(row[error] for row in rows)
     return None if weight == 0 else -10 * math.log10(max(wrong / weight, 1e-10))
@@ -34,6 +39,9 @@ STATISTICS: dict[str, Callable[[Rows], float | None]] = {
     "outside_psnr": lambda rows: decibel(rows, "outside_error", "outside_pixels"),
     "shadow_iou": lambda rows: mean_of(rows, "shadow_iou"),
     "lpips": lambda rows: mean_of(rows, "lpips"),
+    # The same of the effect layer over the scene, which is what a user gets; only an insertion has it.
+    "layered_psnr": lambda rows: decibel(rows, "layered_error", "effect_pixels"),
+    "layered_lpips": lambda rows: mean_of(rows, "layered_lpips"),
 }
 
 

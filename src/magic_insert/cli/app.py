@@ -67,7 +67,10 @@ def compose_and_call(
             OverridesParser.create().parse_overrides([word])
         except OverrideParseException:
             fail(
-                UserError(f"expected key=value, got {word}; quote text that holds brackets, commas or spaces")
+                UserError(
+                    f"expected key=value, got {word}; a value with brackets, commas, quotes, = or letters beyond a-z "
+                    f"is quoted for Hydra and for the shell: \"{word.partition('=')[0]}='...'\""
+                )
             )
 
     @hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=job)

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from magic_insert.cli.app import require_file, run_app
+from magic_insert.cli.app import fail, require_file, run_app
 from magic_insert.config.schema import InsertConfig
+from magic_insert.core.errors import UserError
 from magic_insert.methods.input_checks import (
     check_box_inside,
     check_inserter,
@@ -31,6 +32,25 @@ def check(cfg: InsertConfig) -> None:
     check_server(cfg.pose)
 
 
+def refuse_late_settings(words: Sequence[str]) -> None:
+    """That nothing is asked of a personalisation which `run=` says is there already.
+
+    Raises:
+        UserError: it is, and would do nothing.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    late = [key for key in keys if key.partition(".")[0].partition("@")[0] == "personalization"]
+    if "run" in keys and late:
+        raise UserError(
+            f"expected no {late[0]} beside run=FOLDER, which is personalised already; "
+            "personalise again with it or leave it out"
+        )
+
+
 def main(arguments: Sequence[str]) -> None:
     """Runs the job from command-line words."""
+    try:
+        refuse_late_settings(arguments)
+    except UserError as error:
+        fail(error)
     run_app("insert", "magic_insert.methods.insert_job:run_insert", arguments, check)

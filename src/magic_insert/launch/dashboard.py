@@ -22,6 +22,7 @@ GROUPS = ("photo", "seen", "unseen")
 NETWORKS = ("inserter", "remover")
 MEASURES = {
     "effect_psnr": "effect-region PSNR, dB",
+    "layered_psnr": "effect-region PSNR of the finished picture, dB",
     "shadow_iou": "shadow IoU",
     "lpips": "LPIPS, less is better",
 }

@@ -24,6 +24,12 @@ from magic_insert.launch.sweep_table import Grid, read_sweep
 Row = dict[str, Any]
 Values = Mapping[str, Mapping[str, float]]
 SEED = "seed"
+# What only some evaluations measure: its column, and digits.
+EXTRA = {
+    "layered_psnr": ("finished picture, seen", 2),
+    "lpips": ("LPIPS, seen", 3),
+    "layered_lpips": ("LPIPS of the finished picture, seen", 3),
+}
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,10 @@ def _runs_of(sweeps: Sequence[Path]) -> dict[str, list[list[Row]]]:
 
 def markdown(lines: Sequence[Line]) -> str:
     """One row a setting and round; decibels in the effect region against round 0."""
-    with_lpips = all("lpips" in line.change["inserter"]["seen"] for line in lines)
+    known = [name for name in EXTRA if all(name in line.change["inserter"]["seen"] for line in lines)]
     columns = [
         "setting", "round", "kept", "inserter, seen", "range over seeds", "inserter, unseen", "inserter, photo",
-        "shadow IoU, seen", *(["LPIPS, seen"] if with_lpips else []), "remover, seen", "remover, photo",
+        "shadow IoU, seen", *(EXTRA[name][0] for name in known), "remover, seen", "remover, photo",
         "precision", "recall",
     ]  # fmt: skip
     rows = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
@@ -138,7 +144,7 @@ def markdown(lines: Sequence[Line]) -> str:
             _shown(inserter, "unseen"),
             _shown(inserter, "photo"),
             _shown(inserter, "seen", "shadow_iou"),
-            *([_shown(inserter, "seen", "lpips", digits=3)] if with_lpips else []),
+            *(_shown(inserter, "seen", name, digits=EXTRA[name][1]) for name in known),
             _shown(remover, "seen"),
             _shown(remover, "photo"),
             "" if line.precision is None else f"{line.precision:.2f}",

@@ -38,14 +38,16 @@ def check_subject(path: str) -> Subject:
     """The subject's picture; an opaque one has alpha 1 everywhere.
 
     Raises:
-        UserError: not a sound picture, too small, or alpha zero everywhere.
+        UserError: not a sound picture, too small, or nowhere half opaque.
     """
     rgb, alpha = load_rgba(path)
     check_size(path, rgb.shape[-2:])
     if alpha is None:
         alpha = rgb.new_ones(1, *rgb.shape[-2:])
     if float(alpha.max()) < INSIDE:
-        raise UserError(f"expected a subject with visible pixels in {path}, got alpha zero everywhere")
+        raise UserError(
+            f"expected a subject with visible pixels in {path}, got alpha below a half everywhere"
+        )
     return Subject(rgb, alpha, Path(path).stem)
 
 

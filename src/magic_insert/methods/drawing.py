@@ -95,7 +95,7 @@ def draw_styled(
     """
     embeds = scene_styles(pipe, scenes, style, subject)
     contrast = None
-    if base is not None and embeds is not None and style.guidance > 0:
+    if base is not None and embeds is not None and style.guidance > 0 and style.degree > 0:
         contrast = StyleContrast(style_embeds(pipe, [framed(pipe, subject)]), style.guidance, base)
     pictures = []
     with listening(pipe, style.blocks, 0.0 if embeds is None else style.scale):

@@ -27,10 +27,15 @@ def places_of(cfg: InsertConfig) -> list[tuple[Path, Path]]:
 
     Raises:
         UserError: no such file, no picture in the folder, two of the same name, an `out` that does not fit or that
-            would overwrite an input, a pose to suggest for many backgrounds at once.
+            would overwrite an input, a folder where the sidecar goes, a pose to suggest for many backgrounds at once.
     """
     many = is_many(cfg)
     places = _many(cfg) if many else [(Path(cfg.background), check_place(cfg.out, suffix=".png"))]
+    for _, out in places:
+        if (beside := out.with_suffix(".json")).is_dir():
+            raise UserError(
+                f"expected a file to write beside {out}, got the folder {beside}; set another out="
+            )
     inputs = {path.resolve() for path in (Path(cfg.subject), *(background for background, _ in places))}
     for background, out in places:
         if not background.is_file():
@@ -96,6 +101,12 @@ def check_run(cfg: InsertConfig) -> Path | None:
         names = ", ".join(name for name, _ in request["pictures"])
         raise UserError(f"expected subject to be a picture that {run} learned ({names}), got {cfg.subject}")
     return run
+
+
+def learned_settings(run: Path) -> dict[str, Any]:
+    """What `run` was personalised with, as the part of a configuration; nothing where its card does not say."""
+    request: dict[str, Any] = read_json(run / CARD_FILE).get("request") or {}
+    return {"personalization": request["personalization"]} if "personalization" in request else {}
 
 
 def check_run_model(run: Path, fingerprint: str) -> None:

@@ -30,6 +30,7 @@ from magic_insert.methods.insert_checks import (
     check_run,
     check_run_model,
     is_many,
+    learned_settings,
     places_of,
 )
 from magic_insert.methods.inserter_settings import effect_config, redraw_segmenter
@@ -63,7 +64,7 @@ def run_insert(cfg: InsertConfig) -> Path:
 
     Raises:
         UserError: see `methods.checks` and `methods.insert_checks`; raised before a model is imported (but for a run
-            of another model, before anything is drawn) and with nothing written.
+            of another model and blocks that it does not have, before anything is learned) and with nothing written.
     """
     places, given = places_of(cfg), check_run(cfg)
     picture = checks.check_subject(cfg.subject)
@@ -81,6 +82,7 @@ def run_insert(cfg: InsertConfig) -> Path:
     from magic_insert.methods.stylizers import build_stylizer
     from magic_insert.methods.workbench import Workbench
     from magic_insert.models.segment import cut_subject
+    from magic_insert.models.style import check_blocks, has_adapter
     from magic_insert.models.zoo import fingerprint, load_pipeline
     from magic_insert.training.personalize import personalize
 
@@ -104,6 +106,8 @@ def run_insert(cfg: InsertConfig) -> Path:
     model = fingerprint(pipe)
     if given is not None:
         check_run_model(given, model)
+    if cfg.style.mode == "ip_adapter" and cfg.style.scale > 0 and has_adapter(pipe):
+        check_blocks(pipe.unet, cfg.style.blocks)
     with ExitStack() as scratch:
         run = given
         if run is None and needs_personalization(cfg.stylizer):
@@ -118,6 +122,7 @@ def run_insert(cfg: InsertConfig) -> Path:
                     progress=True,
                 )
         weights = {} if run is None else {name: sha256_file(run / name) for name in PERSONALIZED_FILES}
+        learned = {} if given is None else learned_settings(given)
         pose = ""
         if cfg.pose.name != "none":
             (background, _) = places[0]
@@ -173,7 +178,7 @@ def run_insert(cfg: InsertConfig) -> Path:
                         ),
                     },
                     "seconds": {**stages.seconds, **own.stages.seconds},
-                    "config": asdict(cfg),
+                    "config": {**asdict(cfg), **learned},
                 }
                 _publish(out, made, sidecar, keep=cfg.keep_intermediate)
                 console.print(f"wrote {out} and {out.with_suffix('.json').name}")

@@ -22,21 +22,15 @@ from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import area, blur, components, dilate, erode, fill_holes, largest_component
 from magic_insert.core.records import Subject
+from magic_insert.models.ground import GROUND_STEP, ground_of
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
-GROUND_STEP, SUBJECT_STEP = (
-    0.035,
-    0.16,
-)  # distance from the ground's colour: below is ground, above is subject
-WALK = (3, 3, 3)  # levels of 255 between neighbours that count as one ground
-VIGNETTE_SHARE = (
-    0.1  # share of the ground off the border's plane from which the ground is taken for a vignette
+SUBJECT_STEP = (
+    0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP it is ground
 )
-PALE, EDGELESS_SHARE = (
-    0.12,
-    0.08,
-)  # this share of the body around a hole this near to the ground's colour: no gap
+# This share of the body around a hole this near to the ground's colour: no gap.
+PALE, EDGELESS_SHARE = 0.12, 0.08
 SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
 
@@ -75,7 +69,7 @@ def segment(
     """
     if alpha is not None and float(alpha.max()) < 0.5:
         raise UserError(
-            "expected a subject with visible pixels, got alpha zero everywhere; use an opaque picture"
+            "expected a subject with visible pixels, got alpha below a half everywhere; use an opaque picture"
         )
     if alpha is not None and segmenter in ("auto", "alpha") and has_cutout(alpha):
         return Matte(rgb, alpha)
@@ -100,62 +94,13 @@ def cut_subject(
     return Subject(matte.rgb, matte.alpha, name)
 
 
-def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """The colour of the plain ground at every pixel: a plane per channel, fitted robustly to the border.
-
-    A subject that touches the border is an outlier: three rounds leave out pixels more than 2.5 spreads away.
-    """
-    height, width = rgb.shape[-2:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    basis = torch.stack([torch.ones_like(x), x, y], dim=-1).to(rgb)
-    ring = torch.zeros(height, width, dtype=torch.bool)
-    rim = max(1, min(height, width) // 50)
-    ring[:rim], ring[-rim:], ring[:, :rim], ring[:, -rim:] = True, True, True, True
-    rows, colours = basis[ring].double(), rgb.permute(1, 2, 0)[ring].double()
-    median = colours.median(dim=0).values
-    distance = (colours - median).norm(dim=1)
-    keep = distance <= 2.5 * distance.median() + 0.02
-    for _ in range(3):
-        plane = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
-        distance = (colours - rows @ plane).norm(dim=1)
-        keep = distance <= 2.5 * distance[keep].median() + 0.01
-    return (basis.double() @ plane).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
-
-
-def _vignetted(rgb: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
-    """The ground where it is brighter or darker towards the middle, as in an old photograph; else `plane` as it is.
-
-    What can be walked to from the border in small steps of colour is ground; if it leaves the border's plane, a
-    quadratic surface is fitted to it, robustly, because the walk may have crossed a soft outline.
-    """
-    smooth = blur(rgb, 1.5)
-    levels = np.ascontiguousarray((smooth.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
-    height, width = levels.shape[:2]
-    walked = np.zeros((height + 2, width + 2), np.uint8)
-    for seed in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):
-        cv2.floodFill(levels, walked, seed, 0, WALK, WALK, cv2.FLOODFILL_MASK_ONLY | 4)
-    reached = torch.from_numpy(walked[1:-1, 1:-1] > 0)
-    away = (smooth - plane).norm(dim=0)[reached] > GROUND_STEP
-    if not reached.any() or float(away.float().mean()) < VIGNETTE_SHARE:
-        return plane
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    basis = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).double()
-    rows, colours = basis[reached], rgb.permute(1, 2, 0)[reached].double()
-    keep = torch.ones(len(rows), dtype=torch.bool)
-    for _ in range(3):
-        surface = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
-        distance = (colours - rows @ surface).norm(dim=1)
-        keep = distance <= 2.5 * distance[keep].median() + 0.01
-    return (basis @ surface).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
-
-
 def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
     height, width = rgb.shape[-2:]
-    ground = ground_colour(rgb)
     scale = min(1.0, WORKING_SIDE / max(height, width))
     h, w = max(8, round(height * scale)), max(8, round(width * scale))
-    ground = _vignetted(rgb, ground)
-    small, small_ground = resize(rgb, h, w), resize(ground, h, w)
+    small = resize(rgb, h, w)
+    ground = ground_of(rgb, small)
+    small_ground = resize(ground, h, w)
     distance = (small - small_ground).norm(dim=0, keepdim=True)
     sure = erode((blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
     likely = (distance > SUBJECT_STEP / 2).float()

@@ -78,8 +78,8 @@ def listeners(unet: Any) -> dict[str, Any]:
     return {name: p for name, p in unet.attn_processors.items() if hasattr(p, "to_k_ip")}
 
 
-def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
-    """Turns the adapter to `scale` in `blocks` (a preset, or names such as `up_blocks.0`) and to 0 elsewhere.
+def check_blocks(unet: Any, blocks: str | Sequence[str]) -> Sequence[str]:
+    """The names that `blocks` (a preset, or names) stands for.
 
     Raises:
         UserError: an unknown preset, or a name under which no layer listens.
@@ -90,13 +90,22 @@ def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
                 f"expected style.blocks among {list(PRESETS)} or a list of block names, got {blocks!r}"
             )
         blocks = PRESETS[blocks]
-    layers = listeners(unet)
     for block in blocks:
-        if not any(_within(name, block) for name in layers):
+        if not any(_within(name, block) for name in listeners(unet)):
             raise UserError(
                 f"expected a UNet block that hears the adapter, got {block!r}; set style.blocks=all"
             )
-    for name, processor in layers.items():
+    return blocks
+
+
+def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
+    """Turns the adapter to `scale` in `blocks` (a preset, or names such as `up_blocks.0`) and to 0 elsewhere.
+
+    Raises:
+        UserError: see `check_blocks`.
+    """
+    blocks = check_blocks(unet, blocks)
+    for name, processor in listeners(unet).items():
         heard = any(_within(name, block) for block in blocks)
         processor.scale = [scale if heard else 0.0] * len(processor.scale)
 

@@ -62,7 +62,8 @@ class StyleConfig:
     `scale` in [0, 2]: strength of the adapter in those blocks; 0 is exactly the model without it. `degree` in [0, 1]:
     how far from the subject's own look (0) to the target's (1) the adapter is told to go. `guidance` in [0, 20]: how
     far the picture is pushed from the subject's own look to the target's by what the model without the personalisation
-    says of the two (personalized; 0: not at all, above 0 a step takes twice the time).
+    says of the two (personalized; 0: not at all, above 0 a step takes twice the time). Guidance acts with `ip_adapter`
+    at a scale and a degree above 0 only: elsewhere the two looks are one.
     """
 
     mode: str = "ip_adapter"
@@ -82,6 +83,10 @@ class StyleConfig:
         elif not (isinstance(self.blocks, list) and all(isinstance(block, str) for block in self.blocks)):
             raise UserError(
                 f"expected style.blocks to be a preset or a list of block names, got {self.blocks!r}"
+            )
+        elif not self.blocks and self.mode == "ip_adapter":
+            raise UserError(
+                "expected style.blocks to name a block that listens, got none; set style.mode=none"
             )
 
 

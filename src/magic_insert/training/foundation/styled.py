@@ -119,9 +119,9 @@ class StyledSources:
 def styled_batches(
     pool: ToyboxPool, sources: StyledSources, tokenizer: Any, tokenizer_2: Any, *, seed: int, batch_size: int
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Subject pictures, every fourth in a look, and one scene in four.
+    """Three subject pictures to a scene; where the adapter acts, three in twenty of all rows are subjects in a look.
 
-    Where the adapter acts, twelve rows of twenty have their style from a picture of something else alone, three from
+    Where the adapter acts, twelve rows of twenty have their style from a picture alone, drawn at random, three from
     words (the pooled text keeps silent about it in half of them), two from nowhere; three have no words at all, which
     guidance needs, and one of these a picture. In the turn without the adapter the words say what they say to the
     denoiser.

@@ -71,7 +71,7 @@ class Workshop:
     def latents(self, name: str, source: Source, *, flip: bool = False) -> np.ndarray:
         """Pool pictures as scaled latents."""
         encode = vae_encoder(self._vae, self.device, autocast=self.precision != "32-true")
-        path = self.out / "latents" / f"{name}{'-flip' if flip else ''}.npy"
+        path = self._kept("latents", f"{name}{'-flip' if flip else ''}")
         return encode_array(*_unmade(source), encode, path, flip=flip)
 
     @cached_property
@@ -86,4 +86,8 @@ class Workshop:
         def encode(images: Tensor) -> Tensor:
             return encoder(clip_pixels(images.to(self.device))).image_embeds.float()
 
-        return encode_array(*_unmade(source), encode, self.out / "embeds" / f"{name}.npy")
+        return encode_array(*_unmade(source), encode, self._kept("embeds", name))
+
+    def _kept(self, kind: str, name: str) -> Path:
+        """Where an encoded pool lies: a part trained later may bring another pool, or other looks by another seed."""
+        return self.out / kind / f"{self.pool.plan.key}-{self.seed}" / f"{name}.npy"

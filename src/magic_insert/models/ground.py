@@ -1,0 +1,85 @@
+"""The plain ground of a subject's picture, read from its border: a plane, or a vignette where there is one.
+
+Shape letters h, w; pictures are float32 RGB in [0, 1].
+"""
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.core.compositing import resize
+from magic_insert.core.masks import blur
+
+GROUND_STEP = 0.035  # distance from the ground's colour below which a pixel is ground
+WALK = (3, 3, 3)  # levels of 255 between neighbours that count as one ground
+VIGNETTE_SHARE = 0.1  # share of the walked ground off the plane from which a vignette is thought of
+
+
+def ground_of(rgb: Float[Tensor, "3 H W"], small: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 H W"]:
+    """The ground's colour at every pixel of `rgb`; `small` is the same picture at the size to search for a vignette."""
+    plane = ground_colour(rgb)
+    surface = _vignette(small, resize(plane, *small.shape[-2:]))
+    if surface is None:
+        return plane
+    return (_quadratic(*rgb.shape[-2:]) @ surface).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
+
+
+def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    """The colour of the plain ground at every pixel: a plane per channel, fitted robustly to the border.
+
+    A subject that touches the border is an outlier: three rounds leave out pixels more than 2.5 spreads away.
+    """
+    height, width = rgb.shape[-2:]
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    basis = torch.stack([torch.ones_like(x), x, y], dim=-1).to(rgb)
+    ring = torch.zeros(height, width, dtype=torch.bool)
+    rim = max(1, min(height, width) // 50)
+    ring[:rim], ring[-rim:], ring[:, :rim], ring[:, -rim:] = True, True, True, True
+    rows, colours = basis[ring].double(), rgb.permute(1, 2, 0)[ring].double()
+    median = colours.median(dim=0).values
+    distance = (colours - median).norm(dim=1)
+    keep = distance <= 2.5 * distance.median() + 0.02
+    for _ in range(3):
+        plane = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
+        distance = (colours - rows @ plane).norm(dim=1)
+        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    return (basis.double() @ plane).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
+
+
+def _vignette(small: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> Float[Tensor, "6 3"] | None:
+    """The ground where it is brighter or darker towards the middle, as in an old photograph: a surface's coefficients.
+
+    What can be walked to from the corners in small steps of colour is ground; if it leaves the border's plane, a
+    quadratic surface is fitted to it, robustly, because the walk may have crossed a soft outline. A corner may also
+    be the subject's own: the surface counts only if it describes the border no worse than the plane does.
+    """
+    smooth = blur(small, 1.5)
+    levels = np.ascontiguousarray((smooth.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
+    height, width = levels.shape[:2]
+    walked = np.zeros((height + 2, width + 2), np.uint8)
+    for seed in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):
+        cv2.floodFill(levels, walked, seed, 0, WALK, WALK, cv2.FLOODFILL_MASK_ONLY | 4)
+    reached = torch.from_numpy(walked[1:-1, 1:-1] > 0)
+    away = (smooth - plane).norm(dim=0)[reached] > GROUND_STEP
+    if float(away.float().mean()) < VIGNETTE_SHARE:
+        return None
+    basis, picture = _quadratic(height, width), small.permute(1, 2, 0).double()
+    rows, colours = basis[reached], picture[reached]
+    keep = torch.ones(len(rows), dtype=torch.bool)
+    for _ in range(3):
+        surface = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
+        distance = (colours - rows @ surface).norm(dim=1)
+        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    ring = torch.ones(height, width, dtype=torch.bool)
+    ring[1:-1, 1:-1] = False
+    off_surface, off_plane = (
+        (picture - ground).norm(dim=-1)[ring].median() for ground in (basis @ surface, plane.permute(1, 2, 0))
+    )
+    return surface if off_surface <= off_plane else None
+
+
+def _quadratic(height: int, width: int) -> Float[Tensor, "H W 6"]:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).double()
