@@ -58,7 +58,7 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)
 
-foundation: $(STAMP) ## trains every part of the micro model (one to two hours on a CPU; ARGS=preset=gpu)
+foundation: $(STAMP) ## trains every part of the micro model (most of a day on two cores; ARGS=preset=gpu)
 	$(RUN) foundation $(ARGS)
 
 train-personalization: $(STAMP) ## teaches the model SUBJECT=PATH into OUT=FOLDER; without a path, a new Toybox subject

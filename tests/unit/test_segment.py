@@ -132,6 +132,18 @@ def test_a_ground_that_is_brighter_in_the_middle_is_no_subject() -> None:
     assert float((found.float() - disc).abs().mean()) < 0.01
 
 
+@pytest.mark.parametrize("gap", [0, 3])
+def test_the_white_body_of_a_line_drawing_belongs_to_the_subject(gap: int) -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    body = torch.maximum(_round(y, x, 74, 64, 34), _round(y, x, 34, 64, 20))
+    inner = torch.maximum(_round(y, x, 74, 64, 31), _round(y, x, 34, 64, 17))
+    eye = _round(y, x, 32, 58, 4)
+    ink = torch.maximum(body - inner, eye)
+    ink[:, :, 97 : 97 + gap] = 0  # the line is broken at the side
+    found = segment(1 - 0.9 * ink.expand(3, -1, -1), segmenter="grabcut").alpha
+    assert overlap(found, body) > 0.9
+
+
 @pytest.mark.parametrize("colour", [(0.8, 0.1, 0.1), (0.45, 0.45, 0.45), (0.85, 0.82, 0.75)])
 @pytest.mark.parametrize("place", ["bust", "corner"])
 def test_a_subject_that_stands_in_the_corners_is_not_taken_for_the_ground(

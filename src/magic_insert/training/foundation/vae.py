@@ -18,6 +18,9 @@ from magic_insert.training.foundation.module import PartModule
 
 PATCH = 8  # the autoencoder's downsampling factor
 WARM_SHARE = 0.5  # share of the steps in which the linear code is the teacher
+# Afterwards: weight of the logarithm, whose slope is 1 / error, so that easy pictures go on to count; the floor keeps
+# it finite. Half of the posterior's noise is enough for latents that a network imagined to be decoded well.
+DECIBEL_WEIGHT, ERROR_FLOOR, FREE_NOISE = 0.008, 1e-4, 0.5
 
 
 class PatchCode(nn.Module):
@@ -47,7 +50,11 @@ class PatchCode(nn.Module):
 
 
 class VaeModule(PartModule):
-    """AutoencoderKL by squared error, absolute error and a light KL term (weights below)."""
+    """AutoencoderKL by the error of the picture and a light KL term.
+
+    While the linear code teaches: squared and absolute error, which keeps lines crisp. Then squared error and its
+    logarithm, picture by picture, which is what PSNR counts (experiments/LOG.md: 2 dB in long legs of it).
+    """
 
     KL_WEIGHT = 1e-6
 
@@ -62,16 +69,18 @@ class VaeModule(PartModule):
         posterior = self.vae.encode(image).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         # The batch brings its noise, so that a resumed run draws what an unbroken one draws.
-        noise = posterior.std * batch["noise"]
         warm = int(batch["step"]) < self.warm_steps
+        noise = posterior.std * batch["noise"] * (1.0 if warm else FREE_NOISE)
         taught = self.code(image)
         restored = self.vae.decode((taught if warm else posterior.mean) + noise).sample
         error = restored.float() - image
         kl = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).sum(dim=(1, 2, 3)).mean()
-        # Squared error is what PSNR counts; the absolute error keeps lines crisp.
-        loss = error.square().mean() + 0.1 * error.abs().mean() + self.KL_WEIGHT * kl
+        squared = error.square().mean(dim=(1, 2, 3))
+        loss = squared.mean() + self.KL_WEIGHT * kl
         if warm:
-            loss = loss + 0.2 * (mean - taught).square().mean()
+            loss = loss + 0.1 * error.abs().mean() + 0.2 * (mean - taught).square().mean()
+        else:
+            loss = loss + DECIBEL_WEIGHT * (squared + ERROR_FLOOR).log().mean()
         psnr = -10.0 * (error.square().mean() / 4.0).log10()  # images span [-1, 1]
         self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()}, prog_bar=True)
         return loss
