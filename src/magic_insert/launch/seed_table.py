@@ -170,7 +170,8 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
         axes.set(title=group, xlabel="round")
         axes.set_xticks(sorted({line.round for line in lines}))
     figure.axes[0].set_ylabel("inserter, effect region, dB against round 0")
-    figure.axes[-1].legend(fontsize=8)
+    if any(line.setting for line in lines):
+        figure.axes[-1].legend(fontsize=8)
     figure.savefig(path, dpi=130)
 
 
