@@ -132,6 +132,16 @@ def test_a_ground_that_is_brighter_in_the_middle_is_no_subject() -> None:
     assert float((found.float() - disc).abs().mean()) < 0.01
 
 
+def test_a_vignette_that_falls_off_steeply_to_black_corners_is_no_subject() -> None:
+    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
+    radius = ((y - 64).square() + (x - 64).square()).sqrt() / 90
+    fall = 1 - 0.95 * ((radius - 0.55) / 0.4).clamp(0, 1)
+    paper = torch.tensor([0.95, 0.9, 0.8]).view(3, 1, 1) * fall
+    body = _round(y, x, 70, 60, 26)
+    picture = body * torch.tensor([0.35, 0.3, 0.3]).view(3, 1, 1) + (1 - body) * paper
+    assert overlap(segment(picture, segmenter="grabcut").alpha, body) > 0.95
+
+
 @pytest.mark.parametrize("gap", [0, 3])
 def test_the_white_body_of_a_line_drawing_belongs_to_the_subject(gap: int) -> None:
     y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")

@@ -1,4 +1,4 @@
-"""The plain ground of a subject's picture, read from its border: a plane, or a vignette where there is one.
+"""The plain ground of a subject's picture, read from its border: a plane, or a vignette, faint or dark.
 
 Shape letters h, w; pictures are float32 RGB in [0, 1].
 """
@@ -15,15 +15,23 @@ from magic_insert.core.masks import blur
 GROUND_STEP = 0.035  # distance from the ground's colour below which a pixel is ground
 WALK = (3, 3, 3)  # levels of 255 between neighbours that count as one ground
 VIGNETTE_SHARE = 0.1  # share of the walked ground off the plane from which a vignette is thought of
+NO_PLANE = 0.08  # median distance of the border from which a plane does not describe it
+DARKER = 0.02  # by which a ring of ground may be darker than the one around it
+# Rings around the centre, and how far half of a ring of ground may be from its own median.
+RINGS, RING_SPREAD = 24, 0.12
 
 
 def ground_of(rgb: Float[Tensor, "3 H W"], small: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 H W"]:
     """The ground's colour at every pixel of `rgb`; `small` is the same picture at the size to search for a vignette."""
     plane = ground_colour(rgb)
-    surface = _vignette(small, resize(plane, *small.shape[-2:]))
-    if surface is None:
-        return plane
-    return (_quadratic(*rgb.shape[-2:]) @ surface).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
+    small_plane = resize(plane, *small.shape[-2:])
+    if (surface := _vignette(small, small_plane)) is not None:
+        return _evaluated(surface, rgb)
+    if float(_off_border(small, small_plane)) > NO_PLANE and (rings := _dark_vignette(small)) is not None:
+        place = (_radius(*rgb.shape[-2:]) * (RINGS - 1)).clamp(max=RINGS - 1 - 1e-4)
+        inner = place.long()
+        return torch.lerp(rings[inner], rings[inner + 1], (place - inner)[..., None]).to(rgb).permute(2, 0, 1)
+    return plane
 
 
 def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
@@ -72,12 +80,48 @@ def _vignette(small: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> F
         surface = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
         distance = (colours - rows @ surface).norm(dim=1)
         keep = distance <= 2.5 * distance[keep].median() + 0.01
-    ring = torch.ones(height, width, dtype=torch.bool)
+    described = _evaluated(surface, small)
+    return surface if _off_border(small, described) <= _off_border(small, plane) else None
+
+
+def _evaluated(surface: Float[Tensor, "6 3"], like: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
+    return (_quadratic(*like.shape[-2:]) @ surface).clamp(0.0, 1.0).to(like).permute(2, 0, 1)
+
+
+def _dark_vignette(small: Float[Tensor, "3 h w"]) -> Float[Tensor, "R 3"] | None:
+    """Colours of a ground that falls off steeply around the centre, from there to the corner; None where it does not.
+
+    From the corners inwards, a ring is ground while most of it has one colour, no darker than the ring around it. Where
+    the subject fills the rings, the ground goes on as it was seen last.
+    """
+    place = (_radius(*small.shape[-2:]) * (RINGS - 1)).round().long()
+    pixels = small.permute(1, 2, 0)
+    rings = small.new_zeros(RINGS, 3)
+    last = RINGS  # the innermost ring that is ground
+    while last > 0 and len(ring := pixels[place == last - 1]):
+        median = ring.median(dim=0).values
+        mixed = float((ring - median).norm(dim=1).median()) > RING_SPREAD
+        if mixed or (last < RINGS and float((rings[last] - median).mean()) > DARKER):
+            break
+        last -= 1
+        rings[last] = median
+    if last > 0.75 * RINGS:  # hardly more than the corners
+        return None
+    rings[:last] = rings[last]
+    return rings
+
+
+def _radius(height: int, width: int) -> Float[Tensor, "H W"]:
+    """Distance from the centre, 1 in the corners."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return (x * x + y * y).sqrt() / 2**0.5
+
+
+def _off_border(picture: Float[Tensor, "3 h w"], ground: Float[Tensor, "3 h w"]) -> Float[Tensor, ""]:
+    """Median distance between the two along the border, one pixel wide."""
+    ring = torch.ones(picture.shape[-2:], dtype=torch.bool)
     ring[1:-1, 1:-1] = False
-    off_surface, off_plane = (
-        (picture - ground).norm(dim=-1)[ring].median() for ground in (basis @ surface, plane.permute(1, 2, 0))
-    )
-    return surface if off_surface <= off_plane else None
+    return (picture - ground).norm(dim=0)[ring].median()
 
 
 def _quadratic(height: int, width: int) -> Float[Tensor, "H W 6"]:
