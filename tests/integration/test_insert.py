@@ -285,7 +285,7 @@ def test_the_command_line_answers_bad_input_with_one_line_and_code_two(files: Pa
     )
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "alpha zero" in done.stderr
+    assert "alpha below a half" in done.stderr
     assert not (files / "new").exists()
 
 
