@@ -50,22 +50,25 @@ def run_evaluate(path: Path) -> None:
         still = noop(pipe, network, *on, reference="vae", **run).cpu()
         effect = effect_of(full, empty, mask)
         found = torch.stack([changed_region(*one) for one in zip(still, drawn, mask, strict=True)])
-        finished = torch.stack(
-            [transfer_effect(*one)[0] for one in zip(empty, given, mask, drawn, still, strict=True)]
+        pictures = {"": drawn}
+        if insert:
+            layers = zip(empty, given, mask, drawn, still, strict=True)
+            pictures["layered_"] = torch.stack([transfer_effect(*one)[0] for one in layers])
+        looks = (
+            {} if lpips is None else {kind: lpips(made, target).tolist() for kind, made in pictures.items()}
         )
-        looks = None if lpips is None else (lpips(drawn, target).tolist(), lpips(finished, target).tolist())
         for i, name in enumerate(ids):
             save(payload.out, PICTURES, name, drawn[i])
             row = sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i])
-            if looks is not None:
-                row["lpips"] = rounded(looks[0][i])
+            row |= {f"{kind}lpips": rounded(values[i]) for kind, values in looks.items()}
             if insert:
-                row["layered_error"] = sums_of(
-                    given[i], finished[i], target[i], mask[i], effect[i], found[i]
-                )["effect_error"]
-                if looks is not None:
-                    row["layered_lpips"] = rounded(looks[1][i])
+                row["layered_error"] = error_in(pictures["layered_"][i], target[i], effect[i])
             write_json(values_file(payload.out, name), row)
+
+
+def error_in(image: Tensor, target: Tensor, region: Tensor) -> float:
+    """Squared error, mean over channels, summed over `region` 1 H W; pictures 3 H W."""
+    return rounded(float(((image - target).square().mean(dim=0, keepdim=True) * region).sum()))
 
 
 def sums_of(
@@ -73,18 +76,14 @@ def sums_of(
 ) -> dict[str, float]:
     """Squared errors and their weights (pixels) by region, and the overlap of the effect's masks; pictures 3 H W."""
     hole = torch.maximum(effect, (mask > 0).to(mask.dtype))
-
-    def error(image: Tensor, region: Tensor) -> float:
-        return rounded(float(((image - target).square().mean(dim=0, keepdim=True) * region).sum()))
-
     either = float(torch.maximum(effect, found).sum())
     return {
-        "effect_error": error(drawn, effect),
-        "nothing_error": error(given, effect),
+        "effect_error": error_in(drawn, target, effect),
+        "nothing_error": error_in(given, target, effect),
         "effect_pixels": float(effect.sum()),
-        "hole_error": error(drawn, hole),
+        "hole_error": error_in(drawn, target, hole),
         "hole_pixels": float(hole.sum()),
-        "outside_error": error(drawn, 1 - hole),
+        "outside_error": error_in(drawn, target, 1 - hole),
         "outside_pixels": float((1 - hole).sum()),
         "shadow_iou": rounded(float((effect * found).sum()) / either) if either else 1.0,
     }

@@ -6,7 +6,7 @@ Shape letters h, w; pictures are float32 RGB in [0, 1].
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from magic_insert.core.compositing import resize
@@ -37,10 +37,10 @@ def ground_of(rgb: Float[Tensor, "3 H W"], small: Float[Tensor, "3 h w"]) -> Flo
 def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     """The colour of the plain ground at every pixel: a plane per channel, fitted robustly to the border.
 
-    A subject that touches the border is an outlier: three rounds leave out pixels more than 2.5 spreads away.
+    A subject that touches the border is an outlier.
     """
     height, width = rgb.shape[-2:]
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    y, x = _places(height, width)
     basis = torch.stack([torch.ones_like(x), x, y], dim=-1).to(rgb)
     ring = torch.zeros(height, width, dtype=torch.bool)
     rim = max(1, min(height, width) // 50)
@@ -48,11 +48,7 @@ def ground_colour(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
     rows, colours = basis[ring].double(), rgb.permute(1, 2, 0)[ring].double()
     median = colours.median(dim=0).values
     distance = (colours - median).norm(dim=1)
-    keep = distance <= 2.5 * distance.median() + 0.02
-    for _ in range(3):
-        plane = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
-        distance = (colours - rows @ plane).norm(dim=1)
-        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    plane = _robust_fit(rows, colours, distance <= 2.5 * distance.median() + 0.02)
     return (basis.double() @ plane).clamp(0.0, 1.0).to(rgb).permute(2, 0, 1)
 
 
@@ -74,14 +70,20 @@ def _vignette(small: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> F
     if float(away.float().mean()) < VIGNETTE_SHARE:
         return None
     basis, picture = _quadratic(height, width), small.permute(1, 2, 0).double()
-    rows, colours = basis[reached], picture[reached]
-    keep = torch.ones(len(rows), dtype=torch.bool)
-    for _ in range(3):
-        surface = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
-        distance = (colours - rows @ surface).norm(dim=1)
-        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    surface = _robust_fit(basis[reached], picture[reached], torch.ones(int(reached.sum()), dtype=torch.bool))
     described = _evaluated(surface, small)
     return surface if _off_border(small, described) <= _off_border(small, plane) else None
+
+
+def _robust_fit(
+    rows: Float[Tensor, "N K"], colours: Float[Tensor, "N 3"], keep: Bool[Tensor, " N"]
+) -> Float[Tensor, "K 3"]:
+    """Least squares over the pixels in `keep`; three rounds leave out those more than 2.5 spreads away."""
+    for _ in range(3):
+        fitted = torch.linalg.lstsq(rows[keep], colours[keep], driver="gelsd").solution
+        distance = (colours - rows @ fitted).norm(dim=1)
+        keep = distance <= 2.5 * distance[keep].median() + 0.01
+    return fitted
 
 
 def _evaluated(surface: Float[Tensor, "6 3"], like: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 h w"]:
@@ -113,7 +115,7 @@ def _dark_vignette(small: Float[Tensor, "3 h w"]) -> Float[Tensor, "R 3"] | None
 
 def _radius(height: int, width: int) -> Float[Tensor, "H W"]:
     """Distance from the centre, 1 in the corners."""
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    y, x = _places(height, width)
     return (x * x + y * y).sqrt() / 2**0.5
 
 
@@ -125,5 +127,11 @@ def _off_border(picture: Float[Tensor, "3 h w"], ground: Float[Tensor, "3 h w"])
 
 
 def _quadratic(height: int, width: int) -> Float[Tensor, "H W 6"]:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    y, x = _places(height, width)
     return torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y], dim=-1).double()
+
+
+def _places(height: int, width: int) -> tuple[Float[Tensor, "H W"], Float[Tensor, "H W"]]:
+    """Rows and columns of the pixels, from -1 to 1."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+    return y, x
