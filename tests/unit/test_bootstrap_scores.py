@@ -4,10 +4,8 @@ import pytest
 import torch
 
 from magic_insert.bootstrap.evaluate import sums_of
-from magic_insert.bootstrap.scores import changes, decibel, intervals, metrics
+from magic_insert.bootstrap.scores import changes, intervals, metrics, pooled
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.metrics import RegionPSNR, ShadowIoU
-from magic_insert.toybox.world import effect_of
 
 
 def pictures(count: int, noise: float, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -23,31 +21,6 @@ def pictures(count: int, noise: float, seed: int = 0) -> dict[str, dict[str, flo
         drawn = (target + noise * torch.randn(3, 12, 12, generator=draw)).clamp(0, 1)
         rows[f"{i:04d}-photo"] = sums_of(target * 0.5, drawn, target, mask, effect, effect)
     return rows
-
-
-def test_decibels_are_those_of_the_harness() -> None:
-    draw = generator(0, "psnr")
-    drawn, target = torch.rand(2, 5, 3, 8, 8, generator=draw)
-    effect = (torch.rand(5, 1, 8, 8, generator=draw) > 0.5).float()
-    nothing = torch.zeros(5, 1, 8, 8)
-    rows = [sums_of(drawn[i], drawn[i], target[i], nothing[i], effect[i], effect[i]) for i in range(5)]
-    metric = RegionPSNR()
-    metric.update(drawn, target, effect)
-    assert decibel(rows, "effect_error", "effect_pixels") == pytest.approx(float(metric.compute()), abs=1e-3)
-
-
-def test_shadow_overlap_is_that_of_the_harness() -> None:
-    draw = generator(0, "iou")
-    before, after, true_after = torch.rand(3, 4, 3, 8, 8, generator=draw)
-    mask = torch.zeros(4, 1, 8, 8)
-    found, effect = effect_of(before, after, mask), effect_of(before, true_after, mask)
-    metric = ShadowIoU()
-    metric.update(found, effect)
-    mean = sum(
-        sums_of(before[i], after[i], true_after[i], mask[i], effect[i], found[i])["shadow_iou"]
-        for i in range(4)
-    )
-    assert mean / 4 == pytest.approx(float(metric.compute()), abs=1e-5)
 
 
 def test_an_interval_holds_its_value_and_narrows_with_more_scenes() -> None:
@@ -91,7 +64,7 @@ def test_a_picture_without_an_effect_counts_nothing() -> None:
     target = torch.full((3, 4, 4), 0.5)
     nothing = torch.zeros(1, 4, 4)
     row = sums_of(target, target + 0.3, target, nothing, nothing, nothing)
-    assert decibel([row], "effect_error", "effect_pixels") is None
+    assert pooled([row], "effect_error", "effect_pixels") is None
     assert "effect_psnr" not in metrics({"0000-seen": row})["seen"]
 
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.core.fidelity import region_psnr
 from magic_insert.data.pairs import Pair
 from magic_insert.training.insertion_data import ViewConfig, edit_data, view_of
 
@@ -80,15 +79,3 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
         assert first.shape[:2] == (3, 2)
         assert (first == second).all()
         assert first[2].any()
-
-
-def test_a_region_without_pixels_has_no_decibels_and_equal_pictures_have_the_most() -> None:
-    image = torch.rand(1, 3, 4, 4)
-    assert region_psnr(image, image, torch.zeros(1, 1, 4, 4)) is None
-    assert region_psnr(image, image, torch.ones(1, 1, 4, 4)) == 100
-    half = torch.zeros(1, 1, 4, 4)
-    half[..., :2] = 1
-    off = image.clone()
-    off[..., 2:] += 0.5
-    assert region_psnr(off, image, half) == 100
-    assert region_psnr(image + 0.1, image, half) == pytest.approx(20, abs=0.01)

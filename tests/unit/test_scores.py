@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import CAP_DB
 from magic_insert.evaluation.scores import (
-    CAP_DB,
     MARGIN,
     effect_region,
     effect_truth_values,

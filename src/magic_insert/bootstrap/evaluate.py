@@ -18,10 +18,10 @@ from magic_insert.bootstrap.measurements import changed_region
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste, save
 from magic_insert.core.effect_layer import transfer_effect
+from magic_insert.core.fidelity import effect_of, iou, region_sums
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.encoders.lpips_distance import load_lpips
 from magic_insert.models.inserter import edit, load_edit_unet, noop
-from magic_insert.toybox.world import effect_of
 
 PICTURES = "pictures"
 
@@ -68,7 +68,8 @@ def run_evaluate(path: Path) -> None:
 
 def error_in(image: Tensor, target: Tensor, region: Tensor) -> float:
     """Squared error, mean over channels, summed over `region` 1 H W; pictures 3 H W."""
-    return rounded(float(((image - target).square().mean(dim=0, keepdim=True) * region).sum()))
+    [(error, _)] = region_sums(image[None], target[None], region[None])
+    return rounded(error)
 
 
 def sums_of(
@@ -76,7 +77,6 @@ def sums_of(
 ) -> dict[str, float]:
     """Squared errors and their weights (pixels) by region, and the overlap of the effect's masks; pictures 3 H W."""
     hole = torch.maximum(effect, (mask > 0).to(mask.dtype))
-    either = float(torch.maximum(effect, found).sum())
     return {
         "effect_error": error_in(drawn, target, effect),
         "nothing_error": error_in(given, target, effect),
@@ -85,5 +85,5 @@ def sums_of(
         "hole_pixels": float(hole.sum()),
         "outside_error": error_in(drawn, target, 1 - hole),
         "outside_pixels": float((1 - hole).sum()),
-        "shadow_iou": rounded(float((effect * found).sum()) / either) if either else 1.0,
+        "shadow_iou": rounded(iou(effect > 0, found > 0)),
     }

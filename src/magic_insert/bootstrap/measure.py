@@ -5,7 +5,6 @@ the only measurement that draws). Inputs: pool, harvest, model, inserter (for th
 {"measures": {...}, "facts": {...}, "truth": {...} or null}.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,13 +17,12 @@ from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.bootstrap.harvest import open_model
 from magic_insert.bootstrap.payload import chunks, my_share, read_payload, watched
 from magic_insert.bootstrap.pictures import load, load_masks, paste
+from magic_insert.core.fidelity import CAP_DB, effect_of, iou, psnr_pooled, region_sums
 from magic_insert.core.jsonl import write_json
 from magic_insert.models.inserter import edit, load_edit_unet
 from magic_insert.models.latents import decode, encode
-from magic_insert.toybox.world import effect_of
 
 DIGITS = 6  # of a stored value: far below anything a filter can tell apart
-BEST_DB = 60.0  # reported for an error of zero, which has no decibel
 
 
 def run_measure(path: Path) -> None:
@@ -91,14 +89,11 @@ def truth_of(
     """What the Toybox knows: `psnr` of the removal inside mask and effect, `shadow_iou` of the effect it took away."""
     effect = effect_of(picture[None], truth[None], mask[None])[0]
     region = torch.maximum(effect, (mask > 0).to(mask.dtype))
-    error = float(
-        ((removed - truth).square().mean(dim=0, keepdim=True) * region).sum() / region.sum().clamp_min(1)
-    )
+    psnr = psnr_pooled(region_sums(removed[None], truth[None], region[None]))
     found = see.changed_region(still, removed, mask)
-    either = float(torch.maximum(found, effect).sum())
     return {
-        "psnr": rounded(min(BEST_DB, -10 * math.log10(max(error, 1e-6)))),
-        "shadow_iou": rounded(float((found * effect).sum()) / either) if either else 1.0,
+        "psnr": rounded(CAP_DB if psnr is None else psnr),
+        "shadow_iou": rounded(iou(found > 0, effect > 0)),
     }
 
 

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from magic_insert.core.fidelity import EFFECT_STEP
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, erode, touching
 
-STEP = 0.04  # a channel must change by this much to count, as the Toybox's own effect mask has it
 SMOOTH = 1.0  # pixels at 128 over which a change must hold: the noise of a redrawing does not
 LOUDER = 3.0  # times the median change of the picture: what a generative model redraws anyway is no effect
 FINE = 3.0  # pixels at 128: what is smoother than this is shading, what is finer is the subject's drawing
@@ -43,7 +43,7 @@ def changed_region(
     change = blur((after - before) * free, sigma) / blur(free, sigma).clamp_min(1e-3)
     loud = change.abs().amax(dim=0, keepdim=True) * free
     usual = float(loud[free > 0].median())
-    found = (loud > max(STEP, LOUDER * usual)).to(mask.dtype)
+    found = (loud > max(EFFECT_STEP, LOUDER * usual)).to(mask.dtype)
     return touching(found, dilate(subject_of(mask), max(1, round(GAP * longer_side(mask)))))
 
 

@@ -1,29 +1,25 @@
-"""From sums per picture to the numbers of a round, with bootstrap intervals. Torch-free.
+"""From sums per picture to the numbers of a round, with bootstrap intervals.
 
 Shape letters: N scenes, R resamples. A resample draws scenes with replacement, the same ones for every group and model,
 so that differences between rounds are paired.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+
+from magic_insert.core.fidelity import psnr_pooled
 
 Sums = Mapping[str, float]
 Rows = Sequence[Sums]
 GROUPS = ("photo", "seen", "unseen")
 
 
-def decibel(rows: Rows, error: str, pixels: str) -> float | None:
-    """PSNR of the pooled squared error, as evaluation.metrics.RegionPSNR has it; None where there is no such region.
-
-    Also None where the pictures have no such error.
-    """
+def pooled(rows: Rows, error: str, pixels: str) -> float | None:
+    """PSNR of the pooled squared error; None where there is no such region, or not every picture has such an error."""
     if any(error not in row for row in rows):
         return None
-    weight = sum(row[pixels] for row in rows)
-    wrong = sum(row[error] for row in rows)
-    return None if weight == 0 else -10 * math.log10(max(wrong / weight, 1e-10))
+    return psnr_pooled((row[error], row[pixels]) for row in rows)
 
 
 def mean_of(rows: Rows, name: str) -> float | None:
@@ -33,14 +29,14 @@ def mean_of(rows: Rows, name: str) -> float | None:
 
 
 STATISTICS: dict[str, Callable[[Rows], float | None]] = {
-    "effect_psnr": lambda rows: decibel(rows, "effect_error", "effect_pixels"),
-    "effect_psnr_nothing": lambda rows: decibel(rows, "nothing_error", "effect_pixels"),
-    "hole_psnr": lambda rows: decibel(rows, "hole_error", "hole_pixels"),
-    "outside_psnr": lambda rows: decibel(rows, "outside_error", "outside_pixels"),
+    "effect_psnr": lambda rows: pooled(rows, "effect_error", "effect_pixels"),
+    "effect_psnr_nothing": lambda rows: pooled(rows, "nothing_error", "effect_pixels"),
+    "hole_psnr": lambda rows: pooled(rows, "hole_error", "hole_pixels"),
+    "outside_psnr": lambda rows: pooled(rows, "outside_error", "outside_pixels"),
     "shadow_iou": lambda rows: mean_of(rows, "shadow_iou"),
     "lpips": lambda rows: mean_of(rows, "lpips"),
     # The same of the effect layer over the scene, which is what a user gets; only an insertion has it.
-    "layered_psnr": lambda rows: decibel(rows, "layered_error", "effect_pixels"),
+    "layered_psnr": lambda rows: pooled(rows, "layered_error", "effect_pixels"),
     "layered_lpips": lambda rows: mean_of(rows, "layered_lpips"),
 }
 

@@ -1,20 +1,76 @@
-"""How close a picture is to the truth, inside a region."""
+"""How close a picture is to the truth: PSNR on sums, SSIM, overlap of masks. Every such number comes from here.
+
+Squared errors are kept as sums per picture and region, so any set of pictures can be added up later, on any rank, and
+resampled. A region without pixels has no PSNR (None). Shapes: B pictures, H W pixels; pictures are RGB in [0, 1].
+"""
 
 import math
+from collections.abc import Iterable
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from magic_insert.core.errors import UserError
 
-def region_psnr(
+CAP_DB = 60.0  # rounding to eight bits alone costs 59 dB, so anything above is equal in a file; no table shows infinity
+EFFECT_STEP = 0.04  # a channel must change by more than this to count as the subject's effect on the scene
+SSIM_WINDOW_PX = 11
+
+Sums = tuple[
+    float, float
+]  # squared error (mean over channels) summed over a region, and the region's weight in pixels
+
+
+def region_sums(
     images: Float[Tensor, "B 3 H W"], truth: Float[Tensor, "B 3 H W"], region: Float[Tensor, "B 1 H W"]
-) -> float | None:
-    """Peak signal-to-noise ratio in dB inside `region`, squared errors pooled over the batch; None where it is empty.
+) -> list[Sums]:
+    """The sums of every picture; `region` weights the pixels, 0 outside and 1 inside."""
+    squared = (images.double() - truth.double()).square().mean(dim=1, keepdim=True)
+    errors, weights = (squared * region).sum(dim=(1, 2, 3)), region.double().sum(dim=(1, 2, 3))
+    return list(zip(errors.tolist(), weights.tolist(), strict=True))
 
-    Pictures in [0, 1]. Capped at 100 dB, so that equal pictures give a number.
+
+def decibel(squared_error: float) -> float:
+    """`-10 log10(squared_error)`, the PSNR of a mean squared error at peak 1, at most CAP_DB.
+
+    Raises:
+        UserError: the error is NaN.
     """
-    weight = float(region.double().sum()) * 3
-    if weight == 0:
-        return None
-    error = float(((images.double() - truth.double()).square() * region).sum()) / weight
-    return 100.0 if error <= 1e-10 else -10 * math.log10(error)
+    if math.isnan(squared_error):
+        raise UserError("expected finite pixels, got NaN; the picture is broken: make it again")
+    return min(CAP_DB, -10 * math.log10(max(squared_error, 1e-12)))
+
+
+def psnr_pooled(sums: Iterable[Sums]) -> float | None:
+    """One PSNR of all pictures: errors are added before the logarithm, so large regions and bad pictures count most."""
+    rows = list(sums)
+    weight = sum(pixels for _, pixels in rows)
+    return decibel(sum(error for error, _ in rows) / weight) if weight > 0 else None
+
+
+def ssim(image: Float[Tensor, "3 H W"], truth: Float[Tensor, "3 H W"]) -> float:
+    """Structural similarity (Wang et al. 2004): Gaussian window of 11 pixels and sigma 1.5, channels averaged.
+
+    Raises:
+        UserError: the pictures are smaller than the window.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if min(image.shape[-2:]) < SSIM_WINDOW_PX:
+        raise UserError(f"expected pictures of at least 11 x 11 pixels, got {tuple(image.shape[-2:])}")
+    pair = image[None].double(), truth[None].double()
+    return float(structural_similarity_index_measure(*pair, data_range=1.0))
+
+
+def iou(one: Bool[Tensor, "*S"], other: Bool[Tensor, "*S"]) -> float:
+    """Intersection over union of two masks; 1 where both are empty."""
+    union = int((one | other).sum())
+    return int((one & other).sum()) / union if union else 1.0
+
+
+def effect_of(
+    with_subject: Float[Tensor, "B 3 H W"], without: Float[Tensor, "B 3 H W"], mask: Float[Tensor, "B 1 H W"]
+) -> Float[Tensor, "B 1 H W"]:
+    """Pixels outside the mask that the subject changed by more than EFFECT_STEP in a channel, 0 or 1."""
+    change = (with_subject - without).abs().amax(1, keepdim=True)
+    return ((change > EFFECT_STEP) & (mask <= 0)).to(with_subject.dtype)

@@ -7,12 +7,13 @@ from typing import Any
 import torch
 
 from magic_insert.config.schema import BenchmarkConfig
+from magic_insert.core.fidelity import effect_of
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
 from magic_insert.toybox.benchmark import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import caption, style_phrase
-from magic_insert.toybox.world import effect_of, render_subjects
+from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of the pictures: raised when the Toybox draws the same specs differently
 

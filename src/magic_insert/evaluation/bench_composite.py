@@ -22,7 +22,7 @@ from torch import Tensor
 from magic_insert.config.schema import ModelConfig
 from magic_insert.core.compositing import FAINT, Region, area_resize, region_around, resize
 from magic_insert.core.effect_layer import EffectConfig
-from magic_insert.core.fidelity import region_psnr
+from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.fill import fill_hole
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.masks import bounding_box
@@ -38,7 +38,6 @@ from magic_insert.models.latents import decode, encode
 from magic_insert.models.sampling import image_size
 from magic_insert.models.zoo import load_pipeline
 from magic_insert.paths import micro_dir
-from magic_insert.toybox.world import effect_of
 
 COLUMNS = ("effect dB", "subject dB", "elsewhere dB", "whole dB", "untouched %")
 
@@ -140,13 +139,8 @@ def compare(
     subject = (mask > 0).float()
     elsewhere = (1 - effect) * (1 - subject)
     kept = ((made == source).all(dim=1, keepdim=True) * elsewhere).sum() / elsewhere.sum()
-    values = (
-        region_psnr(made, truth, effect),
-        region_psnr(made, truth, subject),
-        region_psnr(made, truth, elsewhere),
-        region_psnr(made, truth, torch.ones_like(mask)),
-        100 * float(kept),
-    )
+    regions = (effect, subject, elsewhere, torch.ones_like(mask))
+    values = (*(psnr_pooled(region_sums(made, truth, region)) for region in regions), 100 * float(kept))
     return dict(zip(COLUMNS, values, strict=True))
 
 

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box
-
-CAP_DB = 60.0  # an exact match; keeps tables free of infinity
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,9 @@ class Scores:
 def psnr(
     image: Float[Tensor, "3 H W"], truth: Float[Tensor, "3 H W"], where: Float[Tensor, "1 H W"]
 ) -> float | None:
-    """10 log10(1 / mean squared error) over the pixels of `where`, at most CAP_DB; None when there are none."""
-    chosen = (where > 0).expand_as(truth)
-    if not chosen.any():
-        return None
-    error = float((image - truth)[chosen].square().mean())
-    return round(min(CAP_DB, -10 * torch.tensor(max(error, 1e-12)).log10().item()), 2)
+    """PSNR in dB over the pixels of `where`; None when there are none."""
+    found = psnr_pooled(region_sums(image[None], truth[None], (where > 0).float()[None]))
+    return None if found is None else round(found, 2)
 
 
 def box_of(mask: Float[Tensor, "1 H W"]) -> Box:

@@ -10,13 +10,11 @@ from collections.abc import Callable, Mapping
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import decibel, effect_of, iou, ssim
 from magic_insert.core.masks import bounding_box, dilate
-from magic_insert.toybox.world import effect_of
 
-CAP_DB = 60.0  # an exact match; keeps tables free of infinity
 MARGIN = 0.5  # without a truth: how far an effect may reach from the subject, in its longer sides
 TRUTH_MARGIN_PX = 2  # with a truth: a shadow's soft edge below the threshold of its mask
 FAINT = 0.1  # coverage from which a pixel belongs to the subject's box
@@ -142,7 +140,7 @@ def insert_values(
             background, by encoder; "dino" gives `inside_identity`, "csd" gives `inside_style`.
         lpips: when given, LPIPS of composite and background after the region is painted over with the background.
     Returns:
-        `outside_psnr` (dB, at most CAP_DB), `outside_lpips`, `outside_equal` (share of pixels equal in all three 8-bit
+        `outside_psnr` (dB, at most 60), `outside_lpips`, `outside_equal` (share of pixels equal in all three 8-bit
         channels), `outside_shift` (root mean square over channels of the mean colour difference), `inside_identity`,
         `inside_style`, `effect_area` (share of the picture that changed visibly beyond the subject).
     Raises:
@@ -153,7 +151,7 @@ def insert_values(
     outside = ~region
     if bool(outside.any()):
         difference = (composite - background)[:, outside[0]].double()
-        values["outside_psnr"] = _decibel(float(difference.square().mean()))
+        values["outside_psnr"] = decibel(float(difference.square().mean()))
         if lpips is not None:
             kept = torch.where(outside, composite, background)
             values["outside_lpips"] = _finite(float(lpips(kept[None], background[None])), "outside_lpips")
@@ -172,20 +170,13 @@ def truth_values(
 ) -> dict[str, float]:
     """How close a picture is to the one that should have come out: `truth_psnr` (dB), `truth_ssim`, `truth_lpips`.
 
-    SSIM is that of Wang et al. 2004: Gaussian window of 11 pixels and sigma 1.5, channels averaged.
-
     Raises:
-        UserError: pictures of different sizes, or smaller than the window.
+        UserError: pictures of different sizes, or smaller than SSIM's window.
     """
     _same_size(image=image, truth=truth)
-    if min(image.shape[-2:]) < 11:
-        raise UserError(f"expected pictures of at least 11 x 11 pixels, got {tuple(image.shape[-2:])}")
-    similarity = structural_similarity_index_measure(
-        image[None].double(), truth[None].double(), data_range=1.0
-    )
     values = {
-        "truth_psnr": _decibel(float((image.double() - truth.double()).square().mean())),
-        "truth_ssim": _finite(float(similarity), "truth_ssim"),
+        "truth_psnr": decibel(float((image.double() - truth.double()).square().mean())),
+        "truth_ssim": _finite(ssim(image, truth), "truth_ssim"),
     }
     if lpips is not None:
         values["truth_lpips"] = _finite(float(lpips(image[None], truth[None])), "truth_lpips")
@@ -219,12 +210,12 @@ def effect_truth_values(
     where = (truth_effect > 0)[0]
     if bool(where.any()):
         error = (composite - truth)[:, where].double().square().mean()
-        values["truth_effect_psnr"] = _decibel(float(error))
+        values["truth_effect_psnr"] = decibel(float(error))
     covered = torch.maximum(mask, truth_mask)
     ours = effect_of(composite[None], background[None], covered[None])[0] > 0
     theirs = (truth_effect > 0) & (covered <= 0)
-    values["truth_shadow_iou"] = _overlap(ours, theirs)
-    values["truth_mask_iou"] = _overlap(mask > 0.5, truth_mask > 0.5)
+    values["truth_shadow_iou"] = iou(ours, theirs)
+    values["truth_mask_iou"] = iou(mask > 0.5, truth_mask > 0.5)
     return values
 
 
@@ -235,17 +226,6 @@ def _add_mean(values: dict[str, float], column: str, parts: tuple[str, ...]) -> 
 
 def _levels(image: Float[Tensor, "3 H W"]) -> Tensor:
     return (image.clamp(0, 1) * 255).round()
-
-
-def _overlap(one: Tensor, other: Tensor) -> float:
-    either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else 1.0
-
-
-def _decibel(squared_error: float) -> float:
-    if math.isnan(squared_error):
-        raise UserError("expected finite pixels, got NaN; the picture is broken: make it again")
-    return min(CAP_DB, -10 * math.log10(max(squared_error, 1e-12)))
 
 
 def _finite(value: float, column: str) -> float:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import effect_of
 from magic_insert.toybox.records import GBuffer
 from magic_insert.toybox.scenes import SceneSpec, scene_world, studio_world
 from magic_insert.toybox.styles import draw
@@ -21,7 +22,6 @@ from magic_insert.toybox.tracer import trace
 SUPERSAMPLE = (
     2  # pictures are traced and drawn this much larger, then averaged: drawing is cheap, jaggies are not
 )
-EFFECT_STEP = 0.04  # a channel must change by more than this to count as the subject's effect on the scene
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,6 @@ def trace_scenes(
 def shrink(image: Tensor) -> Tensor:
     """Average SUPERSAMPLE x SUPERSAMPLE pixels of B C H W: the last step of an antialiased picture or mask."""
     return avg_pool2d(image, SUPERSAMPLE)
-
-
-def effect_of(with_subject: Tensor, without: Tensor, mask: Tensor) -> Tensor:
-    """Pixels outside the mask that the subject changed by more than EFFECT_STEP in a channel: B 1 H W, 0 or 1."""
-    change = (with_subject - without).abs().amax(1, keepdim=True)
-    return ((change > EFFECT_STEP) & (mask <= 0)).to(with_subject.dtype)
 
 
 def render_subjects(

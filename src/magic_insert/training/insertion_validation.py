@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.fidelity import region_psnr
+from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.data.pairs import PairSet
 from magic_insert.models.inserter import edit
 from magic_insert.models.sampling import image_size
-from magic_insert.toybox.world import effect_of
 from magic_insert.training.insertion import Task
 from magic_insert.training.insertion_data import ViewConfig, view_of
 
@@ -45,12 +44,13 @@ class Drawn:
         output, truth, condition = (x[chosen] for x in (self.output, self.truth, self.condition))
         effect, subject = self.effect[chosen], (self.mask[chosen] > 0.5).to(output.dtype)
         values = {
-            "effect_psnr": region_psnr(output, truth, effect),
-            "effect_psnr_nothing": region_psnr(condition, truth, effect),
-            "subject_psnr": region_psnr(output, truth, subject),
-            "rest_psnr": region_psnr(output, truth, (1 - effect) * (self.mask[chosen] <= 0)),
+            "effect_psnr": region_sums(output, truth, effect),
+            "effect_psnr_nothing": region_sums(condition, truth, effect),
+            "subject_psnr": region_sums(output, truth, subject),
+            "rest_psnr": region_sums(output, truth, (1 - effect) * (self.mask[chosen] <= 0)),
         }
-        return {name: round(value, 3) for name, value in values.items() if value is not None}
+        pooled = {name: psnr_pooled(sums) for name, sums in values.items()}
+        return {name: round(value, 3) for name, value in pooled.items() if value is not None}
 
 
 def draw_held_out(

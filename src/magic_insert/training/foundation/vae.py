@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from magic_insert.core.fidelity import decibel
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.training.foundation.module import PartModule
@@ -81,7 +82,7 @@ class VaeModule(PartModule):
             loss = loss + 0.1 * error.abs().mean() + 0.2 * (mean - taught).square().mean()
         else:
             loss = loss + DECIBEL_WEIGHT * (squared + ERROR_FLOOR).log().mean()
-        psnr = -10.0 * (error.square().mean() / 4.0).log10()  # images span [-1, 1]
+        psnr = decibel(float(error.square().mean()) / 4.0)  # images span [-1, 1]
         self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()}, prog_bar=True)
         return loss
 
