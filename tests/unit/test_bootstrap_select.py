@@ -172,15 +172,20 @@ def test_the_default_rules_are_the_rules_of_the_single_files() -> None:
 
 
 def test_bounds_in_the_wrong_order_are_refused_by_their_key() -> None:
-    node = {"_target_": "magic_insert.bootstrap.filters.Residue", "good": 0.5, "bad": 0.1}
+    node = {"good": 0.5, "bad": 0.1}
     with pytest.raises(UserError, match=r"filter\.rules\.residue"):
         build_filters({"residue": node})
 
 
 def test_a_mistyped_bound_is_refused_by_its_rule() -> None:
-    node = {"_target_": "magic_insert.bootstrap.filters.Residue", "good": 0.1, "bed": 0.5}
+    node = {"good": 0.1, "bed": 0.5}
     with pytest.raises(UserError, match=r"filter\.rules\.residue"):
         build_filters({"residue": node})
+
+
+def test_an_unknown_filter_is_refused_with_the_known_names() -> None:
+    with pytest.raises(UserError, match="residue, drift"):
+        build_filters({"charm": {}})
 
 
 def test_people_decide_alone_and_silence_is_no(tmp_path: Path) -> None:
@@ -197,9 +202,9 @@ def test_another_verdict_in_the_same_file_is_another_selection(tmp_path: Path) -
     path = tmp_path / "verdicts.json"
     rules = {"people": rules_of("people")["people"] | {"verdicts": str(path)}}
     write_json(path, {"verdicts": {"r00": "accept"}})
-    first, judged = rule_settings(rules), build_filters(rules)["people"].score("r00", {})
+    first, judged = rule_settings(build_filters(rules)), build_filters(rules)["people"].score("r00", {})
     write_json(path, {"verdicts": {"r00": "reject"}})
-    assert rule_settings(rules) != first
+    assert rule_settings(build_filters(rules)) != first
     assert (judged, build_filters(rules)["people"].score("r00", {})) == (1.0, 0.0)
 
 
@@ -267,7 +272,7 @@ def test_a_judge_from_another_file_is_refused(tmp_path: Path) -> None:
     for number, content in enumerate(flawed):
         write_json(tmp_path / f"{number}.json", content)
         with pytest.raises(UserError, match=r"set filter\.rules\.learned\.weights"):
-            Learned(str(tmp_path / f"{number}.json"))
+            build_filters({"learned": {"weights": str(tmp_path / f"{number}.json")}})
 
 
 def test_verdicts_of_another_kind_are_refused(tmp_path: Path) -> None:

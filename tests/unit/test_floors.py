@@ -56,11 +56,6 @@ def test_model_libraries_are_imported_in_models_only(path: Path) -> None:
         assert not guests, f"{guests} belong into models/"
 
 
-def test_instantiate_has_one_caller() -> None:
-    callers = [path.relative_to(ROOT) for path in FILES if "hydra.utils.instantiate" in imports_of(path)]
-    assert callers == [Path("config/build.py")]
-
-
 def test_pictures_pass_through_one_door() -> None:
     """Only core/picture_files.py opens picture files, and core/images.py what it wrote itself."""
     doors = []

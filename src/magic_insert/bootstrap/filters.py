@@ -6,13 +6,13 @@ filter doubts at all, and the filter with the worst score is the one that is nam
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
-from magic_insert.config.checks import at_least, within
+from magic_insert.config.fields import Range
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
@@ -37,112 +37,121 @@ def ask_for_cycle(filters: Iterable[Filter]) -> bool:
     return any(getattr(judge, "asks_for_cycle", False) for judge in filters)
 
 
-def falling(value: float, good: float, bad: float) -> float:
-    """1 up to `good`, 0 from `bad` on, linear between."""
-    return min(1.0, max(0.0, (bad - value) / (bad - good)))
+Share = Annotated[float, Range(0)]
 
 
 @dataclass(frozen=True)
-class Residue:
+class Falling:
+    """1 up to `good`, 0 from `bad` on, linear between; of the measurement `measure`."""
+
+    good: Share
+    """Up to here the score is 1."""
+    bad: Share
+    """From here on the score is 0."""
+    measure: ClassVar[str]
+    asks_for_cycle: ClassVar[bool] = False
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if not self.good < self.bad:
+            yield f"expected {at}good below {at}bad, got {self.good:g} and {self.bad:g}; set both"
+
+    def score(self, name: str, measures: Measures) -> float:
+        """Falls with the measurement."""
+        return min(1.0, max(0.0, (self.bad - measures[self.measure]) / (self.bad - self.good)))
+
+
+@dataclass(frozen=True)
+class Residue(Falling):
     """How much of the subject's drawing is left in the hole (correlation of fine detail)."""
 
-    good: float
-    bad: float
-
-    def __post_init__(self) -> None:
-        _ordered("residue", self.good, self.bad)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """Falls with the residue."""
-        return falling(measures["residue"], self.good, self.bad)
+    good: Share = 0.05
+    bad: Share = 0.6
+    measure = "residue"
 
 
 @dataclass(frozen=True)
-class Drift:
+class Drift(Falling):
     """Change outside subject and effect, against the no-op reconstruction."""
 
-    good: float
-    bad: float
-
-    def __post_init__(self) -> None:
-        _ordered("drift", self.good, self.bad)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """Falls with the drift."""
-        return falling(measures["drift"], self.good, self.bad)
+    good: Share = 0.025
+    bad: Share = 0.08
+    measure = "drift"
 
 
 @dataclass(frozen=True)
-class Seam:
+class Seam(Falling):
     """An edge along the old outline that its neighbourhood does not have."""
 
-    good: float
-    bad: float
-
-    def __post_init__(self) -> None:
-        _ordered("seam", self.good, self.bad)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """Falls with the seam."""
-        return falling(measures["seam"], self.good, self.bad)
+    good: Share = 0.005
+    bad: Share = 0.1
+    measure = "seam"
 
 
 @dataclass(frozen=True)
-class Hallucination:
+class Hallucination(Falling):
     """Colours in the hole that nothing around it has: a new object, or what is left of the old one."""
 
-    good: float
-    bad: float
-
-    def __post_init__(self) -> None:
-        _ordered("hallucination", self.good, self.bad)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """Falls with the distance of colours."""
-        return falling(measures["hallucination"], self.good, self.bad)
+    good: Share = 0.04
+    bad: Share = 0.25
+    measure = "hallucination"
 
 
 @dataclass(frozen=True)
-class EffectArea:
+class Cycle(Falling):
+    """Putting the subject back must give the original's shadow back. Needs a fair inserter to mean much."""
+
+    good: Share = 0.05
+    bad: Share = 0.4
+    measure = "cycle"
+    asks_for_cycle = True
+
+
+@dataclass(frozen=True)
+class Between:
+    """1 inside the bounds, else 0; of the measurement `measure`."""
+
+    low: Share
+    """The smallest share of the picture that passes."""
+    high: Share
+    """The largest share of the picture that passes."""
+    measure: ClassVar[str]
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if not self.low < self.high:
+            yield f"expected {at}low below {at}high, got {self.low:g} and {self.high:g}; set both"
+
+    def score(self, name: str, measures: Measures) -> float:
+        """1 inside the bounds, else 0."""
+        return float(self.low <= measures[self.measure] <= self.high)
+
+
+@dataclass(frozen=True)
+class EffectArea(Between):
     """The removal must have taken a shadow or reflection away, and not half the picture.
 
     ObjectDrop's rule, a lower bound (arXiv 2403.18818, section 4.2); the upper one is ours.
     """
 
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        _ordered("effect_area", self.low, self.high)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """1 inside the bounds, else 0."""
-        return float(self.low <= measures["effect_area"] <= self.high)
+    low: Share = 0.005
+    high: Share = 0.25
+    measure = "effect_area"
 
 
 @dataclass(frozen=True)
-class MaskArea:
+class MaskArea(Between):
     """The subject's share of the picture (ObjectDrop: 0.05 to 0.5; its photographs are closer than our drop places)."""
 
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        _ordered("mask_area", self.low, self.high)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """1 inside the bounds, else 0."""
-        return float(self.low <= measures["mask_area"] <= self.high)
+    low: Share = 0.02
+    high: Share = 0.5
+    measure = "mask_area"
 
 
 @dataclass(frozen=True)
 class Border:
     """At most this share of the lower edge may be the subject, or its shadow lies outside (ObjectDrop: 0.2)."""
 
-    most: float
-
-    def __post_init__(self) -> None:
-        within("filter.rules.border.most", self.most, 0, 1)
+    most: Annotated[float, Range(0, 1)] = 0.2
+    """The largest share that passes."""
 
     def score(self, name: str, measures: Measures) -> float:
         """1 up to `most`, else 0."""
@@ -150,33 +159,22 @@ class Border:
 
 
 @dataclass(frozen=True)
-class Cycle:
-    """Putting the subject back must give the original's shadow back."""
-
-    good: float
-    bad: float
-    asks_for_cycle: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _ordered("cycle", self.good, self.bad)
-
-    def score(self, name: str, measures: Measures) -> float:
-        """Falls with what is wrong in the region of the effect."""
-        return falling(measures["cycle"], self.good, self.bad)
-
-
-@dataclass(frozen=True)
 class Learned:
     """A small classifier that `magic-insert review` taught from verdicts, as RORem trains its judge on people's."""
 
-    weights: str
+    weights: str = "runs/review/quality.json"
+    """The file that `magic-insert review` wrote."""
 
-    def __post_init__(self) -> None:
-        _require_file("filter.rules.learned.weights", self.weights)
-        if not is_learned(self._learned()):
-            raise UserError(
+    def conflicts(self, at: str) -> Iterator[str]:
+        if not Path(self.weights).is_file():
+            yield (
+                f"expected {at}weights to be a file of magic-insert review, got nothing at {self.weights}; "
+                f"set {at}weights=PATH"
+            )
+        elif not is_learned(self._learned()):
+            yield (
                 f"expected what magic-insert review learned (quality.json) in {self.weights}, got something else; "
-                "set filter.rules.learned.weights=PATH"
+                f"set {at}weights=PATH"
             )
 
     def _learned(self) -> Any:
@@ -196,10 +194,15 @@ class Learned:
 class People:
     """A verdict file of `magic-insert review`; what nobody judged is not kept."""
 
-    verdicts: str
+    verdicts: str = "verdicts.json"
+    """The file that the page of `magic-insert review` saved."""
 
-    def __post_init__(self) -> None:
-        _require_file("filter.rules.people.verdicts", self.verdicts)
+    def conflicts(self, at: str) -> Iterator[str]:
+        if not Path(self.verdicts).is_file():
+            yield (
+                f"expected {at}verdicts to be a file of magic-insert review, got nothing at {self.verdicts}; "
+                f"set {at}verdicts=PATH"
+            )
 
     def score(self, name: str, measures: Measures) -> float:
         """1 for accept, 0 otherwise."""
@@ -250,18 +253,3 @@ def read_verdicts(path: str | Path) -> dict[str, bool]:
 def _read(path: str, checksum: str) -> Any:
     """The JSON file with these bytes; a changed file is read anew."""
     return read_json(path)
-
-
-def _require_file(key: str, path: str) -> None:
-    if not Path(path).is_file():
-        raise UserError(
-            f"expected {key} to be a file of magic-insert review, got nothing at {path}; set {key}=PATH"
-        )
-
-
-def _ordered(rule: str, first: float, second: float) -> None:
-    at_least(f"filter.rules.{rule}", first, 0)
-    if not first < second:
-        raise UserError(
-            f"expected rising bounds in filter.rules.{rule}, got {first:g} and {second:g}; set both, the smaller first"
-        )

@@ -170,7 +170,7 @@ class Plan:
         settings = {
             "threshold": cfg.threshold,
             "keep_at_most_per_style": cfg.keep_at_most_per_style,
-            "rules": rule_settings(cfg.rules),
+            "rules": rule_settings(self.filters),
         }
         inputs = {"pool": pool.content, "measure": measure.content}
 

@@ -7,11 +7,12 @@ best first. Where the truth is known, precision and recall of the decision, and 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from magic_insert.bootstrap.filters import Filter
-from magic_insert.config.build import build
+from magic_insert.config.registry import FILTERS
+from magic_insert.config.typed import typed
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 
@@ -149,20 +150,22 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def build_filters(rules: Mapping[str, Any]) -> dict[str, Filter]:
-    """The filters of `filter.rules`, by name.
+    """The filters of `filter.rules`, by their registered names.
 
     Raises:
         UserError: a rule names no filter, or its bounds do not fit.
     """
-    return {name: build(dict(node), f"filter.rules.{name}") for name, node in rules.items()}
+    return {
+        name: typed(FILTERS.get(name), settings, f"filter.rules.{name}") for name, settings in rules.items()
+    }
 
 
-def rule_settings(rules: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules with files told by their bytes: a verdict file that is changed is another selection."""
+def rule_settings(filters: Mapping[str, Filter]) -> dict[str, Any]:
+    """The settings of filters with files told by their bytes: a verdict file that is changed is another selection."""
     return {
         name: {
             key: sha256_file(value) if key in ("weights", "verdicts") else value
-            for key, value in node.items()
+            for key, value in asdict(judge).items()  # type: ignore[call-overload]
         }
-        for name, node in rules.items()
+        for name, judge in filters.items()
     }

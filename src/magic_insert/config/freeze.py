@@ -6,13 +6,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
+from magic_insert.config.fields import check
 from magic_insert.core.errors import UserError
 
 
 def freeze(cfg: DictConfig) -> Any:
     """The frozen dataclass of a composed job, with every range checked.
 
-    `__post_init__` runs only here: OmegaConf checks types while composing and builds objects on request alone.
+    Types are checked by OmegaConf while composing, ranges (config/fields.py) only here.
 
     Raises:
         UserError: a required key has no value, a value is out of range or refers to nothing; the message names the key.
@@ -33,6 +34,7 @@ def freeze(cfg: DictConfig) -> Any:
         raise UserError(
             "expected a configuration with a schema, got plain keys; compose it from conf/<job>.yaml"
         )
+    check(frozen)
     return frozen
 
 

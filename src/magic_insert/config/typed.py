@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from magic_insert.config.fields import check
 from magic_insert.core.errors import UserError
 
 Config = TypeVar("Config")
@@ -33,10 +34,12 @@ def typed(cls: type[Config], values: Any, key: str) -> Config:
     """
     try:
         merged = OmegaConf.merge(writable_schema(cls), OmegaConf.create(values or {}))
-        return cast(Config, OmegaConf.to_object(merged))
+        made = cast(Config, OmegaConf.to_object(merged))
     except OmegaConfBaseException as error:
         where = f"{key}.{error.full_key}" if error.full_key else key
         raise UserError(f"expected a fitting {where}, got: {str(error).splitlines()[0]}") from error
+    check(made, f"{key}.")
+    return made
 
 
 def overridden(part: Config, values: dict[str, Any], key: str) -> Config:

@@ -1,0 +1,271 @@
+"""What a settable value may be and what it means, declared beside the field that holds it.
+
+    @dataclass(frozen=True)
+    class StyleConfig:
+        \"\"\"How the target's style reaches the subject.\"\"\"
+
+        mode: Annotated[str, OneOf("ip_adapter", "prompt", "none")] = "ip_adapter"
+        \"\"\"`ip_adapter` feeds the target picture, `prompt` a phrase, `none` nothing.\"\"\"
+        scale: Annotated[float, Range(0, 2)] = 1.0
+        \"\"\"Strength of the adapter in those blocks; 0 is exactly the model without it.\"\"\"
+
+        def conflicts(self, at: str) -> Iterator[str]:
+            if self.mode == "none" and self.scale > 0:
+                yield f"expected {at}scale=0 for {at}mode=none, got {self.scale:g}; set {at}scale=0"
+
+The declarations are read by `check` (validation), by the command line's help and by the key tables of the docs. A rule
+applies to a value that is not None; inside `list[...]` and `dict[str, ...]` to every entry. What two fields of one
+dataclass must not be together, its `conflicts` yields as messages; `at` is the dataclass's own key ("style."). Nothing
+here imports torch.
+"""
+
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from types import NoneType, UnionType
+from typing import Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
+
+from omegaconf import MISSING as REQUIRED
+
+from magic_insert.core.errors import UserError
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """What a value must satisfy."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` satisfies the rule."""
+        ...
+
+    @property
+    def expected(self) -> str:
+        """How an error goes on after "expected KEY"."""
+        ...
+
+    @property
+    def brief(self) -> str:
+        """The rule in a table of keys."""
+        ...
+
+
+@dataclass(frozen=True)
+class Range:
+    """A finite number from `low` to `high`, NaN in no case; `open_low` and `open_high` exclude the bound itself."""
+
+    low: float = -float("inf")
+    high: float = float("inf")
+    open_low: bool = False
+    open_high: bool = False
+
+    def holds(self, value: Any) -> bool:
+        above = self.low < value if self.open_low else self.low <= value
+        below = value < self.high if self.open_high else value <= self.high
+        return above and below and abs(value) < float("inf")
+
+    @property
+    def expected(self) -> str:
+        if self.high == float("inf"):
+            low = f"above {self.low:g}" if self.open_low else f"to be at least {self.low:g}"
+            return f"{low} and finite"
+        return (
+            f"{'above' if self.open_low else 'from'} {self.low:g} to "
+            f"{'below ' if self.open_high else ''}{self.high:g}"
+        )
+
+    @property
+    def brief(self) -> str:
+        if self.high == float("inf"):
+            return f"{'>' if self.open_low else '>='} {self.low:g}"
+        return f"{'>' if self.open_low else ''}{self.low:g} to {'<' if self.open_high else ''}{self.high:g}"
+
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """One of some words."""
+
+    choices: tuple[str, ...]
+
+    def __init__(self, *choices: str) -> None:
+        object.__setattr__(self, "choices", choices)
+
+    def holds(self, value: Any) -> bool:
+        return value in self.choices
+
+    @property
+    def expected(self) -> str:
+        return f"to be one of {', '.join(self.choices)}"
+
+    @property
+    def brief(self) -> str:
+        return " | ".join(self.choices)
+
+
+@dataclass(frozen=True)
+class NotEmpty:
+    """A list, mapping or text with something in it."""
+
+    expected = "to have at least one entry"
+    brief = "not empty"
+
+    def holds(self, value: Any) -> bool:
+        return len(value) > 0
+
+
+@dataclass(frozen=True)
+class MultipleOf:
+    """A whole multiple of `unit`."""
+
+    unit: int
+
+    def holds(self, value: Any) -> bool:
+        return value % self.unit == 0
+
+    @property
+    def expected(self) -> str:
+        return f"to be a multiple of {self.unit}"
+
+    @property
+    def brief(self) -> str:
+        return f"multiple of {self.unit}"
+
+
+@dataclass(frozen=True)
+class Holds:
+    """A text in which `part` stands exactly once."""
+
+    part: str
+
+    def holds(self, value: Any) -> bool:
+        return str(value).count(self.part) == 1
+
+    @property
+    def expected(self) -> str:
+        return f"to hold {self.part} once"
+
+    @property
+    def brief(self) -> str:
+        return f"holds {self.part}"
+
+
+def check(config: Any, prefix: str = "") -> None:
+    """That every value of the dataclass `config`, and of the dataclasses in it, satisfies what its field declares.
+
+    `prefix` is the full key of `config` with a dot behind it.
+
+    Raises:
+        UserError: one line with the key, what was expected, what came and what to set.
+    """
+    hints = get_type_hints(type(config), include_extras=True)
+    for field in fields(config):
+        key, value = prefix + field.name, getattr(config, field.name)
+        if is_dataclass(value):
+            check(value, f"{key}.")
+        else:
+            _check_value(hints[field.name], value, key)
+    if hasattr(config, "conflicts"):
+        for conflict in config.conflicts(prefix):
+            raise UserError(conflict)
+
+
+def _check_value(hint: Any, value: Any, key: str) -> None:
+    if value is None:
+        return
+    for rule in _rules(hint):
+        if not rule.holds(value):
+            shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            raise UserError(f"expected {key} {rule.expected}, got {shown}; set {key}=...")
+    plain = _plain(hint)
+    if get_origin(plain) in (list, dict):
+        entries = value.values() if isinstance(value, dict) else value
+        for entry in entries:
+            _check_value(get_args(plain)[-1], entry, key)
+
+
+def _rules(hint: Any) -> tuple[Rule, ...]:
+    """The rules on a value itself, outside first: of `Annotated[X, ...]` and of X in `X | None`."""
+    if get_origin(hint) is Annotated:
+        inner, *rules = get_args(hint)
+        return (*rules, *_rules(inner))
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(rule for part in get_args(hint) for rule in _rules(part))
+    return ()
+
+
+def _plain(hint: Any) -> Any:
+    """`hint` without its outermost annotation and without None."""
+    if get_origin(hint) is Annotated:
+        return _plain(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        parts = [part for part in get_args(hint) if part is not NoneType]
+        return _plain(parts[0]) if len(parts) == 1 else hint
+    return hint
+
+
+@dataclass(frozen=True)
+class Key:
+    """A settable value as its dataclass declares it: for help and tables. `default` is None where one is required."""
+
+    name: str
+    type: str
+    default: Any
+    required: bool
+    limits: str
+    doc: str
+
+
+def keys_of(cls: type, prefix: str = "") -> Iterator[Key]:
+    """Every leaf key of a dataclass and of the dataclasses in its fields, in the order of declaration."""
+    hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
+    for field in fields(cls):
+        hint = hints[field.name]
+        if is_dataclass(plain := _plain(hint)):
+            yield from keys_of(plain, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            continue
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        required = isinstance(default, str) and default == REQUIRED
+        inner = _rules(get_args(plain)[-1]) if get_origin(plain) in (list, dict) else ()
+        limits = ", ".join(rule.brief for rule in (*_rules(hint), *inner))
+        yield Key(
+            prefix + field.name, _type_name(hint), None if required else default, required, limits,
+            docs.get(field.name, ""),
+        )  # fmt: skip
+
+
+def _type_name(hint: Any) -> str:
+    """`hint` as a user reads it: `float`, `list of str`, `str or null`."""
+    if get_origin(hint) is Annotated:
+        return _type_name(get_args(hint)[0])
+    if get_origin(hint) in (Union, UnionType):
+        names = [_type_name(part) for part in get_args(hint) if part is not NoneType]
+        return " or ".join([*names, "null"] if NoneType in get_args(hint) else names)
+    if get_origin(hint) is list:
+        return f"list of {_type_name(get_args(hint)[0])}"
+    if get_origin(hint) is dict:
+        return "mapping"
+    return "any" if hint is Any else str(getattr(hint, "__name__", hint))
+
+
+@cache
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstring under each field of a dataclass and its bases, on one line; none where the source is not there."""
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if not is_dataclass(owner):
+            continue
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+        except (OSError, TypeError):
+            continue
+        body = tree.body[0].body  # type: ignore[attr-defined]
+        for line, after in pairwise(body):
+            if isinstance(line, ast.AnnAssign) and isinstance(after, ast.Expr):
+                docs[ast.unparse(line.target)] = " ".join(str(ast.literal_eval(after.value)).split())
+    return docs

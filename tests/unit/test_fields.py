@@ -1,0 +1,95 @@
+"""Values are checked, documented and listed from what stands beside their field; components are found by name."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
+from typing import Annotated
+
+import pytest
+
+from magic_insert.config.fields import Holds, MultipleOf, NotEmpty, OneOf, Range, check, field_docs, keys_of
+from magic_insert.config.registry import FILTERS, Registered, Registry
+from magic_insert.core.errors import UserError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part."""
+
+    share: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    """How much of it
+    there is."""
+    words: list[Annotated[str, OneOf("a", "b")]] = field(default_factory=list)
+    limit: Annotated[int, Range(1)] | None = None
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A job."""
+
+    part: Part = field(default_factory=Part)
+    size: Annotated[int, Range(8, 64), MultipleOf(8)] = 32
+    prompt: Annotated[str, Holds("{n}")] = "v{n}"
+    names: Annotated[list[str], NotEmpty()] = field(default_factory=lambda: ["x"])
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.size == 64 and self.part.share == 0:
+            yield f"expected {at}size below 64, got 64"
+
+
+@pytest.mark.parametrize(
+    ("whole", "key"),
+    [
+        (Whole(Part(share=1.0)), "job.part.share"),
+        (Whole(Part(share=float("nan"))), "job.part.share"),
+        (Whole(Part(words=["a", "c"])), "job.part.words"),
+        (Whole(Part(limit=0)), "job.part.limit"),
+        (Whole(size=12), "job.size"),
+        (Whole(size=72), "job.size"),
+        (Whole(prompt="{n}{n}"), "job.prompt"),
+        (Whole(names=[]), "job.names"),
+        (Whole(Part(share=0.0), size=64), "job.size"),
+    ],
+)
+def test_what_a_field_declares_is_checked_under_its_full_key(whole: Whole, key: str) -> None:
+    check(Whole(), "job.")
+    with pytest.raises(UserError, match=rf"^expected {key} "):
+        check(whole, "job.")
+
+
+def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
+    keys = {key.name: key for key in keys_of(Whole)}
+    assert list(keys) == ["part.share", "part.words", "part.limit", "size", "prompt", "names"]
+    assert keys["part.share"].doc == "How much of it there is."
+    assert (keys["part.share"].type, keys["part.share"].limits) == ("float", "0 to <1")
+    assert (keys["part.words"].type, keys["part.words"].limits) == ("list of str", "a | b")
+    assert (keys["part.limit"].type, keys["part.limit"].limits) == ("int or null", ">= 1")
+    assert field_docs(Whole) == {}
+
+
+def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = Registry("kind", "magic_insert.kinds", {"own": "magic_insert.core.errors:UserError"})
+    installed = {
+        "far": EntryPoint("far", "fractions:Fraction", kinds.group),
+        "own": EntryPoint("own", "fractions:Fraction", kinds.group),
+        "lost": EntryPoint("lost", "no_such_module:X", kinds.group),
+    }
+    monkeypatch.setattr(Registry, "_installed", lambda self: installed)
+    kinds.register("here")(Part)
+    assert kinds.names() == ["own", "far", "here", "lost"]
+    assert (kinds.get("own"), kinds.get("here"), kinds.get("far").__name__) == (UserError, Part, "Fraction")
+    with pytest.raises(UserError, match="lost"):
+        kinds.get("lost")
+    with pytest.raises(UserError, match="own, far, here, lost"):
+        kinds.get("none")
+    with pytest.raises(UserError, match="taken"):
+        kinds.register("own")(Part)
+    assert Registered(kinds).holds("far")
+    assert not Registered(kinds).holds("none")
+
+
+@pytest.mark.parametrize("name", FILTERS.own)
+def test_every_filter_has_the_settings_that_its_name_promises(name: str) -> None:
+    assert list(keys_of(FILTERS.get(name)))
