@@ -16,11 +16,9 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.evaluation.columns import columns_of
 from magic_insert.evaluation.diagnosis import diagnose
-from magic_insert.evaluation.pareto import frontier
 from magic_insert.evaluation.printed import printed_results, printed_rows, why_not_comparable
-from magic_insert.evaluation.report import write_report
-from magic_insert.evaluation.report_job import run_report
-from magic_insert.evaluation.report_pictures import Album, varied
+from magic_insert.evaluation.report import Album, run_report, varied, verdict, write_report
+from magic_insert.evaluation.report_charts import frontier
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.tables import csv_text, latex, latex_escape, main_table, markdown
 
@@ -54,7 +52,7 @@ def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> Non
 
 def test_every_table_says_which_metrics_made_it(report: Path) -> None:
     page = report.read_text()
-    for table in re.findall(r'<div class="card"><p>(.*?)</p><div class="scroll"><table', page):
+    for table in re.findall(r'<div class="card"><p>(.*?)</p>', page):
         assert "metrics=micro" in table
     assert page.count("<table") == len(re.findall(r'<div class="card"><p>', page)) > 10
     for heading in re.findall(r"^#+ .*$", (report.parent / "table.md").read_text(), flags=re.MULTILINE):
@@ -101,6 +99,22 @@ def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean()
     assert [c.key for c in main_table(rows, "stylize", FACTS).columns] == [k for k in whole if k not in gone]
     alone = [row for row in rows if row["subject"] == "bunny-00"]
     assert [column.key for column in main_table(alone, "stylize", FACTS).columns] == whole
+
+
+def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[dict[str, Any]]) -> None:
+    sentence = verdict(rows, "insert")
+    assert sentence.startswith("insert: personalized+real_only leads in truth PSNR with ")
+    assert "better than personalized+copy_paste and ahead on " in sentence
+    page = report.read_text()
+    assert page.index(sentence) < page.index("<table")
+    unknown = [
+        {**row, "values": {k: v for k, v in row["values"].items() if k != "truth_psnr"}} for row in rows
+    ]
+    split = verdict(unknown, "stylize")  # without a truth each axis has its own leader
+    assert "personalized leads in subject mean" in split
+    assert "instantstyle_canny leads in style mean" in split
+    alone = [row for row in rows if row["method"] in ("personalized", "floor:copy_paste")]
+    assert "better than floor:copy_paste" in verdict(alone, "stylize")
 
 
 def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
@@ -198,7 +212,7 @@ def test_a_report_from_rows_alone_has_empty_frames_for_lost_pictures(tmp_path: P
 def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     synthetic_rows(tracks=["insert"], num_subjects=1, num_backgrounds=1, pictures=tmp_path)
     (tmp_path / "below").mkdir()
-    inside, outside = Album(tmp_path, {}), Album(tmp_path / "below", {})
+    inside, outside = Album(tmp_path), Album(tmp_path / "below")
     assert inside.address("pictures/bunny-00.png") is not None
     assert outside.address("../pictures/bunny-00.png") is None
 

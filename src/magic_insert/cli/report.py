@@ -23,4 +23,4 @@ def check(cfg: ReportConfig) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the job from command-line words."""
-    run_app("report", "magic_insert.evaluation.report_job:run_report", arguments, check)
+    run_app("report", "magic_insert.evaluation.report:run_report", arguments, check)

@@ -22,7 +22,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.report_pictures import MADE
+from magic_insert.evaluation.report import MADE
 from magic_insert.evaluation.rows import read_rows
 from magic_insert.evaluation.study_forms import SCRAMBLED, Task, draw_forms
 from magic_insert.evaluation.study_page import study_page
