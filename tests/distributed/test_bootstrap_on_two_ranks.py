@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.files import WEIGHTS
 from magic_insert.bootstrap.plan import STAGES, Execute
-from magic_insert.bootstrap.store import MANIFEST, WORK, flaw_of
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import BootstrapConfig, ExecConfig
 from magic_insert.core.jsonl import read_json
+from magic_insert.core.store import MANIFEST, WORK, flaw_of
 from magic_insert.launch.executor import StageFailed, execute
 from magic_insert.launch.target import load_function
 

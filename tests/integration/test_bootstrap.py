@@ -18,7 +18,6 @@ from magic_insert.bootstrap.imagine import imagined_items
 from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
 from magic_insert.bootstrap.review import open_round, run_review
-from magic_insert.bootstrap.store import files_of, flaw_of
 from magic_insert.cli.bootstrap import check
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -28,6 +27,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
+from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.bootstrap_job import run_bootstrap, tell_losses
 from magic_insert.launch.target import load_function
 from magic_insert.models.inserter import load_edit_unet

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from magic_insert.bootstrap.store import MANIFEST, flaw_of
 from magic_insert.core.digest import digest
 from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.core.store import MANIFEST, flaw_of
 
 PATIENCE = 900  # seconds; a busy machine needs many to import torch
 SETTINGS = (

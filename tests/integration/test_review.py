@@ -14,12 +14,12 @@ from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.bootstrap.pictures import save
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.select import build_filters, select
-from magic_insert.bootstrap.store import Entry, Request, Store
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import ReviewConfig
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import generator
+from magic_insert.core.store import Entry, Request, Store
 
 IDS = tuple(f"ink-{i:04d}" for i in range(12))
 GOOD = IDS[::2]

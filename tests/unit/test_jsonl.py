@@ -1,8 +1,16 @@
 """Records on disk: whole or not at all, in order, with errors that name file and line; fingerprints of content."""
 
+import errno
 import json
 import multiprocessing
+import os
+import signal
 import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +19,16 @@ from hypothesis import strategies as st
 
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_json, write_text
+from magic_insert.core.jsonl import (
+    append_jsonl,
+    read_jsonl,
+    read_object,
+    read_record,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from magic_insert.core.ranks import host_tag, start_ticks
 
 
 def test_rows_come_back_in_the_order_they_were_added(tmp_path: Path) -> None:
@@ -46,12 +63,145 @@ def test_rows_of_two_processes_never_mix(tmp_path: Path) -> None:
         assert [row["i"] for row in rows if row["writer"] == n] == list(range(50))
 
 
-@pytest.mark.parametrize("bad", ["{", "[1]", "3"])
-def test_a_broken_line_is_named_by_file_and_number(tmp_path: Path, bad: str) -> None:
+HOSTILE = {
+    "half": b"{",
+    "no UTF-8": b'{"a": "\xff"}',
+    "nested": b'{"a": ' + b"[" * 100_000,
+    "huge integer": b'{"a": ' + b"1" * 5000 + b"}",
+    "large integer": b'{"a": 100000000000000000000}',
+    "huge number": b'{"a": 1e999}',
+    "NaN": b'{"a": NaN}',
+    "a list": b"[1]",
+    "a number": b"3",
+    "a null byte": b"\0",
+}
+
+
+@pytest.mark.parametrize("bad", HOSTILE.values(), ids=HOSTILE.keys())
+def test_whatever_is_wrong_with_a_file_is_one_line_that_names_it(tmp_path: Path, bad: bytes) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n\n' + bad + "\n")
+    path.write_bytes(b'{"a": 1}\n\n' + bad + b"\n")
     with pytest.raises(UserError, match=r"line 3 of .*rows\.jsonl"):
         read_jsonl(path)
+    path.write_bytes(bad)
+    with pytest.raises(UserError, match=r"rows\.jsonl"):
+        read_object(path)
+
+
+def test_a_line_ends_where_json_says_so(tmp_path: Path) -> None:
+    row = {"text": "one\u2028line\x85"}
+    append_jsonl(tmp_path / "rows.jsonl", row)
+    assert read_jsonl(tmp_path / "rows.jsonl") == [row]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A record with a field of every kind that ours have."""
+
+    name: str
+    bars: int
+    tempo: float
+    words: dict[str, list[float]]
+    key: str | None = None
+
+
+NOTE = {"name": "A", "bars": 2, "tempo": 1, "words": {"la": [1.5]}}
+
+
+def test_a_record_is_read_with_its_types(tmp_path: Path) -> None:
+    write_json(tmp_path / "note.json", {**NOTE, "of a later version": 1})
+    assert read_record(tmp_path / "note.json", Note) == Note("A", 2, 1.0, {"la": [1.5]})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"name": 3}, "name"),
+        ({"bars": 2.5}, "bars"),
+        ({"bars": True}, "bars"),
+        ({"tempo": "1"}, "tempo"),
+        ({"words": {"la": [None]}}, r"words\.la\.0"),
+        ({"key": 1}, "key"),
+        ({"words": []}, "words"),
+    ],
+)
+def test_a_record_of_other_types_is_refused_by_its_key(
+    tmp_path: Path, wrong: dict[str, object], named: str
+) -> None:
+    write_json(tmp_path / "note.json", {**NOTE, **wrong})
+    with pytest.raises(UserError, match=rf"Note in .*note\.json, got {named}"):
+        read_record(tmp_path / "note.json", Note)
+    without = {name: value for name, value in NOTE.items() if name not in wrong}
+    if "key" not in wrong:
+        write_json(tmp_path / "note.json", without)
+        with pytest.raises(UserError, match=rf"got {next(iter(wrong))}: Field required"):
+            read_record(tmp_path / "note.json", Note)
+
+
+@pytest.mark.parametrize("write", [lambda path: write_text(path, "x"), lambda path: append_jsonl(path, {})])
+def test_a_name_that_no_file_can_have_is_refused(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    with pytest.raises(UserError, match=r"at most 255 bytes, got 260 in xxx"):
+        write(tmp_path / ("x" * 260))
+    with pytest.raises(UserError, match="no file"):
+        read_jsonl(tmp_path / ("x" * 300))
+    write_text(tmp_path / ("ü" * 127), "x")  # 254 bytes, and room for a temporary name beside
+    write(tmp_path / ("x" * 255))
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, text: append_jsonl(path, {"a": text})])
+def test_a_full_disk_is_one_line(write: Callable[[Path, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def closed(*_: object) -> None:
+        raise full
+
+    monkeypatch.setattr(os, "fsync", closed)
+    monkeypatch.setattr(os, "write", closed)
+    with tempfile.TemporaryDirectory() as folder:
+        with pytest.raises(UserError, match="No space left on device; make room"):
+            write(Path(folder) / "a", "x")
+        assert not [path for path in Path(folder).iterdir() if path.stat().st_size]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from magic_insert.core import jsonl
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+os.fsync = kill
+if sys.argv[2] == "file":
+    jsonl.write_text(Path(sys.argv[1]) / "a.json", "new")
+with jsonl.whole_folder(Path(sys.argv[1]) / "folder") as new:
+    (new / "half").write_text("half")
+    kill()
+"""
+
+
+def test_what_a_killed_process_left_half_written_is_removed_by_the_next(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "old").write_text("old")
+    for what in ("file", "folder"):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), what], check=False)
+        assert done.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".*.tmp"))) >= 1
+    alive = tmp_path / f".b.{host_tag()}-{os.getpid()}-{start_ticks(os.getpid()) or 0}-0.tmp"
+    alive.write_text("")
+    write_text(tmp_path / "b", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [alive.name, "b", "folder"]
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["old"]
+
+
+def test_a_folder_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:
+    with whole_folder(tmp_path / "a") as new:
+        (new / "x").write_text("1")
+        assert not (tmp_path / "a").exists()
+    with pytest.raises(ZeroDivisionError), whole_folder(tmp_path / "a") as new:
+        (new / "y").write_text(str(1 // 0))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["x"]
+    with pytest.raises(UserError, match="No space left"), whole_folder(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_a_missing_file_is_a_user_error(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from magic_insert.bootstrap.files import LPIPS_FILE, read_index, read_values
 from magic_insert.bootstrap.filters import ask_for_cycle
 from magic_insert.bootstrap.payload import Payload
 from magic_insert.bootstrap.select import Selection, build_filters, rule_settings, select
-from magic_insert.bootstrap.store import WORK, Entry, Request, Store
 from magic_insert.config.schema.bootstrap import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.core.rand import fold_in
+from magic_insert.core.store import WORK, Entry, Request, Store
 from magic_insert.paths import micro_dir
 
 Execute = Callable[[str, Path], None]

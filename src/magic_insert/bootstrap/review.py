@@ -18,10 +18,10 @@ from magic_insert.bootstrap.filters import read_verdicts
 from magic_insert.bootstrap.quality import left_out, ranking, teach
 from magic_insert.bootstrap.select import Judged
 from magic_insert.bootstrap.sheets import write_sheet
-from magic_insert.bootstrap.store import MANIFEST, flaw_of
 from magic_insert.config.schema.bootstrap import ReviewConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json, write_text
+from magic_insert.core.store import find_stage
 
 PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
@@ -99,20 +99,6 @@ def open_round(run: Path, number: int) -> Round:
         accepted=set(decided["accepted"]),
         scores=decided["scores"],
     )
-
-
-def find_stage(store: Path, key: str) -> Path:
-    """The folder of the published stage `key`, whatever its kind.
-
-    Raises:
-        UserError: it is not in the store, or damaged.
-    """
-    for folder in store.glob(f"*/{key}"):
-        if (folder / MANIFEST).is_file():
-            if (flaw := flaw_of(folder)) is not None:
-                raise UserError(f"expected a sound stage in {folder}, got: {flaw}; run the bootstrap again")
-            return folder
-    raise UserError(f"expected the stage {key} in the store {store}, got none; run the bootstrap again")
 
 
 def truth_verdicts(found: Round, good_db: float) -> dict[str, bool]:

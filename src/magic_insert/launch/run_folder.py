@@ -17,6 +17,7 @@ from magic_insert.config.freeze import thaw, to_yaml
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_bytes, write_json, write_text
+from magic_insert.core.ranks import is_alive, start_ticks
 
 RECORD = "run.json"
 CONFIG = "config.yaml"
@@ -40,7 +41,7 @@ def recorded_run(folder: Path, job: str, target: str, frozen: Any) -> Iterator[N
         "ended": None,
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "pid_start_ticks": _start_ticks(os.getpid()),
+        "pid_start_ticks": start_ticks(os.getpid()),
         "version": __version__,
         "config": digest(thaw(frozen)),
     }
@@ -108,29 +109,7 @@ def state_of(record: dict[str, Any]) -> str:
     """The state of a run; one that was killed without a word counts as stopped, if it ran on this host."""
     if record.get("state") != "running" or record["host"] != socket.gethostname():
         return str(record.get("state", "unknown"))
-    return "running" if _is_alive(record["pid"], record.get("pid_start_ticks")) else "stopped"
-
-
-def _is_alive(pid: int, start_ticks: int | None) -> bool:
-    """Whether process `pid` runs and is the one that began at `start_ticks`; None where that is not known."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # alive, of another user
-        pass
-    # Numbers are given out again; in a restarted container every job may be process 1.
-    return start_ticks is None or _start_ticks(pid) in (None, start_ticks)
-
-
-def _start_ticks(pid: int) -> int | None:
-    """When a process began, in clock ticks after the machine did; None without such a process or without /proc."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_bytes()
-    except OSError:
-        return None
-    # Field 22 of proc_pid_stat(5). Field 2 is the command in parentheses, and may hold spaces and parentheses itself.
-    return int(stat.rpartition(b")")[2].split()[22 - 3])
+    return "running" if is_alive(record["pid"], record.get("pid_start_ticks")) else "stopped"
 
 
 def list_runs(root: Path) -> list[tuple[Path, dict[str, Any]]]:

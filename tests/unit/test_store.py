@@ -15,11 +15,11 @@ import pytest
 
 from magic_insert.bootstrap import product
 from magic_insert.bootstrap.plan import Source
-from magic_insert.bootstrap.store import WORK, Entry, Request, Store, flaw_of
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_text
+from magic_insert.core.store import WORK, Entry, Request, Store, claim, finish, flaw_of
 
 REQUEST = Request("poem", 1, {"lines": 2}, {"muse": "0123"})
 
@@ -165,7 +165,7 @@ def test_a_write_that_a_quota_stops_leaves_no_published_stage(tmp_path: Path) ->
     code = """
 import resource, signal, sys
 from pathlib import Path
-from magic_insert.bootstrap.store import Request, Store
+from magic_insert.core.store import Request, Store
 from magic_insert.core.errors import UserError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 store = Store(Path(sys.argv[1]), print)
@@ -247,7 +247,7 @@ def test_a_fault_of_the_stage_itself_is_not_called_a_disk_fault(store: Store) ->
 RACER = """
 import sys, time
 from pathlib import Path
-from magic_insert.bootstrap.store import Request, Store
+from magic_insert.core.store import Request, Store
 def make(folder):
     with open(sys.argv[2], "a") as log:
         log.write("made\\n")
@@ -282,3 +282,41 @@ def test_whoever_waits_for_a_killed_process_makes_the_stage_itself(tmp_path: Pat
     first.wait()
     assert second.wait(timeout=60) == 0
     assert log.read_text() == "made\nmade\n"
+
+
+def test_a_claimed_folder_is_finished_once_and_refused_to_others(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert not claim(out, REQUEST)
+    assert not claim(out, REQUEST)  # goes on after a kill
+    write_text(out / "poem.txt", "two lines")
+    finish(out, REQUEST, ["poem.txt"])
+    write_text(out / "run.json", "{}")  # what is no product may be added
+    assert claim(out, REQUEST)
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (Request("song", 1, {"lines": 2}, {"muse": "0123"}), "got a poem; set out=FOLDER"),
+        (Request("poem", 2, {"lines": 2}, {"muse": "0123"}), "of version 1 instead of 2"),
+        (Request("poem", 1, {"lines": 3}, {"muse": "4567"}), "one with other lines, muse"),
+        (Request("poem", 1, {"lines": 2, "rhyme": True}, {"muse": "0123"}), "one with other rhyme"),
+    ],
+)
+def test_a_folder_of_another_request_is_refused_by_what_differs(
+    tmp_path: Path, other: Request, difference: str
+) -> None:
+    claim(tmp_path, REQUEST)
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(UserError, match=difference):
+        claim(tmp_path, other)
+    assert (tmp_path / "manifest.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"x")])
+def test_a_finished_folder_that_was_damaged_is_not_taken_for_finished(tmp_path: Path, damage: Any) -> None:
+    write_text(tmp_path / "poem.txt", "two lines")
+    finish(tmp_path, REQUEST, ["poem.txt"])
+    damage(tmp_path / "poem.txt")
+    with pytest.raises(UserError, match=r"to be sound, got: .*poem.txt.*delete the folder"):
+        claim(tmp_path, REQUEST)
