@@ -9,8 +9,8 @@ import pytest
 import magic_insert
 
 FLOORS = [
-    "core", "pages", "toybox", "config", "models", "data", "training", "bootstrap", "methods", "evaluation", "launch",
-    "cli",
+    "core", "pages", "toybox", "config", "models", "data", "training", "bootstrap", "inserters", "methods",
+    "evaluation", "launch", "cli",
 ]  # fmt: skip
 # Modules at the top of the package stand on the floor they need.
 TOP_MODULES = {"paths": "core", "tracking": "config", "__init__": "core"}

@@ -1,0 +1,175 @@
+"""The effect network: what light a pasted subject takes from a scene, in one forward pass at 128 pixels.
+
+It is shown the scene without and with the subject, the mask, where each pixel lies from the subject's foot, and what
+the mask alone suggests: a contact shadow, shadows cast to both sides, a mirror image. It starts as that contact shadow
+and learns to refine it. Its output is a layer: log shade (at most 0), light (at least 0), both gated by an effect mask,
+so that "nothing" is exactly nothing. A sun read from the picture, or given, steers the decoder.
+
+Shape letters: B pictures, H, W the network's rows and columns (multiples of 16).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
+
+SIDE = 128
+CASTS = tuple(
+    (sign * across, along)
+    for across, along in ((0.5, -0.12), (0.5, -0.3), (1.0, -0.1), (1.0, -0.3), (1.7, -0.15), (0.6, 0.2))
+    for sign in (-1.0, 1.0)
+)  # right and down per unit of height; along < 0 falls behind the subject
+SUN = 5  # unit direction towards the sun (right, up, towards the camera), softness, share of the sun in the light
+BROAD, TIGHT = 0.33, 0.34  # darkening of the contact shadow that the network starts from
+NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
+SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
+GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
+
+
+@dataclass(frozen=True)
+class EffectNetConfig:
+    """widths: channels at 1/2, 1/4, 1/8 and 1/16 of the picture's side; blocks: residual blocks a level and way."""
+
+    widths: tuple[int, ...] = (48, 72, 96, 136)
+    blocks: int = 2
+    fine: int = 16
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What the network says of one batch; the layer is `scene * exp(log_shade) + light`."""
+
+    log_shade: Float[Tensor, "B 3 H W"]
+    light: Float[Tensor, "B 3 H W"]
+    gate_logit: Float[Tensor, "B 1 H W"]
+    sun: Float[Tensor, "B 5"]
+
+    @property
+    def gate(self) -> Float[Tensor, "B 1 H W"]:
+        """How sure the network is that something happens, in [0, 1]."""
+        return open_gate(self.gate_logit)
+
+
+def open_gate(logit: Tensor) -> Tensor:
+    """A sigmoid that reaches exactly 0 and 1."""
+    return (torch.sigmoid(logit) * (1.0 + 2.0 * GATE_MARGIN) - GATE_MARGIN).clamp(0.0, 1.0)
+
+
+def suggestions(
+    scene: Float[Tensor, "B 3 H W"], pasted: Float[Tensor, "B 3 H W"], mask: Float[Tensor, "B 1 H W"]
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 1 H W"]]:
+    """Everything the network is shown, and the log shade of the plain contact shadow."""
+    frame = foot_frame(mask)
+    points = frame_coordinates(frame, *mask.shape[-2:])
+    broad, tight = contact(mask, frame, points)
+    casts = [cast(mask, frame, points, across, along) for across, along in CASTS]
+    upside_down = torch.stack([points[:, 0], -points[:, 1]], 1)
+    mirror = sample_at(torch.cat([pasted * mask, mask], 1), frame, upside_down)
+    mirror = mirror * (points[:, 1:2] > 0).to(mask.dtype)
+    shown = [2 * scene - 1, 2 * pasted - 1, mask, points.clamp(-2, 2), broad, tight, *casts, mirror]
+    start = torch.log((1.0 - BROAD * broad) * (1.0 - TIGHT * tight))
+    return torch.cat(shown, 1), start
+
+
+SHOWN = 3 + 3 + 1 + 2 + 2 + len(CASTS) + 4
+
+
+class Block(nn.Module):
+    """Two convolutions beside an identity; the second starts at zero, the first is steered by the sun."""
+
+    def __init__(self, width: int, steered: bool) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.norm = nn.GroupNorm(8, width)
+        self.steer = nn.Linear(64, 2 * width) if steered else None
+        for layer in (self.second, self.steer):
+            if layer is not None:
+                nn.init.constant_(layer.weight, 0.0)
+                nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, sun: Tensor | None = None) -> Tensor:
+        hidden = self.norm(self.first(x))
+        if self.steer is not None and sun is not None:
+            scale, shift = self.steer(sun)[:, :, None, None].chunk(2, 1)
+            hidden = hidden * (1 + scale) + shift
+        return x + self.second(functional.silu(hidden))
+
+
+class Level(nn.Module):
+    """Blocks of one width in a row."""
+
+    def __init__(self, width: int, blocks: int, steered: bool) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width, steered) for _ in range(blocks))
+
+    def forward(self, x: Tensor, sun: Tensor | None = None) -> Tensor:
+        for block in self.blocks:
+            x = block(x, sun)
+        return x
+
+
+class EffectNet(nn.Module):
+    """A U-Net from 1/2 to 1/16 of the picture's side, and a thin last layer at its full side."""
+
+    def __init__(self, config: EffectNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or EffectNetConfig()
+        widths, blocks = config.widths, config.blocks
+        self.stem = nn.Conv2d(4 * SHOWN, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.encoder = nn.ModuleList(Level(w, blocks, False) for w in widths)
+        self.read_sun = nn.Sequential(nn.Linear(2 * widths[-1], 128), nn.SiLU(), nn.Linear(128, SUN))
+        self.sun = nn.Sequential(nn.Linear(SUN, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.middle = Level(widths[-1], blocks, True)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(Level(w, blocks, True) for w in widths[:-1])
+        self.open = nn.Conv2d(widths[0], 4 * config.fine, 1)
+        self.fine = nn.Conv2d(config.fine + SHOWN, 2 * config.fine, 3, padding=1)
+        self.last = nn.Conv2d(2 * config.fine, 7, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.constant_(self.last.bias, 0.0)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        scene: Float[Tensor, "B 3 H W"],
+        pasted: Float[Tensor, "B 3 H W"],
+        mask: Float[Tensor, "B 1 H W"],
+        sun: Float[Tensor, "B 5"] | None = None,
+        given: Float[Tensor, " B"] | None = None,
+    ) -> Effect:
+        """The effect; rows with `given` = 1 are steered by `sun`, the others by the sun the network reads."""
+        with torch.autocast(scene.device.type, enabled=False):
+            shown, start = suggestions(scene, pasted, mask)
+        x = self.stem(functional.pixel_unshuffle(shown, 2))
+        kept = []
+        for level, encode in enumerate(self.encoder):
+            x = encode(x if level == 0 else self.down[level - 1](x))
+            kept.append(x)
+        read = self.read_sun(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        used = read if sun is None or given is None else torch.where(given[:, None] > 0, sun, read)
+        steer = self.sun(used)
+        x = self.middle(x, steer)
+        for level in reversed(range(len(self.decoder))):
+            x = functional.interpolate(self.up[level](x), scale_factor=2.0) + kept[level]
+            x = self.decoder[level](x, steer)
+        fine = torch.cat([functional.pixel_shuffle(self.open(x), 2), shown], 1)
+        last = self.last(functional.silu(self.fine(fine))).float()
+        dark = functional.softplus(last[:, :3] - start.float(), beta=SHARP)
+        logit = last[:, 6:] + 40.0 * (-start.float() - 0.08)
+        gate = open_gate(logit)
+        light = functional.softplus(last[:, 3:6] - NO_LIGHT, beta=SHARP)
+        return Effect(-dark * gate, light * gate, logit, read.float())
+
+
+def config_of(metadata: dict[str, Any]) -> EffectNetConfig:
+    """The configuration that a weights file's metadata names."""
+    return EffectNetConfig(
+        tuple(int(w) for w in metadata["widths"].split(",")), int(metadata["blocks"]), int(metadata["fine"])
+    )

@@ -1,0 +1,205 @@
+"""Domain randomisation for the effect network: a scene without and with its subject, and the subject, changed alike.
+
+The Toybox has clean surfaces and a handful of styles; real pictures do not. Every change keeps the relation between
+condition and target: surfaces get a texture in both, looks and grain are laid over both, the subject's shading is only
+its own. One group of rows in each batch stands on made-up ground with a made-up contact shadow, so that where a picture
+resembles nothing known the network still knows what most pictures do.
+
+Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0, 1].
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from magic_insert.core.silhouettes import contact, foot_frame, frame_coordinates
+from magic_insert.toybox.styles.view import luminance
+from magic_insert.training.foundation.looks import LOOKS
+
+
+class Batch(NamedTuple):
+    """Condition and target: the scene, the subject under its own light, its mask; the scene with it; its sun."""
+
+    scene: Tensor  # B 3 H W
+    own: Tensor  # B 3 H W
+    mask: Tensor  # B 1 H W
+    truth: Tensor  # B 3 H W, right outside the mask
+    sun: Tensor  # B 5
+    known: Tensor  # B, 1 where `sun` is the scene's
+
+    @property
+    def pasted(self) -> Tensor:
+        return self.mask * self.own + (1.0 - self.mask) * self.scene
+
+
+class Dice:
+    """Uniform numbers of one generator on one device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.device = generator.device
+
+    def uniform(self, rows: int, low: float, high: float, channels: int = 1) -> Tensor:
+        """B C 1 1 numbers."""
+        drawn = torch.rand(rows, channels, 1, 1, generator=self.generator, device=self.device)
+        return low + (high - low) * drawn
+
+    def chance(self, rows: int, share: float) -> Tensor:
+        """B 1 1 1, 1.0 in about `share` of the rows."""
+        return (self.uniform(rows, 0.0, 1.0) < share).float()
+
+    def number(self, low: float, high: float) -> float:
+        return float(self.uniform(1, low, high))
+
+    def noise(self, rows: int, size: tuple[int, int], roughness: float, channels: int = 1) -> Tensor:
+        """B C H W noise of many octaves in about [-1, 1]; `roughness` is the gain from one octave to the next finer."""
+        total = torch.zeros(rows, channels, *size, device=self.device)
+        weight, cells = 1.0, 3
+        while cells <= size[0]:
+            shape = (rows, channels, cells, max(2, round(cells * size[1] / size[0])))
+            grid = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
+            total += weight * functional.interpolate(grid, size, mode="bicubic", align_corners=False)
+            weight, cells = weight * roughness, cells * 2
+        return total / total.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
+
+
+def framed(batch: Batch, dice: Dice, side: int) -> Batch:
+    """A window of `side` pixels on each picture, flipped in half of the rows."""
+    rows = len(batch.scene)
+    flip = 1.0 - 2.0 * dice.chance(rows, 0.5).view(-1)
+    zoom = dice.uniform(rows, 0.78, 1.0).view(-1)
+    shift = dice.uniform(rows, -1.0, 1.0, 2).view(rows, 2) * (1.0 - zoom)[:, None]
+    theta = torch.zeros(rows, 2, 3, device=zoom.device)
+    theta[:, 0, 0], theta[:, 1, 1] = zoom * flip, zoom
+    theta[:, :, 2] = shift
+    grid = functional.affine_grid(theta, [rows, 1, side, side], align_corners=False)
+    stack = torch.cat([batch.scene, batch.own, batch.mask, batch.truth], 1)
+    moved = functional.grid_sample(stack, grid, padding_mode="border", align_corners=False)
+    sun = torch.cat([batch.sun[:, :1] * flip[:, None], batch.sun[:, 1:]], 1)
+    scene, own, mask, truth = moved.split([3, 3, 1, 3], 1)
+    return Batch(scene, own, mask, truth, sun, batch.known)
+
+
+def shaded(batch: Batch, dice: Dice) -> Batch:
+    """The subject's own picture under a random smooth light, and its mask a little off, as matting leaves it."""
+    rows = len(batch.own)
+    frame = frame_coordinates(foot_frame(batch.mask), *batch.mask.shape[-2:])
+    slope = dice.uniform(rows, -0.7, 0.7, 2) * dice.chance(rows, 0.6)
+    ramp = torch.exp(
+        (slope * (frame + torch.tensor([0.0, 0.5], device=frame.device).view(1, 2, 1, 1))).sum(1, True)
+    )
+    gain = torch.exp(dice.uniform(rows, -0.35, 0.25) * dice.chance(rows, 0.5))
+    tint = torch.exp(dice.uniform(rows, -0.12, 0.12, 3) * dice.chance(rows, 0.5))
+    gamma = torch.exp(dice.uniform(rows, -0.35, 0.35) * dice.chance(rows, 0.4))
+    own = (batch.own.clamp_min(1e-3) ** gamma * (ramp * gain * tint)).clamp(0, 1)
+    soft = functional.avg_pool2d(batch.mask, 3, 1, 1)
+    sharp = ((soft - 0.5) * dice.uniform(rows, 1.0, 3.0) + 0.5 + dice.uniform(rows, -0.2, 0.25)).clamp(0, 1)
+    return batch._replace(own=own, mask=torch.where(dice.chance(rows, 0.35) > 0, sharp, batch.mask))
+
+
+def textured(batch: Batch, dice: Dice) -> Batch:
+    """Surfaces with a texture: the scene's paint multiplied by noise, with and without the subject."""
+    rows, size = len(batch.scene), (batch.scene.shape[-2], batch.scene.shape[-1])
+    noise = dice.noise(rows, size, dice.number(0.5, 1.0))
+    speckle = dice.noise(rows, size, dice.number(0.7, 1.1), 3)
+    amount = dice.uniform(rows, 0.0, 0.35) * dice.chance(rows, 0.4)
+    factor = torch.exp(amount * noise + 0.4 * amount * speckle)
+    return batch._replace(scene=(batch.scene * factor).clamp(0, 1), truth=(batch.truth * factor).clamp(0, 1))
+
+
+def invented(batch: Batch, dice: Dice, share: float) -> Batch:
+    """The first `share` of the rows on made-up ground with a made-up contact shadow as their truth."""
+    count = round(share * len(batch.scene))
+    if count == 0:
+        return batch
+    size = (batch.scene.shape[-2], batch.scene.shape[-1])
+    mask = batch.mask[:count]
+    frame = foot_frame(mask)
+    points = frame_coordinates(frame, *size)
+    horizon = dice.uniform(count, -1.0, -0.15)
+    ground = torch.sigmoid(
+        (points[:, 1:2] - horizon + 0.1 * dice.noise(count, size, 0.6)) * dice.uniform(count, 4, 40)
+    )
+    colours = [
+        dice.uniform(count, 0.15, 0.95) * torch.exp(dice.uniform(count, -0.35, 0.35, 3)) for _ in range(2)
+    ]
+    paint = ground * colours[0] + (1 - ground) * colours[1]
+    fade = torch.exp(dice.uniform(count, -0.5, 0.5, 2).mul(points).sum(1, keepdim=True))
+    rough = dice.noise(count, size, dice.number(0.5, 1.0)) + 0.4 * dice.noise(
+        count, size, dice.number(0.6, 1.1), 3
+    )
+    made = (paint * fade * torch.exp(dice.uniform(count, 0.0, 0.5) * rough)).clamp(0, 1)
+    scene = torch.where(dice.chance(count, 0.6) > 0, made, batch.scene[:count])
+    lean = dice.uniform(count, -0.35, 0.35) * dice.chance(count, 0.6)
+    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
+    one = (count, 1, 1)
+    broad, tight = contact(
+        mask,
+        frame,
+        leaned,
+        tall=dice.uniform(count, 0.14, 0.5).view(one),
+        wide=dice.uniform(count, 0.95, 1.3).view(one),
+        down=dice.uniform(count, 0.02, 0.18).view(one),
+        softness=dice.number(0.03, 0.14),
+        lowest=dice.number(0.06, 0.2),
+        tightness=dice.number(0.012, 0.05),
+    )
+    tinge = torch.exp(dice.uniform(count, -0.25, 0.25, 3))
+    depth = dice.uniform(count, 0.15, 0.75) * tinge
+    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
+    truth = scene * shade
+    return batch._replace(
+        scene=torch.cat([scene, batch.scene[count:]]),
+        truth=torch.cat([truth, batch.truth[count:]]),
+        known=torch.cat([torch.zeros_like(batch.known[:count]), batch.known[count:]]),
+    )
+
+
+def looked(batch: Batch, dice: Dice) -> Batch:
+    """One look over scene, subject and truth: exposure, colours, a named look, poster steps, edges, paper, grain."""
+    rows, size = len(batch.scene), (batch.scene.shape[-2], batch.scene.shape[-1])
+    gamma = torch.exp(dice.uniform(rows, -0.5, 0.45) * dice.chance(rows, 0.6))
+    contrast = torch.exp(dice.uniform(rows, -0.4, 0.3) * dice.chance(rows, 0.6))
+    middle = dice.uniform(rows, 0.3, 0.7)
+    tint = torch.exp(dice.uniform(rows, -0.25, 0.25, 3) * dice.chance(rows, 0.6))
+    chroma = torch.exp(dice.uniform(rows, -1.2, 0.5) * dice.chance(rows, 0.5))
+    levels = dice.uniform(rows, 4.0, 12.0)
+    steps = dice.chance(rows, 0.07)
+    lines = dice.uniform(rows, 0.3, 1.0) * dice.chance(rows, 0.08)
+    paper = dice.noise(rows, size, 1.0) * (dice.uniform(rows, 0.0, 0.12) * dice.chance(rows, 0.25))
+    grain = torch.randn(rows, 3, *size, generator=dice.generator, device=dice.device)
+    grain = grain * (dice.uniform(rows, 0.0, 0.04) * dice.chance(rows, 0.3))
+    soft = dice.chance(rows, 0.15)
+    names = [list(LOOKS)[int(dice.number(0, len(LOOKS) - 0.001))] for _ in range(4)]
+    which = (dice.uniform(rows, 0.0, 16.0)).floor()  # the first four of sixteen parts wear a named look
+
+    def over(image: Tensor) -> Tensor:
+        image = image.clamp(1e-3, 1) ** gamma * tint
+        image = luminance(image) + (image - luminance(image)) * chroma
+        image = (middle + (image - middle) * contrast).clamp(0, 1)
+        for part, name in enumerate(names):
+            image = torch.where(which == part, LOOKS[name](image).clamp(0, 1), image)
+        image = torch.where(steps > 0, (image * levels).round() / levels, image)
+        grey = luminance(image)
+        edge = (functional.avg_pool2d(grey, 3, 1, 1) - grey).abs() * 8
+        image = image * (1 - lines * edge.clamp(0, 1)) * (1 + paper) + grain
+        blurred = functional.avg_pool2d(functional.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        return torch.where(soft > 0, blurred, image).clamp(0, 1)
+
+    return batch._replace(scene=over(batch.scene), own=over(batch.own), truth=over(batch.truth))
+
+
+def randomised(batch: Batch, dice: Dice, side: int, *, invent: float, scene_lit: float) -> Batch:
+    """All of it, in the order in which the world makes a picture: place, surface, light, look.
+
+    Args:
+        invent: share of rows on made-up ground.
+        scene_lit: share of rows whose subject keeps the scene's light, as where a photograph has no other truth.
+    """
+    rows = len(batch.scene)
+    batch = framed(batch, dice, side)
+    batch = batch._replace(own=torch.where(dice.chance(rows, scene_lit) > 0, batch.truth, batch.own))
+    batch = invented(textured(shaded(batch, dice), dice), dice, invent)
+    return looked(batch, dice)

@@ -1,0 +1,85 @@
+"""Silhouettes and the effect network: what they start from and what they never do."""
+
+import pytest
+import torch
+
+from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
+from magic_insert.inserters.contact_shadow import contact_shade
+from magic_insert.models.effect_net import EffectNet, EffectNetConfig
+
+
+@pytest.fixture(scope="module")
+def net() -> EffectNet:
+    torch.manual_seed(0)
+    return EffectNet(EffectNetConfig((8, 8, 8, 8), 1, 4)).eval()
+
+
+def block(left: int, right: int, top: int, bottom: int, side: int = 64) -> torch.Tensor:
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., top:bottom, left:right] = 1.0
+    return mask
+
+
+def test_the_frame_is_the_foot_and_the_longer_side() -> None:
+    assert foot_frame(block(10, 20, 12, 42)).tolist() == [[15.0, 42.0, 30.0]]
+
+
+def test_a_contact_shadow_lies_at_the_foot_and_follows_a_mirrored_mask() -> None:
+    mask = block(20, 36, 12, 42)
+    shade = contact_shade(mask)
+    assert float(shade[0, 0, 42, 28]) < 0.75
+    assert float(shade[0, 0, 8, 28]) == 1.0
+    assert torch.allclose(contact_shade(mask.flip(-1)).flip(-1), shade, atol=1e-5)
+
+
+def test_contact_does_not_depend_on_where_the_subject_stands() -> None:
+    there, here = block(20, 36, 12, 42), block(25, 41, 16, 46)
+    frames = [foot_frame(m) for m in (there, here)]
+    shadows = [
+        contact(m, f, frame_coordinates(f, 64, 64)) for m, f in zip((there, here), frames, strict=True)
+    ]
+    for a, b in zip(*shadows, strict=True):
+        assert torch.allclose(a[..., :55, :55], b[..., 4:59, 5:60], atol=1e-4)
+
+
+def test_a_silhouette_cast_to_the_right_lies_to_the_right() -> None:
+    mask = block(28, 36, 12, 42)
+    frame = foot_frame(mask)
+    shadow = cast(mask, frame, frame_coordinates(frame, 64, 64), 0.8, -0.3)
+    columns = torch.arange(64) + 0.5
+    assert float((shadow[0, 0].sum(0) * columns).sum() / shadow.sum()) > 36
+
+
+def test_an_untrained_network_draws_the_contact_shadow(net: EffectNet) -> None:
+    mask = block(20, 36, 12, 42)
+    scene = torch.rand(1, 3, 64, 64)
+    effect = net(scene, scene, mask)
+    dark = contact_shade(mask) < 0.75
+    assert torch.allclose(
+        torch.exp(effect.log_shade).mean(1, keepdim=True)[dark], contact_shade(mask)[dark], atol=0.02
+    )
+    far = contact_shade(mask) > 0.999
+    assert float(effect.log_shade[far.expand(1, 3, 64, 64)].abs().max()) < 0.01
+
+
+def test_where_the_gate_is_shut_nothing_happens_at_all(net: EffectNet) -> None:
+    other = EffectNet(net.config)
+    other.load_state_dict(net.state_dict())
+    other.last.bias.data[6] = -50.0
+    effect = other(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64), block(20, 36, 12, 42))
+    assert float(effect.log_shade.abs().max()) == 0.0
+    assert float(effect.light.abs().max()) == 0.0
+
+
+def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:
+    torch.manual_seed(1)
+    steered = EffectNet(net.config).eval()
+    for parameter in steered.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    scene, mask = torch.rand(2, 3, 64, 64), block(20, 36, 12, 42).expand(2, -1, -1, -1)
+    free = steered(scene, scene, mask)
+    sun = torch.tensor([[-0.6, 0.6, 0.5, 0.1, 0.8]] * 2)
+    given = steered(scene, scene, mask, sun, torch.tensor([0.0, 1.0]))
+    assert torch.allclose(free.gate_logit[0], given.gate_logit[0], atol=1e-5)
+    assert not torch.allclose(free.gate_logit[1], given.gate_logit[1], atol=1e-4)
+    assert torch.equal(free.sun, given.sun)
