@@ -6,6 +6,8 @@ import random
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,20 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, read_jsonl
 from magic_insert.evaluation.rows import write_rows
-from magic_insert.evaluation.study_analyse import analyse, report, run_analyse
-from magic_insert.evaluation.study_answers import check_answer, read_answers
-from magic_insert.evaluation.study_build import run_build, scrambled
-from magic_insert.evaluation.study_forms import SCRAMBLED, Task, draw_forms
-from magic_insert.evaluation.study_serve import MAX_BODY, study_server
+from magic_insert.evaluation.study import (
+    SCRAMBLED,
+    Choice,
+    Key,
+    Task,
+    check_answer,
+    draw_forms,
+    read_answers,
+    run_build,
+    scrambled,
+    study_server,
+)
+from magic_insert.evaluation.study_analysis import analyse, report, run_analyse
+from magic_insert.pages.server import MAX_BODY
 
 PAIRS = [f"pair-{i:03d}" for i in range(30)]
 POOLS = {"a": PAIRS, "b": PAIRS[5:]}
@@ -126,12 +137,18 @@ def test_neither_the_page_nor_a_picture_says_whose_it_is(study: Path) -> None:
         assert secret not in (study / "study.json").read_text()
 
 
+def shown(page: Path) -> list[list[dict[str, Any]]]:
+    """The forms that a page holds."""
+    text = page.read_text().split('type="application/json">')[1].split("</script>")[0]
+    forms: list[list[dict[str, Any]]] = json.loads(text)["forms"]
+    return forms
+
+
 def test_every_picture_of_a_form_is_there_and_is_the_methods_own(study: Path) -> None:
-    text = (study / "index.html").read_text().split('type="application/json">')[1].split("</script>")[0]
-    shown, key = json.loads(text)["forms"], read_json(study / "key.json")
+    forms, key = shown(study / "index.html"), read_json(study / "key.json")
     listed = set(read_json(study / "study.json")["pictures"])
-    assert len(shown) == len(key["forms"]) == 6
-    for form, tasks in zip(shown, key["forms"], strict=True):
+    assert len(forms) == len(key["forms"]) == 6
+    for form, tasks in zip(forms, key["forms"], strict=True):
         for task, meaning in zip(form, tasks, strict=True):
             for side in ("left", "right"):
                 assert f"{task[side]}.png" in listed
@@ -156,7 +173,7 @@ def test_folders_of_equal_names_can_be_compared_and_a_reference_is_shown(tmp_pat
     key = read_json(page.parent / "key.json")
     assert key["ours"] == "ours"
     assert {task["pair_id"] for form in key["forms"] for task in form} == {"res_0", "res_1", "res_2"}
-    assert '"above":[["reference",' in page.read_text()
+    assert shown(page)[0][0]["above"][0][0] == "reference"
     assert "better drawing" in page.read_text()
 
 
@@ -194,15 +211,19 @@ def answer(**changes: Any) -> dict[str, Any]:
     return {"study": "x", "rater": 0, "task": 1, "choice": "left", "milliseconds": 900, **changes}
 
 
+def choice(**changes: Any) -> Choice:
+    return Choice(**answer(**changes))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"study": "y"}, {"rater": 2}, {"rater": -1}, {"rater": True}, {"rater": "0"}, {"task": 3}, {"task": 1.0},
-        {"choice": "both"}, {"choice": ["left"]}, {"milliseconds": -1}, {"milliseconds": 1e9}, {"surplus": 1},
+        {"choice": "both"}, {"choice": ["left"]}, {"milliseconds": -1}, {"milliseconds": 1e9}, {"rater": None},
     ],
 )  # fmt: skip
 def test_an_answer_that_belongs_elsewhere_is_refused(changes: dict[str, Any]) -> None:
-    assert check_answer(answer(), "x", [3, 3], "here") == answer()
+    assert check_answer(answer(), "x", [3, 3], "here") == choice()
     with pytest.raises(UserError, match="here"):
         check_answer(answer(**changes), "x", [3, 3], "here")
 
@@ -212,7 +233,7 @@ def test_the_last_answer_to_a_task_counts(tmp_path: Path) -> None:
     append_jsonl(tmp_path / "one.jsonl", answer(task=2))
     append_jsonl(tmp_path / "two.jsonl", answer(choice="right"))
     found = read_answers([tmp_path / "one.jsonl", tmp_path / "two.jsonl"], "x", [3, 3])
-    assert {key: row["choice"] for key, row in found.items()} == {(0, 1): "right", (0, 2): "left"}
+    assert {key: row.choice for key, row in found.items()} == {(0, 1): "right", (0, 2): "left"}
 
 
 @pytest.fixture
@@ -252,6 +273,8 @@ def test_the_server_listens_on_this_machine_and_to_its_own_name_only(study: Path
     assert ask(port, "GET", "/", Host=f"localhost:{port}")[0] == 200
     assert ask(port, "GET", "/", Host="evil.example")[0] == 403
     assert ask(port, "POST", "/answers", b"{}", Host="evil.example")[0] == 403
+    for origin, status in ((f"http://127.0.0.1:{port}", 200), ("http://evil.example", 403), ("null", 403)):
+        assert ask(port, "GET", "/next", Origin=origin)[0] == status
 
 
 def test_the_server_stores_good_answers_and_refuses_others(study: Path, port: int) -> None:
@@ -260,13 +283,33 @@ def test_the_server_stores_good_answers_and_refuses_others(study: Path, port: in
     assert ask(port, "POST", "/answers", json.dumps(good).encode(), **kind)[0] == 200
     assert ask(port, "POST", "/answers", json.dumps({**good, "task": 99}).encode(), **kind)[0] == 400
     assert ask(port, "POST", "/answers", b"not json", **kind)[0] == 400
-    assert ask(port, "POST", "/answers", b"\xff", **kind)[0] == 400
+    for body in (b"\xff", b"[" * MAX_BODY, b"1" * MAX_BODY, b"[NaN]"):
+        assert ask(port, "POST", "/answers", body, **kind)[0] == 400
     assert ask(port, "POST", "/answers", b"x" * (MAX_BODY + 1), **kind)[0] == 413
     # A form of a foreign page cannot send JSON without asking first.
     assert ask(port, "POST", "/answers", json.dumps(good).encode(), Content_Type="text/plain")[0] == 404
     assert ask(port, "POST", "/key.json", json.dumps(good).encode(), **kind)[0] == 404
     assert read_jsonl(study / "answers.jsonl") == [good]
     assert json.loads(ask(port, "GET", "/next")[1]) == {"rater": 1}
+
+
+def test_three_hundred_answers_at_once_are_all_kept(study: Path, port: int) -> None:
+    body = json.dumps(answer(study=read_json(study / "study.json")["study"], task=0)).encode()
+    with ThreadPoolExecutor(300) as pool:
+        replies = list(
+            pool.map(
+                lambda _: ask(port, "POST", "/answers", body, Content_Type="application/json"), range(300)
+            )
+        )
+    assert {status for status, _ in replies} == {200}
+    assert len(read_jsonl(study / "answers.jsonl")) == 300
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"study": 1}'])
+def test_a_damaged_study_is_refused_before_it_is_served(tmp_path: Path, content: str) -> None:
+    (tmp_path / "study.json").write_text(content)
+    with pytest.raises(UserError, match=r"study\.json"):
+        study_server(tmp_path, 0)
 
 
 def test_a_taken_port_is_told_in_one_line(study: Path, port: int) -> None:
@@ -278,7 +321,7 @@ def simulated(
     forms: list[list[Task]],
     share: dict[str, float],
     careless: set[int] = frozenset(),  # type: ignore[assignment]
-) -> dict[tuple[int, int], dict[str, Any]]:
+) -> dict[tuple[int, int], Choice]:
     """Raters who prefer ours to a baseline with its `share`; the `careless` always press left."""
     stream = random.Random(0)
     answers = {}
@@ -290,16 +333,17 @@ def simulated(
                 baseline = task.right if task.left == "ours" else task.left
                 ours = stream.random() < share[baseline]
                 right = "left" if (task.left == "ours") == ours else "right"
-            choice = "left" if rater in careless else right
-            answers[rater, number] = answer(rater=rater, task=number, choice=choice)
+            pressed = "left" if rater in careless else right
+            answers[rater, number] = choice(rater=rater, task=number, choice=pressed)
     return answers
 
 
-KEY = {"study": "x", "ours": "ours", "protocol": {"max_failed": 0}}
+def key(forms: list[list[Task]], max_failed: int = 0) -> Key:
+    return Key("x", "ours", replace(PAPER, max_failed=max_failed), 0, "insert", forms)
 
 
 def test_the_papers_shares_come_out_of_raters_who_hold_them(forms: list[list[Task]]) -> None:
-    result = analyse(forms, simulated(forms, {"a": 0.85, "b": 0.80}), KEY)
+    result = analyse(key(forms), simulated(forms, {"a": 0.85, "b": 0.80}))
     assert (result["raters"], result["complete"], result["choices"]) == (60, 60, 2400)
     for found, share in zip(result["comparisons"], (0.85, 0.80), strict=True):
         assert found["choices"] == 1200
@@ -318,12 +362,11 @@ def test_raters_who_fail_a_check_are_left_out_and_counted(forms: list[list[Task]
         rater for rater, form in enumerate(forms) if any(t.is_check and t.left == SCRAMBLED for t in form)
     }
     careless = {rater for rater in range(20) if rater in failing}
-    result = analyse(forms, simulated(forms, {"a": 0.9, "b": 0.9}, careless), KEY)
+    answers = simulated(forms, {"a": 0.9, "b": 0.9}, careless)
+    result = analyse(key(forms), answers)
     assert set(result["excluded"]) == careless
     assert result["choices"] == 40 * (60 - len(careless))
-    lenient = analyse(
-        forms, simulated(forms, {"a": 0.9, "b": 0.9}, careless), {**KEY, "protocol": {"max_failed": 2}}
-    )
+    lenient = analyse(key(forms, max_failed=2), answers)
     assert lenient["excluded"] == []
     assert lenient["left"]["share"] > result["left"]["share"]
 
@@ -331,16 +374,16 @@ def test_raters_who_fail_a_check_are_left_out_and_counted(forms: list[list[Task]
 def test_raters_who_disagree_as_people_widen_the_clustered_interval(forms: list[list[Task]]) -> None:
     """Half of the raters always prefer ours, half never do: 1200 choices, but only 60 opinions."""
     answers = simulated(forms, {"a": 1.0, "b": 1.0})
-    for (rater, number), given in answers.items():
+    for (rater, number), given in list(answers.items()):
         if rater % 2 and not forms[rater][number].is_check:
-            given["choice"] = "right" if given["choice"] == "left" else "left"
-    found = analyse(forms, answers, KEY)["comparisons"][0]
+            answers[rater, number] = replace(given, choice="right" if given.choice == "left" else "left")
+    found = analyse(key(forms), answers)["comparisons"][0]
     assert found["share"] == 0.5
     assert found["clustered"][1] - found["clustered"][0] > 3 * (found["exact"][1] - found["exact"][0])
 
 
 def test_no_attentive_choice_is_no_analysis(study: Path, forms: list[list[Task]]) -> None:
     with pytest.raises(UserError, match="attentive"):
-        analyse(forms, {}, KEY)
+        analyse(key(forms), {})
     with pytest.raises(UserError, match="action=serve"):
         run_analyse(config(study, "action=analyse"))

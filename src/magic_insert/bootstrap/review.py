@@ -5,12 +5,8 @@
 back, says how far filter and people agree, and writes `quality.json` for filter=learned.
 """
 
-import base64
-import json
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, place, read_index, read_values
@@ -22,6 +18,7 @@ from magic_insert.config.schema.bootstrap import ReviewConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json, write_text
 from magic_insert.core.store import find_stage
+from magic_insert.pages.render import render
 
 PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
@@ -129,61 +126,16 @@ def agreement(accepted: set[str], verdicts: dict[str, bool]) -> str:
 
 def page(found: Round, title: str) -> str:
     """The page as one file; the worst scores come first, where a person is needed most."""
-    cards = []
-    for name in sorted(found.ids, key=lambda one: (found.scores[one], one)):
-        pictures = "".join(
-            f'<img alt="{layer}" src="data:image/png;base64,{_base64(place(folder, layer, name))}">'
-            for folder, layer in ((found.pool, WITH), (found.harvest, WITHOUT))
-        )
-        cards.append(
-            f'<figure tabindex="0" data-id="{escape(name)}" data-verdict="{WORDS[name in found.accepted]}">{pictures}'
-            f"<figcaption>{escape(name)} · score {found.scores[name]:.2f} · <b></b></figcaption></figure>"
-        )
-    return PAGE_TEMPLATE.substitute(title=escape(title), cards="\n".join(cards), file=json.dumps(VERDICTS))
-
-
-def _base64(file: Path) -> str:
-    return base64.b64encode(file.read_bytes()).decode()
-
-
-PAGE_TEMPLATE = Template("""<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Review: $title</title>
-<style>
-body { font: 15px system-ui, sans-serif; margin: 1.5rem; background: #f6f6f4; color: #222 }
-main { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 12px }
-figure { margin: 0; padding: 8px; background: #fff; border: 4px solid #bbb; border-radius: 6px; cursor: pointer }
-figure[data-verdict=accept] { border-color: #2a8c4a } figure[data-verdict=reject] { border-color: #c0392b }
-img { width: 50%; image-rendering: pixelated } figcaption { font-size: 13px; padding-top: 4px }
-header { position: sticky; top: 0; background: #f6f6f4; padding: .5rem 0 } button { font: inherit; padding: .4rem 1rem }
-</style>
-<header><h1>$title</h1><p>Left: the picture. Right: with its subject removed. Is the removal clean: no rest, no shadow,
-nothing new? Click to change, or move with Tab and press A (accept) or R (reject). Frames show the filter's opinion.</p>
-<button id="save">Save verdicts.json</button> <span id="count"></span></header>
-<main>
-$cards
-</main>
-<script>
-const cards = [...document.querySelectorAll("figure")];
-function set(card, verdict) { card.dataset.verdict = verdict; show(); }
-function show() {
-  for (const card of cards) card.querySelector("b").textContent = card.dataset.verdict;
-  const kept = cards.filter(card => card.dataset.verdict === "accept").length;
-  document.getElementById("count").textContent = kept + " accepted, " + (cards.length - kept) + " rejected";
-}
-for (const card of cards) {
-  card.addEventListener("click", () => set(card, card.dataset.verdict === "accept" ? "reject" : "accept"));
-  card.addEventListener("keydown", event => {
-    if (event.key === "a") set(card, "accept");
-    if (event.key === "r") set(card, "reject");
-  });
-}
-document.getElementById("save").addEventListener("click", () => {
-  const verdicts = Object.fromEntries(cards.map(card => [card.dataset.id, card.dataset.verdict]));
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([JSON.stringify({verdicts}, null, 2)], {type: "application/json"}));
-  link.download = $file;
-  link.click();
-});
-show();
-</script></html>
-""")
+    cards = [
+        {
+            "id": name,
+            "verdict": WORDS[name in found.accepted],
+            "score": found.scores[name],
+            "pictures": {
+                layer: place(folder, layer, name).read_bytes()
+                for folder, layer in ((found.pool, WITH), (found.harvest, WITHOUT))
+            },
+        }
+        for name in sorted(found.ids, key=lambda one: (found.scores[one], one))
+    ]
+    return render("review", title=title, cards=cards, file=VERDICTS)

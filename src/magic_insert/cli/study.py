@@ -12,9 +12,9 @@ from magic_insert.core.errors import UserError
 from magic_insert.launch.launcher import load_function, run_frozen
 
 ACTIONS = {
-    "build": "magic_insert.evaluation.study_build:run_build",
-    "serve": "magic_insert.evaluation.study_serve:run_serve",
-    "analyse": "magic_insert.evaluation.study_analyse:run_analyse",
+    "build": "magic_insert.evaluation.study:run_build",
+    "serve": "magic_insert.evaluation.study:run_serve",
+    "analyse": "magic_insert.evaluation.study_analysis:run_analyse",
 }
 
 

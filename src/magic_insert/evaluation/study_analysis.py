@@ -5,6 +5,7 @@ many, and a pair is shown to many; so beside it stands the interval clustered by
 (`evaluation.intervals`). Whoever fails more attention checks than the protocol allows is left out of everything.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,12 @@ import numpy as np
 
 from magic_insert.config.schema import StudyConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, write_json, write_text
+from magic_insert.core.jsonl import read_record, write_json, write_text
 from magic_insert.evaluation.binomial import clopper_pearson, two_sided_p
 from magic_insert.evaluation.bradley_terry import bradley_terry
 from magic_insert.evaluation.intervals import cluster_draws, mean_interval
 from magic_insert.evaluation.printed import printed_results
-from magic_insert.evaluation.study_answers import read_answers
-from magic_insert.evaluation.study_forms import Task
+from magic_insert.evaluation.study import SCRAMBLED, Choice, Key, read_answers
 
 BT_DRAWS = 300
 ENOUGH_DRAWS = 0.95
@@ -44,84 +44,55 @@ def run_analyse(cfg: StudyConfig) -> Path:
         UserError: no answers, or answers to another study.
     """
     out = Path(cfg.out)
-    key = read_json(out / "key.json")
+    key = read_record(out / "key.json", Key)
     collected = out / "answers.jsonl"
     paths = [*([collected] if collected.is_file() else []), *map(Path, cfg.answers)]
     if not paths:
         raise UserError(
             f"expected answers in {out}, got none; collect some with action=serve or set answers=[PATH]"
         )
-    forms = [[Task(**task) for task in form] for form in key["forms"]]
-    answers = read_answers(paths, key["study"], [len(form) for form in forms])
-    result = analyse(forms, answers, key, seed=cfg.seed)
+    result = analyse(key, read_answers(paths, key.study, [len(form) for form in key.forms]), seed=cfg.seed)
     write_json(out / "analysis.json", result)
     write_text(out / "analysis.md", report(result))
     print(report(result), end="")
     return out / "analysis.md"
 
 
-def analyse(
-    forms: Sequence[Sequence[Task]],
-    answers: Mapping[tuple[int, int], Mapping[str, Any]],
-    key: Mapping[str, Any],
-    *,
-    seed: int = 0,
-) -> dict[str, Any]:
+def analyse(key: Key, answers: Mapping[tuple[int, int], Choice], *, seed: int = 0) -> dict[str, Any]:
     """Everything as one JSON-able record.
 
     Raises:
         UserError: no choice is left after the attention checks.
     """
-    failed = failed_checks(forms, answers)
-    raters = sorted({rater for rater, _ in answers})
-    excluded = [rater for rater in raters if failed.get(rater, 0) > key["protocol"]["max_failed"]]
-    votes = [
-        _vote(forms[rater][task], answer)
-        for (rater, task), answer in sorted(answers.items())
-        if rater not in excluded and not forms[rater][task].is_check
-    ]
+    failed: Counter[int] = Counter()
+    votes = []
+    for (rater, number), answer in sorted(answers.items()):
+        task, left = key.forms[rater][number], answer.choice == "left"
+        winner, loser = (task.left, task.right) if left else (task.right, task.left)
+        votes += [] if task.is_check else [Vote(rater, task.pair_id, winner, loser, left)]
+        failed[rater] += task.is_check and winner == SCRAMBLED
+    raters = sorted(failed)
+    excluded = [rater for rater in raters if failed[rater] > key.protocol.max_failed]
+    votes = [vote for vote in votes if vote.rater not in excluded]
     if not votes:
         raise UserError(
             f"expected a choice by an attentive rater, got none of {len(raters)} raters; collect more answers"
         )
-    left = sum(vote.left for vote in votes)
-    times = sorted(answer["milliseconds"] for answer in answers.values())
+    times = sorted(answer.milliseconds for answer in answers.values())
     return {
-        "study": key["study"],
-        "ours": key["ours"],
+        "study": key.study,
+        "ours": key.ours,
         "raters": len(raters),
-        "complete": sum(all((r, t) in answers for t in range(len(forms[r]))) for r in raters),
+        "complete": sum(all((r, t) in answers for t in range(len(key.forms[r]))) for r in raters),
         "excluded": excluded,
         "choices": len(votes),
         "median_milliseconds": times[len(times) // 2],
-        "left": _share(left, len(votes)),
+        "left": _share(sum(vote.left for vote in votes), len(votes)),
         "comparisons": [
-            comparison(votes, key["ours"], baseline, seed=seed) for baseline in _baselines(votes, key["ours"])
+            comparison(votes, key.ours, baseline, seed=seed) for baseline in _baselines(votes, key.ours)
         ],
         "bradley_terry": strengths(votes, seed=seed),
     }
-
-
-def failed_checks(
-    forms: Sequence[Sequence[Task]], answers: Mapping[tuple[int, int], Mapping[str, Any]]
-) -> dict[int, int]:
-    """How many attention checks each rater failed."""
-    failed: dict[int, int] = {}
-    for (rater, number), answer in answers.items():
-        task = forms[rater][number]
-        if task.is_check and _sides(task, answer)[0] == "scrambled":
-            failed[rater] = failed.get(rater, 0) + 1
-    return failed
-
-
-def _sides(task: Task, answer: Mapping[str, Any]) -> tuple[str, str]:
-    """(chosen, other)."""
-    return (task.left, task.right) if answer["choice"] == "left" else (task.right, task.left)
-
-
-def _vote(task: Task, answer: Mapping[str, Any]) -> Vote:
-    winner, loser = _sides(task, answer)
-    return Vote(answer["rater"], task.pair_id, winner, loser, answer["choice"] == "left")
 
 
 def _baselines(votes: Sequence[Vote], ours: str) -> list[str]:

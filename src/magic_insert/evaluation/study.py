@@ -1,0 +1,371 @@
+"""A two-alternative preference study: who is asked what, its folder and page, and the server that collects answers.
+
+The folder holds `index.html` with all forms and `pictures/` under names that say nothing, `study.json` (what the page
+may know) and `key.json` (which picture was whose; never served). Pictures are decoded and written anew, so no note
+inside a file tells its maker. Opened as a file the page works alone and offers the answers for download; served, each
+answer is sent as it is given. Shape letters: H, W pixels.
+"""
+
+import json
+import random
+import shutil
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import append_jsonl, as_record, read_jsonl, read_record, write_json, write_text
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.evaluation.report import MADE
+from magic_insert.evaluation.rows import read_rows
+from magic_insert.pages.render import render
+from magic_insert.pages.server import Answer, PageServer, Reply
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+CONTEXT = ("subject", "background")
+SCRAMBLED = "scrambled"
+TILES = 8
+DAY_MS = 86_400_000
+QUESTIONS = {
+    "insert": (
+        "Which picture is the better insertion of the subject into the background?",
+        (
+            "It is the same subject.",
+            "It is drawn in the style of the background.",
+            "It belongs there: place, shadow.",
+        ),
+    ),
+    "stylize": (
+        "Which picture is the better drawing of the subject in the style of the background?",
+        ("It is the same subject.", "It is drawn in the style of the background."),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One choice: `left` and `right` are method names, of which one is `SCRAMBLED` in an attention check."""
+
+    pair_id: str
+    left: str
+    right: str
+
+    @property
+    def is_check(self) -> bool:
+        """Whether there is a right answer."""
+        return SCRAMBLED in (self.left, self.right)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One rater's answer to one task, as it is stored; any further field is left out."""
+
+    study: str
+    rater: int
+    task: int
+    choice: Literal["left", "right"]
+    milliseconds: int
+
+
+@dataclass(frozen=True)
+class Key:
+    """`key.json`: which picture was whose, a form per rater."""
+
+    study: str
+    ours: str
+    protocol: ProtocolConfig
+    seed: int
+    track: str
+    forms: list[list[Task]]
+
+
+@dataclass(frozen=True)
+class Served:
+    """`study.json`: what the page may know, the lengths of the forms and the names of the pictures."""
+
+    study: str
+    forms: list[int]
+    pictures: list[str]
+
+
+@dataclass(frozen=True)
+class Material:
+    """What can be compared: `made`[method][pair_id], and `context`[pair_id] as (name, picture) to show above."""
+
+    ours: str
+    made: Mapping[str, Mapping[str, Path]]
+    context: Mapping[str, Sequence[tuple[str, Path]]]
+
+
+def run_build(cfg: StudyConfig) -> Path:
+    """Builds the study of `cfg` in `cfg.out` and returns the page's path.
+
+    Raises:
+        UserError: nothing to compare, too few shared pairs, a missing or damaged picture, or answers are there already.
+    """
+    cfg.require_source()
+    out = Path(cfg.out)
+    if (out / "answers.jsonl").is_file():
+        raise UserError(f"expected a folder without answers, got {out / 'answers.jsonl'}; set out=FOLDER")
+    material = from_rows(cfg) if cfg.rows is not None else from_folders(cfg)
+    pools = {
+        method: sorted(set(pictures) & set(material.made[material.ours]))
+        for method, pictures in material.made.items()
+        if method != material.ours
+    }
+    forms = draw_forms(material.ours, pools, cfg.protocol, seed=cfg.seed)
+    page = write_study(out, cfg, material, forms)
+    print(f"{len(forms)} forms of {len(forms[0])} choices; open {page.resolve()}")
+    print(f"or collect answers: magic-insert study action=serve out={out}")
+    return page
+
+
+def draw_forms(
+    ours: str, pools: Mapping[str, Sequence[str]], protocol: ProtocolConfig, *, seed: int
+) -> list[list[Task]]:
+    """One form a rater. `pools` holds, for each baseline, the pairs that it shares with `ours`.
+
+    Within a form no pair occurs twice in one comparison, ours stands left in half of the tasks of each comparison (give
+    or take one), and over all forms every pair is asked equally often (give or take one). Attention checks, in which
+    one side is a scrambled picture, are mixed in, never as the first task.
+
+    Raises:
+        UserError: a pool has fewer pairs than a rater is asked about.
+    """
+    for baseline, pool in pools.items():
+        if len(pool) < protocol.tasks:
+            raise UserError(
+                f"expected at least {protocol.tasks} pairs shared by {ours} and {baseline}, got {len(pool)}; "
+                "set protocol.tasks=..."
+            )
+    asked: dict[tuple[str, str], int] = {}
+    streams = [random.Random(fold_in(seed, "study form", rater)) for rater in range(protocol.raters)]
+    return [_form(ours, pools, protocol, asked, stream) for stream in streams]
+
+
+def _form(
+    ours: str,
+    pools: Mapping[str, Sequence[str]],
+    protocol: ProtocolConfig,
+    asked: dict[tuple[str, str], int],
+    stream: random.Random,
+) -> list[Task]:
+    """The form of one rater; `asked` counts how often each pair was asked so far and goes on counting."""
+    tasks = []
+    for baseline, pool in pools.items():
+        # A stable sort of a shuffled pool: the least asked first, chance among equals.
+        order = sorted(stream.sample(list(pool), len(pool)), key=lambda pair: asked.get((baseline, pair), 0))
+        odd = stream.random() < 0.5
+        sides = [(number + odd) % 2 == 0 for number in range(protocol.tasks)]
+        stream.shuffle(sides)
+        for pair, ours_left in zip(order, sides, strict=False):
+            asked[baseline, pair] = asked.get((baseline, pair), 0) + 1
+            tasks.append(Task(pair, ours, baseline) if ours_left else Task(pair, baseline, ours))
+    stream.shuffle(tasks)
+    everything = sorted({pair for pool in pools.values() for pair in pool})
+    for _ in range(protocol.checks):
+        sides_of_check = [ours, SCRAMBLED] if stream.random() < 0.5 else [SCRAMBLED, ours]
+        tasks.insert(stream.randint(1, len(tasks)), Task(stream.choice(everything), *sides_of_check))
+    return tasks
+
+
+def from_rows(cfg: StudyConfig) -> Material:
+    """The pictures of the methods named in `cfg`, at the lowest seed that a pair has.
+
+    Raises:
+        UserError: the rows are damaged, a method is not among them, or a picture is gone.
+    """
+    assert cfg.rows is not None
+    assert cfg.ours is not None
+    rows = [row for row in read_rows(cfg.rows) if row["track"] == cfg.track]
+    root, wanted = Path(cfg.rows).resolve().parent, [cfg.ours, *cfg.against]
+    names = sorted({row["method"] for row in rows})
+    if len(set(wanted)) < len(wanted):
+        raise UserError(f"expected different methods, got {', '.join(wanted)}; correct ours and against")
+    for method in wanted:
+        if method not in names:
+            raise UserError(
+                f"expected a method of the track {cfg.track} ({', '.join(names)}), got {method!r}; set ours and against"
+            )
+    made: dict[str, dict[str, Path]] = {method: {} for method in wanted}
+    context: dict[str, list[tuple[str, Path]]] = {}
+    for row in sorted(rows, key=lambda row: -row["seed"]):
+        if row["method"] not in made or MADE[cfg.track] not in row["images"]:
+            continue
+        made[row["method"]][row["pair_id"]] = _inside(root, row["images"][MADE[cfg.track]])
+        context[row["pair_id"]] = [
+            (name, _inside(root, row["images"][name])) for name in CONTEXT if name in row["images"]
+        ]
+    return Material(cfg.ours, made, context)
+
+
+def _inside(root: Path, path: str) -> Path:
+    file = (root / path).resolve()
+    if not file.is_relative_to(root) or not file.is_file():
+        raise UserError(
+            f"expected a picture below {root}, got {path}; build the study where the pictures are"
+        )
+    return file
+
+
+def from_folders(cfg: StudyConfig) -> Material:
+    """Folders of pictures with equal names; a folder's own name is the method's.
+
+    Raises:
+        UserError: two folders have one name, or a folder has two pictures of one name.
+    """
+    made: dict[str, dict[str, Path]] = {}
+    for folder in map(Path, cfg.folders):
+        if folder.resolve().name in made:
+            raise UserError(f"expected folders of different names, got {folder} twice; rename one")
+        made[folder.resolve().name] = _pictures(folder)
+    above = {} if cfg.references is None else _pictures(Path(cfg.references))
+    return Material(next(iter(made)), made, {name: [("reference", path)] for name, path in above.items()})
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+        if path.stem in found:
+            raise UserError(
+                f"expected one picture per name, got {found[path.stem]} and {path}; leave one out"
+            )
+        found[path.stem] = path
+    return found
+
+
+def scrambled(image: Float[Tensor, "3 H W"], seed: int, name: str) -> Float[Tensor, "3 H W"]:
+    """The picture with its TILES x TILES tiles shuffled: nobody who looks can prefer it."""
+    height, width = (length // TILES * TILES for length in image.shape[-2:])
+    tiles = image[:, :height, :width].unfold(1, height // TILES, height // TILES)
+    tiles = tiles.unfold(2, width // TILES, width // TILES).flatten(1, 2)
+    order = torch.randperm(TILES * TILES, generator=generator(seed, SCRAMBLED, name))
+    rows = tiles[:, order].unflatten(1, (TILES, TILES))
+    shuffled = image.clone()
+    shuffled[:, :height, :width] = rows.permute(0, 1, 3, 2, 4).reshape(3, height, width)
+    return shuffled
+
+
+def write_study(out: Path, cfg: StudyConfig, material: Material, forms: Sequence[Sequence[Task]]) -> Path:
+    """Pictures, page, what the page knows and the key to it; returns the page's path."""
+    known: dict[str, str] = {}  # what a picture shows -> its name
+
+    def put(meaning: str, path: Path, *, scramble: bool = False) -> str:
+        if meaning not in known:
+            known[meaning] = digest([cfg.seed, meaning, sha256_file(path)])
+            image = load_rgb(path)
+            image = scrambled(image, cfg.seed, meaning) if scramble else image
+            save_png(out / "pictures" / f"{known[meaning]}.png", image)
+        return known[meaning]
+
+    def side(task: Task, method: str) -> str:
+        source = material.made[material.ours if method == SCRAMBLED else method][task.pair_id]
+        return put(f"{method}|{task.pair_id}", source, scramble=method == SCRAMBLED)
+
+    def show(task: Task) -> dict[str, Any]:
+        above = [[name, put(f"{name}:{path}", path)] for name, path in material.context.get(task.pair_id, ())]
+        return {"left": side(task, task.left), "right": side(task, task.right), "above": above}
+
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    shown = [[show(task) for task in form] for form in forms]
+    parts = (material.ours, cfg.protocol, cfg.seed, cfg.track, [list(form) for form in forms])
+    study = digest([asdict(Key("", *parts)), shown])
+    question, criteria = QUESTIONS[cfg.track]
+    page = render(
+        "study",
+        title="Which picture is better?",
+        study={"study": study, "forms": shown},
+        question=question,
+        criteria=criteria,
+        most=max(map(len, forms)),
+    )
+    write_json(out / "key.json", asdict(Key(study, *parts)))
+    write_text(out / "index.html", page)
+    # Last: a folder with study.json is a whole study.
+    names = sorted(path.name for path in (out / "pictures").iterdir())
+    write_json(out / "study.json", asdict(Served(study, [len(form) for form in forms], names)))
+    return out / "index.html"
+
+
+def check_answer(found: Any, study: str, lengths: Sequence[int], where: str) -> Choice:
+    """The answer that the JSON values `found` are, if it answers a task of `study`; `lengths` are those of the forms.
+
+    Raises:
+        UserError: it does not; `where` says which answer is meant.
+    """
+    answer = as_record(found, Choice, where)
+    if answer.study != study:
+        raise UserError(f"expected an answer to the study {study} in {where}, got one to {answer.study!r}")
+    for name, limit in (("rater", lambda: len(lengths)), ("task", lambda: lengths[answer.rater]),
+                        ("milliseconds", lambda: DAY_MS)):  # fmt: skip
+        if not 0 <= (value := getattr(answer, name)) < limit():
+            raise UserError(f"expected {name} from 0 to {limit() - 1} in {where}, got {value}")
+    return answer
+
+
+def read_answers(paths: Iterable[Path], study: str, lengths: Sequence[int]) -> dict[tuple[int, int], Choice]:
+    """The last answer to each (rater, task) in the files, in their order: raters may go back.
+
+    Raises:
+        UserError: a file is missing or damaged, or an answer belongs elsewhere; the message names file and line.
+    """
+    answers: dict[tuple[int, int], Choice] = {}
+    for path in paths:
+        for number, row in enumerate(read_jsonl(path), start=1):
+            answer = check_answer(row, study, lengths, f"answer {number} of {path}")
+            answers[answer.rater, answer.task] = answer
+    return answers
+
+
+def study_server(folder: Path, port: int) -> PageServer:
+    """A server for the study in `folder`: its page, the pictures that study.json lists, `next` (the lowest number
+    without an answer) and `answers`, which are stored as they come, one JSON line each.
+
+    Raises:
+        UserError: no study there, or the port is taken.
+    """
+    study, answers, lock = (
+        read_record(folder / "study.json", Served),
+        folder / "answers.jsonl",
+        threading.Lock(),
+    )
+
+    def store(found: Any) -> Reply:
+        answer = check_answer(found, study.study, study.forms, "this answer")
+        with lock:
+            append_jsonl(answers, asdict(answer))
+        return Reply(b"{}")
+
+    def next_rater(_: Any) -> Reply:
+        with lock:
+            begun = {row.get("rater") for row in read_jsonl(answers)} if answers.is_file() else set()
+        free = next((number for number in range(len(study.forms)) if number not in begun), 0)
+        return Reply(json.dumps({"rater": free}).encode())
+
+    def route(method: str, path: str) -> Answer | None:
+        if method == "POST":
+            return store if path == "/answers" else None
+        if path in ("/", "/index.html"):
+            return lambda _: Reply((folder / "index.html").read_bytes(), "text/html; charset=utf-8")
+        parent, _, name = path.rpartition("/")
+        if parent == "/pictures" and name in study.pictures:
+            return lambda _: Reply((folder / "pictures" / name).read_bytes(), "image/png")
+        return next_rater if path == "/next" else None
+
+    return PageServer(route, port)
+
+
+def run_serve(cfg: StudyConfig) -> None:
+    """Serves the study in `cfg.out` until stopped; prints the address first."""
+    with study_server(Path(cfg.out), cfg.port) as server:
+        print(f"{server.address}\nthen: magic-insert study action=analyse out={cfg.out}", flush=True)
+        server.serve_forever()
