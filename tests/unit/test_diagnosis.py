@@ -1,11 +1,22 @@
-"""The known failures are named where they are, and nowhere else."""
+"""The known failures are named where they are and nowhere else; a metric is trusted as far as it follows the truth."""
 
 from typing import Any
 
+import numpy as np
 import pytest
-from evaluation_rows import synthetic_rows
+from evaluation_rows import FACTS, draw, synthetic_rows
+from scipy import stats
 
-from magic_insert.evaluation.diagnosis import SIGNATURES, diagnose, shares
+from magic_insert.evaluation.diagnosis import (
+    SIGNATURES,
+    diagnose,
+    shares,
+    signatures_of,
+    trust,
+    trust_of,
+    weighted_spearman,
+)
+from magic_insert.evaluation.rows import column
 
 PAIR = "bunny-01__forest-02"
 
@@ -23,7 +34,7 @@ def rows_with(track: str, method: str, **values: float) -> list[dict[str, Any]]:
 
 
 def names(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    return [(finding.method, finding.pair_id, finding.signature) for finding in diagnose(rows)]
+    return [(finding.method, finding.pair_id, finding.signature) for finding in diagnose(rows, FACTS)]
 
 
 @pytest.mark.parametrize(
@@ -62,9 +73,9 @@ def test_identity_in_the_picture_is_judged_against_the_bare_background() -> None
 
 
 def test_a_finding_carries_the_number_its_frame_and_what_to_turn() -> None:
-    (found,) = diagnose(rows_with("stylize", "adain", subject_dino=0.2))
+    (found,) = diagnose(rows_with("stylize", "adain", subject_dino=0.2), FACTS)
     assert found.severity == 1
-    assert "DINO 0.200" in found.evidence
+    assert "DINO role (micro) 0.200" in found.evidence
     assert "0.200 (floor) to 0.850 (ceiling)" in found.evidence
     assert "personalization.steps" in found.turn
 
@@ -74,7 +85,7 @@ def test_the_worse_failure_stands_first() -> None:
     for row in rows:
         if (row["method"], row["pair_id"]) == ("adain", "bunny-00__forest-00"):
             row["values"]["subject_dino"] = 0.21
-    first, second = diagnose(rows)
+    first, second = diagnose(rows, FACTS)
     assert (first.pair_id, second.pair_id) == ("bunny-00__forest-00", PAIR)
     assert first.severity > second.severity
 
@@ -107,7 +118,98 @@ def test_without_a_truth_a_picture_that_nothing_changed_beside_the_subject_lacks
 
 def test_shares_count_every_result_of_every_method() -> None:
     rows = rows_with("stylize", "adain", subject_dino=0.2)
-    found = shares(rows, diagnose(rows))
+    found = shares(rows, diagnose(rows, FACTS), FACTS)
     assert found["stylize", "adain", "identity lost"] == (1, 20)
     assert found["stylize", "personalized", "identity lost"] == (0, 20)
     assert len(found) == 3 * sum(signature.track == "stylize" for signature in SIGNATURES)
+
+
+def test_encoders_of_another_world_accuse_nobody_and_pixels_still_do() -> None:
+    """Micro encoders know the Toybox; on other pictures only what pixels show is a failure."""
+    rows = rows_with(
+        "insert", "personalized+real_only", inside_style=0.31, inside_identity=0.1, outside_psnr=29.0
+    )
+    facts = {"metrics": "micro", "benchmark": {"name": "subjectplop, 12 pairs of 36 x 20"}}
+    assert [finding.signature for finding in diagnose(rows, facts)] == ["background changed"]
+    assert {signature.name for signature in signatures_of("insert", facts)} == {
+        "background changed",
+        "missing shadow",
+        "misplaced shadow",
+    }
+    assert len(diagnose(rows, {**facts, "metrics": "paper"})) > 1
+    assert signatures_of("stylize", facts) == []
+
+
+def test_the_weighted_correlation_is_scipys_on_the_written_out_sample() -> None:
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
+    weights = rng.integers(0, 4, (5, 40)).astype(float)
+    found = weighted_spearman(one, other, weights)
+    for number, counts in enumerate(weights.astype(int)):
+        expected = stats.spearmanr(np.repeat(one, counts), np.repeat(other, counts)).statistic
+        assert found[number] == pytest.approx(expected)
+
+
+def with_values(values: Any) -> list[dict[str, Any]]:
+    """Rows of 8 x 6 pairs whose values are `values(method, pair, truth)`."""
+    rows = synthetic_rows(tracks=["stylize"], num_subjects=8, num_backgrounds=6)
+    for row in rows:
+        truth = draw("truth", row["method"], row["pair_id"])
+        row["values"] = {"truth_lpips": -truth, **values(row["method"], row["pair_id"], truth)}
+    return rows
+
+
+def test_a_metric_that_follows_the_truth_gets_one_and_its_opposite_minus_one() -> None:
+    """LPIPS falls where the truth is good, so a rising metric agrees."""
+    rows = with_values(lambda method, pair, truth: {"subject_dino": truth**3, "style_csd": -truth})
+    good, bad = trust(rows, "stylize", FACTS)
+    for entry, sign in ((good, 1), (bad, -1)):
+        for found in (entry.within, entry.pooled):
+            assert found is not None
+            assert (found.mean, found.low, found.high) == (pytest.approx(sign),) * 3
+    assert good.agreement is not None
+    assert bad.agreement is not None
+    assert (good.agreement.mean, bad.agreement.mean) == (1, 0)
+    assert good.agreement.n == 3 * 48  # three methods make three questions a pair
+
+
+def test_a_metric_of_pure_chance_gets_nothing() -> None:
+    rows = with_values(lambda method, pair, truth: {"subject_dino": draw("luck", method, pair)})
+    (found,) = trust(rows, "stylize", FACTS)
+    for estimate, nothing in ((found.within, 0.0), (found.pooled, 0.0), (found.agreement, 0.5)):
+        assert estimate is not None
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert estimate.low < nothing < estimate.high
+        assert abs(estimate.mean - nothing) < 0.15
+
+
+def test_a_metric_that_only_knows_the_method_is_found_out() -> None:
+    """It looks good over all results, and says nothing about the results of one method."""
+    levels = {"personalized": 0.0, "adain": 1.0, "instantstyle_canny": 2.0}
+    rows = with_values(lambda method, pair, truth: {})
+    for row in rows:
+        level = levels.get(row["method"], 9.0)
+        row["values"] = {
+            "truth_psnr": 10 * level + draw("truth", row["method"], row["pair_id"]),
+            "subject_dino": level + 0.1 * draw("luck", row["method"], row["pair_id"]),
+        }
+    (found,) = trust(rows, "stylize", FACTS)
+    assert found.pooled is not None
+    assert found.within is not None
+    assert found.pooled.mean > 0.8
+    assert abs(found.within.mean) < 0.15
+
+
+def test_floors_and_ceilings_do_not_flatter_a_metric() -> None:
+    rows = with_values(lambda method, pair, truth: {"subject_dino": draw("luck", method, pair)})
+    methods = [row for row in rows if ":" not in row["method"]]
+    assert trust(rows, "stylize", FACTS) == trust(methods, "stylize", FACTS)
+
+
+def test_a_metric_that_never_changes_is_left_out_and_three_results_are_needed() -> None:
+    rows = with_values(lambda method, pair, truth: {"subject_dino": 0.5})
+    assert trust(rows, "stylize", FACTS) == []
+    few = [r for r in with_values(lambda m, p, t: {"subject_dino": t}) if r["method"] == "adain"][:2]
+    found = trust_of(few, column("stylize", "subject_dino"), column("stylize", "truth_lpips"))
+    assert (found.within, found.pooled, found.agreement) == (None, None, None)

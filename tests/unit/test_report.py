@@ -14,13 +14,21 @@ from evaluation_rows import FACTS, synthetic_rows
 from magic_insert.config.schema import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
-from magic_insert.evaluation.columns import columns_of
+from magic_insert.core.tables import csv_table, latex_escape
 from magic_insert.evaluation.diagnosis import diagnose
-from magic_insert.evaluation.printed import printed_results, printed_rows, why_not_comparable
 from magic_insert.evaluation.report import Album, run_report, varied, verdict, write_report
 from magic_insert.evaluation.report_charts import frontier
-from magic_insert.evaluation.rows import write_rows
-from magic_insert.evaluation.tables import csv_text, latex, latex_escape, main_table, markdown
+from magic_insert.evaluation.rows import columns_of, write_rows
+from magic_insert.evaluation.statistics import paired_table
+from magic_insert.evaluation.tables import (
+    csv_text,
+    latex,
+    main_table,
+    markdown,
+    printed_results,
+    printed_rows,
+    why_not_comparable,
+)
 
 PAPER = {
     "benchmark": {"name": "subjectplop", "deviations": []},
@@ -66,7 +74,8 @@ def test_every_table_says_which_metrics_made_it(report: Path) -> None:
 
 def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None:
     table = main_table(rows, "stylize", FACTS)
-    text, tex = markdown([table], rows, FACTS), latex([table], FACTS)
+    text = markdown([table], {"stylize": paired_table(rows, "stylize")}, FACTS)
+    tex = latex([table], FACTS)
     values = {
         (line["method"], line["column"]): float(line["mean"])
         for line in csv.DictReader(io.StringIO(csv_text([table], FACTS)))
@@ -79,7 +88,7 @@ def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None
             mean = line.estimates[column.key].mean
             assert values[line.method, column.key] == mean
             for written in (text, tex):
-                name = latex_escape(line.method) if written is tex else f"| {line.method} |"
+                name = latex_escape(line.method) if written is tex else f"| {line.method} "
                 row = next(one for one in written.splitlines() if one.startswith(name))
                 assert column.text(mean) in row
 
@@ -102,19 +111,20 @@ def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean()
 
 
 def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[dict[str, Any]]) -> None:
-    sentence = verdict(rows, "insert")
-    assert sentence.startswith("insert: personalized+real_only leads in truth PSNR with ")
+    sentence = verdict(rows, main_table(rows, "insert", FACTS))
+    assert sentence.startswith("insert: personalized+real_only leads in truth PSNR (mean) with ")
     assert "better than personalized+copy_paste and ahead on " in sentence
     page = report.read_text()
     assert page.index(sentence) < page.index("<table")
     unknown = [
         {**row, "values": {k: v for k, v in row["values"].items() if k != "truth_psnr"}} for row in rows
     ]
-    split = verdict(unknown, "stylize")  # without a truth each axis has its own leader
-    assert "personalized leads in subject mean" in split
-    assert "instantstyle_canny leads in style mean" in split
+    # Without a truth each axis has its own leader.
+    split = verdict(unknown, main_table(unknown, "stylize", FACTS))
+    assert "personalized leads in subject mean (micro)" in split
+    assert "instantstyle_canny leads in style mean (micro)" in split
     alone = [row for row in rows if row["method"] in ("personalized", "floor:copy_paste")]
-    assert "better than floor:copy_paste" in verdict(alone, "stylize")
+    assert "better than floor:copy_paste" in verdict(alone, main_table(alone, "stylize", FACTS))
 
 
 def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
@@ -169,11 +179,11 @@ def test_the_reasons_against_comparing_come_from_the_facts() -> None:
 
 
 def test_a_table_says_why_the_printed_rows_are_not_comparable(rows: list[dict[str, Any]]) -> None:
-    text = markdown([main_table(rows, "stylize", FACTS)], rows, FACTS)
+    text = markdown([main_table(rows, "stylize", FACTS)], {}, FACTS)
     assert "not comparable: the encoders differ and the pictures differ" in text
-    same = markdown([main_table(rows, "stylize", PAPER)], rows, PAPER)
+    same = markdown([main_table(rows, "stylize", PAPER)], {}, PAPER)
     assert f"not comparable: {' and '.join(ALWAYS)}." in same
-    line = next(one for one in same.splitlines() if one.startswith("| Ours ControlNet (printed)"))
+    line = next(one for one in same.splitlines() if one.startswith("| Ours ControlNet (printed) "))
     assert "0.514 |" in line
     said = csv.DictReader(io.StringIO(csv_text([main_table(rows, "stylize", PAPER)], PAPER)))
     assert {(row["kind"] == "printed", row["comparable"]) for row in said} == {(True, "no"), (False, "yes")}
@@ -235,7 +245,7 @@ def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
 
 def test_the_diagnosis_beside_the_report_is_complete(report: Path) -> None:
     assert read_jsonl(report.parent / "diagnosis.jsonl") == [
-        json.loads(json.dumps(asdict(finding))) for finding in diagnose(synthetic_rows())
+        json.loads(json.dumps(asdict(finding))) for finding in diagnose(synthetic_rows(), FACTS)
     ]
 
 
@@ -283,3 +293,15 @@ def test_another_seed_draws_other_intervals(tmp_path: Path) -> None:
     means = [[line["mean"] for line in csv.DictReader(io.StringIO(table))] for table in tables]
     assert tables[0] != tables[1]
     assert means[0] == means[1]
+
+
+def test_micro_encoders_never_stand_under_another_encoders_name(rows: list[dict[str, Any]]) -> None:
+    labels = [column.label for column in main_table(rows, "stylize", FACTS).columns]
+    assert "DINO role (micro)" in labels
+    assert "subject mean (micro)" in labels
+    assert "DINO" in [column.label for column in main_table(rows, "stylize", PAPER).columns]
+
+
+def test_a_cell_that_a_spreadsheet_would_compute_is_text() -> None:
+    table = csv_table([{"method": "=cmd()", "mean": -0.25}, {"method": "@x", "mean": None}])
+    assert table.splitlines() == ["method,mean", "'=cmd(),-0.25", "'@x,"]

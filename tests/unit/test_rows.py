@@ -66,7 +66,7 @@ def test_a_row_that_cannot_be_averaged_is_refused(tmp_path: Path, broken: dict[s
     import json
 
     (tmp_path / "rows.jsonl").write_text(json.dumps({**row(), **broken}) + "\n")
-    with pytest.raises(UserError, match="row 1 of"):
+    with pytest.raises(UserError, match=r"(row|line) 1 of"):
         read_rows(tmp_path / "rows.jsonl")
 
 

@@ -1,21 +1,46 @@
-"""The method's known ways to fail, named per result with the number that says so and what to turn.
+"""What went wrong where, and which metric deserves trust: readings of finished rows.
 
-A number is judged by where it stands between a floor and a ceiling *of the same pair* (their mean over pairs where the
-pair itself has none): 0 is the floor, 1 the ceiling. A result that stays in the lowest LOST of that span has lost what
-the column measures. So the thresholds move with the encoder and with the subject, and a weak encoder, whose floor and
-ceiling nearly coincide, accuses nobody. Two numbers need no floor: a background that visibly changed (VISIBLE_DB and
-VISIBLE_SHIFT), because the right answer is the background itself.
+Diagnosis: the method's known ways to fail, named per result with the number that shows it and what to turn. A number is
+judged by where it stands between a floor and a ceiling *of the same pair* (their mean over pairs where the pair itself
+has none): 0 is the floor, 1 the ceiling. A result that stays in the lowest LOST of that span has lost what the column
+measures. So the thresholds move with the encoder and with the subject, and an encoder whose floor and ceiling nearly
+coincide accuses nobody. Encoders trained on the Toybox alone judge Toybox pictures only (`encoders_are_blind`). Two
+numbers need no floor: a background that visibly changed (VISIBLE_DB and VISIBLE_SHIFT), because the right answer is the
+background itself. Known failures: paper, sections 4 and 6 (identity, style, realism of the insertion are its raters'
+three criteria) and the measured darkening and softening of the official results (about 29 dB and 4 to 13 grey levels).
 
-Known failures: paper, sections 4 and 6 (identity, style, realism of the insertion are its raters' three criteria) and
-the measured darkening and softening of the official results (about 29 dB and 4 to 13 grey levels).
+Trust: how well each metric orders results as the truth would, where it is known, all turned so that more is better:
+- `within`: Spearman's rank correlation over the pairs of one method, averaged over methods. Does it tell a method's
+  good results from its bad ones?
+- `pooled`: the same over all results of all methods together.
+- `agreement`: of two methods on the same pair, how often does the metric prefer the one the truth prefers? One half is
+  chance; a tie of the metric counts half, a tie of the truth is no question.
+Floors and ceilings are left out: they are easy to tell apart and would flatter every metric.
+Shapes: N results, R draws.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
-from magic_insert.evaluation.columns import Column, column
-from magic_insert.evaluation.compare import Row, kind_of
+import numpy as np
 
+from magic_insert.evaluation.rows import COSINE, Column, column
+from magic_insert.evaluation.statistics import (
+    Array,
+    Estimate,
+    Row,
+    draw_weights,
+    grouped,
+    kind_of,
+    mean_interval,
+    present_columns,
+    stretched,
+)
+
+TRUST_DRAWS = 500
+CHUNK = 64
 LOST = 0.25
 COPIED = 0.75
 VISIBLE_DB = 40.0
@@ -74,7 +99,9 @@ class Place:
 class References:
     """Values of the floors and ceilings of one track, per pair where there are such rows, else their mean."""
 
-    def __init__(self, rows: Sequence[Row], track: str) -> None:
+    def __init__(self, rows: Sequence[Row], track: str, facts: Mapping[str, Any]) -> None:
+        self._metrics = str(facts.get("metrics"))
+        self._blind = encoders_are_blind(facts)
         self._of_pair: dict[tuple[str, str, str], list[float]] = {}
         self._of_all: dict[tuple[str, str], list[float]] = {}
         for row in rows:
@@ -95,14 +122,17 @@ class References:
     def place(
         self, row: Row, keys: Sequence[str], floors: Sequence[str], ceilings: Sequence[str]
     ) -> Place | None:
-        """Where `row` stands in the first of `keys` that it has; None without a floor clearly below a ceiling."""
+        """Where `row` stands in the first of `keys` that it has, which an encoder made.
+
+        None without a floor clearly below a ceiling, and where the encoders know nothing.
+        """
         key = next((key for key in keys if key in row["values"]), None)
-        if key is None:
+        if key is None or self._blind:
             return None
         floor, ceiling = (self.value(names, row["pair_id"], key) for names in (floors, ceilings))
         if floor is None or ceiling is None or ceiling - floor < MIN_SPAN:
             return None
-        return Place(column(row["track"], key), row["values"][key], floor, ceiling)
+        return Place(column(row["track"], key).judged_with(self._metrics), row["values"][key], floor, ceiling)
 
 
 # What a check returns: severity and evidence, or None if the result does not fail this way (or cannot be judged).
@@ -111,12 +141,16 @@ Verdict = tuple[float, str] | None
 
 @dataclass(frozen=True)
 class Signature:
-    """A known failure: its name, the track it is seen in, what finds it, and what to turn."""
+    """A known failure: its name, the track it is seen in, what finds it, and what to turn.
+
+    `by_encoder`: whether it is found by embeddings; without, by pixels.
+    """
 
     name: str
     track: str
     check: Callable[[Row, References], Verdict]
     turn: str
+    by_encoder: bool = True
 
 
 def _short(place: Place | None) -> Verdict:
@@ -218,28 +252,41 @@ SIGNATURES = (
     Signature(
         "background changed", "insert", background_changed,
         "raise inserter.threshold; lower inserter.reach; inserter.reference=vae: only the effect may change pixels",
+        by_encoder=False,
     ),
     Signature(
         "missing shadow", "insert", missing_shadow,
         "inserter.name=bootstrapped inserter.run=FOLDER for drawings; lower inserter.threshold; raise inserter.reach",
+        by_encoder=False,
     ),
     Signature(
         "misplaced shadow", "insert", misplaced_shadow,
         "raise inserter.steps; inserter.reference=unmasked; more bootstrap rounds for this style",
+        by_encoder=False,
     ),
 )  # fmt: skip
 
 
-def diagnose(rows: Sequence[Row]) -> list[Finding]:
+def encoders_are_blind(facts: Mapping[str, Any]) -> bool:
+    """Whether the pictures are of a world that the encoders never saw: micro encoders, and no Toybox benchmark."""
+    benchmark = str(facts.get("benchmark", {}).get("name"))
+    return facts.get("metrics") == "micro" and not benchmark.startswith("toyplop")
+
+
+def signatures_of(track: str, facts: Mapping[str, Any]) -> list[Signature]:
+    """The failures that can be found in `track`: those that need an encoder only where the encoders know the world."""
+    blind = encoders_are_blind(facts)
+    return [s for s in SIGNATURES if s.track == track and not (s.by_encoder and blind)]
+
+
+def diagnose(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[Finding]:
     """Every failure of every method's result, the worst first. Floors and ceilings are not accused."""
-    references = {track: References(rows, track) for track in {row["track"] for row in rows}}
+    references = {track: References(rows, track, facts) for track in {row["track"] for row in rows}}
     found = []
     for row in rows:
         if kind_of(row["method"]) != "method":
             continue
-        for signature in SIGNATURES:
-            if signature.track != row["track"]:
-                continue
+        for signature in signatures_of(row["track"], facts):
             verdict = signature.check(row, references[row["track"]])
             if verdict is not None:
                 found.append(
@@ -252,7 +299,7 @@ def diagnose(rows: Sequence[Row]) -> list[Finding]:
 
 
 def shares(
-    rows: Sequence[Row], findings: Sequence[Finding]
+    rows: Sequence[Row], findings: Sequence[Finding], facts: Mapping[str, Any]
 ) -> Mapping[tuple[str, str, str], tuple[int, int]]:
     """By track, method and signature: how many of the method's results fail this way, out of how many."""
     totals: dict[tuple[str, str], int] = {}
@@ -262,10 +309,130 @@ def shares(
     failed = {
         (track, method, signature.name): (0, total)
         for (track, method), total in totals.items()
-        for signature in SIGNATURES
-        if signature.track == track
+        for signature in signatures_of(track, facts)
     }
     for finding in findings:
         key = (finding.track, finding.method, finding.signature)
         failed[key] = (failed[key][0] + 1, failed[key][1])
     return failed
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How far `metric` may be believed about `truth`; an answer is None where nothing varies or nobody can disagree."""
+
+    metric: Column
+    truth: Column
+    within: Estimate | None
+    pooled: Estimate | None
+    agreement: Estimate | None
+
+
+def weighted_ranks(values: Array, weights: Array) -> Array:
+    """Middle ranks of N `values` in each of R samples in which value i occurs `weights[r, i]` times (R x N)."""
+    distinct, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    last = np.searchsorted(group[order], np.arange(len(distinct)), side="right") - 1
+    upto = np.cumsum(weights[:, order], 1)[:, last]
+    counts = np.diff(upto, axis=1, prepend=0.0)
+    return (upto - counts + (counts + 1) / 2)[:, group]
+
+
+def weighted_spearman(one: Array, other: Array, weights: Array) -> Array:
+    """Spearman's correlation of N values in each of R weighted samples; NaN where a sample does not vary."""
+    total = weights.sum(1, keepdims=True)
+    centred = []
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for values in (one, other):
+            ranks = weighted_ranks(values, weights)
+            centred.append(ranks - (weights * ranks).sum(1, keepdims=True) / total)
+        first, second = centred
+        covariance = (weights * first * second).sum(1)
+        spread = np.sqrt((weights * first**2).sum(1) * (weights * second**2).sum(1))
+        # Rounding leaves a spread of about 1e-13 where all ranks are equal.
+        return np.where(spread > 1e-9, covariance / np.where(spread > 1e-9, spread, 1), np.nan)
+
+
+def trust(
+    rows: Sequence[Row], track: str, facts: Mapping[str, Any], *, seed: int = 0, draws: int = TRUST_DRAWS
+) -> list[Trust]:
+    """Every metric of `track` against every truth column, in the order of the tables; constant columns are left out."""
+    chosen = [row for row in rows if row["track"] == track and kind_of(row["method"]) == "method"]
+    metrics = str(facts.get("metrics"))
+    columns = [
+        column.judged_with(metrics)
+        for column in present_columns(chosen, track)
+        if column.better != "neither"
+        and len({row["values"][column.key] for row in chosen if column.key in row["values"]}) > 1
+    ]
+    truths = [column for column in columns if column.group == "truth"]
+    return [
+        trust_of(chosen, metric, truth, seed=seed, draws=draws)
+        for metric in columns
+        if metric.group != "truth"
+        for truth in truths
+    ]
+
+
+def trust_of(
+    rows: Sequence[Row], metric: Column, truth: Column, *, seed: int = 0, draws: int = TRUST_DRAWS
+) -> Trust:
+    """`metric` against `truth` on those of `rows` (one track, methods only) that have both."""
+    both = [row for row in rows if metric.key in row["values"] and truth.key in row["values"]]
+    per_method = list(grouped(both, "method").values())
+    return Trust(
+        metric,
+        truth,
+        _correlation(per_method, metric, truth, seed, draws),
+        _correlation([both], metric, truth, seed, draws),
+        _agreement(both, metric, truth, seed),
+    )
+
+
+def _correlation(
+    groups: Sequence[Sequence[Row]], metric: Column, truth: Column, seed: int, draws: int
+) -> Estimate | None:
+    """The mean over `groups` of the correlation inside each; the groups share their draws of clusters."""
+    points, replicates, clusters, count = [], [], [], 0
+    for part in groups:
+        if len(part) < 3:
+            continue
+        said = np.array([metric.gain(row["values"][metric.key]) for row in part])
+        true = np.array([truth.gain(row["values"][truth.key]) for row in part])
+        point = weighted_spearman(said, true, np.ones((1, len(part))))[0]
+        if not np.isfinite(point):
+            continue
+        clusters_of = (tuple(row[axis] for row in part) for axis in ("subject", "background"))
+        weights, fewest = draw_weights(*clusters_of, seed=seed, draws=draws)
+        chunks = [weighted_spearman(said, true, weights[i : i + CHUNK]) for i in range(0, draws, CHUNK)]
+        points.append(float(point))
+        replicates.append(np.concatenate(chunks))
+        clusters.append(fewest)
+        count += len(part)
+    if not points:
+        return None
+    point = float(np.mean(points))
+    return Estimate(point, *stretched(point, np.mean(replicates, 0), min(clusters)), count).within(COSINE)
+
+
+def _agreement(rows: Sequence[Row], metric: Column, truth: Column, seed: int) -> Estimate | None:
+    votes: list[float] = []
+    subjects: list[str] = []
+    backgrounds: list[str] = []
+    pairs: dict[tuple[str, int], list[Row]] = {}
+    for row in rows:
+        pairs.setdefault((row["pair_id"], row["seed"]), []).append(row)
+    for part in pairs.values():
+        for one, other in combinations(part, 2):
+            said = metric.gain(one["values"][metric.key]) - metric.gain(other["values"][metric.key])
+            true = truth.gain(one["values"][truth.key]) - truth.gain(other["values"][truth.key])
+            if true == 0:
+                continue
+            votes.append(0.5 if said == 0 else float((said > 0) == (true > 0)))
+            subjects.append(one["subject"])
+            backgrounds.append(one["background"])
+    if not votes:
+        return None
+    found = mean_interval(votes, subjects, backgrounds, seed=seed)
+    # Several questions about one pair are no further trials.
+    return found.no_narrower_than_exact(len(set(zip(subjects, backgrounds, strict=True))))

@@ -15,9 +15,8 @@ from magic_insert.core.digest import digest
 from magic_insert.core.images import contact_sheet, load_rgb
 from magic_insert.core.jsonl import write_json
 from magic_insert.data.benchmarks import Benchmark
-from magic_insert.evaluation.compare import Paired, paired_table
-from magic_insert.evaluation.intervals import Estimate
 from magic_insert.evaluation.rows import Row
+from magic_insert.evaluation.statistics import Estimate, Paired, paired_table
 from magic_insert.evaluation.tables import Table, main_table
 from magic_insert.tracking import open_tracker
 

@@ -22,8 +22,20 @@ from magic_insert.config.schema import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import read_json, write_bytes, write_json, write_text
-from magic_insert.evaluation.columns import Column, primary_columns
-from magic_insert.evaluation.compare import (
+from magic_insert.core.tables import MISSING, markdown_table
+from magic_insert.evaluation.diagnosis import (
+    Finding,
+    Trust,
+    diagnose,
+    encoders_are_blind,
+    shares,
+    signatures_of,
+    trust,
+)
+from magic_insert.evaluation.report_charts import pareto_chart, trust_chart
+from magic_insert.evaluation.rows import Column, primary_columns, read_rows
+from magic_insert.evaluation.statistics import (
+    Estimate,
     Row,
     breakdown,
     estimate_of,
@@ -32,16 +44,10 @@ from magic_insert.evaluation.compare import (
     methods_of,
     paired,
     paired_table,
-    present_columns,
     tracks_of,
 )
-from magic_insert.evaluation.diagnosis import SIGNATURES, Finding, diagnose, shares
-from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.metric_trust import Trust, trust
-from magic_insert.evaluation.report_charts import pareto_chart, trust_chart
-from magic_insert.evaluation.rows import read_rows
 from magic_insert.evaluation.tables import (
-    MISSING,
+    Table,
     csv_text,
     interval_text,
     latex,
@@ -108,13 +114,14 @@ def write_report(
     """
     if not rows:
         raise UserError("expected at least one row for a report, got none; evaluate something first")
-    album, findings = Album(pictures or out), diagnose(rows)
+    album, findings = Album(pictures or out), diagnose(rows, facts)
     parts = [track_part(rows, track, facts, album, findings, seed) for track in tracks_of(rows)]
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
     known = [trust_markdown(part["trust"], f"{part['track']}, {part['table'].label}") for part in parts]
-    write_text(out / "table.md", "\n".join([markdown(tables, rows, facts, seed=seed), *filter(None, known)]))
+    paired_by = {part["track"]: part["paired"] for part in parts}
+    write_text(out / "table.md", "\n".join([markdown(tables, paired_by, facts), *filter(None, known)]))
     write_text(out / "diagnosis.jsonl", "".join(f"{json.dumps(asdict(finding))}\n" for finding in findings))
     write_text(out / "table.csv", csv_text(tables, facts))
     write_text(out / "table.tex", latex(tables, facts))
@@ -126,13 +133,14 @@ def write_report(
     page = render(
         "report",
         title="Magic Insert: evaluation",
-        verdicts=[sentence for part in parts if (sentence := verdict(rows, part["track"], seed=seed))],
+        verdicts=[sentence for part in parts if (sentence := verdict(rows, part["table"], seed=seed))],
         badges=[*badges, "the truth is known" if facts.get("has_truth") else "no truth"],
         label=metrics_label(facts),
         facts=facts,
         pareto=pareto,
         parts=parts,
         missing=MISSING,
+        blind=encoders_are_blind(facts),
         interval_text=interval_text,
         worst_shown=WORST_SHOWN,
     )
@@ -150,13 +158,13 @@ def track_part(
 ) -> dict[str, Any]:
     """What the template shows of one track."""
     table = main_table(rows, track, facts, seed=seed)
-    primary = primary_columns(present_columns(rows, track))
+    primary = primary_columns(table.columns)
     chosen = [row for row in rows if row["track"] == track and kind_of(row["method"]) == "method"]
-    trusted = trust(rows, track, seed=seed) if facts.get("has_truth") else []
+    trusted = trust(rows, track, facts, seed=seed) if facts.get("has_truth") else []
     return {
         "track": track,
         "table": table,
-        "printed_note": printed_note(facts) if any(line.kind == "printed" for line in table.lines) else "",
+        "printed_note": printed_note(facts) if table.has_printed else "",
         "columns": {column.key: column for column in table.columns},
         "paired": paired_table(rows, track, seed=seed),
         "primary": primary,
@@ -168,19 +176,19 @@ def track_part(
         },
         "trust": trusted,
         "trust_chart": trust_chart(trusted),
-        "signatures": [signature.name for signature in SIGNATURES if signature.track == track],
+        "signatures": [signature.name for signature in signatures_of(track, facts)],
         "methods": list(grouped(chosen, "method")),
-        "shares": shares(rows, findings),
+        "shares": shares(rows, findings, facts),
         "findings": [finding for finding in findings if finding.track == track],
     }
 
 
-def verdict(rows: Sequence[Row], track: str, *, seed: int = 0) -> str:
+def verdict(rows: Sequence[Row], table: Table, *, seed: int = 0) -> str:
     """One sentence: which method won, by how much, over whom; empty where nothing ranks."""
-    columns = [c for c in primary_columns(present_columns(rows, track)) if c.better != "neither"]
+    columns = [c for c in primary_columns(table.columns) if c.better != "neither"]
     chosen = [c for c in columns if c.key in DECIDING] or [c for c in columns if c.group in AXES]
-    found = [text for column in chosen if (text := leader(rows, track, column, seed=seed))]
-    return f"{track}: {'; '.join(found)}." if found else ""
+    found = [text for column in chosen if (text := leader(rows, table.track, column, seed=seed))]
+    return f"{table.track}: {'; '.join(found)}." if found else ""
 
 
 def leader(rows: Sequence[Row], track: str, column: Column, *, seed: int = 0) -> str:
@@ -311,19 +319,19 @@ def trust_markdown(found: Sequence[Trust], label: str) -> str:
     """Which metric deserves trust, as Markdown; empty without a truth."""
     if not found:
         return ""
-    lines = [f"### Which metric deserves trust ({label})", ""]
-    lines += ["| metric | truth | Spearman within methods | pooled | agreement |", "|---|---|--:|--:|--:|"]
-    lines += [
-        f"| {entry.metric.label} | {entry.truth.label} | "
-        + " | ".join(_with_interval(estimate) for estimate in (entry.within, entry.pooled, entry.agreement))
-        + " |"
+    rows = [
+        {
+            "metric": entry.metric.label, "truth": entry.truth.label,
+            "Spearman within methods": _with_interval(entry.within), "pooled": _with_interval(entry.pooled),
+            "agreement": _with_interval(entry.agreement),
+        }
         for entry in found
-    ]
-    return "\n".join([*lines, ""])
+    ]  # fmt: skip
+    return f"### Which metric deserves trust ({label})\n\n{markdown_table(rows, num_text=2)}\n"
 
 
-def _with_interval(estimate: Estimate | None) -> str:
+def _with_interval(estimate: Estimate | None) -> str | None:
     if estimate is None:
-        return MISSING
+        return None
     known = estimate.low is not None and estimate.high is not None
     return f"{estimate.mean:.2f}" + (f" [{estimate.low:.2f}, {estimate.high:.2f}]" if known else "")

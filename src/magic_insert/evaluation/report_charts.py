@@ -9,9 +9,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from magic_insert.evaluation.columns import Column, axes_of
-from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.metric_trust import Trust
+from magic_insert.evaluation.diagnosis import Trust
+from magic_insert.evaluation.rows import Column, axes_of
+from magic_insert.evaluation.statistics import Estimate
 from magic_insert.evaluation.tables import Table
 from magic_insert.pages.charts import HUES, MARKERS, Chart, Ink, chart
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from magic_insert.config.schema import StudyConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_record, write_json, write_text
-from magic_insert.evaluation.binomial import clopper_pearson, two_sided_p
-from magic_insert.evaluation.bradley_terry import bradley_terry
-from magic_insert.evaluation.intervals import cluster_draws, mean_interval
-from magic_insert.evaluation.printed import printed_results
+from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval
 from magic_insert.evaluation.study import SCRAMBLED, Choice, Key, read_answers
+from magic_insert.evaluation.tables import printed_results
 
 BT_DRAWS = 300
 ENOUGH_DRAWS = 0.95
@@ -100,13 +99,13 @@ def _baselines(votes: Sequence[Vote], ours: str) -> list[str]:
 
 
 def _share(wins: int, num: int) -> dict[str, Any]:
-    low, high = clopper_pearson(wins, num)
+    low, high = exact_interval(wins, num)
     return {
         "wins": wins,
         "choices": num,
         "share": wins / num,
         "exact": [low, high],
-        "p": two_sided_p(wins, num),
+        "p": float(binomtest(wins, num).pvalue),
     }
 
 

@@ -1,25 +1,27 @@
 """Tables of an evaluation, once as data and then as Markdown, CSV and LaTeX. One table a track.
 
 Every table says which metrics and which benchmark made it: floors first, then methods, ceilings, and the paper's
-printed rows with the reason why they are not comparable. A missing value is an empty cell, never a zero.
+printed rows with the reasons why they are not comparable. Those numbers lie in `printed_results.json`; no evaluation
+can repeat them, because another number of subjects was released, and no texts. A missing value is an empty cell.
 """
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from magic_insert.evaluation.columns import Column
-from magic_insert.evaluation.compare import Row, Summary, paired_table, present_columns, summaries
-from magic_insert.evaluation.intervals import Estimate
-from magic_insert.evaluation.printed import printed_results, printed_rows, why_not_comparable
+from magic_insert.core.tables import MISSING, csv_table, latex_escape, latex_table, markdown_table
+from magic_insert.evaluation.rows import Column
+from magic_insert.evaluation.statistics import Estimate, Paired, Row, Summary, present_columns, summaries
 
-MISSING = "–"
+PRINTED_FILE = Path(__file__).with_name("printed_results.json")
 CSV_HEAD = (
     "track", "metrics", "benchmark", "method", "kind", "column", "better", "unit", "mean", "low", "high", "n",
     "comparable",
 )  # fmt: skip
+MEANS = "Means with 95 % intervals clustered by subject and background."
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,21 @@ class Table:
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
 
+    @property
+    def has_printed(self) -> bool:
+        """Whether rows of the paper stand in it."""
+        return any(line.kind == "printed" for line in self.lines)
+
+    def measured(self) -> Iterator[tuple[Line, Column, Estimate]]:
+        """Every cell with a value, printed rows included."""
+        for line in self.lines:
+            for column in self.columns:
+                if (estimate := line.estimates.get(column.key)) is not None:
+                    yield line, column, estimate
+
 
 def metrics_label(facts: Mapping[str, Any]) -> str:
-    """What must stand over every table: which metrics, which benchmark, how intervals are made."""
+    """What must stand over every table: which metrics and which benchmark."""
     benchmark = facts.get("benchmark", {})
     name = benchmark.get("name", "unknown")
     split = f" split={benchmark['split']}" if benchmark.get("split") else ""
@@ -56,18 +70,19 @@ def metrics_label(facts: Mapping[str, Any]) -> str:
 
 def main_table(rows: Sequence[Row], track: str, facts: Mapping[str, Any], *, seed: int = 0) -> Table:
     """The table of `track`: floors, methods, ceilings, printed references."""
-    columns = tuple(present_columns(rows, track))
+    metrics = str(facts.get("metrics"))
+    columns = tuple(column.judged_with(metrics) for column in present_columns(rows, track))
     found = summaries(rows, track, seed=seed)
     best = {column.key: best_methods(found, column) for column in columns}
     lines = [
         Line(
-            summary.method,
-            summary.kind,
-            summary.num_rows,
-            summary.estimates,
-            frozenset(key for key, names in best.items() if summary.method in names),
+            s.method,
+            s.kind,
+            s.num_rows,
+            s.estimates,
+            frozenset(k for k, names in best.items() if s.method in names),
         )
-        for summary in found
+        for s in found
     ]
     shown = {column.key for column in columns}
     for method, values in printed_rows(track):
@@ -89,9 +104,45 @@ def best_methods(found: Sequence[Summary], column: Column) -> set[str]:
     return {method for method, gain in gains.items() if gain == max(gains.values())}
 
 
+# The paper's printed numbers
+
+
+@cache
+def printed_results() -> Mapping[str, Any]:
+    """The content of the versioned file: version, source, track, rows (Tables 1-3) and preference (Table 4)."""
+    content: Mapping[str, Any] = json.loads(PRINTED_FILE.read_text(encoding="utf-8"))
+    return content
+
+
+def printed_rows(track: str) -> list[tuple[str, Mapping[str, float]]]:
+    """Method and values of every printed row of `track`; empty for a track the paper has no table of."""
+    printed = printed_results()
+    return [(row["method"], row["values"]) for row in printed["rows"]] if track == printed["track"] else []
+
+
+def why_not_comparable(facts: Mapping[str, Any]) -> list[str]:
+    """Why the printed numbers must not be compared with those of an evaluation; never empty."""
+    printed = printed_results()
+    benchmark, cards = facts.get("benchmark", {}), facts.get("cards", ())
+    reasons: list[str] = []
+    if facts.get("metrics") != printed["metrics"]:
+        reasons.append("the encoders differ")
+    elif not cards or not all(card.get("verified") for card in cards):
+        reasons.append("the encoders' weights are not verified")
+    if not str(benchmark.get("name")).startswith(printed["benchmark"]):
+        return [*reasons, "the pictures differ"]
+    if benchmark["name"] != printed["benchmark"]:
+        reasons.append("only a part of the pictures was used")
+    reasons += benchmark.get("deviations", ["the pictures were not compared with the released ones"])
+    return [*reasons, *printed["unreleased"]]
+
+
 def printed_note(facts: Mapping[str, Any]) -> str:
     """The sentence under a table that holds printed rows."""
     return f"(printed): {printed_results()['source']}; not comparable: {' and '.join(why_not_comparable(facts))}."
+
+
+# Text
 
 
 def interval_text(column: Column, estimate: Estimate) -> str:
@@ -101,127 +152,82 @@ def interval_text(column: Column, estimate: Estimate) -> str:
     return f"[{column.text(estimate.low)}, {column.text(estimate.high)}]"
 
 
-def markdown(tables: Sequence[Table], rows: Sequence[Row], facts: Mapping[str, Any], *, seed: int = 0) -> str:
-    """All tables and the paired comparisons as Markdown."""
-    parts = []
-    for table in tables:
-        parts += [f"## {table.track}: {table.label}", ""]
-        parts += ["| method | n | " + " | ".join(column.heading for column in table.columns) + " |"]
-        parts += ["|---|--:|" + "--:|" * len(table.columns)]
-        parts += [_markdown_line(table, line) for line in table.lines]
-        parts += ["", "Means with 95 % intervals clustered by subject and background. Bold: best method."]
-        if any(line.kind == "printed" for line in table.lines):
-            parts += ["", printed_note(facts)]
-        parts += ["", *_markdown_paired(rows, table, seed)]
-    return "\n".join(parts).rstrip() + "\n"
+def text_rows(table: Table, best: str) -> list[dict[str, str | None]]:
+    """The table as text; `best` is the format of a leading value, such as `**{}**`."""
+    rows: list[dict[str, str | None]] = []
+    for line in table.lines:
+        cells: dict[str, str | None] = {"method": line.method}
+        cells["n"] = None if line.num_rows is None else str(line.num_rows)
+        for column in table.columns:
+            estimate = line.estimates.get(column.key)
+            text = None if estimate is None else column.text(estimate.mean)
+            if estimate is not None and text is not None:
+                text = best.format(text) if column.key in line.best else text
+                text = f"{text} {interval_text(column, estimate)}".strip()
+            cells[column.heading] = text
+        rows.append(cells)
+    return rows
 
 
-def _markdown_line(table: Table, line: Line) -> str:
-    cells = []
-    for column in table.columns:
-        estimate = line.estimates.get(column.key)
-        if estimate is None:
-            cells.append(MISSING)
-            continue
-        text = column.text(estimate.mean)
-        text = f"**{text}**" if column.key in line.best else text
-        cells.append(f"{text} {interval_text(column, estimate)}".strip())
-    count = MISSING if line.num_rows is None else str(line.num_rows)
-    return f"| {line.method} | {count} | " + " | ".join(cells) + " |"
-
-
-def _markdown_paired(rows: Sequence[Row], table: Table, seed: int) -> list[str]:
+def paired_rows(found: Sequence[Paired], table: Table) -> list[dict[str, str | None]]:
+    """Paired differences and win rates as text."""
     by_key = {column.key: column for column in table.columns}
-    found = paired_table(rows, table.track, seed=seed)
-    if not found:
-        return []
-    lines = [
-        f"Paired differences to {found[0].reference} on shared pairs ({table.label}):",
-        "",
-        "| method | column | pairs | difference | 95 % interval | win rate | 95 % interval |",
-        "|---|---|--:|--:|--:|--:|--:|",
-    ]
+    rows: list[dict[str, str | None]] = []
     for result in found:
         column, difference, rate = by_key[result.column], result.difference, result.win_rate
-        wins = MISSING if rate is None else f"{rate.mean:.0%}"
-        between = "" if rate is None or rate.low is None else f"[{rate.low:.0%}, {rate.high:.0%}]"
-        lines.append(
-            f"| {result.method} | {column.heading} | {difference.n} | {difference.mean:+.{column.decimals}f} | "
-            f"{interval_text(column, difference)} | {wins} | {between} |"
-        )
-    return [*lines, ""]
+        between = None if rate is None or rate.low is None else f"[{rate.low:.0%}, {rate.high:.0%}]"
+        rows.append(
+            {
+                "method": result.method, "column": column.heading, "pairs": str(difference.n),
+                "difference": f"{difference.mean:+.{column.decimals}f}", "95 %": interval_text(column, difference),
+                "win rate": None if rate is None else f"{rate.mean:.0%}", "95 % of it": between,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def markdown(
+    tables: Sequence[Table], paired: Mapping[str, Sequence[Paired]], facts: Mapping[str, Any]
+) -> str:
+    """All tables and the paired comparisons of each track (`statistics.paired_table`) as Markdown."""
+    parts = []
+    for table in tables:
+        parts += [f"## {table.track}: {table.label}", markdown_table(text_rows(table, "**{}**"))]
+        parts += [f"{MEANS} Bold: best method."]
+        parts += [printed_note(facts)] if table.has_printed else []
+        if found := paired.get(table.track):
+            parts += [f"Paired differences to {found[0].reference} on shared pairs ({table.label}):"]
+            parts += [markdown_table(paired_rows(found, table), num_text=2)]
+    return "\n\n".join(parts) + "\n"
 
 
 def csv_text(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
     """One line a value: track, metrics, benchmark, method, kind, column, mean, low, high, n, comparable."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
-    metrics, benchmark = facts.get("metrics", "unknown"), facts.get("benchmark", {}).get("name", "unknown")
-    for table in tables:
-        for line in table.lines:
-            for column in table.columns:
-                if (estimate := line.estimates.get(column.key)) is None:
-                    continue
-                numbers = [
-                    None if v is None else repr(v) for v in (estimate.mean, estimate.low, estimate.high)
-                ]
-                head = [table.track, metrics, benchmark, line.method, line.kind, column.key, column.better]
-                writer.writerow(
-                    [
-                        *head,
-                        column.unit,
-                        *numbers,
-                        estimate.n or None,
-                        "no" if line.kind == "printed" else "yes",
-                    ]
-                )
-    return buffer.getvalue()
-
-
-LATEX_SPECIAL = {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-                 "↑": r"$\uparrow$", "↓": r"$\downarrow$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
-                 "^": r"\textasciicircum{}"}  # fmt: skip
-
-
-def latex_escape(text: str) -> str:
-    """`text` with every character that LaTeX would read as a command made harmless."""
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    about = {
+        "metrics": facts.get("metrics", "unknown"),
+        "benchmark": facts.get("benchmark", {}).get("name", "unknown"),
+    }
+    rows = [
+        {
+            "track": table.track, **about, "method": line.method, "kind": line.kind, "column": column.key,
+            "better": column.better, "unit": column.unit, "mean": estimate.mean, "low": estimate.low,
+            "high": estimate.high, "n": estimate.n or None, "comparable": "no" if line.kind == "printed" else "yes",
+        }
+        for table in tables
+        for line, column, estimate in table.measured()
+    ]  # fmt: skip
+    return csv_table(rows, CSV_HEAD)
 
 
 def latex(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
     """All tables as LaTeX `table` environments (needs the package booktabs)."""
     parts = []
     for table in tables:
-        parts += [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{Track {table.track}; {latex_escape(table.label)}.",
+        note = f" {printed_note(facts)}" if table.has_printed else ""
+        rows = [
+            {latex_escape(head): latex_escape(cell or MISSING) for head, cell in row.items()}
+            for row in text_rows(table, "<best>{}</best>")
         ]
-        parts += ["Means with 95\\% intervals clustered by subject and background."]
-        if any(line.kind == "printed" for line in table.lines):
-            parts += [latex_escape(printed_note(facts))]
-        parts += ["}", rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}", r"\toprule"]
-        parts += [" & ".join(["method", *(latex_escape(c.heading) for c in table.columns)]) + r" \\"]
-        kind = None
-        for line in table.lines:
-            if line.kind != kind:
-                parts.append(r"\midrule")
-                kind = line.kind
-            parts.append(_latex_line(table, line))
-        parts += [r"\bottomrule", r"\end{tabular}", r"\end{table}", ""]
+        text = latex_table(rows, f"Track {table.track}; {table.label}. {MEANS}{note}")
+        parts.append(text.replace("<best>", r"\textbf{").replace("</best>", "}"))
     return "\n".join(parts)
-
-
-def _latex_line(table: Table, line: Line) -> str:
-    cells = [latex_escape(line.method)]
-    for column in table.columns:
-        estimate = line.estimates.get(column.key)
-        if estimate is None:
-            cells.append("--")
-            continue
-        text = column.text(estimate.mean)
-        text = rf"\textbf{{{text}}}" if column.key in line.best else text
-        between = interval_text(column, estimate)
-        cells.append(text + (rf" {{\scriptsize {between}}}" if between else ""))
-    return " & ".join(cells) + r" \\"

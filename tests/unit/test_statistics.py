@@ -1,14 +1,18 @@
-"""Comparisons of methods on rows with known answers."""
+"""Statistics of the grid: intervals cover the truth as often as they promise, and comparisons have known answers."""
 
 from typing import Any
 
+import numpy as np
 import pytest
 from evaluation_rows import synthetic_rows
 
 from magic_insert.core.errors import UserError
-from magic_insert.evaluation.columns import COLUMNS, axes_of, column, columns_in, primary_columns
-from magic_insert.evaluation.compare import (
+from magic_insert.evaluation.rows import axes_of, column, columns_in, primary_columns
+from magic_insert.evaluation.statistics import (
+    bradley_terry,
     breakdown,
+    exact_interval,
+    mean_interval,
     methods_of,
     paired,
     paired_table,
@@ -16,6 +20,108 @@ from magic_insert.evaluation.compare import (
     reference_method,
     summaries,
 )
+
+
+def grid(subjects: int, backgrounds: int) -> tuple[list[str], list[str]]:
+    pairs = [(f"s{s}", f"b{b}") for s in range(subjects) for b in range(backgrounds)]
+    return [s for s, _ in pairs], [b for _, b in pairs]
+
+
+@pytest.mark.parametrize(
+    ("subjects", "backgrounds", "spread", "least", "most"),
+    [
+        (5, 4, (1.0, 1.0, 1.0), 0.93, 1.0),
+        (5, 4, (0.3, 1.0, 0.3), 0.93, 1.0),
+        (14, 10, (1.0, 1.0, 1.0), 0.91, 0.99),
+        (14, 10, (0.3, 1.0, 0.3), 0.91, 0.99),
+    ],
+)
+def test_the_interval_covers_the_true_mean_as_often_as_it_says(
+    subjects: int, backgrounds: int, spread: tuple[float, float, float], least: float, most: float
+) -> None:
+    """Values = subject's share + background's share + noise; 200 worlds, so 0.95 +- 0.03 (two standard errors)."""
+    rng = np.random.default_rng(0)
+    first, second = grid(subjects, backgrounds)
+    covered = 0
+    for _ in range(200):
+        values = (
+            spread[0] * rng.normal(size=(subjects, 1))
+            + spread[1] * rng.normal(size=(1, backgrounds))
+            + spread[2] * rng.normal(size=(subjects, backgrounds))
+        )
+        found = mean_interval(values.ravel(), first, second, draws=250)
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0 <= found.high
+    assert least <= covered / 200 <= most
+
+
+def test_copies_of_every_value_tell_nothing_new() -> None:
+    first, second = grid(6, 5)
+    values = np.random.default_rng(2).normal(size=30)
+    once = mean_interval(values, first, second)
+    thrice = mean_interval(np.tile(values, 3), first * 3, second * 3)
+    assert (thrice.low, thrice.high) == (pytest.approx(once.low), pytest.approx(once.high))
+    assert (once.n, thrice.n) == (30, 90)
+
+
+def test_the_order_of_the_values_does_not_matter_and_the_seed_does() -> None:
+    first, second = grid(6, 5)
+    values = np.random.default_rng(3).normal(size=30)
+    order = np.random.default_rng(4).permutation(30)
+    straight = mean_interval(values, first, second, seed=1)
+    mixed = mean_interval(values[order], [first[i] for i in order], [second[i] for i in order], seed=1)
+    assert mixed.low == pytest.approx(straight.low)
+    assert mean_interval(values, first, second, seed=1) == straight
+    assert mean_interval(values, first, second, seed=2).low != straight.low
+
+
+def test_one_cluster_leaves_nothing_to_vary_and_gives_no_interval() -> None:
+    found = mean_interval([1.0, 2.0], ["a", "a"], ["x", "x"])
+    assert (found.mean, found.low, found.high) == (1.5, None, None)
+    assert not found.excludes_zero
+
+
+def test_no_value_or_a_missing_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="label"):
+        mean_interval([], [], [])
+    with pytest.raises(ValueError, match="label"):
+        mean_interval([1.0], ["a"], [])
+
+
+def test_ten_wins_of_ten_leave_the_share_above_two_thirds() -> None:
+    low, high = exact_interval(10, 10)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+
+
+def test_strengths_are_recovered_from_the_choices_they_predict() -> None:
+    """Wins in exact proportion to s_i / (s_i + s_j) have the strengths themselves as their maximum."""
+    true = np.array([1.2, 0.3, -0.4, -1.1])
+    strength = np.exp(true)
+    wins = 100 * strength[:, None] / (strength[:, None] + strength[None])
+    np.fill_diagonal(wins, 0)
+    np.testing.assert_allclose(bradley_terry(wins), true, atol=1e-7)
+
+
+def test_a_star_of_comparisons_has_the_closed_form() -> None:
+    """The paper's shape: ours against two baselines that never met; each odds is that comparison's own."""
+    wins = np.array([[0.0, 85, 80], [15, 0, 0], [20, 0, 0]])
+    found = bradley_terry(wins)
+    assert found is not None
+    assert found[0] - found[1] == pytest.approx(np.log(85 / 15), abs=1e-6)
+    assert found[0] - found[2] == pytest.approx(np.log(80 / 20), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wins",
+    [
+        [[0.0, 5.0], [0.0, 0.0]],  # lost everything
+        [[0, 1, 2, 2], [1, 0, 2, 2], [0, 0, 0, 1], [0, 0, 1, 0]],  # a group lost everything
+        [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]],  # two groups never met
+    ],
+)
+def test_where_no_finite_strengths_exist_none_are_invented(wins: list[list[float]]) -> None:
+    assert bradley_terry(np.array(wins, dtype=float)) is None
 
 
 def row(method: str, subject: str, background: str, **values: float) -> dict[str, Any]:
@@ -149,13 +255,6 @@ def test_an_unknown_column_is_refused_by_name(two: list[dict[str, Any]]) -> None
         present_columns(two, "stylize")
     with pytest.raises(UserError, match="paint"):
         columns_in("paint", [])
-
-
-def test_columns_come_in_the_order_of_the_tables_and_keys_are_unique() -> None:
-    for track, columns in COLUMNS.items():
-        keys = [entry.key for entry in columns]
-        assert len(set(keys)) == len(keys)
-        assert [entry.key for entry in columns_in(track, reversed(keys))] == keys
 
 
 def test_a_group_without_its_mean_is_represented_by_its_columns() -> None:

@@ -1,0 +1,329 @@
+"""Means with intervals, paired differences and win rates over a grid of subjects and backgrounds.
+
+Neither the rows nor the columns of the grid are independent: twenty pictures of one subject are not twenty subjects.
+The *pigeonhole bootstrap* (A. B. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1(2), 2007, section 3)
+draws subjects and backgrounds with replacement, each on its own; a pair weighs as often as its subject times its
+background were drawn. With few clusters percentiles are too narrow, so their distance from the mean is stretched by the
+ratio of Student's quantile (degrees of freedom: the smaller number of clusters less one) to the normal one. Measured
+coverage of the 95 % interval over 400 worlds each: 0.97 with 5 x 4 clusters, 0.95 with 35 x 20, and up to 1.00 where
+the values of a cluster have nothing in common. tests/unit/test_statistics.py repeats it small.
+
+A row is a mapping with track, method, pair_id, subject, background, style, seed and values. Rows of floors and
+ceilings (methods called "floor:..." and "ceiling:...") are judged like any other but never compared as methods.
+Shapes: N values, R draws, M methods.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse.csgraph import connected_components
+from scipy.special import expit
+from scipy.stats import binomtest, norm, t
+
+from magic_insert.core.rand import fold_in
+from magic_insert.evaluation.rows import Column, columns_in, primary_columns
+
+DRAWS = 2000
+LEVEL = 0.95
+FLOOR, CEILING = "floor:", "ceiling:"
+OURS = "personalized"
+Array = NDArray[np.float64]
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over `n` values with its interval; `low` and `high` are None where one cluster leaves nothing to vary."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def within(self, bounds: tuple[float, float]) -> "Estimate":
+        """The same with an interval that claims nothing impossible: its ends lie inside `bounds`."""
+        if self.low is None or self.high is None:
+            return self
+        return replace(self, low=max(bounds[0], self.low), high=min(bounds[1], self.high))
+
+    def no_narrower_than_exact(self, num: int) -> "Estimate":
+        """For a share: the interval widened to the exact binomial one of `num` trials, and kept inside [0, 1].
+
+        Where one side wins everything nothing varies between draws, but a few trials are still only a few trials.
+        """
+        if self.low is None or self.high is None:
+            return self
+        wins = self.mean * num
+        least = exact_interval(math.floor(wins + 1e-9), num)[0]
+        most = exact_interval(math.ceil(wins - 1e-9), num)[1]
+        return replace(self, low=min(self.low, least), high=max(self.high, most)).within((0.0, 1.0))
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of zero."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One method: its `kind` (floor, method or ceiling), the number of its rows, and an estimate per column."""
+
+    method: str
+    kind: str
+    num_rows: int
+    estimates: Mapping[str, Estimate]
+
+
+@dataclass(frozen=True)
+class Paired:
+    """`method` against `reference` on the pairs and seeds that both have.
+
+    `difference` is the mean of method - reference in the column's own unit. `win_rate` is the share in which the method
+    is the better one, a tie counting half; its interval is the wider of the clustered and the exact binomial one. None
+    where the column has no better side.
+    """
+
+    method: str
+    reference: str
+    column: str
+    difference: Estimate
+    win_rate: Estimate | None
+
+
+# The pigeonhole bootstrap
+
+
+@lru_cache(maxsize=64)
+def cluster_draws(axis: str, names: tuple[str, ...], seed: int, draws: int) -> Array:
+    """How often each cluster is drawn, `draws` x clusters. Equal names give equal draws, so methods are paired."""
+    stream = np.random.Generator(np.random.PCG64(fold_in(seed, "pigeonhole bootstrap", axis, *names)))
+    return stream.multinomial(len(names), [1 / len(names)] * len(names), size=draws).astype(np.float64)
+
+
+# The columns of one method share their labels; a few entries hold them while a table is made.
+@lru_cache(maxsize=4)
+def draw_weights(
+    first: tuple[str, ...], second: tuple[str, ...], *, seed: int, draws: int = DRAWS
+) -> tuple[Array, int]:
+    """How often each of N values is drawn when the clusters `first` and `second` of the values are drawn.
+
+    Returns the weights, draws x N, and the smaller number of clusters among those axes that vary (0: none does).
+    """
+    weights = np.ones((draws, len(first)))
+    varying = []
+    for axis, labels in (("first", first), ("second", second)):
+        names, index = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
+        if len(names) > 1:
+            varying.append(len(names))
+            weights *= cluster_draws(axis, tuple(names.tolist()), seed, draws)[:, index]
+    weights.setflags(write=False)
+    return weights, min(varying, default=0)
+
+
+def stretched(point: float, replicates: Array, clusters: int) -> tuple[float | None, float | None]:
+    """The interval about `point` from its bootstrap `replicates`, widened for few `clusters`; None below two."""
+    finite = replicates[np.isfinite(replicates)]
+    if clusters < 2 or not finite.size:
+        return None, None
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(finite, [tail, 1 - tail])
+    widen = float(t.ppf(1 - tail, clusters - 1) / norm.ppf(1 - tail))
+    return point - max(0.0, point - float(low)) * widen, point + max(0.0, float(high) - point) * widen
+
+
+def mean_interval(
+    values: Sequence[float] | Array,
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> Estimate:
+    """The plain mean of `values` with its 95 % interval under the clusters `first` and `second` (labels per value).
+
+    Raises:
+        ValueError: there is no value, or the lengths differ.
+    """
+    numbers = np.asarray(values, dtype=np.float64)
+    if not numbers.size or not len(numbers) == len(first) == len(second):
+        raise ValueError(
+            f"expected one label of each axis per value, got {len(numbers)}, {len(first)} and {len(second)}"
+        )
+    # Values of one cell of the grid are always drawn together: their sum and their number are all that is needed.
+    cell_of = {cell: number for number, cell in enumerate(sorted(set(zip(first, second, strict=True))))}
+    index = [cell_of[cell] for cell in zip(first, second, strict=True)]
+    sums, counts = np.bincount(index, numbers), np.bincount(index).astype(np.float64)
+    rows, columns = zip(*cell_of, strict=True)
+    weights, clusters = draw_weights(rows, columns, seed=seed, draws=draws)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        # A draw that hits no cell of a sparse grid divides by zero and is left out as NaN.
+        replicates = weights @ sums / (weights @ counts)
+    point = float(numbers.mean())
+    return Estimate(point, *stretched(point, replicates, clusters), len(numbers))
+
+
+# Choices between two
+
+
+def exact_interval(wins: int, num: int) -> tuple[float, float]:
+    """The limits of the chance behind `wins` out of `num` (Clopper and Pearson 1934): at least as wide as promised."""
+    found = binomtest(wins, num).proportion_ci(LEVEL, method="exact")
+    return float(found.low), float(found.high)
+
+
+def bradley_terry(wins: Array) -> Array | None:
+    """Log-strengths s of the M methods with mean zero, by maximum likelihood: P(i beats j) = 1 / (1 + exp(s_j - s_i)).
+
+    `wins`[i, j] is how often i was preferred to j (Bradley and Terry 1952). None where no finite maximum exists: a
+    method, or a group of them, won or lost everything, or two groups never met (Hunter 2004, assumption 1).
+    """
+    if connected_components(wins > 0, connection="strong")[0] > 1:
+        return None
+
+    def loss(strength: Array) -> tuple[float, Array]:
+        lead = strength[:, None] - strength[None]
+        missed = wins * expit(-lead)
+        return float((wins * np.logaddexp(0, -lead)).sum()), missed.sum(0) - missed.sum(1)
+
+    found = minimize(loss, np.zeros(len(wins)), jac=True, method="BFGS", options={"gtol": 1e-9 * wins.sum()})
+    return np.asarray(found.x - found.x.mean(), dtype=np.float64)
+
+
+# Methods and their rows
+
+
+def kind_of(method: str) -> str:
+    """`floor`, `ceiling` or `method`, by the name."""
+    for prefix in (FLOOR, CEILING):
+        if method.startswith(prefix):
+            return prefix[:-1]
+    return "method"
+
+
+def tracks_of(rows: Iterable[Row]) -> list[str]:
+    """The tracks among `rows`, stylize first."""
+    return sorted({row["track"] for row in rows}, reverse=True)
+
+
+def methods_of(rows: Iterable[Row]) -> list[str]:
+    """Method names: floors, then methods in the order of their first row, then ceilings."""
+    names = list(dict.fromkeys(row["method"] for row in rows))
+    return sorted(names, key=lambda name: ("floor", "method", "ceiling").index(kind_of(name)))
+
+
+def grouped(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
+    """Rows by the value of `key`, in the order of appearance; a missing value is called "unknown"."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[str(row[key]) if row.get(key) is not None else "unknown"].append(row)
+    return dict(groups)
+
+
+def present_columns(rows: Sequence[Row], track: str) -> list[Column]:
+    """The columns for which any row of `track` has a value, in the order of the tables.
+
+    A column of texts only where every pair has one: its mean would be that of other pairs than those beside it.
+    """
+    pairs_with: dict[str, set[str]] = defaultdict(set)
+    chosen = [row for row in rows if row["track"] == track]
+    for row in chosen:
+        for key in row["values"]:
+            pairs_with[key].add(row["pair_id"])
+    pairs = {row["pair_id"] for row in chosen}
+    return [c for c in columns_in(track, pairs_with) if not c.of_texts or pairs_with[c.key] == pairs]
+
+
+def estimate_of(rows: Sequence[Row], column: Column, *, seed: int = 0) -> Estimate | None:
+    """The mean of `column` over `rows` that have it; None if none has."""
+    found = [row for row in rows if column.key in row["values"]]
+    if not found:
+        return None
+    values, *clusters = zip(
+        *((row["values"][column.key], row["subject"], row["background"]) for row in found), strict=True
+    )
+    return mean_interval(values, *clusters, seed=seed).within(column.bounds)
+
+
+def estimates_of(rows: Sequence[Row], columns: Iterable[Column], *, seed: int = 0) -> dict[str, Estimate]:
+    """`estimate_of` for every column that has a value."""
+    found = {column.key: estimate_of(rows, column, seed=seed) for column in columns}
+    return {key: estimate for key, estimate in found.items() if estimate is not None}
+
+
+def summaries(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Summary]:
+    """One summary per method of `track`: floors, methods, ceilings."""
+    chosen = [row for row in rows if row["track"] == track]
+    columns = present_columns(rows, track)
+    by_method = grouped(chosen, "method")
+    return [
+        Summary(name, kind_of(name), len(by_method[name]), estimates_of(by_method[name], columns, seed=seed))
+        for name in methods_of(chosen)
+    ]
+
+
+def breakdown(
+    rows: Sequence[Row], track: str, by: str, *, seed: int = 0
+) -> dict[str, dict[str, dict[str, Estimate]]]:
+    """Estimates of the primary columns by method and by the value of `by` ("style", "subject" or "background")."""
+    chosen = [row for row in rows if row["track"] == track]
+    columns = primary_columns(present_columns(rows, track))
+    return {
+        method: {
+            value: estimates_of(part, columns, seed=seed)
+            for value, part in sorted(grouped(grouped(chosen, "method")[method], by).items())
+        }
+        for method in methods_of(chosen)
+    }
+
+
+def reference_method(rows: Sequence[Row], track: str) -> str | None:
+    """The method that others are compared with: our own if it is there, else the first; None if only floors are."""
+    names = [name for name in methods_of(r for r in rows if r["track"] == track) if kind_of(name) == "method"]
+    ours = [name for name in names if name == OURS or name.startswith(OURS + "+")]
+    # Pasting is an inserter only by name: whoever inserts goes before it.
+    ours.sort(key=lambda name: name.endswith("+copy_paste"))
+    return next(iter(ours + names), None)
+
+
+def paired(
+    rows: Sequence[Row], track: str, column: Column, method: str, reference: str, *, seed: int = 0
+) -> Paired | None:
+    """`method` against `reference` in one column; None if they share no pair."""
+    sides: dict[str, dict[tuple[str, int], Row]] = {method: {}, reference: {}}
+    for row in rows:
+        if row["track"] == track and row["method"] in sides and column.key in row["values"]:
+            sides[row["method"]][row["pair_id"], row["seed"]] = row
+    shared = [(mine, sides[reference][key]) for key, mine in sides[method].items() if key in sides[reference]]
+    if not shared:
+        return None
+    differences = [mine["values"][column.key] - theirs["values"][column.key] for mine, theirs in shared]
+    clusters = [mine["subject"] for mine, _ in shared], [mine["background"] for mine, _ in shared]
+    difference = mean_interval(differences, *clusters, seed=seed)
+    if column.better == "neither":
+        return Paired(method, reference, column.key, difference, None)
+    gains = [column.gain(value) for value in differences]
+    wins = [1.0 if gain > 0 else 0.5 if gain == 0 else 0.0 for gain in gains]
+    rate = mean_interval(wins, *clusters, seed=seed).no_narrower_than_exact(len(wins))
+    return Paired(method, reference, column.key, difference, rate)
+
+
+def paired_table(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Paired]:
+    """Every method against the reference method in every primary column."""
+    reference = reference_method(rows, track)
+    if reference is None:
+        return []
+    names = [name for name in methods_of(r for r in rows if r["track"] == track) if kind_of(name) == "method"]
+    found = [
+        paired(rows, track, column, name, reference, seed=seed)
+        for name in names
+        if name != reference
+        for column in primary_columns(present_columns(rows, track))
+    ]
+    return [result for result in found if result is not None]
