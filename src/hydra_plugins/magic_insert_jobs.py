@@ -16,9 +16,11 @@ class JobLauncher(Launcher):
     """Up to `workers` jobs at a time; `metric` (null: what the job returns) is best when `direction` is reached."""
 
     def __init__(self, workers: int, metric: str | None, direction: str) -> None:
+        from magic_insert.config.fields import check
         from magic_insert.launch.sweep import SweepSettings
 
         self.settings = SweepSettings(workers, metric, direction)
+        check(self.settings, "sweep.")
         self.outcomes: list[Outcome] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from functools import cache
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from magic_insert.config.compose import JOB_SCHEMAS, compose_job, known_keys
+from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from, known_keys
 from magic_insert.config.freeze import freeze, thaw, to_yaml
 from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
@@ -30,6 +29,7 @@ REQUIRED = {
 GIVEN = {
     "evaluate": ["+stylizer@stylizers.own=personalized", "+inserter@inserters.none=copy_paste"],
     "subjectplop": ["root=r"],
+    "study": ["rows=r.jsonl", "ours=a", "against=[b]"],
 }
 # What a choice cannot do without, because only its user knows it.
 NEEDED = {
@@ -78,29 +78,29 @@ def test_every_job_composes_and_freezes_into_its_own_class(job: str) -> None:
 def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice: str) -> None:
     jobs = SERVES_ONLY.get((group, choice), jobs_with(group))
     assert jobs, f"no job uses the group {group}"
+    job = jobs[0]
     text = (CONF / group / f"{choice}.yaml").read_text()
     written = {
         key: value for key, value in (yaml.safe_load(text) or {}).items() if key not in ("hydra", "defaults")
     }
-    for job in jobs:
-        values = thaw(frozen(job, f"{group}={choice}", *NEEDED.get((group, choice), [])))
-        for key, value in written.items():
-            arrived = values[key] if "@package _global_" in text else values[group][key]
-            if isinstance(value, dict):
-                assert value.items() <= arrived.items()
-            elif not (isinstance(value, str) and value.startswith("${")):
-                assert arrived == value
+    values = thaw(frozen(job, f"{group}={choice}", *NEEDED.get((group, choice), [])))
+    for key, value in written.items():
+        arrived = values[key] if "@package _global_" in text else values[group][key]
+        if isinstance(value, dict):
+            assert value.items() <= arrived.items()
+        elif not (isinstance(value, str) and value.startswith("${")):
+            assert arrived == value
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_corner_of_an_experiment_that_ships_freezes_as_the_job_it_names(path: Path) -> None:
+def test_both_ends_of_an_experiment_that_ships_freeze_as_the_job_it_names(path: Path) -> None:
     text = path.read_text()
     named = re.search(rf"magic-insert (\w+) experiment={path.stem}\b", text)
     assert named
     written = yaml.safe_load(text)
     swept = {key: values.split(",") for key, values in written["hydra"]["sweeper"]["params"].items()}
-    for corner in product(*((values[0], values[-1]) for values in swept.values())):
-        words = [f"{key}={value}" for key, value in zip(swept, corner, strict=True)]
+    for corner in (0, -1):
+        words = [f"{key}={values[corner]}" for key, values in swept.items()]
         values = thaw(frozen(named[1], f"experiment={path.stem}", *words))
         for key in written.keys() - {"hydra"}:
             assert written[key].items() <= values[key].items()
@@ -114,19 +114,10 @@ def test_debug_fast_shortens_every_job_that_offers_it(job: str) -> None:
     assert all(fast[key]["steps"] <= 2 <= slow[key]["steps"] for key in steps)
 
 
-@pytest.mark.parametrize("job", JOB_SCHEMAS)
-def test_an_unknown_key_is_refused_by_name(job: str) -> None:
-    with pytest.raises(HydraException, match="seedd"):
-        frozen(job, "seedd=1")
-
-
-def test_an_unknown_key_inside_a_group_is_refused_by_name() -> None:
-    with pytest.raises(HydraException, match=r"model\.imagesize"):
-        frozen("insert", "model.imagesize=64")
-
-
-@pytest.mark.parametrize("key", ["nonsense", "model.nonsense"])
-def test_a_key_forced_in_with_a_plus_is_refused_too(key: str) -> None:
+@pytest.mark.parametrize("key", ["seedd", "model.imagesize"])
+def test_an_unknown_key_is_refused_by_name_even_forced_in_with_a_plus(key: str) -> None:
+    with pytest.raises(HydraException, match=key):
+        frozen("insert", f"{key}=1")
     with pytest.raises(UserError, match=key):
         frozen("insert", f"+{key}=1")
 
@@ -148,12 +139,9 @@ def test_an_experiment_of_the_user_sets_values_and_the_command_line_wins(tmp_pat
 @pytest.mark.parametrize(
     ("job", "override", "key"),
     [
-        ("insert", "seed=abc", "seed"),
         ("insert", "box=[a,b,c,d]", "box"),
         ("insert", "model.image_size=big", "model.image_size"),
-        ("insert", "keep_intermediate=3.5", "keep_intermediate"),
         ("personalize", "personalization.targets=3", "personalization.targets"),
-        ("toybox", "occlusion=much", "occlusion"),
         ("foundation", "vae.steps=1.5", "vae.steps"),
     ],
 )
@@ -166,55 +154,25 @@ def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> N
 @pytest.mark.parametrize(
     ("job", "override", "key"),
     [
-        ("insert", "style.scale=2.1", "style.scale"),
         ("insert", "style.scale=.nan", "style.scale"),
-        ("insert", "style.mode=magic", "style.mode"),
         ("insert", "style.blocks=everything", "style.blocks"),
         ("insert", "style.blocks=[1]", "style.blocks"),
-        ("insert", "model.dtype=int8", "model.dtype"),
-        ("insert", "model.device=tpu", "model.device"),
         ("insert", "model.image_size=100", "model.image_size"),
-        ("insert", "sampling.steps=0", "sampling.steps"),
-        ("insert", "sampling.guidance=-1", "sampling.guidance"),
-        ("insert", "segmenter.name=scissors", "segmenter.name"),
         ("insert", "inserter.name=bootstrapped", "inserter.run"),
         ("insert", "box=[1,2,3]", "box"),
         ("insert", "box=[1,2,0,3]", "box"),
         ("insert", "box=[-1,2,3,3]", "box"),
         ("insert", "background=[]", "background"),
         ("insert", "background=3", "background"),
-        ("personalize", "personalization.num_tokens=0", "personalization.num_tokens"),
-        ("personalize", "personalization.num_tokens=9", "personalization.num_tokens"),
-        ("personalize", "personalization.lr_unet=.inf", "personalization.lr_unet"),
-        ("personalize", "personalization.lr_tokens=-1", "personalization.lr_tokens"),
-        ("personalize", "personalization.targets=[]", "personalization.targets"),
-        ("personalize", "personalization.prompt_template=cat", "personalization.prompt_template"),
-        ("personalize", "personalization.lr_schedule=zigzag", "personalization.lr_schedule"),
-        ("personalize", "logger.name=paper", "logger.name"),
-        ("foundation", "denoiser.steps=0", "denoiser.steps"),
+        ("personalize", "personalization.token_pattern=v", "personalization.token_pattern"),
+        ("personalize", "personalization.optimizer=prodigy", "personalization.optimizer"),
+        ("personalize", "personalization.prior_images=3", "personalization.prior_images"),
         ("foundation", "metric_style.batch_size=1", "metric_style.batch_size"),
-        ("foundation", "vae.lr=0", "vae.lr"),
-        ("demo", "num_scenes=0", "num_scenes"),
-        ("toybox", "what=everything", "what"),
-        ("toybox", "split=test", "split"),
-        ("toybox", "size=8", "size"),
-        ("toybox", "occlusion=1.5", "occlusion"),
-        ("toybox", "num_subjects=0", "num_subjects"),
-        ("card", "num_samples=0", "num_samples"),
-        ("study", "action=dance", "action"),
-        ("study", "track=both", "track"),
-        ("study", "port=65536", "port"),
-        ("study", "protocol.tasks=0", "protocol.tasks"),
-        ("study", "protocol.raters=0", "protocol.raters"),
-        ("study", "protocol.checks=-1", "protocol.checks"),
-        ("study", "protocol.max_failed=-1", "protocol.max_failed"),
+        ("bootstrap", "bootstrap.rounds=2", "bootstrap.rounds"),
+        ("bootstrap", "fit.photo_share=0.001", "fit.photo_share"),
+        ("study", "against=[]", "against"),
         ("status", "states=[asleep]", "states"),
-        ("personalize", "exec.name=rsh", "exec.name"),
         ("personalize", "exec.devices=2", "exec.devices"),
-        ("personalize", "exec.devices=-1", "exec.devices"),
-        ("personalize", "exec.nodes=0", "exec.nodes"),
-        ("personalize", "exec.timeout_min=0", "exec.timeout_min"),
-        ("personalize", "exec.cluster=cloud", "exec.cluster"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name_and_in_one_line(job: str, override: str, key: str) -> None:
@@ -225,11 +183,10 @@ def test_a_value_out_of_range_is_refused_by_name_and_in_one_line(job: str, overr
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("job", REQUIRED)
-def test_every_missing_value_is_named(job: str) -> None:
+def test_every_missing_value_is_named() -> None:
     with pytest.raises(UserError) as caught:
-        freeze(compose_job(job))
-    for override in REQUIRED[job]:
+        freeze(compose_job("remove"))
+    for override in REQUIRED["remove"]:
         assert override.split("=")[0] + "=..." in str(caught.value)
 
 
@@ -237,7 +194,7 @@ def test_every_missing_value_is_named(job: str) -> None:
 def test_what_freezes_comes_back_from_its_yaml(job: str) -> None:
     """The resolved config.yaml of a run holds everything: merged into the bare schema it gives an equal object."""
     cfg = freeze(base(job))
-    assert freeze(OmegaConf.merge(base(job), OmegaConf.create(to_yaml(cfg)))) == cfg
+    assert frozen_from(OmegaConf.create(to_yaml(cfg)), job) == cfg
     assert OmegaConf.to_container(OmegaConf.create(to_yaml(cfg))) == thaw(cfg)
 
 
@@ -258,8 +215,9 @@ def test_the_papers_recipe_is_the_papers() -> None:
     assert (cfg.lr_unet, cfg.wd_unet, cfg.lr_tokens, cfg.wd_tokens) == (1e-5, 0.3, 1e-3, 0.1)
 
 
-@pytest.mark.parametrize("job", ["personalize", "insert", "demo"])
-@pytest.mark.parametrize("recipe", ["paper", "default"])
+@pytest.mark.parametrize(
+    ("job", "recipe"), [("personalize", "paper"), ("insert", "default"), ("demo", "paper")]
+)
 def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job: str, recipe: str) -> None:
     words = ("model=sdxl", f"personalization={recipe}")
     with pytest.raises(UserError, match="float16") as refused:

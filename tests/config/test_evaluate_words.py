@@ -106,7 +106,7 @@ def test_an_experiment_may_choose_the_methods_itself() -> None:
         (["stylizer=personalized,personalized"], "twice"),
         (["stylizer=personalized,instantstyle", "stylizer.lora_scale=1"], r"stylizers\.NAME\.lora_scale"),
         (["stylizer="], "NAME"),
-        (["inserter=images"], r"inserter\.dir"),
+        (["inserter=images"], r"inserters\.images\.dir"),
         (["stylizer=images", "stylizer.dir=x", "stylizer.pattern=a.png"], r"\{subject\}"),
         (["stylizer=personalized", "stylizer.lora_scael=1"], r"stylizers\.personalized\.lora_scael"),
         (["stylizer=personalized", "stylizer.personalization.rnak=1"], r"personalization.*rnak"),
@@ -121,7 +121,7 @@ def test_an_experiment_may_choose_the_methods_itself() -> None:
         (["benchmark.placement=up"], r"benchmark\.placement"),
         (["benchmark.num_subjects=0"], r"benchmark\.num_subjects"),
         (["benchmark.size=4"], r"benchmark\.size"),
-        (["inserter=copy_paste", "inserter.composite=glue"], r"inserter\.composite"),
+        (["inserter=copy_paste", "inserter.composite=glue"], r"inserters\.copy_paste\.composite"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(words: list[str], message: str) -> None:

@@ -9,8 +9,7 @@ import pytest
 import torch
 from rounds_sample import write_run
 
-from magic_insert.config.schema import LoggerConfig
-from magic_insert.config.schema.launch import DashboardConfig
+from magic_insert.config.schema import DashboardConfig, LoggerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
@@ -127,12 +126,6 @@ def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path
     write_json(tmp_path / "sweep.json", damaged[damage])
     with pytest.raises(UserError, match=re.escape(f"in {tmp_path / 'sweep.json'}, got other fields")):
         page_of(tmp_path / "page.html", sweep_dir=str(tmp_path))
-
-
-def test_exactly_one_of_run_and_sweep_is_asked_for() -> None:
-    for run, sweep in ((None, None), ("a", "b")):
-        with pytest.raises(UserError, match="run and sweep"):
-            DashboardConfig(run=run, sweep_dir=sweep, logger=LoggerConfig())
 
 
 def test_a_sweep_reads_back_as_it_was_written(tmp_path: Path) -> None:

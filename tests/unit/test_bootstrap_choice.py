@@ -3,8 +3,6 @@
 import pytest
 
 from magic_insert.bootstrap.choice import Row, best_round, conclusion, improves, photo_loss
-from magic_insert.config.schema.bootstrap import LoopConfig
-from magic_insert.core.errors import UserError
 
 
 def row(number: int, seen: float, photo: float | None, interval: tuple[float, float] = (0.5, 1.5)) -> Row:
@@ -77,8 +75,3 @@ def test_without_photographs_that_have_an_effect_nothing_can_be_lost() -> None:
     rows = [row(0, 20.0, None), row(1, 21.0, None)]
     assert best_round(rows, 0) == 1
     assert "photo" in conclusion(rows, 0)
-
-
-def test_a_loss_below_zero_is_refused_with_its_key() -> None:
-    with pytest.raises(UserError, match=r"bootstrap\.max_photo_loss"):
-        LoopConfig(max_photo_loss=-0.1)

@@ -177,9 +177,3 @@ def test_without_the_name_of_a_model_nothing_is_asked(stub: Stub) -> None:
 
 def test_the_key_is_not_shown_when_a_server_is_printed(stub: Stub) -> None:
     assert "secret" not in repr(build_pose(HTTP).server)  # type: ignore[attr-defined]
-
-
-@pytest.mark.parametrize(("key", "value"), [("name", "magic"), ("timeout", 0.0)])
-def test_a_pose_out_of_range_is_refused_by_name(key: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"pose.{key}"):
-        PoseConfig(**{key: value})

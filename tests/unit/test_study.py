@@ -48,7 +48,7 @@ def forms() -> list[list[Task]]:
 
 
 def test_the_papers_protocol_asks_twelve_hundred_times_about_each_of_two_baselines() -> None:
-    protocol = freeze(compose_job("study")).protocol
+    protocol = freeze(compose_job("study", ["folders=[a,b]"])).protocol
     forms = draw_forms("ours", POOLS, protocol, seed=0)
     asked = Counter(
         frozenset((task.left, task.right)) for form in forms for task in form if not task.is_check

@@ -18,7 +18,7 @@ from magic_insert.bootstrap.plan import Execute, OnLosses, Plan, Source
 from magic_insert.bootstrap.product import publish
 from magic_insert.bootstrap.select import acceptance, bias_report, rejected_by, truth_report
 from magic_insert.bootstrap.sheets import write_sheets
-from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes, write_text
 from magic_insert.core.store import Entry, Store

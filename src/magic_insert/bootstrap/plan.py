@@ -14,7 +14,7 @@ from magic_insert.bootstrap.files import LPIPS_FILE, read_index, read_values
 from magic_insert.bootstrap.filters import ask_for_cycle
 from magic_insert.bootstrap.payload import Payload
 from magic_insert.bootstrap.select import Selection, build_filters, rule_settings, select
-from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json

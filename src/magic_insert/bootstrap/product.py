@@ -8,7 +8,7 @@ from magic_insert import __version__
 from magic_insert.bootstrap.files import NETWORK_FILES, WEIGHTS
 from magic_insert.bootstrap.plan import Source
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import disk_trouble, write_json

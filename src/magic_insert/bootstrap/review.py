@@ -14,7 +14,7 @@ from magic_insert.bootstrap.filters import read_verdicts
 from magic_insert.bootstrap.quality import left_out, ranking, teach
 from magic_insert.bootstrap.select import Judged
 from magic_insert.bootstrap.sheets import write_sheet
-from magic_insert.config.schema.bootstrap import ReviewConfig
+from magic_insert.config.schema import ReviewConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json, write_text
 from magic_insert.core.store import find_stage

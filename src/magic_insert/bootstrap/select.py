@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from magic_insert.bootstrap.filters import Filter
+from magic_insert.config.freeze import typed
 from magic_insert.config.registry import FILTERS
-from magic_insert.config.typed import typed
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from magic_insert.cli.app import compose_and_call, require_writable
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.launch import DashboardConfig
+from magic_insert.config.schema import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.launch.dashboard import write_dashboard
 from magic_insert.tracking import has_wandb_account

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.cli.app import fail, require_writable, run_app
-from magic_insert.config.schema.evaluation import IMAGES, EvaluateConfig
+from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.errors import UserError
 from magic_insert.methods.input_checks import check_inserter, check_model, check_segmenter
 from magic_insert.paths import conf_dir

@@ -29,7 +29,6 @@ def check(cfg: StudyConfig) -> None:
         if missing:
             raise UserError(f"expected answers to be files, got none at {missing[0]}; set answers=[PATH]")
         return
-    cfg.require_source()
     if cfg.rows is not None and not Path(cfg.rows).is_file():
         raise UserError(f"expected rows to be a file, got none at {cfg.rows}; set rows=PATH")
     for folder in [*cfg.folders, *([cfg.references] if cfg.references else [])]:

@@ -15,9 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.config import schema
-from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.launch import DashboardConfig, JobLauncherConfig
-from magic_insert.config.typed import writable_schema
+from magic_insert.config.freeze import freeze, writable_schema
+from magic_insert.config.schema import DashboardConfig, JobLauncherConfig
 from magic_insert.paths import conf_dir
 
 # Every job is composed with it, so that a YAML may set how its sweeps are run.

@@ -4,9 +4,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import EvaluateConfig, PersonalizationConfig, SamplingConfig, StyleConfig
-from magic_insert.config.schema.evaluation import EvaluatedStylizer
-from magic_insert.config.typed import overridden
+from magic_insert.config.freeze import overridden
+from magic_insert.config.schema import (
+    EvaluateConfig,
+    EvaluatedStylizer,
+    PersonalizationConfig,
+    SamplingConfig,
+    StyleConfig,
+)
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json

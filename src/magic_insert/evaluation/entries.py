@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magic_insert.config.schema import EvaluateConfig
-from magic_insert.config.schema.evaluation import IMAGES
+from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.rand import fold_in
 from magic_insert.data.benchmarks import Benchmark, BenchPair
 

@@ -15,8 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import EvaluateConfig
-from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, ImagesConfig
+from magic_insert.config.schema import (
+    IMAGES,
+    EvaluateConfig,
+    EvaluatedInserter,
+    EvaluatedStylizer,
+    ImagesConfig,
+)
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png

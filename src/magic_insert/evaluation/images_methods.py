@@ -10,7 +10,7 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema.evaluation import ImagesConfig
+from magic_insert.config.schema import ImagesConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
 from magic_insert.data.benchmarks import BenchPair

@@ -112,7 +112,6 @@ def run_build(cfg: StudyConfig) -> Path:
     Raises:
         UserError: nothing to compare, too few shared pairs, a missing or damaged picture, or answers are there already.
     """
-    cfg.require_source()
     out = Path(cfg.out)
     if (out / "answers.jsonl").is_file():
         raise UserError(f"expected a folder without answers, got {out / 'answers.jsonl'}; set out=FOLDER")

@@ -10,7 +10,7 @@ from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.files import WITH, WITHOUT, place
 from magic_insert.bootstrap.scores import GROUPS
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema.bootstrap import BootstrapConfig
+from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.ranks import world_size
 from magic_insert.launch.executor import execute

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema.launch import DashboardConfig
+from magic_insert.config.schema import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_text
 from magic_insert.launch.dashboard_page import page, section, sheet, table

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from magic_insert.config.schema.launch import ExecConfig
+from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 from magic_insert.launch.signals import die_with_parent

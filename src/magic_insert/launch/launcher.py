@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.launch import ExecConfig
+from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.launch.executor import execute
 from magic_insert.launch.run_folder import CONFIG, recorded_run

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema.launch import ExecConfig
+from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.launch.worker import REPORTS, TIMEOUT, run_target
 

@@ -9,14 +9,14 @@ import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, open_dict, read_write
 
-from magic_insert.config.checks import at_least, one_of
+from magic_insert.config.fields import OneOf, Range
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.launch.launcher import is_picture, named_output
@@ -44,13 +44,9 @@ class JobPlan:
 class SweepSettings:
     """See config.schema.launch.JobLauncherConfig."""
 
-    workers: int
+    workers: Annotated[int, Range(1)]
     metric: str | None
-    direction: str
-
-    def __post_init__(self) -> None:
-        at_least("sweep.workers", self.workers, 1)
-        one_of("sweep.direction", self.direction, ("max", "min"))
+    direction: Annotated[str, OneOf("max", "min")]
 
 
 def run_batch(

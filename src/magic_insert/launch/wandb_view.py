@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema.launch import DashboardConfig
+from magic_insert.config.schema import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.launch.dashboard import GROUPS, NETWORKS
 

@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema.parts import COMPOSITES
 from magic_insert.core.compositing import Region, area_resize, paste, region_around, resize
 from magic_insert.core.effect_layer import EffectConfig, apply_effect, measure_effect, upsample_effect
 from magic_insert.core.records import Box, Composite, Scene, Subject
@@ -46,13 +45,13 @@ def place(
     """The subject in `scene`, standing in `box`, with the light the inserter gives it.
 
     Args:
-        composite: one of COMPOSITES.
+        composite: "effect_layer" or "paper".
         id: names the draw.
 
     Raises:
         UserError: the box is not inside the scene, or the subject's matte is empty.
     """
-    assert composite in COMPOSITES
+    assert composite in ("effect_layer", "paper")
     with stages.stage("paste"):
         pasted = paste(scene, subject, box)
         region = _whole(*scene.size) if composite == "paper" else region_around(box, *scene.size)

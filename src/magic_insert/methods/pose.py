@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema.stylizers import PoseConfig
+from magic_insert.config.schema import PoseConfig
 from magic_insert.core.records import Box, Scene
 from magic_insert.methods.pose_http import HttpPose
 from magic_insert.methods.pose_server import check_server

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from magic_insert.config.schema.stylizers import PoseConfig
+from magic_insert.config.schema import PoseConfig
 from magic_insert.core.errors import UserError
 
 URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"

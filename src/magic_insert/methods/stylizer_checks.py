@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from magic_insert.config.schema import ModelConfig
-from magic_insert.config.schema.stylizers import ADAIN_FILES, StylizerConfig
+from magic_insert.config.schema import ADAIN_FILES, ModelConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 
 

@@ -4,8 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig
-from magic_insert.config.schema.stylizers import STYLIZERS, StylizerConfig
+from magic_insert.config.schema import STYLIZERS, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
 from magic_insert.methods.adain import AdainStylizer

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema.personalization import MAX_TOKENS
+from magic_insert.config.schema import MAX_TOKENS
 from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import save_tensors
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from magic_insert.config.schema.stylizers import ADAIN_FILES
+from magic_insert.config.schema import ADAIN_FILES
 from magic_insert.core.errors import UserError
 from magic_insert.models.shared_attention import adain
 

@@ -15,8 +15,7 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from magic_insert.config.schema import LoggerConfig, PersonalizationConfig
-from magic_insert.config.schema.personalization import check_precision
+from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, check_precision
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes, write_json

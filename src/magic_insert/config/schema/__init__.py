@@ -1,53 +1,110 @@
 """Every value a user can set, as frozen dataclasses: one per configuration group and one per job.
 
-Field types are checked when Hydra composes, ranges (`__post_init__`) when `config.freeze` turns the result into these
+Field types are checked when Hydra composes, what fields declare (config/fields.py) when `config.freeze` makes these
 classes. Defaults live in conf/*.yaml where a group has several choices, and here where there is only one.
 """
 
-from magic_insert.config.schema.bootstrap import BootstrapConfig, ReviewConfig
-from magic_insert.config.schema.evaluation import BenchmarkConfig, EvaluateConfig, SubjectPlopConfig
-from magic_insert.config.schema.export import ExportConfig
-from magic_insert.config.schema.foundation import FoundationConfig
-from magic_insert.config.schema.insertion import InsertionConfig, RemoveConfig
+from magic_insert.config.schema.bootstrap import (
+    AdaptConfig,
+    FaultConfig,
+    FilterConfig,
+    HarvestConfig,
+    HeldOutConfig,
+    LoopConfig,
+    StyledPoolConfig,
+)
+from magic_insert.config.schema.evaluation import (
+    IMAGES,
+    BenchmarkConfig,
+    EncodersConfig,
+    EvaluatedInserter,
+    EvaluatedStylizer,
+    ImagesConfig,
+    ProtocolConfig,
+)
 from magic_insert.config.schema.jobs import (
     MAX_PICTURES,
+    BootstrapConfig,
     CardConfig,
+    DashboardConfig,
     DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FoundationConfig,
     InsertConfig,
+    InsertionConfig,
+    JobLauncherConfig,
     PersonalizeConfig,
+    RemoveConfig,
+    ReportConfig,
+    ReviewConfig,
     StatusConfig,
+    StudyConfig,
+    SubjectPlopConfig,
     ToyboxConfig,
 )
-from magic_insert.config.schema.launch import ExecConfig
-from magic_insert.config.schema.parts import (
+from magic_insert.config.schema.shared import (
+    ADAIN_FILES,
+    STYLIZERS,
+    ExecConfig,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
+    PoseConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
+    StylizerConfig,
 )
-from magic_insert.config.schema.personalization import PersonalizationConfig, ValidationConfig
-from magic_insert.config.schema.study import ProtocolConfig, ReportConfig, StudyConfig
-from magic_insert.config.schema.stylizers import PoseConfig, StylizerConfig
+from magic_insert.config.schema.training import (
+    MAX_TOKENS,
+    DataConfig,
+    FitConfig,
+    PartConfig,
+    PersonalizationConfig,
+    PoolConfig,
+    TrainerConfig,
+    ValidationConfig,
+    check_precision,
+)
 
 __all__ = [
+    "ADAIN_FILES",
+    "IMAGES",
     "MAX_PICTURES",
+    "MAX_TOKENS",
+    "STYLIZERS",
+    "AdaptConfig",
     "BenchmarkConfig",
     "BootstrapConfig",
     "CardConfig",
+    "DashboardConfig",
+    "DataConfig",
     "DemoConfig",
+    "EncodersConfig",
     "EvaluateConfig",
+    "EvaluatedInserter",
+    "EvaluatedStylizer",
     "ExecConfig",
     "ExportConfig",
+    "FaultConfig",
+    "FilterConfig",
+    "FitConfig",
     "FoundationConfig",
+    "HarvestConfig",
+    "HeldOutConfig",
+    "ImagesConfig",
     "InsertConfig",
     "InserterConfig",
     "InsertionConfig",
+    "JobLauncherConfig",
     "LoggerConfig",
+    "LoopConfig",
     "ModelConfig",
+    "PartConfig",
     "PersonalizationConfig",
     "PersonalizeConfig",
+    "PoolConfig",
     "PoseConfig",
     "ProtocolConfig",
     "RemoveConfig",
@@ -58,8 +115,11 @@ __all__ = [
     "StatusConfig",
     "StudyConfig",
     "StyleConfig",
+    "StyledPoolConfig",
     "StylizerConfig",
     "SubjectPlopConfig",
     "ToyboxConfig",
+    "TrainerConfig",
     "ValidationConfig",
+    "check_precision",
 ]

@@ -1,52 +1,82 @@
-"""One dataclass per job: its table of contents. The foundation job has a file of its own."""
+"""One dataclass per job: its own keys and its table of contents."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from magic_insert.config.checks import at_least, not_empty, one_of, within
-from magic_insert.config.schema.launch import ExecConfig
-from magic_insert.config.schema.parts import (
-    COMPOSITES,
+from magic_insert.config.fields import NotEmpty, OneOf, Range
+from magic_insert.config.freeze import overridden, typed
+from magic_insert.config.schema.bootstrap import (
+    AdaptConfig,
+    Decibel,
+    FaultConfig,
+    FilterConfig,
+    HarvestConfig,
+    HeldOutConfig,
+    LoopConfig,
+    StyledPoolConfig,
+)
+from magic_insert.config.schema.evaluation import (
+    IMAGES,
+    BenchmarkConfig,
+    EncodersConfig,
+    EvaluatedInserter,
+    EvaluatedStylizer,
+    ProtocolConfig,
+)
+from magic_insert.config.schema.shared import (
+    EDIT_STEPS,
+    Composite,
+    Count,
+    ExecConfig,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
+    PoseConfig,
     SamplingConfig,
     SegmenterConfig,
+    Share,
+    Steps,
     StyleConfig,
+    StylizerConfig,
 )
-from magic_insert.config.schema.personalization import PersonalizationConfig, check_precision
-from magic_insert.config.schema.stylizers import PoseConfig, StylizerConfig
-from magic_insert.core.errors import UserError
+from magic_insert.config.schema.training import (
+    DataConfig,
+    FitConfig,
+    PartConfig,
+    PersonalizationConfig,
+    PoolConfig,
+    TrainerConfig,
+    check_precision,
+)
 
-TOYBOX_PRODUCTS = ("subjects", "pairs", "benchmark", "sheet")
-SPLITS = ("train", "heldout")
 MAX_PICTURES = 5
 
 
 @dataclass(frozen=True)
 class InsertConfig:
-    """Subject picture + background picture -> composite. `box` is [x, y, w, h] in pixels of the background, or null.
-
-    `background`: a picture; or a list of them or a folder, each inserted into under its own name in the folder `out`.
-    `run`: run folder, or saved step, of a personalisation of this subject; null personalises now.
-
-    `composite`: `effect_layer` keeps the background's own pixels outside the subject and its effect, `paper` keeps the
-    whole picture as the inserter drew it.
-
-    `subject_text`: what the subject is ("a red bunny"), for stylizers that are told instead of taught.
-    """
+    """Subject picture + background picture -> composite."""
 
     subject: str = MISSING
-    background: Any = MISSING  # a path or a list of paths
+    """The subject's picture."""
+    background: Any = MISSING  # a path or a list of paths: the schema language has no such union
+    """A picture; or a list of them or a folder, each inserted into under its own name in the folder `out`."""
     out: str = MISSING
+    """The picture to write, with its JSON beside it; a folder for several backgrounds."""
     run: str | None = None
+    """Run folder, or saved step, of a personalisation of this subject; null personalises now."""
     box: list[int] | None = None
+    """[x, y, w, h] in pixels of the background; null: a default place."""
     subject_text: str = ""
+    """What the subject is ("a red bunny"), for stylizers that are conditioned on words instead of trained."""
     seed: int = 0
+    """Root of every random number."""
     keep_intermediate: bool = False
-    composite: str = "effect_layer"
+    """Write every step between into the folder `<out>_parts`."""
+    composite: Composite = "effect_layer"
+    """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -56,52 +86,39 @@ class InsertConfig:
     segmenter: SegmenterConfig = MISSING
     inserter: InserterConfig = MISSING
 
-    def __post_init__(self) -> None:
-        one_of("composite", self.composite, COMPOSITES)
+    def conflicts(self, at: str) -> Iterator[str]:
         paths = self.background if isinstance(self.background, list) else [self.background]
         if not paths or not all(isinstance(path, str) and path for path in paths):
-            raise UserError(
-                f"expected background=PATH or background=[PATH,PATH], got {self.background!r}; quote odd names"
-            )
+            yield f"expected background=PATH or background=[PATH,PATH], got {self.background!r}; quote odd names"
         if self.run is None and self.stylizer.name == "personalized":
             check_precision(self.personalization.precision, self.model.dtype)
         if self.run is not None and self.stylizer.name != "personalized":
-            raise UserError(
-                f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
-            )
-        if self.box is None:
-            return
-        if len(self.box) != 4:
-            raise UserError(
-                f"expected box=[x,y,w,h], got {len(self.box)} numbers; set box=[x,y,w,h] or box=null"
-            )
-        if min(self.box) < 0 or min(self.box[2:]) < 1:
-            raise UserError(f"expected box=[x,y,w,h] with x, y >= 0 and w, h >= 1, got {self.box}")
+            yield f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
+        box = self.box or [0, 0, 1, 1]
+        if len(box) != 4 or min(box) < 0 or min(box[2:]) < 1:
+            yield f"expected box=[x,y,w,h] with x, y >= 0 and w, h >= 1, got {box}; set box=[x,y,w,h] or box=null"
 
 
 @dataclass(frozen=True)
 class PersonalizeConfig:
-    """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format.
+    """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format."""
 
-    `subject`: a path, or a list of up to MAX_PICTURES as in subject=[a.png,b.png]; or a folder of subjects (pictures,
-    or folders of them), each with a run folder of its own in `out`. `exec=torchrun` shares the subjects out.
-    """
-
-    subject: Any = MISSING  # a path or a list of paths: the schema language has no such union
+    subject: Any = MISSING
+    """A picture, a list of up to 5 as in subject=[a.png,b.png], or a folder of subjects, each with a run folder."""
     out: str = MISSING
+    """The run folder."""
     seed: int = 0
+    """Root of every random number."""
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     logger: LoggerConfig = MISSING
     exec: ExecConfig = MISSING
 
-    def __post_init__(self) -> None:
+    def conflicts(self, at: str) -> Iterator[str]:
         if not all(isinstance(path, str) and path for path in self.pictures):
-            raise UserError(
-                f"expected subject=PATH or subject=[PATH,PATH], got {self.subject!r}; quote odd names"
-            )
+            yield f"expected subject=PATH or subject=[PATH,PATH], got {self.subject!r}; quote odd names"
         if not 1 <= len(self.pictures) <= MAX_PICTURES:
-            raise UserError(
+            yield (
                 f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(self.pictures)}; "
                 "set subject=[PATH,...]"
             )
@@ -115,12 +132,16 @@ class PersonalizeConfig:
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """One held-out Toybox subject in `num_scenes` held-out scenes, beside the truth: a sheet and a page in `out`."""
+    """One held-out Toybox subject in several held-out scenes, beside the truth: a sheet and a page in `out`."""
 
     out: str = "runs/demo"
+    """The run folder."""
     seed: int = 0
-    num_scenes: int = 4
-    composite: str = "effect_layer"
+    """Root of every random number."""
+    num_scenes: Annotated[int, Range(1, 20)] = 4
+    """How many scenes."""
+    composite: Composite = "effect_layer"
+    """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -129,63 +150,364 @@ class DemoConfig:
     segmenter: SegmenterConfig = MISSING
     inserter: InserterConfig = MISSING
 
-    def __post_init__(self) -> None:
-        within("num_scenes", self.num_scenes, 1, 20)
+    def conflicts(self, at: str) -> Iterator[str]:
         check_precision(self.personalization.precision, self.model.dtype)
-        one_of("composite", self.composite, COMPOSITES)
+        yield from ()
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """A finished personalisation for other programs: a LoRA file and an embedding file in the folder `out`."""
+
+    run: str = MISSING
+    """Folder of the personalisation."""
+    out: str = MISSING
+    """The folder to write."""
+    format: Annotated[str, OneOf("kohya", "diffusers")] = "kohya"
+    """`kohya` for ComfyUI and A1111, or diffusers' own."""
+    name: str = ""
+    """Of kohya's files and in the headers; empty: the name of the run folder."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if "/" in self.name or self.name.startswith("."):
+            yield f"expected name to be a file name without suffix, got {self.name!r}; set name=cat"
+
+
+@dataclass(frozen=True)
+class InsertionConfig:
+    """Pairs -> `out`/remover and `out`/inserter, as safetensors in diffusers' format."""
+
+    out: str = MISSING
+    """The run folder."""
+    task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
+    """Which of the two is trained."""
+    seed: int = 0
+    """Root of every random number."""
+    validation_steps: Steps = EDIT_STEPS
+    """Denoising steps when the held-out pairs are drawn at the end."""
+    model: ModelConfig = MISSING
+    data: DataConfig = MISSING
+    train: FitConfig = MISSING
+    logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.data.name == "desoba" and self.task != "insert":
+            yield (
+                f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
+                "set task=insert"
+            )
+
+
+@dataclass(frozen=True)
+class RemoveConfig:
+    """A picture and a mask -> the picture without what the mask marks, and without its shadow."""
+
+    image: str = MISSING
+    """The picture."""
+    mask: str = MISSING
+    """White where something is to go."""
+    out: str = MISSING
+    """The .png to write, with its JSON beside it."""
+    run: str | None = None
+    """Folder that holds remover/; null: the one beside the model's weights."""
+    seed: int = 0
+    """Root of every random number."""
+    steps: Steps = EDIT_STEPS
+    """Denoising steps."""
+    grow: Annotated[float, Range(0, 0.5)] = 0.02
+    """How far around the mask the picture is redrawn, as a share of the window's side."""
+    threshold: Share = 0.03
+    """The smallest change that counts."""
+    reach: Annotated[float, Range(0, 100)] = 1.2
+    """How far from the mask an effect may lie, in units of its longer side."""
+    model: ModelConfig = MISSING
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Methods on a benchmark: pictures, rows and a report in `out`; the same command resumes where it stopped."""
+
+    out: str = "runs/evaluate"
+    """The run folder."""
+    seed: int = 0
+    """Root of every random number."""
+    track: Annotated[str, OneOf("stylize", "insert", "both")] = "both"
+    """Judge the redrawn subject, the composite, or both."""
+    metrics: Annotated[str, OneOf("micro", "paper", "paper_large")] = "micro"
+    """The shipped micro encoders, or the paper's with weights from encoders.root (paper_large: CLIP ViT-L/14)."""
+    floors: bool = True
+    """Add rows of trivial methods and of the truth."""
+    num_draws: Annotated[int, Range(1, 1000)] = 1
+    """Pictures per pair and method, each with a seed of its own."""
+    personalized: str | None = None
+    """Folder of personalisations to share between runs; null: inside `out`."""
+    stylizers: dict[str, Any] = field(default_factory=dict)
+    """Method name -> its options; stylizer='[a,b]' fills it from the group's choices."""
+    inserters: dict[str, Any] = field(default_factory=dict)
+    """Method name -> its options; inserter='[x,y]' fills it from the group's choices."""
+    benchmark: BenchmarkConfig = MISSING
+    encoders: EncodersConfig = field(default_factory=EncodersConfig)
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    style: StyleConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        groups = ("personalization", "style", "sampling")
+        for name, stylizer in self.chosen_stylizers.items():
+            for group in groups:
+                overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
+        if "stylize" in self.tracks and not self.chosen_stylizers:
+            yield f"expected a method for track={self.track}, got none; set stylizer='[NAME,NAME]'"
+        if "insert" in self.tracks and not self.chosen_inserters:
+            yield f"expected a method for track={self.track}, got none; set inserter='[NAME,NAME]'"
+        drawn = [name for name, inserter in self.chosen_inserters.items() if inserter.name != IMAGES]
+        if "insert" in self.tracks and drawn and not self.chosen_stylizers:
+            yield f"expected a stylizer to draw what {', '.join(drawn)} inserts, got none; set stylizer=NAME"
+
+    @property
+    def tracks(self) -> tuple[str, ...]:
+        """The tracks of `track`, one or both."""
+        return ("stylize", "insert") if self.track == "both" else (self.track,)
+
+    @property
+    def chosen_stylizers(self) -> dict[str, EvaluatedStylizer]:
+        """`stylizers` with types and ranges checked."""
+        return {k: typed(EvaluatedStylizer, v, f"stylizers.{k}") for k, v in self.stylizers.items()}
+
+    @property
+    def chosen_inserters(self) -> dict[str, EvaluatedInserter]:
+        """`inserters` with types and ranges checked."""
+        return {k: typed(EvaluatedInserter, v, f"inserters.{k}") for k, v in self.inserters.items()}
+
+
+@dataclass(frozen=True)
+class SubjectPlopConfig:
+    """The official pictures of SubjectPlop, which this package never ships."""
+
+    action: Annotated[str, OneOf("fetch", "check")] = "check"
+    """`fetch` clones the official repository into `out`; `check` compares the pictures in `root` with the released."""
+    root: str | None = None
+    """Folder of the pictures to check."""
+    out: str = "runs/SubjectPlop"
+    """Folder to clone into."""
+    url: str = "https://github.com/magicinsert/magicinsert.github.io"
+    """The official repository."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.action == "check" and not self.root:
+            yield "expected the folder of SubjectPlop to check, got none; set root=FOLDER"
+
+
+@dataclass(frozen=True)
+class BootstrapConfig:
+    """Stylised pictures + a remover and an inserter of photographs -> an inserter of drawings in `out`/inserter."""
+
+    out: str = "runs/bootstrap"
+    """The run folder."""
+    store: str = "runs/store"
+    """Folder where every finished stage is kept and found again, by this run and any other."""
+    seed: int = 0
+    """Root of every random number."""
+    bootstrap: LoopConfig = MISSING
+    pool: StyledPoolConfig = MISSING
+    harvest: HarvestConfig = MISSING
+    filter: FilterConfig = MISSING
+    fit: AdaptConfig = MISSING
+    evaluate: HeldOutConfig = MISSING
+    data: FaultConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    model: ModelConfig = MISSING
+    logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.pool.name == "imagine" and not self.pool.prompts and self.model.name != "micro":
+            yield (
+                f"expected prompts for pool=imagine with model={self.model.name}, got none (the Toybox's captions are "
+                "for the micro model); set pool=imagine_prominent, or pool.prompts and pool.styles"
+            )
+
+
+@dataclass(frozen=True)
+class ReviewConfig:
+    """People judge the removals of a bootstrap."""
+
+    run: str = MISSING
+    """Folder of the bootstrap run."""
+    out: str = "runs/review"
+    """The page, the sheet and what was learned."""
+    round: Count = 1
+    """Whose removals."""
+    verdicts: str | None = None
+    """A file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page."""
+    good_db: Decibel = 14.5
+    """With verdicts=truth, the PSNR from which a removal is good."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Tables, plots and page of an evaluation, made again from its rows alone."""
+
+    rows: str = MISSING
+    """A rows.jsonl; its pictures are looked for beside it."""
+    out: str = "runs/report"
+    """The folder to write."""
+    facts: str | None = None
+    """The facts.json of the evaluation; null: the one beside the rows, if there is one."""
+    seed: int = 0
+    """Of the bootstrap draws."""
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """A two-alternative preference study in the folder `out`."""
+
+    action: Annotated[str, OneOf("build", "serve", "analyse")] = "build"
+    """Build the page, serve it and collect answers, or analyse them."""
+    out: str = "runs/study"
+    """Folder of the study."""
+    seed: int = 0
+    """Of the forms and of the bootstrap draws."""
+    rows: str | None = None
+    """A rows.jsonl of an evaluation whose pictures are compared."""
+    track: Annotated[str, OneOf("insert", "stylize")] = "insert"
+    """Which pictures of the rows."""
+    ours: str | None = None
+    """The method of the rows that is compared with the others."""
+    against: list[str] = field(default_factory=list)
+    """The others."""
+    folders: list[str] = field(default_factory=list)
+    """Folders whose files of equal names are compared, the first being ours; instead of rows."""
+    references: str | None = None
+    """Folder with pictures of the same names, shown above each choice."""
+    answers: list[str] = field(default_factory=list)
+    """Files that raters downloaded from the page, analysed with those in `out`."""
+    port: Annotated[int, Range(0, 65535)] = 8765
+    """Of the page while it is served; 0: any free one."""
+    protocol: ProtocolConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.action != "build":
+            return
+        if (self.rows is None) == (not self.folders):
+            got = "both" if self.folders else "neither"
+            yield f"expected rows or folders to compare, got {got}; set rows=PATH or folders=[OURS,OTHER]"
+        elif self.rows is not None and (self.ours is None or not self.against):
+            yield "expected two methods of the rows to compare, got none; set ours=METHOD against=[METHOD]"
+        elif self.folders and len(self.folders) < 2:
+            yield "expected two folders or more to compare, got one; set folders=[OURS,OTHER]"
 
 
 @dataclass(frozen=True)
 class ToyboxConfig:
-    """Folders of Toybox renders.
-
-    `what`: `subjects` (alone on plain ground), `pairs` (scene with and without, mask, effect), `benchmark` (the first
-    `num_subjects` of 35 subjects and `num_scenes` of 20 scenes of ToyPlop; `split`, `seed` and `occlusion` do not touch
-    it) or `sheet` (only the contact sheet, every subject in every style). Picture i is drawn in style i modulo the
-    number of `styles`; an empty list means all training styles (the benchmark: all). `size` in pixels.
-    `occlusion` in [0, 1]: chance that a prop stands in front of the drop place.
-    """
+    """Folders of Toybox renders."""
 
     out: str = "runs/toybox"
-    what: str = "sheet"
-    num_subjects: int = 8
-    num_scenes: int = 8
-    split: str = "train"
+    """The run folder."""
+    what: Annotated[str, OneOf("subjects", "pairs", "benchmark", "sheet")] = "sheet"
+    """Subjects on plain ground; scenes with and without subject, mask and effect; ToyPlop; or the contact sheet."""
+    num_subjects: Annotated[int, Range(1, 1_000_000)] = 8
+    """How many subjects; of the benchmark, the first of 35."""
+    num_scenes: Annotated[int, Range(1, 1_000_000)] = 8
+    """How many scenes; of the benchmark, the first of 20."""
+    split: Annotated[str, OneOf("train", "heldout")] = "train"
+    """Which subjects and scenes; not of the benchmark."""
     styles: list[str] = field(default_factory=list)
-    size: int = 128
+    """Picture i is drawn in style i modulo their number; empty: all training styles (the benchmark: all)."""
+    size: Annotated[int, Range(16, 2048)] = 128
+    """Side of the pictures in pixels."""
     seed: int = 0
-    occlusion: float = 0.0
+    """Root of every random number; not of the benchmark."""
+    occlusion: Share = 0.0
+    """Chance that a prop stands in front of the subject; not of the benchmark."""
 
-    def __post_init__(self) -> None:
-        one_of("what", self.what, TOYBOX_PRODUCTS)
-        one_of("split", self.split, SPLITS)
-        within("num_subjects", self.num_subjects, 1, 1_000_000)
-        within("num_scenes", self.num_scenes, 1, 1_000_000)
-        within("size", self.size, 16, 2048)
-        within("occlusion", self.occlusion, 0, 1)
+
+@dataclass(frozen=True)
+class FoundationConfig:
+    """Every part of the micro model in the order of training; the same command resumes where it stopped."""
+
+    out: str = "runs/foundation"
+    """The run folder."""
+    seed: int = 0
+    """Root of every random number."""
+    save_every: Count = 200
+    """Steps between checkpoints."""
+    size: Annotated[str, OneOf("micro", "tiny")] = "micro"
+    """Widths of the networks; tiny only for tests."""
+    pool: PoolConfig = MISSING
+    vae: PartConfig = MISSING
+    clip: PartConfig = MISSING
+    denoiser: PartConfig = MISSING
+    adapter: PartConfig = MISSING
+    styled: PartConfig = MISSING
+    controlnet: PartConfig = MISSING
+    remover: PartConfig = MISSING
+    inserter: PartConfig = MISSING
+    metric_clip: PartConfig = MISSING
+    metric_identity: PartConfig = MISSING
+    metric_style: PartConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    logger: LoggerConfig = MISSING
+    exec: ExecConfig = MISSING
 
 
 @dataclass(frozen=True)
 class CardConfig:
-    """Measures a folder of micro weights (null: the shipped ones) on held-out Toybox seeds; writes `out`/card.json."""
+    """Measures a folder of micro weights on held-out Toybox seeds; writes `out`/card.json."""
 
     source: str | None = None
+    """The folder; null: the shipped weights."""
     out: str = "runs/card"
-    num_samples: int = 12
+    """The run folder."""
+    num_samples: Count = 12
+    """Pictures per measurement."""
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("num_samples", self.num_samples, 1)
+    """Root of every random number."""
 
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """Lists the run folders under `root`, keeping those in one of `states`."""
+    """Lists run folders."""
 
     root: str = "runs"
-    states: list[str] = field(default_factory=lambda: ["running", "done", "failed", "stopped"])
+    """The folder that holds them."""
+    states: Annotated[list[Annotated[str, OneOf("running", "done", "failed", "stopped")]], NotEmpty()] = (
+        field(default_factory=lambda: ["running", "done", "failed", "stopped"])
+    )
+    """Only runs in one of these states."""
 
-    def __post_init__(self) -> None:
-        not_empty("states", self.states)
-        for state in self.states:
-            one_of("states", state, ("running", "done", "failed", "stopped"))
+
+@dataclass(frozen=True)
+class DashboardConfig:
+    """One page about a run or a sweep: charts, tables and pictures."""
+
+    run: str | None = None
+    """A run folder."""
+    sweep_dir: str | None = None
+    """A sweep folder; the command line also takes sweep=FOLDER."""
+    out: str = "runs/dashboard.html"
+    """The page. With logger=wandb and an account, the saved view of the same curves in W&B instead."""
+    logger: LoggerConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if (self.run is None) == (self.sweep_dir is None):
+            got = "none" if self.run is None else "both"
+            yield f"expected one of run and sweep, got {got}; set run=FOLDER or sweep=FOLDER"
+
+
+@dataclass(frozen=True)
+class JobLauncherConfig:
+    """How the jobs of a sweep are run, each a process of its own."""
+
+    _target_: str = "hydra_plugins.magic_insert_jobs.JobLauncher"
+    workers: int = 1
+    """Jobs at a time."""
+    metric: str | None = None
+    """The number that ranks the jobs, by its name in the run's results; null: what the job returns."""
+    direction: str = "max"
+    """Whether the largest or the smallest is best."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from magic_insert.config.schema.foundation import PartConfig
+from magic_insert.config.schema import PartConfig
 from magic_insert.models.micro import build_scheduler, widen_input
 from magic_insert.training.foundation.denoiser import tokenize
 from magic_insert.training.foundation.latents import composites

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from magic_insert.config.schema.foundation import PartConfig
+from magic_insert.config.schema import PartConfig
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.micro import (
     build_image_encoder,

@@ -1,0 +1,216 @@
+"""The configuration groups that several jobs share: the model, how it draws, cuts out and inserts, where it runs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from omegaconf import II, MISSING
+
+from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Range
+
+STYLE_MODES = ("ip_adapter", "prompt", "none")
+STYLE_PRESETS = ("instantstyle", "up0", "all")
+ADAIN_FILES = ("adain_encoder_vgg19_relu4_1.safetensors", "adain_decoder.safetensors")
+STYLIZERS = ("personalized", "instantstyle", "style_aligned", "adain")
+INSERTERS = ("real_only", "bootstrapped", "inpaint", "copy_paste")
+EDIT_STEPS: Any = II("model.edit_steps")
+LOG_2 = 0.6931471805599453
+
+Count = Annotated[int, Range(1)]
+Steps = Annotated[int, Range(1, 1000)]
+Guidance = Annotated[float, Range(0, 50)]
+Share = Annotated[float, Range(0, 1)]
+Device = Annotated[str, OneOf("auto", "cpu", "cuda")]
+Precision = Annotated[str, OneOf("32-true", "bf16-mixed", "16-mixed")]
+Composite = Annotated[str, OneOf("effect_layer", "paper")]
+OnError = Annotated[str, OneOf("refuse", "skip")]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which diffusion model runs, and where."""
+
+    name: str = MISSING
+    """Its name; with `source=null` it must be `micro`, the model shipped with the package."""
+    source: str | None = None
+    """Folder or hub id in SDXL's format; null is the micro model shipped with the package."""
+    revision: str | None = None
+    """Commit of a hub id."""
+    dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
+    """Precision of its weights."""
+    device: Device = "auto"
+    """Where it runs."""
+    image_size: Annotated[int, Range(32, 4096), MultipleOf(8)] = MISSING
+    """Side of the square that it draws, in pixels."""
+    edit_steps: Steps = 20
+    """Denoising steps of its remover and inserter where nothing else is asked for."""
+    ip_adapter: str | None = None
+    """Folder or `owner/name@commit` of the image-prompt adapter; null: inside `source`."""
+    ip_adapter_weight: str | None = None
+    """File of the image-prompt adapter."""
+    controlnet: str | None = None
+    """Folder or `owner/name@commit` of the Canny ControlNet; null: `controlnet` inside `source`."""
+
+
+@dataclass(frozen=True)
+class StyleConfig:
+    """How the target's style reaches the subject."""
+
+    mode: Annotated[str, OneOf(*STYLE_MODES)] = "ip_adapter"
+    """`ip_adapter` conditions on the target picture, `prompt` on a phrase, `none` on nothing."""
+    blocks: Any = "instantstyle"
+    """UNet blocks that the adapter acts in: instantstyle, up0, all, or a list of blocks such as up_blocks.0."""
+    scale: Annotated[float, Range(0, 2)] = 1.0
+    """Strength of the adapter in those blocks; 0 is exactly the model without it."""
+    degree: Share = 1.0
+    """How far from the subject's own look (0) to the target's (1) the adapter is conditioned."""
+    guidance: Annotated[float, Range(0, 20)] = 0.0
+    """How far the picture is pushed from the subject's look to the target's by the difference of two predictions of the
+    base model (personalized; above 0 a step takes twice the time). Acts with ip_adapter, scale and degree above 0."""
+    prompt: str = ""
+    """The style in words, for mode=prompt."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        names = isinstance(self.blocks, list) and all(isinstance(block, str) for block in self.blocks)
+        if not names and self.blocks not in STYLE_PRESETS:
+            yield (
+                f"expected {at}blocks to be one of {', '.join(STYLE_PRESETS)} or a list of block names, "
+                f"got {self.blocks!r}; set {at}blocks=all"
+            )
+        elif not self.blocks and self.mode == "ip_adapter":
+            yield f"expected {at}blocks to name a block for the adapter, got none; set {at}mode=none"
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How a picture is drawn."""
+
+    steps: Steps = MISSING
+    """Denoising steps."""
+    guidance: Guidance = MISSING
+    """Scale of classifier-free guidance."""
+    seed: int = 0
+    """Root of every random number of the drawing."""
+    prompt_suffix: str = ""
+    """Words after the subject's own."""
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """How a subject's matte is found."""
+
+    name: Annotated[str, OneOf("auto", "alpha", "grabcut", "rembg")] = "auto"
+    """`auto` takes the picture's alpha and GrabCut where it is opaque; rembg needs magic-insert[rembg]."""
+    model_dir: str | None = None
+    """Folder of rembg's ONNX files; needed by rembg only."""
+
+
+@dataclass(frozen=True)
+class InserterConfig:
+    """What gives the pasted subject its shadow and reflection."""
+
+    name: Annotated[str, OneOf(*INSERTERS)] = "real_only"
+    """`real_only` is trained on photographs, `bootstrapped` adapted to drawings, `copy_paste` draws nothing."""
+    run: str | None = None
+    """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
+    steps: Steps = 20
+    """Denoising steps."""
+    reference: Annotated[str, OneOf("vae", "unmasked", "input")] = "vae"
+    """What its picture is compared with to find what it changed: the round trip of its input through the autoencoder,
+    its own run on an empty mask, or the input."""
+    threshold: Share = 0.03
+    """The smallest change that counts."""
+    reach: Annotated[float, Range(0, 100)] = 1.2
+    """How far from the subject an effect may lie, in units of its longer side."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.name == "bootstrapped" and not self.run:
+            yield f"expected {at}run to name a run folder for {at}name=bootstrapped, got nothing; set {at}run=FOLDER"
+
+
+@dataclass(frozen=True)
+class StylizerConfig:
+    """Which method redraws the subject; what all of them share is in the groups `style` and `sampling`."""
+
+    name: Annotated[str, OneOf(*STYLIZERS)] = "personalized"
+    """The method."""
+    structure: Annotated[str, OneOf("none", "canny")] = "none"
+    """`canny`: the picture follows the outline of the subject's picture through the model's ControlNet."""
+    structure_scale: Annotated[float, Range(0, 2)] = 0.6
+    """How strongly it follows the outline."""
+    style_mode: Annotated[str, OneOf(*STYLE_MODES)] | None = None
+    """Overrides style.mode for this method; null keeps it."""
+    lora_scale: Annotated[float, Range(0, 2)] = 1.0
+    """Strength of the personalisation (personalized)."""
+    share_norms: bool = True
+    """Normalise over the style picture and ours together (style_aligned)."""
+    score_shift: Annotated[float, Range(-10, 10)] = LOG_2
+    """Added to the attention scores of the style picture; log 2 counts its tokens twice (style_aligned)."""
+    weights: str | None = None
+    """Folder with the encoder's and the decoder's safetensors (adain)."""
+    style_weight: Share = 1.0
+    """From the subject's own statistics (0) to the style's (1) (adain)."""
+    size: Annotated[int, Range(64, 2048)] = 384
+    """Side of its result in pixels (adain)."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.structure != "none" and self.name == "adain":
+            yield (
+                f"expected {at}structure=none for {at}name=adain, which keeps every outline, got {self.structure}; "
+                f"set {at}structure=none"
+            )
+
+
+@dataclass(frozen=True)
+class PoseConfig:
+    """Words for a pose that fits the place, appended to the prompt."""
+
+    name: Annotated[str, OneOf("none", "rules", "http")] = "none"
+    """`rules`: a table by words of the background's name and style.prompt; `http`: an OpenAI-compatible chat server
+    that sees pictures, at OPENAI_BASE_URL with OPENAI_API_KEY."""
+    model: str | None = None
+    """The model's name at that server."""
+    timeout: Annotated[float, POSITIVE] = 30.0
+    """Seconds to wait for that server."""
+
+
+@dataclass(frozen=True)
+class LoggerConfig:
+    """Where measurements go: always to JSONL in the run folder."""
+
+    name: Annotated[str, OneOf("jsonl", "wandb")] = "jsonl"
+    """`wandb` adds a Weights & Biases run; without an account it is kept offline."""
+    project: str = "magic-insert"
+    """The project in Weights & Biases."""
+
+
+@dataclass(frozen=True)
+class ExecConfig:
+    """Which processes do the work of a job or a stage; the results do not depend on it."""
+
+    name: Annotated[str, OneOf("inline", "torchrun", "slurm")] = "inline"
+    """`inline`: this process; `torchrun`: processes of this machine; `slurm`: a Slurm job through submitit."""
+    devices: Annotated[int, Range(0)] = 1
+    """Processes per machine, one per GPU; 0 means every GPU of this machine."""
+    nodes: Count = 1
+    """Machines of a Slurm job."""
+    timeout_min: Annotated[float, POSITIVE] = 120.0
+    """Minutes that one process waits for the others; the time limit of a Slurm job."""
+    cluster: Annotated[str, OneOf("slurm", "local")] = "slurm"
+    """`local` runs the same job script without Slurm."""
+    sbatch: dict[str, Any] = field(default_factory=dict)
+    """Further Slurm options by their own names, such as {partition: gpu, account: lab, mem: 64G}."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.name == "inline" and (self.devices != 1 or self.nodes != 1):
+            yield (
+                f"expected {at}devices=1 and {at}nodes=1 for exec=inline, got {self.devices} and {self.nodes}; "
+                "set exec=torchrun for several devices, exec=slurm for several machines"
+            )
+        if self.name == "torchrun" and self.nodes != 1:
+            yield (
+                f"expected {at}nodes=1 for exec=torchrun, got {self.nodes}; set exec=slurm, or start torchrun "
+                "on each machine yourself as docs/launch.md shows"
+            )
+        if self.name == "slurm" and self.devices == 0:
+            yield f"expected {at}devices of at least 1 for exec=slurm, got 0; set {at}devices=N"

@@ -1,0 +1,317 @@
+"""How models are trained: on one subject (personalization), on pairs (data, train), from nothing (the foundation)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from omegaconf import MISSING
+
+from magic_insert.config.fields import POSITIVE, Holds, NotEmpty, OneOf, Range
+from magic_insert.config.schema.shared import (
+    STYLE_PRESETS,
+    Count,
+    Device,
+    Guidance,
+    OnError,
+    Precision,
+    Share,
+    Steps,
+)
+from magic_insert.core.errors import UserError
+
+MAX_TOKENS = 8
+Rate = Annotated[float, Range(0)]
+Rank = Annotated[int, Range(0, 1024)]
+Decay = Annotated[float, Range(0, 0.99999)]
+
+
+def check_precision(precision: str, dtype: str) -> None:
+    """That a model with frozen weights of `dtype` can be trained through in `precision`.
+
+    Raises:
+        UserError: gradients would be computed in float16 with nothing that keeps small ones from vanishing.
+    """
+    if dtype == "float16" and precision == "32-true":
+        raise UserError(
+            "expected mixed precision for a model in float16, got personalization.precision=32-true; set "
+            "personalization.precision=bf16-mixed personalization.gradient_checkpointing=true, or model.dtype=bfloat16"
+        )
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """A look at the subject while it is learned: a sheet of samples, scores, and the product of that step."""
+
+    every: Annotated[int, Range(0)] = 0
+    """Steps between two validations (0: only after the last step)."""
+    seeds: Annotated[int, Range(1, 16)] = 2
+    """Pictures per prompt, drawn from the same noise each time."""
+    edits: list[str] = field(default_factory=lambda: ["sitting", "with a red hat"])
+    """Texts appended to the training prompt; the sheet's columns after the plain one."""
+    style: str | None = None
+    """Picture whose style the last column takes through the adapter; null: a Toybox drawing."""
+    style_blocks: Annotated[str, OneOf(*STYLE_PRESETS)] = "instantstyle"
+    """Blocks in which the adapter acts for that column."""
+    steps: Steps = 20
+    """Denoising steps, also of the class pictures."""
+    guidance: Guidance = 3.0
+    """Classifier-free guidance, also of the class pictures."""
+    scorer: Annotated[str, OneOf("none", "model", "micro")] = "none"
+    """Who scores identity and prompt: the CLIP inside the pipeline, the shipped micro encoders (Toybox), or nobody."""
+    pick: Annotated[str, OneOf("last", "best")] = "last"
+    """Which step is the product: `best` has the highest identity among steps whose prompt score is good enough."""
+    tolerance: Share = 0.05
+    """Good enough: at least (1 - tolerance) of the best prompt score."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.pick == "best" and (self.scorer == "none" or not self.every or not self.edits):
+            yield (
+                f"expected scores to pick the best step by, got {at}every={self.every}, scorer={self.scorer} and "
+                f"{len(self.edits)} edits; set {at}every, {at}scorer and {at}edits, or {at}pick=last"
+            )
+
+
+@dataclass(frozen=True)
+class PersonalizationConfig:
+    """How a model learns one subject: a LoRA on the UNet, and new tokens in each text encoder's table.
+
+    The recipes are in conf/personalization; `paper` holds Magic Insert's own (section 3.2).
+    """
+
+    steps: Annotated[int, Range(0)] = MISSING
+    """Optimizer steps."""
+    batch_size: Count = MISSING
+    """Pictures per step."""
+    rank: Annotated[int, Range(1, 1024)] = MISSING
+    """Rank of the UNet's LoRA."""
+    alpha: Annotated[float, POSITIVE] = MISSING
+    """Its alpha: the LoRA is scaled by alpha / rank."""
+    targets: Annotated[list[str], NotEmpty()] = MISSING
+    """Names of the UNet's layers that get a LoRA."""
+    dora: bool = False
+    """Weight-decomposed LoRA."""
+    text_rank: Rank = 0
+    """Rank of a LoRA on the attention of the text encoders; 0 for none."""
+    text_alpha: Annotated[float, POSITIVE] = 8.0
+    """Its alpha."""
+    num_tokens: Annotated[int, Range(1, MAX_TOKENS)] = 2
+    """Learned tokens per text encoder."""
+    token_pattern: Annotated[str, Holds("{n}")] = "<v{n}>"
+    """The words of the learned tokens; {n} is their number."""
+    initial_word: str = ""
+    """The word that the tokens start from; empty: the mean of the table."""
+    prompt_template: Annotated[str, Holds("{tokens}")] = "A {tokens}."
+    """The training prompt."""
+    class_noun: str = ""
+    """What the subject is, put after the tokens."""
+    lr_unet: Rate = MISSING
+    """Learning rate of the UNet's LoRA."""
+    wd_unet: Rate = MISSING
+    """Its weight decay."""
+    lr_tokens: Rate = MISSING
+    """Learning rate of the tokens."""
+    wd_tokens: Rate = MISSING
+    """Their weight decay."""
+    token_fraction: Share = 1.0
+    """Share of the steps in which the tokens learn."""
+    lr_text: Rate = 1.0e-4
+    """Learning rate of the text encoders' LoRA."""
+    wd_text: Rate = 0.01
+    """Its weight decay."""
+    lr_schedule: Annotated[str, OneOf("constant", "linear", "cosine")] = "constant"
+    """How the learning rates fall."""
+    warmup_steps: Annotated[int, Range(0)] = 0
+    """Steps in which they rise first."""
+    optimizer: Annotated[str, OneOf("adamw", "adamw8bit", "prodigy")] = "adamw"
+    """adamw8bit needs magic-insert[bnb], prodigy magic-insert[prodigy]."""
+    accumulate: Annotated[int, Range(1, 1024)] = 1
+    """Batches per step."""
+    clip_norm: Annotated[float, POSITIVE] = 1.0
+    """Largest gradient norm."""
+    ema_decay: Decay | None = None
+    """The product is the running mean of the weights; null: the last weights."""
+    min_snr_gamma: Annotated[float, POSITIVE] | None = None
+    """Cap of the loss weight by signal-to-noise ratio; null: the plain loss."""
+    noise_offset: Share = 0.0
+    """Strength of a noise that is constant over each channel."""
+    mask_loss: bool = False
+    """Count only the subject's own pixels."""
+    prior_images: Annotated[int, Range(0, 10_000)] = 0
+    """Pictures of the class noun drawn by the base model (prior preservation, Ruiz et al. 2023); 0: none."""
+    prior_weight: Rate = 1.0
+    """Weight of their loss."""
+    own_style: Annotated[str, OneOf("none", *STYLE_PRESETS)] = "none"
+    """Blocks in which the image adapter is conditioned on the training picture while it is learned, so that the LoRA
+    need not learn the picture's look; none: the adapter is off."""
+    views: Annotated[int, Range(1, 1024)] = 16
+    """Training pictures made of the subject and cached as latents."""
+    augment_scale: Annotated[float, Range(0, 0.9)] = 0.2
+    """Each is at most this much smaller."""
+    augment_shift: Share = 0.5
+    """And moved by at most this share of the free room."""
+    augment_flip: bool = False
+    """And mirrored at random."""
+    augment_ground: Annotated[str, OneOf("white", "colors")] = "white"
+    """The ground: white, or plain colours."""
+    latent_cache: Annotated[str, OneOf("memory", "disk")] = "memory"
+    """Where the latents of the views are kept."""
+    precision: Precision = "32-true"
+    """Precision of the arithmetic."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    compile: Annotated[str, OneOf("none", "inductor", "aot_eager")] = "none"
+    """Backend of torch.compile."""
+    checkpoint_every: Count = 100
+    """Steps between checkpoints."""
+    seed: int = 0
+    """Root of every random number of the training."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        word = self.token_pattern.replace("{n}", "")
+        if not word.strip() or len(self.token_pattern.split()) > 1:
+            yield (
+                f"expected {at}token_pattern to be one word around {{n}}, got {self.token_pattern!r}; "
+                f"set {at}token_pattern='<v{{n}}>'"
+            )
+        if self.prior_images and not self.class_noun.strip():
+            yield (
+                f"expected a class noun for {at}prior_images={self.prior_images}, got none; set {at}class_noun=dog"
+            )
+        rates = {self.lr_unet, self.lr_tokens} | ({self.lr_text} if self.text_rank else set())
+        if self.optimizer == "prodigy" and len(rates) > 1:
+            yield (
+                f"expected one learning rate for all parts with {at}optimizer=prodigy, "
+                f"got {sorted(rates)}; set {at}lr_unet=1, .lr_tokens=1 and .lr_text=1"
+            )
+
+    @property
+    def prompt(self) -> str:
+        """The training prompt with `{tokens}` in it and the class noun behind them."""
+        return self.prompt_template.replace("{tokens}", f"{{tokens}} {self.class_noun.strip()}".strip())
+
+    @property
+    def class_prompt(self) -> str:
+        """What the base model is asked for to draw the class: the training prompt without the tokens."""
+        return self.prompt_template.replace("{tokens}", self.class_noun.strip())
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where counterfactual pairs come from; docs/insertion.md describes the layouts."""
+
+    name: Annotated[str, OneOf("toybox", "pairs", "ober", "desoba", "rord", "shards")] = MISSING
+    """Rendered pairs of the Toybox, or a data set in `path`."""
+    path: str | None = None
+    """Folder or file of the data set, for all but toybox."""
+    on_error: OnError = "refuse"
+    """Bad pairs are refused by name, or skipped."""
+    limit: Count | None = None
+    """At most so many pairs."""
+    held_out: Annotated[int, Range(0)] = 8
+    """Pairs kept for validation; of the Toybox, as many are rendered of held-out subjects."""
+    context: Annotated[float, Range(1, 1000)] = 2.2
+    """Side of the training window in units of the subject's longer side; a large number is the largest square."""
+    subject_in_mask: Annotated[str, OneOf("white", "black")] = "white"
+    """Which of the two the subject is in the masks."""
+    num_pairs: Count = 400
+    """Pairs to render (toybox)."""
+    styles: Annotated[list[str], NotEmpty()] = field(default_factory=lambda: ["photo"])
+    """Styles that the pairs take by turns (toybox)."""
+    occlusion: Share = 0.1
+    """Chance that a prop stands in front of the subject (toybox)."""
+    workers: Annotated[int, Range(0, 256)] = 2
+    """Processes that render (toybox)."""
+    cache: str | None = None
+    """Folder of the rendered pairs; null: the run folder (toybox)."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.name != "toybox" and not self.path:
+            yield f"expected {at}path for data={self.name}, got nothing; set {at}path=FOLDER"
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How an edit model is trained."""
+
+    init: str = "base"
+    """`base` (the model's own UNet, new input channels zero), `shipped` (the network beside the model's weights) or the
+    folder of a run."""
+    steps: Count = MISSING
+    """Optimizer steps."""
+    batch_size: Count = MISSING
+    """Pairs per step."""
+    lr: Annotated[float, POSITIVE] = MISSING
+    """Learning rate."""
+    views: Annotated[int, Range(1, 64)] = 4
+    """Training views of a pair: as it is, mirrored, then in windows of random width."""
+    dilate: Annotated[float, Range(0, 0.5)] = 0.02
+    """Largest random growth of the mask for removal, as a share of the window's side."""
+    dropout: Share = 0.0
+    """Share of rows without condition and mask."""
+    effect_weight: Annotated[float, Range(0, 1000)] = 0.0
+    """How much more a part of the picture counts where the edit changes it; 0 is ObjectDrop's plain loss."""
+    time_shift: Annotated[float, Range(0.1, 100)] = 1.0
+    """Above 1 trains more on noisy pictures; 1 on all alike as the papers do."""
+    condition_noise: Annotated[float, Range(0, 10)] = 0.0
+    """Conditions get noise of a spread up to this, in scaled latents."""
+    lora_rank: Rank = 0
+    """0 trains all weights; otherwise a LoRA and the input layer."""
+    save: Annotated[str, OneOf("merged", "lora")] = "merged"
+    """The LoRA is merged into the UNet, or kept as a small file."""
+    precision: Precision = "32-true"
+    """Precision of the arithmetic."""
+    ema_decay: Decay = 0.0
+    """Of the averaged weights that are kept; 0: no average."""
+    clip_norm: Annotated[float, POSITIVE] = 1.0
+    """Largest gradient norm."""
+    save_every: Count = 100
+    """Steps between checkpoints."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.save == "lora" and self.lora_rank == 0:
+            yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How many Toybox pictures are rendered to train from; drawing 0 of each is a photograph."""
+
+    num_identities: Count = MISSING
+    """Subjects."""
+    poses_per_identity: Count = MISSING
+    """Poses of each subject."""
+    drawings_per_subject: Count = MISSING
+    """Styles of each picture of a subject."""
+    num_scenes: Count = MISSING
+    """Scenes."""
+    drawings_per_scene: Count = MISSING
+    """Styles of each scene."""
+    num_photo_scenes: Count = MISSING
+    """Further scenes as photographs alone, for remover and inserter."""
+    occlusion: Share = MISSING
+    """Chance that a prop stands in front of the subject."""
+    workers: Annotated[int, Range(0, 256)] = MISSING
+    """Processes that render."""
+
+
+@dataclass(frozen=True)
+class PartConfig:
+    """One fit of the foundation."""
+
+    steps: Count = MISSING
+    """Optimizer steps."""
+    batch_size: Annotated[int, Range(2)] = MISSING
+    """Pictures per step."""
+    lr: Annotated[float, POSITIVE] = MISSING
+    """Peak learning rate."""
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """Where and how precisely the fits of the foundation run."""
+
+    device: Device = "auto"
+    """Where they run."""
+    precision: Precision = "32-true"
+    """Precision of the arithmetic."""
