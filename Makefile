@@ -52,7 +52,7 @@ format: $(STAMP) ## puts every file into the house style
 
 bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of scoring, overhead of the trainer over a bare loop
 	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
-	$(BIN)/python -m magic_insert.training.bench
+	$(BIN)/python tools/bench_trainer.py
 	$(BIN)/python -m magic_insert.evaluation.bench_scoring
 
 toybox: $(STAMP) ## a contact sheet of the Toybox

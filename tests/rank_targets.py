@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,12 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.ranks import rank, shard, world_size
-from magic_insert.training.fit import fit_steps
-from magic_insert.training.foundation.module import PartModule
+from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 ROWS, STEPS, HALF = 8, 20, 10
 
 
-class Regression(PartModule):
+class Regression(TrainingModule):
     """A small network that learns a known function; one layer gets no gradient, as in the text encoders."""
 
     def __init__(self) -> None:
@@ -41,25 +41,21 @@ def batch_at(step: int) -> dict[str, Tensor]:
     return {"x": x, "y": x.prod(dim=1, keepdim=True), "step": torch.tensor(step)}
 
 
-def fit(payload: Path) -> None:
+def note(path: Path, step: int, values: Mapping[str, float]) -> None:
+    append_jsonl(path, {"step": step, **values})
+
+
+def fit_thrice(payload: Path) -> None:
     """Three fits below the payload's folder: unbroken, interrupted half-way, and on whole batches."""
     plans = (("unbroken", [STEPS], False), ("resumed", [HALF, STEPS], False), ("whole", [STEPS], True))
     for name, pieces, whole in plans:
         folder = payload.parent / name
         for steps in pieces:
             module = Regression()
-            fit_steps(
-                module,
-                batch_at,
-                steps=steps,
-                folder=folder,
-                device="cpu",
-                save_every=HALF,
-                ema_decay=0.9,
-                progress=False,
-                log=partial(append_jsonl, folder / "log.jsonl"),
-                whole_batch=whole,
+            options = TrainerOptions(
+                steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole, progress=False
             )
+            fit(module, batch_at, options, folder, log=partial(note, folder / "log.jsonl"))
         save_file(module.state_dict(), folder / f"rank-{rank()}.safetensors")
 
 

@@ -5,6 +5,7 @@ resumed run goes on in its own page; runs of one folder, or of one sweep, are a 
 Without an account it is kept offline. Of several ranks the first speaks for all. Importing this imports no wandb.
 """
 
+import json
 import netrc
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,14 +27,19 @@ class Tracker:
 
     def __init__(self, folder: Path, stage: str, wandb_run: Any | None):
         self.folder, self.stage, self._wandb_run = folder, stage, wandb_run
+        self._written = written_rows(folder / METRICS, stage)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One row: `{"stage": ..., "step": step, **values}`; every value is a finite number.
 
+        A resumed run computes the steps between its checkpoint and its end again; their rows are not written twice.
+
         Raises:
             ValueError: a value is NaN or infinite.
         """
-        append_jsonl(self.folder / METRICS, {"stage": self.stage, "step": step, **values})
+        if (row := (step, *sorted(values))) not in self._written:
+            append_jsonl(self.folder / METRICS, {"stage": self.stage, "step": step, **values})
+            self._written.add(row)
         self._send(step, values)
 
     def part(self, stage: str) -> "Tracker":
@@ -66,6 +72,19 @@ class Tracker:
         if self._wandb_run is not None:
             named = {f"{self.stage}/{name}": value for name, value in values.items()}
             self._wandb_run.log({f"{self.stage}/step": step, **named})
+
+
+def written_rows(file: Path, stage: str) -> set[tuple[Any, ...]]:
+    """Step and names of every row of `stage` in a metrics file; half a line of a killed writer is passed over."""
+    rows = set()
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row.pop("stage", None) == stage:
+            rows.add((row.pop("step", None), *sorted(row)))
+    return rows
 
 
 class SilentTracker(Tracker):

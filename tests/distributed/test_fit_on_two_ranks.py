@@ -1,10 +1,11 @@
 """Two ranks that share a batch train as one that has it whole; interrupted, they go on; only the first one writes."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
-from rank_targets import STEPS, fit
+from rank_targets import STEPS, fit_thrice
 from safetensors.torch import load_file
 
 from magic_insert.config.schema import ExecConfig
@@ -20,11 +21,11 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
     for folder in folders.values():
         write_json(folder / "stage.json", {})
-    fit(folders[1] / "stage.json")
+    fit_thrice(folders[1] / "stage.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
+        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
-        execute("rank_targets:fit", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
+        execute("rank_targets:fit_thrice", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
     return folders
 
 

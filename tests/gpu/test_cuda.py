@@ -17,9 +17,9 @@ from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import ALL_STYLES, draw
 from magic_insert.toybox.subjects import sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.vae import PatchCode, VaeModule
 from magic_insert.training.personalize import personalize
+from magic_insert.training.trainer import TrainerOptions, fit
 
 DEVICE = "cuda"
 pytestmark = [
@@ -64,15 +64,8 @@ def test_two_steps_of_training_move_the_weights(tmp_path: Path, precision: str) 
             "step": torch.tensor(step),
         }
 
-    fit_steps(
-        module,
-        batch_at,
-        steps=2,
-        folder=tmp_path / "fit",
-        device=DEVICE,
-        precision=precision,
-        progress=False,
-    )
+    options = TrainerOptions(steps=2, device=DEVICE, precision=precision, progress=False)
+    fit(module, batch_at, options, tmp_path / "fit")
     after = {name: value.detach().cpu() for name, value in module.named_parameters()}
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)

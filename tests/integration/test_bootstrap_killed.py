@@ -38,7 +38,7 @@ KILLS = {
     "blend": 1,
     "evaluate": 4,
 }
-CHECKPOINT = "last.ckpt"
+CHECKPOINT = "checkpoint-"
 WORKSHOP = [
     f"magic_insert.bootstrap.{name}" for name in ("imagine", "toybox_pictures", "fit", "evaluate", "measure")
 ]
@@ -80,7 +80,7 @@ def marks(store: Path) -> dict[str, int]:
     for folder, _, names in os.walk(store / "staging"):
         for name in names:
             path = os.path.join(folder, name)
-            counts = name == CHECKPOINT if "staging/fit-" in path else name != "payload.json"
+            counts = name.startswith(CHECKPOINT) if "staging/fit-" in path else name != "payload.json"
             try:
                 if counts and not name.endswith(".tmp"):
                     found[path] = os.stat(path).st_mtime_ns

@@ -17,7 +17,7 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.style import listeners, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.training.personalize import personalize
-from magic_insert.training.subject_cache import subject_cache
+from magic_insert.training.subject_views import subject_cache
 
 CONFIG = PersonalizationConfig(
     steps=2,

@@ -26,9 +26,9 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.zoo import fingerprint
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
-from magic_insert.training.denoising import diffuse, draw, min_snr_weight
 from magic_insert.training.personalize import personalize
-from magic_insert.training.view_cache import CachedViews
+from magic_insert.training.personalize_module import diffuse, draw, min_snr_weight
+from magic_insert.training.subject_views import CachedViews
 
 CONFIG = PersonalizationConfig(
     steps=6,
@@ -84,7 +84,7 @@ class Interrupt(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch + 1 == self.step:
+        if batch_idx + 1 == self.step:
             raise ConnectionError("power cut")
 
 
@@ -194,7 +194,7 @@ def test_a_finished_run_is_returned_at_once_and_another_run_is_refused(
 def test_a_loss_that_is_no_number_stops_before_the_weights_move(tiny_pipe: Any, tmp_path: Path) -> None:
     spoilt = subject()
     spoilt.rgb[:, 20, 20] = float("nan")
-    with pytest.raises(RuntimeError, match="step 0"):
+    with pytest.raises(UserError, match="step 0"):
         personalize(tiny_pipe, spoilt, CONFIG, seed=0, out=tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / LORA_FILE).exists()
 
@@ -208,14 +208,16 @@ def test_a_subject_that_is_transparent_everywhere_is_refused(tiny_pipe: Any, tmp
 
 def test_training_lowers_the_loss_of_a_draw_it_keeps_seeing(tiny_pipe: Any, tmp_path: Path) -> None:
     losses: list[float] = []
+    seen: list[Any] = []
 
     class Watch(Callback):
         def on_train_batch_end(
             self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, index: int
         ) -> None:
-            if batch in (0, 7):
+            seen.append(batch)
+            if index in (0, 7):
                 with torch.no_grad():
-                    losses.append(float(module.training_step(0)))
+                    losses.append(float(module.training_step(seen[0])))
 
     cfg = replace(CONFIG, steps=8, lr_schedule="constant", warmup_steps=0, batch_size=4)
     train(tiny_pipe, tmp_path / "run", cfg, callbacks=[Watch()])

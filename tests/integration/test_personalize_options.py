@@ -34,8 +34,8 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.export import run_export
 from magic_insert.training.personalize import personalize
-from magic_insert.training.subject_cache import subject_cache
-from magic_insert.training.validation import step_folder
+from magic_insert.training.personalize_validation import step_folder
+from magic_insert.training.subject_views import subject_cache
 
 CONFIG = PersonalizationConfig(
     steps=4,
@@ -120,9 +120,9 @@ class After(Callback):
         self.batch, self.action = step * accumulate - 1, action
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: int, batch_idx: int
+        self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch == self.batch:
+        if batch_idx == self.batch:
             self.action()
 
 
@@ -144,23 +144,35 @@ def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (tmp_path / "run" / name).read_bytes() == (everything / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_sigterm_is_answered_after_the_step_with_a_checkpoint_and_143(
-    tiny_pipe: Any, tmp_path: Path, accumulate: int
+@pytest.mark.parametrize(
+    ("number", "accumulate", "ending"),
+    [
+        (signal.SIGTERM, 1, SystemExit(143)),
+        (signal.SIGTERM, 2, SystemExit(143)),
+        (
+            signal.SIGINT,
+            2,
+            KeyboardInterrupt("stopped after step 2 of 3; the same command goes on from there"),
+        ),
+    ],
+    ids=["SIGTERM", "SIGTERM accumulated", "SIGINT"],
+)
+def test_a_signal_is_obeyed_after_the_step_with_a_checkpoint(
+    tiny_pipe: Any, tmp_path: Path, number: signal.Signals, accumulate: int, ending: BaseException
 ) -> None:
-    handler = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(number)
     cfg = replace(CONFIG, steps=3, checkpoint_every=1000, accumulate=accumulate)
 
     class Ask(Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: int, batch_idx: int) -> None:
-            if batch == accumulate:  # the first part of the second step
-                os.kill(os.getpid(), signal.SIGTERM)
+        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
+            if batch_idx == accumulate:  # the first part of the second step
+                os.kill(os.getpid(), number)
 
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(type(ending)) as ended:
         train(tiny_pipe, tmp_path / "run", cfg, callbacks=[Ask()])
-    assert ended.value.code == 128 + signal.SIGTERM
+    assert ended.value.args == ending.args
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-00000002.safetensors"]
-    assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(number) is handler
     train(tiny_pipe, tmp_path / "run", cfg)
     assert product(tmp_path / "run") == product(train(tiny_pipe, tmp_path / "whole", cfg))
 
@@ -179,7 +191,7 @@ class Savers(Callback):
     def __init__(self, pipe: Any, out: Path, sent: list[str]) -> None:
         self.pipe, self.out, self.sent, self.seen = pipe, out, sent, {}
 
-    def on_train_batch_start(self, trainer: Any, module: Any, batch: int, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
         if not self.seen:
             self.seen = {
                 "gradient_checkpointing": self.pipe.unet.is_gradient_checkpointing,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.micro import (
     TINY,
@@ -21,13 +22,13 @@ from magic_insert.models.micro import (
 from magic_insert.models.micro_adapter import collect_ip_adapter
 from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import new_adapter
-from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import AdapterModule
 from magic_insert.training.foundation.controlnet import ControlNetModule
 from magic_insert.training.foundation.denoiser import DenoiserModule
-from magic_insert.training.foundation.module import velocity_loss, warmup_cosine
+from magic_insert.training.foundation.module import velocity_loss
 from magic_insert.training.foundation.vae import PatchCode, VaeModule
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
+from magic_insert.training.trainer import TrainerOptions, fit, lr_factor
 
 
 def conditioning(unet: Any, count: int) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def test_the_schedule_ends_in_pure_noise() -> None:
 
 
 def test_the_learning_rate_rises_then_falls_and_never_leaves_zero_to_one() -> None:
-    factors = [warmup_cosine(step, 100, 10) for step in range(100)]
+    factors = [lr_factor(step, 100, "cosine", warmup=10, floor=0.02) for step in range(100)]
     assert factors.index(max(factors)) in (9, 10)
     assert all(0 < f <= 1 for f in factors)
     assert factors[-1] < 0.05
@@ -129,7 +130,7 @@ def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
     trained = {id(p) for p in module.parameters() if p.requires_grad}
     assert trained == {id(p) for p in module.adapter_parameters()}
     before = {k: v.clone() for k, v in collect_ip_adapter(module.unet).items()}
-    fit_steps(module, lambda step: batch, steps=2, folder=tmp_path / "fit", device="cpu", progress=False)
+    fit(module, lambda step: batch, TrainerOptions(steps=2, progress=False), tmp_path / "fit")
     after = collect_ip_adapter(module.unet)
     assert any(not torch.equal(before[k], after[k]) for k in before)
 
@@ -137,7 +138,7 @@ def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
 def test_the_adapter_comes_to_say_with_a_picture_what_the_model_says_with_words(tmp_path: Path) -> None:
     module, batch = adapter_module(tmp_path, 40)
     before = float(module.unlike_words(batch))
-    fit_steps(module, lambda step: batch, steps=40, folder=tmp_path / "fit", device="cpu", progress=False)
+    fit(module, lambda step: batch, TrainerOptions(steps=40, progress=False), tmp_path / "fit")
     after = float(module.unlike_words(batch))
     assert after < before / 2
 
@@ -168,29 +169,23 @@ def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path)
             raise Stop
         return vae_batch(step)
 
-    settings: dict[str, Any] = {
-        "steps": 8,
-        "device": "cpu",
-        "save_every": 2,
-        "ema_decay": 0.9,
-        "progress": False,
-    }
+    options = TrainerOptions(steps=8, save_every=2, ema_decay=0.9, progress=False)
     whole = vae_module(8)
-    fit_steps(whole, vae_batch, folder=tmp_path / "whole", **settings)
+    fit(whole, vae_batch, options, tmp_path / "whole")
     with pytest.raises(Stop):
-        fit_steps(vae_module(8), dying, folder=tmp_path / "broken", **settings)
+        fit(vae_module(8), dying, options, tmp_path / "broken")
     resumed = vae_module(8)
-    fit_steps(resumed, vae_batch, folder=tmp_path / "broken", **settings)
+    fit(resumed, vae_batch, options, tmp_path / "broken")
     for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.allclose(a, b, atol=1e-6), name
+        assert torch.equal(a, b), name
 
 
 def test_a_loss_that_is_not_a_number_stops_before_the_weights_move(tmp_path: Path) -> None:
     module = vae_module(2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     bad = {**vae_batch(0), "image": torch.full((2, 3, 16, 16), torch.nan)}
-    with pytest.raises(RuntimeError, match="step 0"):
-        fit_steps(module, lambda step: bad, steps=2, folder=tmp_path, device="cpu", progress=False)
+    with pytest.raises(UserError, match="step 0"):
+        fit(module, lambda step: bad, TrainerOptions(steps=2, progress=False), tmp_path)
     for name, value in module.state_dict().items():
         assert torch.equal(before[name], value), name
 
@@ -246,7 +241,7 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(tmp_path
         "ids": ids,
         "ids_2": ids,
     }
-    fit_steps(module, lambda step: batch, steps=2, folder=tmp_path / "fit", device="cpu", progress=False)
+    fit(module, lambda step: batch, TrainerOptions(steps=2, progress=False), tmp_path / "fit")
     moved = {k for k, v in module.state_dict().items() if not torch.equal(before[k], v)}
     assert moved
     assert all(key.startswith("unet.network.") for key in moved)

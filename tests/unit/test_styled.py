@@ -19,7 +19,6 @@ from magic_insert.models.micro import (
 from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
 from magic_insert.toybox.captions import STYLE_WORDS, corpus
 from magic_insert.toybox.styles.view import luminance
-from magic_insert.training.fit import fit_steps
 from magic_insert.training.foundation.adapter import act_in
 from magic_insert.training.foundation.looks import LOOK_NAMES, apply_look
 from magic_insert.training.foundation.styled import (
@@ -30,6 +29,7 @@ from magic_insert.training.foundation.styled import (
     styled_batches,
     tonings,
 )
+from magic_insert.training.trainer import TrainerOptions, fit
 
 PLAN = PoolPlan(
     num_identities=6,
@@ -184,13 +184,8 @@ def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
 ) -> None:
     module = styled_module(tokenizers, 2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    fit_steps(
-        module,
-        lambda step: styled_batch(tokenizers, step),
-        steps=2,
-        folder=tmp_path,
-        device="cpu",
-        progress=False,
+    fit(
+        module, lambda step: styled_batch(tokenizers, step), TrainerOptions(steps=2, progress=False), tmp_path
     )
     moved = {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
     assert all(name.startswith("unet.") for name in moved)

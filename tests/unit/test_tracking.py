@@ -21,6 +21,15 @@ def test_rows_carry_their_stage_and_step_and_later_runs_append(tmp_path: Path) -
     ]
 
 
+def test_a_row_that_a_resumed_run_computes_again_is_not_written_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_tracker(tmp_path, "vae", LoggerConfig(), {}) as tracker:
+            tracker.log(20, {"loss": 0.5})
+            tracker.log(20, {"identity": 0.7})
+    rows = read_jsonl(tmp_path / METRICS)
+    assert [set(row) - {"stage", "step"} for row in rows] == [{"loss"}, {"identity"}]
+
+
 def test_a_loss_that_is_no_number_is_not_recorded_as_one(tmp_path: Path) -> None:
     with (
         open_tracker(tmp_path, "vae", LoggerConfig(), {}) as tracker,

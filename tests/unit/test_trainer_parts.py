@@ -18,13 +18,10 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator
 from magic_insert.models.kohya import kohya_state, stability_name
-from magic_insert.training.averages import RunningMean
-from magic_insert.training.checkpoint import read_last_checkpoint, save_checkpoint
-from magic_insert.training.fidelity_curve import pick_best, write_curve
-from magic_insert.training.optimizers import build_optimizer, set_rates
-from magic_insert.training.personalize_callbacks import REMEMBERED, Watch
-from magic_insert.training.schedule import lr_factor
-from magic_insert.training.stopping import between_steps
+from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
+from magic_insert.training.personalize_module import build_optimizer, rate_of
+from magic_insert.training.personalize_validation import pick_best, write_curve
+from magic_insert.training.trainer import REMEMBERED, RunningMean, Watch, lr_factor
 
 CPU = torch.device("cpu")
 CONFIG = PersonalizationConfig(
@@ -65,12 +62,8 @@ def test_a_falling_schedule_never_rises_and_ends_near_zero(schedule: str) -> Non
 
 def test_rates_follow_the_schedule_and_tokens_rest_after_their_share() -> None:
     cfg = replace(CONFIG, lr_schedule="linear", token_fraction=0.5)
-    optimizer = build_optimizer(cfg, weights(), CPU)
-    seen = []
-    for step in range(cfg.steps):
-        set_rates(optimizer, step, cfg)
-        seen.append(tuple(group["lr"] for group in optimizer.param_groups))
-    assert seen[0] == (0.1, 0.2)
+    seen = [tuple(rate_of(cfg, step, part) for part in ("unet", "tokens")) for step in range(cfg.steps)]
+    assert seen[0] == (1.0, 1.0)
     assert all(tokens > 0 for _, tokens in seen[:5])
     assert all(unet > 0 and tokens == 0 for unet, tokens in seen[5:])
 
@@ -84,6 +77,13 @@ def test_an_optimizer_that_is_not_installed_says_what_to_install(name: str) -> N
         require_optimizer(name)
 
 
+def with_base_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """As the trainer does before its first step."""
+    for group in optimizer.param_groups:
+        group["base_lr"] = group["lr"]
+    return optimizer
+
+
 def quadratic_steps(
     cfg: PersonalizationConfig,
     parts: dict[str, list[nn.Parameter]],
@@ -91,7 +91,8 @@ def quadratic_steps(
     numbers: range,
 ) -> None:
     for step in numbers:
-        set_rates(optimizer, step, cfg)
+        for group in optimizer.param_groups:
+            group["lr"] = group["base_lr"] * rate_of(cfg, step, group["name"])
         optimizer.zero_grad()
         sum((p - 3).square().sum() for part in parts.values() for p in part).backward()
         optimizer.step()
@@ -124,7 +125,11 @@ def assert_it_resumes_to_the_same_bits(
 def test_prodigy_resumes_to_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("prodigyopt")
     cfg = replace(CONFIG, optimizer="prodigy", lr_unet=1.0, lr_tokens=1.0)
-    assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights, lambda parts: build_optimizer(cfg, parts, CPU))
+
+    def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+        return with_base_rates(build_optimizer(cfg, parts, CPU))
+
+    assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights, build)
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -142,7 +147,7 @@ def test_eight_bit_states_resume_to_the_same_bits(tmp_path: Path, device: str) -
 
     def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
         if device == "cuda":
-            return build_optimizer(cfg, parts, torch.device(device))
+            return with_base_rates(build_optimizer(cfg, parts, torch.device(device)))
         # We refuse it on a CPU, where its authors call it slow; what it leaves in a checkpoint is the same.
         rates = {"unet": cfg.lr_unet, "tokens": cfg.lr_tokens}
         groups = [{"params": p, "name": n, "lr": rates[n], "base_lr": rates[n]} for n, p in parts.items()]
@@ -265,5 +270,5 @@ def test_sigterm_inside_the_block_waits_and_is_obeyed_after_it() -> None:
 
     with pytest.raises(SystemExit) as ended:
         asked_in_the_middle()
-    assert seen == [True]
+    assert seen == [signal.SIGTERM]
     assert ended.value.code == 143

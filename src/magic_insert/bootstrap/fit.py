@@ -57,7 +57,7 @@ def run_fit(path: Path) -> None:
         folder=payload.work,
         device=pipe.device.type,
         progress=payload.progress and rank() == 0,
-        log=lambda row: append_jsonl(payload.work / "train.jsonl", row) if rank() == 0 else None,
+        log=lambda step, values: append_jsonl(payload.work / "train.jsonl", {"step": step, **values}),
         options=FitOptions(
             ema_decay=settings["ema_decay"] or None,
             effect_weight=settings["effect_weight"],

@@ -95,6 +95,6 @@ def run_words(words: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         import_module(f"magic_insert.cli.{job}").main(words[1:])
-    except KeyboardInterrupt:
-        print("magic-insert: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"magic-insert: {stop or 'stopped'}", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None

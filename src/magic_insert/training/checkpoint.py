@@ -1,17 +1,24 @@
-"""Where a training run stands, one safetensors file per saved step: trained values, optimizer state, step.
+"""Where a training run stands, one safetensors file per saved step, and how a run is stopped between two steps.
 
-Written by an atomic rename, read back bit for bit. The frozen model is not in it. Numbers that are not tensors (the
+A checkpoint holds the trained values, the optimizer's state and the step; the frozen model is not in it. It is written
+beside its target and renamed, and read back bit for bit. Numbers that are not tensors (the
 optimizer's groups and counters, the loss scaler) travel as JSON in the header: Python's float text is exact. A checksum
 over everything tells a file that a disk or a copy has damaged; for that case the checkpoint before stays beside the
 last one. State that an optimizer nests in dicts, as those of 8 bits do, lies flat in the file, its keys joined by "/".
+
+SIGTERM and Ctrl-C wait for the end of a step: what is half written in memory is no checkpoint.
 """
 
 import hashlib
 import json
 import logging
+import signal
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -27,6 +34,7 @@ NEST = "/"
 CHECKSUM = "sha256"
 PATTERN = "checkpoint-*.safetensors"
 KEPT = 2
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger(__name__)
 
 
@@ -95,13 +103,19 @@ def save_checkpoint(
         path.unlink(missing_ok=True)
 
 
+def clear_checkpoints(folder: Path) -> None:
+    """Removes the checkpoints of a run whose product is published, and what a killed writer left of one."""
+    for path in (*folder.glob(PATTERN), *folder.glob(f".{PATTERN}.*.tmp")):
+        path.unlink()
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder`, the last one first."""
     return sorted(folder.glob(PATTERN), reverse=True)
 
 
 def read_last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
-    """The last sound checkpoint in `folder`, None where none was written; a damaged one passed over is said aloud.
+    """The last sound checkpoint in `folder`, None where none was written; a damaged one is passed over with a warning.
 
     Raises:
         UserError: all are damaged, or they belong to a run with another `key`.
@@ -163,3 +177,59 @@ def _checksum(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         sha.update(flat.view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+class StopRequest:
+    """Whether this process was asked to end, and by which signal; made by `between_steps`."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler: remembers. A second Ctrl-C does not wait."""
+        if self.asked == number == signal.SIGINT:
+            raise Stopped(self, "stopped at once")
+        self.asked = number
+
+    def listen(self) -> None:
+        """Takes the signals over, from whoever handles them now; only a main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                signal.signal(number, self.note)
+
+    def obey(self) -> None:
+        """Ends the training if it was asked to."""
+        if self.asked:
+            raise Stopped(self, "stopped")
+
+
+class Stopped(BaseException):
+    """A training ends because of a signal; `between_steps` turns it into what that signal means elsewhere."""
+
+    def __init__(self, request: StopRequest, message: str) -> None:
+        super().__init__(f"{message}; the same command goes on from there")
+        self.number = request.asked or signal.SIGTERM
+
+
+@contextmanager
+def between_steps() -> Iterator[StopRequest]:
+    """Inside this block SIGTERM and SIGINT only set a flag; afterwards they do what they did before.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came; its text says after which step the training stopped.
+        SystemExit: SIGTERM came, with code 143.
+    """
+    request = StopRequest()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    request.listen()
+    try:
+        yield request
+        request.obey()
+    except Stopped as stopped:
+        if stopped.number == signal.SIGINT:
+            raise KeyboardInterrupt(str(stopped)) from None
+        raise SystemExit(128 + stopped.number) from None
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.rand import generator
-from magic_insert.training.foundation.module import PartModule, time_ids
+from magic_insert.training.foundation.module import time_ids
+from magic_insert.training.trainer import TrainingModule
 
 Task = Literal["remove", "insert"]
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
@@ -29,7 +30,7 @@ class EditLatents:
     mask: np.ndarray  # [N, K, 1, h, w] in [0, 1]
 
 
-class InsertionModule(PartModule):
+class InsertionModule(TrainingModule):
     """Denoising of the edited picture under the empty prompt, in the scheduler's own kind of prediction.
 
     Args:
@@ -57,7 +58,7 @@ class InsertionModule(PartModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.denoising_loss(batch)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
     def denoising_loss(self, batch: dict[str, Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ Killed at any step and called again, it goes on from its checkpoint; finished, i
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from magic_insert.models.edit_lora import merge_lora, open_for_lora, save_edit_l
 from magic_insert.models.edit_start import edit_start, save_unet
 from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
 from magic_insert.models.sampling import image_size
-from magic_insert.training.fit import fit_steps
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches
 from magic_insert.training.ranks import first_rank_only
+from magic_insert.training.trainer import TrainerOptions, fit
 
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
 CARD = "fit.json"
@@ -66,7 +66,7 @@ def fit_edit(
     folder: Path,
     device: str,
     progress: bool = True,
-    log: Callable[[dict[str, float]], None] | None = None,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
     options: FitOptions = PLAIN,
 ) -> None:
     """Trains a remover or an inserter and writes it to `folder`/remover or `folder`/inserter, whole or not at all.
@@ -76,7 +76,7 @@ def fit_edit(
             is given the further channels with zero weights. It is copied, never changed.
         pipe: lends its text encoders for the empty prompt, its schedule and its picture size.
         latents: what to train on, in the units of the pipe's autoencoder.
-        log: takes `{"step": ..., "loss": ...}` now and then.
+        log: takes a step and its loss now and then.
 
     Raises:
         UserError: the folder holds a fit of other data or settings, or `start` is no such network.
@@ -132,17 +132,21 @@ def fit_edit(
         condition_noise=options.condition_noise,
         num_times=scheduler.config.num_train_timesteps,
     )
-    fit_steps(
+    fit(
         module,
         batches,
-        steps=steps,
-        folder=work,
-        device=device,
-        precision=options.precision,
-        save_every=options.save_every,
-        ema_decay=options.ema_decay,
-        clip_norm=options.clip_norm,
-        progress=progress,
+        TrainerOptions(
+            steps=steps,
+            device=device,
+            precision=options.precision,
+            save_every=options.save_every,
+            ema_decay=options.ema_decay,
+            clip_norm=options.clip_norm,
+            progress=progress,
+            title=f"training the {PRODUCTS[task]}",
+        ),
+        work,
+        key=digest(contents),
         log=log,
     )
     unet.cpu()

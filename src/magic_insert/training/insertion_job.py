@@ -168,7 +168,7 @@ def train_task(
             folder=out,
             device=pipe.device.type,
             progress=rank() == 0,
-            log=lambda row: tracker.log(int(row["step"]), {k: v for k, v in row.items() if k != "step"}),
+            log=tracker.log,
             options=FitOptions(
                 precision=fit.precision,
                 dropout=fit.dropout,

@@ -18,36 +18,35 @@ from torch import Tensor
 from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, check_precision
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_bytes, write_json
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CARD_FILE, CLAIM_FILE
 from magic_insert.data.subject_images import check_subject
-from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import refuse_unknown_layers
 from magic_insert.models.sampling import image_size
-from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.models.zoo import fingerprint
-from magic_insert.tracking import Tracker, open_tracker
-from magic_insert.training.checkpoint import list_checkpoints, read_last_checkpoint
-from magic_insert.training.fidelity_curve import pick_best, write_curve
-from magic_insert.training.look import open_validation
-from magic_insert.training.optimizers import check_device
-from magic_insert.training.personalize_callbacks import Keep
-from magic_insert.training.personalize_fit import checkpointed, fit
-from magic_insert.training.personalize_module import PersonalizeModule
-from magic_insert.training.stopping import StopRequest, between_steps
-from magic_insert.training.subject_cache import (
+from magic_insert.tracking import open_tracker
+from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.personalize_module import (
+    PersonalizeModule,
+    check_device,
+    checkpointed,
+    subject_batches,
+    trainables_of,
+)
+from magic_insert.training.personalize_validation import open_validation
+from magic_insert.training.subject_views import (
+    LATENTS_FILE,
     check_own_style,
     class_cache,
     counts_only_subject,
     subject_cache,
+    vae_on,
 )
-from magic_insert.training.trainables import trainables_of
-from magic_insert.training.validation import Validation, step_folder
-from magic_insert.training.view_cache import FILE as LATENTS_FILE
-from magic_insert.training.view_cache import vae_on
+from magic_insert.training.trainer import TrainerOptions, fit
 
 JSONL = LoggerConfig()
 
@@ -120,37 +119,63 @@ def personalize(
     validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out, facts=facts)
     write_json(out / CLAIM_FILE, {"key": key, **contents})  # all that can be refused is behind us
     began = time.perf_counter()
-    with between_steps() as stop:
-        cache = subject_cache(pipe, subjects, cfg, seed=seed, out=out)
-        prior = class_cache(pipe, cfg, seed=seed, root=class_root or out, out=out)
-        with (
-            trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
-            vae_on(pipe, "cpu"),
-            checkpointed(pipe, cfg.gradient_checkpointing),
-            open_tracker(out, "personalize", logger, contents) as tracker,
-        ):
-            module = PersonalizeModule(trainables, cache, cfg, seed=seed, prior=prior)
-            if (last := read_last_checkpoint(out, key)) is not None:
-                module.restore(last)
-            _look(validation, module, tracker, stop)  # a run that ended while it drew its samples owes them
-            keep = Keep(out, key, tracker, stop, validation)
-            fit(module, out, progress=progress, callbacks=[keep, *callbacks])
-            with module.product():
-                trainables.save(out)
-        picked = _finish_validation(validation, cfg, out)
-        card = {
-            "key": key,
-            "steps": cfg.steps,
-            "seconds": round(time.perf_counter() - began, 2),
-            "resumed_from": module.start.step if module.start else 0,
-            "mask_loss": counts_only_subject(subjects, cfg),
-            **picked,
-            **facts,
-        }
-        write_json(out / CARD_FILE, card)
-        for path in (*list_checkpoints(out), *out.glob(f"*{LATENTS_FILE}")):
-            path.unlink()
+    cache = subject_cache(pipe, subjects, cfg, seed=seed, out=out)
+    prior = class_cache(pipe, cfg, seed=seed, root=class_root or out, out=out)
+    with (
+        trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
+        vae_on(pipe, "cpu"),
+        checkpointed(pipe, cfg.gradient_checkpointing),
+        open_tracker(out, "personalize", logger, contents) as tracker,
+    ):
+        module = PersonalizeModule(trainables, cfg)
+        if validation is not None:
+            validation.begin(trainables, tracker)
+        try:
+            start = fit(
+                module,
+                subject_batches(cache, cfg, seed=seed, num_times=len(module.kept), prior=prior),
+                options_of(cfg, pipe, progress=progress),
+                out,
+                key=key,
+                log=tracker.log,
+                validation=validation,
+                callbacks=callbacks,
+            )
+        finally:
+            silence(pipe.unet)  # a run that ended within a step leaves the adapter as it found it
+        trainables.save(out)
+    card = {
+        "key": key,
+        "steps": cfg.steps,
+        "seconds": round(time.perf_counter() - began, 2),
+        "resumed_from": start,
+        "mask_loss": counts_only_subject(subjects, cfg),
+        **(validation.finish() if validation is not None else {}),
+        **facts,
+    }
+    write_json(out / CARD_FILE, card)
+    clear_checkpoints(out)
+    for path in out.glob(f"*{LATENTS_FILE}"):
+        path.unlink()
     return out
+
+
+def options_of(cfg: PersonalizationConfig, pipe: Any, *, progress: bool) -> TrainerOptions:
+    """How the trainer runs what `cfg` asks for: on the device of `pipe`, in this process alone."""
+    return TrainerOptions(
+        steps=cfg.steps,
+        device=str(pipe.unet.device),
+        precision=cfg.precision,
+        accumulate=cfg.accumulate,
+        clip_norm=cfg.clip_norm,
+        ema_decay=cfg.ema_decay,
+        ema_warmup=True,
+        save_every=cfg.checkpoint_every,
+        log_every=10,
+        alone=True,
+        progress=progress,
+        title="personalising",
+    )
 
 
 def _is_finished(out: Path, key: str) -> bool:
@@ -166,27 +191,3 @@ def _is_finished(out: Path, key: str) -> bool:
                 f"expected run {key} or an empty folder at {out}, got run {found}; choose another out="
             )
     return (out / CARD_FILE).is_file()
-
-
-def _look(
-    validation: Validation | None, module: PersonalizeModule, tracker: Tracker, stop: StopRequest
-) -> None:
-    done = module.start.step if module.start else 0
-    if validation is not None and (done or module.cfg.steps == 0):
-        validation.look_if_due(done, module, tracker, stop)
-
-
-def _finish_validation(
-    validation: Validation | None, cfg: PersonalizationConfig, out: Path
-) -> dict[str, Any]:
-    """Draws the curve and puts the picked step's files in the place of the last one's; what the card says of it."""
-    if validation is None:
-        return {}
-    rows = list(validation.rows().values())
-    scored = [row for row in rows if "identity" in row and "prompt" in row]
-    if scored:
-        write_curve(out, scored)
-    step = pick_best(scored, cfg.validation.tolerance) if cfg.validation.pick == "best" else cfg.steps
-    for name in (LORA_FILE, TOKENS_FILE):
-        write_bytes(out / name, (step_folder(out, step) / name).read_bytes())
-    return {"picked_step": step, "scores": rows}

@@ -1,50 +1,287 @@
-"""Joint training of LoRA deltas and learned tokens as a Lightning module on cached latents.
+"""Joint training of LoRA deltas and learned tokens on cached latents: what is trained, on what, and by which loss.
 
-The pipeline is borrowed and its own weights stay frozen. Source: Magic Insert (arXiv 2407.02489), section 3.1; prior
-preservation: DreamBooth (Ruiz et al. 2023), equation 2.
+The pipeline is borrowed and its own weights stay frozen. Every random number of row k of the training is a function of
+(seed, k). Source: Magic Insert (arXiv 2407.02489), section 3.1; prior preservation: DreamBooth (Ruiz et al. 2023),
+equation 2.
 
-Shape letters: B batch, C x h x w latents.
+Shape letters: B batch, V views, C x h x w latents.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from magic_insert.config.extras import require_optimizer
 from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.lora import (
+    TEXT_ATTENTION,
+    TEXT_ENCODERS,
+    add_lora,
+    remove_lora,
+    save_lora,
+)
 from magic_insert.models.sampling import time_ids
 from magic_insert.models.style import blank_style, has_adapter, set_blocks, silence
-from magic_insert.training.averages import RunningMean
-from magic_insert.training.checkpoint import Checkpoint
-from magic_insert.training.denoising import diffuse, draw, min_snr_weight
-from magic_insert.training.optimizers import build_optimizer, set_rates
-from magic_insert.training.trainables import Trainables
-from magic_insert.training.view_cache import CachedViews
-
-MEAN = "mean."
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.models.text import LearnedTokens, attached, save_tokens
+from magic_insert.training.ranks import Batch
+from magic_insert.training.subject_views import CachedViews
+from magic_insert.training.trainer import TrainingModule, lr_factor
 
 
-class PersonalizeModule(pl.LightningModule):
-    """One subject's LoRA and tokens under training. A batch is the number of a micro-batch, from 0."""
+class Trainables:
+    """Everything that training changes, in parts with rates of their own: LoRA of the UNet, rows of the learned tokens,
+    LoRA of the text encoders. Made by `trainables_of`, valid inside its block."""
 
-    def __init__(
-        self,
-        trainables: Trainables,
-        cache: CachedViews,
-        cfg: PersonalizationConfig,
-        *,
-        seed: int,
-        prior: CachedViews | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, pipe: Any, tokens: LearnedTokens, parts: Mapping[str, list[nn.Parameter]]) -> None:
+        self.pipe, self.tokens, self.parts = pipe, tokens, dict(parts)
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All parameters by part and number, in a fixed order."""
+        return {f"{name}.{i}": p for name, part in self.parts.items() for i, p in enumerate(part)}
+
+    def save(self, folder: Path) -> None:
+        """Writes the product: a LoRA file and a token file that diffusers reads."""
+        save_lora(folder / LORA_FILE, self.pipe)
+        save_tokens(folder / TOKENS_FILE, self.tokens)
+
+
+@contextmanager
+def trainables_of(
+    pipe: Any, tokens: LearnedTokens, cfg: PersonalizationConfig, *, seed: int
+) -> Iterator[Trainables]:
+    """Inside this block `pipe` carries `tokens` and fresh LoRAs as `cfg` says; afterwards it is what it was.
+
+    Raises:
+        UserError: a token is already a word of the model; see `add_lora`.
+    """
+    for part in (pipe.unet, pipe.text_encoder, pipe.text_encoder_2):
+        part.requires_grad_(False)
+    with attached(pipe, tokens):
+        try:
+            parts = {
+                "unet": add_lora(
+                    pipe.unet, rank=cfg.rank, alpha=cfg.alpha, targets=cfg.targets, seed=seed, dora=cfg.dora
+                ),
+                "tokens": list(tokens.parameters()),
+            }
+            if cfg.text_rank:
+                parts["text"] = [
+                    parameter
+                    for name in TEXT_ENCODERS
+                    for parameter in add_lora(
+                        getattr(pipe, name),
+                        rank=cfg.text_rank,
+                        alpha=cfg.text_alpha,
+                        targets=TEXT_ATTENTION,
+                        seed=fold_in(seed, name),
+                        dora=cfg.dora,
+                    )
+                ]
+            yield Trainables(pipe, tokens, parts)
+        finally:
+            remove_lora(pipe, "subject")
+
+
+@contextmanager
+def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
+    """Inside this block the UNet's activations are computed again in the backward pass instead of kept, if `wanted`."""
+    if not wanted:
+        yield
+        return
+    pipe.unet.enable_gradient_checkpointing()
+    try:
+        yield
+    finally:
+        pipe.unet.disable_gradient_checkpointing()
+
+
+def check_device(cfg: PersonalizationConfig, device: torch.device) -> None:
+    """That `device` can do what `cfg` asks for and the optimizer is installed.
+
+    Raises:
+        UserError: 8-bit states or float16 were asked for without a GPU, or a package is missing.
+    """
+    require_optimizer(cfg.optimizer)
+    if device.type == "cuda":
+        return
+    if cfg.optimizer == "adamw8bit":
+        raise UserError(
+            f"expected a GPU for personalization.optimizer=adamw8bit, got {device}; "
+            "set personalization.optimizer=adamw"
+        )
+    if cfg.precision == "16-mixed":
+        raise UserError(
+            f"expected a GPU for personalization.precision=16-mixed, got {device}; "
+            "set personalization.precision=bf16-mixed"
+        )
+
+
+def build_optimizer(
+    cfg: PersonalizationConfig, parts: Mapping[str, Sequence[nn.Parameter]], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer of `cfg` over `parts` (unet, tokens, text), each with its own rate and weight decay.
+
+    Raises:
+        UserError: see `check_device`.
+    """
+    groups: list[dict[str, Any]] = [
+        {
+            "params": list(parameters),
+            "name": name,
+            "lr": getattr(cfg, f"lr_{name}"),
+            "weight_decay": getattr(cfg, f"wd_{name}"),
+        }
+        for name, parameters in parts.items()
+    ]
+    check_device(cfg, device)
+    if cfg.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups)
+    if cfg.optimizer == "prodigy":
+        from prodigyopt import Prodigy
+
+        # Learning rates start with a warm-up of their own (safeguard) and decay is decoupled, as its authors advise.
+        return Prodigy(groups, decouple=True, use_bias_correction=True, safeguard_warmup=True)
+    return torch.optim.AdamW(groups)
+
+
+def rate_of(cfg: PersonalizationConfig, step: int, part: str) -> float:
+    """The factor of a part's learning rate at update `step` (from 0); past `token_fraction` of the steps the tokens
+    stand still."""
+    if part == "tokens" and step >= cfg.token_fraction * cfg.steps:
+        return 0.0
+    return lr_factor(step, cfg.steps, cfg.lr_schedule, warmup=cfg.warmup_steps)
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one step."""
+
+    views: Int[Tensor, " B"]
+    times: Int[Tensor, " B"]
+    noise: Float[Tensor, "B C h w"]
+
+
+def draw(
+    seed: int,
+    step: int,
+    cache: CachedViews,
+    batch: int,
+    num_times: int,
+    *,
+    stream: str = "personalize",
+    noise_offset: float = 0.0,
+) -> Draw:
+    """What micro-batch `step` trains on: its rows are numbers `step * batch` and on, each a function of its number.
+
+    So n micro-batches of one row are one batch of n rows, and a resumed run needs nothing but the step.
+
+    Args:
+        seed: root of the draws.
+        step: number of the micro-batch, from 0.
+        cache: the views to draw from.
+        batch: rows B.
+        num_times: number of the scheduler's training times.
+        stream: name of the draws; another name gives other numbers.
+        noise_offset: strength of a noise that is the same all over each channel, so that very dark and very bright
+            pictures can be learned (Guttenberg 2023).
+    """
+    count, *shape = cache.latents.shape
+    views, times, noise = [], [], []
+    for row in range(step * batch, (step + 1) * batch):
+        numbers = generator(seed, stream, row)
+        views.append(torch.randint(count, (1,), generator=numbers))
+        times.append(torch.randint(num_times, (1,), generator=numbers))
+        drawn = torch.randn(1, *shape, generator=numbers)
+        if noise_offset:
+            drawn = drawn + noise_offset * torch.randn(1, shape[0], 1, 1, generator=numbers)
+        noise.append(drawn)
+    return Draw(torch.cat(views), torch.cat(times), torch.cat(noise))
+
+
+def subject_batches(
+    cache: CachedViews,
+    cfg: PersonalizationConfig,
+    *,
+    seed: int,
+    num_times: int,
+    prior: CachedViews | None = None,
+) -> Callable[[int], Batch]:
+    """Batch k as a function of k: rows of the subject, then as many of its class where there is a `prior`."""
+    sources = [("personalize", cache)] + ([("prior", prior)] if prior is not None else [])
+
+    def batch_at(number: int) -> Batch:
+        draws = [
+            draw(seed, number, views, cfg.batch_size, num_times, stream=stream, noise_offset=cfg.noise_offset)
+            for stream, views in sources
+        ]
+        picked = [(views, d.views) for (_, views), d in zip(sources, draws, strict=True)]
+        batch = {
+            "latents": torch.cat([views.latents[rows] for views, rows in picked]),
+            "weights": torch.cat([views.weights[rows] for views, rows in picked]),
+            "times": torch.cat([d.times for d in draws]),
+            "noise": torch.cat([d.noise for d in draws]),
+        }
+        if cfg.own_style != "none":
+            batch["styles"] = torch.cat([views.styles[rows] for views, rows in picked])  # type: ignore[index]
+        return batch
+
+    return batch_at
+
+
+def diffuse(
+    clean: Float[Tensor, "B C h w"],
+    noise: Float[Tensor, "B C h w"],
+    kept: Float[Tensor, " B"],
+    prediction: str,
+) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B C h w"]]:
+    """The noisy latents and what the model should say about them; `kept` is the share of signal power left.
+
+    Prediction types are the scheduler's: epsilon (Ho et al. 2020), v_prediction (Salimans and Ho 2022), sample.
+
+    Raises:
+        UserError: another prediction type.
+    """
+    signal, spread = kept.sqrt().view(-1, 1, 1, 1), (1 - kept).sqrt().view(-1, 1, 1, 1)
+    noisy = signal * clean + spread * noise
+    if prediction == "epsilon":
+        return noisy, noise
+    if prediction == "v_prediction":
+        return noisy, signal * noise - spread * clean
+    if prediction == "sample":
+        return noisy, clean
+    raise UserError(f"expected a scheduler that predicts epsilon, v_prediction or sample, got {prediction!r}")
+
+
+def min_snr_weight(kept: Float[Tensor, " B"], gamma: float, prediction: str) -> Float[Tensor, " B"]:
+    """Loss weights that cap the signal-to-noise ratio at `gamma` (Hang et al. 2023), for each prediction type."""
+    snr = kept / (1 - kept).clamp(min=1e-8)
+    capped = snr.clamp(max=gamma)
+    if prediction == "epsilon":
+        return capped / snr.clamp(min=1e-8)
+    return capped / (snr + 1) if prediction == "v_prediction" else capped
+
+
+class PersonalizeModule(TrainingModule):
+    """One subject's LoRA and tokens under training, on batches of `subject_batches`."""
+
+    def __init__(self, trainables: Trainables, cfg: PersonalizationConfig) -> None:
+        super().__init__(lr=cfg.lr_unet, steps=cfg.steps)
         # The pipeline is no torch module, so Lightning neither moves it nor counts its weights as ours.
         self.trainables, self.pipe, self.tokens = trainables, trainables.pipe, trainables.tokens
-        self.cache, self.prior, self.cfg, self.seed = cache, prior, cfg, seed
-        self.prompt = self.tokens.text(cfg.prompt)
+        self.cfg = cfg
+        self.prompts = [self.tokens.text(cfg.prompt)] + ([cfg.class_prompt] if cfg.prior_images else [])
         self.kept = self.pipe.scheduler.alphas_cumprod.float()
         self.prediction = self.pipe.scheduler.config.prediction_type
         unet = self.pipe.unet
@@ -54,42 +291,9 @@ class PersonalizeModule(pl.LightningModule):
         self.fixed: dict[tuple[int, int], dict[str, Any]] = {}
         # Held in a list: as an attribute Lightning would take the frozen network for its own.
         self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
-        self.mean = None
-        if cfg.ema_decay is not None:
-            self.mean = RunningMean(trainables.parameters(), cfg.ema_decay)
-        self.start: Checkpoint | None = None
 
-    def values(self) -> dict[str, Tensor]:
-        """Everything that training changes, by name, the running mean included."""
-        values = self.trainables.values()
-        if self.mean is not None:
-            with self.product():
-                values.update({MEAN + name: value for name, value in self.trainables.values().items()})
-        return values
-
-    @contextmanager
-    def product(self) -> Iterator[None]:
-        """Inside this block the pipeline is what would be saved as the product: the mean, where one is kept."""
-        if self.mean is None:
-            yield
-            return
-        with self.mean.in_place():
-            yield
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Goes back to `checkpoint`; its optimizer state follows when training starts."""
-        own = {k: v for k, v in checkpoint.values.items() if not k.startswith(MEAN)}
-        if self.mean is not None:
-            self.trainables.restore({name: checkpoint.values[MEAN + name] for name in own})
-            self.mean.restart()
-        self.trainables.restore(own)
-        self.start = checkpoint
-
-    def on_train_start(self) -> None:
-        if self.start is not None:
-            self.start.restore_optimizer(self.optimizers(use_pl_optimizer=False))  # type: ignore[arg-type]
-            if self.start.scaler:
-                self.trainer.precision_plugin.load_state_dict(dict(self.start.scaler))
+    def trained(self) -> dict[str, nn.Parameter]:
+        return self.trainables.parameters()
 
     def forward(
         self,
@@ -124,55 +328,31 @@ class PersonalizeModule(pl.LightningModule):
             self.fixed[count, size] = added
         return self.fixed[count, size]
 
-    def training_step(self, micro: int) -> Tensor:
+    def training_step(self, batch: Batch, _: int = 0) -> Tensor:
         cfg, device = self.cfg, self.unet_device
-        caches, prompts, streams = [self.cache], [self.prompt], ["personalize"]
-        if self.prior is not None:
-            caches, prompts, streams = (
-                [*caches, self.prior],
-                [*prompts, cfg.class_prompt],
-                [*streams, "prior"],
-            )
-        draws = [
-            draw(
-                self.seed,
-                micro,
-                cache,
-                cfg.batch_size,
-                len(self.kept),
-                stream=stream,
-                noise_offset=cfg.noise_offset,
-            )
-            for cache, stream in zip(caches, streams, strict=True)
-        ]
-        clean = torch.cat([cache.latents[d.views] for cache, d in zip(caches, draws, strict=True)])
-        weights = torch.cat([cache.weights[d.views] for cache, d in zip(caches, draws, strict=True)])
-        times = torch.cat([d.times for d in draws])
-        kept = self.kept[times].to(device)
-        noise = torch.cat([d.noise for d in draws])
-        noisy, target = diffuse(clean.to(device), noise.to(device), kept, self.prediction)
-        styles = None
-        if cfg.own_style != "none":
-            styles = torch.cat([cache.styles[d.views] for cache, d in zip(caches, draws, strict=True)])  # type: ignore[index]
-        error = (self(noisy, times.to(device), prompts, styles) - target).square() * weights.to(device)
-        per_row = error.mean(dim=(1, 2, 3))
+        kept = self.kept[batch["times"].cpu()].to(device)
+        noisy, target = diffuse(batch["latents"].to(device), batch["noise"].to(device), kept, self.prediction)
+        predicted = self(noisy, batch["times"].to(device), self.prompts, batch.get("styles"))
+        per_row = ((predicted - target).square() * batch["weights"].to(device)).mean(dim=(1, 2, 3))
         if cfg.min_snr_gamma is not None:
             per_row = per_row * min_snr_weight(kept, cfg.min_snr_gamma, self.prediction)
         subject, *prior = per_row.split(cfg.batch_size)
         loss = subject.mean()
         for rows in prior:
             loss = loss + cfg.prior_weight * rows.mean()
-        self.log("loss", loss, prog_bar=True, batch_size=len(clean))
+        self.log("loss", loss, batch_size=len(noisy))
         return loss
 
-    def on_train_batch_start(self, batch: int, batch_idx: int) -> None:
-        set_rates(self.trainer.optimizers[0], batch // self.cfg.accumulate, self.cfg)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self.cfg.own_style != "none":
             set_blocks(self.pipe.unet, self.cfg.own_style, 1.0)
 
     def on_after_backward(self) -> None:
-        # Not before: with gradient checkpointing the backward pass asks the layers again what they said.
+        # Not before: with gradient checkpointing the backward pass computes the layers again.
         silence(self.pipe.unet)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)
+
+    def rate(self, step: int, group: str) -> float:
+        return rate_of(self.cfg, step, group)

@@ -20,7 +20,7 @@ Made = TypeVar("Made")
 
 
 class StartedOutside(ClusterEnvironment):
-    """Tells Lightning the ranks as torchrun's environment variables say them, whoever set these."""
+    """Gives Lightning the ranks from torchrun's environment variables, whoever set these."""
 
     @property
     def creates_processes_externally(self) -> bool:
@@ -48,7 +48,7 @@ class StartedOutside(ClusterEnvironment):
         return rank()
 
     def set_global_rank(self, rank: int) -> None:
-        """The environment has said it; Lightning's own count is the same."""
+        """The environment decides; Lightning's own count is the same."""
 
     def local_rank(self) -> int:
         return local_rank()
@@ -62,11 +62,12 @@ def ranks_per_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
-def trainer_options(device: str) -> dict[str, Any]:
-    """What a Lightning Trainer must be told to train on `device` with all ranks of this job, or alone."""
-    accelerator = "gpu" if device.startswith("cuda") else "cpu"
-    if world_size() == 1:
-        return {"accelerator": accelerator, "devices": 1}
+def trainer_options(device: str, *, alone: bool = False) -> dict[str, Any]:
+    """What a Lightning Trainer needs to train on `device` with all ranks of this job, or `alone`."""
+    kind, _, index = device.partition(":")
+    accelerator = "gpu" if kind == "cuda" else "cpu"
+    if alone or world_size() == 1:
+        return {"accelerator": accelerator, "devices": [int(index or 0)] if kind == "cuda" else 1}
     return {
         "accelerator": accelerator,
         "devices": ranks_per_node(),

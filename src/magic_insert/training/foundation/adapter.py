@@ -71,7 +71,7 @@ class AdapterModule(DenoiserModule):
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.unlike_words(batch)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.toybox.captions import style_phrase
-from magic_insert.training.foundation.module import PartModule
+from magic_insert.training.trainer import TrainingModule
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -23,7 +23,7 @@ def clip_pixels(images: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-class ContrastiveModule(PartModule):
+class ContrastiveModule(TrainingModule):
     """Symmetric InfoNCE between pictures and captions (Radford et al. 2021, figure 3), and a linear reader of style.
 
     The adapter hears the image embedding and nothing else. Captions alone left its style to chance (a linear probe
@@ -50,7 +50,7 @@ class ContrastiveModule(PartModule):
             (said.argmax(dim=1) == true).float().mean()
             for said, true in ((logits, target), (read, batch["style"]))
         )
-        self.log_dict({"loss": loss, "top1": accuracy, "style_top1": style_accuracy}, prog_bar=True)
+        self.log_dict({"loss": loss, "top1": accuracy, "style_top1": style_accuracy})
         return loss
 
 

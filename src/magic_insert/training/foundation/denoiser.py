@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.toybox.captions import style_phrase
-from magic_insert.training.foundation.module import PartModule, encode_ids, time_ids, velocity_loss
+from magic_insert.training.foundation.module import encode_ids, time_ids, velocity_loss
+from magic_insert.training.trainer import TrainingModule
 
 
-class DenoiserModule(PartModule):
+class DenoiserModule(TrainingModule):
     """Velocity prediction with the text conditioning of SDXL."""
 
     def __init__(
@@ -50,7 +51,7 @@ class DenoiserModule(PartModule):
             states=states,
             added=added,
         )
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
 

@@ -26,11 +26,12 @@ from magic_insert.models.micro import MICRO, TINY, MicroSizes, build_tokenizer, 
 from magic_insert.models.zoo import resolve_device
 from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
-from magic_insert.training.fit import fit_steps
+from magic_insert.training.checkpoint import clear_checkpoints
 from magic_insert.training.foundation.encoders import Kind, train_encoder
 from magic_insert.training.foundation.parts import METRIC_PARTS, PARTS_IN_ORDER, assemble
 from magic_insert.training.foundation.workshop import Workshop
 from magic_insert.training.ranks import first_rank_first, first_rank_only
+from magic_insert.training.trainer import TrainerOptions, fit
 
 
 def pool_plan(cfg: FoundationConfig, sizes: MicroSizes) -> PoolPlan:
@@ -138,18 +139,23 @@ def _train_part(
         print(f"training {name}: {part.steps} steps of {part.batch_size} on {workshop.device}", flush=True)
     recipe = first_rank_first(lambda: make(workshop, part))
     with open_tracker(workshop.out, name, cfg.logger, thaw(cfg)) as tracker:
-        fit_steps(
+        fit(
             recipe.module,
             recipe.batch_at,
-            steps=part.steps,
-            folder=folder,
-            device=workshop.device,
-            precision=workshop.precision,
-            save_every=cfg.save_every,
-            ema_decay=recipe.ema_decay,
-            log=lambda row: tracker.log(int(row.pop("step")), row),
-            # InfoNCE compares every picture of a batch with every caption.
-            whole_batch=name == "clip",
+            TrainerOptions(
+                steps=part.steps,
+                device=workshop.device,
+                precision=workshop.precision,
+                save_every=cfg.save_every,
+                ema_decay=recipe.ema_decay,
+                # InfoNCE compares every picture of a batch with every caption.
+                whole_batch=name == "clip",
+                progress=rank() == 0,
+                title=f"training {name}",
+            ),
+            folder,
+            key=name,
+            log=tracker.log,
         )
 
     def publish() -> None:
@@ -159,7 +165,7 @@ def _train_part(
             folder / "done.json",
             {"part": name, **asdict(part), "device": workshop.device, "minutes": minutes},
         )
-        (folder / "last.ckpt").unlink(missing_ok=True)
+        clear_checkpoints(folder)
         print(f"{name} done in {minutes:.1f} min", flush=True)
 
     first_rank_only(publish)

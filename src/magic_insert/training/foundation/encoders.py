@@ -8,17 +8,14 @@ texts, D embedding dimensions.
 import math
 import shutil
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int
-from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn.functional import log_softmax
-from torch.utils.data import DataLoader, IterableDataset
 
 from magic_insert.models.encoders import (
     ClipEncoder,
@@ -36,7 +33,7 @@ from magic_insert.training.foundation.encoder_batches import (
     LabelledBatch,
     crop_frames,
 )
-from magic_insert.training.foundation.module import PartModule
+from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 Kind = Literal["clip", "identity", "style"]
 TEMPERATURE = 0.1
@@ -76,8 +73,8 @@ def supervised_contrast(
     return -(chosen / count.clamp(min=1)).sum() / (count > 0).sum().clamp(min=1)
 
 
-class ContrastiveModule(PartModule):
-    """What the three share: pictures in, and the guard against a broken loss. A subclass says the loss of a batch."""
+class ContrastiveModule(TrainingModule):
+    """What the three share: pictures in. A subclass computes the loss of a batch."""
 
     def __init__(self, encoder: SavedEncoder, *, lr: float, steps: int) -> None:
         super().__init__(lr=lr, steps=steps, weight_decay=0.05)
@@ -92,10 +89,7 @@ class ContrastiveModule(PartModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Float[Tensor, ""]:
         loss = self.loss_on(batch)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"loss of {self.encoder.card.name} is {loss.item()} at step {self.global_step}"
-            )
+        self.log("loss", loss, batch_size=len(batch.images))
         return loss
 
 
@@ -147,37 +141,6 @@ MODULES: dict[Kind, type[ContrastiveModule]] = {
 }
 
 
-class StepBatches(IterableDataset):
-    """Batches keyed by step, from the step the trainer stands at: a resumed run sees what it would have seen."""
-
-    def __init__(
-        self, kind: Kind, pool: EncoderPool, seed: int, batch_size: int, first_step: Callable[[], int]
-    ) -> None:
-        self.kind, self.pool, self.seed, self.batch_size, self.first_step = (
-            kind,
-            pool,
-            seed,
-            batch_size,
-            first_step,
-        )
-
-    def __iter__(self) -> Iterator[ClipBatch | LabelledBatch]:
-        step = self.first_step()
-        while True:
-            yield SAMPLERS[self.kind](self.pool, self.seed, step, self.batch_size)
-            step += 1
-
-
-class _Report(pl.Callback):
-    def __init__(self, progress: Callable[[int, float], None]) -> None:
-        self.progress = progress
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.progress(trainer.global_step, float(outputs["loss"]))
-
-
 def new_encoder(kind: Kind, seed: int, tokenizer_folder: Path | None = None) -> SavedEncoder:
     """An untrained encoder; only `clip` needs the folder of the tokenizer."""
     if kind == "clip":
@@ -210,39 +173,22 @@ def train_encoder(
         progress: called after every step with (steps done, loss).
         trained_on: goes into the card.
     Raises:
-        FloatingPointError: the loss is not finite; the weights have not been touched by that step.
-        UserError: the pool is too small for `batch_size`.
+        UserError: the pool is too small for `batch_size`, or the loss is not finite; see `fit`.
     """
     out_folder = Path(out_folder)
     run = out_folder.with_name(f".{out_folder.name}.training-{steps}x{batch_size}-{lr}-{seed}")
     module = MODULES[kind](new_encoder(kind, seed, tokenizer_folder), lr=lr, steps=steps)
-    trainer = pl.Trainer(
-        accelerator="cpu" if device == "cpu" else "gpu",
-        devices=1,
-        max_steps=steps,
-        max_epochs=-1,
-        precision=precision,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=run,
-        callbacks=[
-            _Report(progress),
-            ModelCheckpoint(
-                run, filename="last", every_n_train_steps=CHECKPOINT_EVERY, enable_version_counter=False
-            ),
-        ],
-    )
-    batches = StepBatches(kind, pool, seed, batch_size, first_step=lambda: trainer.global_step)
     module.train()
-    checkpoint = run / "last.ckpt"
-    trainer.fit(
+    fit(
         module,
-        DataLoader(batches, batch_size=None),
-        ckpt_path=str(checkpoint) if checkpoint.is_file() else None,
-        weights_only=True,
-    )
+        lambda step: SAMPLERS[kind](pool, seed, step, batch_size),
+        TrainerOptions(
+            steps=steps, device=device, precision=precision, save_every=CHECKPOINT_EVERY, log_every=1, alone=True,
+            progress=False,
+        ),
+        run,
+        log=lambda step, values: progress(step, values["loss"]),
+    )  # fmt: skip
     card = module.encoder.eval().cpu().save(out_folder, trained_on)
     shutil.rmtree(run, ignore_errors=True)
     return card

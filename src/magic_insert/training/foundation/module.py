@@ -1,41 +1,12 @@
-"""What the parts of the foundation share: AdamW with warm-up and cosine decay, and the denoising loss.
+"""What the parts of the foundation share: the text and size conditioning, and the denoising loss.
 
 Shape letters: B batch, C latent channels, h w latent size, T tokens, D width.
 """
 
-import math
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-
-
-def warmup_cosine(step: int, total: int, warmup: int) -> float:
-    """Learning-rate factor in (0, 1]: linear up over `warmup` steps, then a half cosine down to 2 %."""
-    if step < warmup:
-        return (step + 1) / warmup
-    share = (step - warmup) / max(1, total - warmup)
-    return 0.02 + 0.98 * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
-
-
-class PartModule(pl.LightningModule):
-    """A part that is trained by AdamW on the parameters that require a gradient."""
-
-    def __init__(self, *, lr: float, steps: int, weight_decay: float = 0.01):
-        super().__init__()
-        self.lr, self.steps, self.weight_decay = lr, steps, weight_decay
-
-    def configure_optimizers(self) -> Any:
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
-        warmup = max(1, min(200, self.steps // 10))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda s: warmup_cosine(s, self.steps, warmup)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def encode_ids(

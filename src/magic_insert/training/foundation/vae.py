@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from magic_insert.core.fidelity import decibel
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.training.foundation.module import PartModule
+from magic_insert.training.trainer import TrainingModule
 
 PATCH = 8  # the autoencoder's downsampling factor
 WARM_SHARE = 0.5  # share of the steps in which the linear code is the teacher
@@ -50,7 +50,7 @@ class PatchCode(nn.Module):
         return ((patches - self.mean) @ self.basis).permute(0, 3, 1, 2)
 
 
-class VaeModule(PartModule):
+class VaeModule(TrainingModule):
     """AutoencoderKL by the error of the picture and a light KL term.
 
     While the linear code teaches: squared and absolute error, which keeps lines crisp. Then squared error and its
@@ -83,7 +83,7 @@ class VaeModule(PartModule):
         else:
             loss = loss + DECIBEL_WEIGHT * (squared + ERROR_FLOOR).log().mean()
         psnr = decibel(float(error.square().mean()) / 4.0)  # images span [-1, 1]
-        self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()}, prog_bar=True)
+        self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()})
         return loss
 
 

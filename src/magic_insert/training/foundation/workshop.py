@@ -14,10 +14,10 @@ from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.models.attention import plain_attention
 from magic_insert.models.micro import MicroSizes, build_scheduler
 from magic_insert.models.micro_parts import load_part
-from magic_insert.training.fit import Batch
 from magic_insert.training.foundation.clip import clip_pixels
 from magic_insert.training.foundation.latents import Pictures, encode_array, vae_encoder
-from magic_insert.training.foundation.module import PartModule
+from magic_insert.training.ranks import Batch
+from magic_insert.training.trainer import TrainingModule
 
 # Pictures of the pool [..., 3, H, W], or what makes them and how many: made only if nothing of them is kept yet.
 Source = np.ndarray | tuple[Pictures, tuple[int, ...]]
@@ -31,7 +31,7 @@ def _unmade(source: Source) -> tuple[Pictures, tuple[int, ...]]:
 class Recipe:
     """One part: its module, its batches, and how the trained module is written into the part's folder."""
 
-    module: PartModule
+    module: TrainingModule
     batch_at: Callable[[int], Batch]
     publish: Callable[[Path], None]
     ema_decay: float | None = None

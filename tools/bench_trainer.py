@@ -1,6 +1,6 @@
 """Measures the trainer: a step of `PersonalizeModule` against a bare PyTorch loop over the same graph and data.
 
-Run as `python -m magic_insert.training.bench`, with `--size sdxl --device cuda` for SDXL's shape and random weights.
+Run as `python tools/bench_trainer.py`, with `--size sdxl --device cuda` for SDXL's shape and random weights.
 Blocks of both loops alternate in one process, so that a busy machine is unkind to both. Each loop has a peak of memory
 of its own, the model included.
 """
@@ -27,13 +27,18 @@ from magic_insert.models.micro import build_micro
 from magic_insert.models.text import initial_tokens
 from magic_insert.models.zoo import load_pipeline
 from magic_insert.tracking import open_tracker
-from magic_insert.training.denoising import diffuse, draw
-from magic_insert.training.personalize_callbacks import Keep
-from magic_insert.training.personalize_fit import checkpointed, fit
-from magic_insert.training.personalize_module import PersonalizeModule
-from magic_insert.training.stopping import StopRequest
-from magic_insert.training.trainables import trainables_of
-from magic_insert.training.view_cache import CachedViews
+from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.personalize import options_of
+from magic_insert.training.personalize_module import (
+    PersonalizeModule,
+    checkpointed,
+    diffuse,
+    subject_batches,
+    trainables_of,
+)
+from magic_insert.training.ranks import Batch
+from magic_insert.training.subject_views import CachedViews
+from magic_insert.training.trainer import fit
 
 WARM_UP = 2  # steps of a block that are not counted: memory is taken, Lightning sets itself up
 
@@ -71,21 +76,21 @@ def finished(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def bare_steps(module: PersonalizeModule, count: int) -> list[float]:
+def bare_steps(module: PersonalizeModule, batch_at: Callable[[int], Batch], count: int) -> list[float]:
     """The ends of `count` steps of a loop as a notebook would have it."""
     cfg, device = module.cfg, module.unet_device
-    parameters = module.trainables.parameters()
+    parameters = list(module.trained().values())
     optimizer = module.configure_optimizers()
     ends = []
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=cfg.precision == "bf16-mixed")
     for step in range(count):
-        drawn = draw(module.seed, step, module.cache, cfg.batch_size, len(module.kept))
-        kept = module.kept[drawn.times].to(device)
+        batch = batch_at(step)
+        kept = module.kept[batch["times"]].to(device)
         with mixed:
             noisy, target = diffuse(
-                module.cache.latents[drawn.views].to(device), drawn.noise.to(device), kept, module.prediction
+                batch["latents"].to(device), batch["noise"].to(device), kept, module.prediction
             )
-            error = (module.forward(noisy, drawn.times.to(device), [module.prompt]) - target).square()
+            error = (module.forward(noisy, batch["times"].to(device), module.prompts) - target).square()
             loss = error.mean()
         optimizer.zero_grad()
         loss.backward()
@@ -117,7 +122,7 @@ def peak_gigabytes(device: torch.device) -> float:
 
 
 def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, Cost]:
-    """What a step of the module under Lightning and of the bare loop costs, in alternating blocks of `cfg.steps`."""
+    """What a step of the module in our trainer and of the bare loop costs, in alternating blocks of `cfg.steps`."""
     ours, bare = Cost(), Cost()
     side = pipe.default_sample_size
     shape = (2, pipe.unet.config.in_channels, side, side)
@@ -131,19 +136,25 @@ def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, C
         checkpointed(pipe, cfg.gradient_checkpointing),
         open_tracker(scratch, "bench", LoggerConfig(), {}) as tracker,
     ):
-        for _ in range(blocks):
-            module = PersonalizeModule(trainables, cache, cfg, seed=0)
+        module = PersonalizeModule(trainables, cfg)
+        batch_at = subject_batches(cache, cfg, seed=0, num_times=len(module.kept))
+
+        def under_lightning() -> list[float]:
             clock = Clock(module.unet_device)
-            keep = Keep(Path(scratch), "bench", tracker, StopRequest(), None)
+            fit(
+                module,
+                batch_at,
+                options_of(cfg, pipe, progress=False),
+                Path(scratch),
+                log=tracker.log,
+                callbacks=[clock],
+            )
+            clear_checkpoints(Path(scratch))
+            return clock.ends
 
-            def under_lightning(
-                module: PersonalizeModule = module, keep: Keep = keep, clock: Clock = clock
-            ) -> list[float]:
-                fit(module, Path(scratch), progress=False, callbacks=[keep, clock])
-                return clock.ends
-
+        for _ in range(blocks):
             ours.add(module.unet_device, under_lightning)
-            bare.add(module.unet_device, partial(bare_steps, module, cfg.steps))
+            bare.add(module.unet_device, partial(bare_steps, module, batch_at, cfg.steps))
     return ours, bare
 
 

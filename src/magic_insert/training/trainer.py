@@ -1,0 +1,474 @@
+"""One trainer for everything that learns: `fit` does the steps that are left; whatever ends it, the next call goes on.
+
+Batch k, its noise and its learning rates are functions of k, so a resumed run computes what an unbroken one computes,
+bit for bit. Lightning runs the loop and the precision; where a run stands is in our checkpoints (training/checkpoint),
+because Lightning's own mid-epoch resume repeats or skips samples. With several ranks (RANK and WORLD_SIZE set, see
+launch/) every rank computes the global batch and trains on its slice.
+"""
+
+import logging
+import math
+import resource
+import statistics
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.ranks import rank, world_size
+from magic_insert.training.checkpoint import (
+    Checkpoint,
+    Stopped,
+    StopRequest,
+    between_steps,
+    read_last_checkpoint,
+    save_checkpoint,
+)
+from magic_insert.training.ranks import my_slice, trainer_options
+
+MEAN = "mean."
+GIGABYTE = 1e9
+SLOW = 3.0  # a step this many times longer than the median of the last ones is worth a warning
+REMEMBERED = 20
+QUIET_STEPS = 100  # between two warnings about slow steps
+NEARLY_FULL = 0.92  # share of the device's memory
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How a training runs, whatever it trains.
+
+    `accumulate`: batches a step. `ema_decay`: the result is the exponential mean of the weights; None: the last ones.
+    With `ema_warmup` its early steps forget faster, decay (1 + n) / (10 + n) at step n. `save_every`, `log_every`: in
+    steps. `alone`: this process trains by itself, whatever the other ranks do. `whole_batch`: every rank trains on all
+    rows, for losses that compare the rows of a batch with each other. `title`: what the progress bar calls it.
+    """
+
+    steps: int
+    device: str = "cpu"
+    precision: str = "32-true"
+    accumulate: int = 1
+    clip_norm: float = 1.0
+    ema_decay: float | None = None
+    ema_warmup: bool = False
+    save_every: int = 200
+    log_every: int = 20
+    alone: bool = False
+    whole_batch: bool = False
+    progress: bool = True
+    title: str = "training"
+
+
+class TrainingModule(pl.LightningModule):
+    """What `fit` trains: a `training_step` that logs its `loss`, the trained parameters, their optimizer and rates.
+
+    As it stands: AdamW on every parameter that requires a gradient, with a linear warm-up and half a cosine.
+    """
+
+    def __init__(self, *, lr: float, steps: int, weight_decay: float = 0.01):
+        super().__init__()
+        self.lr, self.steps, self.weight_decay = lr, steps, weight_decay
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training changes, by name, in a fixed order."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
+            self.trained().values(), lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
+        )
+
+    def rate(self, step: int, group: str) -> float:
+        """What the base learning rate of a parameter group is multiplied by at update `step`, from 0."""
+        return lr_factor(step, self.steps, "cosine", warmup=max(1, min(200, self.steps // 10)), floor=0.02)
+
+
+def lr_factor(step: int, steps: int, schedule: str, *, warmup: int = 0, floor: float = 0.0) -> float:
+    """What a base rate is multiplied by at `step` of `steps`: a linear rise over `warmup` steps, then the schedule.
+
+    `cosine` and `linear` fall to `floor` at the end, `constant` stays at 1.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    passed = min(1.0, (step - warmup) / max(1, steps - warmup))
+    shapes = {"constant": 1.0, "linear": 1 - passed, "cosine": 0.5 * (1 + math.cos(math.pi * passed))}
+    return floor + (1 - floor) * shapes[schedule]
+
+
+class RunningMean:
+    """The exponential mean of `parameters`, beside them on their device; it is often a better product than the last."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, warmup: bool = False) -> None:
+        self.parameters, self.decay, self.warmup = list(parameters), decay, warmup
+        self.means = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Takes in the weights after update number `step` (from 1)."""
+        ramp = (1 + step) / (10 + step) if self.warmup else float(step > 1)
+        decay = min(self.decay, ramp)
+        for i, parameter in enumerate(self.parameters):
+            self.means[i] = self.means[i].to(parameter.device).lerp_(parameter.detach(), 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Inside this block the parameters hold the mean; afterwards their own values, bit for bit."""
+        own = [p.detach().clone() for p in self.parameters]
+        self.adopt()
+        try:
+            yield
+        finally:
+            _copy(own, self.parameters)
+
+    def adopt(self) -> None:
+        """The parameters become the mean."""
+        _copy(self.means, self.parameters)
+
+
+@torch.no_grad()
+def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.copy_(value)
+
+
+@runtime_checkable
+class Validation(Protocol):
+    """A look at a module between two steps; what it needs is in the checkpoint of that step already."""
+
+    def due(self, step: int) -> bool:
+        """Whether there is something to do after update `step`, and it was not done yet."""
+
+    def run(self, step: int, stop: StopRequest) -> None:
+        """Looks at the module, which holds the weights that would be the product; may obey `stop` on the way."""
+
+
+def fit(
+    module: TrainingModule,
+    batch_at: Callable[[int], Any],
+    options: TrainerOptions,
+    folder: Path,
+    *,
+    key: str = "",
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
+    validation: Validation | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> int:
+    """Trains `module` for `options.steps` steps, from the last checkpoint in `folder` where there is one.
+
+    Returns the step it went on from; the module then holds the weights of the product (the mean, with an EMA). The last
+    checkpoints stay until `clear_checkpoints`, so a run that is killed before its product is published trains nothing
+    again.
+
+    Args:
+        module: what to train; on several ranks the same on each.
+        batch_at: batch k as a function of k; with accumulation step s trains on batches s * n to s * n + n - 1.
+        options: length, device, averaging and periods.
+        folder: where checkpoints are kept; rank 0 alone writes them.
+        key: says which run this is; a checkpoint of another one is refused.
+        log: takes a step and the means of the logged numbers over the ranks, on rank 0.
+        validation: looks at the module between two steps.
+        callbacks: further Lightning callbacks.
+
+    Raises:
+        UserError: a loss that is not finite (before the weights move), ranks that cannot share a batch evenly, damaged
+            checkpoints or those of another run.
+        KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; the step that ran is finished and kept.
+    """
+    last = read_last_checkpoint(folder, key)
+    start = last.step if last is not None else 0
+    with between_steps() as stop:
+        loop = _Loop(module, options, folder, key, last, stop, log, validation)
+        if start >= options.steps:
+            loop.look(start)
+            loop.finish()
+            return start
+        numbers = range(start * options.accumulate, options.steps * options.accumulate)
+        trainer = _lightning(options, start, [loop, StopOnNonFinite(loop), *callbacks], folder)
+        with warnings.catch_warnings(), loop.bar:
+            # The data are functions of step numbers; workers would cost more than they carry.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            trainer.fit(module, _Batches(batch_at, numbers, options))
+    return start
+
+
+def _lightning(options: TrainerOptions, start: int, callbacks: list[Callback], folder: Path) -> pl.Trainer:
+    # Lightning announces the devices it does not use; a bar and a log are enough.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    return pl.Trainer(
+        max_steps=options.steps - start,
+        **trainer_options(options.device, alone=options.alone),
+        precision=options.precision,  # type: ignore[arg-type]
+        gradient_clip_val=options.clip_norm,
+        accumulate_grad_batches=options.accumulate,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=1,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+class _Batches:
+    """The batches of `numbers`: this rank's slice of each, or all of it."""
+
+    def __init__(self, batch_at: Callable[[int], Any], numbers: range, options: TrainerOptions) -> None:
+        self.batch_at, self.numbers = batch_at, numbers
+        self.whole = options.whole_batch or options.alone
+
+    def __iter__(self) -> Iterator[Any]:
+        for number in self.numbers:
+            batch = self.batch_at(number)
+            yield batch if self.whole else my_slice(batch)
+
+
+class _Loop(Callback):
+    """What happens around a step: rates before it; mean, log, checkpoint, validation and a wish to stop after it."""
+
+    def __init__(
+        self,
+        module: TrainingModule,
+        options: TrainerOptions,
+        folder: Path,
+        key: str,
+        last: Checkpoint | None,
+        stop: StopRequest,
+        write: Callable[[int, Mapping[str, float]], None] | None,
+        validation: Validation | None,
+    ) -> None:
+        # Not named `log`: Lightning puts its own function under that name on every callback.
+        self.module, self.options, self.folder, self.key, self.last = module, options, folder, key, last
+        self.stop, self.write, self.validation = stop, write, validation
+        self.parameters = module.trained()
+        self.buffers = sorted(module.state_dict().keys() - dict(module.named_parameters()).keys())
+        self.start = last.step if last is not None else 0
+        self.alone = options.alone or world_size() == 1
+        if last is not None:
+            _copy([last.values[name] for name in self.parameters], list(self.parameters.values()))
+            module.load_state_dict({name: last.values[name] for name in self.buffers}, strict=False)
+        self.mean = None
+        if options.ema_decay is not None:
+            self.mean = RunningMean(
+                list(self.parameters.values()), options.ema_decay, warmup=options.ema_warmup
+            )
+            if last is not None:
+                self.mean.means = [last.values[MEAN + name].clone() for name in self.parameters]
+        self.watch = Watch(torch.device(options.device))
+        self.bar = _Bar(options, self.start)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning has just put a handler of its own in front, which ends a run in the middle of an accumulated step.
+        self.stop.listen()
+        (optimizer,) = trainer.optimizers
+        for group in optimizer.param_groups:
+            group.setdefault("base_lr", group["lr"])
+        if self.last is not None:
+            self.last.restore_optimizer(optimizer)
+            if self.last.scaler:
+                trainer.precision_plugin.load_state_dict(dict(self.last.scaler))
+        self.look(self.start)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = self.start + batch_idx // self.options.accumulate
+        for group in trainer.optimizers[0].param_groups:
+            group["lr"] = group["base_lr"] * self.module.rate(step, group.get("name", ""))
+        self.watch.begin()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        done, rest = divmod(batch_idx + 1, self.options.accumulate)
+        done += self.start
+        self.watch.end(done)
+        if rest:
+            return
+        if self.mean is not None:
+            self.mean.update(done)
+        last = done == self.options.steps
+        if self.write is not None and (last or done % self.options.log_every == 0):
+            means = {
+                name: self.over_ranks(trainer, value) for name, value in trainer.callback_metrics.items()
+            }
+            if self.options.alone or rank() == 0:
+                self.write(done, means)
+        self.bar.show(done, trainer.callback_metrics.get("loss"), self.watch)
+        stopping = self.over_ranks(trainer, torch.tensor(float(self.stop.asked))) > 0
+        due = self.validation is not None and self.validation.due(done)
+        if last or due or stopping or done % self.options.save_every == 0:
+            self.save(trainer, done)
+        if stopping:
+            raise Stopped(self.stop, f"stopped after step {done} of {self.options.steps}")
+        self.look(done)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finish()
+
+    def over_ranks(self, trainer: pl.Trainer, value: Tensor) -> float:
+        """The mean of `value` over the ranks that train together."""
+        if self.alone:
+            return float(value)
+        return float(
+            trainer.strategy.reduce(value.to(trainer.strategy.root_device, copy=True), reduce_op="mean")
+        )
+
+    def look(self, done: int) -> None:
+        """Runs what is due after update `done`: at a start, what a run owes that ended while it looked."""
+        if self.validation is not None and self.validation.due(done):
+            with self.product():
+                self.validation.run(done, self.stop)
+
+    def product(self) -> AbstractContextManager[None]:
+        """Inside this block the module holds what would be the product now."""
+        return _nothing() if self.mean is None else self.mean.in_place()
+
+    def finish(self) -> None:
+        """The module becomes the product."""
+        if self.mean is not None:
+            self.mean.adopt()
+
+    def save(self, trainer: pl.Trainer, done: int) -> None:
+        """Writes the checkpoint of `done` updates."""
+        values: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
+        if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
+            raise _diverged(f"weights ({bad[0]})", done)
+        state = self.module.state_dict()
+        values |= {name: state[name] for name in self.buffers}
+        if self.mean is not None:
+            values |= {MEAN + name: m for name, m in zip(self.parameters, self.mean.means, strict=True)}
+        if self.alone or rank() == 0:
+            save_checkpoint(
+                self.folder,
+                step=done,
+                key=self.key,
+                values=values,
+                optimizer=trainer.optimizers[0],
+                scaler=trainer.precision_plugin.state_dict(),
+            )
+        if not self.alone:
+            trainer.strategy.barrier()  # nobody may look for a checkpoint that is being written
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+class StopOnNonFinite(Callback):
+    """Ends the run before the optimizer moves on a loss that is not a number, on any rank, and names the step."""
+
+    def __init__(self, loop: _Loop) -> None:
+        self.loop = loop
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None and not math.isfinite(self.loop.over_ranks(trainer, loss)):
+            raise _diverged(f"loss ({float(loss)})", self.loop.start + trainer.global_step)
+
+
+def _diverged(what: str, step: int) -> UserError:
+    return UserError(
+        f"expected finite numbers in training, got a {what} that is not at step {step}; lower the learning rate, or "
+        "look at the data of that step"
+    )
+
+
+class Watch:
+    """How long steps take and how much memory is held; one warning when a step stands out or memory runs out."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.warned, self.silent_until = device, False, 0
+        self.spent: deque[float] = deque(maxlen=REMEMBERED)
+        self.began = 0.0
+
+    def begin(self) -> None:
+        """A step begins."""
+        self.began = time.perf_counter()
+
+    def end(self, step: int) -> None:
+        """A step ends; what is done between steps does not count."""
+        self.judge(step, time.perf_counter() - self.began)
+
+    def judge(self, step: int, seconds: float) -> None:
+        """Warns if `step`, which took `seconds`, stands out from the last ones; not again for QUIET_STEPS steps."""
+        remembered = len(self.spent) == REMEMBERED and step >= self.silent_until
+        if remembered and seconds > SLOW * (usual := statistics.median(self.spent)):
+            self.silent_until = step + QUIET_STEPS
+            log.warning(
+                "magic-insert: step %d took %.2f s, the last %d took %.2f s; something else uses this machine",
+                step,
+                seconds,
+                REMEMBERED,
+                usual,
+            )
+        self.spent.append(seconds)
+
+    def memory(self) -> float:
+        """The most memory held so far, in 10^9 bytes: of the GPU, or of this process on a CPU."""
+        if self.device.type != "cuda":
+            unit = 1 if sys.platform == "darwin" else 1024
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE
+        held = torch.cuda.max_memory_reserved(self.device)
+        self.judge_memory(held, torch.cuda.get_device_properties(self.device).total_memory)
+        return held / GIGABYTE
+
+    def judge_memory(self, held: int, total: int) -> None:
+        """Warns once that `held` bytes come near the device's `total`."""
+        if self.warned or held <= NEARLY_FULL * total:
+            return
+        self.warned = True
+        log.warning(
+            "magic-insert: %.1f of %.1f GB of the device are in use; set gradient_checkpointing=true where the job has "
+            "it, a smaller batch_size or a smaller model.image_size",
+            held / GIGABYTE,
+            total / GIGABYTE,
+        )
+
+
+class _Bar:
+    """A progress bar on standard error with loss and memory, gone when the training ends."""
+
+    def __init__(self, options: TrainerOptions, start: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[facts]}"),
+        )
+        self.shown = options.progress
+        self.progress = Progress(
+            *columns, console=Console(stderr=True), transient=True, disable=not self.shown
+        )
+        self.task = self.progress.add_task(options.title, total=options.steps, completed=start, facts="")
+
+    def __enter__(self) -> None:
+        self.progress.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def show(self, done: int, loss: Tensor | None, watch: Watch) -> None:
+        """The bar after update `done`."""
+        if self.shown:
+            facts = "" if loss is None else f"loss {float(loss):.3f}  {watch.memory():.1f} GB"
+            self.progress.update(self.task, completed=done, facts=facts)
