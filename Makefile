@@ -19,7 +19,7 @@ SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -54,6 +54,9 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
 	$(BIN)/python tools/bench_trainer.py
 	$(BIN)/python -m magic_insert.evaluation.bench_scoring
+
+parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
+	$(BIN)/python tools/parity $(ARGS)
 
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)
