@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries conf/, the weights of data/micro/ and the texts of data/subjectplop/.
+"""Build hook: a wheel carries conf/, the weights of data/micro/ and data/effect/, and the texts of data/subjectplop/.
 
 An editable install needs no copy.
 """
@@ -11,6 +11,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 SHIPPED = {
     "conf": "magic_insert/_conf",
     "data/micro": "magic_insert/_micro",
+    "data/effect": "magic_insert/_effect",
     "data/subjectplop": "magic_insert/_subjectplop",
 }
 

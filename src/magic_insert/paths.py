@@ -24,6 +24,11 @@ def micro_dir() -> Path:
     return CHECKOUT / "data" / "micro" if is_checkout() else PACKAGE / "_micro"
 
 
+def effect_weights() -> Path:
+    """The shipped weights of the effect network, absolute; its card lies beside them."""
+    return (CHECKOUT / "data" / "effect" if is_checkout() else PACKAGE / "_effect") / "effect.safetensors"
+
+
 def subjectplop_dir() -> Path:
     """The folder of names, checksums and texts for SubjectPlop, absolute; no pictures are in it."""
     return CHECKOUT / "data" / "subjectplop" if is_checkout() else PACKAGE / "_subjectplop"

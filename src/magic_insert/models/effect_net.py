@@ -8,15 +8,18 @@ so that "nothing" is exactly nothing. A sun read from the picture, or given, ste
 Shape letters: B pictures, H, W the network's rows and columns (multiples of 16).
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
 
 SIDE = 128
@@ -168,8 +171,30 @@ class EffectNet(nn.Module):
         return Effect(-dark * gate, light * gate, logit, read.float())
 
 
-def config_of(metadata: dict[str, Any]) -> EffectNetConfig:
-    """The configuration that a weights file's metadata names."""
-    return EffectNetConfig(
-        tuple(int(w) for w in metadata["widths"].split(",")), int(metadata["blocks"]), int(metadata["fine"])
-    )
+def load_effect_net(path: Path) -> EffectNet:
+    """The network in a weights file, in float32, ready for use.
+
+    Raises:
+        UserError: the file is missing, broken, or not an effect network's.
+    """
+    if not path.is_file():
+        raise UserError(f"expected the weights of an effect network at {path}, found nothing")
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            widths = tuple(int(width) for width in about["widths"].split(","))
+            net = EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
+            net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"expected the weights of an effect network at {path}, got: {reason}") from error
+    return net.eval().requires_grad_(False)
+
+
+def sun_from(read: Float[Tensor, "B 5"], azimuth: float) -> Float[Tensor, "B 5"]:
+    """The sun that was read, turned to `azimuth` in radians: 0 behind the camera, pi / 2 on the right."""
+    up = read[:, 1].clamp(0.35, 0.9)
+    flat = (1.0 - up.square()).sqrt()
+    share = read[:, 4].clamp_min(0.5)
+    turned = [flat * math.sin(azimuth), up, flat * math.cos(azimuth), read[:, 3].clamp(0.0, 1.0), share]
+    return torch.stack(turned, 1)

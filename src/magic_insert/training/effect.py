@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from magic_insert.data.relit_pairs import RelitPairs, training_chunk
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, config_of
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net
 from magic_insert.training.effect_looks import Batch, Dice, randomised
 
 STORED, TRACED, CHUNK = (
@@ -51,7 +51,7 @@ class EffectOptions:
     seed: int = 0
     buffer: int = 24_000
     first: int = 256  # drawings before the first step
-    invent: float = 0.25
+    invent: float = 0.3
     scene_lit: float = 0.2
     ema: float = 0.998
 
@@ -204,16 +204,6 @@ def write_weights(module: EffectModule, path: Path, card: dict[str, Any]) -> Non
     os.replace(partial, path)
 
 
-def read_weights(path: Path) -> EffectNet:
-    """The network in a weights file, in float32, ready for use."""
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        net = EffectNet(config_of(file.metadata()))
-        net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-    return net.eval().requires_grad_(False)
-
-
 def fit_effect(options: EffectOptions, folder: Path, *, start: Path | None, pool: Path | None) -> Path:
     """Trains for the given minutes and writes `effect.safetensors` and `card.json` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -227,7 +217,9 @@ def fit_effect(options: EffectOptions, folder: Path, *, start: Path | None, pool
     for worker in workers:
         worker.start()
     torch.manual_seed(options.seed)
-    net = EffectNet(EffectNetConfig()) if start is None else read_weights(start).train().requires_grad_(True)
+    net = (
+        EffectNet(EffectNetConfig()) if start is None else load_effect_net(start).train().requires_grad_(True)
+    )
     module = EffectModule(net.to(memory_format=torch.channels_last), options)
     buffer = Buffer(options)
     for file in sorted(pool.glob("*.npz")) if pool else []:

@@ -1,0 +1,75 @@
+"""The default inserter: one forward pass predicts how the subject changes the scene's light.
+
+Belongs to no base model: it serves micro, SDXL and pictures without any model alike. `sun` turns the light instead of
+reading it from the picture. Shape letters: H side of the square window, s the network's side; float32 in [0, 1].
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import InserterConfig
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.effect_layer import EffectLayer, continue_under
+from magic_insert.core.silhouettes import foot_frame
+from magic_insert.inserters.contact_shadow import tuned
+from magic_insert.models.effect_net import SIDE, EffectNet, load_effect_net, sun_from
+from magic_insert.paths import effect_weights
+
+
+class EffectInserter:
+    """The effect network with its settings."""
+
+    def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
+        """Loads the weights in `folder` (null: those that come with the package); `pipe` only names the device.
+
+        Raises:
+            UserError: the weights are missing or not an effect network's.
+        """
+        self.name, self.settings = settings.name, settings
+        path = effect_weights() if folder is None else folder / effect_weights().name
+        self.net: EffectNet = load_effect_net(path).to(getattr(pipe, "device", "cpu"))
+        self.weights_sha256 = sha256_file(path)
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Its settings and the digest of its weights."""
+        return {
+            "inserter": self.name,
+            "inserter_sha256": self.weights_sha256,
+            "inserter_sun": self.settings.sun,
+            "inserter_strength": self.settings.strength,
+            "inserter_softness": self.settings.softness,
+        }
+
+    @torch.no_grad()
+    def layer(
+        self,
+        scene: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+    ) -> EffectLayer:
+        """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
+        device = next(self.net.parameters()).device
+        small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in (scene, window, mask)]
+        sun = None if self.settings.sun == "auto" else float(self.settings.sun)
+        found = self.net(*small) if sun is None else self._turned(small, sun)
+        shade, light = torch.exp(found.log_shade[0]), found.light[0]
+        covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
+        layer = EffectLayer(
+            1.0 - continue_under(1.0 - shade, covered), continue_under(light, covered).clamp(0.0, 1.0)
+        )
+        layer = tuned(layer, longer, self.settings)
+        return EffectLayer(layer.shade.to(scene.device), layer.light.to(scene.device))
+
+    def _turned(self, small: list[Tensor], degrees: float) -> Any:
+        """The effect under a sun at `degrees`, as high and as hard as the one that the network reads."""
+        read = self.net(*small).sun
+        sun = sun_from(read, math.radians(degrees))
+        return self.net(*small, sun, torch.ones(1, device=read.device))
