@@ -1,8 +1,8 @@
-"""Inserters measured as they are used: the subject lit as in its own picture, fresh held-out scenes, the finished picture.
+"""Inserters measured as they are used: the subject lit as in its own picture, fresh scenes, the finished picture.
 
 Run as `python -m magic_insert.evaluation.own_light --scenes 40 --pairs FOLDER`. The Toybox knows the truth for every
-drawing: the picture with the subject, its effect, and on which side of the subject it lies. `--pairs` adds real pairs (a
-folder of with/, without/, mask/ and effect/). Every number is a mean over pictures with a 95 % bootstrap interval.
+drawing: the picture with the subject, its effect, and on which side of the subject it lies. `--pairs` adds real pairs
+(a folder of with/, without/, mask/ and effect/). Every number is a mean over pictures with a 95 % bootstrap interval.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import region_around
 from magic_insert.core.effect_layer import EffectLayer, apply_effect, upsample_effect
 from magic_insert.core.fidelity import EFFECT_STEP, decibel, effect_of, iou
-from magic_insert.core.masks import bounding_box
 from magic_insert.core.images import load_rgb
+from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates
 from magic_insert.data.relit_pairs import render_relit, studio_light

@@ -62,7 +62,7 @@ def effect_loss(effect: Effect, batch: Batch) -> dict[str, Tensor]:
     found = batch.scene * torch.exp(effect.log_shade) + effect.light
     change = (batch.truth - batch.scene).abs().amax(1, keepdim=True)
     sure = (change / VISIBLE).clamp(0, 1) * free
-    weight = free * (1.0 + 6.0 * sure)
+    weight = free * (1.0 + 2.0 * sure)
     error = found - batch.truth
     dark = torch.log(batch.truth.clamp_min(0.02) / batch.scene.clamp_min(0.02)).clamp(-2.5, 0.0)
     seen = weight * (batch.scene > 0.08).float()

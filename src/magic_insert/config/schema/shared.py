@@ -122,10 +122,26 @@ class InserterConfig:
     """The smallest change that counts."""
     reach: Annotated[float, Range(0, 100)] = 1.2
     """How far from the subject an effect may lie, in units of its longer side."""
+    sun: str = "auto"
+    """Where the light comes from, in degrees seen from above: 0 behind the camera, 90 from the right, -90 from the
+    left, 180 from behind the subject; auto reads it from the picture (effect)."""
+    strength: Annotated[float, Range(0, 4)] = 1.0
+    """How strong the effect is; 1 is as predicted (effect, contact_shadow)."""
+    softness: Share = 0.0
+    """How much softer than predicted it is (effect, contact_shadow)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
+        if self.sun != "auto" and not _is_angle(self.sun):
+            yield f"expected {at}sun to be auto or degrees from -360 to 360, got {self.sun!r}; set {at}sun=auto"
         if self.name == "bootstrapped" and not self.run:
             yield f"expected {at}run to name a run folder for {at}name=bootstrapped, got nothing; set {at}run=FOLDER"
+
+
+def _is_angle(text: str) -> bool:
+    try:
+        return abs(float(text)) <= 360
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True)
