@@ -51,9 +51,9 @@ format: $(STAMP) ## puts every file into the house style
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of scoring, overhead of the trainer over a bare loop
-	$(BIN)/python -m magic_insert.toybox.bench $(ARGS)
+	$(BIN)/python tools/bench_toybox.py $(ARGS)
 	$(BIN)/python tools/bench_trainer.py
-	$(BIN)/python -m magic_insert.evaluation.bench_scoring
+	$(BIN)/python tools/bench_scoring.py
 
 parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
 	$(BIN)/python tools/parity $(ARGS)
@@ -94,7 +94,7 @@ card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)
 
 ship: $(STAMP) ## measures runs/foundation/micro (or MODEL=FOLDER) and makes it the shipped weights in data/micro
-	$(BIN)/python -m magic_insert.evaluation.ship $(MODEL)
+	$(BIN)/python tools/ship.py $(MODEL)
 
 wheel: $(STAMP) ## dist/*.whl with configurations and weights inside
 	$(BIN)/python -m build --wheel --outdir dist

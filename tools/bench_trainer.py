@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from full_size import build_full_size
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from magic_insert.config.schema import LoggerConfig, ModelConfig, PersonalizationConfig
 from magic_insert.core.rand import generator
-from magic_insert.models.full_size import build_full_size
 from magic_insert.models.micro import build_micro
 from magic_insert.models.text import initial_tokens
 from magic_insert.models.zoo import load_pipeline

@@ -1,4 +1,4 @@
-"""How fast pictures are scored on this machine: `python -m magic_insert.evaluation.bench_scoring`.
+"""How fast pictures are scored on this machine: `python tools/bench_scoring.py`.
 
 Full-size ViT-S/16 and ViT-B/32 with random weights on PNG files, in the proportions of SubjectPlop (every subject with
 every background, references once), against one pair at a time, against decoding alone and against encoding alone.
@@ -120,9 +120,7 @@ def show(times: dict[str, float], pairs: int, size: int) -> Table:
 
 def main(arguments: list[str]) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        prog="python -m magic_insert.evaluation.bench_scoring", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python tools/bench_scoring.py", description=__doc__)
     parser.add_argument("--pairs", type=int, default=40)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

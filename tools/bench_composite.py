@@ -1,6 +1,6 @@
 """How a low-resolution edit comes home to a picture four times its size: as an effect layer, or as the whole picture.
 
-    python -m magic_insert.evaluation.bench_composite --pairs 8 --out table.json
+    python tools/bench_composite.py --pairs 8 --out table.json
 
 Held-out Toybox pairs are rendered at `--scale` times the model's size, the true subject is pasted in its true place,
 and the result is compared with the true picture. `oracle` stands for a perfect inserter: what it "draws" is the truth

@@ -1,6 +1,6 @@
 """Measures the Toybox: subject pictures and scene pairs a second, traced only and drawn in a mix of styles.
 
-Run as `python -m magic_insert.toybox.bench --device cuda --size 128`.
+Run as `python tools/bench_toybox.py --device cuda --size 128`.
 """
 
 import argparse

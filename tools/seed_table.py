@@ -1,6 +1,6 @@
 """Sweeps of bootstraps over seeds as one table: what each setting changes, round by round, the seeds taken together.
 
-Run as `python -m magic_insert.launch.seed_table runs/sweep ...`; prints Markdown and writes curves (`rounds.png`) and a
+Run as `python tools/seed_table.py runs/sweep ...`; prints Markdown and writes curves (`rounds.png`) and a
 map of settings by rounds (`rounds_heatmap.png`; `heatmap.png` is the sweep's own) into the first folder or `--out`.
 Every held-out picture's errors are averaged over the seeds, then scenes are resampled: the interval says how far the
 change carries over to other scenes, the range beside it how far the seeds lie apart.

@@ -1,0 +1,148 @@
+"""What stands in tools/: benches that time what they claim, the table over seeds, shipping, and the parity check."""
+
+import importlib.util
+import json
+import math
+from dataclasses import replace
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from bench_composite import run as compare_composites
+from bench_scoring import measure, show
+from bench_toybox import rate
+from bench_trainer import WARM_UP, compare
+from seed_table import lines_of, main, markdown
+from ship import ship
+
+from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import write_json, write_text
+from magic_insert.launch.sweep_table import Outcome, Sweep, write_sweep
+from magic_insert.models.encoders import new_identity, new_style
+
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
+GROUPS = ("photo", "seen", "unseen")
+PIXELS = 100.0
+
+
+def test_the_bench_of_scoring_times_every_part(tmp_path: Path) -> None:
+    times = measure({"who": new_identity(0), "how": new_style(0)}, pairs=3, size=48, folder=tmp_path)
+    assert times["files"] == 5  # three pairs, one subject, one background
+    assert set(times) == {"files", "encode who", "encode how", "encode", "decode", "pipeline", "loop"}
+    assert min(times.values()) > 0
+    assert f"{times['loop'] / times['pipeline']:.1f} times the loop" in str(show(times, 3, 48).caption)
+
+
+def test_a_rate_counts_the_pictures_of_all_repetitions_but_the_warm_up() -> None:
+    calls: list[int] = []
+    assert rate(lambda: calls.append(1), 3, torch.device("cpu"), seconds=0.01) > 0
+    assert len(calls) > 1
+
+
+@pytest.mark.slow
+def test_the_bench_of_the_trainer_times_both_loops_and_leaves_the_model_as_it_was(tiny_pipe: Any) -> None:
+    cfg = PersonalizationConfig(
+        steps=WARM_UP + 2, batch_size=1, rank=2, alpha=2.0, targets=["to_q"], lr_unet=1e-3, wd_unet=0.0,
+        lr_tokens=1e-3, wd_tokens=0.0, checkpoint_every=1000,
+    )  # fmt: skip
+    for cost in compare(tiny_pipe, replace(cfg, precision="32-true"), blocks=2):
+        assert len(cost.seconds) == 2 * 2  # two counted steps in each of two blocks
+        assert min(cost.seconds) > 0
+        assert cost.peak_gb > 0.1  # torch alone takes as much
+    assert not hasattr(tiny_pipe.unet, "peft_config")
+
+
+@pytest.mark.slow
+def test_the_bench_of_composites_fills_its_table(tiny_micro: Path, tmp_path: Path) -> None:
+    rows = compare_composites(tiny_micro, tmp_path, pairs=1, scale=1, style="photo", steps=1, seed=0)
+    assert rows["insert, copy-paste"]["untouched %"] == 100
+    assert len(rows) == 12
+
+
+def test_only_a_finished_model_ships(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="expected a finished micro model"):
+        ship(tmp_path, tmp_path / "micro")
+
+
+def stored(store: Path, key: str, error: float) -> float:
+    """An evaluation of four scenes a group with the same mean squared error everywhere; returns its decibels."""
+    row = {f"{name}_error": error * PIXELS for name in ("effect", "nothing", "hole", "outside")}
+    row |= {f"{name}_pixels": PIXELS for name in ("effect", "hole", "outside")} | {"shadow_iou": 0.5}
+    for group in GROUPS:
+        for scene in range(4):
+            write_json(store / "evaluate" / key / "values" / f"{scene:04d}-{group}.json", row)
+    return -10 * math.log10(error)
+
+
+def run(place: Path, name: str, errors: list[float]) -> Path:
+    """A run folder whose round k left `errors[k]`."""
+    rows = []
+    for number, error in enumerate(errors):
+        key = f"{name}-{number}"
+        decibel = stored(place / "store", key, error)
+        rows.append(
+            {
+                "round": number, "store": str(place / "store"), "accepted": 3, "harvested": 4,
+                "stages": {"evaluate_inserter": key, "evaluate_remover": key},
+                "metrics": {"inserter": {group: {"effect_psnr": decibel} for group in GROUPS}},
+                "filter": {"precision": 0.75, "recall": 1.0} if number else None,
+            }
+        )  # fmt: skip
+    write_text(place / name / "rounds.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    return place / name
+
+
+def test_errors_are_averaged_over_seeds_before_they_become_decibels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcomes = [
+        Outcome(seed, {"seed": seed}, "done", 1.0, {}, str(run(tmp_path, seed, [0.1, error])), "", 1.0, "")
+        for seed, error in (("0", 0.05), ("1", 0.03))
+    ]
+    write_sweep(tmp_path, Sweep("bootstrap", ["seed"], None, "max", outcomes))
+    line = lines_of(tmp_path, resamples=20)[1]
+    expected = -10 * math.log10((0.05 + 0.03) / 2 / 0.1)
+    for group in GROUPS:
+        assert line.change["inserter"][group]["effect_psnr"] == pytest.approx([expected] * 3, abs=1e-3)
+    assert line.range == pytest.approx((-10 * math.log10(0.5), -10 * math.log10(0.3)))
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == markdown(lines_of(tmp_path))
+    assert load_rgb(tmp_path / "rounds_heatmap.png").std() > 0.05
+
+
+@pytest.fixture(scope="module")
+def parity() -> ModuleType:
+    loader = SourceFileLoader("parity", str(TOOLS / "parity"))
+    spec = importlib.util.spec_from_loader("parity", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_parity_passes_the_last_bit_and_reports_a_changed_picture(parity: ModuleType, tmp_path: Path) -> None:
+    digests = []
+    for name, lift in (("same", 0.0), ("bit", 1 / 255), ("far", 0.2)):
+        picture = torch.full((3, 64, 64), 0.5)
+        picture[:, 0, 0] += lift
+        if name == "far":
+            picture += lift
+        save_png(tmp_path / f"{name}.png", picture)
+        digests.append(parity.read_picture(tmp_path / f"{name}.png"))
+    verdicts = [parity.compare(digests[0], digest) for digest in digests]
+    assert [fine for fine, _ in verdicts] == [True, True, False]
+    assert verdicts[0][1] == ""
+    assert "50.8" in verdicts[2][1]
+
+
+def test_every_command_of_parity_has_its_reference(parity: ModuleType) -> None:
+    reference = json.loads(parity.REFERENCE.read_text())
+    assert set(reference) == {*parity.COMMANDS, "refusals"}
+    assert all(
+        digests["exit code"]["text"] == "0" for name, digests in reference.items() if name != "refusals"
+    )
