@@ -1,8 +1,11 @@
-"""From prompts and seeds to pictures: classifier-free guidance on the pipeline's own scheduler.
+"""From prompts and seeds to pictures: a denoiser, wrapped by features, on the pipeline's own scheduler.
 
-One loop serves every caller, and it differs from the stock pipeline in one thing only: every row of the batch has its
-own seed and its own style, so a row does not depend on its neighbours. With the same seeds and one style the stock
-pipeline draws the same pictures.
+A denoiser maps latents at a time to the model's prediction. `network` is the UNet under fixed conditions and outlines;
+`guided`, `pushed` and `handed_over` wrap one denoiser into another, so a feature is a function and the loop knows none
+of them. Every row of the batch has its own seed and its own style and does not depend on its neighbours; with the same
+seeds and one style the stock pipeline draws the same pictures.
+
+Shape letters: B pictures, N rows of a UNet call (2B with guidance), C h w latents.
 """
 
 import inspect
@@ -22,6 +25,10 @@ from magic_insert.models.controlnet import Structure
 from magic_insert.models.latents import decode
 from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter
 
+# (latents as the scheduler scales them, their time, steps done before) -> prediction.
+Denoiser = Callable[[Tensor, Tensor, int], Tensor]
+BaseModel = Callable[[], AbstractContextManager[None]]  # inside its context the pipeline is the base model
+
 
 def time_ids(pipe: Any, size: int, count: int) -> Float[Tensor, "B 6"]:
     """SDXL's size conditioning: a picture of `size` pixels, not cropped, made for `size` pixels."""
@@ -37,19 +44,31 @@ def image_size(pipe: Any) -> int:
 
 @dataclass(frozen=True)
 class StyleContrast:
-    """A push along what the base model says of two looks, when nobody tells it what is drawn.
+    """A push along the difference of the base model's predictions for two looks, under an empty prompt.
 
-    A LoRA that learned one picture speaks its look along with its shape, and the adapter has to speak against it. The
-    base model without the LoRA has no such habit: at the same noisy latents the difference of its predictions for the
-    wanted look and for the subject's own is the way from one to the other, and `weight` times it is added, as in
-    composed guidance (Liu et al. 2022, equation 11, with a negated concept).
+    A LoRA that learned one picture carries its look along with its shape, against which the adapter has to act. The
+    base model has no such bias: at the same noisy latents the difference of its predictions for the wanted look and for
+    the subject's own is the way from one to the other, and `weight` times it is added, as in composed guidance (Liu et
+    al. 2022, equation 11, with a negated concept).
 
-    `own`: the look to leave. `base`: inside its context the pipeline is the base model.
+    `own`: the look to leave.
     """
 
     own: StyleEmbeds
     weight: float
-    base: Callable[[], AbstractContextManager[None]]
+    base: BaseModel
+
+
+@dataclass(frozen=True)
+class Handover:
+    """After `share` of the steps the personalised denoiser gives way to the base model, under the same conditions.
+
+    Early steps draw layout and identity, late steps line and texture, and a LoRA that learned one photograph draws its
+    texture too. At 1 the personalised model does all steps (Magic Insert, arXiv 2407.02489), at 0 none.
+    """
+
+    share: float
+    base: BaseModel
 
 
 @torch.no_grad()
@@ -65,6 +84,7 @@ def sample(
     size: int | None = None,
     structure: Structure | None = None,
     contrast: StyleContrast | None = None,
+    handover: Handover | None = None,
     scheduler: Any = None,
     replace: Callable[[int, Tensor], Tensor] | None = None,
     progress: bool = False,
@@ -83,6 +103,7 @@ def sample(
         structure: edges to follow, one for all rows or B of them; None for none.
         contrast: a push from another look to `style`, at the price of a second prediction for two pictures a row; None
             for none. Needs `style`.
+        handover: the share of the steps after which the base model goes on, without a `contrast`; None for never.
         scheduler: instead of the pipeline's own.
         replace: called with the number of steps done, from 0, and the latents BChw; what it returns goes on instead.
         progress: draw a bar on standard error.
@@ -98,24 +119,23 @@ def sample(
         raise UserError(f"expected at least 1 sampling step, got {steps}; set sampling.steps")
     if contrast is not None and style is None:
         raise UserError("expected a style for a contrast of looks, got none; set style.guidance=0")
-    count, size, guided = len(prompts), size or image_size(pipe), guidance > 1
-    text, no_text, pooled, no_pooled = pipe.encode_prompt(
-        list(prompts), device=pipe.device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
-    )
-    added = {"text_embeds": pooled, "time_ids": time_ids(pipe, size, count)}
-    if has_adapter(pipe):
-        heard = (style or blank_style(pipe, 1)).expand(count)
-        added["image_embeds"] = heard.positive
-    elif style is not None:
-        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
-    if guided:
-        text, added["text_embeds"] = torch.cat([no_text, text]), torch.cat([no_pooled, pooled])
-        added["time_ids"] = added["time_ids"].repeat(2, 1)
-        if "image_embeds" in added:
-            added["image_embeds"] = torch.cat([heard.negative, heard.positive])
-    if "image_embeds" in added:
-        added["image_embeds"] = [added["image_embeds"].to(pipe.device, pipe.unet.dtype)]
-    push = None if contrast is None or style is None else _push(pipe, contrast, style.expand(count), size)
+    count, size = len(prompts), size or image_size(pipe)
+    followed = None if structure is None else structure.expand(count)
+
+    def denoiser() -> Denoiser:
+        """The pipeline as it is now."""
+        conditions = conditions_of(
+            pipe, prompts, size, style=style, guided=guidance > 1, negative_prompt=negative_prompt
+        )
+        return guided(network(pipe, conditions, followed), guidance)
+
+    denoise = denoiser()
+    if contrast is not None and style is not None:
+        denoise = pushed(denoise, pipe, contrast, style.expand(count), size)
+    if handover is not None and handover.share < 1:
+        with handover.base():
+            base = denoiser()
+        denoise = handed_over(denoise, inside(handover.base, base), round(handover.share * steps))
 
     # A scheduler remembers where it is; a copy keeps two calls apart.
     original = scheduler or pipe.scheduler
@@ -129,50 +149,113 @@ def sample(
     times = track(
         scheduler.timesteps, "sampling", console=Console(stderr=True), disable=not progress, transient=True
     )
-    followed = None if structure is None else structure.expand(count)
     for done, t in enumerate(times):
         if replace is not None:
             latents = replace(done, latents)
-        inputs = scheduler.scale_model_input(torch.cat([latents] * 2) if guided else latents, t)
-        residuals = {} if followed is None else followed.residuals(inputs, t, text, added)
-        predicted = pipe.unet(
-            inputs, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False, **residuals
-        )[0]
-        if guided:
-            without, with_text = predicted.chunk(2)
-            predicted = without + guidance * (with_text - without)
-        if push is not None:
-            predicted = predicted + push(scheduler.scale_model_input(latents, t), t)
+        predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
         latents = scheduler.step(predicted, t, latents, return_dict=False, **extra)[0].to(pipe.unet.dtype)
     return decode(pipe.vae, latents.float())
 
 
-def _push(
-    pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds, size: int
-) -> Callable[[Float[Tensor, "B C h w"], Tensor], Float[Tensor, "B C h w"]]:
-    """What `contrast` adds to the prediction for latents at a time; the base model is told the looks and no words."""
+@dataclass(frozen=True)
+class Conditions:
+    """What the UNet is given besides the latents: token states N T D, and SDXL's added conditions."""
+
+    states: Tensor
+    added: dict[str, Any]
+
+
+def conditions_of(
+    pipe: Any,
+    prompts: Sequence[str],
+    size: int,
+    *,
+    style: StyleEmbeds | None = None,
+    guided: bool = False,
+    negative_prompt: str | None = None,
+) -> Conditions:
+    """The conditions of `prompts` and `style`; with `guided` the rows without prompt and style stand before them.
+
+    Raises:
+        UserError: a style, and the model has no adapter.
+    """
+    count = len(prompts)
+    text, no_text, pooled, no_pooled = pipe.encode_prompt(
+        list(prompts), device=pipe.device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
+    )
+    added: dict[str, Any] = {"text_embeds": pooled, "time_ids": time_ids(pipe, size, count)}
+    if guided:
+        text, added["text_embeds"] = torch.cat([no_text, text]), torch.cat([no_pooled, pooled])
+        added["time_ids"] = added["time_ids"].repeat(2, 1)
+    if has_adapter(pipe):
+        given = (style or blank_style(pipe, 1)).expand(count)
+        images = torch.cat([given.negative, given.positive]) if guided else given.positive
+        added["image_embeds"] = [images.to(pipe.device, pipe.unet.dtype)]
+    elif style is not None:
+        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
+    return Conditions(text, added)
+
+
+def network(pipe: Any, conditions: Conditions, structure: Structure | None = None) -> Denoiser:
+    """The UNet as the pipeline holds it; with a `structure` its ControlNet steers it. One row per condition."""
+
+    def denoise(latents: Tensor, t: Tensor, done: int) -> Tensor:
+        residuals = {}
+        if structure is not None:
+            residuals = structure.residuals(latents, t, conditions.states, conditions.added)
+        return pipe.unet(
+            latents,
+            t,
+            encoder_hidden_states=conditions.states,
+            added_cond_kwargs=conditions.added,
+            return_dict=False,
+            **residuals,
+        )[0]
+
+    return denoise
+
+
+def guided(denoise: Denoiser, weight: float) -> Denoiser:
+    """Classifier-free guidance (Ho and Salimans 2022) over a denoiser of 2B rows, those without a prompt first.
+
+    At a `weight` of 1 or less `denoise` is returned as it is, for conditions of B rows.
+    """
+    if weight <= 1:
+        return denoise
+
+    def combined(latents: Tensor, t: Tensor, done: int) -> Tensor:
+        without, with_text = denoise(torch.cat([latents] * 2), t, done).chunk(2)
+        return without + weight * (with_text - without)
+
+    return combined
+
+
+def pushed(denoise: Denoiser, pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds, size: int) -> Denoiser:
+    """`denoise` plus the push of `contrast` from its own look to the `wanted` ones."""
     count = len(wanted)
     looks = torch.cat([wanted.positive, contrast.own.expand(count).positive])
     with contrast.base():
-        text, _, pooled, _ = pipe.encode_prompt(
-            [""] * 2 * count, device=pipe.device, do_classifier_free_guidance=False
-        )
-    added = {
-        "text_embeds": pooled,
-        "time_ids": time_ids(pipe, size, 2 * count),
-        "image_embeds": [looks.to(pipe.device, pipe.unet.dtype)],
-    }
+        conditions = conditions_of(pipe, [""] * 2 * count, size, style=StyleEmbeds(looks, looks))
+    base = inside(contrast.base, network(pipe, conditions))
 
-    def push(inputs: Tensor, t: Tensor) -> Tensor:
-        with contrast.base():
-            said = pipe.unet(
-                torch.cat([inputs] * 2),
-                t,
-                encoder_hidden_states=text,
-                added_cond_kwargs=added,
-                return_dict=False,
-            )[0]
-        toward, away = said.chunk(2)
-        return contrast.weight * (toward - away)
+    def combined(latents: Tensor, t: Tensor, done: int) -> Tensor:
+        predicted = denoise(latents, t, done)
+        toward, away = base(torch.cat([latents] * 2), t, done).chunk(2)
+        return predicted + contrast.weight * (toward - away)
 
-    return push
+    return combined
+
+
+def handed_over(first: Denoiser, second: Denoiser, after: int) -> Denoiser:
+    """`first` for `after` steps, then `second`."""
+    return lambda latents, t, done: (first if done < after else second)(latents, t, done)
+
+
+def inside(base: BaseModel, denoise: Denoiser) -> Denoiser:
+    """`denoise` with the pipeline as it is in the context of `base`."""
+
+    def run(latents: Tensor, t: Tensor, done: int) -> Tensor:
+        with base():
+            return denoise(latents, t, done)
+
+    return run

@@ -1,4 +1,4 @@
-"""Laws of the push from one look to another that the base model gives a picture."""
+"""Laws of the features around a denoiser: the push from one look to another, and the hand-over to the base model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.sampling import StyleContrast, sample
-from magic_insert.models.style import StyleEmbeds, listening
+from magic_insert.models.sampling import Handover, StyleContrast, sample
+from magic_insert.models.style import StyleEmbeds, listening, set_blocks, silence
 
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
 
@@ -97,3 +97,63 @@ def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe:
 def test_a_contrast_without_a_style_is_refused(tiny_pipe: Any) -> None:
     with pytest.raises(UserError, match=r"style\.guidance=0"):
         sample(tiny_pipe, PROMPTS, SEEDS, steps=1, contrast=contrast(tiny_pipe, 1.0))
+
+
+@contextmanager
+def without_adapter(pipe: Any) -> Iterator[None]:
+    """Another model than the one outside: what a base model is to a personalised one."""
+    silence(pipe.unet)
+    try:
+        yield
+    finally:
+        set_blocks(pipe.unet, "all", 1.0)
+
+
+def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), **features: Any) -> list[Tensor]:
+    """The latents before each of four steps, handed over after `share` of them, and the picture."""
+    seen: list[Tensor] = []
+
+    def note(done: int, latents: Tensor) -> Tensor:
+        seen.append(latents.clone())
+        return latents
+
+    style = looks(pipe, 1)
+    handover = None if share is None else Handover(share, lambda: without_adapter(pipe))
+    with listening(pipe, "all", 1.0):
+        picture = sample(
+            pipe,
+            PROMPTS[rows],
+            SEEDS[rows],
+            steps=4,
+            guidance=3.0,
+            style=StyleEmbeds(style.positive[rows], style.negative[rows]),
+            handover=handover,
+            replace=note,
+            **features,
+        )
+    return [*seen, picture]
+
+
+def test_the_base_model_takes_over_after_its_share_of_the_steps_and_not_before(tiny_pipe: Any) -> None:
+    ours, three_quarters, half = (trail(tiny_pipe, share) for share in (None, 0.75, 0.5))
+    assert all(torch.equal(a, b) for a, b in zip(ours[:4], three_quarters[:4], strict=True))
+    assert not torch.equal(ours[4], three_quarters[4])
+    assert torch.equal(ours[2], half[2])
+    assert not torch.equal(ours[3], half[3])
+
+
+def test_a_handover_at_the_end_is_none_and_at_the_beginning_the_base_model(tiny_pipe: Any) -> None:
+    ours, late, early = (trail(tiny_pipe, share)[-1] for share in (None, 1.0, 0.0))
+    assert torch.equal(ours, late)
+    base = sample(tiny_pipe, PROMPTS, SEEDS, steps=4, guidance=3.0)  # at rest the adapter is off
+    assert torch.equal(early, base)
+
+
+def test_a_row_is_handed_over_as_it_would_be_alone(tiny_pipe: Any) -> None:
+    together, alone = trail(tiny_pipe, 0.5)[-1], trail(tiny_pipe, 0.5, rows=slice(1, 2))[-1]
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
+
+
+def test_the_push_ends_where_the_base_model_takes_over(tiny_pipe: Any) -> None:
+    plain = trail(tiny_pipe, 0.0)[-1]
+    assert torch.equal(trail(tiny_pipe, 0.0, contrast=contrast(tiny_pipe, 5.0))[-1], plain)
