@@ -72,7 +72,7 @@ train-personalization: $(STAMP) ## teaches the model SUBJECT=PATH into OUT=FOLDE
 # BENCHMARK=subjectplop ROOT=FOLDER WEIGHTS=FOLDER MODEL=sdxl GPUS=8 is the paper's setting: the redrawn subjects of its six
 # methods, judged by its encoders. A key that ARGS sets, or an experiment, goes before these words.
 PAPER := $(and $(filter subjectplop,$(BENCHMARK)),$(filter sdxl,$(MODEL)))
-PAPER_METHODS := style_aligned,style_aligned_canny,instantstyle,instantstyle_canny,personalized,personalized_canny
+PAPER_METHODS := '[style_aligned,style_aligned_canny,instantstyle,instantstyle_canny,personalized,personalized_canny]'
 unless_set = $(if $(filter $(1)=% experiment=%,$(ARGS)),,$(1)=$(2))
 eval-subjectplop: $(STAMP) ## methods on a benchmark with a report: BENCHMARK=toyplop, or subjectplop ROOT=FOLDER MODEL=sdxl GPUS=8
 	$(RUN) evaluate benchmark=$(or $(BENCHMARK),toyplop) $(if $(ROOT),benchmark.root=$(ROOT)) $(if $(METRICS),metrics=$(METRICS)) \

@@ -1,6 +1,7 @@
 """Every configuration composes; a wrong key, type or range is refused by name before anything starts."""
 
 import re
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from magic_insert.bootstrap.filters import Cycle
 from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from, known_keys
 from magic_insert.config.freeze import freeze, thaw, to_yaml
 from magic_insert.core.errors import UserError
@@ -32,13 +34,7 @@ GIVEN = {
     "study": ["rows=r.jsonl", "ours=a", "against=[b]"],
 }
 # What a choice cannot do without, because only its user knows it.
-NEEDED = {
-    ("inserter", "bootstrapped"): ["inserter.run=r"],
-    ("data", "desoba"): ["data.path=d", "task=insert"],
-    ("pool", "folder"): ["pool.dir=d"],
-    **{("benchmark", name): ["benchmark.root=d"] for name in ("folder", "subjectplop")},
-    **{("data", name): ["data.path=d"] for name in ("pairs", "ober", "rord", "shards")},
-}
+NEEDED = {("inserter", "bootstrapped"): ["inserter.run=r"], ("data", "rord"): ["data.path=d"]}
 # A model for one purpose: other jobs have no settings for it, and say so.
 SERVES_ONLY = {("model", "sdxl_inpaint"): ["insertion"]}
 CONF = conf_dir()
@@ -90,6 +86,24 @@ def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice
             assert value.items() <= arrived.items()
         elif not (isinstance(value, str) and value.startswith("${")):
             assert arrived == value
+
+
+@pytest.mark.parametrize(
+    ("job", "word"),
+    [
+        ("insert", "segmenter=rembg"),
+        ("insert", "pose=rules"),
+        ("bootstrap", "exec=slurm"),
+        ("demo", "stylizer=adain"),
+    ],
+)
+def test_a_choice_without_a_file_sets_the_name_of_its_group(job: str, word: str) -> None:
+    group, name = word.split("=")
+    assert thaw(frozen(job, word))[group]["name"] == name
+
+
+def test_a_filter_is_a_choice_with_the_bounds_of_its_class() -> None:
+    assert frozen("bootstrap", "filter=cycle").filter.rules == {"cycle": asdict(Cycle())}
 
 
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)

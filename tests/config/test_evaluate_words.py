@@ -20,14 +20,14 @@ def composed(*words: str) -> Any:
 
 
 def test_a_comma_list_is_several_methods_in_one_run_in_their_order() -> None:
-    cfg = composed("stylizer=instantstyle,personalized", "inserter=copy_paste,real_only")
+    cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,real_only]")
     assert list(cfg.chosen_stylizers) == ["instantstyle", "personalized"]
     assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "real_only"]
 
 
 def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     cfg = composed(
-        "stylizer=personalized,wide:personalized",
+        "stylizer=[personalized,wide:personalized]",
         "stylizers.wide.personalization.rank=64",
         "stylizers.wide.sampling.steps=7",
         "stylizers.wide.lora_scale=0.5",
@@ -103,8 +103,8 @@ def test_an_experiment_may_choose_the_methods_itself() -> None:
     ("words", "message"),
     [
         (["stylizer=personalised"], "personalised"),
-        (["stylizer=personalized,personalized"], "twice"),
-        (["stylizer=personalized,instantstyle", "stylizer.lora_scale=1"], r"stylizers\.NAME\.lora_scale"),
+        (["stylizer=[personalized,personalized]"], "twice"),
+        (["stylizer=[personalized,instantstyle]", "stylizer.lora_scale=1"], r"stylizers\.NAME\.lora_scale"),
         (["stylizer="], "NAME"),
         (["inserter=images"], r"inserters\.images\.dir"),
         (["stylizer=images", "stylizer.dir=x", "stylizer.pattern=a.png"], r"\{subject\}"),

@@ -36,8 +36,8 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
 
 
 METHODS = [
-    "stylizer=personalized,instantstyle",
-    "inserter=real_only,copy_paste",
+    "stylizer=[personalized,instantstyle]",
+    "inserter=[real_only,copy_paste]",
     "inserters.real_only.steps=2",
 ]
 ONE = ["stylizer=personalized", "inserter=copy_paste"]
@@ -114,7 +114,7 @@ def test_the_report_and_the_sheets_are_written(finished: Path) -> None:
     facts = read_json(finished / "facts.json")
     assert facts["has_truth"]
     assert {card["role"] for card in facts["cards"]} >= {"identity", "clip", "style"}
-    assert "stylizer=personalized,instantstyle" in facts["command"]
+    assert "stylizer=[personalized,instantstyle]" in facts["command"]
 
 
 def test_a_second_run_makes_nothing_again_and_ends_with_the_same_rows(
@@ -162,7 +162,7 @@ def test_a_method_joins_and_a_personalisation_is_shared(
     trained = times_of(out / "personalized", "*.safetensors")
     rows = run(
         words(
-            tiny_micro, out, "track=stylize", "stylizer=personalized,faint:personalized,one:personalized_1token",
+            tiny_micro, out, "track=stylize", "stylizer=[personalized,faint:personalized,one:personalized_1token]",
             "stylizers.faint.lora_scale=0.5", "num_draws=2",
         )
     )  # fmt: skip

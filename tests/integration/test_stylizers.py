@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.config.compose import compose_job
+from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
@@ -28,9 +28,8 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint
-from magic_insert.paths import conf_dir
 
-CHOICES = sorted(path.stem for path in (conf_dir() / "stylizer").glob("*.yaml") if path.stem != "images")
+CHOICES = group_options("stylizer")
 DRAWING = [choice for choice in CHOICES if choice != "adain"]
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
 SAMPLING = SamplingConfig(steps=2, guidance=2.0)

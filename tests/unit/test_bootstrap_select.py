@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from magic_insert.bootstrap import filters
 from magic_insert.bootstrap.filters import MEASURES, Learned, ask_for_cycle, is_learned
@@ -20,11 +19,11 @@ from magic_insert.bootstrap.select import (
     select,
     truth_report,
 )
+from magic_insert.config.compose import compose_job
+from magic_insert.config.registry import FILTERS
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
-from magic_insert.paths import conf_dir
 
-FOLDER = conf_dir() / "filter"
 STYLES = ("ink", "oil", "cartoon")
 
 
@@ -47,8 +46,10 @@ STYLE_OF = {name: STYLES[i % 3] for i, name in enumerate(VALUES)}
 
 
 def rules_of(name: str) -> dict[str, Any]:
-    rules: dict[str, Any] = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())["rules"]
-    return rules
+    """One filter with its own bounds, or all of `filter=default`."""
+    if name in FILTERS.own:
+        return {name: {}}
+    return dict(compose_job("bootstrap", [f"filter={name}"]).filter.rules)
 
 
 def kept(threshold: float, most: int | None = None) -> set[str]:
@@ -164,11 +165,6 @@ def test_a_filter_of_an_area_refuses_too_little_and_too_much(name: str, low: flo
 def test_a_subject_over_a_fifth_of_the_lower_edge_is_refused_as_objectdrop_has_it() -> None:
     judge = build_filters(rules_of("border"))["border"]
     assert [judge.score("x", {"border": share}) for share in (0.0, 0.2, 0.21)] == [1.0, 1.0, 0.0]
-
-
-def test_the_default_rules_are_the_rules_of_the_single_files() -> None:
-    for name, node in rules_of("default").items():
-        assert rules_of(name)[name] == node
 
 
 def test_bounds_in_the_wrong_order_are_refused_by_their_key() -> None:

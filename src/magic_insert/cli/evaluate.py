@@ -1,7 +1,7 @@
 """`magic-insert evaluate`: methods on a benchmark, beside floors and the truth.
 
-Several methods run side by side, so `stylizer=a,b` means both and not a sweep: before Hydra sees the words, each name
-becomes a choice of the group for one entry of `stylizers`. `label:file` gives the entry another name; `images` needs no
+Several methods run side by side: before Hydra sees the words, each name of the list `stylizer='[a,b]'` becomes a choice
+of the group for one entry of `stylizers`. `label:file` gives the entry another name; `images` needs no
 file, it is a folder of pictures made elsewhere.
 """
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.cli.app import fail, require_writable, run_app
+from magic_insert.config.compose import group_options
 from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.errors import UserError
 from magic_insert.methods.input_checks import check_inserter, check_model, check_segmenter
-from magic_insert.paths import conf_dir
 
 GROUPS = ("stylizer", "inserter")
-DEFAULTS = {"stylizer": "personalized,instantstyle", "inserter": "real_only,copy_paste"}
+DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[real_only,copy_paste]"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
 SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
@@ -47,15 +47,17 @@ def rewrite(words: Sequence[str]) -> list[str]:
 
 
 def _names(group: str, value: str) -> list[tuple[str, str]]:
-    """`a,b:c` as (label, file) pairs."""
+    """`a` or `[a,b:c]` as (label, choice) pairs."""
     names: list[tuple[str, str]] = []
+    if "," in value and not (value.startswith("[") and value.endswith("]")):
+        raise UserError(f"expected a list of methods, got {group}={value}; set {group}='[{value}]'")
     for name in value.strip("[]").split(","):
         label, _, file = name.strip().partition(":")
         if not NAME.fullmatch(label) or (file and not NAME.fullmatch(file)):
-            raise UserError(f"expected {group}=NAME or {group}=NAME,LABEL:NAME, got {value!r}")
+            raise UserError(f"expected {group}=NAME or {group}='[NAME,LABEL:NAME]', got {value!r}")
         if label in [known for known, _ in names]:
             raise UserError(
-                f"expected each {group} once, got {label} twice; set {group}={label},OTHER:{label}"
+                f"expected each {group} once, got {label} twice; set {group}='[{label},OTHER:{label}]'"
             )
         names.append((label, file or label))
     return names
@@ -66,9 +68,9 @@ def _entry(group: str, label: str, file: str) -> str:
         return f"++{group}s.{label}.name={IMAGES}"
     homes = [group, VARIANTS] if group == "stylizer" else [group]
     for home in homes:
-        if (conf_dir() / home / f"{file}.yaml").is_file():
+        if file in group_options(home):
             return f"+{home}@{group}s.{label}={file}"
-    known = sorted(path.stem for home in homes for path in (conf_dir() / home).glob("*.yaml"))
+    known = sorted(name for home in homes for name in group_options(home))
     raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
 
 

@@ -5,10 +5,11 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from magic_insert import __version__
+from magic_insert.core.errors import UserError
 from magic_insert.launch.signals import stop_on_sigterm
 
 JOBS = {
@@ -18,7 +19,7 @@ JOBS = {
     "insertion": "train a remover and an inserter on pairs: task=remove|insert|both data=toybox|pairs|... out=FOLDER",
     "remove": "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",
     "demo": "one subject into four scenes of four styles, beside the truth",
-    "evaluate": "methods on a benchmark, with a report: stylizer=a,b inserter=x,y benchmark=toyplop|subjectplop|folder",
+    "evaluate": "methods on a benchmark, with a report: stylizer='[a,b]' inserter='[x,y]' benchmark=toyplop|folder|...",
     "subjectplop": "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",
     "bootstrap": "adapt the inserter from photographs to drawings: bootstrap.rounds=N filter=... store=FOLDER",
     "report": "tables, plots and page again from rows alone: rows=PATH out=FOLDER",
@@ -45,8 +46,8 @@ def usage() -> str:
             "jobs:",
             *lines,
             "",
-            "magic-insert JOB --help shows a job's keys and groups, --cfg job its composed configuration,",
-            "-m runs a sweep (seed=1,2,3).",
+            "magic-insert JOB --help shows a job's keys and groups, --help KEY one of them, --cfg job the composed",
+            "configuration; -m runs a sweep (seed=1,2,3). magic-insert completion bash|zsh|fish prints a completion.",
         ]
     )
 
@@ -78,6 +79,21 @@ def reader_is_gone() -> bool:
     return bool(watch.poll(0))
 
 
+def _printed(make: Callable[[], str], job: str) -> None:
+    """Prints a text whose making may meet a bad word of the user."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from magic_insert.cli.app import explain, fail
+
+    try:
+        print(make())
+    except (HydraException, OmegaConfBaseException) as error:
+        fail(UserError(explain(error, job)))
+    except UserError as error:
+        fail(error)
+
+
 def run_words(words: Sequence[str]) -> None:
     """Answers the questions that need no job, or finds the job and hands over; raises `SystemExit`."""
     if not words or words[0] in ("-h", "--help"):
@@ -87,11 +103,24 @@ def run_words(words: Sequence[str]) -> None:
         print(__version__)
         return
     job = words[0]
+    if job == "completion":
+        from magic_insert.cli.help import completion
+
+        _printed(lambda: completion(words[1] if len(words) > 1 else "bash", JOBS), job)
+        return
     if job not in JOBS:
         near = difflib.get_close_matches(job, JOBS, n=1)
         hint = f"did you mean {near[0]}?" if near else "magic-insert --help lists them"
         print(f"magic-insert: expected a job, one of {', '.join(JOBS)}, got {job!r}; {hint}", file=sys.stderr)
         raise SystemExit(2)
+    if (flag := next((word for word in words[1:] if word in ("-h", "--help")), None)) is not None:
+        from magic_insert.cli.help import job_help
+
+        place = words.index(flag)
+        wanted = words[place + 1] if len(words) > place + 1 and "=" not in words[place + 1] else None
+        rest = [word for word in words[1:] if "=" in word]
+        _printed(lambda: job_help(job, JOBS[job], rest, wanted), job)
+        return
     signal.signal(signal.SIGTERM, stop_on_sigterm)
     try:
         import_module(f"magic_insert.cli.{job}").main(words[1:])

@@ -5,7 +5,7 @@ typed fields: an unknown key or a value of the wrong type fails while composing,
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -15,7 +15,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.config import schema
+from magic_insert.config.fields import OneOf, rules_of
 from magic_insert.config.freeze import freeze, writable_schema
+from magic_insert.config.registry import FILTERS
 from magic_insert.config.schema import DashboardConfig, JobLauncherConfig
 from magic_insert.paths import conf_dir
 
@@ -40,6 +42,18 @@ JOB_SCHEMAS: dict[str, type] = {
     "bootstrap": schema.BootstrapConfig,
     "review": schema.ReviewConfig,
 }
+# Groups whose choices are the names of their dataclass; a YAML is only needed where a choice sets more than its name.
+NAMED_GROUPS: dict[str, type] = {
+    "benchmark": schema.BenchmarkConfig,
+    "data": schema.DataConfig,
+    "exec": schema.ExecConfig,
+    "inserter": schema.InserterConfig,
+    "logger": schema.LoggerConfig,
+    "pool": schema.StyledPoolConfig,
+    "pose": schema.PoseConfig,
+    "segmenter": schema.SegmenterConfig,
+    "stylizer": schema.StylizerConfig,
+}
 
 
 @cache
@@ -48,7 +62,58 @@ def register_schemas() -> None:
     node = writable_schema(JobLauncherConfig)
     ConfigStore.instance().store(group="hydra/launcher", name="jobs", node=node, provider="magic_insert")
     for job, cls in JOB_SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{job}_schema", node=writable_schema(cls), provider="magic_insert")
+        _store(f"{job}_schema", writable_schema(cls))
+    for group, cls in NAMED_GROUPS.items():
+        written = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+        for name in _choices(cls):
+            if name not in written:
+                _store(name, {"name": name}, group)
+    for name in ("none", "fast"):
+        _store(name, {}, "debug", package="_global_")
+    for name in FILTERS.own:
+        _store_filter(name)
+
+
+def register_installed(words: Sequence[str]) -> None:
+    """Makes the components of other packages that `words` mention known to Hydra; only these are imported."""
+    for name in FILTERS.names():
+        if name not in FILTERS.own and any(name in word for word in words):
+            _store_filter(name)
+
+
+def _store_filter(name: str) -> None:
+    _store(name, {"rules": {name: asdict(FILTERS.get(name)())}}, "filter")
+
+
+def _store(name: str, node: Any, group: str | None = None, package: str | None = None) -> None:
+    ConfigStore.instance().store(name=name, node=node, group=group, package=package, provider="magic_insert")
+
+
+def _choices(cls: type) -> list[str]:
+    """What the field `name` of a group's dataclass may be."""
+    return [choice for rule in rules_of(cls, "name") if isinstance(rule, OneOf) for choice in rule.choices]
+
+
+def group_options(group: str) -> list[str]:
+    """Every choice of a configuration group: its YAML files and what is registered."""
+    register_schemas()
+    stored = ConfigStore.instance().repo.get(group, {})
+    written = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
+    installed = FILTERS.names() if group == "filter" else []
+    return sorted({*written, *(name.removesuffix(".yaml") for name in stored), *installed})
+
+
+def described_options(group: str) -> dict[str, str]:
+    """Every choice of a group with a line about it: a YAML's first comment, what the dataclass or the filter says."""
+    docs = dict.fromkeys(group_options(group), "")
+    for rule in rules_of(NAMED_GROUPS[group], "name") if group in NAMED_GROUPS else ():
+        docs |= dict(getattr(rule, "docs", ()))
+    for name in FILTERS.own if group == "filter" else ():
+        docs[name] = str(FILTERS.get(name).__doc__).split("\n")[0]
+    for path in (conf_dir() / group).glob("*.yaml"):
+        comments = [line[1:].strip() for line in path.read_text().splitlines() if line.startswith("#")]
+        docs[path.stem] = next((line for line in comments if not line.startswith("@")), docs[path.stem])
+    return {name: docs[name] for name in group_options(group)}
 
 
 def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
@@ -58,6 +123,7 @@ def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
     """
     register_schemas()
+    register_installed(overrides)
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
         return compose(config_name=job, overrides=[JOB_LAUNCHER, *overrides])
 

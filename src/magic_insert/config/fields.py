@@ -89,12 +89,14 @@ POSITIVE = Range(0, open_low=True)
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """One of some words."""
+    """One of some words, each of which may be described by a line: `OneOf("auto", rembg="U2-Net through rembg")`."""
 
     choices: tuple[str, ...]
+    docs: tuple[tuple[str, str], ...]
 
-    def __init__(self, *choices: str) -> None:
-        object.__setattr__(self, "choices", choices)
+    def __init__(self, *choices: str, **described: str) -> None:
+        object.__setattr__(self, "choices", (*choices, *described))
+        object.__setattr__(self, "docs", tuple(described.items()))
 
     def holds(self, value: Any) -> bool:
         return value in self.choices
@@ -187,6 +189,11 @@ def _check_value(hint: Any, value: Any, key: str) -> None:
         entries = value.values() if isinstance(value, dict) else value
         for entry in entries:
             _check_value(get_args(plain)[-1], entry, key)
+
+
+def rules_of(cls: type, name: str) -> tuple[Rule, ...]:
+    """The rules of the field `name` of a dataclass."""
+    return _rules(get_type_hints(cls, include_extras=True)[name])
 
 
 def _rules(hint: Any) -> tuple[Rule, ...]:

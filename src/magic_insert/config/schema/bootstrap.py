@@ -51,8 +51,15 @@ class LoopConfig:
 class StyledPoolConfig:
     """Where the stylised pictures come from."""
 
-    name: Annotated[str, OneOf("toybox", "folder", "imagine")] = MISSING
-    """Toybox scenes with a subject and the truth, pictures of your own, or drawn by the model itself and segmented."""
+    name: Annotated[
+        str,
+        OneOf(
+            toybox="Toybox scenes with their subject in drawn training styles; the truth is known",
+            folder="your own: pool.dir=DIR with NAME.png or STYLE/NAME.png, and masks/ with masks of the same names",
+            imagine="drawn by the model itself and segmented, as in the paper",
+        ),
+    ] = MISSING
+    """The source."""
     styles: list[str] = field(default_factory=list)
     """Styles of the pictures; empty: every training style but photo (toybox)."""
     occlusion: Share = 0.0

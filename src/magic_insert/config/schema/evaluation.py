@@ -24,8 +24,15 @@ Pattern = Annotated[str, Holds("{subject}"), Holds("{background}")]
 class BenchmarkConfig:
     """Which subjects go into which backgrounds."""
 
-    name: Annotated[str, OneOf("toyplop", "subjectplop", "folder")] = MISSING
-    """The Toybox's held-out benchmark with the truth, the paper's evaluation set, or pictures of your own."""
+    name: Annotated[
+        str,
+        OneOf(
+            toyplop="35 held-out Toybox subjects for 20 held-out scenes with the truth for every pair",
+            subjectplop="the paper's evaluation set: benchmark.root=FOLDER of the official repository",
+            folder="your own: benchmark.root=FOLDER with subjects/ and backgrounds/, and texts.json if you like",
+        ),
+    ] = MISSING
+    """The benchmark."""
     root: str | None = None
     """Folder of the pictures (subjectplop, folder)."""
     split: Annotated[str, OneOf("mini", "full")] = "mini"

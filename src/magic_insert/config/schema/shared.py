@@ -99,8 +99,16 @@ class SamplingConfig:
 class SegmenterConfig:
     """How a subject's matte is found."""
 
-    name: Annotated[str, OneOf("auto", "alpha", "grabcut", "rembg")] = "auto"
-    """`auto` takes the picture's alpha and GrabCut where it is opaque; rembg needs magic-insert[rembg]."""
+    name: Annotated[
+        str,
+        OneOf(
+            auto="the alpha of a cut-out picture, GrabCut otherwise",
+            alpha="only the alpha of the picture; an opaque one is refused",
+            grabcut="always GrabCut",
+            rembg="U2-Net through rembg: pip install 'magic-insert[rembg]', segmenter.model_dir=FOLDER",
+        ),
+    ] = "auto"
+    """The method."""
     model_dir: str | None = None
     """Folder of rembg's ONNX files; needed by rembg only."""
 
@@ -181,9 +189,15 @@ class StylizerConfig:
 class PoseConfig:
     """Words for a pose that fits the place, appended to the prompt."""
 
-    name: Annotated[str, OneOf("none", "rules", "http")] = "none"
-    """`rules`: a table by words of the background's name and style.prompt; `http`: an OpenAI-compatible chat server
-    that sees pictures, at OPENAI_BASE_URL with OPENAI_API_KEY."""
+    name: Annotated[
+        str,
+        OneOf(
+            none="no words of a pose are added",
+            rules="a small table by the words of the background's name and of style.prompt",
+            http="a chat server that sees pictures: export OPENAI_BASE_URL and OPENAI_API_KEY, set pose.model=NAME",
+        ),
+    ] = "none"
+    """Who suggests it."""
     model: str | None = None
     """The model's name at that server."""
     timeout: Annotated[float, POSITIVE] = 30.0
@@ -194,8 +208,10 @@ class PoseConfig:
 class LoggerConfig:
     """Where measurements go: always to JSONL in the run folder."""
 
-    name: Annotated[str, OneOf("jsonl", "wandb")] = "jsonl"
-    """`wandb` adds a Weights & Biases run; without an account it is kept offline."""
+    name: Annotated[
+        str, OneOf(jsonl="only there", wandb="also a Weights & Biases run; offline without an account")
+    ] = "jsonl"
+    """Where else."""
     project: str = "magic-insert"
     """The project in Weights & Biases."""
 
@@ -204,8 +220,15 @@ class LoggerConfig:
 class ExecConfig:
     """Which processes do the work of a job or a stage; the results do not depend on it."""
 
-    name: Annotated[str, OneOf("inline", "torchrun", "slurm")] = "inline"
-    """`inline`: this process; `torchrun`: processes of this machine; `slurm`: a Slurm job through submitit."""
+    name: Annotated[
+        str,
+        OneOf(
+            inline="this process, one device",
+            torchrun="one process per GPU of this machine; exec.devices=N for another number, or on a CPU",
+            slurm="a Slurm job per stage: pip install 'magic-insert[slurm]', exec.nodes=2 exec.devices=8",
+        ),
+    ] = "inline"
+    """How the processes are started."""
     devices: Annotated[int, Range(0)] = 1
     """Processes per machine, one per GPU; 0 means every GPU of this machine."""
     nodes: Count = 1

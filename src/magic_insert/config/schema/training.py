@@ -200,8 +200,18 @@ class PersonalizationConfig:
 class DataConfig:
     """Where counterfactual pairs come from; docs/insertion.md describes the layouts."""
 
-    name: Annotated[str, OneOf("toybox", "pairs", "ober", "desoba", "rord", "shards")] = MISSING
-    """Rendered pairs of the Toybox, or a data set in `path`."""
+    name: Annotated[
+        str,
+        OneOf(
+            toybox="rendered pairs, photographs unless data.styles names others; their effects are known exactly",
+            pairs="your own: a folder with with/, without/ and mask/, or a JSONL manifest",
+            ober="OBER of ObjectClear: parquet shards as released, or folders of input_*, gt_* and mask_*",
+            desoba="DESOBAv2: shadow_imgs, shadowfree_imgs, object_masks; the object stays, so task=insert only",
+            rord="RORD: img, gt and mask as its authors' preprocessing writes them",
+            shards="WebDataset tar shards with KEY.with.png, KEY.without.png and KEY.mask.png",
+        ),
+    ] = MISSING
+    """The data set; all but toybox need data.path."""
     path: str | None = None
     """Folder or file of the data set, for all but toybox."""
     on_error: OnError = "refuse"
