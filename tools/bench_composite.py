@@ -19,9 +19,10 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema import InserterConfig, ModelConfig
 from magic_insert.core.compositing import FAINT, Region, area_resize, region_around, resize
 from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.fill import fill_hole
 from magic_insert.core.jsonl import read_json, write_json
@@ -29,10 +30,8 @@ from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Scene, Subject
 from magic_insert.data.pairs import Pair
 from magic_insert.data.toybox_pairs import PairsPlan, ToyboxPairs, write_pairs
-from magic_insert.methods.base import Insertion
-from magic_insert.methods.inserters import CopyPaste, EditInserter, InpaintInserter
-from magic_insert.methods.placing import place
-from magic_insert.methods.stages import Stages
+from magic_insert.inserters import build_inserter
+from magic_insert.inserters.base import Insertion, insert_cutout
 from magic_insert.models.inserter import edit, load_edit_unet, noop
 from magic_insert.models.latents import decode, encode
 from magic_insert.models.sampling import image_size
@@ -56,14 +55,14 @@ class Oracle:
 
     def __call__(
         self,
-        composite: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
         seed: int,
         id: str,
-        on_step: Callable[[int], None],
+        on_step: OnStep = no_step,
     ) -> Insertion:
-        return Insertion(*(_round_trip(self.pipe, image) for image in (self.truth, composite)))
+        return Insertion(*(_round_trip(self.pipe, image) for image in (self.truth, window)))
 
 
 def _round_trip(pipe: Any, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 s s"]:
@@ -81,17 +80,14 @@ def window_of(pair: Pair, composite: str) -> Region:
 
 def inserted(pipe: Any, pair: Pair, inserter: Any, composite: str) -> Float[Tensor, "3 H W"]:
     """The pair's own subject pasted in its own place and inserted."""
-    placed = place(
+    placed = insert_cutout(
         Scene(pair.without, pair.id),
         Subject(pair.with_subject, pair.mask, pair.id),
         bounding_box(pair.mask, FAINT),
         inserter=inserter,
         effect=EffectConfig(),
         composite=composite,
-        seed=0,
-        id=pair.id,
-        stages=Stages(lambda name: None),
-        on_step=lambda step: None,
+        draw=(0, pair.id),
     )
     return placed.final.rgb
 
@@ -162,14 +158,16 @@ def run(
     plan = PairsPlan(seed, pairs, scale * size, (style,), "heldout", 0.0)
     known = ToyboxPairs(write_pairs(work, plan, workers=0), plan)
     loaded = [known.load(i) for i in range(pairs)]
-    unet = load_edit_unet(source / "inserter")
-    drawn = EditInserter("real_only", pipe, unet, size, steps, "vae", "")
+    inserters = {
+        name: build_inserter(InserterConfig(name, steps=steps), pipe, source / "inserter")
+        for name in ("real_only", "inpaint", "copy_paste")
+    }
     ways: dict[str, Callable[[Pair, str], Tensor]] = {
         "insert, oracle": lambda p, c: inserted(
             pipe, p, Oracle(pipe, window_of(p, c).crop(p.with_subject)), c
         ),
-        "insert, shipped": lambda p, c: inserted(pipe, p, drawn, c),
-        "insert, inpaint": lambda p, c: inserted(pipe, p, InpaintInserter(pipe, size, steps, "vae"), c),
+        "insert, shipped": lambda p, c: inserted(pipe, p, inserters["real_only"], c),
+        "insert, inpaint": lambda p, c: inserted(pipe, p, inserters["inpaint"], c),
     }
     takes = {
         "remove, oracle": partial(removed, pipe, draw=oracle_removal(pipe)),
@@ -180,7 +178,10 @@ def run(
     with_subject, without = [p.with_subject for p in loaded], [p.without for p in loaded]
     rows = {
         "insert, copy-paste": compare(
-            [inserted(pipe, p, CopyPaste(), "effect_layer") for p in loaded], with_subject, without, loaded
+            [inserted(pipe, p, inserters["copy_paste"], "effect_layer") for p in loaded],
+            with_subject,
+            without,
+            loaded,
         )
     }
     for name, way in ways.items():

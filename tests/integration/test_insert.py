@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.cli.insert import check as check_insert
 from magic_insert.cli.insert import main as insert_main
+from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.digest import sha256_file
@@ -19,7 +19,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
 from magic_insert.evaluation.demo import run_demo
-from magic_insert.methods.insert_job import run_insert
 from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.training.personalize_job import run_personalize
@@ -64,6 +63,7 @@ def run(
 ) -> Path:
     out = folder / "result" / "out.png"
     words = [f"subject={folder / subject}", f"background={folder / background}", f"out={out}", *overrides]
+    words.append(f"subjects={folder / 'subjects'}")
     return run_insert(freeze(compose_job("insert", [f"model.source={model}", *FAST, *words])))
 
 
@@ -186,15 +186,12 @@ REFUSED_OF_MANY = {
     "no need of a run": (["run=RUN", "stylizer.name=adain"], "stylizer=personalized"),
     "a picture for many": (["background=[scene.png,places/a.png]", "out=new/out.png"], "a folder for several"),
     "a folder for one": (["out=new"], "ending in .png"),
-    "the same name twice": (["background=[places/a.png,a.png]", "out=new"], "different names"),
-    "the name of the record": (["background=[places/run.png]", "out=new"], "another name"),
+    "the name of the record": (["background=[places/run.png]", "out=new"], "none called run"),
     "no pictures": (["background=empty", "out=new"], "got none"),
-    "one is missing": (["background=[scene.png,nowhere.png]", "out=new"], "no file at nowhere"),
-    "one is broken": (["background=[scene.png,broken.png]", "out=new"], "damaged"),
-    "over an input": (["background=places", "out=places"], "not one of the inputs"),
-    "a box outside of one": (["background=[scene.png,places/a.png]", "box=[100,80,40,40]", "out=new"], "inside"),
+    "over an input": (["background=[places/a.png]", "out=places"], "not one of the inputs"),
     "a pose for many": (["background=[scene.png]", "out=new", "pose=rules"], "pose=none"),
     "no background": (["background=[]", "out=new"], "background=PATH"),
+    "a name too long": ([f"out=new/{'a' * 300}.png"], "at most 236 bytes"),
 }  # fmt: skip
 
 
@@ -207,17 +204,41 @@ def test_bad_input_of_many_backgrounds_or_a_run_is_refused_before_anything_is_ma
     (files / "empty").mkdir()
     for name in ("a.png", "places/a.png", "places/run.png"):
         save_png(files / name, torch.rand(3, 60, 60))
-    if case == "over an input":
-        (files / "places" / "run.png").unlink()
     before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
     words = [f"subject={learned / 'cut.png'}", "background=scene.png", "out=new/folder/out.png"]
     overrides = [word.replace("RUN", str(learned / "run")) for word in overrides]
     with pytest.raises(UserError, match=message):
-        check_insert(freeze(compose_job("insert", [*words, f"model.source={tiny_micro}", *FAST, *overrides])))
-    with pytest.raises(UserError, match=message):
         run_insert(freeze(compose_job("insert", [*words, f"model.source={tiny_micro}", *FAST, *overrides])))
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
     assert not (files / "new").exists()
+
+
+def test_bad_backgrounds_of_a_batch_are_left_out_and_named_and_the_others_are_done(
+    files: Path, tiny_micro: Path, learned: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_png(files / "small.png", torch.rand(3, 60, 60))
+    names = ["scene.png", "scene.jpg", "broken.png", "nowhere.png", "small.png", "b" * 237 + ".png"]
+    backgrounds = ",".join(str(files / name) for name in names)
+    words = [f"run={learned / 'run'}", f"subject={learned / 'cut.png'}", f"background=[{backgrounds}]"]
+    with pytest.raises(UserError, match="5 of the backgrounds were left out"):
+        run(files, tiny_micro, *words, "box=[100,80,40,40]", f"out={files / 'many'}")
+    assert sorted(path.name for path in (files / "many").iterdir()) == ["scene.json", "scene.png"]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    reasons = ("different names", "damaged", "no such file", "inside the 60 x 60", "at most 236 bytes")
+    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+
+
+def test_a_second_background_takes_the_personalisation_of_the_first(files: Path, tiny_micro: Path) -> None:
+    first = run(files, tiny_micro).read_bytes()
+    kept = files / "subjects" / "subject"
+    (folder,) = kept.iterdir()
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    again = run(files, tiny_micro)
+    assert again.read_bytes() == first
+    run(files, tiny_micro, background="scene.jpg")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    run(files, tiny_micro, "personalization.rank=2")
+    assert len(list(kept.iterdir())) == 2
 
 
 def test_a_run_of_another_model_is_refused_and_nothing_is_written(

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.cli.remove import run_remove
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
-from magic_insert.methods.remove_job import run_remove
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
 
@@ -189,8 +189,8 @@ def test_a_wider_rim_and_a_deafer_threshold_are_heard(tiny_micro: Path, tmp_path
 @pytest.mark.parametrize(
     ("mask", "named"),
     [
-        (torch.zeros(1, 120, 150), "got none"),
-        (torch.ones(1, 120, 150), "expected black"),
+        (torch.zeros(1, 120, 150), "got no white"),
+        (torch.ones(1, 120, 150), "got no black"),
         (torch.ones(1, 20, 30), "150 x 120"),
     ],
     ids=["empty", "full", "other size"],

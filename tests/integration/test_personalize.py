@@ -13,17 +13,24 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, SamplingConfig, StyleConfig
+from magic_insert.config.schema import (
+    LoggerConfig,
+    PersonalizationConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
-from magic_insert.methods.personalized import PersonalizedStylizer
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, initial_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.zoo import fingerprint
+from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.personalize import personalize
@@ -63,6 +70,17 @@ def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any
     return personalize(pipe, subject(), cfg, seed=3, out=out, progress=False, **more)
 
 
+def stylizer_of(
+    pipe: Any, run: Path, style: StyleConfig, sampling: SamplingConfig, lora_scale: float = 1.0
+) -> PersonalizedStylizer:
+    settings = StylizerConfig(lora_scale=lora_scale)
+    return PersonalizedStylizer(settings, pipe, replace(subject(), run=run), style, sampling)
+
+
+def redraw(stylizer: PersonalizedStylizer, seed: int, name: str) -> torch.Tensor:
+    return stylizer([Draw(scene(), seed, name)])[0]
+
+
 @pytest.fixture(scope="module")
 def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tiny_pipe, tmp_path_factory.mktemp("runs") / "whole")
@@ -70,7 +88,7 @@ def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def stylizer(tiny_pipe: Any, run: Path) -> Iterator[PersonalizedStylizer]:
-    made = PersonalizedStylizer(tiny_pipe, run, StyleConfig(), SamplingConfig(steps=3, guidance=3.0))
+    made = stylizer_of(tiny_pipe, run, StyleConfig(), SamplingConfig(steps=3, guidance=3.0))
     yield made
     made.close()
 
@@ -91,7 +109,7 @@ class Interrupt(Callback):
 def test_plain_diffusers_loads_the_product_and_draws_the_same_picture(
     stylizer: PersonalizedStylizer, stock_pipe: Any, tiny_micro: Path, run: Path
 ) -> None:
-    ours = stylizer(scene(), seed=1, id="pair")
+    ours = redraw(stylizer, 1, "pair")
     # From here on none of our code draws: this is what a user of diffusers would write.
     stock_pipe.load_lora_weights(run)
     rows = load_file(run / TOKENS_FILE)
@@ -228,14 +246,14 @@ def test_lora_tokens_and_adapter_each_change_the_picture(
     tiny_pipe: Any, run: Path, stylizer: PersonalizedStylizer
 ) -> None:
     def draw_with(style: StyleConfig, lora_scale: float) -> torch.Tensor:
-        other = PersonalizedStylizer(tiny_pipe, run, style, stylizer.sampling, lora_scale=lora_scale)
-        image = other(scene(), seed=1, id="pair")
+        other = stylizer_of(tiny_pipe, run, style, stylizer.sampling, lora_scale=lora_scale)
+        image = redraw(other, 1, "pair")
         other.close()
         return image
 
     silent = StyleConfig(mode="none")
     full, no_style, no_lora = (
-        stylizer(scene(), seed=1, id="pair"),
+        redraw(stylizer, 1, "pair"),
         draw_with(silent, 1.0),
         draw_with(silent, 0.0),
     )
@@ -249,7 +267,7 @@ def test_lora_tokens_and_adapter_each_change_the_picture(
 
 def test_lora_scale_zero_and_a_prompt_without_tokens_is_exactly_the_base(tiny_pipe: Any, run: Path) -> None:
     sampling = SamplingConfig(steps=2, guidance=3.0)
-    made = PersonalizedStylizer(tiny_pipe, run, StyleConfig(mode="none"), sampling, lora_scale=0.0)
+    made = stylizer_of(tiny_pipe, run, StyleConfig(mode="none"), sampling, lora_scale=0.0)
     with made.active():
         personalised = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
     made.close()
@@ -260,10 +278,8 @@ def test_the_start_tokens_and_an_untrained_lora_draw_what_the_base_draws_with_th
     tiny_pipe: Any, tmp_path: Path
 ) -> None:
     start = train(tiny_pipe, tmp_path / "start", replace(CONFIG, steps=0))
-    made = PersonalizedStylizer(
-        tiny_pipe, start, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0)
-    )
-    ours = made(scene(), seed=0, id="x")
+    made = stylizer_of(tiny_pipe, start, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0))
+    ours = redraw(made, 0, "x")
     made.close()
     with attached(tiny_pipe, initial_tokens(tiny_pipe, 2)):
         base = sample(tiny_pipe, ["A <v1> <v2>."], [fold_in(0, "stylise", "x", 0)], steps=2, guidance=3.0)[0]
@@ -273,17 +289,18 @@ def test_the_start_tokens_and_an_untrained_lora_draw_what_the_base_draws_with_th
 def test_a_run_beside_another_subject_in_the_same_pipeline_writes_the_same_bytes(
     tiny_pipe: Any, run: Path, stylizer: PersonalizedStylizer, tmp_path: Path
 ) -> None:
-    before = stylizer(scene(), seed=0, id="x")
+    before = redraw(stylizer, 0, "x")
     train(tiny_pipe, tmp_path / "again")
     assert all((tmp_path / "again" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
-    assert torch.equal(stylizer(scene(), seed=0, id="x"), before)
+    assert torch.equal(redraw(stylizer, 0, "x"), before)
 
 
 def test_a_batch_of_scenes_equals_each_scene_alone(stylizer: PersonalizedStylizer) -> None:
     scenes = [scene(seed) for seed in range(3)]
-    together = stylizer.batch(scenes, seeds=[1, 2, 3], ids=["a", "b", "c"])
-    for i, name in enumerate("abc"):
-        torch.testing.assert_close(stylizer(scenes[i], seed=i + 1, id=name), together[i], atol=1e-4, rtol=0)
+    draws = [Draw(image, seed, name) for image, seed, name in zip(scenes, (1, 2, 3), "abc", strict=True)]
+    together = stylizer(draws)
+    for one, drawn in zip(draws, together, strict=True):
+        torch.testing.assert_close(stylizer([one])[0], drawn, atol=1e-4, rtol=0)
 
 
 def test_between_calls_the_shared_pipeline_is_the_base_model(
@@ -291,14 +308,14 @@ def test_between_calls_the_shared_pipeline_is_the_base_model(
 ) -> None:
     prints = fingerprint(tiny_pipe)
     base = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
-    stylizer(scene(), seed=0, id="x")
+    redraw(stylizer, 0, "x")
     assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=2), base)
     assert fingerprint(tiny_pipe) == prints
 
 
 def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None:
     style = StyleConfig(mode="prompt", prompt="as a pencil drawing")
-    made = PersonalizedStylizer(
+    made = stylizer_of(
         tiny_pipe, run, style, SamplingConfig(steps=1, guidance=1.0, prompt_suffix="wearing a crown")
     )
     assert made.prompt() == "A <v1> <v2> wearing a crown, as a pencil drawing."
@@ -308,7 +325,7 @@ def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None
 
 def test_a_folder_without_a_finished_run_is_refused(tiny_pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="finished personalisation"):
-        PersonalizedStylizer(tiny_pipe, tmp_path, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
+        stylizer_of(tiny_pipe, tmp_path, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])

@@ -17,6 +17,7 @@ from magic_insert.config.schema import (
     PersonalizationConfig,
     SamplingConfig,
     StyleConfig,
+    StylizerConfig,
     ValidationConfig,
 )
 from magic_insert.core.errors import UserError
@@ -25,12 +26,12 @@ from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, make_view
-from magic_insert.methods.personalized import PersonalizedStylizer
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import use_lora
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, load_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.export import run_export
 from magic_insert.training.personalize import personalize
@@ -334,7 +335,7 @@ def test_looks_leave_sheets_scores_a_curve_and_the_best_step(everything: Path) -
 
 
 def test_a_saved_step_is_a_product_of_its_own(tiny_pipe: Any, everything: Path) -> None:
-    made = PersonalizedStylizer(
+    made = stylizer_of(
         tiny_pipe, step_folder(everything, 2), StyleConfig(mode="none"), SamplingConfig(steps=1, guidance=1.0)
     )
     assert made.prompt() == "A <v1> <v2> bunny."
@@ -345,8 +346,15 @@ def test_a_saved_step_is_a_product_of_its_own(tiny_pipe: Any, everything: Path) 
     assert {name: card[name] for name in told} == {name: whole[name] for name in told}
 
 
+def stylizer_of(
+    pipe: Any, run: Path, style: StyleConfig, sampling: SamplingConfig, lora_scale: float = 1.0
+) -> PersonalizedStylizer:
+    settings = StylizerConfig(lora_scale=lora_scale)
+    return PersonalizedStylizer(settings, pipe, replace(subject(), run=run), style, sampling)
+
+
 def our_picture(pipe: Any, run: Path) -> torch.Tensor:
-    made = PersonalizedStylizer(pipe, run, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0))
+    made = stylizer_of(pipe, run, StyleConfig(mode="none"), SamplingConfig(steps=2, guidance=3.0))
     with made.active():
         picture = sample(pipe, [made.prompt()], [5], steps=2, guidance=3.0)[0]
     made.close()
@@ -401,7 +409,7 @@ def test_an_exported_run_or_saved_step_draws_the_same_picture_in_plain_diffusers
 def test_text_lora_is_off_between_calls_and_off_at_scale_zero(tiny_pipe: Any, everything: Path) -> None:
     base = sample(tiny_pipe, ["a red bunny"], [0], steps=1)
     silent = StyleConfig(mode="none")
-    made = PersonalizedStylizer(tiny_pipe, everything, silent, SamplingConfig(steps=1, guidance=1.0))
+    made = stylizer_of(tiny_pipe, everything, silent, SamplingConfig(steps=1, guidance=1.0))
     assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
     with attached(tiny_pipe, load_tokens(everything / TOKENS_FILE)):
         use_lora(tiny_pipe, made.adapter)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
@@ -18,16 +19,14 @@ from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
-from magic_insert.methods.base import BatchStylizer
-from magic_insert.methods.insert_job import run_insert
-from magic_insert.methods.stylizer_checks import check_stylizer
-from magic_insert.methods.stylizers import STYLIZERS, build_stylizer, needs_personalization
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint
+from magic_insert.stylizers import CLASSES, build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers.base import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
 DRAWING = [choice for choice in CHOICES if choice != "adain"]
@@ -65,22 +64,15 @@ def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     """Builds stylizers by the name of their YAML and closes them afterwards."""
-    built: list[BatchStylizer] = []
+    built: list[Stylizer] = []
 
-    def build(choice: str = "personalized", *, style: StyleConfig = STYLE, **knobs: Any) -> BatchStylizer:
+    def build(choice: str = "personalized", *, style: StyleConfig = STYLE, **knobs: Any) -> Stylizer:
         words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
         cfg = replace(freeze(compose_job("insert", words)).stylizer, **knobs)
         if cfg.name == "adain":
             cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
-        stylizer = build_stylizer(
-            cfg,
-            pipe=tiny_pipe,
-            subject=subject(),
-            subject_text="a red bunny",
-            run_dir=run if needs_personalization(cfg) else None,
-            style=style,
-            sampling=SAMPLING,
-        )
+        who = replace(subject(), text="a red bunny", run=run if needs_personalization(cfg) else None)
+        stylizer = build_stylizer(cfg, tiny_pipe, who, style, SAMPLING)
         built.append(stylizer)
         return stylizer
 
@@ -89,8 +81,8 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
         stylizer.close()
 
 
-def draw(stylizer: BatchStylizer, seed: int = 1, style_text: str = "", which: int = 0) -> Tensor:
-    return stylizer(scene(which), seed=seed, id="pair", style_text=style_text)
+def draw(stylizer: Stylizer, seed: int = 1, style_text: str = "", which: int = 0) -> Tensor:
+    return stylizer([Draw(scene(which), seed, "pair", style_text)])[0]
 
 
 def far(a: Tensor, b: Tensor) -> bool:
@@ -99,7 +91,7 @@ def far(a: Tensor, b: Tensor) -> bool:
 
 def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
     names = {freeze(compose_job("demo", [f"stylizer={choice}"])).stylizer.name for choice in CHOICES}
-    assert names == set(STYLIZERS)
+    assert names == set(CLASSES)
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -108,13 +100,14 @@ def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
 ) -> None:
     prints, base = fingerprint(tiny_pipe), sample(tiny_pipe, ["a red bunny"], [0], steps=1)
     stylizer = made(choice)
-    assert isinstance(stylizer, BatchStylizer)
-    scenes = [scene(0), scene(1, 70, 50), scene(2)]
-    together = stylizer.batch(scenes, seeds=[1, 2, 1], ids=["a", "b", "c"], style_texts=WORDS)
+    assert isinstance(stylizer, Stylizer)
+    scenes, steps = [scene(0), scene(1, 70, 50), scene(2)], []
+    draws = [Draw(s, *rest) for s, *rest in zip(scenes, (1, 2, 1), "abc", WORDS, strict=True)]
+    together = stylizer(draws, on_step=lambda done, total: steps.append((done, total)))
     assert together.shape == (3, 3, 64, 64)
+    assert [done for done, _ in steps] == list(range(1, steps[0][1] + 1))
     for i in (0, 1):
-        alone = stylizer(scenes[i], seed=i + 1, id="ab"[i], style_text=WORDS[i])
-        torch.testing.assert_close(alone, together[i], atol=2e-4, rtol=0)
+        torch.testing.assert_close(stylizer([draws[i]])[0], together[i], atol=2e-4, rtol=0)
     assert far(together[0], together[1])
     assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
     stylizer.close()
@@ -191,15 +184,8 @@ def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(
     for name in (LORA_FILE, "card.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     save_tokens(tmp_path / TOKENS_FILE, initial_tokens(tiny_pipe, 2))
-    stylizer = build_stylizer(
-        StylizerConfig(lora_scale=0.0, style_mode="none"),
-        pipe=tiny_pipe,
-        subject=subject(),
-        subject_text="",
-        run_dir=tmp_path,
-        style=STYLE,
-        sampling=SAMPLING,
-    )
+    cfg = StylizerConfig(lora_scale=0.0, style_mode="none")
+    stylizer = build_stylizer(cfg, tiny_pipe, replace(subject(), run=tmp_path), STYLE, SAMPLING)
     ours = draw(stylizer)
     stylizer.close()
     number = fold_in(1, "stylise", "pair", 0)
@@ -212,7 +198,7 @@ def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(
 
 def test_the_degree_leads_from_the_subjects_own_look_to_the_scenes(tiny_pipe: Any, made: Any) -> None:
     full = draw(made())
-    own = made()(place(subject(), 64)[0], seed=1, id="pair")
+    own = made()([Draw(place(subject(), 64)[0], 1, "pair")])[0]
     none, half = (draw(made(style=replace(STYLE, degree=degree))) for degree in (0.0, 0.5))
     torch.testing.assert_close(none, own, atol=1e-5, rtol=0)
     assert far(half, full)
@@ -232,8 +218,7 @@ def test_every_knob_of_adain_turns(made: Any, knob: dict[str, Any]) -> None:
 
 def test_adain_draws_without_a_pipeline_at_its_own_size(adain_weights: Path) -> None:
     cfg = StylizerConfig(name="adain", weights=str(adain_weights), size=80)
-    common = {"subject": subject(), "subject_text": "", "run_dir": None, "style": STYLE, "sampling": SAMPLING}
-    assert draw(build_stylizer(cfg, pipe=None, **common)).shape == (3, 80, 80)
+    assert draw(build_stylizer(cfg, None, subject(), STYLE, SAMPLING)).shape == (3, 80, 80)
 
 
 @pytest.mark.parametrize(
@@ -257,15 +242,7 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_loaded(
 
 def test_a_personalised_stylizer_without_a_run_folder_is_refused(tiny_pipe: Any) -> None:
     with pytest.raises(UserError, match="personalize first"):
-        build_stylizer(
-            StylizerConfig(),
-            pipe=tiny_pipe,
-            subject=subject(),
-            subject_text="",
-            run_dir=None,
-            style=STYLE,
-            sampling=SAMPLING,
-        )
+        build_stylizer(StylizerConfig(), tiny_pipe, subject(), STYLE, SAMPLING)
 
 
 def test_the_insert_job_takes_a_baseline_and_a_pose_and_personalises_nothing(

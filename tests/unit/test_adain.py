@@ -7,14 +7,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
-from magic_insert.methods.adain import AdainStylizer, spread_colours
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder, load_adain
+from magic_insert.stylizers.adain import AdainStylizer, spread_colours
+from magic_insert.stylizers.base import Draw
+
+
+def adain(weights: Path, who: Subject, *, size: int, weight: float = 1.0) -> AdainStylizer:
+    cfg = StylizerConfig(name="adain", weights=str(weights), size=size, style_weight=weight)
+    return AdainStylizer(cfg, None, who, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
+
 
 SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 REAL = SHARED / "weights"
@@ -49,19 +57,18 @@ def test_a_picture_in_its_own_style_is_what_the_networks_make_of_it_untouched(ad
 def test_the_weight_leads_from_the_subjects_look_to_the_scenes(adain_weights: Path) -> None:
     scene = picture(3) ** 3
     drawn = [
-        AdainStylizer(adain_weights, subject(), size=64, weight=w)(scene, seed=0, id="x")
-        for w in (0.0, 0.5, 1.0)
+        adain(adain_weights, subject(), size=64, weight=w)([Draw(scene, 0, "x")])[0] for w in (0.0, 0.5, 1.0)
     ]
     near, far = ((image - drawn[0]).abs().mean() for image in drawn[1:])
     assert 1e-4 < near < far
 
 
 def test_the_ground_stays_white_and_the_result_has_the_networks_size(adain_weights: Path) -> None:
-    stylizer = AdainStylizer(adain_weights, subject(), size=48)
-    drawn = stylizer(picture(4, 100, 50), seed=0, id="x")
-    assert drawn.shape == (3, 48, 48)
+    stylizer = adain(adain_weights, subject(), size=64)
+    drawn = stylizer([Draw(picture(4, 100, 50), 0, "x")])[0]
+    assert drawn.shape == (3, 64, 64)
     assert (drawn[:, :, :8] == 1).all()
-    assert (drawn[:, 20:28, 22:26] < 1).any()
+    assert (drawn[:, 28:36, 30:34] < 1).any()
 
 
 def test_spread_colours_keep_the_subject_and_fill_the_ground_with_its_own() -> None:
@@ -98,8 +105,8 @@ def test_a_real_subject_takes_the_colours_of_a_real_scene_and_keeps_its_outlines
     small = area_resize(rgba, 256, 256)
     gnome = cut_subject(small[:3], small[3:], "gnome", segmenter="auto", model_folder=None)
     scene = load_rgb(PICTURES / "backgrounds" / "winter.png")
-    stylizers = [AdainStylizer(REAL, gnome, size=128, weight=weight) for weight in (0.0, 1.0)]
-    own, drawn = (stylizer(scene, seed=0, id="x") for stylizer in stylizers)
+    stylizers = [adain(REAL, gnome, size=128, weight=weight) for weight in (0.0, 1.0)]
+    own, drawn = (stylizer([Draw(scene, 0, "x")])[0] for stylizer in stylizers)
     shown, inside = stylizers[0].picture, stylizers[0].cover[0] > 0.99
 
     def colour(image: Tensor) -> Tensor:

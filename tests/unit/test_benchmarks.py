@@ -18,7 +18,7 @@ from magic_insert.data.benchmarks import Benchmark, BenchPair, Source
 from magic_insert.data.picture_folders import folder
 from magic_insert.data.subjectplop_folder import subjectplop
 from magic_insert.data.toyplop import ToyPlop
-from magic_insert.methods.drawing import join_words
+from magic_insert.stylizers.base import join_words
 from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import style_phrase
 from magic_insert.training.foundation.encoder_batches import tell

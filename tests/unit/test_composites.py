@@ -7,15 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.fill import fill_hole
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene, Subject
-from magic_insert.methods.inserters import build_inserter, neighbourhood
-from magic_insert.methods.placing import Placed, place
-from magic_insert.methods.stages import Stages
+from magic_insert.inserters import build_inserter
+from magic_insert.inserters.base import Inserted, insert_cutout
+from magic_insert.inserters.inpaint import neighbourhood
 from magic_insert.models.inpaint import inpaint
 from magic_insert.models.latents import decode, encode
 
@@ -24,16 +25,16 @@ def noisy(*shape: int, name: str = "noise") -> Tensor:
     return torch.rand(shape, generator=generator(0, name))
 
 
-def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only") -> tuple[Scene, Placed]:
+def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only") -> tuple[Scene, Inserted]:
     scene = Scene(noisy(3, 256, 320), "scene")
     alpha = torch.zeros(1, 60, 40)
     alpha[:, 5:55, 5:35] = 1
     subject = Subject(noisy(3, 60, 40, name="subject"), alpha, "subject")
-    made = build_inserter(inserter, pipe, folder / "inserter", steps=2, reference="vae")
-    return scene, place(
-        scene, subject, Box(200, 120, 50, 80), inserter=made, effect=EffectConfig(reach=0.3), composite=composite,
-        seed=0, id="pair", stages=Stages(lambda name: None), on_step=lambda step: None,
-    )  # fmt: skip
+    made = build_inserter(InserterConfig(inserter, steps=2), pipe, folder / "inserter")
+    box, effect = Box(200, 120, 50, 80), EffectConfig(reach=0.3)
+    return scene, insert_cutout(
+        scene, subject, box, inserter=made, effect=effect, composite=composite, draw=(0, "pair")
+    )
 
 
 @pytest.mark.parametrize("inserter", ["real_only", "inpaint"])

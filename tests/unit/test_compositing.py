@@ -95,13 +95,13 @@ def test_a_box_that_leaves_the_scene_is_refused(box: Box) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_the_default_box_is_inside_any_picture(height: int, width: int) -> None:
-    assert default_box(torch.zeros(3, height, width)).inside(height, width)
+    assert default_box(Scene(torch.zeros(3, height, width), "s")).inside(height, width)
 
 
 def test_the_default_box_takes_the_emptier_side() -> None:
     busy_left = torch.full((3, 100, 100), 0.5)
     busy_left[:, :, :50] = noise_scene(100, 50).rgb
-    left, right = default_box(busy_left.flip(2)), default_box(busy_left)
+    left, right = (default_box(Scene(image, "s")) for image in (busy_left.flip(2), busy_left))
     assert left.centre_x == pytest.approx(32, abs=1)
     assert right.centre_x == pytest.approx(73, abs=1)
     assert left.h == 45

@@ -10,16 +10,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
 from magic_insert.config.schema import PoseConfig
+from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
-from magic_insert.core.records import Box, Scene
-from magic_insert.methods.pose import POSES_BY_WORD, PoseSuggester, RulePose, build_pose, drop_place, suggest
-from magic_insert.methods.pose_http import clean
+from magic_insert.pose import POSES_BY_WORD, PoseSuggester, RulePose, around, build_pose, clean, suggest
 
-SCENE = Scene(torch.rand(3, 600, 900), "the_moon-07")
+SCENE = Image.effect_noise((900, 600), 60).convert("RGB")
+NAME = "the_moon-07"
 BOX = Box(100, 200, 60, 90)
 HTTP = PoseConfig(name="http", model="some-model", timeout=5.0)
 
@@ -71,8 +70,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
 
 def test_the_table_knows_a_pose_for_each_of_its_words_and_none_for_others() -> None:
     for words, pose in POSES_BY_WORD:
-        assert all(RulePose()(SCENE.rgb, SCENE.rgb, words=f"a {word.upper()}, 3") == pose for word in words)
-    assert RulePose()(SCENE.rgb, SCENE.rgb, words="a wilderness of mirrors") == ""
+        assert all(RulePose()(SCENE, SCENE, words=f"a {word.upper()}, 3") == pose for word in words)
+    assert RulePose()(SCENE, SCENE, words="a wilderness of mirrors") == ""
 
 
 def test_no_word_stands_in_the_table_twice() -> None:
@@ -81,27 +80,21 @@ def test_no_word_stands_in_the_table_twice() -> None:
 
 
 def test_the_scenes_name_counts_among_its_words() -> None:
-    assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX) == "looking up"
-    assert (
-        suggest(build_pose(PoseConfig(name="rules")), Scene(SCENE.rgb, "x"), BOX, words="a bed")
-        == "lying down"
-    )
-    assert suggest(build_pose(PoseConfig()), SCENE, BOX) == ""
+    assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX, name=NAME) == "looking up"
+    assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX, name="x", words="a bed") == "lying down"
+    assert suggest(build_pose(PoseConfig()), SCENE, BOX, name=NAME) == ""
 
 
-def test_the_drop_place_is_the_box_with_some_surroundings_inside_the_picture() -> None:
-    place = drop_place(SCENE, BOX)
-    middle = SCENE.rgb[:, 200:290, 100:160]
-    assert torch.equal(place[:, 22:112, 37:97], middle)
-    corner = drop_place(SCENE, Box(0, 0, 20, 20))
-    assert torch.equal(corner, SCENE.rgb[:, :25, :25])
+def test_the_crop_is_the_box_with_some_surroundings_inside_the_picture() -> None:
+    assert around(SCENE, BOX).crop((37, 22, 97, 112)).tobytes() == SCENE.crop((100, 200, 160, 290)).tobytes()
+    assert around(SCENE, Box(0, 0, 20, 20)).tobytes() == SCENE.crop((0, 0, 25, 25)).tobytes()
 
 
 def test_the_server_is_shown_both_pictures_and_the_key_and_its_answer_is_cleaned(stub: Stub) -> None:
     stub.say(' "Sitting down on the floor." \nBecause floors are nice.')
     suggester = build_pose(HTTP)
     assert isinstance(suggester, PoseSuggester)
-    assert suggest(suggester, SCENE, BOX) == "Sitting down on the floor"
+    assert suggest(suggester, SCENE, BOX, name=NAME) == "Sitting down on the floor"
     ((path, headers, body),) = stub.asked
     assert path == "/v1/chat/completions"
     assert headers["Authorization"] == "Bearer a-secret"
@@ -134,7 +127,7 @@ def test_of_an_answer_one_short_line_of_plain_words_is_kept(answer: str, words: 
 def test_a_server_that_refuses_or_sends_elsewhere_is_an_error_of_one_line(stub: Stub, status: int) -> None:
     stub.status = status
     with pytest.raises(UserError, match=f"status {status}") as caught:
-        suggest(build_pose(HTTP), SCENE, BOX)
+        suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
     assert len(stub.asked) == 1
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
@@ -146,19 +139,19 @@ def test_a_server_that_refuses_or_sends_elsewhere_is_an_error_of_one_line(stub: 
 def test_an_answer_in_another_format_is_an_error_of_one_line(stub: Stub, body: bytes) -> None:
     stub.body = body
     with pytest.raises(UserError, match="chat completion"):
-        suggest(build_pose(HTTP), SCENE, BOX)
+        suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
 
 
 def test_an_answer_without_text_is_an_error_and_not_a_crash(stub: Stub) -> None:
     stub.say(None)
     with pytest.raises(UserError, match="chat completion"):
-        suggest(build_pose(HTTP), SCENE, BOX)
+        suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
 
 
 def test_a_server_that_is_not_there_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9")
     with pytest.raises(UserError, match="pose=rules"):
-        suggest(build_pose(HTTP), SCENE, BOX)
+        suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
 
 
 @pytest.mark.parametrize("url", ["", "ftp://example.org", "file:///etc/passwd", "example.org"])
@@ -176,4 +169,4 @@ def test_without_the_name_of_a_model_nothing_is_asked(stub: Stub) -> None:
 
 
 def test_the_key_is_not_shown_when_a_server_is_printed(stub: Stub) -> None:
-    assert "secret" not in repr(build_pose(HTTP).server)  # type: ignore[attr-defined]
+    assert "secret" not in repr(build_pose(HTTP))

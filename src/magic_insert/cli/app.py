@@ -34,7 +34,7 @@ SWEEP_OPTION = re.compile(r"^sweep\.(?=(workers|metric|direction)=)")
 NO_GROUP = re.compile(r"Could not override '([^']+)'\. ?\n?.*No match in the defaults list", re.DOTALL)
 
 
-def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[Any], None]) -> None:
+def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[Any], Any]) -> None:
     """Composes `job` and launches `target` ("package.module:function"), once or once per run of a sweep.
 
     `check` looks at the frozen configuration's files before `target` is imported.

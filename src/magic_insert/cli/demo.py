@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 from magic_insert.cli.app import require_writable, run_app
 from magic_insert.config.schema import DemoConfig
+from magic_insert.inputs import find_folders
+from magic_insert.stylizers import check_stylizer
 
 
 def check(cfg: DemoConfig) -> None:
-    """Looks at the place of the output before anything heavy is loaded; raises `UserError`."""
+    """Looks at the place of the output and at the weights before anything heavy is loaded; raises `UserError`."""
     require_writable("out", cfg.out)
+    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
+    check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -14,7 +14,7 @@ from magic_insert.cli.app import fail, require_writable, run_app
 from magic_insert.config.compose import group_options
 from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.errors import UserError
-from magic_insert.methods.input_checks import check_inserter, check_model, check_segmenter
+from magic_insert.inputs import find_inserter, find_model, find_segmenter
 
 GROUPS = ("stylizer", "inserter")
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[real_only,copy_paste]"}
@@ -113,13 +113,13 @@ def check(cfg: EvaluateConfig) -> None:
             raise UserError(
                 f"expected a folder of masks for {name}, got none at {inserter.mask_dir}; set its mask_dir=FOLDER"
             )
-    check_segmenter(cfg.segmenter)
+    find_segmenter(cfg.segmenter)
     if all(method.name == IMAGES for _, method in methods):
         return
-    model_folder = check_model(cfg.model)
+    model_folder = find_model(cfg.model)
     for inserter in cfg.chosen_inserters.values():
         if inserter.name != IMAGES and "insert" in cfg.tracks:
-            check_inserter(inserter, model_folder)
+            find_inserter(inserter, model_folder)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,39 +1,91 @@
 """`magic-insert insert`: one subject into one background, or into many."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from magic_insert.cli.app import fail, require_file, run_app
+from magic_insert.cli.app import fail, run_app
 from magic_insert.config.schema import InsertConfig
+from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.methods.input_checks import (
-    check_box_inside,
-    check_inserter,
-    check_model,
-    check_picture,
-    check_segmenter,
-)
-from magic_insert.methods.insert_checks import check_run, places_of
-from magic_insert.methods.pose_server import check_server
-from magic_insert.methods.stylizer_checks import check_stylizer
+from magic_insert.core.events import Clock, OnEvent, stage, terminal_bars
+from magic_insert.core.picture_files import open_picture
+from magic_insert.inputs import InsertInputs, learned_settings, resolve_insert
+from magic_insert.pose import suggest
+from magic_insert.stylizers import needs_personalization
+
+if TYPE_CHECKING:
+    from magic_insert.magic import MagicInsert
+
+BATCH = 8  # backgrounds redrawn for at a time; the pictures do not depend on it
 
 
-def check(cfg: InsertConfig) -> None:
-    """Looks at pictures, box and places before anything heavy is loaded; raises `UserError`."""
-    require_file("subject", cfg.subject)
-    places = places_of(cfg)
-    check_picture(cfg.subject)
-    for background, _ in places:
-        check_box_inside(cfg.box, check_picture(str(background)))
-    check_run(cfg)
-    check_segmenter(cfg.segmenter)
-    model_folder = check_model(cfg.model)
-    check_inserter(cfg.inserter, model_folder)
-    check_stylizer(cfg.stylizer, cfg.model, model_folder, subject_text=cfg.subject_text)
-    check_server(cfg.pose)
+def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
+    """Personalises (or takes what is there), redraws and places; a picture and its JSON for each background.
+
+    With `keep_intermediate` a folder `<out>_parts` shows every step between.
+
+    Args:
+        found: what `resolve_insert` found; it is asked where another process composed the configuration.
+
+    Raises:
+        UserError: the input does not fit; or, at the end, one of several backgrounds did not.
+    """
+    found = found or resolve_insert(cfg)
+    from magic_insert.magic import MagicInsert, Settings
+
+    refused = list(found.refused)
+    for line in refused:
+        print(f"magic-insert: left out: {line}", file=sys.stderr)
+    with terminal_bars() as bars:
+        clock = Clock(bars)
+        magic = MagicInsert(Settings.of(cfg), folders=found.folders)
+        subject = magic.subject(cfg.subject, text=cfg.subject_text, run=found.run, on_event=clock)
+        magic.load(clock)
+        if subject.run is None and needs_personalization(cfg.stylizer):
+            subject = magic.personalize(subject, on_event=clock)
+        pose = "" if cfg.pose.name == "none" else _pose(magic, cfg, found, clock)
+        suffix = ", ".join(words for words in (cfg.sampling.prompt_suffix, pose) if words)
+        magic = magic.using(sampling=replace(cfg.sampling, prompt_suffix=suffix))
+        learned = {} if found.run is None else learned_settings(found.run)
+        story = {"pose": pose, "config": {**asdict(cfg), **learned}}
+        for start in range(0, len(found.pictures), BATCH):
+            part = found.pictures[start : start + BATCH]
+            scenes = [magic.scene(background) for background, _ in part]
+            redrawn = magic.redraw(subject, scenes, on_event=bars)
+            for (background, out), scene, picture in zip(part, scenes, redrawn, strict=True):
+                try:
+                    drop = magic.place(picture, scene, cfg.box, on_event=bars)
+                except UserError as error:
+                    if len(found.pictures) == 1:
+                        raise
+                    refused.append(f"{background}: {error}")
+                    continue
+                files = {"subject": cfg.subject, "background": str(background)}
+                inputs = {name: {"path": path, "sha256": sha256_file(path)} for name, path in files.items()}
+                if cfg.keep_intermediate:
+                    drop.save_parts(out.with_name(f"{out.stem}_parts"))
+                replace(drop, timings={**clock.seconds, **drop.timings}).save(out, inputs=inputs, **story)
+                print(f"wrote {out} and {out.stem}.json", file=sys.stderr)
+    if refused:
+        raise UserError(f"{len(refused)} of the backgrounds were left out, the others are done: {refused[0]}")
+    return Path(cfg.out)
+
+
+def _pose(magic: "MagicInsert", cfg: InsertConfig, found: InsertInputs, on_event: OnEvent) -> str:
+    """Words for a pose that fits the only background."""
+    background, _ = found.pictures[0]
+    box = magic.box(background, cfg.box)
+    with stage(on_event, "suggest a pose"):
+        return suggest(
+            found.pose, open_picture(background), box, name=background.stem, words=cfg.style.prompt
+        )
 
 
 def refuse_late_settings(words: Sequence[str]) -> None:
-    """That nothing is asked of a personalisation which `run=` says is there already.
+    """That nothing is asked of a personalisation which `run=` names as done already.
 
     Raises:
         UserError: it is, and would do nothing.
@@ -53,4 +105,4 @@ def main(arguments: Sequence[str]) -> None:
         refuse_late_settings(arguments)
     except UserError as error:
         fail(error)
-    run_app("insert", "magic_insert.methods.insert_job:run_insert", arguments, check)
+    run_app("insert", "magic_insert.cli.insert:run_insert", arguments, resolve_insert)

@@ -1,29 +1,41 @@
 """`magic-insert remove`: an object and its shadow out of a picture."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
-from magic_insert.cli.app import require_file, run_app
+from magic_insert.cli.app import run_app
 from magic_insert.config.schema import RemoveConfig
-from magic_insert.methods.input_checks import (
-    check_apart,
-    check_mask,
-    check_model,
-    check_picture,
-    check_place,
-    check_remover,
-)
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.events import terminal_bars
+from magic_insert.inputs import RemoveInputs, resolve_remove
 
 
-def check(cfg: RemoveConfig) -> None:
-    """Looks at pictures and places before anything heavy is loaded; raises `UserError`."""
-    require_file("image", cfg.image)
-    require_file("mask", cfg.mask)
-    out = check_place(cfg.out, suffix=".png")
-    check_apart(out, cfg.image, cfg.mask)
-    check_mask(cfg.mask, check_picture(cfg.image))
-    check_remover(cfg.run, check_model(cfg.model))
+def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
+    """Writes the picture without the object to `cfg.out` (PNG) and a JSON beside it; returns the PNG's path.
+
+    Args:
+        found: what `resolve_remove` found; it is asked where another process composed the configuration.
+
+    Raises:
+        UserError: pictures that do not fit, or no remover; raised before a model is imported and with nothing written.
+    """
+    found = found or resolve_remove(cfg)
+    from magic_insert.inserters.remover import RemoverSettings
+    from magic_insert.magic import Models, remove_object
+
+    settings = RemoverSettings(cfg.run, cfg.steps, cfg.grow, cfg.threshold, cfg.reach)
+    with terminal_bars() as bars:
+        models = Models(cfg.model, found.model)
+        drop = remove_object(models, cfg.image, cfg.mask, settings, cfg.seed, bars)
+    files = {"image": cfg.image, "mask": cfg.mask}
+    inputs = {name: {"path": path, "sha256": sha256_file(path)} for name, path in files.items()}
+    drop.save(found.out, inputs=inputs, config=asdict(cfg))
+    print(f"wrote {found.out} and {found.out.stem}.json", file=sys.stderr)
+    return found.out
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the job from command-line words."""
-    run_app("remove", "magic_insert.methods.remove_job:run_remove", arguments, check)
+    run_app("remove", "magic_insert.cli.remove:run_remove", arguments, resolve_remove)

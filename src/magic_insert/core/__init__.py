@@ -1,1 +1,1 @@
-"""Pure ground floor: records, images, masks, compositing, random numbers. Knows torch, numpy and PIL only."""
+"""Pure ground floor: records, images, masks, compositing, random numbers. Knows torch, numpy, PIL and rich only."""

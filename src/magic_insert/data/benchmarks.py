@@ -159,7 +159,7 @@ class Benchmark:
         if self.has_truth:
             return bounding_box(load_rgb(self.truth_file(pair, "mask"))[:1], FAINT)
         side = pair.side or {"left": "l", "right": "r"}.get(self.placement)
-        return default_box(scene.rgb) if side is None else side_box(*scene.size, left=side == "l")
+        return default_box(scene) if side is None else side_box(*scene.size, left=side == "l")
 
     def style_of(self, pair: BenchPair) -> str | None:
         """The name of the background's style."""

@@ -15,7 +15,7 @@ from magic_insert.config.schema import (
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.methods.stylizer_checks import needs_personalization
+from magic_insert.stylizers import needs_personalization
 
 CLAIM = "method.json"
 JUDGES = "encoders"

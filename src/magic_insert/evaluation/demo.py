@@ -4,11 +4,9 @@ Every result stands beside the truth and the floor (the subject's own picture pa
 that needs no other file, and the scores.
 """
 
-import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
-import torch
 from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
@@ -16,14 +14,16 @@ from torch import Tensor
 
 from magic_insert.config.schema import DemoConfig
 from magic_insert.core.compositing import paste
+from magic_insert.core.events import Clock, stage, terminal_bars
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.core.records import Composite, Scene, Subject
 from magic_insert.evaluation.demo_page import PairView, page
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
-from magic_insert.methods import checks
-from magic_insert.methods.insertion import Inserted, Stages
-from magic_insert.methods.stylizer_checks import check_stylizer, needs_personalization
+from magic_insert.inputs import require_output
+from magic_insert.magic import Drop, MagicInsert, Settings
+from magic_insert.models.encoders import load_encoders
+from magic_insert.stylizers import needs_personalization
 from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import style_phrase
 
@@ -46,75 +46,30 @@ def run_demo(cfg: DemoConfig) -> Path:
     """Runs the demo and returns the page's path; writes `demo.png`, `demo.html` and `demo.json` in `cfg.out`.
 
     Raises:
-        UserError: see `methods.checks`; raised before a model is imported.
+        UserError: weights are missing.
     """
-    out = checks.check_place(cfg.out)
-    segmenter_folder = checks.check_segmenter(cfg.segmenter)
-    model_folder = checks.check_model(cfg.model)
-    inserter_folder = checks.check_inserter(cfg.inserter, model_folder)
-    check_stylizer(cfg.stylizer, cfg.model, model_folder, subject_text=None)
-
-    console = Console(stderr=True)
-    stages = Stages(lambda name: console.print(f"[dim]{name}[/dim]"))
-    from magic_insert.methods.inserters import build_inserter
-    from magic_insert.methods.stylizers import build_stylizer
-    from magic_insert.methods.workbench import Workbench
-    from magic_insert.models.encoders import load_encoders
-    from magic_insert.models.zoo import load_pipeline
-    from magic_insert.training.personalize import personalize
-
-    with stages.stage("render the truth"):
-        truths = demo_truths(cfg.num_scenes, cfg.seed, cfg.model.image_size)
-    subject = Subject(truths[0].subject_photo, truths[0].subject_alpha, truths[0].pair_id.split("__")[0])
-    with stages.stage("load"):
-        pipe = load_pipeline(cfg.model)
-        inserter = build_inserter(
-            cfg.inserter.name,
-            pipe,
-            inserter_folder,
-            steps=cfg.inserter.steps,
-            reference=cfg.inserter.reference,
-        )
-        encoder_folder = find_encoders(model_folder)
+    out = require_output(cfg.out)
+    magic = MagicInsert(replace(Settings.of(cfg), subjects=out / "subjects"))
+    encoder_folder = find_encoders(magic.folders.model)
+    with terminal_bars() as bars:
+        clock = Clock(bars)
+        with stage(clock, "render the truth"):
+            truths = demo_truths(cfg.num_scenes, cfg.seed, cfg.model.image_size)
+        first = truths[0]
+        name, _, _ = first.pair_id.partition("__")
+        subject = Subject(first.subject_photo, first.subject_alpha, name, text=first.caption)
+        magic.load(clock)
         encoders = None if encoder_folder is None else load_encoders(encoder_folder)
-    with tempfile.TemporaryDirectory(prefix="magic-insert-") as scratch:
-        run = None
         if needs_personalization(cfg.stylizer):
-            with stages.stage("personalise"):
-                run = personalize(
-                    pipe, subject, cfg.personalization, seed=cfg.seed, out=Path(scratch), progress=True
-                )
-        stylizer = build_stylizer(
-            cfg.stylizer,
-            pipe=pipe,
-            subject=subject,
-            subject_text=truths[0].caption,
-            run_dir=run,
-            style=cfg.style,
-            sampling=cfg.sampling,
-            progress=True,
-        )
-    bench = Workbench(
-        subject_id=subject.id,
-        stylizer=stylizer,
-        inserter=inserter,
-        inserter_config=cfg.inserter,
-        segmenter=cfg.segmenter,
-        segmenter_folder=segmenter_folder,
-        composite=cfg.composite,
-        seed=cfg.seed,
-        stages=stages,
-        console=console,
-    )
-    views = []
-    for truth in truths:
-        scene = Scene(quantised(truth.background), truth.pair_id.split("__")[1])
-        made = bench.insert(
-            scene, box_of(truth.mask), pair_id=truth.pair_id, style_text=style_phrase(truth.style)
-        )
-        floor = paste(scene, subject, box_of(truth.mask))
-        views.append(view_of(truth, scene, made, floor, encoders))
-    return write_demo(out, subject, truths[0].caption, views, stages.seconds, console)
+            subject = magic.personalize(subject, on_event=clock)
+        scenes = [Scene(quantised(truth.background), truth.pair_id.split("__")[1]) for truth in truths]
+        texts = [style_phrase(truth.style) for truth in truths]
+        redrawn = magic.redraw(subject, scenes, style_texts=texts, on_event=clock)
+        views = []
+        for truth, scene, picture in zip(truths, scenes, redrawn, strict=True):
+            made = magic.place(picture, scene, box_of(truth.mask), on_event=clock)
+            views.append(view_of(truth, scene, made, paste(scene, subject, box_of(truth.mask)), encoders))
+    return write_demo(out, subject, first.caption, views, clock.seconds, Console(stderr=True))
 
 
 def quantised(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
@@ -123,14 +78,14 @@ def quantised(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
 
 
 def view_of(
-    truth: PlopTruth, scene: Scene, made: Inserted, floor: Composite, encoders: object | None
+    truth: PlopTruth, scene: Scene, made: Drop, floor: Composite, encoders: object | None
 ) -> PairView:
     """One row of the demo: pictures and the scores of ours and of the floor."""
     changed = {
-        "ours": torch.maximum(made.effect, (made.final.mask > 0).float()),
+        "ours": made.plane(made.changed),
         "floor": (floor.mask > 0).float(),
     }
-    results = {"ours": made.final.rgb, "floor": floor.rgb}
+    results = {"ours": made.scene.rgb, "floor": floor.rgb}
     scores = {
         name: score(
             image,
@@ -143,7 +98,7 @@ def view_of(
         )
         for name, image in results.items()
     }
-    shown = (made.stylised, scene.rgb, made.final.rgb, floor.rgb, truth.with_subject)
+    shown = (made.parts["stylised"], scene.rgb, made.scene.rgb, floor.rgb, truth.with_subject)
     names = ("redrawn subject", "background", "ours", "floor: pasted as it is", "truth")
     return PairView(scene.id, truth.style, dict(zip(names, shown, strict=True)), scores)
 

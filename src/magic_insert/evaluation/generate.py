@@ -6,7 +6,7 @@ Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are flo
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from magic_insert import inputs
 from magic_insert.config.schema import (
     IMAGES,
     EvaluateConfig,
@@ -45,13 +46,11 @@ from magic_insert.evaluation.entries import (
     seeds_of,
 )
 from magic_insert.evaluation.images_methods import match_files
-from magic_insert.methods import input_checks as checks
-from magic_insert.methods.base import BatchStylizer
-from magic_insert.methods.inserter_settings import effect_config, redraw_segmenter
-from magic_insert.methods.placing import place
-from magic_insert.methods.stages import Stages
-from magic_insert.methods.stylizer_checks import check_stylizer, needs_personalization
-from magic_insert.methods.stylizers import build_stylizer
+from magic_insert.inserters import build_inserter
+from magic_insert.inserters.base import effect_config, insert_cutout
+from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers.base import Draw as StyleDraw
+from magic_insert.stylizers.base import Stylizer
 
 BATCH = 8
 NOTES = "notes.jsonl"
@@ -72,16 +71,16 @@ class Workshop:
             UserError: a method's weights are not there, or its pictures made elsewhere are not complete.
         """
         self.cfg, self.bench, self.out, self.tick = cfg, bench, out, tick
-        self.segmenter_folder = checks.check_segmenter(cfg.segmenter)
+        self.segmenter_folder = inputs.find_segmenter(cfg.segmenter)
         self.stylizers = {
             name: s for name, s in cfg.chosen_stylizers.items() if s.name != IMAGES and needs_stylised(cfg)
         }
         self.inserters: dict[str, EvaluatedInserter] = {}
         if "insert" in cfg.tracks:
             self.inserters = {name: i for name, i in cfg.chosen_inserters.items() if i.name != IMAGES}
-        model_folder = checks.check_model(cfg.model) if self.stylizers or self.inserters else None
+        model_folder = inputs.find_model(cfg.model) if self.stylizers or self.inserters else None
         self.inserter_folders = {
-            name: checks.check_inserter(inserter, model_folder) for name, inserter in self.inserters.items()
+            name: inputs.find_inserter(inserter, model_folder) for name, inserter in self.inserters.items()
         }
         self.model_folder = model_folder
         for stylizer in self.stylizers.values():
@@ -114,15 +113,10 @@ class Workshop:
 
     @cached_property
     def drawn_inserters(self) -> dict[str, Any]:
-        from magic_insert.methods.inserters import build_inserter
-
         return {
-            name: build_inserter(
-                inserter.name, self.pipe, self.inserter_folders[name], steps=inserter.steps,
-                reference=inserter.reference,
-            )
+            name: build_inserter(inserter, self.pipe, self.inserter_folders[name])
             for name, inserter in self.inserters.items()
-        }  # fmt: skip
+        }
 
     def claim_methods(self) -> None:
         """Writes into each method's folder what its pictures depend on.
@@ -183,14 +177,9 @@ class Workshop:
             return
         subject = self.bench.subject(subject_id)
         run = self._personalised(subject, method)
+        subject = replace(subject, text=self.bench.subject_words[subject_id].simple, run=run)
         stylizer = build_stylizer(
-            method,
-            pipe=self.pipe,
-            subject=subject,
-            subject_text=self.bench.subject_words[subject_id].simple,
-            run_dir=run,
-            style=style_of(self.cfg, method),
-            sampling=sampling_of(self.cfg, method),
+            method, self.pipe, subject, style_of(self.cfg, method), sampling_of(self.cfg, method)
         )
         try:
             for batch, paths, wanted in zip(batches, files, missing, strict=True):
@@ -200,12 +189,17 @@ class Workshop:
         finally:
             stylizer.close()
 
-    def _draw_batch(self, stylizer: BatchStylizer, batch: Sequence[Draw], paths: Sequence[Path]) -> None:
-        pictures = stylizer.batch(
-            [self.bench.scene(pair.background).rgb for pair, _ in batch],
-            seeds=[seed for _, seed in batch],
-            ids=[pair.pair_id for pair, _ in batch],
-            style_texts=[self.bench.background_words[pair.background].style_text for pair, _ in batch],
+    def _draw_batch(self, stylizer: Stylizer, batch: Sequence[Draw], paths: Sequence[Path]) -> None:
+        pictures = stylizer(
+            [
+                StyleDraw(
+                    self.bench.scene(pair.background).rgb,
+                    seed,
+                    pair.pair_id,
+                    self.bench.background_words[pair.background].style_text,
+                )
+                for pair, seed in batch
+            ]
         )
         for path, picture in zip(paths, pictures, strict=True):
             save_png(path, picture)
@@ -236,17 +230,14 @@ class Workshop:
         redrawn = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
         cut = self._cut(redrawn, stylizer, pair)
         for name, path in wanted.items():
-            made = place(
+            made = insert_cutout(
                 scene,
                 cut,
                 self.bench.box(pair, scene),
                 inserter=self.drawn_inserters[name],
                 effect=effect_config(self.inserters[name]),
                 composite=self.inserters[name].composite,
-                seed=seed,
-                id=pair.pair_id,
-                stages=Stages(lambda stage: None),
-                on_step=lambda step: None,
+                draw=(seed, pair.pair_id),
             )
             save_png(mask_file(path), made.final.mask)
             save_png(path, made.final.rgb)
@@ -257,7 +248,7 @@ class Workshop:
 
         A method may draw anything; one bad picture is a bad score, not the end of an evaluation. NOTES names it.
         """
-        from magic_insert.models.segment import cut_subject
+        from magic_insert.models.segment import cut_subject, redraw_segmenter
 
         try:
             return cut_subject(

@@ -28,7 +28,7 @@ def launch(
     target: str,
     cfg: DictConfig,
     *,
-    check: Callable[[Any], None] | None = None,
+    check: Callable[[Any], Any] | None = None,
     name: str | None = None,
 ) -> None:
     """Runs `target` ("package.module:function") with the frozen `cfg`; `name` tells the runs of a sweep apart.
@@ -42,30 +42,32 @@ def launch(
     frozen = freeze(cfg)
     if name is not None:
         frozen = replace(frozen, out=str(named_output(Path(frozen.out), name)))
-    if check is not None:
-        check(frozen)
-    run_frozen(job, target, frozen)
+    inputs = None if check is None else check(frozen)
+    run_frozen(job, target, frozen, inputs)
 
 
-def run_frozen(job: str, target: str, frozen: Any) -> Any:
+def run_frozen(job: str, target: str, frozen: Any, inputs: Any = None) -> Any:
     """Runs `target` with a frozen configuration that was checked, and keeps the record of its run folder.
+
+    What the check found (`inputs`), if anything, is handed to a target that runs in this process.
 
     Returns what `target` returned; None where other processes did the work.
     """
     where: ExecConfig = getattr(frozen, "exec", ExecConfig())
+    given = () if inputs is None else (inputs,)
     spread = where.name != "inline" and job not in STAGED_JOBS
     if is_picture(frozen.out):
         if spread:
             raise UserError(
                 f"expected exec=inline for a picture, got {where.name}; set out=FOLDER or exec=inline"
             )
-        return load_function(target)(frozen)
+        return load_function(target)(frozen, *given)
     folder = Path(frozen.out)
     with recorded_run(folder, job, target, frozen):
         if spread:
             execute("magic_insert.launch.worker:run_recorded", folder / CONFIG, where)
             return None
-        return load_function(target)(frozen)
+        return load_function(target)(frozen, *given)
 
 
 def is_picture(out: str) -> bool:

@@ -37,7 +37,7 @@ class JobPlan:
 
     job: str
     target: str
-    check: Callable[[Any], None]
+    check: Callable[[Any], Any]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
@@ -87,7 +85,7 @@ def sample(
     handover: Handover | None = None,
     scheduler: Any = None,
     replace: Callable[[int, Tensor], Tensor] | None = None,
-    progress: bool = False,
+    on_step: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "B 3 S S"]:
     """One picture per prompt, in [0, 1]; row i depends on prompt, seed and style i only (to float tolerance).
 
@@ -106,7 +104,7 @@ def sample(
         handover: the share of the steps after which the base model goes on, without a `contrast`; None for never.
         scheduler: instead of the pipeline's own.
         replace: called with the number of steps done, from 0, and the latents BChw; what it returns goes on instead.
-        progress: draw a bar on standard error.
+        on_step: called with the number of steps done.
 
     Raises:
         UserError: lengths disagree, steps below 1, or a contrast without a style.
@@ -146,14 +144,12 @@ def sample(
     noise = [torch.randn(shape, generator=g, dtype=pipe.unet.dtype) for g in generators]
     latents = torch.cat(noise).to(pipe.device) * scheduler.init_noise_sigma
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
-    times = track(
-        scheduler.timesteps, "sampling", console=Console(stderr=True), disable=not progress, transient=True
-    )
-    for done, t in enumerate(times):
+    for done, t in enumerate(scheduler.timesteps):
         if replace is not None:
             latents = replace(done, latents)
         predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
         latents = scheduler.step(predicted, t, latents, return_dict=False, **extra)[0].to(pipe.unet.dtype)
+        on_step(done + 1)
     return decode(pipe.vae, latents.float())
 
 

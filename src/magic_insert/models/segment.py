@@ -84,6 +84,11 @@ def segment(
     return _rembg(opaque, model_folder) if segmenter == "rembg" else _grabcut(opaque)
 
 
+def redraw_segmenter(name: str) -> str:
+    """How a model's own picture is cut: it is opaque, so where the file's alpha was wanted, GrabCut decides."""
+    return "auto" if name == "alpha" else name
+
+
 def cut_subject(
     rgb: Float[Tensor, "3 h w"],
     alpha: Float[Tensor, "1 h w"] | None,

@@ -18,6 +18,7 @@ from torch import Tensor
 from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, check_precision
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnStep
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
@@ -49,6 +50,16 @@ from magic_insert.training.subject_views import (
 from magic_insert.training.trainer import TrainerOptions, fit
 
 JSONL = LoggerConfig()
+
+
+class ReportSteps(Callback):
+    """Reports (steps done, steps to do) of a run after each update; an exception from `on_step` ends the run."""
+
+    def __init__(self, on_step: OnStep) -> None:
+        self.on_step = on_step
+
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        self.on_step(trainer.global_step, trainer.max_steps)
 
 
 def run_key(pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:

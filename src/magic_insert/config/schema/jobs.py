@@ -66,7 +66,9 @@ class InsertConfig:
     out: str = MISSING
     """The picture to write, with its JSON beside it; a folder for several backgrounds."""
     run: str | None = None
-    """Run folder, or saved step, of a personalisation of this subject; null personalises now."""
+    """Run folder, or saved step, of a personalisation of this subject; null: see `subjects`."""
+    subjects: str = "runs/subjects"
+    """Where personalisations are kept: one of the same pictures, recipe and model is made once and used again."""
     box: list[int] | None = None
     """[x, y, w, h] in pixels of the background; null: a default place."""
     subject_text: str = ""

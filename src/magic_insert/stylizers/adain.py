@@ -3,65 +3,59 @@
 The classical feed-forward baseline and a preview in about a second on a CPU. It needs no diffusion model and no
 personalisation, keeps pose and outline, and knows no randomness.
 
-Shape letters: H, W the scene's rows and columns, S side of the square, B scenes.
+Shape letters: S side of the square, B pictures.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.vgg import load_adain
+from magic_insert.stylizers.base import Draw
 
 
 class AdainStylizer:
     """Gives the subject's picture the statistics of any scene; what is not subject stays plain white."""
 
-    def __init__(self, weights: Path, subject: Subject, *, size: int, weight: float = 1.0) -> None:
-        """Loads the networks.
-
-        Args:
-            weights: folder with the two safetensors files.
-            subject: the picture and its matte.
-            size: side in pixels of the square on which the networks work, and of the result.
-            weight: from the subject's own statistics (0) to the scene's (1).
+    def __init__(
+        self,
+        settings: StylizerConfig,
+        pipe: Any,
+        subject: Subject,
+        style: StyleConfig,
+        sampling: SamplingConfig,
+    ) -> None:
+        """Loads the networks from `settings.weights`; `pipe`, `style` and `sampling` are not used.
 
         Raises:
             UserError: the weights are not there.
         """
-        self.networks = load_adain(weights)
-        self.size, self.weight = size, weight
-        picture, self.cover = place(subject, size)
+        self.networks = load_adain(Path(settings.weights or "").expanduser())
+        self.size, self.weight = settings.size, settings.style_weight
+        picture, self.cover = place(subject, self.size)
         self.picture = spread_colours(picture, self.cover)
 
-    def __call__(
-        self, scene_rgb: Float[Tensor, "3 H W"], *, seed: int, id: str, style_text: str = ""
-    ) -> Float[Tensor, "3 S S"]:
-        """The subject in the scene's style; the same for every seed, id and text."""
-        height, width = scene_rgb.shape[-2:]
-        scale = self.size / min(height, width)
-        style = area_resize(scene_rgb, round(height * scale), round(width * scale))
-        drawn = self.networks(self.picture[None], style[None], self.weight)[0]
-        return self.cover * drawn + (1 - self.cover)
-
-    def batch(
-        self,
-        scenes: Sequence[Float[Tensor, "3 _ _"]],
-        *,
-        seeds: Sequence[int],
-        ids: Sequence[str],
-        style_texts: Sequence[str] | None = None,
-    ) -> Float[Tensor, "B 3 S S"]:
-        """The subject in the style of each scene, one after the other: scenes may differ in shape."""
-        return torch.stack(
-            [self(scene, seed=seed, id=name) for scene, seed, name in zip(scenes, seeds, ids, strict=True)]
-        )
+    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
+        """The subject in the style of each scene, one after the other; the same for every seed, id and text."""
+        pictures = []
+        for done, draw in enumerate(draws, start=1):
+            height, width = draw.scene.shape[-2:]
+            scale = self.size / min(height, width)
+            style = area_resize(draw.scene, round(height * scale), round(width * scale))
+            drawn = self.networks(self.picture[None], style[None], self.weight)[0]
+            pictures.append(self.cover * drawn + (1 - self.cover))
+            on_step(done, len(draws))
+        return torch.stack(pictures)
 
     def close(self) -> None:
         """Nothing is shared with others."""

@@ -1,0 +1,88 @@
+"""One stream of events for all work that takes time; terminal bars, pages and loggers are callbacks on it.
+
+A callback is called as `on_event(stage, step, total, preview)`: with step 0 when a stage begins, after each step, and
+with `step == total` when it ends. `preview` is a PIL picture of the stage's result, or None. Raising in the callback
+cancels the work: the exception leaves through the caller, and no file is half-written.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+OnEvent = Callable[[str, int, int, Any], None]
+OnStep = Callable[[int, int], None]  # called with (steps done, steps in all)
+
+
+def no_event(stage: str, step: int, total: int, preview: Any = None) -> None:
+    """The default of `on_event`."""
+
+
+def no_step(done: int, total: int) -> None:
+    """The default of `on_step`."""
+
+
+class Stage:
+    """The stage that runs: calling it reports a step; `preview` is a picture for its end."""
+
+    def __init__(self, name: str, on_event: OnEvent) -> None:
+        self.name, self.on_event = name, on_event
+        self.total = 1
+        self.preview: Any = None
+
+    def __call__(self, done: int, total: int) -> None:
+        """Reports `done` of `total` steps; the last one is reported when the stage ends."""
+        self.total = total
+        if done < total:
+            self.on_event(self.name, done, total, None)
+
+
+@contextmanager
+def stage(on_event: OnEvent, name: str) -> Iterator[Stage]:
+    """Reports the beginning and the end of its body as a stage; yields what reports its steps."""
+    running = Stage(name, on_event)
+    on_event(name, 0, 1, None)
+    yield running
+    on_event(name, running.total, running.total, running.preview)
+
+
+@dataclass
+class Clock:
+    """An `on_event` that keeps the wall-clock seconds of each stage by name and passes every event on."""
+
+    on_event: OnEvent = no_event
+    seconds: dict[str, float] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, stage: str, step: int, total: int, preview: Any = None) -> None:
+        """A stage entered again adds up."""
+        self.began.setdefault(stage, time.perf_counter())
+        if step >= total:
+            spent = time.perf_counter() - self.began.pop(stage)
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + spent, 3)
+        self.on_event(stage, step, total, preview)
+
+
+@contextmanager
+def terminal_bars(console: Console | None = None) -> Iterator[OnEvent]:
+    """A callback that shows a bar for the stage that runs and prints one line for each that has ended."""
+    console = console or Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    tasks: dict[str, tuple[TaskID, float]] = {}
+    with Progress(*columns, console=console, transient=True) as progress:
+
+        def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
+            if stage not in tasks:
+                tasks[stage] = (progress.add_task(stage, total=total), time.perf_counter())
+            task, began = tasks[stage]
+            progress.update(task, completed=step, total=total)
+            if step >= total:
+                progress.remove_task(task)
+                del tasks[stage]
+                console.print(f"[dim]{stage} {time.perf_counter() - began:.1f} s[/dim]")
+
+        yield on_event

@@ -1,0 +1,376 @@
+"""What a job is given, judged once: files, pictures, boxes and folders of weights, before torch is imported.
+
+`resolve_insert` and `resolve_remove` return what they found, and the job goes on with exactly that. Nothing is left on
+the disk.
+"""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from magic_insert import paths
+from magic_insert.config.schema import (
+    InsertConfig,
+    InserterConfig,
+    ModelConfig,
+    RemoveConfig,
+    SegmenterConfig,
+)
+from magic_insert.core.box import Box
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json
+from magic_insert.core.picture_files import brightness_range, open_picture
+from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
+from magic_insert.pose import PoseSuggester, build_pose
+from magic_insert.stylizers import check_stylizer
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+LORA_WEIGHTS = "edit_lora.safetensors"
+PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
+RECORD_STEM = "run"  # run.json in `out` is the record of the run and no picture's sidecar
+SMALLEST_SIDE = 16
+INSIDE = 0.5
+LONGEST_NAME = (
+    255 - len(".") - len(".json") - len(".12345678.tmp")
+)  # bytes of a stem, files being written included
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the weights lie: the model's folder (None: from the hub), the inserter's, the segmenter's."""
+
+    model: Path | None
+    inserter: Path | None
+    segmenter: Path | None
+
+
+@dataclass(frozen=True)
+class InsertInputs:
+    """What `insert` was given.
+
+    `pictures`: every background with the picture that is written for it. `refused`: of several backgrounds, why some
+    are left out, a line each. `run`: a personalisation of before.
+    """
+
+    pictures: tuple[tuple[Path, Path], ...]
+    refused: tuple[str, ...]
+    run: Path | None
+    folders: Folders
+    pose: PoseSuggester
+
+    @property
+    def sidecars(self) -> tuple[Path, ...]:
+        """The JSON beside each picture."""
+        return tuple(out.with_suffix(".json") for _, out in self.pictures)
+
+
+@dataclass(frozen=True)
+class RemoveInputs:
+    """What `remove` was given: where to write, and the model's folder (None: from the hub)."""
+
+    out: Path
+    model: Path | None
+
+
+def resolve_insert(cfg: InsertConfig) -> InsertInputs:
+    """The inputs of an `insert`.
+
+    Of several backgrounds, those that do not fit are left out and named; the rest is done.
+
+    Raises:
+        UserError: anything else does not fit, or no background is left.
+    """
+    many = isinstance(cfg.background, list) or _is_dir(cfg.background)
+    pose = build_pose(cfg.pose)
+    if many and cfg.pose.name != "none":
+        raise UserError(
+            f"expected pose=none for several backgrounds, which share one prompt, got {cfg.pose.name}; "
+            "set pose=none or one background"
+        )
+    judge_subject(cfg.subject)
+    pictures: list[tuple[Path, Path]] = []
+    refused: list[str] = []
+    for background, out in (
+        _outputs(cfg) if many else [(Path(cfg.background), require_output(cfg.out, ".png"))]
+    ):
+        try:
+            _require_distinct(out, [taken for _, taken in pictures], background)
+            _require_apart(out, cfg.subject, background)
+            _require_sidecar(out)
+            _require_inside(cfg.box, judge_picture(background))
+        except UserError as error:
+            if not many:
+                raise
+            refused.append(" ".join(str(error).split()))
+        else:
+            pictures.append((background, out))
+    if not pictures:
+        raise UserError(refused[0])
+    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
+    check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=cfg.subject_text)
+    return InsertInputs(tuple(pictures), tuple(refused), _find_run(cfg), folders, pose)
+
+
+def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
+    """The inputs of a `remove`.
+
+    Raises:
+        UserError: pictures that are not sound or do not fit, or no remover.
+    """
+    out = require_output(cfg.out, ".png")
+    _require_apart(out, cfg.image, cfg.mask)
+    _require_sidecar(out)
+    judge_mask(cfg.mask, judge_picture(cfg.image))
+    model = find_model(cfg.model)
+    find_remover(cfg.run, model)
+    return RemoveInputs(out, model)
+
+
+def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
+    """The pictures of a list or a folder, each with its output in the folder `out`."""
+    if Path(cfg.out).suffix.lower() in SUFFIXES:
+        raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
+    folder = require_output(cfg.out)
+    if isinstance(cfg.background, list):
+        found = [Path(path) for path in cfg.background]
+    else:
+        found = sorted(p for p in Path(cfg.background).iterdir() if p.suffix.lower() in SUFFIXES)
+        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    if not found:
+        raise UserError(
+            f"expected pictures ({', '.join(SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
+        )
+    return [(path, folder / f"{path.stem}.png") for path in found]
+
+
+def _require_distinct(out: Path, taken: Sequence[Path], background: Path) -> None:
+    """That no other background has the same name, nor the run's record."""
+    if out in taken or out.stem == RECORD_STEM:
+        raise UserError(
+            f"expected backgrounds of different names, and none called {RECORD_STEM}, got {background}; rename it"
+        )
+
+
+def _require_apart(out: Path, *inputs: str | Path) -> None:
+    """That `out` is none of `inputs`."""
+    if os.path.realpath(out) in (os.path.realpath(path) for path in inputs):
+        raise UserError(f"expected an output that is not one of the inputs, got {out}; set another out=")
+
+
+def _require_sidecar(out: Path) -> None:
+    """That `out` has a name that can be written, and no folder lies in its place or its sidecar's."""
+    if len(os.fsencode(out.stem)) > LONGEST_NAME:
+        raise UserError(
+            f"expected an output name of at most {LONGEST_NAME} bytes, got {len(os.fsencode(out.stem))} in "
+            f"{out.name[:40]}...; set another out="
+        )
+    for file in (out, out.with_suffix(".json")):
+        if file.is_dir():
+            raise UserError(f"expected a file to write to, got the folder {file}; set another out=")
+
+
+def _require_inside(box: Sequence[int] | None, size: tuple[int, int]) -> None:
+    """That the box of `box=[x,y,w,h]` lies on a picture of `size` (width, height); None is the default box."""
+    if box is not None:
+        Box(*box).require_inside(size[1], size[0])
+
+
+def _is_dir(path: str | Path) -> bool:
+    """Whether `path` is a folder; one that cannot be asked for is none."""
+    try:
+        return Path(path).is_dir()
+    except OSError:
+        return False
+
+
+def require_output(path: str, suffix: str | None = None) -> Path:
+    """The place to write, known to be writable: its nearest existing parent is a folder that takes a file.
+
+    Args:
+        suffix: of the file to write; None for a folder.
+
+    Raises:
+        UserError: another suffix, a file where a folder should go, a name too long, or no permission.
+    """
+    place = Path(path)
+    if suffix is not None and place.suffix.lower() != suffix:
+        raise UserError(f"expected a file name ending in {suffix}, got {path}; set out=PATH{suffix}")
+    try:
+        if suffix is not None:
+            _require_sidecar(place)
+        elif place.exists() and not place.is_dir():
+            raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
+        parent = place if suffix is None else place.parent
+        while not parent.exists() and parent != parent.parent:
+            parent = parent.parent
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"expected to be able to write {path}, got {error.strerror}; set out=... elsewhere"
+        ) from error
+    return place
+
+
+def judge_picture(path: str | Path) -> tuple[int, int]:
+    """Width and height of a sound picture that is not too small; raises `UserError` otherwise."""
+    size = open_picture(path).size
+    require_size(path, size)
+    return size
+
+
+def judge_subject(path: str | Path) -> None:
+    """That `path` is a sound picture with a visible subject; raises `UserError` otherwise."""
+    image = open_picture(path)
+    require_size(path, image.size)
+    if _highest_alpha(image) < INSIDE:
+        raise UserError(
+            f"expected a subject with visible pixels in {path}, got alpha below a half everywhere"
+        )
+
+
+def _highest_alpha(image: Image.Image) -> float:
+    if not image.has_transparency_data:
+        return 1.0
+    _, high = image.convert("RGBA").getchannel("A").getextrema()
+    return float(high) / 255  # type: ignore[arg-type]
+
+
+def require_size(name: str | Path, size: tuple[int, int]) -> None:
+    """That a picture of `size` (width, height) is large enough; raises `UserError` otherwise."""
+    if min(size) < SMALLEST_SIDE:
+        raise UserError(
+            f"expected a picture of at least {SMALLEST_SIDE} pixels a side in {name}, got {size[0]} x {size[1]}"
+        )
+
+
+def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
+    """That the mask at `path` fits a picture of `size` (width, height), and marks some of it but not all.
+
+    Raises:
+        UserError: not a sound picture, another size, all black or all white.
+    """
+    mask = open_picture(path)
+    if mask.size != size:
+        raise UserError(
+            f"expected a mask of {size[0]} x {size[1]}, the picture's size, in {path}, "
+            f"got {mask.size[0]} x {mask.size[1]}"
+        )
+    low, high = brightness_range(mask)
+    if high < INSIDE or low >= INSIDE:
+        raise UserError(
+            f"expected a mask with white where something is to go and black where the picture is to stay in {path}, "
+            f"got {'no white' if high < INSIDE else 'no black'}"
+        )
+
+
+def find_folders(model: ModelConfig, inserter: InserterConfig, segmenter: SegmenterConfig) -> Folders:
+    """The folders of the weights that these settings need.
+
+    Raises:
+        UserError: one is missing.
+    """
+    model_folder = find_model(model)
+    return Folders(model_folder, find_inserter(inserter, model_folder), find_segmenter(segmenter))
+
+
+def find_segmenter(cfg: SegmenterConfig) -> Path | None:
+    """The folder of segmentation weights, which only rembg needs; raises `UserError` where it is missing."""
+    folder = None if cfg.model_dir is None else Path(cfg.model_dir)
+    if cfg.name == "rembg" and (folder is None or not folder.is_dir()):
+        raise UserError(
+            f"expected a local folder with u2netp.onnx for segmenter=rembg, got {cfg.model_dir}; "
+            "set segmenter.model_dir=FOLDER or segmenter=grabcut"
+        )
+    return folder
+
+
+def find_model(cfg: ModelConfig) -> Path | None:
+    """The local folder of the model; None when it is a hub id, which cannot be judged without asking the hub.
+
+    Raises:
+        UserError: a folder was named, or is meant by default, that holds no model.
+    """
+    if cfg.source is None and cfg.name != "micro":
+        raise UserError(
+            f"expected model.source for the model {cfg.name!r}, got null; set model.source=FOLDER"
+        )
+    folder = paths.micro_dir() if cfg.source is None else Path(cfg.source).expanduser()
+    if (folder / "model_index.json").is_file():
+        return folder
+    if cfg.source is not None and not folder.exists() and cfg.revision:
+        return None
+    raise UserError(
+        f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
+    )
+
+
+def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None:
+    """Where the weights of the inserter lie: shipped with the model, or left by a run; None where none are needed.
+
+    Raises:
+        UserError: they are not there.
+    """
+    if cfg.name in ("copy_paste", "inpaint"):
+        return None
+    return _edit_weights("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
+
+
+def find_remover(run: str | None, model_folder: Path | None) -> Path:
+    """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
+    return _edit_weights("remover", run, model_folder, "remove; set run=FOLDER")
+
+
+def _edit_weights(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
+    home = Path(run) if run is not None else model_folder
+    if home is None:
+        raise UserError(
+            f"expected a run folder with {part}/, because a model from the hub brings none, got nothing, "
+            f"for {wanted_for}"
+        )
+    folder = home / part
+    if not any(os.access(folder / name, os.R_OK) for name in (WEIGHTS, LORA_WEIGHTS)):
+        raise UserError(f"expected {WEIGHTS} or {LORA_WEIGHTS} in {folder}, got none, for {wanted_for}")
+    return folder
+
+
+def weights_in(folder: Path) -> Path:
+    """The file of weights in a folder of an edit model."""
+    return next(folder / name for name in (WEIGHTS, LORA_WEIGHTS) if (folder / name).is_file())
+
+
+def _find_run(cfg: InsertConfig) -> Path | None:
+    """The folder of the personalisation `cfg.run` of `cfg.subject`; None where the job is to make one.
+
+    Raises:
+        UserError: no finished personalisation there, or one of other pictures.
+    """
+    if cfg.run is None:
+        return None
+    run = Path(cfg.run)
+    missing = [name for name in (CARD_FILE, *PERSONALIZED_FILES) if not (run / name).is_file()]
+    if missing:
+        raise UserError(
+            f"expected a finished personalisation at {run}, got no {missing[0]} there; set run=FOLDER"
+        )
+    learned = _request(run).get("pictures", [])
+    if learned and sha256_file(cfg.subject) not in [digest for _, digest in learned]:
+        names = ", ".join(name for name, _ in learned)
+        raise UserError(f"expected subject to be a picture that {run} learned ({names}), got {cfg.subject}")
+    return run
+
+
+def learned_settings(run: Path) -> dict[str, Any]:
+    """What `run` was personalised with, as the part of a configuration; nothing where its card does not say."""
+    request = _request(run)
+    return {"personalization": request["personalization"]} if "personalization" in request else {}
+
+
+def _request(run: Path) -> dict[str, Any]:
+    return read_json(run / CARD_FILE).get("request") or {}

@@ -1,0 +1,672 @@
+"""The heart: a model with its methods, and the verbs personalize, redraw, place, insert and remove.
+
+Two steps never hide in one another: `redraw` draws subjects in the style of scenes, always a batch; `place` puts a
+redrawn picture into a scene. `insert` is one after the other. Models load on first use; every verb takes `on_event`
+(core.events), and raising in it cancels.
+
+Pictures are paths, PIL pictures, arrays or tensors. Large ones are worked on window by window: a scene stays in 8 bits,
+and only the square that the inserter is shown becomes floats.
+Shape letters: h, w a redrawn picture's rows and columns, H, W a scene's. Values are float32 in [0, 1].
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from magic_insert import __version__, inputs
+from magic_insert.config.compose import compose_job, group_options
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import (
+    InserterConfig,
+    ModelConfig,
+    PersonalizationConfig,
+    SamplingConfig,
+    SegmenterConfig,
+    StyleConfig,
+    StylizerConfig,
+)
+from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.events import Clock, OnEvent, no_event, stage
+from magic_insert.core.images import Picture, as_float, clean_mask, png_bytes, read_picture, save_png, to_pil
+from magic_insert.core.jsonl import read_json, write_bytes, write_json
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.records import Box, Scene, Subject
+from magic_insert.core.store import Request, Store
+from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.inserters import build_inserter
+from magic_insert.inserters.base import effect_config, insert_cutout
+from magic_insert.inserters.remover import Remover, RemoverSettings
+from magic_insert.models.segment import cut_subject, redraw_segmenter
+from magic_insert.models.style import check_blocks, has_adapter
+from magic_insert.models.zoo import fingerprint, load_pipeline
+from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers.base import Draw
+from magic_insert.training.personalize import ReportSteps, personalize, run_key
+
+LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
+SHOWN = 1024  # pixels of a picture's longer side in a notebook
+SUBJECTS = Path("runs/subjects")
+RECIPE = 1  # version of what a personalisation makes of its settings
+PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
+
+Boxes = Box | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A model and how it is used: the groups of `magic-insert insert`, with `subjects`, where personalisations are."""
+
+    model: ModelConfig
+    personalization: PersonalizationConfig
+    stylizer: StylizerConfig
+    style: StyleConfig
+    sampling: SamplingConfig
+    segmenter: SegmenterConfig
+    inserter: InserterConfig
+    composite: str = "effect_layer"
+    seed: int = 0
+    subjects: Path = SUBJECTS
+
+    @classmethod
+    def of(cls, cfg: Any) -> "Settings":
+        """The settings in a job's frozen configuration."""
+        found = {part.name: getattr(cfg, part.name) for part in fields(cls) if hasattr(cfg, part.name)}
+        return cls(**{**found, "subjects": Path(found.get("subjects", SUBJECTS))})
+
+
+@dataclass(frozen=True)
+class Redrawn:
+    """A subject in a scene's style on plain ground; `pair_id` names the draw, `record` says what it was made of."""
+
+    rgb: Float[Tensor, "3 h w"]
+    subject: str
+    pair_id: str
+    record: Mapping[str, Any]
+    timings: Mapping[str, float]
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return to_pil(self.rgb)
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self.rgb)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of a finished picture, and where its top left corner lies there."""
+
+    pixels: Float[Tensor, "C h w"]
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A finished picture and what it was made of.
+
+    `layers`: of an insertion `shade` (a factor), `light` (an addition) and `subject` (RGBA), to be applied in this
+    order; of `composite=paper` only `subject`. `changed`: 1 where the scene's pixels are no longer its own, below the
+    subject or around it. `parts`: the pictures between.
+    """
+
+    scene: Scene
+    layers: Mapping[str, Layer]
+    changed: Layer
+    record: Mapping[str, Any]
+    timings: Mapping[str, float]
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+    redrawn: Redrawn | None = None
+    alpha: Float[Tensor, "1 H W"] | None = None
+
+    @property
+    def image(self) -> Image.Image:
+        """The picture."""
+        return to_pil(self.scene.pixels, self.alpha)
+
+    @property
+    def window(self) -> Box:
+        """The part of the picture that was worked on; beyond it nothing is changed."""
+        height, width = self.changed.pixels.shape[-2:]
+        return Box(self.changed.x, self.changed.y, width, height)
+
+    def plane(self, layer: Layer) -> Float[Tensor, "1 H W"]:
+        """The last channel of a layer at the picture's size, 0 around it: where the subject, or a change, is."""
+        plane = torch.zeros(1, *self.scene.size)
+        height, width = layer.pixels.shape[-2:]
+        plane[:, layer.y : layer.y + height, layer.x : layer.x + width] = layer.pixels[-1:]
+        return plane
+
+    def save(self, out: str | Path, **more: Any) -> Path:
+        """Writes the picture to `out` (.png) and what it was made of, with `more`, as JSON beside it; returns `out`.
+
+        Both appear whole, or neither.
+
+        Raises:
+            UserError: another suffix, or a place that cannot be written.
+        """
+        place = inputs.require_output(str(out), ".png")
+        content, beside = png_bytes(self.scene.pixels, self.alpha), place.with_suffix(".json")
+        write_json(beside, {**self.record, "seconds": dict(self.timings), **more})
+        try:
+            write_bytes(place, content)
+        except UserError:
+            beside.unlink(missing_ok=True)
+            raise
+        return place
+
+    def save_parts(self, folder: Path) -> None:
+        """Writes the pictures between, at the size of the whole where they belong into it."""
+        for name, picture in self.parts.items():
+            if name == "pasted":
+                save_png(folder / "pasted.png", self.scene.patched(self.window, picture).pixels)
+            else:
+                save_png(folder / f"{name}.png", picture)
+        save_png(folder / "effect_region.png", self.plane(self.changed))
+
+    def _repr_png_(self) -> bytes:
+        image = self.image
+        image.thumbnail((SHOWN, SHOWN))
+        return png_bytes(read_picture(image)[0])
+
+
+class MagicInsert:
+    """A model with its methods. Nothing is loaded before the first picture."""
+
+    def __init__(self, settings: Settings, *, folders: inputs.Folders | None = None) -> None:
+        """Looks at the files that will be needed, unless a job's inputs (`folders`) say where they are.
+
+        Raises:
+            UserError: weights are missing.
+        """
+        self.settings = settings
+        if folders is None:
+            folders = inputs.find_folders(settings.model, settings.inserter, settings.segmenter)
+            check_stylizer(settings.stylizer, settings.model, folders.model, subject_text=None)
+        self.folders = folders
+        self.models = Models(settings.model, folders.model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "micro",
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+        revision: str | None = None,
+        overrides: Sequence[str] = (),
+    ) -> "MagicInsert":
+        """The model `model` with the recipe that belongs to it.
+
+        Args:
+            model: a name of `conf/model` ("micro", "sdxl"), a folder in SDXL's format, or a hub id.
+            device: "auto", "cpu" or "cuda"; None is the recipe's own.
+            dtype: "float32", "float16" or "bfloat16"; None is the recipe's own.
+            revision: the commit of a hub id.
+            overrides: as on the command line of `magic-insert insert`, such as "sampling.steps=30".
+
+        Raises:
+            UserError: no such model, or overrides that do not fit.
+        """
+        choice, changes = recipe_of(str(model), revision)
+        words = ["subject=-", "background=-", "out=-", f"model={choice}", *overrides]
+        cfg = freeze(compose_job("insert", words))
+        if device is not None:
+            changes["device"] = device
+        if dtype is not None:
+            changes["dtype"] = str(dtype).removeprefix("torch.")
+        return cls(Settings.of(replace(cfg, model=replace(cfg.model, **changes))))
+
+    def using(self, **changes: Any) -> "MagicInsert":
+        """The same model with other settings (`stylizer=...`, `inserter=...`, `seed=...`); what is loaded is shared."""
+        other = MagicInsert(replace(self.settings, **changes))
+        if other.settings.model == self.settings.model:
+            other.models = self.models
+        return other
+
+    def load(self, on_event: OnEvent = no_event) -> None:
+        """Loads the model and the inserter, unless they are.
+
+        Raises:
+            UserError: weights that do not fit, or style blocks that the model does not have.
+        """
+        if self.settings.inserter in self.models.inserters:
+            return
+        with stage(on_event, "load"):
+            pipe, style = self.models.pipe, self.settings.style
+            self.models.inserter(self.settings.inserter, self.folders.inserter)
+        if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(pipe):
+            check_blocks(pipe.unet, style.blocks)
+
+    def subject(
+        self,
+        picture: Picture | Subject,
+        *,
+        text: str = "",
+        run: Path | None = None,
+        on_event: OnEvent = no_event,
+    ) -> Subject:
+        """The subject cut out of its picture.
+
+        Args:
+            text: what it is ("a red bunny"), for stylizers that are given words.
+            run: the folder of a personalisation of before.
+
+        Raises:
+            UserError: nothing stands out from the ground, or `run` is of another model.
+        """
+        if isinstance(picture, Subject):
+            return replace(picture, text=text or picture.text, run=run or picture.run)
+        with stage(on_event, "cut"):
+            pixels, alpha, name = read_picture(picture, longest=LONGEST)
+            inputs.require_size(name, (pixels.shape[-1], pixels.shape[-2]))
+            cut = cut_subject(
+                as_float(pixels),
+                alpha,
+                name,
+                segmenter=self.settings.segmenter.name,
+                model_folder=self.folders.segmenter,
+            )
+        if run is not None:
+            self.load(on_event)
+            if (found := read_json(run / CARD_FILE).get("model")) != self.models.fingerprint:
+                raise UserError(
+                    f"expected a personalisation of this model ({self.models.fingerprint}) at {run}, got one of "
+                    f"{found}; set model=... as in its training, or run=FOLDER"
+                )
+        return replace(cut, text=text, run=run)
+
+    def personalize(
+        self,
+        subject: Picture | Subject | Sequence[Picture],
+        *,
+        text: str = "",
+        on_event: OnEvent = no_event,
+    ) -> Subject:
+        """Teaches the model a subject from one to five pictures; the first one, with the folder of what was learned.
+
+        The folder lies in the store `settings.subjects` by the digest of pictures, recipe and model: asked for again,
+        what is there is taken, and what was interrupted goes on.
+
+        Raises:
+            UserError: see `subject` and `training.personalize`.
+        """
+        cuts = [self.subject(source, text=text, on_event=on_event) for source in listed(subject)]
+        self.load(on_event)
+        cfg, pipe = self.settings.personalization, self.models.pipe
+        seed = self.settings.seed
+        with stage(on_event, "personalise") as running:
+
+            def train(folder: Path) -> None:
+                report = ReportSteps(running)
+                personalize(pipe, cuts, cfg, seed=seed, out=folder, progress=False, callbacks=[report])
+
+            store = Store(self.settings.subjects, key="subjects")
+            kept = store.obtain(Request("subject", RECIPE, run_key(pipe, cuts, cfg, seed)), train)
+        return replace(cuts[0], run=kept.folder)
+
+    def redraw(
+        self,
+        subjects: Subject | Sequence[Subject],
+        scenes: Picture | Scene | Sequence[Picture | Scene],
+        *,
+        seed: int | None = None,
+        ids: Sequence[str] | None = None,
+        style_texts: Sequence[str] | None = None,
+        on_event: OnEvent = no_event,
+    ) -> list[Redrawn]:
+        """Each subject in the style of its scene; one subject serves all scenes, one scene all subjects.
+
+        Args:
+            seed: root of every draw; None is the settings' own.
+            ids: names of the draws; by default `SUBJECT__SCENE`.
+            style_texts: the scenes' styles in words, for stylizers that take them from words.
+
+        Raises:
+            UserError: numbers that do not fit, or a subject without the personalisation that the stylizer needs.
+        """
+        people, places = listed(subjects), [self.scene(scene) for scene in listed(scenes)]
+        count = max(len(people), len(places))
+        people = people * count if len(people) == 1 else people
+        places = places * count if len(places) == 1 else places
+        texts = list(style_texts or [""] * count)
+        names = list(ids or [f"{s.id}__{p.id}" for s, p in zip(people, places, strict=False)])
+        if not len(people) == len(places) == len(texts) == len(names):
+            raise UserError(f"expected as many subjects as scenes, got {len(people)} and {len(places)}")
+        self.load(on_event)
+        seed = self.settings.seed if seed is None else seed
+        made: dict[int, Redrawn] = {}
+        for subject in {id(person): person for person in people}.values():
+            rows = [i for i, person in enumerate(people) if person is subject]
+            draws = [Draw(shown(places[i]), seed, names[i], texts[i]) for i in rows]
+            made.update(zip(rows, self._redraw(subject, draws, on_event), strict=True))
+        return [made[i] for i in range(count)]
+
+    def _redraw(self, subject: Subject, draws: Sequence[Draw], on_event: OnEvent) -> list[Redrawn]:
+        settings, clock = self.settings, Clock(on_event)
+        with stage(clock, "stylise") as running:
+            stylizer = build_stylizer(
+                settings.stylizer, self.models.pipe, subject, settings.style, settings.sampling
+            )
+            try:
+                pictures = stylizer(draws, on_step=running)
+            finally:
+                stylizer.close()
+            running.preview = to_pil(pictures[0])
+        files = [] if subject.run is None else [subject.run / name for name in inputs.PERSONALIZED_FILES]
+        weights = {"model": self.models.fingerprint, **{path.name: sha256_file(path) for path in files}}
+        share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
+        return [
+            Redrawn(picture, subject.id, draw.id, {"weights": weights}, share)
+            for picture, draw in zip(pictures, draws, strict=True)
+        ]
+
+    def cut(self, redrawn: Redrawn) -> Subject:
+        """The redrawn subject without its ground; a model's own picture is opaque, so its colours decide.
+
+        Raises:
+            UserError: nothing stands out from the ground.
+        """
+        return cut_subject(
+            redrawn.rgb,
+            None,
+            redrawn.subject,
+            segmenter=redraw_segmenter(self.settings.segmenter.name),
+            model_folder=self.folders.segmenter,
+        )
+
+    def place(
+        self,
+        redrawn: Redrawn | Subject | Picture,
+        scene: Picture | Scene,
+        box: Boxes = None,
+        *,
+        seed: int | None = None,
+        id: str | None = None,
+        on_event: OnEvent = no_event,
+    ) -> Drop:
+        """A redrawn picture, or any cut-out or picture, in `scene`, with the light that the inserter gives it.
+
+        Args:
+            box: x, y, w, h in pixels of the scene, top-left origin; None is the placement prior.
+            seed: of the inserter's draw; None is the settings' own.
+            id: names the draw; by default `SUBJECT__SCENE`.
+
+        Raises:
+            UserError: the box is not inside the scene, or nothing can be cut out of the picture.
+        """
+        scene, clock, settings = self.scene(scene), Clock(on_event), self.settings
+        box = self.box(scene, box)
+        self.load(clock)
+        with stage(clock, "segment"):
+            cut = self.cut(redrawn) if isinstance(redrawn, Redrawn) else self.subject(redrawn)
+        name, seed = id or f"{cut.id}__{scene.id}", settings.seed if seed is None else seed
+        window = window_of(box, scene, whole=settings.composite == "paper")
+        made = insert_cutout(
+            Scene(scene.crop(window), scene.id),
+            cut,
+            Box(box.x - window.x, box.y - window.y, box.w, box.h),
+            inserter=self.models.inserter(settings.inserter, self.folders.inserter),
+            effect=effect_config(settings.inserter),
+            composite=settings.composite,
+            draw=(seed, name),
+            on_event=clock,
+        )
+        fitted = fit_to_box(cut, box)
+        layers: dict[str, Layer] = {}
+        if made.layer is not None:
+            layers["shade"] = Layer(made.layer.shade, window.x, window.y)
+            layers["light"] = Layer(made.layer.light, window.x, window.y)
+        layers["subject"] = Layer(torch.cat([fitted.rgb, fitted.alpha]), box.x, box.y)
+        changed = torch.maximum(made.effect, (made.final.mask > 0).float())
+        given = redrawn if isinstance(redrawn, Redrawn) else None
+        parts = {
+            **({} if given is None else {"stylised": given.rgb}),
+            "cut": torch.cat([cut.rgb, cut.alpha]),
+            "pasted": made.pasted.rgb,
+            "inserter_output": made.drawn.output,
+            "inserter_reference": made.drawn.reference,
+        }
+        x, y, side = made.final.provenance["window"]
+        result = {
+            **made.final.provenance,
+            "box": [box.x, box.y, box.w, box.h],
+            "window": [x + window.x, y + window.y, side],
+            "changed_share": float(changed.sum()) / (scene.size[0] * scene.size[1]),
+        }
+        record = {
+            "magic_insert": __version__,
+            "pair_id": name,
+            "seeds": {
+                "seed": seed,
+                "sampling": settings.sampling.seed,
+                "draws": "fold_in(seed, stage, pair_id)",
+            },
+            "weights": {"model": self.models.fingerprint} if given is None else given.record["weights"],
+            "result": result,
+            "config": {**asdict(settings), "subjects": str(settings.subjects)},
+        }
+        return Drop(
+            scene.patched(window, made.final.rgb),
+            layers,
+            Layer(changed, window.x, window.y),
+            record,
+            {**({} if given is None else given.timings), **clock.seconds},
+            parts,
+            given,
+        )
+
+    def insert(
+        self,
+        subject: Picture | Subject,
+        scene: Picture | Scene,
+        box: Boxes = None,
+        *,
+        text: str = "",
+        seed: int | None = None,
+        on_event: OnEvent = no_event,
+    ) -> Drop:
+        """The subject, personalised if the stylizer needs it and it is not yet, redrawn for `scene` and placed there.
+
+        Raises:
+            UserError: see `personalize`, `redraw` and `place`.
+        """
+        clock, scene = Clock(on_event), self.scene(scene)
+        box = self.box(scene, box)
+        known = self.subject(subject, text=text, on_event=clock)
+        check_stylizer(
+            self.settings.stylizer, self.settings.model, self.folders.model, subject_text=known.text
+        )
+        if known.run is None and needs_personalization(self.settings.stylizer):
+            known = self.personalize(known, on_event=clock)
+        redrawn = self.redraw(known, scene, seed=seed, on_event=clock)[0]
+        drop = self.place(redrawn, scene, box, seed=seed, on_event=clock)
+        return replace(drop, timings=clock.seconds)
+
+    def remove(
+        self,
+        picture: Picture,
+        mask: Picture,
+        *,
+        settings: RemoverSettings | None = None,
+        seed: int | None = None,
+        on_event: OnEvent = no_event,
+    ) -> Drop:
+        """The picture without what is white in `mask`, and without its shadow; its transparency is kept.
+
+        Raises:
+            UserError: the mask is empty or of another size, or there is no remover.
+        """
+        seed = self.settings.seed if seed is None else seed
+        return remove_object(self.models, picture, mask, settings or RemoverSettings(), seed, on_event)
+
+    def box(self, scene: Picture | Scene, box: Boxes = None) -> Box:
+        """`box` as a Box; None is the placement prior of the official results.
+
+        Raises:
+            UserError: it is not inside the scene.
+        """
+        scene = self.scene(scene)
+        if box is None:
+            return default_box(scene)
+        return (box if isinstance(box, Box) else Box(*box)).require_inside(*scene.size)
+
+    def scene(self, picture: Picture | Scene) -> Scene:
+        """The background's picture, in 8 bits where the file is; transparent parts are laid on white.
+
+        Raises:
+            UserError: not a sound picture, or too small.
+        """
+        if isinstance(picture, Scene):
+            return picture
+        pixels, alpha, name = read_picture(picture)
+        inputs.require_size(name, (pixels.shape[-1], pixels.shape[-2]))
+        if alpha is not None:
+            pixels = as_float(pixels) * alpha + (1 - alpha)
+        return Scene(pixels, name)
+
+
+class Models:
+    """What is loaded, once, for all `MagicInsert` that share a model."""
+
+    def __init__(self, model: ModelConfig, folder: Path | None) -> None:
+        self.model, self.folder = model, folder
+        self.inserters: dict[InserterConfig, Any] = {}
+        self.removers: dict[RemoverSettings, Remover] = {}
+
+    @cached_property
+    def pipe(self) -> Any:
+        """The pipeline; raises `UserError` for a model that is not there or not SDXL's."""
+        return load_pipeline(self.model)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this model from others."""
+        return fingerprint(self.pipe)
+
+    def inserter(self, cfg: InserterConfig, folder: Path | None) -> Any:
+        """The inserter that `cfg` names, with the weights in `folder`."""
+        if cfg not in self.inserters:
+            self.inserters[cfg] = build_inserter(cfg, self.pipe, folder)
+        return self.inserters[cfg]
+
+    def remover(self, cfg: RemoverSettings) -> Remover:
+        """The remover in `cfg.run`, or beside the model's weights."""
+        if cfg not in self.removers:
+            folder = inputs.find_remover(cfg.run, self.folder)
+            steps = cfg.steps or self.model.edit_steps
+            self.removers[cfg] = Remover(replace(cfg, steps=steps), self.pipe, folder)
+        return self.removers[cfg]
+
+
+def remove_object(
+    models: Models,
+    picture: Picture,
+    mask: Picture,
+    settings: RemoverSettings,
+    seed: int,
+    on_event: OnEvent = no_event,
+) -> Drop:
+    """The picture without what is white in `mask`; see `MagicInsert.remove`."""
+    clock = Clock(on_event)
+    pixels, alpha, name = read_picture(picture)
+    hole, scene = Scene(read_picture(mask)[0], "mask"), Scene(pixels, name)
+    if hole.size != scene.size:
+        raise UserError(f"expected a mask of the picture's size {scene.size}, got one of {hole.size}")
+    with stage(clock, "load"):
+        remover = models.remover(settings)
+    with stage(clock, "remove") as running:
+        region = region_around(mask_box(hole), *scene.size)
+        window = clipped(region, scene)
+        local = Region(region.x - window.x, region.y - window.y, region.side)
+        inside, covered = scene.crop(window), clean_mask(hole.crop(window))
+        filled, changed = remover(local.crop(inside), local.crop(covered), seed=seed, on_step=running)
+        result = local.put_back(inside, filled)
+        changed = local.put_back(torch.zeros_like(covered), changed)
+    area = scene.size[0] * scene.size[1]
+    record = {
+        "magic_insert": __version__,
+        "seed": seed,
+        "weights": {"model": models.fingerprint, "remover_sha256": remover.weights_sha256},
+        "result": {
+            "window": [region.x, region.y, region.side],
+            "masked_share": float((covered > 0).sum()) / area,
+            "changed_share": float(changed.sum()) / area,
+        },
+        "config": {"model": asdict(models.model), **asdict(settings)},
+    }
+    return Drop(
+        scene.patched(window, result),
+        {},
+        Layer(changed, window.x, window.y),
+        record,
+        clock.seconds,
+        alpha=alpha,
+    )
+
+
+def recipe_of(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """The name in `conf/model` whose recipe fits `model`, and what to change in it.
+
+    Raises:
+        UserError: a folder that holds no model.
+    """
+    if model in group_options("model"):
+        return model, {} if revision is None else {"revision": revision}
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return "sdxl", {"source": model, "revision": revision}
+    try:
+        blocks = read_json(folder / "vae" / "config.json")["block_out_channels"]
+        side = read_json(folder / "unet" / "config.json")["sample_size"] * 2 ** (len(blocks) - 1)
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"expected a model in SDXL's format in {folder}, got no {error} in its configs"
+        ) from error
+    return "sdxl" if side >= PRODUCTION_SIDE else "micro", {"source": str(folder), "image_size": side}
+
+
+def listed(given: Any) -> list[Any]:
+    """One or several as a list."""
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def window_of(box: Box, scene: Scene, *, whole: bool) -> Box:
+    """The part of the scene that is worked on: what the inserter is shown of it, or the whole."""
+    if whole:
+        return Box(0, 0, scene.size[1], scene.size[0])
+    return clipped(region_around(box, *scene.size), scene)
+
+
+def clipped(region: Region, scene: Scene) -> Box:
+    """The part of a region that lies on the scene."""
+    height, width = scene.size
+    x, y = max(region.x, 0), max(region.y, 0)
+    return Box(x, y, min(region.x + region.side, width) - x, min(region.y + region.side, height) - y)
+
+
+def shown(scene: Scene) -> Float[Tensor, "3 _ _"]:
+    """The scene as a style picture; a large one reduced by a whole factor first."""
+    if scene.pixels.is_floating_point() or max(scene.size) <= LONGEST:
+        return scene.rgb
+    return as_float(read_picture(to_pil(scene.pixels), longest=LONGEST)[0])
+
+
+def mask_box(mask: Scene) -> Box:
+    """The smallest box around what is white in a mask's picture.
+
+    Raises:
+        UserError: nothing is.
+    """
+    bright = mask.pixels.sum(dim=0) >= (1.5 if mask.pixels.is_floating_point() else 1.5 * 255)
+    return bounding_box(bright[None].float())

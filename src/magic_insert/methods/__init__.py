@@ -1,1 +1,0 @@
-"""Ways to insert a subject that the evaluation compares."""

@@ -1,0 +1,172 @@
+"""What stylizers are, and what those that draw with the diffusion model share.
+
+Shape letters: S side of the model's square, B pictures, h, w of a picture. Values are float32 in [0, 1].
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Subject
+from magic_insert.data.subject_images import place
+from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
+from magic_insert.models.sampling import StyleContrast, image_size, sample
+from magic_insert.models.style import StyleEmbeds, listening, style_embeds
+
+BATCH = 8  # pictures drawn together; the rows do not depend on it
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One picture to draw: the scene that lends its style, and the seed and name of its start noise.
+
+    `style_text`: the scene's style in words ("a watercolour painting"), for methods that take it from words.
+    """
+
+    scene: Float[Tensor, "3 _ _"]
+    seed: int
+    id: str
+    style_text: str = ""
+
+
+@runtime_checkable
+class Stylizer(Protocol):
+    """Redraws one subject, known since construction, in the style of any scene."""
+
+    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 h w"]:
+        """The stylised subject on plain ground; row i depends on `draws[i]` only (to float tolerance)."""
+        ...
+
+    def close(self) -> None:
+        """Removes what it put into a shared pipeline; it cannot be used afterwards."""
+        ...
+
+
+class DiffusionStylizer:
+    """Draws the subject of `subject.text` in the style of any scene with the base model."""
+
+    def __init__(
+        self,
+        settings: StylizerConfig,
+        pipe: Any,
+        subject: Subject,
+        style: StyleConfig,
+        sampling: SamplingConfig,
+    ) -> None:
+        """Changes nothing in `pipe`.
+
+        Args:
+            settings: the method's own; its `style_mode` overrides `style.mode`.
+            pipe: a StableDiffusionXLPipeline, which several stylizers may share.
+            subject: its picture gives the outlines of `structure` and the look from which `style.degree` starts.
+            style: mode, blocks, scale and degree of the style.
+            sampling: steps, guidance, root seed and words after the subject's own.
+
+        Raises:
+            UserError: `structure=canny` with a model without a Canny ControlNet.
+        """
+        self.settings, self.pipe, self.subject, self.sampling = settings, pipe, subject, sampling
+        self.style = replace(style, mode=settings.style_mode or style.mode)
+        self.structure: Structure | None = None
+        if settings.structure == "canny" and settings.structure_scale > 0:
+            edges = canny_edges(framed(pipe, subject))[None]
+            self.structure = Structure(controlnet_of(pipe), edges, settings.structure_scale)
+
+    @property
+    def words(self) -> str:
+        """The subject in words."""
+        return self.subject.text
+
+    def prompt(self, style_text: str = "") -> str:
+        """The subject, `sampling.prompt_suffix` and, with `style.mode=prompt`, the style in words.
+
+        A scene that brings no words takes those of `style.prompt`.
+        """
+        style_words = (style_text or self.style.prompt) if self.style.mode == "prompt" else ""
+        return join_words(self.words, self.sampling.prompt_suffix, style_words)
+
+    @torch.no_grad()
+    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
+        """The subject in the style of each scene; row i depends on `draws[i]` only."""
+        return self.draw(draws, on_step)
+
+    def draw(
+        self,
+        draws: Sequence[Draw],
+        on_step: OnStep,
+        base: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> Float[Tensor, "B 3 S S"]:
+        """One picture per draw by the pipeline as it is; each scene is encoded once.
+
+        With `base`, inside whose context the pipeline is the model without personalisation, `style.guidance` acts too.
+        """
+        style, steps = self.style, self.sampling.steps
+        embeds = self._style_embeds([draw.scene for draw in draws])
+        contrast = None
+        if base is not None and embeds is not None and style.guidance > 0 and style.degree > 0:
+            own = style_embeds(self.pipe, [framed(self.pipe, self.subject)])
+            contrast = StyleContrast(own, style.guidance, base)
+        total = steps * -(-len(draws) // BATCH)
+        pictures = []
+        with listening(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
+            for start in range(0, len(draws), BATCH):
+                rows = slice(start, start + BATCH)
+                done = start // BATCH * steps
+                drawn = sample(
+                    self.pipe,
+                    [self.prompt(draw.style_text) for draw in draws[rows]],
+                    draw_seeds(draws[rows], self.sampling),
+                    steps=steps,
+                    guidance=self.sampling.guidance,
+                    style=None
+                    if embeds is None
+                    else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
+                    structure=self.structure,
+                    contrast=contrast,
+                    on_step=counted(on_step, done, total),
+                )
+                pictures.append(drawn.cpu())
+        return torch.cat(pictures)
+
+    def _style_embeds(self, scenes: Sequence[Float[Tensor, "3 _ _"]]) -> StyleEmbeds | None:
+        """The adapter's input for each scene; below `style.degree` 1 mixed with that of the subject's own picture."""
+        if self.style.mode != "ip_adapter" or self.style.scale == 0:
+            return None
+        target = style_embeds(self.pipe, scenes)
+        if self.style.degree == 1:
+            return target
+        own = style_embeds(self.pipe, [framed(self.pipe, self.subject)]).expand(len(target))
+        return StyleEmbeds(torch.lerp(own.positive, target.positive, self.style.degree), target.negative)
+
+    def close(self) -> None:
+        """Nothing was put into the pipeline."""
+
+
+def counted(on_step: OnStep, before: int, total: int) -> Callable[[int], None]:
+    """A callback for the steps of one batch, which come after `before` steps of others, `total` in all."""
+    return lambda done: on_step(before + done, total)
+
+
+def draw_seeds(draws: Sequence[Draw], sampling: SamplingConfig) -> list[int]:
+    """The seed of each picture's start noise: every stylizer draws a pair from the same noise."""
+    return [fold_in(draw.seed, "stylise", draw.id, sampling.seed) for draw in draws]
+
+
+def join_words(phrase: str, suffix: str, style_words: str) -> str:
+    """`phrase`, `suffix` after it and, behind a comma as in captions, the words of a style; a full stop stays last."""
+    stop = "." if phrase.rstrip().endswith(".") else ""
+    words = " ".join(part for part in (phrase.strip().rstrip("."), suffix.strip()) if part)
+    return ", ".join(part for part in (words, style_words.strip()) if part) + stop
+
+
+def framed(pipe: Any, subject: Subject) -> Float[Tensor, "3 S S"]:
+    """The subject's own picture, framed as in training."""
+    return place(subject, image_size(pipe))[0]

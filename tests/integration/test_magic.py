@@ -1,0 +1,173 @@
+"""The heart as a notebook uses it, on a tiny model: pictures of any kind in, records out, cancelled by raising."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
+from magic_insert.core.images import load_rgb, load_rgba, save_png
+from magic_insert.core.rand import generator
+
+FAST = [
+    "personalization.steps=2",
+    "personalization.batch_size=1",
+    "personalization.views=1",
+    "sampling.steps=2",
+    "inserter.steps=2",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A subject, a background, a mask."""
+    made = tmp_path_factory.mktemp("pictures")
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 80), torch.linspace(-1, 1, 80), indexing="ij")
+    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    save_png(made / "bunny.png", torch.cat([torch.rand(3, 80, 80, generator=generator(0, "b")), inside]))
+    save_png(made / "beach.png", torch.rand(3, 150, 200, generator=generator(0, "scene")))
+    mask = torch.zeros(1, 150, 200)
+    mask[:, 40:90, 60:100] = 1
+    save_png(made / "mask.png", mask)
+    return made
+
+
+@pytest.fixture(scope="module")
+def magic(tiny_micro: Path, folder: Path) -> MagicInsert:
+    words = [*FAST, f"subjects={folder / 'subjects'}"]
+    return MagicInsert.from_pretrained(tiny_micro, device="cpu", overrides=words)
+
+
+def test_importing_the_package_and_judging_inputs_costs_no_torch() -> None:
+    code = "import magic_insert, magic_insert.cli.insert, magic_insert.cli.remove, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_ten_lines_of_python(magic: MagicInsert, folder: Path, tmp_path: Path) -> None:
+    bunny = magic.personalize(folder / "bunny.png")
+    drop = magic.insert(bunny, folder / "beach.png", box=(30, 40, 60, 90), seed=7)
+    drop.save(tmp_path / "out.png")
+    moved = magic.place(drop.redrawn, folder / "beach.png", box=(120, 40, 60, 90))
+    clean = magic.remove(folder / "beach.png", mask=folder / "mask.png")
+    assert isinstance(bunny, Subject)
+    assert isinstance(drop, Drop)
+    assert isinstance(drop.redrawn, Redrawn)
+    for record in (bunny, drop, drop.redrawn, moved, clean):
+        assert record._repr_png_().startswith(b"\x89PNG")
+    assert set(drop.timings) == {"stylise", "segment", "paste", "insert", "composite"}
+    assert set(drop.layers) == {"shade", "light", "subject"}
+    story = json.loads((tmp_path / "out.json").read_text())
+    assert story["pair_id"] == "bunny__beach"
+    assert story["seeds"]["seed"] == 7
+    assert story["weights"]["learned_embeds.safetensors"] is not None
+    before = np.asarray(Image.open(folder / "beach.png"))
+    for made in (drop, moved, clean):
+        same = (np.asarray(made.image) == before).all(axis=2)
+        changed = made.plane(made.changed)[0].numpy() > 0
+        assert same[~changed].all()
+        assert not same[changed].all()
+    assert magic.personalize(folder / "bunny.png").run == bunny.run
+
+
+def test_the_layers_of_a_drop_make_the_picture(magic: MagicInsert, folder: Path) -> None:
+    drop = magic.place(folder / "bunny.png", folder / "beach.png", (30, 40, 60, 90))
+    picture = load_rgb(folder / "beach.png")
+    for name, layer in drop.layers.items():
+        height, width = layer.pixels.shape[-2:]
+        spot = (slice(None), slice(layer.y, layer.y + height), slice(layer.x, layer.x + width))
+        colour, alpha = layer.pixels[:3], layer.pixels[3:]
+        below = picture[spot]
+        if name == "subject":
+            picture[spot] = alpha * colour + (1 - alpha) * below
+        else:
+            picture[spot] = below * colour if name == "shade" else (below + colour).clamp(0, 1)
+    assert (picture - drop.scene.rgb).abs().max() < 1.5 / 255
+
+
+@pytest.mark.parametrize("kind", ["path", "pil", "array", "floats", "tensor", "grey"])
+def test_a_picture_may_be_a_path_a_pil_picture_an_array_or_a_tensor(
+    magic: MagicInsert, folder: Path, kind: str
+) -> None:
+    rgb, _ = load_rgba(folder / "beach.png")
+    levels = (rgb * 255).round().byte().permute(1, 2, 0).numpy()
+    given: dict[str, Any] = {
+        "path": str(folder / "beach.png"),
+        "pil": Image.fromarray(levels),
+        "array": levels,
+        "floats": levels / np.float32(255),
+        "tensor": rgb,
+        "grey": levels[..., 0],
+    }
+    scene = magic.scene(given[kind])
+    assert torch.equal(scene.rgb, rgb[:1].expand(3, -1, -1) if kind == "grey" else rgb)
+
+
+@pytest.mark.parametrize(
+    "given", [np.zeros((4, 4, 2), np.uint8), torch.full((3, 20, 20), 2.0), np.zeros((9, 9))]
+)
+def test_an_array_that_is_no_picture_is_refused(magic: MagicInsert, given: Any) -> None:
+    with pytest.raises(UserError, match="expected"):
+        magic.scene(given)
+
+
+def test_events_count_every_step_and_raising_in_one_cancels(
+    tiny_micro: Path, folder: Path, tmp_path: Path
+) -> None:
+    magic = MagicInsert.from_pretrained(
+        tiny_micro,
+        device="cpu",
+        overrides=[*FAST, f"subjects={tmp_path}", "personalization.checkpoint_every=1"],
+    )
+    seen: list[tuple[str, int, int]] = []
+
+    def cancel(stage: str, step: int, total: int, preview: Any) -> None:
+        seen.append((stage, step, total))
+        if stage == "personalise" and step == 1:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        magic.insert(folder / "bunny.png", folder / "beach.png", on_event=cancel)
+    assert seen[0][0] == "cut"
+    assert not (tmp_path / "subject").exists()
+    events: list[tuple[str, int, int]] = []
+    previews: dict[str, Any] = {}
+
+    def note(stage: str, step: int, total: int, preview: Any) -> None:
+        events.append((stage, step, total))
+        previews[stage] = preview
+
+    drop = magic.insert(folder / "bunny.png", folder / "beach.png", on_event=note)
+    stages = list(dict.fromkeys(stage for stage, _, _ in events))
+    assert stages == ["cut", "personalise", "stylise", "segment", "paste", "insert", "composite"]
+    assert set(drop.timings) == set(stages)
+    for stage in stages:
+        steps = [(step, total) for name, step, total in events if name == stage]
+        assert steps[0] == (0, 1)
+        assert steps[-1][0] == steps[-1][1]
+    assert previews["stylise"].size == previews["insert"].size == (64, 64)
+
+
+def test_redraw_is_a_batch_whose_rows_do_not_depend_on_it(magic: MagicInsert, folder: Path) -> None:
+    bunny = magic.personalize(folder / "bunny.png")
+    other = magic.scene(torch.rand(3, 90, 120, generator=generator(1, "scene")))
+    both = magic.redraw(bunny, [folder / "beach.png", other])
+    alone = magic.redraw(bunny, other)
+    assert [row.pair_id for row in both] == ["bunny__beach", "bunny__picture"]
+    torch.testing.assert_close(both[1].rgb, alone[0].rgb, atol=2e-4, rtol=0)
+    with pytest.raises(UserError, match="as many subjects"):
+        magic.redraw([bunny, bunny, bunny], [other, other])
+
+
+def test_another_inserter_shares_the_loaded_model(magic: MagicInsert, folder: Path) -> None:
+    plain = magic.using(inserter=replace(magic.settings.inserter, name="copy_paste"))
+    drop = plain.place(folder / "bunny.png", folder / "beach.png")
+    assert plain.models is magic.models
+    assert (drop.parts["pasted"] - drop.scene.crop(drop.window)).abs().max() < 0.51 / 255
