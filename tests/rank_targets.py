@@ -99,10 +99,10 @@ def wait(payload: Path) -> None:
 
 def lose_a_rank_in_harvest(payload: Path) -> None:
     """Harvest in which rank 1 is killed as soon as any picture is done."""
-    from magic_insert.bootstrap.harvest import run_harvest
-    from magic_insert.bootstrap.payload import read_payload
+    from magic_insert.bootstrap.measure import run_harvest
+    from magic_insert.bootstrap.stages import EditSettings, read_payload
 
-    told = read_payload(payload)
+    told = read_payload(payload, EditSettings)
 
     def kill() -> None:
         while not list((told.out / "without").glob("*.png")):

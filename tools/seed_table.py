@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from magic_insert.bootstrap import scores
-from magic_insert.bootstrap.files import read_values
+from magic_insert.bootstrap.stages import read_values
 from magic_insert.core.errors import UserError
 from magic_insert.launch.heatmap import draw_heatmap
 from magic_insert.launch.results import ROUNDS, read_rounds

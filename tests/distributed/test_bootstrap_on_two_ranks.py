@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.files import WEIGHTS
 from magic_insert.bootstrap.plan import STAGES, Execute
+from magic_insert.bootstrap.stages import WEIGHTS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import BootstrapConfig, ExecConfig
@@ -49,7 +49,7 @@ def run(store: Path, model: Path, run_stage: Execute) -> list[str]:
         made.append(target)
         run_stage(target, payload)
 
-    run_plan(configure(store, model), noted, say=lambda line: None, progress=False)
+    run_plan(configure(store, model), noted, announce=lambda line: None, progress=False)
     return made
 
 

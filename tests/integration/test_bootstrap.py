@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.bootstrap.choice import Row, best_round, conclusion
 from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.files import NETWORK_FILES, ids_of, read_index, read_values
-from magic_insert.bootstrap.imagine import imagined_items
-from magic_insert.bootstrap.payload import Payload, read_payload
 from magic_insert.bootstrap.plan import STAGES
+from magic_insert.bootstrap.pool import imagined_items
 from magic_insert.bootstrap.review import open_round, run_review
+from magic_insert.bootstrap.scores import Row, best_round, conclusion
+from magic_insert.bootstrap.stages import NETWORK_FILES, ImagineSettings, ids_of, read_index, read_values
 from magic_insert.cli.bootstrap import check
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -59,21 +58,21 @@ class Outcome:
     rows: list[Row]
     said: list[str]
     made: list[str]
-    payloads: list[tuple[str, Payload]]
+    payloads: list[tuple[str, dict[str, Any]]]
     losses: dict[str, list[dict[str, float]]]
 
 
 def run(cfg: BootstrapConfig) -> Outcome:
     said: list[str] = []
-    payloads: list[tuple[str, Payload]] = []
+    payloads: list[tuple[str, dict[str, Any]]] = []
     losses: dict[str, list[dict[str, float]]] = {}
 
     def execute(target: str, payload: Path) -> None:
-        payloads.append((target, read_payload(payload)))
+        payloads.append((target, read_json(payload)))
         load_function(target)(payload)
 
     torch.set_num_threads(1)
-    rows = run_plan(cfg, execute, say=said.append, on_losses=losses.__setitem__, progress=False)
+    rows = run_plan(cfg, execute, announce=said.append, on_losses=losses.__setitem__, progress=False)
     return Outcome(rows, said, [target.rpartition(":")[2] for target, _ in payloads], payloads, losses)
 
 
@@ -155,7 +154,7 @@ def test_the_products_load_as_networks_and_have_a_card(first: Outcome, place: Pa
     card = read_json(out / "card.json")
     best = card["round"]
     assert card["metrics"] == first.rows[best]["metrics"]
-    assert not list(out.glob(".*.new"))
+    assert not list(out.glob(".*.tmp"))
 
 
 def test_a_contact_sheet_shows_the_accepted(first: Outcome, place: Path) -> None:
@@ -327,17 +326,17 @@ def test_one_rank_and_two_write_the_same_files(
     """The ranks of these stages share nothing but their payload, so they can be played one after the other."""
     target = STAGES[kind][0]
     payload = next(payload for made, payload in first.payloads if made == target)
-    staged = payload.out.name.removeprefix(f"{kind}-")
+    staged = Path(payload["out"]).name.removeprefix(f"{kind}-")
     expected = read_json(stage(place, kind, staged) / "manifest.json")["files"]
-    shared = replace(payload, out=tmp_path / "out", work=tmp_path / "work")
-    shared.write(tmp_path / "payload.json")
+    out = tmp_path / "out"
+    write_json(tmp_path / "payload.json", {**payload, "out": str(out), "work": str(tmp_path / "work")})
     monkeypatch.setenv("WORLD_SIZE", "2")
     counts = []
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
         load_function(target)(tmp_path / "payload.json")
-        counts.append(len(files_of(shared.out)))
-    assert {name: sha256_file(shared.out / name) for name in files_of(shared.out)} == expected
+        counts.append(len(files_of(out)))
+    assert {name: sha256_file(out / name) for name in files_of(out)} == expected
     # Two scenes are traced together, so rendering has one group of work here and the second rank none.
     assert 0 < counts[0] < counts[1] or kind == "render"
 
@@ -359,8 +358,8 @@ def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
     # The first round was there already; the second goes on from its inserter, with its own noise.
     again = [payload for made, payload in long.payloads if made.endswith("run_fit")]
     assert len(again) == 1
-    assert again[0].inputs["start"].name == "inserter"
-    assert again[0].inputs["start"].parent.parent.name == "fit"
+    begun = Path(again[0]["inputs"]["start"])
+    assert (begun.name, begun.parent.parent.name) == ("inserter", "fit")
     assert read_json(place / "long" / "card.json")["round"] == best_round(long.rows, 0.3)
 
 
@@ -369,14 +368,14 @@ def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
 ) -> None:
     outcome = run(configure(place, tiny_micro, "blend", "fit.blend=0.25"))
     assert [kind for kind in outcome.made if kind in ("run_fit", "run_blend")] == ["run_blend", "run_blend"]
-    payload = next(payload for made, payload in outcome.payloads if made.endswith("run_blend"))
+    inputs = next(payload["inputs"] for made, payload in outcome.payloads if made.endswith("run_blend"))
     entry = next(folder for folder in (place / "store" / "blend").iterdir() if (folder / "inserter").is_dir())
     start, trained, kept = (
         load_edit_unet(path).state_dict()
-        for path in (payload.inputs["start"], payload.inputs["trained"], entry / "inserter")
+        for path in (Path(inputs["start"]), Path(inputs["trained"]), entry / "inserter")
     )
     assert any(not torch.equal(start[name], trained[name]) for name in start)
-    assert "_name_or_path" not in read_json(payload.inputs["trained"] / "config.json")
+    assert "_name_or_path" not in read_json(Path(inputs["trained"]) / "config.json")
     for name in start:
         assert torch.allclose(kept[name], 0.75 * start[name] + 0.25 * trained[name], atol=1e-6), name
     assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
@@ -396,7 +395,9 @@ def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Pa
     made = run(configure(place, tiny_micro, "imagined", "pool=imagine", *how))
     assert made.rows[1]["filter"] is None
     assert 1 <= made.rows[1]["harvested"] <= 2
-    (fit,) = [payload.settings for target, payload in made.payloads if target.endswith("run_fit")]
+    (fit,) = [
+        payload["settings"]["recipe"] for target, payload in made.payloads if target.endswith("run_fit")
+    ]
     assert (fit["lora_rank"], fit["precision"]) == (2, "bf16-mixed")
 
 
@@ -404,7 +405,7 @@ def test_the_shipped_prompts_ask_a_large_model_for_shadow_or_reflection_in_every
     cfg = composed("model=sdxl", "pool=imagine_prominent")
     assert len(cfg.pool.prompts) >= 10
     assert all("shadow" in prompt or "reflection" in prompt for prompt in cfg.pool.prompts)
-    settings = {"seed": 0, "num_samples": 50, "styles": cfg.pool.styles, "prompts": cfg.pool.prompts}
+    settings = ImagineSettings(0, 50, 64, cfg.pool.styles, cfg.pool.prompts, 1, 1.0, cfg.segmenter)
     assert len({item.facts["prompt"] for item in imagined_items(settings)}) == 50
 
 

@@ -9,11 +9,10 @@ import pytest
 import torch
 from browser import browser_page, find_browser
 
-from magic_insert.bootstrap.files import MASK, WITH, WITHOUT, Item, values_file, write_index
-from magic_insert.bootstrap.filters import MEASURES
+from magic_insert.bootstrap.filters import MEASURES, build_filters, select
 from magic_insert.bootstrap.pictures import save
 from magic_insert.bootstrap.review import open_round, run_review
-from magic_insert.bootstrap.select import build_filters, select
+from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import ReviewConfig

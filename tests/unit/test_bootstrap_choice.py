@@ -2,7 +2,7 @@
 
 import pytest
 
-from magic_insert.bootstrap.choice import Row, best_round, conclusion, improves, photo_loss
+from magic_insert.bootstrap.scores import Row, best_round, conclusion, improves, photo_loss
 
 
 def row(number: int, seen: float, photo: float | None, interval: tuple[float, float] = (0.5, 1.5)) -> Row:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.bootstrap import measurements as see
+from magic_insert.bootstrap import measure as see
 from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.bootstrap.measure import measures_of, truth_of
 from magic_insert.core.rand import generator

@@ -1,5 +1,6 @@
 """Where the pictures come from: nothing held out enters a training, and a user's folder is checked by name."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,22 +8,33 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.bootstrap import imagine
-from magic_insert.bootstrap.files import MASK, WITH, Item, place, read_index, skipped_of
+from magic_insert.bootstrap import pool
 from magic_insert.bootstrap.fit import mixed
-from magic_insert.bootstrap.folder_pictures import picture_files, square_around, take_in
-from magic_insert.bootstrap.imagine import imagined_items
-from magic_insert.bootstrap.payload import Payload
-from magic_insert.bootstrap.toybox_pictures import (
+from magic_insert.bootstrap.pool import (
     SEEN,
     View,
-    held_out_views,
-    photo_views,
-    pool_views,
+    imagined_items,
     render,
     require_trainable,
+    square_around,
+    take_in,
+    views_of,
 )
-from magic_insert.config.schema import ModelConfig
+from magic_insert.bootstrap.stages import (
+    MASK,
+    WITH,
+    FolderSettings,
+    ImagineSettings,
+    Item,
+    Payload,
+    RenderSettings,
+    picture_file,
+    picture_files,
+    read_index,
+    require_partners,
+    skipped_of,
+)
+from magic_insert.config.schema import ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
@@ -30,22 +42,27 @@ from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import is_held_out
 from magic_insert.training.insertion import EditLatents
 
-POOL = {"seed": 3, "num_samples": 48, "styles": [], "occlusion": 0.3}
+POOL = RenderSettings("pool", seed=3, num_samples=48, size=32, occlusion=0.3)
+PHOTOS = replace(POOL, use="photos", occlusion=0.0)
+TEST = RenderSettings("heldout", seed=0, num_samples=48, size=32)
+IMAGINED = ImagineSettings(
+    0, 3, 32, styles=[], prompts=[], steps=1, guidance=1.0, segmenter=SegmenterConfig()
+)
 
 
-def run(stage: Any, out: Path, settings: dict[str, Any], **inputs: Path) -> Path:
+def run(stage: Any, out: Path, settings: Any, **inputs: Path) -> Path:
     """Runs one stage as the driver does."""
     model = ModelConfig(name="none", image_size=64)
-    payload = Payload(out, out / "work", settings, inputs, model, progress=False)
+    payload = Payload(settings, inputs, model, out, out / "work", progress=False)
     payload.write(out / "work" / "payload.json")
     stage(out / "work" / "payload.json")
     return out
 
 
 def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
-    test = held_out_views({"seed": 0, "num_samples": 48})
+    test = views_of(TEST)
     secret = {(view.subject.identity, view.scene.seed) for view in test}
-    for view in [*pool_views(POOL), *photo_views(POOL)]:
+    for view in [*views_of(POOL), *views_of(PHOTOS)]:
         assert view.scene.seed % 2 == 0
         assert view.subject.identity % 2 == 0
         assert not is_held_out(view.subject.combination)
@@ -54,7 +71,7 @@ def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
 
 
 def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
-    trained, tested = pool_views(POOL)[0], held_out_views({"seed": 0, "num_samples": 1})[0]
+    trained, tested = views_of(POOL)[0], views_of(TEST)[0]
     style = Item("x", HELD_OUT_STYLES[0])
     for view in (
         View(tested.scene, trained.subject, trained.items),
@@ -67,22 +84,22 @@ def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
 
 def test_a_held_out_style_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"pool\.styles, got neon, which is held out"):
-        pool_views({**POOL, "styles": ["neon"]})
+        views_of(replace(POOL, styles=["neon"]))
 
 
 def test_every_drawn_style_takes_its_turn() -> None:
-    styles = [item.style for view in pool_views(POOL) for item in view.items]
+    styles = [item.style for view in views_of(POOL) for item in view.items]
     assert {styles.count(style) for style in SEEN} == {len(styles) // len(SEEN)}
     assert "photo" not in styles
 
 
 def test_a_larger_pool_begins_with_the_smaller_one() -> None:
-    assert pool_views(POOL)[:5] == pool_views({**POOL, "num_samples": 5})
-    assert pool_views({**POOL, "seed": 4})[:5] != pool_views(POOL)[:5]
+    assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
+    assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
 
 
 def test_the_test_is_drawn_in_all_three_groups_per_scene() -> None:
-    for view in held_out_views({"seed": 0, "num_samples": 8}):
+    for view in views_of(TEST)[:8]:
         photo, seen, unseen = (item.style for item in view.items)
         assert photo == "photo"
         assert seen in SEEN
@@ -90,12 +107,12 @@ def test_the_test_is_drawn_in_all_three_groups_per_scene() -> None:
 
 
 def test_a_rendered_pool_has_pictures_masks_and_truth(tmp_path: Path) -> None:
-    settings = {**POOL, "use": "pool", "size": 32, "num_samples": 2}
+    settings = replace(POOL, num_samples=2)
     folder = run(render, tmp_path / "pool", settings)
     items = read_index(folder)
     assert len(items) == 2
     picture, without, mask = (
-        load_rgb(place(folder, layer, items[0].id)) for layer in (WITH, "without", MASK)
+        load_rgb(picture_file(folder, layer, items[0].id)) for layer in (WITH, "without", MASK)
     )
     assert picture.shape == (3, 32, 32)
     assert torch.equal(picture[:, mask[0] == 0] > 2, without[:, mask[0] == 0] > 2)
@@ -103,41 +120,37 @@ def test_a_rendered_pool_has_pictures_masks_and_truth(tmp_path: Path) -> None:
 
 
 def test_a_render_that_was_killed_halfway_ends_in_the_same_bytes(tmp_path: Path) -> None:
-    settings = {**POOL, "use": "pool", "size": 32, "num_samples": 2}
+    settings = replace(POOL, num_samples=2)
     whole = run(render, tmp_path / "whole", settings)
     name = read_index(whole)[0].id
-    before = place(whole, WITH, name).read_bytes()
-    place(whole, WITH, name).unlink()
+    before = picture_file(whole, WITH, name).read_bytes()
+    picture_file(whole, WITH, name).unlink()
     run(render, whole, settings)
-    assert place(whole, WITH, name).read_bytes() == before
+    assert picture_file(whole, WITH, name).read_bytes() == before
 
 
 def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
-    settings = {
-        "seed": 0,
-        "num_samples": 4,
-        "styles": ["ink", "oil"],
-        "prompts": ["a cat, {style}", "a dog, {style}"],
-    }
+    prompts = ["a cat, {style}", "a dog, {style}"]
+    settings = replace(IMAGINED, num_samples=4, styles=["ink", "oil"], prompts=prompts)
     assert [item.facts["prompt"] for item in imagined_items(settings)] == [
         "a cat, ink", "a cat, oil", "a dog, ink", "a dog, oil",
     ]  # fmt: skip
-    braces = {**settings, "prompts": ["a {very} odd cat, {style}"]}
+    braces = replace(settings, prompts=["a {very} odd cat, {style}"])
     assert imagined_items(braces)[0].facts["prompt"] == "a {very} odd cat, ink"
 
 
 def test_imagined_captions_name_subject_place_shadow_and_style() -> None:
-    items = imagined_items({"seed": 0, "num_samples": 3, "styles": [], "prompts": []})
+    items = imagined_items(IMAGINED)
     assert all("with a shadow" in item.facts["prompt"] for item in items)
     assert len({item.facts["noise"] for item in items}) == 3
 
 
 @pytest.mark.parametrize("drawn", ["sample_scene", "sample_subject"])
 def test_a_held_out_scene_or_subject_is_never_imagined(monkeypatch: pytest.MonkeyPatch, drawn: str) -> None:
-    real = getattr(imagine, drawn)
-    monkeypatch.setattr(imagine, drawn, lambda seed, split: real(seed, "heldout"))
+    real = getattr(pool, drawn)
+    monkeypatch.setattr(pool, drawn, lambda seed, split: real(seed, "heldout"))
     with pytest.raises(AssertionError, match="held-out"):
-        imagined_items({"seed": 0, "num_samples": 3, "styles": [], "prompts": []})
+        imagined_items(IMAGINED)
 
 
 @pytest.fixture
@@ -156,11 +169,8 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def settings_of(on_error: str) -> dict[str, Any]:
-    segmenter = {"name": "auto", "model_dir": None}
-    return {
-        "seed": 0, "num_samples": 9, "size": 32, "segment": False, "segmenter": segmenter, "on_error": on_error,
-    }  # fmt: skip
+def settings_of(on_error: str, *, segment: bool = False) -> FolderSettings:
+    return FolderSettings(False, 0, 9, 32, on_error, segment, SegmenterConfig())
 
 
 def take(out: Path, root: Path, on_error: str) -> Path:
@@ -181,6 +191,13 @@ def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -
     assert "ink/fine" not in text
 
 
+def test_a_picture_without_a_mask_is_named_before_anything_is_made(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"got none for torn\.png, unmasked\.png; .*pool\.segment=true"):
+        require_partners(folder, folder / "masks")
+    with pytest.raises(UserError, match=r"got none; set pool\.dir"):
+        require_partners(folder / "masks", folder)
+
+
 def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
     tmp_path: Path, folder: Path
 ) -> None:
@@ -189,24 +206,24 @@ def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
     assert [line.partition(":")[0] for line in skipped_of(out)] == [
         "empty.png", "torn.png", "twin.png", "unmasked.png",
     ]  # fmt: skip
-    assert load_rgb(place(out, WITH, "good")).shape == (3, 32, 32)
+    assert load_rgb(picture_file(out, WITH, "good")).shape == (3, 32, 32)
 
 
 def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path) -> None:
-    heldout = run(render, tmp_path / "heldout", {"use": "heldout", "seed": 1, "num_samples": 1, "size": 32})
+    heldout = run(render, tmp_path / "heldout", replace(TEST, seed=1, num_samples=1))
     root = tmp_path / "mine"
     for name in ("stolen", "neon/drawn", "fair"):
         save_png(root / f"{name}.png", torch.rand(3, 32, 32, generator=generator(0, name)))
         (root / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "masks" / f"{name}.png").write_bytes(place(heldout, MASK, "0000-seen").read_bytes())
-    (root / "stolen.png").write_bytes(place(heldout, WITH, "0000-seen").read_bytes())
+        (root / "masks" / f"{name}.png").write_bytes(picture_file(heldout, MASK, "0000-seen").read_bytes())
+    (root / "stolen.png").write_bytes(picture_file(heldout, WITH, "0000-seen").read_bytes())
     out = run(
         take_in, tmp_path / "out", settings_of("skip"), pictures=root, masks=root / "masks", heldout=heldout
     )
     assert [item.id for item in read_index(out)] == ["fair"]
     assert [line.partition(":")[0] for line in skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
     with pytest.raises(UserError, match=r"pool\.styles, got Neon, which is held out"):
-        imagined_items({"seed": 0, "num_samples": 1, "styles": ["Neon"], "prompts": ["a cat, {style}"]})
+        imagined_items(replace(IMAGINED, styles=["Neon"], prompts=["a cat, {style}"]))
 
 
 def test_masks_are_no_pictures_however_their_folder_is_named(
@@ -244,12 +261,12 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
     found = run(
         take_in,
         tmp_path / "out",
-        {**settings_of("skip"), "segment": True},
+        settings_of("skip", segment=True),
         pictures=folder,
         masks=folder / "masks",
         heldout=folder / "none",
     )
-    mask = load_rgb(place(found, MASK, "unmasked"))[0]
+    mask = load_rgb(picture_file(found, MASK, "unmasked"))[0]
     assert float(mask[16, 16]) == 1.0
     assert float(mask[1, 1]) == 0.0
 
@@ -261,10 +278,10 @@ def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) 
     for layer in ("with", "without"):
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
     save_png(root / "mask" / "cup.png", mask)
-    settings = {"use": "pairs", "seed": 0, "num_samples": 9, "size": 32, "on_error": "refuse"}
+    settings = FolderSettings(True, 0, 9, 32, "refuse")
     out = run(take_in, tmp_path / "out", settings, pairs=root, heldout=root / "none")
     assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
-    assert place(out, "without", "cup").is_file()
+    assert picture_file(out, "without", "cup").is_file()
 
 
 def test_the_square_holds_the_subject_and_stays_in_the_picture() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from magic_insert.bootstrap.evaluate import sums_of
+from magic_insert.bootstrap.measure import sums_of
 from magic_insert.bootstrap.scores import changes, intervals, metrics, pooled
 from magic_insert.core.rand import generator
 

@@ -1,6 +1,7 @@
 """Filters and the selection: laws of thresholds, known verdicts, what is told when nothing passes."""
 
 import random
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,16 @@ from typing import Any
 import pytest
 
 from magic_insert.bootstrap import filters
-from magic_insert.bootstrap.filters import MEASURES, Learned, ask_for_cycle, is_learned
-from magic_insert.bootstrap.quality import left_out, ranking, teach
-from magic_insert.bootstrap.select import (
+from magic_insert.bootstrap.filters import (
+    MEASURES,
+    Learned,
     acceptance,
+    ask_for_cycle,
     bias_report,
     build_filters,
+    learn_quality,
+    left_out,
+    ranking,
     rejected_by,
     rule_settings,
     select,
@@ -206,7 +211,7 @@ def test_another_verdict_in_the_same_file_is_another_selection(tmp_path: Path) -
 
 def test_something_else_than_verdicts_is_refused(tmp_path: Path) -> None:
     write_json(tmp_path / "file.json", {"verdicts": {"r00": "maybe"}})
-    with pytest.raises(UserError, match=r'"accept" or "reject"'):
+    with pytest.raises(UserError, match="'accept' or 'reject'"):
         filters.read_verdicts(tmp_path / "file.json")
 
 
@@ -228,7 +233,7 @@ def test_the_learned_judge_learns_nothing_from_verdicts_by_chance() -> None:
 
 def test_what_was_taught_is_what_the_filter_says(tmp_path: Path) -> None:
     verdicts = {name: row["measures"]["residue"] < 0.15 for name, row in VALUES.items()}
-    write_json(tmp_path / "quality.json", teach(VALUES, verdicts))
+    write_json(tmp_path / "quality.json", asdict(learn_quality(VALUES, verdicts)))
     node = rules_of("learned")["learned"] | {"weights": str(tmp_path / "quality.json")}
     judge = build_filters({"learned": node})["learned"]
     scores = {name: judge.score(name, row["measures"]) for name, row in VALUES.items()}
@@ -238,7 +243,7 @@ def test_what_was_taught_is_what_the_filter_says(tmp_path: Path) -> None:
 
 def test_too_few_verdicts_teach_nothing() -> None:
     with pytest.raises(UserError, match="judge more of them"):
-        teach(VALUES, {"r00": True, "r01": False})
+        learn_quality(VALUES, {"r00": True, "r01": False})
 
 
 def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp_path: Path) -> None:
@@ -246,7 +251,7 @@ def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp
     for name, measured in (("knows", MEASURES), ("does-not", MEASURES[:-1])):
         rows = {key: {"measures": {m: row["measures"][m] for m in measured}} for key, row in VALUES.items()}
         verdicts = {key: row["truth"]["psnr"] >= 20 for key, row in VALUES.items()}
-        write_json(tmp_path / f"{name}.json", teach(rows, verdicts))
+        write_json(tmp_path / f"{name}.json", asdict(learn_quality(rows, verdicts)))
         asking[name] = ask_for_cycle([Learned(str(tmp_path / f"{name}.json"))])
     assert asking == {"knows": True, "does-not": False}
     assert ask_for_cycle(build_filters(rules_of("cycle") | rules_of("default")).values())
@@ -255,8 +260,7 @@ def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp
 
 def test_a_judge_from_another_file_is_refused(tmp_path: Path) -> None:
     verdicts = {key: row["truth"]["psnr"] >= 20 for key, row in VALUES.items()}
-    sound = teach(VALUES, verdicts)
-    assert is_learned(sound)
+    sound = asdict(learn_quality(VALUES, verdicts))
     flawed: list[Any] = [
         {"verdicts": {}},
         ["residue"],
@@ -274,7 +278,7 @@ def test_a_judge_from_another_file_is_refused(tmp_path: Path) -> None:
 def test_verdicts_of_another_kind_are_refused(tmp_path: Path) -> None:
     for number, content in enumerate(({"verdicts": {"a": ["accept"]}}, {"verdicts": {"a": 1}}, ["accept"])):
         write_json(tmp_path / f"{number}.json", content)
-        with pytest.raises(UserError, match="save it from the page"):
+        with pytest.raises(UserError, match=r"Verdicts in .*json"):
             filters.read_verdicts(tmp_path / f"{number}.json")
 
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from magic_insert.bootstrap import product
+from magic_insert.bootstrap.driver import Networks, publish
 from magic_insert.bootstrap.plan import Source
+from magic_insert.bootstrap.stages import NETWORK_FILES
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -221,7 +222,7 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     cfg = freeze(compose_job("bootstrap", [f"out={tmp_path}/out", f"store={tmp_path}/store"]))
-    for file in product.NETWORK_FILES:
+    for file in NETWORK_FILES:
         write_text(tmp_path / "new" / file, "new")
         write_text(tmp_path / "out" / "inserter" / file, "old")
     new = Source(tmp_path / "new", "0123")
@@ -231,8 +232,8 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
 
     monkeypatch.setattr(shutil, "copyfile", closed)
     with pytest.raises(UserError) as told:
-        product.publish(cfg, [], 0, new, new)
-    assert f"got {os.strerror(number)}; make room or set out=FOLDER" in str(told.value)
+        publish(cfg, [], 0, Networks(new, new))
+    assert f"got {os.strerror(number)}; make room there" in str(told.value)
     assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
 
 

@@ -1,26 +1,37 @@
-"""Filters: each looks at one stored measurement and answers with a score in [0, 1]; 1 is certainly good. Torch-free.
+"""From stored measurements of removals to the set S' that is trained on (paper, section 3). Torch-free.
 
-A removal is kept when its *worst* score reaches `filter.threshold`, so threshold 0 keeps everything, 1 only what no
-filter doubts at all, and the filter with the worst score is the one that is named. Add one: a frozen dataclass with
-`score`, and a YAML of its name in conf/filter.
+A filter looks at one removal's measurements and answers with a score in [0, 1]; 1 is certainly good. A removal is kept
+when its *worst* score reaches `filter.threshold`, so threshold 0 keeps everything, 1 only what no filter doubts at all,
+and the filter with the worst score is the one that is named; of each style at most so many, the best first. Where the
+truth is known: precision and recall of the decision, and how the kept differ from all (bias).
+
+Add a filter: a frozen dataclass with `score`, an entry in the registry, and a YAML of its name in conf/filter.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
 
 from magic_insert.config.fields import Range
+from magic_insert.config.freeze import typed
+from magic_insert.config.registry import FILTERS
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import read_record
 
 Measures = Mapping[str, float]
-LEARNED = {"bias", "weight", "square", "mean", "spread"}
 # Every measurement, in the order in which it is stored; the last one only where a filter asks for it.
 MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
+TOO_MANY = "keep_at_most_per_style"
+RIDGE = 1.0  # keeps the weights finite when the verdicts can be told apart perfectly
+FEWEST = 4  # verdicts of each kind that a judge is learned from
+REACH = 4.0  # spreads; nothing was learned about what lies farther out
 
 
 @runtime_checkable
@@ -160,34 +171,26 @@ class Border:
 
 @dataclass(frozen=True)
 class Learned:
-    """A small classifier that `magic-insert review` taught from verdicts, as RORem trains its judge on people's."""
+    """A small classifier that `magic-insert review` learned from verdicts, as RORem trains its judge on people's."""
 
     weights: str = "runs/review/quality.json"
     """The file that `magic-insert review` wrote."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        if not Path(self.weights).is_file():
-            yield (
-                f"expected {at}weights to be a file of magic-insert review, got nothing at {self.weights}; "
-                f"set {at}weights=PATH"
-            )
-        elif not is_learned(self._learned()):
-            yield (
-                f"expected what magic-insert review learned (quality.json) in {self.weights}, got something else; "
-                f"set {at}weights=PATH"
-            )
+        yield from _flaw(lambda: self._quality, f"{at}weights", self.weights)
 
-    def _learned(self) -> Any:
-        return _read(self.weights, sha256_file(self.weights))
+    @property
+    def _quality(self) -> "Quality":
+        return _read_quality(self.weights, _checksum(self.weights))
 
     @property
     def asks_for_cycle(self) -> bool:
-        """Whether it was taught by removals whose cycle was measured."""
-        return "cycle" in self._learned()["weight"]
+        """Whether it was learned from removals whose cycle was measured."""
+        return "cycle" in self._quality.weight
 
     def score(self, name: str, measures: Measures) -> float:
         """Its probability that a person accepts the removal."""
-        return quality(self._learned(), measures)
+        return self._quality.probability(measures)
 
 
 @dataclass(frozen=True)
@@ -198,39 +201,19 @@ class People:
     """The file that the page of `magic-insert review` saved."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        if not Path(self.verdicts).is_file():
-            yield (
-                f"expected {at}verdicts to be a file of magic-insert review, got nothing at {self.verdicts}; "
-                f"set {at}verdicts=PATH"
-            )
+        yield from _flaw(lambda: read_verdicts(self.verdicts), f"{at}verdicts", self.verdicts)
 
     def score(self, name: str, measures: Measures) -> float:
         """1 for accept, 0 otherwise."""
         return float(read_verdicts(self.verdicts).get(name, False))
 
 
-def is_learned(found: Any) -> bool:
-    """Whether `found` is a judge as `quality.teach` makes it: five tables of finite numbers, no spread of zero."""
-    if not isinstance(found, dict) or set(found) != LEARNED:
-        return False
-    tables = list(found.values())
-    if not all(isinstance(table, dict) for table in tables):
-        return False
-    numbers = [value for table in tables for value in table.values()]
-    known = set(found["weight"]) <= set(MEASURES) and set(found["bias"]) == {"bias"}
-    alike = all(set(found[name]) == set(found["weight"]) for name in ("square", "mean", "spread"))
-    finite = all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)
-    return known and alike and finite and all(value > 0 for value in found["spread"].values())
-
-
-def quality(learned: Mapping[str, Mapping[str, float]], measures: Measures) -> float:
-    """Logistic function of the standardised measurements and their squares: the probability of "accept"."""
-    total = learned["bias"]["bias"]
-    for name, weight in learned["weight"].items():
-        value = (measures[name] - learned["mean"][name]) / learned["spread"][name]
-        value = min(4.0, max(-4.0, value))  # nothing was learned about what lies farther out
-        total += weight * value + learned["square"][name] * value * value
-    return 1.0 / (1.0 + math.exp(-min(50.0, max(-50.0, total))))
+def _flaw(read: Callable[[], Any], key: str, path: str) -> Iterator[str]:
+    """What is wrong with the file of `magic-insert review` at `path`, so that it is refused before anything is made."""
+    try:
+        read()
+    except UserError as error:
+        yield f"expected {key} to be a file of magic-insert review, got {path} ({error}); set {key}=PATH"
 
 
 def read_verdicts(path: str | Path) -> dict[str, bool]:
@@ -239,17 +222,282 @@ def read_verdicts(path: str | Path) -> dict[str, bool]:
     Raises:
         UserError: no such file, or something else in it.
     """
-    stored = _read(str(path), sha256_file(path)) if Path(path).is_file() else read_json(path)
-    verdicts = stored.get("verdicts") if isinstance(stored, dict) else None
-    if not isinstance(verdicts, dict) or not all(v in ("accept", "reject") for v in verdicts.values()):
-        raise UserError(
-            f'expected {{"verdicts": {{ID: "accept" or "reject"}}}} in {path}, got something else; '
-            "save it from the page of magic-insert review"
-        )
-    return {name: verdict == "accept" for name, verdict in verdicts.items()}
+    return _read_verdicts(str(path), _checksum(path))
+
+
+def _checksum(path: str | Path) -> str:
+    """Of a file that may not be there: a changed file is read anew."""
+    return sha256_file(path) if Path(path).is_file() else ""
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What a verdict file holds."""
+
+    verdicts: dict[str, Literal["accept", "reject"]]
 
 
 @cache
-def _read(path: str, checksum: str) -> Any:
-    """The JSON file with these bytes; a changed file is read anew."""
-    return read_json(path)
+def _read_verdicts(path: str, checksum: str) -> dict[str, bool]:
+    return {name: word == "accept" for name, word in read_record(path, Verdicts).verdicts.items()}
+
+
+@cache
+def _read_quality(path: str, checksum: str) -> "Quality":
+    return read_record(path, Quality)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One removal after the filters: the worst score and the filter it came from."""
+
+    id: str
+    style: str
+    score: float
+    worst: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """`rejected`: id -> the filter that refused it (or `keep_at_most_per_style`)."""
+
+    judged: tuple[Judged, ...]
+    accepted: tuple[str, ...]
+    rejected: Mapping[str, str]
+
+
+def select(
+    values: Mapping[str, Mapping[str, Any]],
+    styles: Mapping[str, str],
+    filters: Mapping[str, Filter],
+    *,
+    threshold: float,
+    keep_at_most_per_style: int | None,
+) -> Selection:
+    """Judges the removals `values` (id -> stored row, in order); `styles` tells each one's style.
+
+    Raises:
+        UserError: nothing is kept; names the threshold and the best score.
+    """
+    judged = []
+    for name, row in values.items():
+        scores = {rule: judge.score(name, row["measures"]) for rule, judge in filters.items()}
+        worst = min(scores, key=lambda rule: scores[rule])
+        judged.append(Judged(name, styles[name], round(scores[worst], 6), worst))
+    passing = [item for item in judged if item.score >= threshold]
+    accepted = {item.id for item in passing}
+    if keep_at_most_per_style is not None:
+        accepted = {
+            item.id
+            for style in {item.style for item in passing}
+            for item in sorted((i for i in passing if i.style == style), key=lambda i: -i.score)[
+                :keep_at_most_per_style
+            ]
+        }
+    if not accepted:
+        best = max(judged, key=lambda item: item.score, default=None)
+        seen = (
+            "no removals at all"
+            if best is None
+            else f"a best score of {best.score:.3f} ({best.id}, {best.worst})"
+        )
+        enough = 0.0 if best is None else math.floor(100 * best.score) / 100
+        lower = "" if best is None else f"; set filter.threshold={enough:g}" + (" or lower" if enough else "")
+        raise UserError(f"expected removals that pass filter.threshold={threshold:g}, got {seen}{lower}")
+    passed = {item.id for item in passing}
+    return Selection(
+        tuple(judged),
+        tuple(item.id for item in judged if item.id in accepted),
+        {
+            item.id: TOO_MANY if item.id in passed else item.worst
+            for item in judged
+            if item.id not in accepted
+        },
+    )
+
+
+def acceptance(selection: Selection) -> dict[str, float]:
+    """Share of each style's removals that were kept."""
+    kept = set(selection.accepted)
+    total = Counter(item.style for item in selection.judged)
+    good = Counter(item.style for item in selection.judged if item.id in kept)
+    return {style: round(good[style] / total[style], 4) for style in sorted(total)}
+
+
+def truth_report(
+    selection: Selection, values: Mapping[str, Mapping[str, Any]], good_db: float
+) -> dict[str, float | None] | None:
+    """Precision and recall of the filter against the Toybox: truly good = `psnr` of at least `good_db`.
+
+    None where the truth is unknown; recall is None when nothing is truly good.
+    """
+    if any(row["truth"] is None for row in values.values()):
+        return None
+    good = {name for name, row in values.items() if row["truth"]["psnr"] >= good_db}
+    kept = set(selection.accepted)
+    return {
+        "precision": round(len(good & kept) / len(kept), 4),
+        "recall": round(len(good & kept) / len(good), 4) if good else None,
+        "base_rate": round(len(good) / len(values), 4),
+        "good_db": good_db,
+        "psnr_accepted": _mean([values[name]["truth"]["psnr"] for name in selection.accepted]),
+        "psnr_all": _mean([row["truth"]["psnr"] for row in values.values()]),
+    }
+
+
+def bias_report(
+    selection: Selection, values: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, float] | dict[str, dict[str, float]]]:
+    """Does the filter keep what is easy to remove? Size, contrast and styles of the kept beside all."""
+    everything, kept = list(values), list(selection.accepted)
+    report: dict[str, Any] = {
+        fact: {
+            "accepted": _mean([values[name]["facts"][fact] for name in kept]),
+            "all": _mean([values[name]["facts"][fact] for name in everything]),
+        }
+        for fact in ("size", "contrast")
+    }
+    style = {item.id: item.style for item in selection.judged}
+    report["style"] = {
+        name: {
+            "accepted": round(sum(style[i] == name for i in kept) / len(kept), 4),
+            "all": round(sum(style[i] == name for i in everything) / len(everything), 4),
+        }
+        for name in sorted(set(style.values()))
+    }
+    return report
+
+
+def rejected_by(selection: Selection) -> dict[str, int]:
+    """How many each filter refused."""
+    return dict(sorted(Counter(selection.rejected.values()).items()))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return round(sum(values) / len(values), 6)
+
+
+def build_filters(rules: Mapping[str, Any]) -> dict[str, Filter]:
+    """The filters of `filter.rules`, by their registered names.
+
+    Raises:
+        UserError: a rule names no filter, or its bounds do not fit.
+    """
+    return {
+        name: typed(FILTERS.get(name), settings, f"filter.rules.{name}") for name, settings in rules.items()
+    }
+
+
+def rule_settings(filters: Mapping[str, Filter]) -> dict[str, Any]:
+    """The settings of filters with files told by their bytes: a verdict file that is changed is another selection."""
+    return {
+        name: {
+            key: sha256_file(value) if key in ("weights", "verdicts") else value
+            for key, value in asdict(judge).items()  # type: ignore[call-overload]
+        }
+        for name, judge in filters.items()
+    }
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A learned judge of removals: logistic regression on standardised measurements and their squares.
+
+    RORem trains a discriminator on people's verdicts and lets it judge the rest (arXiv 2501.00740); with some dozens of
+    verdicts a classifier of this size is what can be fitted. All tables but `bias` go by the measurement's name.
+    """
+
+    bias: dict[str, float]
+    weight: dict[str, float]
+    square: dict[str, float]
+    mean: dict[str, float]
+    spread: dict[str, float]
+
+    def __post_init__(self) -> None:
+        alike = all(set(table) == set(self.weight) for table in (self.square, self.mean, self.spread))
+        if not alike or not set(self.weight) <= set(MEASURES) or set(self.bias) != {"bias"}:
+            raise UserError("tables that do not fit together")
+        if not all(value > 0 for value in self.spread.values()):
+            raise UserError("a spread that is not above 0")
+
+    def probability(self, measures: Measures) -> float:
+        """That a person accepts the removal."""
+        total = self.bias["bias"]
+        for name, weight in self.weight.items():
+            value = min(REACH, max(-REACH, (measures[name] - self.mean[name]) / self.spread[name]))
+            total += weight * value + self.square[name] * value * value
+        return 1.0 / (1.0 + math.exp(-min(50.0, max(-50.0, total))))
+
+
+def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, bool]) -> Quality:
+    """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row).
+
+    Raises:
+        UserError: too few verdicts of a kind to learn from.
+    """
+    ids = sorted(set(values) & set(verdicts))
+    yes = sum(verdicts[name] for name in ids)
+    if min(yes, len(ids) - yes) < FEWEST:
+        raise UserError(
+            f"expected at least {FEWEST} accepted and {FEWEST} rejected removals to learn from, got {yes} and "
+            f"{len(ids) - yes}; judge more of them"
+        )
+    names = sorted(values[ids[0]]["measures"])
+    table = np.array([[values[name]["measures"][m] for m in names] for name in ids])
+    mean, spread = table.mean(axis=0), table.std(axis=0)
+    useful = spread > 1e-6
+    names = [name for name, keep in zip(names, useful, strict=True) if keep]
+    mean, spread = mean[useful], spread[useful]
+    standard = ((table[:, useful] - mean) / spread).clip(-REACH, REACH)
+    features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
+    weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
+
+    def named(column: np.ndarray) -> dict[str, float]:
+        return {name: round(float(value), 8) for name, value in zip(names, column, strict=True)}
+
+    return Quality(
+        bias={"bias": round(float(weights[0]), 8)},
+        weight=named(weights[1 : 1 + len(names)]),
+        square=named(weights[1 + len(names) :]),
+        mean=named(mean),
+        spread=named(spread),
+    )
+
+
+def _logistic(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Weights of a ridge logistic regression; the bias, in the first column, is not penalised."""
+    from scipy.optimize import minimize
+
+    penalty = np.full(features.shape[1], RIDGE)
+    penalty[0] = 1e-6
+
+    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+        total = features @ weights
+        gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
+        return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
+
+    return np.asarray(minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x)
+
+
+def left_out(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, bool]) -> dict[str, float]:
+    """Each removal's probability from a judge of all the others.
+
+    Verdicts whose removal leaves too few of a kind to learn from are not judged.
+    """
+    found = {}
+    for name in sorted(set(values) & set(verdicts)):
+        others = {other: verdict for other, verdict in verdicts.items() if other != name}
+        try:
+            found[name] = learn_quality(values, others).probability(values[name]["measures"])
+        except UserError:
+            continue
+    return found
+
+
+def ranking(probability: Mapping[str, float], verdicts: Mapping[str, bool]) -> float | None:
+    """Area under the ROC curve: the share of (accepted, rejected) pairs in the right order, ties counting half."""
+    from scipy.stats import mannwhitneyu
+
+    good = [p for name, p in probability.items() if verdicts[name]]
+    bad = [p for name, p in probability.items() if not verdicts[name]]
+    return float(mannwhitneyu(good, bad).statistic) / (len(good) * len(bad)) if good and bad else None

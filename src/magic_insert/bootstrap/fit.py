@@ -2,14 +2,19 @@
 
 insert: condition = the subject pasted on the removed background, target = the original stylised picture.
 remove: condition = the original, target = its accepted removal (the remover learns from its own best answers).
-Settings: task, steps, batch_size, lr, photo_share, background, condition_noise, ema_decay, effect_weight, time_shift,
-precision, lora_rank, save_every, seed. Inputs: pool, harvest, select, photos, model, start. Output:
-`inserter/` or `remover/` in diffusers' layout.
+Inputs: pool, harvest, select, photos, model, start. Output: `inserter/` or `remover/` in diffusers' layout.
+
+Blend: a network drawn back towards the one it was trained from, weight by weight.
+
+    w = (1 - share) * start + share * trained        (Wortsman et al. 2022, "Robust fine-tuning", arXiv 2109.01903)
+
+What few pictures teach survives the middle of that line, what they make a network forget mostly does not. A stage of
+its own, so that another share trains nothing anew. Inputs: start, trained. Output: as of a fit.
 """
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +22,31 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, read_index
-from magic_insert.bootstrap.harvest import open_model
-from magic_insert.bootstrap.measurements import changed_region
-from magic_insert.bootstrap.payload import Payload, read_payload
+from magic_insert.bootstrap.measure import changed_region, open_model
 from magic_insert.bootstrap.pictures import load, load_masks, paste
-from magic_insert.core.jsonl import append_jsonl, read_json
+from magic_insert.bootstrap.stages import (
+    LOSSES,
+    NETWORKS,
+    SELECTION,
+    WITH,
+    WITHOUT,
+    BlendSettings,
+    FitSettings,
+    Payload,
+    Selected,
+    Task,
+    ids_of,
+    read_index,
+    read_payload,
+)
+from magic_insert.core.jsonl import append_jsonl, read_record
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import rank
+from magic_insert.models.edit_start import blended, save_unet
+from magic_insert.models.inserter import load_edit_unet
 from magic_insert.models.latents import decode, encode
-from magic_insert.training.insertion import EditLatents, Task, mask_cells
-from magic_insert.training.insertion_fit import PRODUCTS, FitOptions, fit_edit
+from magic_insert.training.insertion import EditLatents, mask_cells
+from magic_insert.training.insertion_fit import FitOptions, fit_edit
 
 ENCODED_TOGETHER = 8
 SOFT = 0.02  # of the picture's side: how far around hole and effect the composited background blends
@@ -35,9 +54,8 @@ SOFT = 0.02  # of the picture's side: how far around hole and effect the composi
 
 def run_fit(path: Path) -> None:
     """Stage: train one network."""
-    payload = read_payload(path)
-    settings = payload.settings
-    task: Task = settings["task"]
+    payload = read_payload(path, FitSettings)
+    task, recipe = payload.settings.task, payload.settings.recipe
     pipe = open_model(payload.model)
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     photos = payload.inputs["photos"]
@@ -48,40 +66,49 @@ def run_fit(path: Path) -> None:
     fit_edit(
         payload.inputs["start"],
         pipe,
-        mixed(drawn, known, settings["photo_share"]),
+        mixed(drawn, known, recipe.photo_share),
         task=task,
-        steps=settings["steps"],
-        batch_size=settings["batch_size"],
-        lr=settings["lr"],
-        seed=settings["seed"],
+        steps=recipe.steps,
+        batch_size=recipe.batch_size,
+        lr=recipe.lr,
+        seed=payload.settings.seed,
         folder=payload.work,
         device=pipe.device.type,
         progress=payload.progress and rank() == 0,
-        log=lambda step, values: append_jsonl(payload.work / "train.jsonl", {"step": step, **values}),
+        log=lambda step, values: append_jsonl(payload.work / LOSSES, {"step": step, **values}),
         options=FitOptions(
-            ema_decay=settings["ema_decay"] or None,
-            effect_weight=settings["effect_weight"],
-            time_shift=settings["time_shift"],
+            ema_decay=recipe.ema_decay or None,
+            effect_weight=recipe.effect_weight,
+            time_shift=recipe.time_shift,
             # A remover looks at pictures as they are: nothing in them gives its answer away.
-            condition_noise=settings["condition_noise"] if task == "insert" else 0.0,
-            precision=settings["precision"],
-            lora_rank=settings["lora_rank"],
-            save_every=settings["save_every"],
+            condition_noise=recipe.condition_noise if task == "insert" else 0.0,
+            precision=recipe.precision,
+            lora_rank=recipe.lora_rank,
+            save_every=recipe.save_every,
         ),
     )
     if rank() == 0:
-        product = payload.out / PRODUCTS[task]
+        product = payload.out / NETWORKS[task]
         shutil.rmtree(product, ignore_errors=True)
-        shutil.copytree(payload.work / PRODUCTS[task], product)
+        shutil.copytree(payload.work / NETWORKS[task], product)
 
 
-def _harvested(pipe: Any, payload: Payload) -> tuple[Tensor, Tensor, Tensor]:
+def run_blend(path: Path) -> None:
+    """Stage: write the blended network; one rank's work."""
+    payload = read_payload(path, BlendSettings)
+    if rank() != 0:
+        return
+    start, trained = (load_edit_unet(payload.inputs[name]) for name in ("start", "trained"))
+    save_unet(payload.out / NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share))
+
+
+def _harvested(pipe: Any, payload: Payload[FitSettings]) -> tuple[Tensor, Tensor, Tensor]:
     """The kept pictures, their backgrounds without the subject, and the masks; B 3 H W, B 3 H W, B 1 H W."""
     pool = payload.inputs["pool"]
-    ids = read_json(payload.inputs["select"] / "selection.json")["accepted"]
+    ids = read_record(payload.inputs["select"] / SELECTION, Selected).accepted
     picture, mask = load(pool, WITH, ids), load_masks(pool, ids)
     removed = load(payload.inputs["harvest"], WITHOUT, ids)
-    if payload.settings["background"] == "composited":
+    if payload.settings.recipe.background == "composited":
         removed = composited(pipe, picture, removed, mask)
     return picture, removed, mask
 
@@ -135,6 +162,5 @@ def mixed(drawn: EditLatents, photos: EditLatents, photo_share: float) -> EditLa
     )
 
 
-def _in_chunks(function: Any, images: Tensor) -> Tensor:
-    parts: Sequence[Tensor] = images.split(ENCODED_TOGETHER)
-    return torch.cat([function(part) for part in parts])
+def _in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([function(part) for part in images.split(ENCODED_TOGETHER)])

@@ -1,22 +1,29 @@
-"""People as the filter: a page out, a verdict file back, and a judge taught from it.
+"""People as the filter: a page out, a verdict file back, and a judge learned from it.
 
 `run_review` without `verdicts` writes `index.html` (pictures inside, works offline; click or press keys, save),
 `sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand. With `verdicts` it reads the file
 back, says how far filter and people agree, and writes `quality.json` for filter=learned.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_insert.bootstrap.files import WITH, WITHOUT, ids_of, place, read_index, read_values
-from magic_insert.bootstrap.filters import read_verdicts
-from magic_insert.bootstrap.quality import left_out, ranking, teach
-from magic_insert.bootstrap.select import Judged
-from magic_insert.bootstrap.sheets import write_sheet
+from magic_insert.bootstrap.filters import Judged, learn_quality, left_out, ranking, read_verdicts
+from magic_insert.bootstrap.pictures import write_sheet
+from magic_insert.bootstrap.stages import (
+    SELECTION,
+    WITH,
+    WITHOUT,
+    Selected,
+    ids_of,
+    picture_file,
+    read_index,
+    read_values,
+)
 from magic_insert.config.schema import ReviewConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, read_jsonl, write_json, write_text
+from magic_insert.core.jsonl import read_record, read_records, write_json, write_text
 from magic_insert.core.store import find_stage
 from magic_insert.pages.render import render
 
@@ -24,6 +31,15 @@ PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
 STAGES = ("pool", "harvest", "measure", "select")
 WORDS = {True: "accept", False: "reject"}
+
+
+@dataclass(frozen=True)
+class StoredRound:
+    """What a row of rounds.jsonl says of where its stages lie: their keys by name, in the store."""
+
+    round: int
+    store: str
+    stages: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -62,11 +78,10 @@ def run_review(cfg: ReviewConfig) -> Path:
             f"expected verdicts about the removals of {cfg.run} round {cfg.round}, got {named}; set run=, round="
         )
     print(agreement(found.accepted, verdicts))
-    learned = teach(found.values, verdicts)
-    write_json(out / QUALITY, learned)
+    write_json(out / QUALITY, asdict(learn_quality(found.values, verdicts)))
     order = ranking(left_out(found.values, verdicts), verdicts)
     shown = "unknown" if order is None else f"{order:.2f}"
-    print(f"learned judge: ranks {shown} of pairs right that it was not taught (0.50 is chance)")
+    print(f"learned judge: ranks {shown} of pairs right that it did not learn from (0.50 is chance)")
     print(f"use it: filter=learned filter.rules.learned.weights={out / QUALITY}")
     if cfg.verdicts != TRUTH:
         print(f"or the people themselves: filter=people filter.rules.people.verdicts={cfg.verdicts}")
@@ -79,22 +94,22 @@ def open_round(run: Path, number: int) -> Round:
     Raises:
         UserError: no such run or round, or its stages are not in the store any more.
     """
-    rows = {row["round"]: row for row in read_jsonl(run / "rounds.jsonl")}
+    rows = {row.round: row for row in read_records(run / "rounds.jsonl", StoredRound)}
     if number not in rows or number == 0:
         raise UserError(
             f"expected a round of {run} among {sorted(set(rows) - {0})}, got {number}; set round=N"
         )
-    stages = rows[number]["stages"]
-    folders = {name: find_stage(Path(rows[number]["store"]), stages[name]) for name in STAGES}
+    row = rows[number]
+    folders = {name: find_stage(Path(row.store), row.stages.get(name, "?")) for name in STAGES}
     ids = ids_of(read_index(folders["pool"]))
-    decided = read_json(folders["select"] / "selection.json")
+    decided = read_record(folders["select"] / SELECTION, Selected)
     return Round(
         pool=folders["pool"],
         harvest=folders["harvest"],
         ids=ids,
         values=read_values(folders["measure"], ids),
-        accepted=set(decided["accepted"]),
-        scores=decided["scores"],
+        accepted=set(decided.accepted),
+        scores=decided.scores,
     )
 
 
@@ -132,7 +147,7 @@ def page(found: Round, title: str) -> str:
             "verdict": WORDS[name in found.accepted],
             "score": found.scores[name],
             "pictures": {
-                layer: place(folder, layer, name).read_bytes()
+                layer: picture_file(folder, layer, name).read_bytes()
                 for folder, layer in ((found.pool, WITH), (found.harvest, WITHOUT))
             },
         }

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from magic_insert.bootstrap.files import LPIPS_FILE, require_room
-from magic_insert.bootstrap.select import build_filters
+from magic_insert.bootstrap.filters import build_filters
+from magic_insert.bootstrap.stages import LPIPS_FILE, require_partners, require_room
 from magic_insert.cli.app import require_folder, require_writable, run_app
 from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.errors import UserError
@@ -16,6 +16,9 @@ def check(cfg: BootstrapConfig) -> None:
     for key, folder in (("pool.dir", cfg.pool.dir), ("fit.photos", cfg.fit.photos)):
         if folder is not None and not Path(folder).is_dir():
             raise UserError(f"expected {key} to be a folder, got none at {folder}; set {key}=DIR")
+    if cfg.pool.name == "folder" and cfg.data.on_error == "refuse" and not cfg.pool.segment:
+        pictures = Path(str(cfg.pool.dir))
+        require_partners(pictures, Path(cfg.pool.masks) if cfg.pool.masks else pictures / "masks")
     require_folder("out", cfg.out)
     require_room(Path(cfg.out))
     lpips = cfg.evaluate.lpips

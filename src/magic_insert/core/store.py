@@ -71,13 +71,15 @@ class Entry:
 
 
 class Store:
-    """A folder of finished folders. `say` is called with one line about what is reused, waited for, damaged.
+    """A folder of finished folders. `announce` is called with one line about what is reused, waited for, damaged.
 
     `key` is the setting that names `root` in messages.
     """
 
-    def __init__(self, root: Path, say: Callable[[str], None] = lambda line: None, *, key: str = "store"):
-        self.root, self.say, self.key = root, say, key
+    def __init__(
+        self, root: Path, announce: Callable[[str], None] = lambda line: None, *, key: str = "store"
+    ):
+        self.root, self.announce, self.key = root, announce, key
         try:
             for name in ("staging", "locks"):
                 (root / name).mkdir(parents=True, exist_ok=True)
@@ -98,7 +100,7 @@ class Store:
         try:
             with self._turn(request):
                 if (entry := self.find(request)) is not None:
-                    self.say(f"{name}: reused")
+                    self.announce(f"{name}: reused")
                     return entry
                 staging = self.root / "staging" / f"{request.kind}-{request.key}"
                 began = time.monotonic()
@@ -116,12 +118,12 @@ class Store:
             raise
 
     def find(self, request: Request) -> Entry | None:
-        """The published folder if every file of it has its checksum; a damaged one is removed, and that is said."""
+        """The published folder if every file of it has its checksum; a damaged one is removed, with a line about it."""
         folder = self.root / request.kind / request.key
         if not folder.is_dir():
             return None
         if (flaw := flaw_of(folder)) is not None:
-            self.say(f"{request.kind} {request.key}: {flaw}; it is made again")
+            self.announce(f"{request.kind} {request.key}: {flaw}; it is made again")
             shutil.rmtree(folder)
             return None
         return _entry(folder, request.key)
@@ -145,7 +147,7 @@ class Store:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read(200).strip() or "another process"
-                self.say(f"{request.kind} {request.key}: {holder} makes it, waiting")
+                self.announce(f"{request.kind} {request.key}: {holder} makes it, waiting")
                 fcntl.flock(file, fcntl.LOCK_EX)
             file.truncate(0)
             file.write(f"process {os.getpid()} of {socket.gethostname()}")

@@ -5,10 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from magic_insert.bootstrap.choice import Row, best_round, seen
 from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.files import WITH, WITHOUT, place
-from magic_insert.bootstrap.scores import GROUPS
+from magic_insert.bootstrap.scores import GROUPS, Row, best_round, seen
+from magic_insert.bootstrap.stages import WITH, WITHOUT, picture_file
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.errors import UserError
@@ -30,14 +29,14 @@ def run_bootstrap(cfg: BootstrapConfig) -> float:
             "torchrun or srun, and set exec=torchrun or exec=slurm with exec.devices=N: it starts each stage's ranks"
         )
 
-    def say(line: str) -> None:
+    def announce(line: str) -> None:
         print(line, file=sys.stderr if ": reused" in line else sys.stdout, flush=True)
 
     with open_tracker(Path(cfg.out), "bootstrap", cfg.logger, thaw(cfg)) as tracker:
         rows = run_plan(
             cfg,
             lambda target, payload: execute(target, payload, cfg.exec),
-            say=say,
+            announce=announce,
             on_round=lambda row: tell(tracker, cfg, row),
             on_losses=lambda name, rows: tell_losses(tracker.part(name), rows),
         )
@@ -72,8 +71,8 @@ def rejected_samples(out: Path, number: int) -> list[dict[str, Any]]:
             "round": number,
             "id": name,
             "score": found.scores[name],
-            WITH: place(found.pool, WITH, name),
-            WITHOUT: place(found.harvest, WITHOUT, name),
+            WITH: picture_file(found.pool, WITH, name),
+            WITHOUT: picture_file(found.harvest, WITHOUT, name),
             **found.values[name]["measures"],
         }
         for name in names

@@ -1,0 +1,387 @@
+"""Where the pictures of a bootstrap come from: the Toybox, a user's folder, or the model itself (paper, section 3).
+
+`render`: the Toybox draws the pool, photographs that are not to be forgotten, and the held-out test. Everything is a
+function of the settings and an index; that no held-out scene, identity, combination or style enters the pool is
+asserted for each picture.
+`take_in`: a user's stylised pictures with masks, or counterfactual photographs. Everything that cannot be used is found
+and named at once. A picture is cut to the square that holds its subject and brought to the model's size.
+`run_imagine`: the model draws prominent subjects with shadows in many styles, as in the paper. What the segmenter finds
+is the subject; a picture in which it finds nothing stays without a mask and out of the pool.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.bootstrap.measure import open_model
+from magic_insert.bootstrap.pictures import load, save
+from magic_insert.bootstrap.stages import (
+    MASK,
+    SKIPPED,
+    SUFFIXES,
+    WITH,
+    WITHOUT,
+    FolderSettings,
+    ImagineSettings,
+    Item,
+    Payload,
+    RenderSettings,
+    chunks,
+    my_share,
+    partner_of,
+    picture_file,
+    picture_files,
+    read_payload,
+    tracked,
+    write_index,
+)
+from magic_insert.config.schema import SegmenterConfig
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, png_bytes
+from magic_insert.core.jsonl import write_json
+from magic_insert.core.masks import INSIDE, bounding_box
+from magic_insert.core.rand import fold_in
+from magic_insert.core.ranks import rank
+from magic_insert.models.sampling import sample
+from magic_insert.models.segment import NothingFound, segment
+from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
+from magic_insert.toybox.scenes import SceneSpec, sample_scene
+from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES, draw
+from magic_insert.toybox.subjects import SubjectSpec, is_held_out, sample_subject
+from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes
+
+PHOTO = "photo"
+SEEN: tuple[str, ...] = tuple(style for style in TRAIN_STYLES if style != PHOTO)
+GROUPS = (PHOTO, "seen", "unseen")
+STREAMS = {"pool": "bootstrap", "photos": "bootstrap photo", "heldout": "bootstrap test"}  # of random numbers
+TRACED_TOGETHER = 4  # scenes; bounds the memory of the ray tracer and of a killed run's loss
+NO_STYLE = "unnamed"
+LISTED = 20  # unusable pictures named in one message
+DRAWN_TOGETHER = 4
+ASK = "with a shadow"  # in the Toybox's vocabulary, as is all of its captions
+
+
+@dataclass(frozen=True)
+class View:
+    """One traced scene and the drawings made of it."""
+
+    scene: SceneSpec
+    subject: SubjectSpec
+    items: tuple[Item, ...]
+
+
+def require_not_held_out(styles: Sequence[str], where: str) -> None:
+    """Whatever a pool is drawn by, a style of the test is not in it; `where` says who named it.
+
+    Raises:
+        UserError: a style is held out.
+    """
+    for style in styles:
+        if style.lower() in HELD_OUT_STYLES:
+            raise UserError(
+                f"expected training styles in {where}, got {style}, which is held out for the test; choose another, "
+                f"the Toybox has {', '.join(SEEN)}"
+            )
+
+
+def training_styles(styles: Sequence[str]) -> list[str]:
+    """`styles`, or every drawn training style when there are none.
+
+    Raises:
+        UserError: a style is unknown, or held out for the test.
+    """
+    require_not_held_out(styles, "pool.styles")
+    for style in styles:
+        if style not in SEEN:
+            raise UserError(f"expected pool.styles among {', '.join(SEEN)}, got {style!r}")
+    return list(styles) or list(SEEN)
+
+
+def require_trainable(view: View) -> None:
+    """Asserts that nothing of `view` belongs to the test."""
+    assert view.scene.seed % 2 == 0, "a held-out scene in the pool"
+    assert view.subject.identity % 2 == 0, "a held-out identity in the pool"
+    assert not is_held_out(view.subject.combination), "a held-out combination in the pool"
+    assert not {item.style for item in view.items} & set(HELD_OUT_STYLES), "a held-out style in the pool"
+
+
+def views_of(settings: RenderSettings) -> list[View]:
+    """Every scene and its drawings.
+
+    The pool has one drawing a scene, styles taken in turns from a shuffled list; the photographs have one each; the
+    test has three: a photograph, a drawing in a seen and one in an unseen style.
+    """
+    seed, stream = settings.seed, STREAMS[settings.use]
+    order = sorted(
+        training_styles(settings.styles), key=lambda style: fold_in(seed, "bootstrap", "style", style)
+    )
+    views = []
+    for i in range(settings.num_samples):
+        split = "heldout" if settings.use == "heldout" else "train"
+        scene = sample_scene(fold_in(seed, stream, "scene", i), split, occlusion=settings.occlusion)
+        subject = sample_subject(fold_in(seed, stream, "subject", i), split)
+        if settings.use == "heldout":
+            styles = (PHOTO, SEEN[i % len(SEEN)], HELD_OUT_STYLES[i % len(HELD_OUT_STYLES)])
+            drawn = [(f"{i:04d}-{group}", style) for style, group in zip(styles, GROUPS, strict=True)]
+        else:
+            style = PHOTO if settings.use == "photos" else order[i % len(order)]
+            drawn = [(f"{style}-{i:04d}", style)]
+        facts = {
+            "scene": i,
+            "kind": scene.kind,
+            "template": subject.template,
+            "caption": f"{caption(subject)}, {scene_phrase(scene)}",
+            "texture": fold_in(seed, stream, "texture", i),
+        }
+        complexity = {s: fold_in(seed, stream, "complexity", i, s) % 1000 / 999 for _, s in drawn}
+        items = [Item(name, style, {**facts, "complexity": complexity[style]}) for name, style in drawn]
+        views.append(View(scene, subject, tuple(items)))
+        if settings.use != "heldout":
+            require_trainable(views[-1])
+    return views
+
+
+def render(path: Path) -> None:
+    """Stage: pictures with and without their subjects, and masks."""
+    payload = read_payload(path, RenderSettings)
+    views = views_of(payload.settings)
+    if rank() == 0:
+        write_index(payload.out, [item for view in views for item in view.items], truth=True)
+    groups = my_share(chunks(views, TRACED_TOGETHER), partial(_is_drawn, payload.out))
+    for group in tracked(payload, groups, f"rendering {payload.settings.use}"):
+        _render_group(payload.out, group, payload.settings.size)
+
+
+def _is_drawn(out: Path, group: Sequence[View]) -> bool:
+    names = [item.id for view in group for item in view.items]
+    return all(picture_file(out, layer, name).is_file() for layer in (WITH, WITHOUT, MASK) for name in names)
+
+
+def _render_group(out: Path, group: Sequence[View], size: int) -> None:
+    buffers = trace_scenes(
+        [view.scene for view in group], [view.subject for view in group], SUPERSAMPLE * size
+    )
+    mask = shrink(buffers[0].coverage)
+    for items in zip(*(view.items for view in group), strict=True):
+        for layer, buffer in zip((WITH, WITHOUT), buffers, strict=True):
+            drawn = draw(
+                buffer,
+                [item.style for item in items],
+                [item.facts["complexity"] for item in items],
+                [item.facts["texture"] for item in items],
+            )
+            for item, picture in zip(items, shrink(drawn), strict=True):
+                save(out, layer, item.id, picture)
+        for item, covered in zip(items, mask, strict=True):
+            save(out, MASK, item.id, covered)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a user's pictures, their masks and, of photographs, the pictures without the subject lie."""
+
+    pictures: Path
+    masks: Path
+    without: Path | None
+
+
+@dataclass(frozen=True)
+class Found:
+    """One usable picture: rgb 3 H W, mask 1 H W, and the picture without its subject where there is one."""
+
+    item: Item
+    rgb: Tensor
+    mask: Tensor
+    without: Tensor | None
+
+
+def take_in(path: Path) -> None:
+    """Stage: check every picture, then keep `num_samples` of them (drawn by the seed; all when there are no more).
+
+    Raises:
+        UserError: no pictures, or unusable ones; names them.
+    """
+    payload = read_payload(path, FolderSettings)
+    if rank() != 0:
+        return  # reading files is not worth sharing
+    settings, inputs = payload.settings, payload.inputs
+    if settings.pairs:
+        folders = Folders(*(inputs["pairs"] / layer for layer in (WITH, MASK, WITHOUT)))
+    else:
+        folders = Folders(inputs["pictures"], inputs["masks"], None)
+    test = {sha256_file(f) for layer in (WITH, WITHOUT) for f in (inputs["heldout"] / layer).glob("*.png")}
+    usable, problems = _usable(folders, settings, test)
+    if problems and (settings.on_error == "refuse" or not usable):
+        more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise UserError(
+            f"expected usable pictures, got {len(problems)} that are not: {'; '.join(problems[:LISTED])}{more}; "
+            "mend them or set data.on_error=skip"
+        )
+    write_json(payload.out / SKIPPED, problems)
+    order = sorted(usable, key=lambda file: fold_in(settings.seed, "bootstrap folder", file.name))
+    items = []
+    for file in sorted(order[: settings.num_samples]):
+        one = read_one(folders, file, settings)
+        save(payload.out, WITH, one.item.id, one.rgb)
+        save(payload.out, MASK, one.item.id, one.mask)
+        if one.without is not None:
+            save(payload.out, WITHOUT, one.item.id, one.without)
+        items.append(one.item)
+    write_index(payload.out, items, truth=settings.pairs)
+
+
+def _usable(folders: Folders, settings: FolderSettings, test: set[str]) -> tuple[list[Path], list[str]]:
+    """The files that can be used, and what is wrong with each of the others; `test`: digests of the test's pictures."""
+    files = picture_files(folders.pictures, folders.masks)
+    if not files:
+        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders.pictures}, got none")
+    usable: list[Path] = []
+    problems: list[str] = []
+    seen: dict[str, Path] = {}
+    named: dict[str, Path] = {}
+    for file in files:
+        inner = file.relative_to(folders.pictures)
+        if (first := named.setdefault(id_of(inner), inner)) != inner:
+            problems.append(
+                f"{inner}: the same name as {first} without suffix and special characters; rename it"
+            )
+            continue
+        try:
+            content = hashlib.sha256(png_bytes(read_one(folders, file, settings).rgb)).hexdigest()
+        except UserError as error:
+            problems.append(f"{inner}: {error}")
+            continue
+        if content in test:
+            problems.append(f"{inner}: a picture of the held-out test")
+        elif content in seen:
+            problems.append(f"{inner}: the same picture as {seen[content]}")
+        else:
+            seen[content] = inner
+            usable.append(file)
+    return usable, problems
+
+
+def read_one(folders: Folders, file: Path, settings: FolderSettings) -> Found:
+    """One picture with its mask, both square and of the model's size.
+
+    Raises:
+        UserError: something about it cannot be used.
+    """
+    inner, size = file.relative_to(folders.pictures), settings.size
+    style = PHOTO if settings.pairs else inner.parts[0] if len(inner.parts) > 1 else NO_STYLE
+    require_not_held_out([style], "the folder of its style")
+    rgb = load_rgb(file)
+    mask = _mask(rgb, inner, folders.masks, settings)
+    if float(mask.max()) < INSIDE:
+        raise UserError("its mask is empty")
+    window = square_around(mask)
+    layers = {"rgb": rgb, "mask": mask}
+    if folders.without is not None:
+        layers["without"] = load_rgb(partner_of(folders.without, inner, "picture without the subject"))
+        if layers["without"].shape != rgb.shape:
+            raise UserError("the picture without the subject has another size")
+    cut = {name: area_resize(layer[:, window[0], window[1]], size, size) for name, layer in layers.items()}
+    return Found(
+        Item(id_of(inner), style, {"file": inner.as_posix()}), cut["rgb"], cut["mask"], cut.get("without")
+    )
+
+
+def id_of(inner: Path) -> str:
+    """What the picture at `inner` in its folder is called from here on: fit for a file name, without the suffix."""
+    return re.sub(r"[^\w.-]+", "_", inner.with_suffix("").as_posix().replace("/", "__"))
+
+
+def _mask(rgb: Tensor, inner: Path, masks: Path, settings: FolderSettings) -> Tensor:
+    """The mask file of a picture, or what the segmenter finds."""
+    try:
+        file = partner_of(masks, inner, "mask")
+    except UserError:
+        if not settings.segment or settings.segmenter is None:
+            raise
+        return _segmented(rgb, settings.segmenter)
+    mask = load_rgb(file)[:1]
+    if mask.shape[-2:] != rgb.shape[-2:]:
+        raise UserError(f"its mask has another size ({mask.shape[-1]} x {mask.shape[-2]})")
+    return mask
+
+
+def _segmented(rgb: Tensor, how: SegmenterConfig) -> Tensor:
+    folder = Path(how.model_dir) if how.model_dir else None
+    return segment(rgb, segmenter=how.name, model_folder=folder).alpha
+
+
+def square_around(mask: Float[Tensor, "1 H W"]) -> tuple[slice, slice]:
+    """Rows and columns of the largest square of the picture, centred on the subject as far as that is possible."""
+    height, width = mask.shape[-2:]
+    side, box = min(height, width), bounding_box(mask)
+    top = min(max(round(box.y + box.h / 2 - side / 2), 0), height - side)
+    left = min(max(round(box.centre_x - side / 2), 0), width - side)
+    return slice(top, top + side), slice(left, left + side)
+
+
+def imagined_items(settings: ImagineSettings) -> list[Item]:
+    """Every picture to draw: its prompt, style and noise are a function of the settings and its number.
+
+    The user's prompts are each drawn in the styles in turn; without prompts, captions of the Toybox.
+    """
+    seed, items = settings.seed, []
+    styles = settings.styles if settings.prompts else training_styles(settings.styles)
+    require_not_held_out(styles, "pool.styles")
+    for i in range(settings.num_samples):
+        name, style = f"imagined-{i:05d}", styles[i % len(styles)]
+        if settings.prompts:
+            prompt = settings.prompts[i // len(styles) % len(settings.prompts)].replace("{style}", style)
+        else:
+            subject = sample_subject(fold_in(seed, "imagine", "subject", i), "train")
+            scene = sample_scene(fold_in(seed, "imagine", "scene", i), "train")
+            require_trainable(View(scene, subject, (Item(name, style),)))
+            prompt = f"{caption(subject)}, {scene_phrase(scene)}, {ASK}, {style_phrase(style)}"
+        items.append(Item(name, style, {"prompt": prompt, "noise": fold_in(seed, "imagine", i)}))
+    return items
+
+
+def run_imagine(path: Path) -> None:
+    """Stage: draw, then cut out."""
+    payload = read_payload(path, ImagineSettings)
+    items = imagined_items(payload.settings)
+    if rank() == 0:
+        write_index(payload.out, items, truth=False)
+    groups = chunks(items, DRAWN_TOGETHER)
+    mine = my_share(groups, lambda group: False)
+    todo = my_share(
+        groups, lambda group: all(picture_file(payload.out, WITH, item.id).is_file() for item in group)
+    )
+    if todo:
+        _imagine(payload, todo)
+    for group in tracked(payload, mine, "finding subjects"):
+        for item in group:
+            picture = load(payload.out, WITH, [item.id])[0]
+            try:
+                alpha = _segmented(picture, payload.settings.segmenter)
+            except NothingFound:
+                continue
+            if float(alpha.max()) >= INSIDE:
+                save(payload.out, MASK, item.id, alpha)
+
+
+def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:
+    settings, pipe = payload.settings, open_model(payload.model)
+    for group in tracked(payload, groups, "imagining"):
+        drawn = sample(
+            pipe,
+            [item.facts["prompt"] for item in group],
+            [item.facts["noise"] for item in group],
+            steps=settings.steps,
+            guidance=settings.guidance,
+            size=settings.size,
+        )
+        for item, picture in zip(group, drawn, strict=True):
+            save(payload.out, WITH, item.id, picture)
