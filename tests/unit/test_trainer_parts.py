@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from magic_insert.config.schema import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator
+from magic_insert.core.threads import TRIALS, ThreadChoice, allowed_threads, parallel_pays
 from magic_insert.models.kohya import kohya_state, stability_name
 from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.personalize_module import build_optimizer, rate_of
@@ -199,7 +201,7 @@ def test_the_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
 def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = Watch(CPU)
+    watch = Watch(CPU, ThreadChoice(1))
     for step in range(REMEMBERED):
         watch.judge(step, 1.0)
     watch.judge(REMEMBERED, 2.9)
@@ -210,7 +212,7 @@ def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_st
 
 
 def test_memory_that_runs_out_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(CPU)
+    watch = Watch(CPU, ThreadChoice(1))
     for held in (10, 95, 99):
         watch.judge_memory(held, 100)
     assert len(caplog.records) == 1
@@ -272,3 +274,78 @@ def test_sigterm_inside_the_block_waits_and_is_obeyed_after_it() -> None:
         asked_in_the_middle()
     assert seen == [signal.SIGTERM]
     assert ended.value.code == 143
+
+
+def settle(choice: ThreadChoice, one: float, all_of_them: float) -> int:
+    """Lets a choice see steps of these seconds with one thread and with all, until it is made."""
+    threads = torch.get_num_threads()
+    try:
+        for _ in range(4 * TRIALS):
+            number = choice.begin()
+            choice.end(number, one if number == 1 else all_of_them)
+    finally:
+        torch.set_num_threads(threads)
+    assert choice.settled is not None
+    return choice.settled
+
+
+@pytest.mark.parametrize(("all_of_them", "chosen"), [(0.5, 2), (0.95, 1), (30.0, 1)])
+def test_more_threads_are_used_where_they_make_a_step_clearly_shorter(
+    all_of_them: float, chosen: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.core.threads.parallel_pays", lambda threads: True)
+    choice = ThreadChoice(2)
+    assert settle(choice, 1.0, all_of_them) == chosen
+    assert len(choice.spent[2]) <= 3 * TRIALS
+    if all_of_them > 1:
+        assert len(choice.spent[2]) == 1  # no second step that long
+
+
+def test_where_a_probe_does_not_gain_no_step_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magic_insert.core.threads.parallel_pays", lambda threads: False)
+    choice = ThreadChoice(8)
+    assert settle(choice, 1.0, 0.1) == 1
+    assert not choice.spent[8]
+
+
+def test_threads_fall_to_one_at_the_first_step_that_takes_several_times_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    choice = ThreadChoice(2, settled=2)
+    assert not any(choice.end(2, 1.0) for _ in range(TRIALS + 1))
+    assert choice.end(2, 3.5)
+    assert choice.settled == 1
+
+
+def test_the_environment_decides_before_any_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    choice = ThreadChoice.of_process()
+    assert (choice.most, choice.settled) == (3, 3)
+    assert not any(choice.end(3, seconds) for seconds in (1.0, 1.0, 1.0, 1.0, 30.0))
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({"cpu.max": "150000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        ({}, None),
+    ],
+    ids=["v2", "v2 unlimited", "v1", "none"],
+)
+def test_a_quota_of_the_container_limits_the_threads(
+    tmp_path: Path, files: dict[str, str], cores: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert allowed_threads(tmp_path) == (cores or len(os.sched_getaffinity(0)))
+
+
+def test_the_probe_takes_a_moment() -> None:
+    threads, began = torch.get_num_threads(), time.perf_counter()
+    parallel_pays(2)
+    torch.set_num_threads(threads)
+    assert time.perf_counter() - began < 5

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.ranks import rank, world_size
+from magic_insert.core.threads import ThreadChoice
 from magic_insert.training.checkpoint import (
     Checkpoint,
     Stopped,
@@ -40,6 +41,7 @@ from magic_insert.training.checkpoint import (
 from magic_insert.training.ranks import my_slice, trainer_options
 
 MEAN = "mean."
+THREADS = "threads"
 GIGABYTE = 1e9
 SLOW = 3.0  # a step this many times longer than the median of the last ones is worth a warning
 REMEMBERED = 20
@@ -198,11 +200,21 @@ def fit(
             return start
         numbers = range(start * options.accumulate, options.steps * options.accumulate)
         trainer = _lightning(options, start, [loop, StopOnNonFinite(loop), *callbacks], folder)
-        with warnings.catch_warnings(), loop.bar:
+        with warnings.catch_warnings(), loop.bar, same_threads_after():
             # The data are functions of step numbers; workers would cost more than they carry.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             trainer.fit(module, _Batches(batch_at, numbers, options))
     return start
+
+
+@contextmanager
+def same_threads_after() -> Iterator[None]:
+    """After this block torch computes with as many threads as before."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _lightning(options: TrainerOptions, start: int, callbacks: list[Callback], folder: Path) -> pl.Trainer:
@@ -269,7 +281,9 @@ class _Loop(Callback):
             )
             if last is not None:
                 self.mean.means = [last.values[MEAN + name].clone() for name in self.parameters]
-        self.watch = Watch(torch.device(options.device))
+        settled = int(last.values[THREADS]) if last is not None else 0
+        self.threads = ThreadChoice.of_process(settled or None)
+        self.watch = Watch(torch.device(options.device), self.threads)
         self.bar = _Bar(options, self.start)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -347,10 +361,11 @@ class _Loop(Callback):
     def save(self, trainer: pl.Trainer, done: int) -> None:
         """Writes the checkpoint of `done` updates."""
         values: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
-        if bad := [name for name, value in values.items() if not torch.isfinite(value).all()]:
+        if bad := [name for name, value in values.items() if not value.isfinite().all()]:
             raise _diverged(f"weights ({bad[0]})", done)
         state = self.module.state_dict()
         values |= {name: state[name] for name in self.buffers}
+        values[THREADS] = torch.tensor(self.threads.settled or 0)
         if self.mean is not None:
             values |= {MEAN + name: m for name, m in zip(self.parameters, self.mean.means, strict=True)}
         if self.alone or rank() == 0:
@@ -393,20 +408,26 @@ def _diverged(what: str, step: int) -> UserError:
 
 
 class Watch:
-    """How long steps take and how much memory is held; one warning when a step stands out or memory runs out."""
+    """How long steps take, on how many threads, and how much memory is held; a warning when something stands out."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.warned, self.silent_until = device, False, 0
+    def __init__(self, device: torch.device, threads: ThreadChoice) -> None:
+        self.device, self.threads, self.warned = device, threads, False
+        self.silent_until = 0
         self.spent: deque[float] = deque(maxlen=REMEMBERED)
-        self.began = 0.0
+        self.began, self.number = 0.0, 1
 
     def begin(self) -> None:
         """A step begins."""
+        if self.device.type == "cpu":
+            self.number = self.threads.begin()
         self.began = time.perf_counter()
 
     def end(self, step: int) -> None:
         """A step ends; what is done between steps does not count."""
-        self.judge(step, time.perf_counter() - self.began)
+        seconds = time.perf_counter() - self.began
+        if self.device.type == "cpu" and self.threads.end(self.number, seconds):
+            log.warning("magic-insert: step %d took %.2f s; from here on with one thread", step, seconds)
+        self.judge(step, seconds)
 
     def judge(self, step: int, seconds: float) -> None:
         """Warns if `step`, which took `seconds`, stands out from the last ones; not again for QUIET_STEPS steps."""
