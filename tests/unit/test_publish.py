@@ -10,7 +10,7 @@ from magic_insert.cli.evaluate import rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.core.jsonl import read_json
-from magic_insert.evaluation.publish import RESULT_FILE, log_tables, main_cells, paired_cells
+from magic_insert.evaluation.evaluate import RESULT_FILE, log_tables, main_cells, paired_cells
 from magic_insert.evaluation.statistics import paired_table
 from magic_insert.evaluation.tables import main_table
 from magic_insert.launch.results import RESULT, read_numbers

@@ -128,4 +128,4 @@ def main(arguments: Sequence[str]) -> None:
         words = rewrite(arguments)
     except UserError as error:
         fail(error)
-    run_app("evaluate", "magic_insert.evaluation.harness:run_evaluate", words, check)
+    run_app("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words, check)

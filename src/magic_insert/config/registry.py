@@ -30,7 +30,7 @@ from magic_insert.core.errors import UserError
 Component = TypeVar("Component")
 
 
-@dataclass
+@dataclass(eq=False)
 class Registry:
     """The components of one kind. `group`: of entry points. `own`: name -> "module:attribute" of this package."""
 
@@ -116,5 +116,21 @@ FILTERS = Registry(
         "cycle": f"{_FILTERS}:Cycle",
         "learned": f"{_FILTERS}:Learned",
         "people": f"{_FILTERS}:People",
+    },
+)
+
+_METRICS = "magic_insert.evaluation.metrics"
+METRICS = Registry(
+    "metric",
+    "magic_insert.metrics",
+    {
+        "subject": f"{_METRICS}:SUBJECT",
+        "style": f"{_METRICS}:STYLE",
+        "image_reward": f"{_METRICS}:REWARD",
+        "background": f"{_METRICS}:BACKGROUND",
+        "inside": f"{_METRICS}:INSIDE",
+        "effect": f"{_METRICS}:EFFECT",
+        "truth": f"{_METRICS}:TRUTH",
+        "shadow": f"{_METRICS}:SHADOW",
     },
 )

@@ -25,7 +25,7 @@ from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import write_bytes
-from magic_insert.evaluation.scores import subject_crop
+from magic_insert.evaluation.metrics import subject_crop
 
 CHUNK = 16  # pictures through a network at once
 AHEAD = 3  # chunks that are being decoded while one is embedded

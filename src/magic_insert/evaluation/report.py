@@ -33,7 +33,7 @@ from magic_insert.evaluation.diagnosis import (
     trust,
 )
 from magic_insert.evaluation.report_charts import pareto_chart, trust_chart
-from magic_insert.evaluation.rows import Column, primary_columns, read_rows
+from magic_insert.evaluation.rows import MADE, Column, primary_columns, read_rows
 from magic_insert.evaluation.statistics import (
     Estimate,
     Row,
@@ -64,8 +64,6 @@ SIDE = 144
 SHEET_PAIRS = 6
 EXTREMES = 3
 WORST_SHOWN = 40
-# What a method made, by track; everything else a row names is context and the same for all methods of a pair.
-MADE = {"stylize": "stylised", "insert": "composite"}
 CONTEXT = ("subject", "background", "truth")  # in the order of the sheets
 # The first of these that was measured decides who won; where none was, every axis of the method has its own leader.
 DECIDING = ("truth_psnr",)

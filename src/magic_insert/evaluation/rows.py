@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
+from magic_insert.config.registry import METRICS
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_text
 
 ROWS_FILE = "rows.jsonl"
 TRACKS = ("stylize", "insert")
+MADE = {"stylize": "stylised", "insert": "composite"}  # what a method made, among the images of a row
 Key = tuple[str, str, str, int]
 ENCODERS = ("DINO", "CLIP", "CSD")  # whose names the paper gave its columns
 COSINE, SHARE, ANY = (-1.0, 1.0), (0.0, 1.0), (-math.inf, math.inf)
@@ -166,9 +168,9 @@ class Column:
     key: str
     label: str
     group: str
-    better: Better
-    unit: str
-    decimals: int
+    better: Better = "higher"
+    unit: str = ""
+    decimals: int = 3
     primary: bool = False
     bounds: tuple[float, float] = COSINE
     of_texts: bool = False
@@ -201,48 +203,6 @@ class Column:
         return f"{value:.{self.decimals}f}"
 
 
-COLUMNS: dict[str, tuple[Column, ...]] = {
-    "stylize": (
-        Column("subject_dino", "DINO", "subject", "higher", "", 3),
-        Column("subject_clip_i", "CLIP-I", "subject", "higher", "", 3),
-        Column("subject_clip_t_simple", "CLIP-T simple", "subject", "higher", "", 3, of_texts=True),
-        Column("subject_clip_t_detailed", "CLIP-T detailed", "subject", "higher", "", 3, of_texts=True),
-        Column("subject_mean", "subject mean", "subject", "higher", "", 3, primary=True, of_texts=True),
-        Column("subject_dinov2", "DINOv2", "subject", "higher", "", 3),
-        Column("style_clip_i", "style CLIP-I", "style", "higher", "", 3),
-        Column("style_csd", "CSD", "style", "higher", "", 3),
-        Column("style_clip_t", "style CLIP-T", "style", "higher", "", 3, of_texts=True),
-        Column("style_mean", "style mean", "style", "higher", "", 3, primary=True, of_texts=True),
-        Column("image_reward", "ImageReward", "image", "higher", "", 3, bounds=ANY),
-        Column("truth_psnr", "truth PSNR (mean)", "truth", "higher", "dB", 2, primary=True, bounds=ANY),
-        Column("truth_ssim", "truth SSIM", "truth", "higher", "", 3),
-        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3, bounds=NOT_NEGATIVE),
-    ),
-    "insert": (
-        Column("outside_psnr", "outside PSNR (mean)", "background", "higher", "dB", 2, bounds=ANY),
-        Column("outside_lpips", "outside LPIPS", "background", "lower", "", 3, bounds=NOT_NEGATIVE),
-        Column("outside_equal", "outside equal", "background", "higher", "", 3, primary=True, bounds=SHARE),
-        Column("outside_shift", "outside shift", "background", "lower", "", 4, bounds=NOT_NEGATIVE),
-        Column("inside_identity", "inside identity", "inside", "higher", "", 3, primary=True),
-        Column("inside_style", "inside style", "inside", "higher", "", 3, primary=True),
-        Column("effect_area", "effect area", "effect", "neither", "", 3, bounds=SHARE),
-        Column("truth_psnr", "truth PSNR (mean)", "truth", "higher", "dB", 2, primary=True, bounds=ANY),
-        Column("truth_ssim", "truth SSIM", "truth", "higher", "", 3),
-        Column("truth_lpips", "truth LPIPS", "truth", "lower", "", 3, bounds=NOT_NEGATIVE),
-        Column(
-            "truth_effect_psnr",
-            "truth effect PSNR (mean)",
-            "truth",
-            "higher",
-            "dB",
-            2,
-            primary=True,
-            bounds=ANY,
-        ),
-        Column("truth_shadow_iou", "shadow IoU", "truth", "higher", "", 3, bounds=SHARE),
-        Column("truth_mask_iou", "mask IoU", "truth", "higher", "", 3, bounds=SHARE),
-    ),
-}
 # The two axes of the subject-style plot: for each, the first of these that has values.
 AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stylize": (
@@ -253,40 +213,46 @@ AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def columns_of(track: str) -> tuple[Column, ...]:
+    """The columns of `track` that are always measured, in the order of the tables.
+
+    Raises:
+        UserError: no such track.
+    """
+    if track not in TRACKS:
+        raise UserError(f"expected a track of {', '.join(TRACKS)}, got {track!r}; correct the rows")
+    return _columns(track, METRICS.own)
+
+
+def columns_in(track: str, keys: Iterable[str]) -> list[Column]:
+    """The columns of `track` among `keys`, in the order of the tables; further metrics only where a key asks for them.
+
+    Raises:
+        UserError: a key is no column of this track.
+    """
+    wanted, known = set(keys), columns_of(track)
+    if wanted - {found.key for found in known}:
+        known = (*known, *_columns(track, [name for name in METRICS.names() if name not in METRICS.own]))
+    if strange := sorted(wanted - {found.key for found in known}):
+        names = ", ".join(found.key for found in known)
+        raise UserError(
+            f"expected a column of the track {track} ({names}), got {strange[0]!r}; correct the rows, or install the "
+            "package that measures it"
+        )
+    return [found for found in known if found.key in wanted]
+
+
 def column(track: str, key: str) -> Column:
     """The column `key` of `track`.
 
     Raises:
         UserError: no such track or column.
     """
-    for found in columns_of(track):
-        if found.key == key:
-            return found
-    keys = ", ".join(found.key for found in columns_of(track))
-    raise UserError(f"expected a column of the track {track} ({keys}), got {key!r}; correct the rows")
+    return columns_in(track, [key])[0]
 
 
-def columns_of(track: str) -> tuple[Column, ...]:
-    """All columns of `track` in the order of the tables.
-
-    Raises:
-        UserError: no such track.
-    """
-    if track not in COLUMNS:
-        raise UserError(f"expected a track of {', '.join(TRACKS)}, got {track!r}; correct the rows")
-    return COLUMNS[track]
-
-
-def columns_in(track: str, keys: Iterable[str]) -> list[Column]:
-    """The columns of `track` among `keys`, in the order of the tables.
-
-    Raises:
-        UserError: a key is no column of this track.
-    """
-    present = set(keys)
-    for key in sorted(present):
-        column(track, key)
-    return [found for found in columns_of(track) if found.key in present]
+def _columns(track: str, metrics: Iterable[str]) -> tuple[Column, ...]:
+    return tuple(found for name in metrics for found in METRICS.get(name).columns.get(track, ()))
 
 
 def primary_columns(columns: Sequence[Column]) -> list[Column]:

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from magic_insert.config.fields import NotEmpty, OneOf, Range
 from magic_insert.config.freeze import overridden, typed
+from magic_insert.config.registry import METRICS, Registered
 from magic_insert.config.schema.bootstrap import (
     AdaptConfig,
     Decibel,
@@ -238,6 +239,8 @@ class EvaluateConfig:
     """Judge the redrawn subject, the composite, or both."""
     metrics: Annotated[str, OneOf("micro", "paper", "paper_large")] = "micro"
     """The shipped micro encoders, or the paper's with weights from encoders.root (paper_large: CLIP ViT-L/14)."""
+    extra_metrics: list[Annotated[str, Registered(METRICS)]] = field(default_factory=list)
+    """Further metrics by name, from installed packages."""
     floors: bool = True
     """Add rows of trivial methods and of the truth."""
     num_draws: Annotated[int, Range(1, 1000)] = 1

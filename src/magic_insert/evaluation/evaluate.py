@@ -6,19 +6,26 @@ is one of. The rows do not depend on the number of processes.
 """
 
 import gc
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor
 
+from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import EvaluateConfig
-from magic_insert.core.images import save_png
+from magic_insert.core.digest import digest
+from magic_insert.core.images import contact_sheet, load_rgb, save_png
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_selection import describe
@@ -30,25 +37,23 @@ from magic_insert.evaluation.entries import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
 from magic_insert.evaluation.generate import Workshop
 from magic_insert.evaluation.given_pictures import adopt, floor_pictures
-from magic_insert.evaluation.judge import Judges, embed_texts, pictures_of, reference_pictures
-from magic_insert.evaluation.publish import facts_of, log_tables, sheet
+from magic_insert.evaluation.judge import (
+    Judges,
+    collect,
+    embed_texts,
+    judge_all,
+    pictures_of,
+    reference_pictures,
+)
 from magic_insert.evaluation.report import write_report
-from magic_insert.evaluation.rows import ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
-from magic_insert.evaluation.units import collect, judge_all
+from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
+from magic_insert.evaluation.statistics import Estimate, Paired, kind_of, paired_table
+from magic_insert.evaluation.tables import Table, main_table
+from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
-
-
-def open_source(cfg: EvaluateConfig) -> Source:
-    """The benchmark that the configuration names.
-
-    Raises:
-        UserError: its pictures are not there.
-    """
-    if cfg.benchmark.name == "toyplop":
-        return ToyPlop(cfg.benchmark)
-    make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
-    return make(cfg.benchmark, cfg.segmenter)
+SHEET_PAIRS = 12
+RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
 def run_evaluate(cfg: EvaluateConfig) -> Path | None:
@@ -62,24 +67,40 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     if rank() == 0:
         check_judges(cfg)  # hours of drawing should not end at a missing file
     bench = prepare(cfg, out, console)
-    check_rows_file(out, bench)
+    if (out / ROWS_FILE).is_file():
+        read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
     generate(cfg, bench, out, console)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    rows, encoders, lpips = score(cfg, bench, out, console)
+    rows, judges = score(cfg, bench, out, console)
     if rank() != 0:
         return None
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    facts = facts_of(cfg, bench, encoders, lpips)
+    facts = facts_of(cfg, bench, judges)
     page = write_report(out, rows, facts)
     log_tables(cfg, out, rows, facts)
     console.print(f"{len(rows)} rows, digest {rows_digest(rows)}")
     print((out / "table.md").read_text(encoding="utf-8"))
     print(f"report {page.resolve()}\nrows   {(out / ROWS_FILE).resolve()}")
     return page
+
+
+# Steps
+
+
+def open_source(cfg: EvaluateConfig) -> Source:
+    """The benchmark that the configuration names.
+
+    Raises:
+        UserError: its pictures are not there.
+    """
+    if cfg.benchmark.name == "toyplop":
+        return ToyPlop(cfg.benchmark)
+    make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
+    return make(cfg.benchmark, cfg.segmenter)
 
 
 def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
@@ -100,16 +121,6 @@ def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
             tick(1)
     wait_for_all()
     return bench
-
-
-def check_rows_file(out: Path, bench: Benchmark) -> None:
-    """That an earlier rows file in `out` speaks of this benchmark.
-
-    Raises:
-        UserError: it speaks of another, or is damaged.
-    """
-    if (out / ROWS_FILE).is_file():
-        read_rows(out / ROWS_FILE, bench.digest)
 
 
 def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> None:
@@ -133,17 +144,14 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
     wait_for_all()
 
 
-def score(
-    cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console
-) -> tuple[list[Row], Mapping[str, Any], Any]:
-    """The rows of every entry, the encoders and the distance that judged them.
+def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> tuple[list[Row], Judges]:
+    """The rows of every entry, and what judged them.
 
     Raises:
         UserError: an encoder is missing or damaged, a picture is damaged, an embedding is not finite.
     """
     encoders, lpips = load_judges(cfg)
-    entries = list_entries(cfg, bench, out)
-    units = by_unit(entries)
+    units = by_unit(list_entries(cfg, bench, out))
     groups = picture_groups(bench, units)
     keys = keys_of([picture for group in groups for picture in group])
     store = FeatureStore(out / "features")
@@ -152,16 +160,12 @@ def score(
         embed_groups(mine, keys, embeddings(encoders), store, tick)
     wait_for_all()
     store.forget()
-    cards = {role: encoder.card.digest for role, encoder in encoders.items()}
-    if lpips is not None:
-        cards["lpips"] = lpips.card.digest
-    judges = Judges(encoders, store, embed_texts(bench, encoders), lpips, cards)
+    judges = Judges(encoders, store, embed_texts(bench, encoders), lpips, cfg.extra_metrics)
     shares = shard(units)
     with bar(console, "rows", sum(len(part) for _, part in shares)) as tick:
         judge_all(out, shares, bench, keys, judges, tick)
     wait_for_all()
-    rows = merge(collect(out, units, bench, keys, judges)) if rank() == 0 else []
-    return rows, encoders, lpips
+    return (merge(collect(out, units, bench, keys, judges)) if rank() == 0 else []), judges
 
 
 def check_judges(cfg: EvaluateConfig) -> None:
@@ -173,7 +177,7 @@ def check_judges(cfg: EvaluateConfig) -> None:
     from magic_insert.models.encoders import check_lpips, check_metric_encoders
 
     check_metric_encoders(cfg.metrics, **_encoder_words(cfg))
-    if (place := _lpips_place(cfg)) is not None:
+    if (place := _lpips_folder(cfg)) is not None:
         check_lpips(place, accept_unknown=cfg.encoders.accept_unknown)
 
 
@@ -188,7 +192,7 @@ def load_judges(cfg: EvaluateConfig) -> tuple[Mapping[str, Any], Any]:
 
     device = resolve_device(cfg.model.device)
     encoders = load_metric_encoders(cfg.metrics, device=device, **_encoder_words(cfg))
-    if (place := _lpips_place(cfg)) is None:
+    if (place := _lpips_folder(cfg)) is None:
         return encoders, None
     return encoders, load_lpips(place, accept_unknown=cfg.encoders.accept_unknown, device=device)
 
@@ -203,7 +207,7 @@ def _encoder_words(cfg: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _lpips_place(cfg: EvaluateConfig) -> Path | None:
+def _lpips_folder(cfg: EvaluateConfig) -> Path | None:
     """The folder of LPIPS's trunk: the one that was named, or that of the encoders if the file is there."""
     from magic_insert.models.encoders.lpips_distance import ALEXNET
 
@@ -247,3 +251,103 @@ def _waiting_room() -> Any:
     from torch import distributed
 
     return distributed.new_group(backend="gloo", timeout=PATIENCE)
+
+
+# What a finished evaluation shows beside the report
+
+
+def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
+    """Pairs down, methods across, beside subject, background and truth; the first draw of each."""
+    pairs = sorted({row["pair_id"] for row in rows})
+    step = max(1, len(pairs) / SHEET_PAIRS)
+    chosen = [pairs[int(i * step)] for i in range(min(len(pairs), SHEET_PAIRS))]
+    methods = [m for m in dict.fromkeys(row["method"] for row in rows) if kind_of(m) == "method"]
+    first: dict[tuple[str, str], Row] = {}
+    for row in sorted(rows, key=lambda row: row["seed"]):
+        first.setdefault((row["pair_id"], row["method"]), row)
+    context = [name for name in ("subject", "background", "truth") if name in rows[0]["images"]]
+    lines = []
+    for pair in chosen:
+        any_row = next(row for (name, _), row in first.items() if name == pair)
+        paths = [any_row["images"][name] for name in context]
+        drawn = [first[pair, method] for method in methods if (pair, method) in first]
+        paths += [row["images"][MADE[row["track"]]] for row in drawn]
+        lines.append([load_rgb(out / path) for path in paths])
+    names = ["\n".join(wrap(method.replace("+", " + ").replace("_", " "), 16)) for method in methods]
+    return contact_sheet(lines, chosen, [*context, *names])
+
+
+def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str, Any]:
+    """What the report says beside the numbers."""
+    known = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
+    cards = {judge.card.digest: judge.card for judge in known}
+    return {
+        "benchmark": {"digest": bench.digest, **bench.described},
+        "cards": [
+            {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
+        ],
+        "metrics": cfg.metrics,
+        "command": command_of(cfg),
+        "config_digest": digest(thaw(cfg)),
+        "has_truth": bench.has_truth,
+    }
+
+
+def command_of(cfg: EvaluateConfig) -> str:
+    """The command that chooses the same methods and pairs; every value is in the run's config.yaml."""
+    words = [f"benchmark={cfg.benchmark.name}"]
+    for name, value in thaw(cfg.benchmark).items():
+        if name not in ("name", "size") and value not in (None, [], "auto"):
+            text = f"[{','.join(value)}]" if isinstance(value, list) else str(value)
+            words.append(f"benchmark.{name}={text}")
+    words += [f"stylizer={','.join(cfg.stylizers)}"] if cfg.stylizers else []
+    words += [f"inserter={','.join(cfg.inserters)}"] if cfg.inserters else []
+    words += [f"track={cfg.track}", f"metrics={cfg.metrics}", f"model={cfg.model.name}", f"seed={cfg.seed}"]
+    return shlex.join(["magic-insert", "evaluate", *words, f"out={cfg.out}"])
+
+
+def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    """The tables of `table.md` through the tracker, main and paired of each track; their means in `result.json`.
+
+    A mean is called `track.method.column` there, such as `insert.personalized+real_only.truth_effect_psnr`.
+    """
+    means: dict[str, float] = {}
+    with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
+        for step, track in enumerate(cfg.tracks):
+            table = main_table(rows, track, facts)
+            tracker.table(step, track, main_cells(table))
+            tracker.table(step, f"{track}_paired", paired_cells(paired_table(rows, track)))
+            found = {
+                (track, line.method, column.key): estimate.mean
+                for line, column, estimate in table.measured()
+                if line.kind != "printed"
+            }
+            tracker.log(step, {"/".join(name): mean for name, mean in found.items()})
+            means |= {".".join(name): mean for name, mean in found.items()}
+    write_json(out / RESULT_FILE, means)
+
+
+def main_cells(table: Table) -> list[dict[str, Any]]:
+    """A main table as rows of cells: what it is, n, and each column's mean with its interval."""
+    rows = []
+    for line in table.lines:
+        cells: dict[str, Any] = {"method": line.method, "kind": line.kind, "n": line.num_rows}
+        for column in table.columns:
+            cells |= _estimate_cells(column.key, line.estimates.get(column.key))
+        rows.append(cells)
+    return rows
+
+
+def paired_cells(found: Sequence[Paired]) -> list[dict[str, Any]]:
+    """Paired differences and win rates as rows of cells."""
+    return [
+        {"method": row.method, "reference": row.reference, "column": row.column, "pairs": row.difference.n}
+        | _estimate_cells("difference", row.difference)
+        | _estimate_cells("win rate", row.win_rate)
+        for row in found
+    ]
+
+
+def _estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Any]:
+    values = (None, None, None) if estimate is None else (estimate.mean, estimate.low, estimate.high)
+    return dict(zip((name, f"{name} low", f"{name} high"), values, strict=True))

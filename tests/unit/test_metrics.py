@@ -1,0 +1,319 @@
+"""The columns of a row: known answers, laws, and agreement with formulas written out again in numpy."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from magic_insert.config.registry import METRICS
+from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import CAP_DB
+from magic_insert.data.benchmarks import Truth
+from magic_insert.evaluation.metrics import MARGIN, Metric, Sample, effect_region, subject_crop
+from magic_insert.evaluation.rows import Column, column, columns_of
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def vectors(seed: int) -> dict[str, torch.Tensor]:
+    return {
+        name: noise(8, seed=seed * 10 + i) - 0.3
+        for i, name in enumerate(("dino", "dinov2", "clip_i", "clip_t", "csd"))
+    }
+
+
+TEXTS = {name: noise(8, seed=90 + i) - 0.3 for i, name in enumerate(("simple", "detailed", "style"))}
+
+
+def measure(sample: Sample) -> dict[str, float]:
+    """Every metric of this package on one sample."""
+    metrics = [METRICS.get(name) for name in METRICS.own]
+    return {
+        key: value for m in metrics if sample.track in m.columns for key, value in m.values(sample).items()
+    }
+
+
+def redrawn(**fields: Any) -> Sample:
+    return Sample(**{"track": "stylize", "made": {}, "subject": {}, "scene": {}, **fields})
+
+
+def square(top: int, left: int, side: int, size: int = 40) -> torch.Tensor:
+    mask = torch.zeros(1, size, size)
+    mask[:, top : top + side, left : left + side] = 1.0
+    return mask
+
+
+def paste(background: torch.Tensor, mask: torch.Tensor, value: float = 0.9) -> torch.Tensor:
+    return torch.where(mask > 0, torch.full_like(background, value), background)
+
+
+def grey(size: int = 40) -> torch.Tensor:
+    return (noise(3, size, size, seed=7) * 255).round() / 255
+
+
+def inserted(
+    picture: torch.Tensor, background: torch.Tensor, mask: torch.Tensor, **fields: Any
+) -> dict[str, float]:
+    """The columns of a composite."""
+    embeddings = {"made": {}, "subject": {}, "scene": {}} | fields
+    return measure(Sample("insert", picture=picture, background=background, mask=mask, **embeddings))
+
+
+# Redrawn subjects
+
+
+class Scorer:
+    def score(self, pictures: torch.Tensor, texts: list[str]) -> torch.Tensor:
+        assert (pictures.shape[0], texts) == (1, ["a bunny"])
+        return torch.tensor([-0.25])
+
+
+def test_every_column_is_the_cosine_its_name_says_and_the_means_are_plain() -> None:
+    s, r, b = vectors(1), vectors(2), vectors(3)
+    values = measure(
+        redrawn(
+            made=s, subject=r, scene=b, texts=TEXTS, words={"simple": "a bunny"}, picture=grey(),
+            encoders={"image_reward": Scorer()},
+        )
+    )  # fmt: skip
+
+    def cos(x: torch.Tensor, y: torch.Tensor) -> float:
+        u, v = x.double().numpy(), y.double().numpy()
+        return float(np.dot(u, v) / np.sqrt(np.dot(u, u) * np.dot(v, v)))
+
+    subject = {
+        "subject_dino": cos(s["dino"], r["dino"]),
+        "subject_clip_i": cos(s["clip_i"], r["clip_i"]),
+        "subject_clip_t_simple": cos(s["clip_t"], TEXTS["simple"]),
+        "subject_clip_t_detailed": cos(s["clip_t"], TEXTS["detailed"]),
+    }
+    style = {
+        "style_clip_i": cos(s["clip_i"], b["clip_i"]),
+        "style_csd": cos(s["csd"], b["csd"]),
+        "style_clip_t": cos(s["clip_t"], TEXTS["style"]),
+    }
+    means = {
+        "subject_mean": np.mean([*subject.values()]), "style_mean": np.mean([*style.values()]),
+        "subject_dinov2": cos(s["dinov2"], r["dinov2"]), "image_reward": -0.25,
+    }  # fmt: skip
+    assert values == pytest.approx(subject | style | means, abs=1e-9)
+
+
+def test_the_papers_own_mean_column_follows_from_its_other_columns() -> None:
+    printed = {"dino": 0.514, "clip_i": 0.869, "clip_t": 1.0}
+    axis, other = torch.eye(2, dtype=torch.float64)
+
+    def at(value: float) -> torch.Tensor:
+        return value * axis + math.sqrt(1 - value**2) * other
+
+    values = measure(
+        redrawn(
+            made=dict.fromkeys(printed, axis),
+            subject={name: at(value) for name, value in printed.items()},
+            texts={"simple": at(0.289), "detailed": at(0.308)},
+        )
+    )
+    assert round(values["subject_mean"], 3) == 0.495
+
+
+def test_without_an_encoder_its_columns_and_the_mean_are_left_out() -> None:
+    made = vectors(1)
+    del made["csd"]
+    values = measure(
+        redrawn(made=made, subject=vectors(2), scene=vectors(3), texts={"simple": TEXTS["simple"]})
+    )
+    assert set(values) == {
+        "subject_dino", "subject_clip_i", "subject_clip_t_simple", "subject_dinov2", "style_clip_i"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("broken", [torch.full((8,), torch.nan), torch.zeros(8), torch.ones(7)])
+def test_an_embedding_that_cannot_be_compared_names_its_column(broken: torch.Tensor) -> None:
+    with pytest.raises(UserError, match="subject_dino"):
+        measure(redrawn(made={"dino": broken}, subject=vectors(1)))
+
+
+# Insertion
+
+
+def test_a_pasted_subject_leaves_the_outside_perfect_and_has_no_effect() -> None:
+    background, mask = grey(), square(15, 15, 6)
+    assert inserted(paste(background, mask), background, mask) == {
+        "outside_psnr": CAP_DB, "outside_equal": 1.0, "outside_shift": 0.0, "effect_area": 0.0
+    }  # fmt: skip
+
+
+def test_a_colour_cast_is_the_shift_and_its_square_the_psnr() -> None:
+    background, mask = grey() * 0.5, square(15, 15, 6)
+    cast = torch.tensor([0.03, -0.01, 0.02]).view(3, 1, 1)
+    values = inserted(paste(background + cast + 0.02, mask), background, mask)
+    expected = float(np.mean(np.array([0.05, 0.01, 0.04]) ** 2))
+    assert values["outside_shift"] == pytest.approx(math.sqrt(expected), abs=1e-6)
+    assert values["outside_psnr"] == pytest.approx(-10 * math.log10(expected), abs=1e-3)
+    assert values["outside_equal"] == 0.0
+
+
+def test_one_changed_level_in_one_channel_makes_a_pixel_unequal() -> None:
+    background, mask = grey() * 0.9, square(20, 20, 4)
+    composite = background.clone()
+    composite[1, 0, 0] += 1 / 255
+    outside = int((~effect_region(mask)).sum())
+    assert inserted(composite, background, mask)["outside_equal"] == pytest.approx(1 - 1 / outside)
+
+
+def test_a_shadow_inside_the_region_costs_nothing_outside_and_is_the_effect() -> None:
+    background, mask = torch.full((3, 40, 40), 0.5), square(15, 15, 6)
+    composite = paste(background, mask)
+    composite[:, 21:23, 15:21] = 0.3
+    values = inserted(composite, background, mask)
+    assert values["outside_equal"] == 1.0
+    assert values["effect_area"] == pytest.approx(12 / 1600)
+
+
+def test_the_region_reaches_half_the_subject_and_with_a_truth_it_is_subject_and_true_effect() -> None:
+    assert MARGIN == 0.5
+    assert torch.equal(effect_region(square(15, 15, 8)), square(15 - 4, 15 - 4, 16) > 0)
+    mask, effect = square(15, 15, 6), square(30, 5, 4)
+    assert torch.equal(effect_region(mask, effect), (square(13, 13, 10) + square(28, 3, 8)) > 0)
+    with pytest.raises(UserError, match="empty"):
+        effect_region(torch.zeros(1, 8, 8))
+
+
+def test_a_subject_may_stand_elsewhere_than_expected_and_the_expected_place_is_no_outside_either() -> None:
+    background, expected, mask = grey(), square(2, 2, 4), square(30, 30, 4)
+    composite = paste(paste(background, mask), expected, 0.1)
+    assert inserted(composite, background, mask, expected=expected)["outside_equal"] == 1.0
+    assert inserted(composite, background, mask)["outside_equal"] < 1.0
+
+
+def test_a_subject_that_fills_the_picture_has_no_outside_columns() -> None:
+    background = grey()
+    assert set(inserted(background, background, torch.ones(1, 40, 40))) == {"effect_area"}
+
+
+def test_outside_lpips_never_sees_the_inside() -> None:
+    background, mask = grey(), square(15, 15, 6)
+    seen = []
+
+    def distance(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        seen.append((first - second).abs().sum())
+        return (first - second).abs().mean(dim=(1, 2, 3))
+
+    values = inserted(paste(background, mask), background, mask, lpips=distance)
+    assert (values["outside_lpips"], seen) == (0.0, [0.0])
+
+
+def test_identity_is_judged_against_the_subject_and_style_against_the_scene() -> None:
+    one, two = torch.eye(2)
+    values = inserted(
+        grey(), grey(), square(15, 15, 6),
+        made={"dino": one, "csd": one}, subject={"dino": one, "csd": two}, scene={"dino": two, "csd": one},
+    )  # fmt: skip
+    assert (values["inside_identity"], values["inside_style"]) == (1.0, 1.0)
+
+
+def test_the_crop_holds_the_whole_subject_centred_on_white() -> None:
+    image, mask = torch.zeros(3, 40, 40), torch.zeros(1, 40, 40)
+    mask[:, 10:30, 5:15] = 1.0
+    image[:, 10:30, 5:15] = 0.25
+    crop = subject_crop(image, mask)
+    assert crop.shape == (3, 20, 20)
+    assert torch.equal(crop[:, :, 5:15], torch.full((3, 20, 10), 0.25))
+    assert torch.equal(crop[:, :, :5], torch.ones(3, 20, 5))
+
+
+# Truth
+
+
+def answer(picture: torch.Tensor, mask: torch.Tensor, effect: torch.Tensor) -> Truth:
+    return Truth(picture, picture, mask, effect)
+
+
+def of_styled(image: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
+    nothing = torch.zeros_like(truth[:1])
+    return measure(redrawn(picture=image, truth=answer(truth, nothing, nothing)))
+
+
+def reference_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """Wang et al. 2004, equation 13, window by window, the border where the window does not fit left out."""
+    steps = np.arange(11) - 5
+    window = np.exp(-(steps**2) / (2 * 1.5**2))
+    window = np.outer(window, window) / np.outer(window, window).sum()
+    total = []
+    for channel in range(3):
+        for i in range(x.shape[1] - 10):
+            for j in range(x.shape[2] - 10):
+                a, b = x[channel, i : i + 11, j : j + 11], y[channel, i : i + 11, j : j + 11]
+                ma, mb = (window * a).sum(), (window * b).sum()
+                va, vb = (window * (a - ma) ** 2).sum(), (window * (b - mb) ** 2).sum()
+                cov = (window * (a - ma) * (b - mb)).sum()
+                total.append(
+                    (2 * ma * mb + 1e-4) * (2 * cov + 9e-4) / ((ma**2 + mb**2 + 1e-4) * (va + vb + 9e-4))
+                )
+    return float(np.mean(total))
+
+
+def test_ssim_and_psnr_agree_with_their_definitions_and_the_truth_scores_the_ceiling() -> None:
+    truth = noise(3, 26, 24, seed=3)
+    image = (truth + 0.1 * (noise(3, 26, 24, seed=4) - 0.5)).clamp(0, 1)
+    values = of_styled(image, truth)
+    x, y = image.double().numpy(), truth.double().numpy()
+    assert values["truth_ssim"] == pytest.approx(reference_ssim(x, y), abs=2e-4)
+    assert values["truth_psnr"] == pytest.approx(-10 * np.log10(np.mean((x - y) ** 2)), abs=1e-6)
+    assert of_styled(truth, truth) == {"truth_psnr": CAP_DB, "truth_ssim": pytest.approx(1.0)}
+
+
+def test_the_true_insertion_is_perfect_and_a_bare_paste_has_no_shadow() -> None:
+    background = torch.full((3, 40, 40), 0.6)
+    mask, effect = square(10, 10, 10), square(20, 12, 6)
+    picture = paste(background, mask)
+    picture[:, effect[0] > 0] = 0.3
+    truth = answer(picture, mask, effect)
+    perfect = inserted(picture, background, mask, truth=truth)
+    bare = inserted(paste(background, mask), background, mask, truth=truth)
+    assert (perfect["truth_effect_psnr"], perfect["truth_shadow_iou"], perfect["truth_mask_iou"]) == (
+        CAP_DB,
+        1,
+        1,
+    )
+    assert bare["truth_shadow_iou"] == 0.0
+    assert bare["truth_effect_psnr"] == pytest.approx(-20 * math.log10(0.3), abs=1e-4)
+
+
+def test_a_subject_in_the_wrong_place_is_no_shadow_but_a_smaller_overlap() -> None:
+    background = torch.full((3, 40, 40), 0.6)
+    mask, moved = square(10, 10, 10), square(10, 15, 10)
+    truth = answer(paste(background, mask), mask, torch.zeros_like(mask))
+    values = inserted(paste(background, moved), background, moved, truth=truth)
+    assert "truth_effect_psnr" not in values
+    assert (values["truth_shadow_iou"], values["truth_mask_iou"]) == (1.0, pytest.approx(50 / 150))
+
+
+def test_pictures_of_two_sizes_and_broken_ones_are_refused() -> None:
+    background, mask = grey(), square(10, 10, 10)
+    with pytest.raises(UserError, match="background 40 x 40"):
+        inserted(grey(20), background, mask)
+    with pytest.raises(UserError, match="NaN"):
+        of_styled(torch.full((3, 16, 16), torch.nan), noise(3, 16, 16))
+
+
+# One more metric
+
+
+def test_a_metric_from_outside_brings_its_own_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METRICS, "registered", {})
+    brightness = Metric(
+        {"insert": (Column("brightness", "brightness", "look", bounds=(0, 1)),)},
+        lambda sample: {} if sample.picture is None else {"brightness": float(sample.picture.mean())},
+    )
+    with pytest.raises(UserError, match="brightness"):
+        column("insert", "brightness")
+    METRICS.register("brightness")(brightness)
+    assert column("insert", "brightness").label == "brightness"
+    assert "brightness" not in [found.key for found in columns_of("insert")]
+    with pytest.raises(UserError, match="brightness"):
+        column("stylize", "brightness")
