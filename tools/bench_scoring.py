@@ -30,11 +30,10 @@ from magic_insert.evaluation.features import (
     keys_of,
 )
 from magic_insert.models.encoders.base import MetricEncoder
-from magic_insert.models.encoders.paper import build_network, wrap
-from magic_insert.models.encoders.weights import Located
+from magic_insert.models.encoders.paper import CLIP_B, DINO, Located
 
 SUBJECTS, BACKGROUNDS = 35, 20
-ENCODERS = {"DINO ViT-S/16": "dino_vits16", "CLIP ViT-B/32": "clip_vitb32"}
+ENCODERS = {"DINO ViT-S/16": DINO, "CLIP ViT-B/32": CLIP_B}
 
 
 def write_pictures(folder: Path, count: int, size: int) -> list[Path]:
@@ -129,7 +128,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(options.threads)
     source = Located(Path("random"), "", "random weights")
     encoders = {
-        name: wrap(key, build_network(key), source).to(options.device) for name, key in ENCODERS.items()
+        name: judge.wrap(judge.network(), source).to(options.device) for name, judge in ENCODERS.items()
     }
     with tempfile.TemporaryDirectory() as folder:
         times = measure(encoders, options.pairs, options.size, Path(folder))

@@ -17,12 +17,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from magic_insert.config.registry import ENCODERS
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders import csd, load_metric_encoders, preprocess
-from magic_insert.models.encoders.paper import PAPER_ENCODERS, build_network, load_paper_encoder, wrap
-from magic_insert.models.encoders.reward import load_reward
-from magic_insert.models.encoders.weights import Located, WeightsFile, locate
+from magic_insert.models.encoders import EncoderSet, csd, preprocess
+from magic_insert.models.encoders.paper import CLIP_B, DINO, Located, WeightsFile, load_reward, locate
 
 FORMULA = Located(Path("formula"), "0" * 64, "a formula")
 
@@ -86,7 +85,7 @@ def by_pil(image: torch.Tensor, resize: int, mean: list[float], std: list[float]
 def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, int]) -> None:
     resize, mean, std = PROTOCOL[name]
     image = picture(*size)
-    ours = preprocess(image[None], wrap(name, nn.Identity(), FORMULA).card)[0].double().numpy()
+    ours = preprocess(image[None], ENCODERS.get(name).wrap(nn.Identity(), FORMULA).card)[0].double().numpy()
     error = np.abs(ours - by_pil(image, resize, mean, std)) * np.array(std)[:, None, None] * 255
     # PIL rounds to whole levels after each of its two passes; we round nowhere.
     assert error.max() < 2.0
@@ -95,7 +94,7 @@ def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, 
 
 def test_another_resize_crop_filter_or_statistic_would_be_seen() -> None:
     image = picture(301, 517)
-    ours = preprocess(image[None], wrap("dino_vits16", nn.Identity(), FORMULA).card)[0].double().numpy()
+    ours = preprocess(image[None], DINO.wrap(nn.Identity(), FORMULA).card)[0].double().numpy()
     for wrong in ((248, *IMAGENET), (224, *IMAGENET), (256, *OPENAI)):
         error = np.abs(ours - by_pil(image, *wrong)) * np.array(IMAGENET[1])[:, None, None] * 255
         assert error.mean() > 1.0
@@ -113,9 +112,9 @@ GOLDEN_CSD = [-0.237452, 0.296606, 0.16102, -0.338099, -0.073895, 0.357141]
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_the_embedding_of_a_known_picture_by_known_weights_stays_what_it_was(name: str) -> None:
-    network = build_network(name)
+    network = ENCODERS.get(name).network()
     fill(getattr(network, "visual", network))  # of CLIP only the tower that is looked at
-    encoder = wrap(name, network, FORMULA)
+    encoder = ENCODERS.get(name).wrap(network, FORMULA)
     embedding = encoder.embed_images(picture(301, 517)[None])[0]
     assert embedding.norm().item() == pytest.approx(1.0, abs=1e-5)
     assert embedding.shape == (encoder.card.embedding_dim,)
@@ -130,8 +129,8 @@ def test_a_small_style_network_has_its_golden_vector_too() -> None:
 
 
 def test_dino_is_the_class_token_after_the_last_norm() -> None:
-    network = fill(build_network("dino_vits16"))
-    encoder = wrap("dino_vits16", network, FORMULA)
+    network = fill(DINO.network())
+    encoder = DINO.wrap(network, FORMULA)
     pixels = preprocess(picture(256, 256)[None], encoder.card)
     with torch.no_grad():
         token = network.forward_features(pixels)[0, 0]
@@ -140,10 +139,10 @@ def test_dino_is_the_class_token_after_the_last_norm() -> None:
 
 def test_clip_is_the_variant_openai_trained() -> None:
     for name in ("clip_vitb32", "clip_vitl14"):
-        config = open_clip.get_model_config(PAPER_ENCODERS[name].architecture)
+        config = open_clip.get_model_config(ENCODERS.get(name).architecture)
         assert config["quick_gelu"] is True
     with torch.device("meta"):
-        network = build_network("clip_vitb32")
+        network = CLIP_B.network()
     assert type(network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
@@ -224,16 +223,16 @@ def test_the_conversion_command_says_what_is_wrong_in_one_line(
 
 
 def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_card(tmp_path: Path) -> None:
-    network = fill(build_network("dino_vits16"))
+    network = fill(DINO.network())
     save_file(network.state_dict(), tmp_path / "dino_vits16.safetensors")
     with pytest.raises(UserError, match=r"encoders\.accept_unknown=true"):
-        load_paper_encoder("dino_vits16", root=tmp_path)
-    encoder = load_paper_encoder("dino_vits16", root=tmp_path, accept_unknown=True)
+        DINO.load(root=tmp_path)
+    encoder = DINO.load(root=tmp_path, accept_unknown=True)
     assert "accepted by the user" in encoder.card.weights
-    assert (encoder.card.verified, wrap("dino_vits16", network, FORMULA).card.verified) == (False, True)
+    assert (encoder.card.verified, DINO.wrap(network, FORMULA).card.verified) == (False, True)
     assert encoder.card.weights_sha256 == sha256_file(tmp_path / "dino_vits16.safetensors")
     image = picture(224, 224)[None]
-    ours = wrap("dino_vits16", network, FORMULA).embed_images(image)
+    ours = DINO.wrap(network, FORMULA).embed_images(image)
     assert torch.equal(encoder.embed_images(image), ours)
     assert not any(p.requires_grad for p in encoder.parameters())
 
@@ -241,7 +240,7 @@ def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_car
 def test_another_models_file_is_named(tmp_path: Path) -> None:
     save_file({"features.0.weight": torch.ones(2)}, tmp_path / "dino_vits16.safetensors")
     with pytest.raises(UserError, match="another model's file"):
-        load_paper_encoder("dino_vits16", root=tmp_path, accept_unknown=True)
+        DINO.load(root=tmp_path, accept_unknown=True)
 
 
 def test_a_file_with_another_digest_is_refused_unless_the_user_insists(tmp_path: Path) -> None:
@@ -258,9 +257,9 @@ def test_a_file_with_another_digest_is_refused_unless_the_user_insists(tmp_path:
 def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"encoders\.download=true"):
-        load_paper_encoder("clip_vitb32")
+        CLIP_B.load()
     with pytest.raises(UserError, match=r"docs/metrics\.md"):
-        load_paper_encoder("csd_vitl14")
+        ENCODERS.get("csd_vitl14").load()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -289,13 +288,13 @@ def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
 
 def test_a_set_of_unknown_name_or_extra_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="metrics="):
-        load_metric_encoders("dreamsim")
+        EncoderSet("dreamsim")
     with pytest.raises(UserError, match="dinov2"):
-        load_metric_encoders("micro", extras=("dinov2",))
+        EncoderSet("micro", dinov2=True)
     with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
-        load_metric_encoders("paper", root=tmp_path)
+        EncoderSet("paper", root=tmp_path).load()
     with pytest.raises(UserError, match=r"encoders\.root"):
-        load_metric_encoders("paper", root=tmp_path / "nowhere")
+        EncoderSet("paper", root=tmp_path / "nowhere").check()
 
 
 def test_without_its_package_image_reward_says_what_to_do(tmp_path: Path) -> None:

@@ -134,3 +134,16 @@ METRICS = Registry(
         "shadow": f"{_METRICS}:SHADOW",
     },
 )
+
+_PUBLISHED = "magic_insert.models.encoders.paper"
+ENCODERS = Registry(
+    "encoder",
+    "magic_insert.encoders",
+    {
+        "dino_vits16": f"{_PUBLISHED}:DINO",
+        "dinov2_vits14": f"{_PUBLISHED}:DINOV2",
+        "clip_vitb32": f"{_PUBLISHED}:CLIP_B",
+        "clip_vitl14": f"{_PUBLISHED}:CLIP_L",
+        "csd_vitl14": f"{_PUBLISHED}:CSD",
+    },
+)

@@ -9,6 +9,7 @@ import gc
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -65,7 +66,7 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     out = Path(cfg.out)
     console = Console(stderr=True, quiet=rank() != 0)
     if rank() == 0:
-        check_judges(cfg)  # hours of drawing should not end at a missing file
+        encoder_set(cfg).check()  # hours of drawing should not end at a missing file
     bench = prepare(cfg, out, console)
     if (out / ROWS_FILE).is_file():
         read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
@@ -150,7 +151,9 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) ->
     Raises:
         UserError: an encoder is missing or damaged, a picture is damaged, an embedding is not finite.
     """
-    encoders, lpips = load_judges(cfg)
+    from magic_insert.models.zoo import resolve_device
+
+    encoders, lpips = encoder_set(cfg).load(resolve_device(cfg.model.device))
     units = by_unit(list_entries(cfg, bench, out))
     groups = picture_groups(bench, units)
     keys = keys_of([picture for group in groups for picture in group])
@@ -168,53 +171,17 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) ->
     return (merge(collect(out, units, bench, keys, judges)) if rank() == 0 else []), judges
 
 
-def check_judges(cfg: EvaluateConfig) -> None:
-    """That every judge's weights are where `load_judges` will look for them, with the known digests.
+def encoder_set(cfg: EvaluateConfig) -> Any:
+    """The judges that the configuration names, as `models.encoders.EncoderSet`; nothing is loaded.
 
     Raises:
-        UserError: as `load_judges`.
+        UserError: an encoder that this set cannot have.
     """
-    from magic_insert.models.encoders import check_lpips, check_metric_encoders
+    from magic_insert.models.encoders import EncoderSet
 
-    check_metric_encoders(cfg.metrics, **_encoder_words(cfg))
-    if (place := _lpips_folder(cfg)) is not None:
-        check_lpips(place, accept_unknown=cfg.encoders.accept_unknown)
-
-
-def load_judges(cfg: EvaluateConfig) -> tuple[Mapping[str, Any], Any]:
-    """The encoders by role, and LPIPS where its trunk is.
-
-    Raises:
-        UserError: weights are missing, or not the known ones.
-    """
-    from magic_insert.models.encoders import load_lpips, load_metric_encoders
-    from magic_insert.models.zoo import resolve_device
-
-    device = resolve_device(cfg.model.device)
-    encoders = load_metric_encoders(cfg.metrics, device=device, **_encoder_words(cfg))
-    if (place := _lpips_folder(cfg)) is None:
-        return encoders, None
-    return encoders, load_lpips(place, accept_unknown=cfg.encoders.accept_unknown, device=device)
-
-
-def _encoder_words(cfg: EvaluateConfig) -> dict[str, Any]:
-    wanted = cfg.encoders
-    return {
-        "root": Path(wanted.root) if wanted.root else None,
-        "extras": [name for name in ("dinov2", "image_reward") if getattr(wanted, name)],
-        "download": wanted.download,
-        "accept_unknown": wanted.accept_unknown,
-    }
-
-
-def _lpips_folder(cfg: EvaluateConfig) -> Path | None:
-    """The folder of LPIPS's trunk: the one that was named, or that of the encoders if the file is there."""
-    from magic_insert.models.encoders.lpips_distance import ALEXNET
-
-    if cfg.encoders.lpips:
-        return Path(cfg.encoders.lpips)
-    root = Path(cfg.encoders.root) if cfg.encoders.root else None
-    return root if root is not None and (root / ALEXNET.file).is_file() else None
+    wanted = asdict(cfg.encoders)
+    folders = {key: Path(wanted[key]) if wanted[key] else None for key in ("root", "lpips")}
+    return EncoderSet(cfg.metrics, **{**wanted, **folders, "extra": tuple(cfg.encoders.extra)})
 
 
 def picture_groups(bench: Benchmark, units: Sequence[tuple[Any, Sequence[Entry]]]) -> list[list[Picture]]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from magic_insert.config.fields import Holds, OneOf, Range
+from magic_insert.config.registry import ENCODERS, Registered
 from magic_insert.config.schema.shared import (
     INSERTERS,
     STYLIZERS,
@@ -71,6 +72,8 @@ class EncodersConfig:
     """Add its columns."""
     image_reward: bool = False
     """Add its columns."""
+    extra: list[Annotated[str, Registered(ENCODERS)]] = field(default_factory=list)
+    """Further encoders by name, for metrics that ask for them."""
     download: bool = False
     """Fetch what the hub's cache lacks."""
     accept_unknown: bool = False

@@ -1,64 +1,147 @@
-"""Metric encoders: what is said (clip), who it is (identity), how it is drawn (style).
+"""Metric encoders and the sets a table is made with, by the role they play in it: `metrics=micro` or `metrics=paper`.
 
-The three micro encoders are made and trained by this project on the Toybox and judge micro-scale pictures only; those
-of the paper's tables load published weights (`paper`). Cards say which is which; `load_metric_encoders` picks a set.
+Roles: "dino" and "dinov2" (who it is), "clip_i" and "clip_t" (one CLIP, pictures and texts), "csd" (how it is drawn),
+"image_reward" (a scorer). The micro set fills the same roles with the Toybox's own encoders; cards say which is which.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import torch
 
-from magic_insert.models.encoders.base import MetricEncoder, SavedEncoder, preprocess
-from magic_insert.models.encoders.card import EncoderCard
-from magic_insert.models.encoders.clip import ClipEncoder, TextImageEncoder, load_clip, new_clip
-from magic_insert.models.encoders.identity import IdentityEncoder, load_identity, new_identity
-from magic_insert.models.encoders.lpips_distance import Lpips, check_lpips, load_lpips
-from magic_insert.models.encoders.metric_set import check_metric_encoders, load_metric_encoders
-from magic_insert.models.encoders.style import StyleEncoder, load_style, new_style
+from magic_insert.config.registry import ENCODERS
+from magic_insert.core.errors import UserError
+from magic_insert.models.encoders.base import EncoderCard, MetricEncoder, SavedEncoder, preprocess
+from magic_insert.models.encoders.micro import (
+    ClipEncoder,
+    Encoders,
+    check_encoders,
+    load_encoders,
+    new_clip,
+    new_identity,
+    new_style,
+)
+from magic_insert.models.encoders.paper import (
+    ALEXNET,
+    Lpips,
+    check_reward,
+    load_lpips,
+    load_reward,
+    locate,
+)
+from magic_insert.paths import micro_dir
 
 __all__ = [
     "ClipEncoder",
     "EncoderCard",
+    "EncoderSet",
     "Encoders",
-    "IdentityEncoder",
     "Lpips",
     "MetricEncoder",
     "SavedEncoder",
-    "StyleEncoder",
-    "TextImageEncoder",
-    "check_lpips",
-    "check_metric_encoders",
-    "load_clip",
     "load_encoders",
-    "load_identity",
     "load_lpips",
-    "load_metric_encoders",
-    "load_style",
     "new_clip",
     "new_identity",
     "new_style",
     "preprocess",
 ]
 
+SETS: Mapping[str, Mapping[str, str]] = {
+    "micro": {},  # its three are no published files
+    "paper": {"dino": "dino_vits16", "clip_i": "clip_vitb32", "clip_t": "clip_vitb32", "csd": "csd_vitl14"},
+    "paper_large": {
+        "dino": "dino_vits16",
+        "clip_i": "clip_vitl14",
+        "clip_t": "clip_vitl14",
+        "csd": "csd_vitl14",
+    },
+}
 
-class Encoders(TypedDict):
-    """The three encoders by role; evaluation asks each for embeddings and for its card."""
 
-    clip: ClipEncoder
-    identity: IdentityEncoder
-    style: StyleEncoder
+@dataclass(frozen=True)
+class EncoderSet:
+    """What judges: one of SETS, whatever is added to it, and where the weights are.
 
-
-def load_encoders(folder: Path, device: torch.device | str = "cpu") -> Encoders:
-    """The encoders saved in `folder`/clip, /identity and /style, in eval mode on `device`.
-
-    Raises:
-        UserError: a part is missing, or its weights are not those its card speaks of.
+    `root`: folder of weights; None is the shipped ones for micro, for the others the hub's cache. `lpips`: folder of
+    LPIPS's trunk; None is `root`, and no LPIPS where the file is not there. `dinov2`, `image_reward`: add these roles.
+    `extra`: further encoders of `ENCODERS`, in the role of their name. `download`: fetch what the hub's cache lacks.
+    `accept_unknown`: use files whose digest is not the known one; their cards say so.
     """
-    folder = Path(folder)
-    return Encoders(
-        clip=load_clip(folder / "clip").to(device),
-        identity=load_identity(folder / "identity").to(device),
-        style=load_style(folder / "style").to(device),
-    )
+
+    metrics: str
+    root: Path | None = None
+    lpips: Path | None = None
+    dinov2: bool = False
+    image_reward: bool = False
+    extra: tuple[str, ...] = ()
+    download: bool = False
+    accept_unknown: bool = False
+
+    def __post_init__(self) -> None:
+        if self.metrics not in SETS:
+            raise UserError(f"expected metrics of {', '.join(SETS)}, got {self.metrics!r}; set metrics=...")
+        added = [name for name in ("dinov2", "image_reward") if getattr(self, name)]
+        if self.metrics == "micro" and (added or self.extra):
+            raise UserError(
+                f"expected metrics=paper for {[*added, *self.extra][0]}, got micro; set metrics=paper"
+            )
+
+    def check(self) -> None:
+        """That `load` will find its files, with the digests they must have; builds no network.
+
+        Raises:
+            UserError: as `load`, except that tensors of another model show only when they are loaded.
+        """
+        if self.metrics == "micro":
+            check_encoders(self._micro_folder)
+        for name in dict.fromkeys(self._roles.values()):
+            ENCODERS.get(name).locate(**self._where)
+        if self.image_reward:
+            check_reward(self.root)
+        if (folder := self._lpips_folder) is not None:
+            locate(ALEXNET, root=folder, accept_unknown=self.accept_unknown)
+
+    def load(self, device: torch.device | str = "cpu") -> tuple[Mapping[str, Any], Lpips | None]:
+        """Encoders by role (`embed_images`, for clip_t `embed_texts`, for image_reward `score`) and LPIPS, with cards.
+
+        Raises:
+            UserError: no such encoder, weights that are missing or not the known ones.
+        """
+        # One network per name: CLIP plays two roles.
+        loaded = {
+            name: ENCODERS.get(name).load(**self._where).to(device)
+            for name in dict.fromkeys(self._roles.values())
+        }
+        encoders: dict[str, Any] = {role: loaded[name] for role, name in self._roles.items()}
+        if self.metrics == "micro":
+            found = load_encoders(self._micro_folder, device)
+            encoders |= {"dino": found["identity"], "clip_i": found["clip"], "clip_t": found["clip"]}
+            encoders["csd"] = found["style"]
+        if self.image_reward:
+            encoders["image_reward"] = load_reward(self.root, device)
+        if (folder := self._lpips_folder) is None:
+            return encoders, None
+        return encoders, load_lpips(folder, accept_unknown=self.accept_unknown, device=device)
+
+    @property
+    def _roles(self) -> dict[str, str]:
+        """Role -> name of a published encoder."""
+        added = {"dinov2": "dinov2_vits14"} if self.dinov2 else {}
+        return {**SETS[self.metrics], **added, **{name: name for name in self.extra}}
+
+    @property
+    def _where(self) -> dict[str, Any]:
+        return {"root": self.root, "download": self.download, "accept_unknown": self.accept_unknown}
+
+    @property
+    def _micro_folder(self) -> Path:
+        return self.root if self.root is not None else micro_dir() / "encoders"
+
+    @property
+    def _lpips_folder(self) -> Path | None:
+        if self.lpips is not None:
+            return self.lpips
+        return self.root if self.root is not None and (self.root / ALEXNET.file).is_file() else None

@@ -1,13 +1,13 @@
-"""What every metric encoder shares: preprocessing by its card, normalised embeddings, half-precision files.
+"""What every metric encoder shares: its card, preprocessing by that card, normalised embeddings, half-precision files.
 
+A card holds everything that can change a metric, in one hashable record: two numbers of one metric may be compared only
+if their cards have the same digest. Reports print it.
 Shapes: B images, H W pixels, D embedding dimensions. Images are RGB in [0, 1]; embeddings have unit length.
 """
 
-import json
-import os
-import shutil
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,81 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
-from magic_insert.core.digest import sha256_file
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import write_json
-from magic_insert.models.encoders.card import CARD_FILE, EncoderCard
+from magic_insert.core.jsonl import read_object, whole_folder, write_json
 
-HALF = (0.5, 0.5, 0.5)
+ROLES = ("clip", "identity", "style", "distance", "reward")
+INTERPOLATIONS = ("bicubic", "bilinear")
+# What `weights` hold of a file that is not known to be the published one.
+ACCEPTED, UNKNOWN = "accepted by the user", "digest not known beforehand"
+CARD_FILE = "encoder_card.json"
+
+
+@dataclass(frozen=True)
+class EncoderCard:
+    """One encoder, complete: weights, preprocessing and provenance.
+
+    `role` is one of ROLES, `interpolation` one of INTERPOLATIONS. `resize` is the shorter side in pixels after an
+    antialiased resize, `crop` the side of the centre crop fed to the network; both are 0 for a network that takes
+    pictures as they are. `mean` and `std` are per RGB channel for values in [0, 1]. `text_template` has one `{}`; None
+    for encoders without a text side. `weights_sha256` is that of the weights file as shipped.
+    """
+
+    name: str
+    role: str
+    weights: str
+    weights_sha256: str
+    resize: int
+    crop: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    text_template: str | None
+    embedding_dim: int
+    trained_on: str
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise UserError(f"expected an encoder role of {ROLES}, got {self.role!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(f"expected an interpolation of {INTERPOLATIONS}, got {self.interpolation!r}")
+        if not (0 < self.crop <= self.resize or self.crop == self.resize == 0):
+            raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise UserError(f"expected 3 means and 3 positive stds, got {self.mean} and {self.std}")
+        if self.text_template is not None and self.text_template.count("{}") != 1:
+            raise UserError(f"expected a text template with one {{}}, got {self.text_template!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as JSON values, in the order of declaration."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any], source: Path | str = "encoder card") -> "EncoderCard":
+        """The card written by `to_dict`; UserError naming `source` if a field is missing, unknown or no such value."""
+        expected = {field.name for field in fields(cls)}
+        if set(row) != expected:
+            raise UserError(f"expected the fields {sorted(expected)} in {source}, got {sorted(row)}")
+        values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(
+                f"expected an encoder card in {source}, got {error}; copy the file again"
+            ) from error
+
+    @property
+    def verified(self) -> bool:
+        """Whether the weights are those this project knows, and not taken on a user's word."""
+        return not any(mark in self.weights for mark in (ACCEPTED, UNKNOWN))
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over every field: what result rows carry."""
+        return digest(self.to_dict())
 
 
 def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
@@ -46,8 +115,7 @@ def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
         ).clamp(0, 1)
     top = round((images.shape[-2] - card.crop) / 2)
     left = round((images.shape[-1] - card.crop) / 2)
-    images = images[..., top : top + card.crop, left : left + card.crop]
-    return standardise(images, card)
+    return standardise(images[..., top : top + card.crop, left : left + card.crop], card)
 
 
 def standardise(pixels: Float[Tensor, "B 3 C C"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
@@ -55,6 +123,11 @@ def standardise(pixels: Float[Tensor, "B 3 C C"], card: EncoderCard) -> Float[Te
     mean = pixels.new_tensor(card.mean).view(3, 1, 1)
     std = pixels.new_tensor(card.std).view(3, 1, 1)
     return (pixels - mean) / std
+
+
+def unit(vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+    """Rows scaled to length one, in float32."""
+    return normalize(vectors.float(), dim=-1)
 
 
 class MetricEncoder(nn.Module, ABC):
@@ -93,8 +166,43 @@ class MetricEncoder(nn.Module, ABC):
         return torch.cat([self.embed_pixels(part) for part in parts])
 
 
+class PlainEncoder(MetricEncoder):
+    """The embedding is the network's output: timm's class token after the last norm, CSD, the micro encoders."""
+
+    def features(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
+        return unit(self.network(pixels))
+
+
+class TextImageEncoder(MetricEncoder):
+    """Image and text towers of open_clip with one embedding space: CLIP-I, CLIP-T, retrieval, recognition."""
+
+    def __init__(self, network: nn.Module, card: EncoderCard, tokenizer: Callable[..., Tensor]) -> None:
+        super().__init__(network, card)
+        self.tokenizer = tokenizer
+
+    def features(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
+        return unit(self.network.encode_image(pixels))
+
+    def text_features(self, texts: list[str]) -> Float[Tensor, "T D"]:
+        """Unit-length text embeddings with gradients; texts past the context (micro 32, OpenAI 77) are truncated."""
+        device = next(self.parameters()).device
+        return unit(self.network.encode_text(self.tokenizer(texts).to(device)))
+
+    @torch.no_grad()
+    def embed_texts(self, texts: list[str], chunk: int = 256) -> Float[Tensor, "T D"]:
+        """Unit-length embeddings of texts exactly as given; `prompts` applies the card's template."""
+        assert not self.training, "a metric encoder is evaluated in eval mode"
+        parts = [self.text_features(texts[i : i + chunk]) for i in range(0, len(texts), chunk)]
+        return torch.cat(parts).float()
+
+    def prompts(self, names: list[str]) -> list[str]:
+        """The card's text template filled with each name: `bunny` becomes `a bunny`."""
+        assert self.card.text_template is not None
+        return [self.card.text_template.format(name) for name in names]
+
+
 class SavedEncoder(MetricEncoder):
-    """An encoder of our own, which can be written to a folder and trained."""
+    """An encoder of our own, which can be trained, written to a folder and loaded from it."""
 
     weights_file = "model.safetensors"
 
@@ -102,67 +210,58 @@ class SavedEncoder(MetricEncoder):
     def write_config(self, folder: Path) -> None:
         """Everything but the weights and the card that is needed to rebuild the network from `folder`."""
 
+    @classmethod
+    @abstractmethod
+    def untrained(cls, folder: Path, card: EncoderCard) -> Any:
+        """The encoder of the configuration in `folder`, weights not yet loaded."""
+
     def save(self, folder: Path, trained_on: str) -> EncoderCard:
         """Write weights (float16 safetensors), configuration and card to `folder`, all or nothing.
 
         Returns the card as written: `trained_on` filled in, with the sha256 of the weights file.
         """
         folder = Path(folder)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
-        partial.mkdir(parents=True)
-        try:
-            tensors = {
-                key: (value.half() if value.is_floating_point() else value).contiguous()
-                for key, value in self.network.state_dict().items()
-            }
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            key: (value.half() if value.is_floating_point() else value).contiguous()
+            for key, value in self.network.state_dict().items()
+        }
+        with whole_folder(folder) as partial:
             save_file(tensors, partial / self.weights_file)
             self.write_config(partial)
-            card = replace(
-                self.card, weights_sha256=sha256_file(partial / self.weights_file), trained_on=trained_on
-            )
+            sha256 = sha256_file(partial / self.weights_file)
+            card = replace(self.card, weights_sha256=sha256, trained_on=trained_on)
             write_json(partial / CARD_FILE, card.to_dict())
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return card
 
+    @classmethod
+    def load(cls, folder: Path) -> Any:
+        """The encoder saved in `folder`, on the CPU in eval mode, in float32.
 
-def unit(vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-    """Rows scaled to length one, in float32."""
-    return normalize(vectors.float(), dim=-1)
+        Raises:
+            UserError: as `check`.
+        """
+        encoder = cls.untrained(folder, cls.check(folder))
+        weights = load_file(Path(folder) / cls.weights_file)
+        encoder.network.load_state_dict({key: value.float() for key, value in weights.items()})
+        return encoder.eval()
 
+    @classmethod
+    def check(cls, folder: Path) -> EncoderCard:
+        """The card in `folder`.
 
-def read_card(folder: Path, weights_file: str) -> EncoderCard:
-    """The card in `folder`, after checking that the weights beside it are the ones it speaks of."""
-    row = read_config(folder / CARD_FILE)
-    card = EncoderCard.from_dict(row, source=folder / CARD_FILE)
-    found = sha256_file(folder / weights_file)
-    if found != card.weights_sha256:
-        raise UserError(
-            f"expected {folder / weights_file} with sha256 {card.weights_sha256[:12]}..., got {found[:12]}...; "
-            "the weights and their card do not belong together: train or copy the encoder folder again"
-        )
-    return card
-
-
-def read_weights(network: nn.Module, folder: Path, weights_file: str) -> None:
-    """Load half-precision weights into `network` (every tensor must be there), keep it in float32."""
-    network.load_state_dict({key: value.float() for key, value in load_file(folder / weights_file).items()})
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object of an encoder folder.
-
-    Raises:
-        UserError: it is not there, or not an object.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"expected an encoder folder with {path.name}, got nothing at {path}; check the folder"
-        )
-    row = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(row, dict):
-        raise UserError(f"expected a JSON object in {path}, got {type(row).__name__}")
-    return row
+        Raises:
+            UserError: it is missing or damaged, or the weights beside it are not the ones it speaks of.
+        """
+        path, weights = Path(folder) / CARD_FILE, Path(folder) / cls.weights_file
+        if not (path.is_file() and weights.is_file()):
+            raise UserError(
+                f"expected an encoder folder with {CARD_FILE} and {weights.name}, got none at {folder}; check it"
+            )
+        card = EncoderCard.from_dict(read_object(path), source=path)
+        if (found := sha256_file(weights)) != card.weights_sha256:
+            raise UserError(
+                f"expected {weights} with sha256 {card.weights_sha256[:12]}..., got {found[:12]}...; "
+                "the weights and their card do not belong together: train or copy the encoder folder again"
+            )
+        return card
