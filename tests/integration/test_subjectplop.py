@@ -16,7 +16,7 @@ from magic_insert.config.schema import SubjectPlopConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
-from magic_insert.data.subjectplop_folder import fetch, run_subjectplop, take_inventory
+from magic_insert.data.benchmark_sources import fetch, run_subjectplop, take_inventory
 from magic_insert.evaluation.evaluate import run_evaluate
 from magic_insert.evaluation.rows import read_rows
 from magic_insert.paths import CHECKOUT, subjectplop_dir

@@ -13,11 +13,8 @@ from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
-from magic_insert.data.benchmark_selection import describe
-from magic_insert.data.benchmarks import Benchmark, BenchPair, Source
-from magic_insert.data.picture_folders import folder
-from magic_insert.data.subjectplop_folder import subjectplop
-from magic_insert.data.toyplop import ToyPlop
+from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
+from magic_insert.data.benchmarks import Benchmark, BenchPair, Source, describe
 from magic_insert.stylizers.base import join_words
 from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import style_phrase

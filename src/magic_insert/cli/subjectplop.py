@@ -21,7 +21,7 @@ def run(cfg: DictConfig) -> None:
         raise UserError(f"expected the folder of SubjectPlop, got none at {wanted.root}; set root=FOLDER")
     if wanted.action == "fetch" and Path(wanted.out).exists():
         raise UserError(f"expected a new folder to clone into, got {wanted.out}; set out=FOLDER")
-    load_function("magic_insert.data.subjectplop_folder:run_subjectplop")(wanted)
+    load_function("magic_insert.data.benchmark_sources:run_subjectplop")(wanted)
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -29,11 +29,8 @@ from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
-from magic_insert.data.benchmark_selection import describe
-from magic_insert.data.benchmarks import Benchmark, Source
-from magic_insert.data.picture_folders import folder
-from magic_insert.data.subjectplop_folder import subjectplop
-from magic_insert.data.toyplop import ToyPlop
+from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
+from magic_insert.data.benchmarks import Benchmark, Source, describe
 from magic_insert.evaluation.entries import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
 from magic_insert.evaluation.generate import Workshop

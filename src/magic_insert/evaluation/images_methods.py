@@ -13,8 +13,8 @@ from torch import Tensor
 from magic_insert.config.schema import ImagesConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
+from magic_insert.data.benchmark_sources import SUFFIXES
 from magic_insert.data.benchmarks import BenchPair
-from magic_insert.data.picture_folders import SUFFIXES
 
 SHOWN = 8
 CHANGED = 0.12  # blurred change of colour that says: here stands the subject

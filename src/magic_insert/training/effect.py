@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.data.relit_pairs import RelitPairs, training_chunk
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net
 from magic_insert.training.effect_looks import Batch, Dice, randomised
@@ -111,11 +112,9 @@ class EffectModule(pl.LightningModule):
         """One line: the parts of the loss, and how far the batch's effects came from doing nothing."""
         region = (1.0 - batch.mask) * ((batch.truth - batch.scene).abs().amax(1, keepdim=True) > VISIBLE)
         found = batch.scene * torch.exp(effect.log_shade) + effect.light
-        nothing, error = (
-            float(((p - batch.truth).square() * region).sum()) + 1e-9 for p in (batch.scene, found)
-        )
+        nothing, made = (psnr_pooled(region_sums(p, batch.truth, region)) for p in (batch.scene, found))
         text = " ".join(f"{name} {float(part):.4f}" for name, part in parts.items())
-        gain = 10 * math.log10(nothing / error)
+        gain = 0.0 if nothing is None or made is None else made - nothing
         print(f"step {self.global_step} {self.share:.2f} {text} gain {gain:.2f} dB", flush=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,359 @@
+"""Where a benchmark's pictures come from: ToyPlop, any user's folders, and the official pictures of SubjectPlop.
+
+ToyPlop is held-out Toybox subjects for held-out scenes, every answer known and rendered on demand. Of SubjectPlop, whose
+repository states no licence, the package holds names, checksums and texts of its own, and never a picture: they are
+fetched by those who have a network and compared with what was released.
+"""
+
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import effect_of
+from magic_insert.core.images import load_rgb, load_rgba
+from magic_insert.core.jsonl import read_json
+from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Subject
+from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
+from magic_insert.models.segment import cut_subject
+from magic_insert.paths import subjectplop_dir
+from magic_insert.toybox.benchmark import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.captions import caption, style_phrase
+from magic_insert.toybox.world import render_subjects
+
+VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SMALLEST_SIDE = 16
+TEXTS = "texts.json"
+SUBJECT_FOLDERS = ("characters", "subjects")
+KINDS = ("characters", "backgrounds")
+NO_LICENCE = (
+    "The official repository states no licence: use its pictures to evaluate; "
+    "do not commit, ship or redistribute them."
+)
+
+
+class ToyPlop:
+    """The split `mini` (5 x 4) or `full` (35 x 20) at `size` pixels."""
+
+    has_truth = True
+    deviations: Sequence[str] = ()
+
+    def __init__(self, cfg: BenchmarkConfig) -> None:
+        self.split, self.size = cfg.split, cfg.size
+        self.name = f"toyplop {cfg.split}"
+        # The first so many should differ: bunny-01, bird-01, ... come before bunny-02.
+        named = sorted(toyplop_subjects(cfg.split), key=lambda item: item[0].rpartition("-")[2])
+        self.specs = dict(named)
+        self.scenes = {scene[0]: scene for scene in toyplop_scenes(cfg.split)}
+        self.subjects: Sequence[BenchSubject] = [
+            BenchSubject(name, f"{article(spec.template)} {spec.template}", caption(spec))
+            for name, spec in named
+        ]
+        self.backgrounds: Sequence[BenchBackground] = [
+            BenchBackground(name, style, style_phrase(style)) for name, _, style in self.scenes.values()
+        ]
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """The split's own size."""
+        return len(self.subjects), len(self.backgrounds)
+
+    @property
+    def contents(self) -> Any:
+        """Specs of every subject and scene, how they are drawn, and every text that prompts and encoders are given."""
+        scenes = [[name, asdict(spec), style] for name, spec, style in self.scenes.values()]
+        subjects = [[name, asdict(spec)] for name, spec in self.specs.items()]
+        texts = [[s.id, s.simple, s.detailed] for s in self.subjects]
+        texts += [[b.id, b.style_text] for b in self.backgrounds]
+        return [VERSION, self.size, subjects, scenes, texts]
+
+    def subject(self, name: str) -> Subject:
+        """The subject alone, as a photograph."""
+        seed = fold_in(0, "toyplop", name)
+        alone = render_subjects([self.specs[name]], ["photo"], [COMPLEXITY], [seed], self.size)
+        return Subject(alone.rgb[0], alone.alpha[0], name)
+
+    def background(self, name: str) -> torch.Tensor:
+        """The scene without a subject: it is the same whoever will stand there."""
+        first = next(iter(self.specs))
+        return toyplop_pair((first, self.specs[first]), self.scenes[name], self.size).background
+
+    def truth(self, subject: str, background: str) -> Truth:
+        """The rendered answer."""
+        made = toyplop_pair((subject, self.specs[subject]), self.scenes[background], self.size)
+        # Methods hand in eight-bit pictures: an effect is what can be seen in such a picture.
+        composite, alone, mask = map(_eight_bit, (made.with_subject, made.background, made.mask))
+        effect = effect_of(composite[None], alone[None], mask[None])[0]
+        return Truth(made.subject_styled, composite, mask, effect)
+
+
+def _eight_bit(image: torch.Tensor) -> torch.Tensor:
+    """The picture as its file will hold it."""
+    return (image * 255).round() / 255
+
+
+# Folders of pictures
+
+
+class PictureFolders:
+    """Subjects and backgrounds as files; an opaque subject is cut out, there is no truth."""
+
+    has_truth = False
+
+    def __init__(
+        self, name: str, subjects: Mapping[str, Path], backgrounds: Mapping[str, Path], words: "Words",
+        segmenter: SegmenterConfig,
+        whole: tuple[int, int] | None = None,
+        deviations: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        self.name, self.segmenter, self.deviations = name, segmenter, deviations
+        self.whole = whole or (len(subjects), len(backgrounds))
+        self.subject_files, self.background_files = dict(subjects), dict(backgrounds)
+        self.subjects: Sequence[BenchSubject] = [words.subject(stem) for stem in subjects]
+        self.backgrounds: Sequence[BenchBackground] = [words.background(stem) for stem in backgrounds]
+
+    @property
+    def contents(self) -> Any:
+        """The bytes of every picture, every text, and how subjects are cut out."""
+        files = [*self.subject_files.items(), *self.background_files.items()]
+        texts = [[s.id, s.simple, s.detailed] for s in self.subjects]
+        texts += [[b.id, b.style or "", b.style_text] for b in self.backgrounds]
+        return [[[name, sha256_file(path)] for name, path in files], texts, self.segmenter.name]
+
+    def subject(self, name: str) -> Subject:
+        """The subject cut out by its file's alpha or by the segmenter.
+
+        Raises:
+            UserError: a damaged or tiny picture, or nothing stands out; names the file.
+        """
+        path = self.subject_files[name]
+        rgb, alpha = load_rgba(path)
+        _check_size(path, rgb)
+        folder = None if self.segmenter.model_dir is None else Path(self.segmenter.model_dir)
+        try:
+            return cut_subject(rgb, alpha, name, segmenter=self.segmenter.name, model_folder=folder)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def background(self, name: str) -> Float[Tensor, "3 H W"]:
+        """The background's picture; raises as `subject`."""
+        rgb = load_rgb(self.background_files[name])
+        _check_size(self.background_files[name], rgb)
+        return rgb
+
+    def truth(self, subject: str, background: str) -> Truth:
+        """Nobody knows it.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(f"expected a benchmark with truth for {subject} and {background}, got {self.name}")
+
+
+class Words:
+    """What subjects are and how backgrounds are drawn: from a file of texts, else from the rule for file names."""
+
+    def __init__(self, subjects: Mapping[str, Any], backgrounds: Mapping[str, Any]) -> None:
+        self.subjects, self.backgrounds = subjects, backgrounds
+
+    def subject(self, stem: str) -> BenchSubject:
+        """Its texts; by the rule `human_red2` is "a human red", and nobody has said more than that."""
+        if (row := self.subjects.get(stem)) is None:
+            noun = re.sub(r"[\d\s]+$", "", stem.replace("_", " ").replace("-", " ")) or stem
+            row = {"simple": f"{article(noun)} {noun}"}
+        return BenchSubject(stem, str(row["simple"]), str(row.get("detailed", "")))
+
+    def background(self, stem: str) -> BenchBackground:
+        """Its texts; by the rule there are none, and the columns that need one stay empty."""
+        row = self.backgrounds.get(stem, "")
+        if isinstance(row, str):
+            row = {"style": stem if row else None, "style_text": row}
+        return BenchBackground(stem, row.get("style"), str(row.get("style_text", "")))
+
+
+def read_words(path: Path) -> Words:
+    """Texts in a JSON file: subjects {name: {"simple": ..., "detailed": ...}}, backgrounds {name: "a drawing"}.
+
+    A subject may have no detailed text.
+
+    Raises:
+        UserError: not such a file.
+    """
+    row = read_json(path)
+    subjects = row.get("subjects", {}) if isinstance(row, dict) else None
+    if not isinstance(subjects, dict) or not all(
+        isinstance(texts, dict) and "simple" in texts for texts in subjects.values()
+    ):
+        raise UserError(
+            f'expected {{"subjects": {{name: {{"simple": ..., "detailed": ...}}}}, "backgrounds": {{name: "..."}}}} '
+            f"in {path}, got something else"
+        )
+    return Words(subjects, row.get("backgrounds", {}))
+
+
+def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
+    """A user's pictures: `subjects/` (or `characters/`), `backgrounds/`, and their texts in `texts.json`, if any.
+
+    Raises:
+        UserError: no pictures there, two of one name, or texts that do not fit.
+    """
+    root = Path(str(cfg.root))
+    words = read_words(root / TEXTS) if (root / TEXTS).is_file() else Words({}, {})
+    return PictureFolders("folder", *pictures_below(root), words, segmenter)
+
+
+def subjectplop_root(root: Path) -> Path:
+    """The folder that holds `characters/`: `root` itself or its `assets/`."""
+    return root / "assets" if (root / "assets" / "characters").is_dir() else root
+
+
+def pictures_below(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Subjects and backgrounds by name; raises as `named_pictures`."""
+    subjects = next((root / name for name in SUBJECT_FOLDERS if (root / name).is_dir()), root / "subjects")
+    return named_pictures(subjects), named_pictures(root / "backgrounds")
+
+
+def named_pictures(place: Path) -> dict[str, Path]:
+    """The pictures in a folder by their names without suffix, sorted.
+
+    Raises:
+        UserError: no folder, no picture in it, or two of one name.
+    """
+    if not place.is_dir():
+        raise UserError(f"expected a folder of pictures at {place}, got none; set benchmark.root=FOLDER")
+    found: dict[str, Path] = {}
+    for path in sorted(place.iterdir()):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise UserError(
+                f"expected pictures of different names, got {found[path.stem]} and {path}; rename one"
+            )
+        found[path.stem] = path
+    if not found:
+        raise UserError(
+            f"expected pictures ({', '.join(SUFFIXES)}) in {place}, got none; set benchmark.root=FOLDER"
+        )
+    return found
+
+
+def _check_size(path: Path, rgb: torch.Tensor) -> None:
+    height, width = rgb.shape[-2:]
+    if min(height, width) < SMALLEST_SIDE:
+        raise UserError(f"expected at least {SMALLEST_SIDE} pixels a side in {path}, got {width} x {height}")
+
+
+# SubjectPlop
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a folder holds of one kind, against the manifest. `changed`: files whose checksum is another."""
+
+    kind: str
+    present: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    changed: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        said = [f"{self.kind}: {len(self.present)} present: {', '.join(self.present)}"]
+        others = {what: getattr(self, what) for what in ("missing", "unexpected", "changed")}
+        return said + [f"  {what}: {', '.join(names)}" for what, names in others.items() if names]
+
+
+def take_inventory(root: Path) -> list[Inventory]:
+    """The pictures in `root` (or its `assets/`), compared with the manifest.
+
+    Raises:
+        UserError: no such folders, or no pictures in them.
+    """
+    manifest = read_json(subjectplop_dir() / "manifest.json")
+    place = subjectplop_root(root)
+    return [compare(kind, manifest[kind], named_pictures(place / kind)) for kind in KINDS]
+
+
+def compare(kind: str, released: Mapping[str, str | None], files: Mapping[str, Path]) -> Inventory:
+    """`files` against the names of the manifest and, where they are known, the checksums."""
+    return Inventory(
+        kind,
+        present=tuple(name for name in files if name in released),
+        missing=tuple(name for name in released if name not in files),
+        unexpected=tuple(name for name in files if name not in released),
+        changed=tuple(
+            name
+            for name, path in files.items()
+            if (expected := released.get(name)) is not None and sha256_file(path) != expected
+        ),
+    )
+
+
+def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
+    """The official pictures below `cfg.root`, in any of the layouts they were released in, with our texts.
+
+    Raises:
+        UserError: no pictures there, or two of one name.
+    """
+    root = subjectplop_root(Path(str(cfg.root)))
+    words = Words(
+        read_json(subjectplop_dir() / "subjects.json")["subjects"],
+        read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"],
+    )
+    manifest = read_json(subjectplop_dir() / "manifest.json")
+    found = pictures_below(root)
+    whole = (len(manifest["characters"]), len(manifest["backgrounds"]))
+    inventory = [compare(kind, manifest[kind], files) for kind, files in zip(KINDS, found, strict=True)]
+    others = [name for kind in inventory for name in (*kind.unexpected, *kind.changed)]
+    deviations = [f"pictures differ from the released ones ({', '.join(others)})"] if others else []
+    return PictureFolders("subjectplop", *found, words, segmenter, whole, deviations)
+
+
+def fetch(url: str, out: Path) -> Path:
+    """Clones the repository at `url` (an address or a local path) into the new folder `out`, newest state only.
+
+    Raises:
+        UserError: git is missing or refuses.
+    """
+    try:
+        subprocess.run(
+            ["git", "clone", "--quiet", "--depth", "1", "--", url, str(out)],
+            check=True, capture_output=True, text=True,
+        )  # fmt: skip
+    except FileNotFoundError as error:
+        raise UserError("expected the program git, got none; install git") from error
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.strip().splitlines() or ["no word"]
+        raise UserError(f"expected a git repository at {url}, got: {said[-1]}; set url=ADDRESS") from error
+    return out
+
+
+def run_subjectplop(cfg: SubjectPlopConfig) -> None:
+    """`fetch` or `check`; prints what is there.
+
+    Raises:
+        UserError: see `fetch` and `take_inventory`; or a picture of a released name with other contents.
+    """
+    root = Path(str(cfg.root))
+    if cfg.action == "fetch":
+        print(NO_LICENCE)
+        root = fetch(cfg.url, Path(cfg.out))
+    inventory = take_inventory(root)
+    for kind in inventory:
+        print("\n".join(kind.lines()))
+    if changed := [name for kind in inventory for name in kind.changed]:
+        raise UserError(
+            f"expected the released pictures in {root}, got other contents in {', '.join(changed)}; fetch them again"
+        )
+    print(f"evaluate them with: magic-insert evaluate benchmark=subjectplop benchmark.root={root}")
