@@ -55,6 +55,7 @@ class Oracle:
 
     def __call__(
         self,
+        scene: Float[Tensor, "3 H H"],
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
@@ -62,7 +63,8 @@ class Oracle:
         id: str,
         on_step: OnStep = no_step,
     ) -> Insertion:
-        return Insertion(*(_round_trip(self.pipe, image) for image in (self.truth, window)))
+        drawn, reference = (_round_trip(self.pipe, image) for image in (self.truth, window))
+        return Insertion.measured(drawn, reference, mask, InserterConfig())
 
 
 def _round_trip(pipe: Any, image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 s s"]:
@@ -85,7 +87,6 @@ def inserted(pipe: Any, pair: Pair, inserter: Any, composite: str) -> Float[Tens
         Subject(pair.with_subject, pair.mask, pair.id),
         bounding_box(pair.mask, FAINT),
         inserter=inserter,
-        effect=EffectConfig(),
         composite=composite,
         draw=(0, pair.id),
     )
@@ -93,19 +94,19 @@ def inserted(pipe: Any, pair: Pair, inserter: Any, composite: str) -> Float[Tens
 
 
 def removed(
-    pipe: Any, pair: Pair, draw: Callable[[Pair], Insertion], composite: str
+    pipe: Any, pair: Pair, draw: Callable[[Pair], tuple[Tensor, Tensor]], composite: str
 ) -> Float[Tensor, "3 H W"]:
     """The pair without its subject, from a remover's picture of the whole."""
     region = window_of(pair, composite)
     window, truth, hole = (region.crop(x) for x in (pair.with_subject, pair.without, pair.mask))
-    drawn = draw(Pair(pair.id, window, truth, hole))
+    output, reference = draw(Pair(pair.id, window, truth, hole))
     if composite == "paper":
-        return resize(drawn.output, *pair.mask.shape[-2:])
-    made, _ = fill_hole(window, hole, drawn.output, drawn.reference, grow=0.02, config=EffectConfig())
+        return resize(output, *pair.mask.shape[-2:])
+    made, _ = fill_hole(window, hole, output, reference, grow=0.02, config=EffectConfig())
     return region.put_back(pair.with_subject, made)
 
 
-def remover_draws(pipe: Any, unet: Any, steps: int) -> Callable[[Pair], Insertion]:
+def remover_draws(pipe: Any, unet: Any, steps: int) -> Callable[[Pair], tuple[Tensor, Tensor]]:
     """A remover, as a function of a window's pair."""
 
     def draw(pair: Pair) -> Insertion:
@@ -113,14 +114,14 @@ def remover_draws(pipe: Any, unet: Any, steps: int) -> Callable[[Pair], Insertio
         small, hole = (area_resize(x, size, size)[None] for x in (pair.with_subject, pair.mask))
         output = edit(pipe, unet, small, hole, seed=0, ids=[pair.id], steps=steps)[0]
         still = noop(pipe, unet, small, hole, reference="vae", seed=0, ids=[pair.id], steps=steps)[0]
-        return Insertion(output, still)
+        return output, still
 
     return draw
 
 
-def oracle_removal(pipe: Any) -> Callable[[Pair], Insertion]:
+def oracle_removal(pipe: Any) -> Callable[[Pair], tuple[Tensor, Tensor]]:
     """A perfect remover at the model's size."""
-    return lambda pair: Insertion(_round_trip(pipe, pair.without), _round_trip(pipe, pair.with_subject))
+    return lambda pair: (_round_trip(pipe, pair.without), _round_trip(pipe, pair.with_subject))
 
 
 def compare(

@@ -43,7 +43,7 @@ from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.inserters import build_inserter
-from magic_insert.inserters.base import effect_config, insert_cutout
+from magic_insert.inserters.base import insert_cutout
 from magic_insert.inserters.remover import Remover, RemoverSettings
 from magic_insert.models.segment import cut_subject, redraw_segmenter
 from magic_insert.models.style import check_blocks, has_adapter
@@ -56,6 +56,7 @@ LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced
 SHOWN = 1024  # pixels of a picture's longer side in a notebook
 SUBJECTS = Path("runs/subjects")
 RECIPE = 1  # version of what a personalisation makes of its settings
+WORKED_ON = 80  # bytes for each pixel of a window, at the peak
 PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
 
 Boxes = Box | Sequence[int] | None
@@ -412,12 +413,12 @@ class MagicInsert:
             cut = self.cut(redrawn) if isinstance(redrawn, Redrawn) else self.subject(redrawn)
         name, seed = id or f"{cut.id}__{scene.id}", settings.seed if seed is None else seed
         window = window_of(box, scene, whole=settings.composite == "paper")
+        require_memory(window)
         made = insert_cutout(
             Scene(scene.crop(window), scene.id),
             cut,
             Box(box.x - window.x, box.y - window.y, box.w, box.h),
             inserter=self.models.inserter(settings.inserter, self.folders.inserter),
-            effect=effect_config(settings.inserter),
             composite=settings.composite,
             draw=(seed, name),
             on_event=clock,
@@ -425,8 +426,8 @@ class MagicInsert:
         fitted = fit_to_box(cut, box)
         layers: dict[str, Layer] = {}
         if made.layer is not None:
-            layers["shade"] = Layer(made.layer.shade, window.x, window.y)
-            layers["light"] = Layer(made.layer.light, window.x, window.y)
+            layers["shade"] = Layer(made.layer.shade, window.x + made.at.x, window.y + made.at.y)
+            layers["light"] = Layer(made.layer.light, window.x + made.at.x, window.y + made.at.y)
         layers["subject"] = Layer(torch.cat([fitted.rgb, fitted.alpha]), box.x, box.y)
         changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
@@ -434,9 +435,9 @@ class MagicInsert:
             **({} if given is None else {"stylised": given.rgb}),
             "cut": torch.cat([cut.rgb, cut.alpha]),
             "pasted": made.pasted.rgb,
-            "inserter_output": made.drawn.output,
-            "inserter_reference": made.drawn.reference,
         }
+        if made.drawn.output is not None and made.drawn.reference is not None:
+            parts |= {"inserter_output": made.drawn.output, "inserter_reference": made.drawn.reference}
         x, y, side = made.final.provenance["window"]
         result = {
             **made.final.provenance,
@@ -588,6 +589,7 @@ def remove_object(
     with stage(clock, "remove") as running:
         region = region_around(mask_box(hole), *scene.size)
         window = clipped(region, scene)
+        require_memory(window)
         local = Region(region.x - window.x, region.y - window.y, region.side)
         inside, covered = scene.crop(window), clean_mask(hole.crop(window))
         filled, changed = remover(local.crop(inside), local.crop(covered), seed=seed, on_step=running)
@@ -653,6 +655,32 @@ def clipped(region: Region, scene: Scene) -> Box:
     height, width = scene.size
     x, y = max(region.x, 0), max(region.y, 0)
     return Box(x, y, min(region.x + region.side, width) - x, min(region.y + region.side, height) - y)
+
+
+def require_memory(window: Box) -> None:
+    """That a window can be worked on in the memory that is free.
+
+    Raises:
+        UserError: it cannot; says how much is missing.
+    """
+    free, need = free_memory(), WORKED_ON * window.w * window.h
+    if free is not None and need > free:
+        raise UserError(
+            f"expected {need / 1e9:.1f} GB of free memory for a window of {window.w} x {window.h} pixels, got "
+            f"{free / 1e9:.1f} GB; set a smaller box, or reduce the picture"
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take, by the kernel and by its control group; None where nobody says."""
+    found = []
+    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+    if meminfo.is_file():
+        found += [1024 * int(line.split()[1]) for line in meminfo.open() if line.startswith("MemAvailable:")]
+    limit, used = group / "memory.max", group / "memory.current"
+    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
+        found.append(int(text) - int(used.read_text()))
+    return min(found, default=None)
 
 
 def shown(scene: Scene) -> Float[Tensor, "3 _ _"]:

@@ -15,6 +15,7 @@ from PIL import Image
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.rand import generator
+from magic_insert.core.records import Box, Scene
 
 FAST = [
     "personalization.steps=2",
@@ -171,3 +172,21 @@ def test_another_inserter_shares_the_loaded_model(magic: MagicInsert, folder: Pa
     drop = plain.place(folder / "bunny.png", folder / "beach.png")
     assert plain.models is magic.models
     assert (drop.parts["pasted"] - drop.scene.crop(drop.window)).abs().max() < 0.51 / 255
+
+
+def test_a_large_picture_is_worked_on_in_its_window_and_costs_what_the_window_costs(
+    magic: MagicInsert, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = torch.randint(0, 256, (3, 40, 50), generator=generator(3, "large")).to(torch.uint8)
+    large = levels.repeat_interleave(60, 1).repeat_interleave(60, 2)
+    before = large.clone()
+    drop = magic.place(folder / "bunny.png", Scene(large, "large"), (1000, 900, 60, 90))
+    assert drop.window == Box(931, 846, 198, 198)
+    assert drop.scene.pixels.dtype == torch.uint8
+    outside = torch.ones(2400, 3000, dtype=torch.bool)
+    outside[846:1044, 931:1129] = False
+    assert torch.equal(large, before)
+    assert torch.equal(drop.scene.pixels[:, outside], before[:, outside])
+    monkeypatch.setattr("magic_insert.magic.free_memory", lambda: 3_000_000)
+    with pytest.raises(UserError, match="of 198 x 198 pixels"):
+        magic.place(folder / "bunny.png", Scene(large, "large"), (1000, 900, 60, 90))

@@ -10,6 +10,7 @@ from torch import Tensor
 from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.fill import fill_hole
 from magic_insert.core.rand import generator
@@ -30,14 +31,12 @@ def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only")
     alpha = torch.zeros(1, 60, 40)
     alpha[:, 5:55, 5:35] = 1
     subject = Subject(noisy(3, 60, 40, name="subject"), alpha, "subject")
-    made = build_inserter(InserterConfig(inserter, steps=2), pipe, folder / "inserter")
-    box, effect = Box(200, 120, 50, 80), EffectConfig(reach=0.3)
-    return scene, insert_cutout(
-        scene, subject, box, inserter=made, effect=effect, composite=composite, draw=(0, "pair")
-    )
+    made = build_inserter(InserterConfig(inserter, steps=2, reach=0.3), pipe, folder / "inserter")
+    box = Box(200, 120, 50, 80)
+    return scene, insert_cutout(scene, subject, box, inserter=made, composite=composite, draw=(0, "pair"))
 
 
-@pytest.mark.parametrize("inserter", ["real_only", "inpaint"])
+@pytest.mark.parametrize("inserter", ["real_only", "inpaint", "contact_shadow"])
 def test_outside_the_effect_an_effect_layer_leaves_every_bit_at_four_times_the_models_size(
     inserter: str, tiny_pipe: Any, tiny_micro: Path
 ) -> None:
@@ -54,6 +53,16 @@ def test_the_papers_composite_redraws_the_picture_from_edge_to_edge(tiny_pipe: A
     assert made.final.rgb.shape == scene.rgb.shape
     assert float(same.float().mean()) < 0.01
     assert made.final.provenance["window"] == [0, -32, 320]
+
+
+def test_the_papers_composite_needs_an_inserter_that_draws(tiny_pipe: Any, tiny_micro: Path) -> None:
+    with pytest.raises(UserError, match="composite=effect_layer"):
+        placed(tiny_pipe, tiny_micro, "paper", "contact_shadow")
+
+
+def test_copy_paste_is_the_paste(tiny_pipe: Any, tiny_micro: Path) -> None:
+    _, made = placed(tiny_pipe, tiny_micro, "effect_layer", "copy_paste")
+    assert torch.equal(made.final.rgb, made.pasted.rgb)
 
 
 def test_inpainting_nothing_is_the_round_trip_and_a_row_does_not_see_its_neighbours(tiny_pipe: Any) -> None:

@@ -94,11 +94,12 @@ def paste(scene: Scene, subject: Subject, box: Box) -> Composite:
     """
     box.require_inside(*scene.size)
     fitted = fit_to_box(subject, box)
-    mask = scene.rgb.new_zeros(1, *scene.size)
-    mask[:, box.y : box.bottom, box.x : box.right] = fitted.alpha
-    colour = torch.zeros_like(scene.rgb)
-    colour[:, box.y : box.bottom, box.x : box.right] = fitted.rgb
-    return Composite(cover(scene.rgb, colour, mask), mask, {"subject": subject.id, "scene": scene.id})
+    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+    mask = torch.zeros(1, *scene.size)
+    mask[there] = fitted.alpha
+    rgb = scene.rgb.clone()
+    rgb[there] = cover(rgb[there], fitted.rgb, fitted.alpha)
+    return Composite(rgb, mask, {"subject": subject.id, "scene": scene.id})
 
 
 def cover(
@@ -118,8 +119,10 @@ class Region:
     side: int
 
     def crop(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "C side side"]:
-        """The window's pixels."""
+        """The window's pixels; where it lies inside the picture, a view of them."""
         height, width = image.shape[-2:]
+        if self.x >= 0 and self.y >= 0 and self.x + self.side <= width and self.y + self.side <= height:
+            return image[:, self.y : self.y + self.side, self.x : self.x + self.side]
         rows = torch.arange(self.y, self.y + self.side, device=image.device).clamp(0, height - 1)
         columns = torch.arange(self.x, self.x + self.side, device=image.device).clamp(0, width - 1)
         return image[:, rows][:, :, columns]

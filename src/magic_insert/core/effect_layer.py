@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.core.box import Box
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, touching
 
@@ -133,22 +134,34 @@ def upsample_effect(
     layer is shrunk again and what it lacks is added the same way, so that a shadow's own edge stays as crisp as it was
     measured (iterative back-projection, Irani and Peleg 1991).
     """
+    shade, light = torch.ones_like(guide), torch.zeros_like(guide)
+    near, box = upsample_near(layer, guide, subject, config)
+    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+    shade[there], light[there] = near.shade, near.light
+    return EffectLayer(shade, light)
+
+
+def upsample_near(
+    layer: EffectLayer,
+    guide: Float[Tensor, "3 H W"],
+    subject: Float[Tensor, "1 H W"],
+    config: EffectConfig | None = None,
+) -> tuple[EffectLayer, Box]:
+    """`upsample_effect` where the layer does anything: that part of it, and its box; an empty box where it does not."""
     config = config or EffectConfig()
     (height, width), (h, w) = guide.shape[-2:], layer.shade.shape[-2:]
     if (height, width) == (h, w):
-        return _hush(layer)
+        return _hush(layer), Box(0, 0, width, height)
     wanted = torch.cat([1.0 - layer.shade, layer.light])
     where = _neighbourhood(wanted)
     if where is None:
-        return EffectLayer(torch.ones_like(guide), torch.zeros_like(guide))
-    cut = (slice(None), *where)
+        nothing = guide[:, :0, :0]
+        return EffectLayer(nothing, nothing), Box(0, 0, 0, 0)
     rows, columns = _span(where[0], height, h), _span(where[1], width, w)
     there = (slice(None), rows, columns)
-    found = _guided(wanted[cut], guide[there], subject[there], config.edge_tolerance)
-    near = _hush(EffectLayer(1.0 - found[:3], found[3:]))
-    shade, light = torch.ones_like(guide), torch.zeros_like(guide)
-    shade[there], light[there] = near.shade, near.light
-    return EffectLayer(shade, light)
+    found = _guided(wanted[(slice(None), *where)], guide[there], subject[there], config.edge_tolerance)
+    box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
+    return _hush(EffectLayer(1.0 - found[:3], found[3:])), box
 
 
 def _span(cells: slice, fine: int, coarse: int) -> slice:

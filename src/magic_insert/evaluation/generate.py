@@ -47,7 +47,7 @@ from magic_insert.evaluation.entries import (
 )
 from magic_insert.evaluation.images_methods import match_files
 from magic_insert.inserters import build_inserter
-from magic_insert.inserters.base import effect_config, insert_cutout
+from magic_insert.inserters.base import insert_cutout
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw as StyleDraw
 from magic_insert.stylizers.base import Stylizer
@@ -235,7 +235,6 @@ class Workshop:
                 cut,
                 self.bench.box(pair, scene),
                 inserter=self.drawn_inserters[name],
-                effect=effect_config(self.inserters[name]),
                 composite=self.inserters[name].composite,
                 draw=(seed, pair.pair_id),
             )

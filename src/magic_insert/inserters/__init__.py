@@ -13,6 +13,8 @@ CLASSES = {
     "real_only": "magic_insert.inserters.edit:EditInserter",
     "bootstrapped": "magic_insert.inserters.edit:EditInserter",
     "inpaint": "magic_insert.inserters.inpaint:InpaintInserter",
+    "effect": "magic_insert.inserters.effect:EffectInserter",
+    "contact_shadow": "magic_insert.inserters.contact_shadow:ContactShadow",
     "copy_paste": "magic_insert.inserters.copy_paste:CopyPaste",
 }
 

@@ -20,8 +20,9 @@ from magic_insert.core.effect_layer import (
     EffectLayer,
     apply_effect,
     measure_effect,
-    upsample_effect,
+    upsample_near,
 )
+from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage
 from magic_insert.core.images import to_pil
 from magic_insert.core.records import Box, Composite, Scene, Subject
@@ -29,10 +30,28 @@ from magic_insert.core.records import Box, Composite, Scene, Subject
 
 @dataclass(frozen=True)
 class Insertion:
-    """What an inserter drew, and what the same machinery draws when it changes nothing: the effect is between them."""
+    """What an inserter does to the light of its window, at its own size.
 
-    output: Float[Tensor, "3 s s"]
-    reference: Float[Tensor, "3 s s"]
+    `output`, `reference`: of those that draw the window again, what they drew, and what the same machinery draws when
+    it changes nothing; the layer is measured between them.
+    """
+
+    layer: EffectLayer
+    output: Float[Tensor, "3 s s"] | None = None
+    reference: Float[Tensor, "3 s s"] | None = None
+
+    @classmethod
+    def measured(
+        cls,
+        output: Float[Tensor, "3 s s"],
+        reference: Float[Tensor, "3 s s"],
+        mask: Float[Tensor, "1 H H"],
+        settings: InserterConfig,
+    ) -> "Insertion":
+        """The insertion of an inserter that drew `output` beside its `reference`, around the subject `mask`."""
+        config = EffectConfig(threshold=settings.threshold, reach=settings.reach)
+        covered = area_resize(mask, *output.shape[-2:])
+        return cls(measure_effect(output, reference, covered, config), output, reference)
 
 
 @runtime_checkable
@@ -51,6 +70,7 @@ class Inserter(Protocol):
 
     def __call__(
         self,
+        scene: Float[Tensor, "3 H H"],
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
@@ -58,7 +78,7 @@ class Inserter(Protocol):
         id: str,
         on_step: OnStep = no_step,
     ) -> Insertion:
-        """The square `window`, whose subject is `mask`, redrawn at the inserter's own size; `id` names the draw."""
+        """What the subject `mask`, pasted in the square `window` of `scene`, does to its light; `id` names the draw."""
         ...
 
 
@@ -66,8 +86,8 @@ class Inserter(Protocol):
 class Inserted:
     """The finished picture, the paste it came from, what the inserter drew, and where the scene was changed.
 
-    `effect`: 1 where the scene's own pixels were changed, beside the subject and below it. `layer`: how; None for
-    `composite=paper`, which changes all.
+    `effect`: 1 where the scene's own pixels were changed, beside the subject and below it. `layer`: how, in the box
+    `at`, outside which nothing is; None for `composite=paper`, which changes all.
     """
 
     final: Composite
@@ -75,11 +95,7 @@ class Inserted:
     drawn: Insertion
     effect: Float[Tensor, "1 H W"]
     layer: EffectLayer | None
-
-
-def effect_config(cfg: InserterConfig) -> EffectConfig:
-    """What the inserter's configuration calls an effect, as compositing calls it."""
-    return EffectConfig(threshold=cfg.threshold, reach=cfg.reach)
+    at: Box
 
 
 def insert_cutout(
@@ -88,7 +104,6 @@ def insert_cutout(
     box: Box,
     *,
     inserter: Inserter,
-    effect: EffectConfig,
     composite: str = "effect_layer",
     draw: tuple[int, str],
     on_event: OnEvent = no_event,
@@ -101,7 +116,8 @@ def insert_cutout(
         on_event: gets the stages "paste", "insert" and "composite".
 
     Raises:
-        UserError: the box is not inside the scene, or the subject's matte is empty.
+        UserError: the box is not inside the scene, the subject's matte is empty, or `composite` is "paper" and the
+            inserter draws no picture.
     """
     seed, name = draw
     with stage(on_event, "paste"):
@@ -109,23 +125,25 @@ def insert_cutout(
         region = _whole(*scene.size) if composite == "paper" else region_around(box, *scene.size)
         below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
     with stage(on_event, "insert") as running:
-        drawn = inserter(above, alpha, seed=seed, id=name, on_step=running)
-        running.preview = to_pil(drawn.output)
+        drawn = inserter(below, above, alpha, seed=seed, id=name, on_step=running)
+        running.preview = None if drawn.output is None else to_pil(drawn.output)
     with stage(on_event, "composite"):
-        layer = None
+        layer, at = None, Box(0, 0, 0, 0)
         if composite == "paper":
+            if drawn.output is None:
+                raise UserError(
+                    f"expected an inserter that draws a picture for composite=paper, got {inserter.name}; "
+                    "set composite=effect_layer"
+                )
             rgb = region.put_back(pasted.rgb, resize(drawn.output, region.side, region.side))
             changed = (rgb != scene.rgb).any(dim=0, keepdim=True).to(rgb.dtype)
         else:
-            covered = area_resize(alpha, *drawn.output.shape[-2:])
-            coarse = measure_effect(drawn.output, drawn.reference, covered, effect)
-            fine = upsample_effect(coarse, above, alpha, effect)
-            rgb = region.put_back(pasted.rgb, apply_effect(below, above, alpha, fine))
-            layer = EffectLayer(
-                region.put_back(torch.ones_like(scene.rgb), fine.shade),
-                region.put_back(torch.zeros_like(scene.rgb), fine.light),
-            )
-            changed = layer.region.to(rgb.dtype)
+            near, at = upsample_near(drawn.layer, above, alpha)
+            layer, at = _on_scene(near, at, region, scene)
+            there = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+            rgb, changed = pasted.rgb.clone(), torch.zeros_like(pasted.mask)
+            rgb[there] = apply_effect(scene.rgb[there], pasted.rgb[there], pasted.mask[there], layer)
+            changed[there] = layer.region.to(changed.dtype)
     provenance = {
         **pasted.provenance,
         **inserter.provenance,
@@ -133,7 +151,16 @@ def insert_cutout(
         "box": [box.x, box.y, box.w, box.h],
         "window": [region.x, region.y, region.side],
     }
-    return Inserted(Composite(rgb, pasted.mask, provenance), pasted, drawn, changed, layer)
+    return Inserted(Composite(rgb, pasted.mask, provenance), pasted, drawn, changed, layer, at)
+
+
+def _on_scene(layer: EffectLayer, at: Box, region: Region, scene: Scene) -> tuple[EffectLayer, Box]:
+    """A layer in the box `at` of a window, cut to the scene, and its box there."""
+    height, width = scene.size
+    x, y = region.x + at.x, region.y + at.y
+    left, top, right, bottom = max(0, x), max(0, y), min(width, x + at.w), min(height, y + at.h)
+    inside = (slice(None), slice(top - y, bottom - y), slice(left - x, right - x))
+    return EffectLayer(layer.shade[inside], layer.light[inside]), Box(left, top, right - left, bottom - top)
 
 
 def _whole(height: int, width: int) -> Region:

@@ -11,8 +11,10 @@ from torch import Tensor
 from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectLayer
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import blur
 from magic_insert.core.silhouettes import contact, foot_frame, frame_coordinates
+from magic_insert.inserters.base import Insertion
 
 SIDE = 128  # of the layer
 BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
@@ -50,6 +52,19 @@ class ContactShadow:
             "inserter_strength": self.settings.strength,
             "inserter_softness": self.settings.softness,
         }
+
+    def __call__(
+        self,
+        scene: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        *,
+        seed: int,
+        id: str,
+        on_step: OnStep = no_step,
+    ) -> Insertion:
+        """The layer; it knows no randomness."""
+        return Insertion(self.layer(scene, window, mask))
 
     def layer(
         self,

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema import InserterConfig
+from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.inserters.base import Insertion
 
@@ -26,6 +28,7 @@ class CopyPaste:
 
     def __call__(
         self,
+        scene: Float[Tensor, "3 H H"],
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
@@ -33,5 +36,6 @@ class CopyPaste:
         id: str,
         on_step: OnStep = no_step,
     ) -> Insertion:
-        """The window as it came, twice."""
-        return Insertion(window, window)
+        """No effect; the window as it came, twice."""
+        nothing = torch.zeros(3, 1, 1)
+        return Insertion(EffectLayer(1 - nothing, nothing), window, window)

@@ -46,6 +46,7 @@ class EditInserter:
 
     def __call__(
         self,
+        scene: Float[Tensor, "3 H H"],
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
@@ -69,4 +70,5 @@ class EditInserter:
             on_step=lambda done: on_step(steps + done, total),
             **draw,
         )
-        return Insertion(output[0].to(window.device), still[0].to(window.device))
+        drawn, reference_drawn = (picture[0].to(window.device) for picture in (output, still))
+        return Insertion.measured(drawn, reference_drawn, mask, self.settings)

@@ -17,7 +17,9 @@ from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectLayer, continue_under
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.silhouettes import foot_frame
+from magic_insert.inserters.base import Insertion
 from magic_insert.inserters.contact_shadow import tuned
 from magic_insert.models.effect_net import SIDE, EffectNet, load_effect_net, sun_from
 from magic_insert.paths import effect_weights
@@ -47,6 +49,19 @@ class EffectInserter:
             "inserter_strength": self.settings.strength,
             "inserter_softness": self.settings.softness,
         }
+
+    def __call__(
+        self,
+        scene: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        *,
+        seed: int,
+        id: str,
+        on_step: OnStep = no_step,
+    ) -> Insertion:
+        """The layer; it knows no randomness."""
+        return Insertion(self.layer(scene, window, mask))
 
     @torch.no_grad()
     def layer(

@@ -42,6 +42,7 @@ class InpaintInserter:
 
     def __call__(
         self,
+        scene: Float[Tensor, "3 H H"],
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
         *,
@@ -57,8 +58,9 @@ class InpaintInserter:
             pipe, small, ring, seed=seed, ids=[id], steps=steps, on_step=lambda done: on_step(done, steps)
         )
         # Where nothing is redrawn, inpainting gives the round trip; an "unmasked" run of it would be just that.
-        reference = small if self.settings.reference == "input" else decode(pipe.vae, encode(pipe.vae, small))
-        return Insertion(output[0].to(window.device), reference[0].to(window.device))
+        still = small if self.settings.reference == "input" else decode(pipe.vae, encode(pipe.vae, small))
+        drawn, reference = (picture[0].to(window.device) for picture in (output, still))
+        return Insertion.measured(drawn, reference, mask, self.settings)
 
 
 def neighbourhood(mask: Float[Tensor, "1 s s"]) -> Float[Tensor, "1 s s"]:

@@ -12,7 +12,7 @@ STYLE_MODES = ("ip_adapter", "prompt", "none")
 STYLE_PRESETS = ("instantstyle", "up0", "all")
 ADAIN_FILES = ("adain_encoder_vgg19_relu4_1.safetensors", "adain_decoder.safetensors")
 STYLIZERS = ("personalized", "instantstyle", "style_aligned", "adain")
-INSERTERS = ("real_only", "bootstrapped", "inpaint", "copy_paste")
+INSERTERS = ("real_only", "bootstrapped", "effect", "contact_shadow", "inpaint", "copy_paste")
 EDIT_STEPS: Any = II("model.edit_steps")
 LOG_2 = 0.6931471805599453
 
@@ -118,7 +118,8 @@ class InserterConfig:
     """What gives the pasted subject its shadow and reflection."""
 
     name: Annotated[str, OneOf(*INSERTERS)] = "real_only"
-    """`real_only` is trained on photographs, `bootstrapped` adapted to drawings, `copy_paste` draws nothing."""
+    """`real_only` is trained on photographs, `bootstrapped` adapted to drawings; `effect` predicts the light in one
+    pass, `contact_shadow` computes them; `copy_paste` draws nothing."""
     run: str | None = None
     """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
     steps: Steps = 20
