@@ -317,8 +317,6 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
     Raises:
         UserError: they are not there.
     """
-    if cfg.name in ("copy_paste", "contact_shadow", "inpaint"):
-        return None
     if cfg.name == "effect":
         weights = paths.effect_weights() if cfg.run is None else Path(cfg.run) / paths.effect_weights().name
         if not os.access(weights, os.R_OK):
@@ -326,6 +324,8 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
                 f"expected weights for inserter=effect at {weights}, got none; set inserter.run=FOLDER"
             )
         return weights.parent
+    if cfg.name not in ("real_only", "bootstrapped"):
+        return None if cfg.run is None else Path(cfg.run)
     return _edit_weights("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
 
 

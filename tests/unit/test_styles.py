@@ -181,7 +181,7 @@ def test_a_pencil_drawing_has_hardly_any_colour(g: GBuffer) -> None:
 
 def test_unknown_styles_and_wrong_counts_are_refused(g: GBuffer) -> None:
     one = rows(g, 0)
-    with pytest.raises(UserError, match="expected a style"):
+    with pytest.raises(UserError, match="expected style"):
         draw(one, ["fresco"], [0.5], [0])
     with pytest.raises(UserError, match="between 0 and 1"):
         draw(one, ["oil"], [1.5], [0])

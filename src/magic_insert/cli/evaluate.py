@@ -12,6 +12,7 @@ from typing import Any
 
 from magic_insert.cli.app import fail, require_writable, run_app
 from magic_insert.config.compose import group_options
+from magic_insert.config.registry import INSERTERS, STYLIZERS
 from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.errors import UserError
 from magic_insert.inputs import find_inserter, find_model, find_segmenter
@@ -64,8 +65,9 @@ def _names(group: str, value: str) -> list[tuple[str, str]]:
 
 
 def _entry(group: str, label: str, file: str) -> str:
-    if file == IMAGES:
-        return f"++{group}s.{label}.name={IMAGES}"
+    registry = STYLIZERS if group == "stylizer" else INSERTERS
+    if file == IMAGES or (file in registry.names() and file not in registry.own):
+        return f"++{group}s.{label}.name={file}"
     homes = [group, VARIANTS] if group == "stylizer" else [group]
     for home in homes:
         if file in group_options(home):

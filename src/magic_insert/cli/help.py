@@ -74,7 +74,10 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
 def _composed_keys(job: str, cfg: DictConfig) -> dict[str, tuple[Key, Any]]:
     """Every leaf key of a composed job with its value, by its dotted name; groups by the class that was chosen."""
     found: dict[str, tuple[Key, Any]] = {}
-    for key in keys_of(JOB_SCHEMAS[job]):
+    schema, hints = JOB_SCHEMAS[job], get_type_hints(JOB_SCHEMAS[job])
+    groups = [field.name for field in fields(schema) if is_dataclass(hints[field.name])]
+    own = [key for key in keys_of(schema) if "." not in key.name]
+    for key in [*own, *(k for g in groups for k in keys_of(_class(cfg, g, hints[g]), f"{g}."))]:
         value = OmegaConf.select(cfg, key.name, throw_on_missing=False)
         missing = value is None and OmegaConf.is_missing(*_parent(cfg, key.name))
         found[key.name] = (key, "???" if missing else value)

@@ -16,8 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.config import schema
 from magic_insert.config.fields import OneOf, rules_of
-from magic_insert.config.freeze import freeze, writable_schema
-from magic_insert.config.registry import FILTERS
+from magic_insert.config.freeze import freeze, settings_class, writable_schema
+from magic_insert.config.registry import FILTERS, registry_of
 from magic_insert.config.schema import DashboardConfig, JobLauncherConfig
 from magic_insert.paths import conf_dir
 
@@ -64,10 +64,8 @@ def register_schemas() -> None:
     for job, cls in JOB_SCHEMAS.items():
         _store(f"{job}_schema", writable_schema(cls))
     for group, cls in NAMED_GROUPS.items():
-        written = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
-        for name in _choices(cls):
-            if name not in written:
-                _store(name, {"name": name}, group)
+        for name in set(_choices(cls)) - set(_written(group)):
+            _store(name, {"name": name}, group)
     for name in ("none", "fast"):
         _store(name, {}, "debug", package="_global_")
     for name in FILTERS.own:
@@ -75,10 +73,26 @@ def register_schemas() -> None:
 
 
 def register_installed(words: Sequence[str]) -> None:
-    """Makes the components of other packages that `words` mention known to Hydra; only these are imported."""
-    for name in FILTERS.names():
-        if name not in FILTERS.own and any(name in word for word in words):
+    """Makes the components of other packages known to Hydra; imported are only those that `words` mention."""
+    for group, cls in NAMED_GROUPS.items():
+        registry = registry_of(cls)
+        for name in registry.installed_names() if registry is not None else ():
+            mentioned = any(name in word for word in words)
+            node = _named(settings_class(cls, {"name": name}), name) if mentioned else {"name": name}
+            _store(name, node, group)
+    for name in FILTERS.installed_names():
+        if any(name in word for word in words):
             _store_filter(name)
+
+
+def _named(cls: type, name: str) -> DictConfig:
+    node = writable_schema(cls)
+    node.name = name
+    return node
+
+
+def _written(group: str) -> list[str]:
+    return [path.stem for path in (conf_dir() / group).glob("*.yaml")]
 
 
 def _store_filter(name: str) -> None:
@@ -98,9 +112,9 @@ def group_options(group: str) -> list[str]:
     """Every choice of a configuration group: its YAML files and what is registered."""
     register_schemas()
     stored = ConfigStore.instance().repo.get(group, {})
-    written = {path.stem for path in (conf_dir() / group).glob("*.yaml")}
-    installed = FILTERS.names() if group == "filter" else []
-    return sorted({*written, *(name.removesuffix(".yaml") for name in stored), *installed})
+    named = _choices(NAMED_GROUPS[group]) if group in NAMED_GROUPS else []
+    filters = FILTERS.names() if group == "filter" else []
+    return sorted({*_written(group), *(name.removesuffix(".yaml") for name in stored), *named, *filters})
 
 
 def described_options(group: str) -> dict[str, str]:
@@ -140,7 +154,7 @@ def frozen_from(values: Mapping[str, Any] | DictConfig, job: str) -> Any:
         UserError: a value is out of range.
         omegaconf.errors.OmegaConfBaseException: the values do not fit the job's schema.
     """
-    return freeze(cast(DictConfig, OmegaConf.merge(writable_schema(JOB_SCHEMAS[job]), values)))
+    return freeze(cast(DictConfig, OmegaConf.merge(writable_schema(JOB_SCHEMAS[job], values), values)))
 
 
 def known_keys(cls: type, prefix: str = "") -> list[str]:

@@ -87,16 +87,16 @@ class Range:
 POSITIVE = Range(0, open_low=True)
 
 
-@dataclass(frozen=True, init=False)
 class OneOf:
     """One of some words, each of which may be described by a line: `OneOf("auto", rembg="U2-Net through rembg")`."""
 
-    choices: tuple[str, ...]
-    docs: tuple[tuple[str, str], ...]
-
     def __init__(self, *choices: str, **described: str) -> None:
-        object.__setattr__(self, "choices", (*choices, *described))
-        object.__setattr__(self, "docs", tuple(described.items()))
+        self._choices, self.docs = (*choices, *described), described
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The words."""
+        return self._choices
 
     def holds(self, value: Any) -> bool:
         return value in self.choices

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from magic_insert.config.fields import check
+from magic_insert.config.registry import registry_of
 from magic_insert.core.errors import UserError
 
 Config = TypeVar("Config")
@@ -63,8 +64,8 @@ def to_yaml(frozen: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(thaw(frozen)))
 
 
-def writable_schema(cls: type) -> DictConfig:
-    """The typed tree of a frozen dataclass and of the dataclasses in its fields, open for merging.
+def writable_schema(cls: type, values: Any = None) -> DictConfig:
+    """The typed tree of a frozen dataclass and of the dataclasses in its fields, open for merging with `values`.
 
     OmegaConf marks the tree of a frozen dataclass read-only, which would forbid any YAML or override. Fields that are
     dataclasses are declared MISSING, so that making a schema runs no range check; here they become typed subtrees.
@@ -73,8 +74,15 @@ def writable_schema(cls: type) -> DictConfig:
     OmegaConf.set_readonly(node, None)
     for field, hint in get_type_hints(cls).items():
         if is_dataclass(hint):
-            node[field] = writable_schema(cast(type, hint))
+            own = (values or {}).get(field)
+            node[field] = writable_schema(settings_class(cast(type, hint), own), own)
     return node
+
+
+def settings_class(cls: type, values: Any) -> type:
+    """`cls`, or where `values` name a component of another package its own settings."""
+    registry = registry_of(cls)
+    return registry.settings(values.get("name", ""), cls) if registry is not None and values else cls
 
 
 def typed(cls: type[Config], values: Any, key: str) -> Config:

@@ -3,9 +3,10 @@
     STYLIZERS.names()                          # without importing any of them
     STYLIZERS.get("style_aligned")             # imports this one
 
-An entry is a frozen dataclass of the component's settings (config/fields.py); where the component itself needs torch,
-the dataclass lies in a module without it and a `build` method imports the rest. Help, validation and construction all
-come from this one class. An installed package adds its own through an entry point of the registry's group:
+A stylizer or an inserter is a class that is given its settings first. Those of this package are in config/schema, which
+needs no torch; another's may be a nested frozen dataclass `Settings`: a StylizerConfig or an InserterConfig with fields
+of its own (config/fields.py). A filter is such a dataclass itself. Help, validation and construction all come from it.
+An installed package adds its own through an entry point of the registry's group:
 
     [project.entry-points."magic_insert.stylizers"]
     negative = "my_package:Negative"
@@ -13,8 +14,10 @@ come from this one class. An installed package adds its own through an entry poi
 and a script or a notebook with a decorator:
 
     @STYLIZERS.register("negative")
-    @dataclass(frozen=True)
-    class Negative(StylizerConfig): ...
+    class Negative:
+        @dataclass(frozen=True)
+        class Settings(StylizerConfig):
+            strength: Annotated[float, Range(0, 1)] = 1.0
 
 Importing this module imports no component and no torch.
 """
@@ -23,8 +26,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from magic_insert.config.fields import OneOf, rules_of
 from magic_insert.core.errors import UserError
 
 Component = TypeVar("Component")
@@ -41,8 +45,11 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every name: this package's in their order, then the others; nothing is imported."""
-        others = sorted({*self._installed(), *self.registered} - set(self.own))
-        return [*self.own, *others]
+        return [*self.own, *self.installed_names()]
+
+    def installed_names(self) -> list[str]:
+        """The names that other packages and this process have registered."""
+        return sorted({*self._installed(), *self.registered} - set(self.own))
 
     def get(self, name: str) -> Any:
         """The component `name`, imported here. A name of this package cannot be taken by another.
@@ -64,6 +71,12 @@ class Registry:
                 f"expected {self.kind} {name} at {point.value} (installed with {_package(point)}), got: {error}"
             ) from error
 
+    def settings(self, name: str, base: type) -> type:
+        """The dataclass of the settings of `name`: `base` for this package's own, another's may have one in it."""
+        if name in self.own or name not in self.names():
+            return base
+        return getattr(self.get(name), "Settings", base)
+
     def register(self, name: str) -> Callable[[Component], Component]:
         """Registers the decorated component in this process; raises `UserError` where the name is taken."""
 
@@ -79,27 +92,54 @@ class Registry:
         return {point.name: point for point in entry_points(group=self.group)}
 
 
-@dataclass(frozen=True)
-class Registered:
-    """A rule for fields: the name of a component in a registry."""
+class Registered(OneOf):
+    """A rule for fields: the name of a component in a registry, or one of `also`; described as in `OneOf`."""
 
-    registry: Registry
-
-    def holds(self, value: Any) -> bool:
-        return value in self.registry.names()
+    def __init__(self, registry: Registry, *also: str, **described: str) -> None:
+        super().__init__(*also, **described)
+        self.registry, self.also = registry, also
 
     @property
-    def expected(self) -> str:
-        return f"to be one of {', '.join(self.registry.names())}"
+    def choices(self) -> tuple[str, ...]:
+        """The names that are registered now."""
+        return (*self.registry.names(), *self.also)
 
-    @property
-    def brief(self) -> str:
-        return " | ".join(self.registry.names())
+
+def registry_of(cls: type) -> Registry | None:
+    """The registry that the field `name` of a group's dataclass is out of; None where it is out of none."""
+    rules = rules_of(cls, "name") if "name" in get_type_hints(cls) else ()
+    return next((rule.registry for rule in rules if isinstance(rule, Registered)), None)
 
 
 def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown package"
 
+
+_STYLIZERS = "magic_insert.stylizers"
+STYLIZERS = Registry(
+    "stylizer",
+    "magic_insert.stylizers",
+    {
+        "personalized": f"{_STYLIZERS}.personalized:PersonalizedStylizer",
+        "instantstyle": f"{_STYLIZERS}.instantstyle:InstantStyleStylizer",
+        "style_aligned": f"{_STYLIZERS}.style_aligned:StyleAlignedStylizer",
+        "adain": f"{_STYLIZERS}.adain:AdainStylizer",
+    },
+)
+
+_INSERTERS = "magic_insert.inserters"
+INSERTERS = Registry(
+    "inserter",
+    "magic_insert.inserters",
+    {
+        "real_only": f"{_INSERTERS}.edit:EditInserter",
+        "bootstrapped": f"{_INSERTERS}.edit:EditInserter",
+        "effect": f"{_INSERTERS}.effect:EffectInserter",
+        "contact_shadow": f"{_INSERTERS}.contact_shadow:ContactShadow",
+        "inpaint": f"{_INSERTERS}.inpaint:InpaintInserter",
+        "copy_paste": f"{_INSERTERS}.copy_paste:CopyPaste",
+    },
+)
 
 _FILTERS = "magic_insert.bootstrap.filters"
 FILTERS = Registry(
@@ -146,4 +186,25 @@ ENCODERS = Registry(
         "clip_vitl14": f"{_PUBLISHED}:CLIP_L",
         "csd_vitl14": f"{_PUBLISHED}:CSD",
     },
+)
+
+_SEGMENTERS = "magic_insert.models.segment"
+SEGMENTERS = Registry(
+    "segmenter",
+    "magic_insert.segmenters",
+    {name: f"{_SEGMENTERS}:segment_{name}" for name in ("auto", "alpha", "grabcut", "rembg")},
+)
+
+_STYLES = {
+    "photographs": ("photo", "vintage"),
+    "animation": ("cartoon", "cel", "papercut", "pixel"),
+    "washes": ("watercolour", "oil", "ink"),
+    "dry_media": ("pencil", "crayon", "charcoal"),
+    "prints": ("halftone", "blueprint", "woodcut"),
+    "lights_and_tiles": ("mosaic", "neon"),
+}
+STYLES = Registry(
+    "style",
+    "magic_insert.styles",
+    {name: f"magic_insert.toybox.styles.{file}:{name}" for file, names in _STYLES.items() for name in names},
 )

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 
 from magic_insert.core.digest import digest
+from magic_insert.config.registry import STYLES
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.data.pairs import LAYERS, Pair
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
-from magic_insert.toybox.styles import ALL_STYLES
 from magic_insert.toybox.subjects import SubjectSpec, sample_subject
 from magic_insert.toybox.world import render_pairs
 
@@ -39,10 +39,10 @@ class PairsPlan:
     occlusion: float = 0.1
 
     def __post_init__(self) -> None:
-        unknown = [style for style in self.styles if style not in ALL_STYLES]
+        unknown = [style for style in self.styles if style not in STYLES.names()]
         if unknown or not self.styles:
             raise UserError(
-                f"expected data.styles among {', '.join(ALL_STYLES)}, got {', '.join(unknown) or 'none'}"
+                f"expected data.styles among {', '.join(STYLES.names())}, got {', '.join(unknown) or 'none'}"
             )
 
     @property

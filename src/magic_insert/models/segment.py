@@ -18,6 +18,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from magic_insert.config.registry import SEGMENTERS
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import area, blur, components, dilate, erode, fill_holes, largest_component
@@ -62,10 +63,7 @@ def segment(
     segmenter: str = "auto",
     model_folder: Path | None = None,
 ) -> Matte:
-    """The subject of a picture on plain ground.
-
-    "auto" takes the file's alpha where it cuts something out, and GrabCut elsewhere; "alpha" insists on the former;
-    the other two look at the colours only, a picture with clear parts being laid on white first.
+    """The subject of a picture on plain ground, by one of the registered segmenters.
 
     Raises:
         UserError: the alpha is zero everywhere or not there, nothing stands out from the ground, or rembg is missing.
@@ -74,14 +72,33 @@ def segment(
         raise UserError(
             "expected a subject with visible pixels, got alpha below a half everywhere; use an opaque picture"
         )
-    if alpha is not None and segmenter in ("auto", "alpha") and has_cutout(alpha):
-        return Matte(rgb, alpha)
-    if segmenter == "alpha":
+    made: Matte = SEGMENTERS.get(segmenter)(rgb, alpha, model_folder)
+    return made
+
+
+def segment_auto(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
+) -> Matte:
+    """The file's alpha where it cuts something out, and GrabCut elsewhere."""
+    return (
+        Matte(rgb, alpha) if alpha is not None and has_cutout(alpha) else segment_grabcut(rgb, alpha, folder)
+    )
+
+
+def segment_alpha(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
+) -> Matte:
+    """The file's alpha; raises `UserError` where it cuts nothing out."""
+    if alpha is None or not has_cutout(alpha):
         raise UserError(
             "expected a picture with a transparent ground, got an opaque one; set segmenter=grabcut"
         )
-    opaque = rgb if alpha is None else rgb * alpha + (1 - alpha)
-    return _rembg(opaque, model_folder) if segmenter == "rembg" else _grabcut(opaque)
+    return Matte(rgb, alpha)
+
+
+def on_white(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None) -> Float[Tensor, "3 h w"]:
+    """The picture with its clear parts laid on white, for methods that look at the colours only."""
+    return rgb if alpha is None else rgb * alpha + (1 - alpha)
 
 
 def redraw_segmenter(name: str) -> str:
@@ -102,7 +119,11 @@ def cut_subject(
     return Subject(matte.rgb, matte.alpha, name)
 
 
-def _grabcut(rgb: Float[Tensor, "3 h w"]) -> Matte:
+def segment_grabcut(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
+) -> Matte:
+    """GrabCut on the colours, seeded from the border."""
+    rgb = on_white(rgb, alpha)
     height, width = rgb.shape[-2:]
     scale = min(1.0, WORKING_SIDE / max(height, width))
     h, w = max(8, round(height * scale)), max(8, round(width * scale))
@@ -221,15 +242,18 @@ def require_rembg(model_folder: Path | None) -> Path:
     return model_folder
 
 
-def _rembg(rgb: Float[Tensor, "3 h w"], model_folder: Path | None) -> Matte:
-    folder = require_rembg(model_folder)
+def segment_rembg(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
+) -> Matte:
+    """U2-Net through rembg, with the model's file in `folder`."""
+    rgb, folder = on_white(rgb, alpha), require_rembg(folder)
     os.environ["U2NET_HOME"] = str(folder.resolve())
     import rembg
 
     session = rembg.new_session(REMBG_MODEL)
     levels = (rgb.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     mask = np.asarray(rembg.remove(np.ascontiguousarray(levels), session=session, only_mask=True))
-    alpha = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
-    if area(alpha) < 1e-3:
+    found = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
+    if area(found) < 1e-3:
         raise NothingFound("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
-    return Matte(rgb, alpha)
+    return Matte(rgb, found)

@@ -1,22 +1,15 @@
 """The methods that redraw a subject in a scene's style. Importing this costs no torch."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from magic_insert.config.registry import STYLIZERS
 from magic_insert.config.schema import ADAIN_FILES, ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 
 if TYPE_CHECKING:
     from magic_insert.core.records import Subject
     from magic_insert.stylizers.base import Stylizer
-
-CLASSES = {
-    "personalized": "magic_insert.stylizers.personalized:PersonalizedStylizer",
-    "instantstyle": "magic_insert.stylizers.instantstyle:InstantStyleStylizer",
-    "style_aligned": "magic_insert.stylizers.style_aligned:StyleAlignedStylizer",
-    "adain": "magic_insert.stylizers.adain:AdainStylizer",
-}
 
 
 def build_stylizer(
@@ -27,8 +20,8 @@ def build_stylizer(
     Raises:
         UserError: the subject has no personalisation where one is needed, or weights that are not there.
     """
-    module, _, name = CLASSES[cfg.name].partition(":")
-    return getattr(import_module(module), name)(cfg, pipe, subject, style, sampling)
+    made: Stylizer = STYLIZERS.get(cfg.name)(cfg, pipe, subject, style, sampling)
+    return made
 
 
 def needs_personalization(cfg: StylizerConfig) -> bool:

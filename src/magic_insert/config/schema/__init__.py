@@ -45,7 +45,6 @@ from magic_insert.config.schema.jobs import (
 )
 from magic_insert.config.schema.shared import (
     ADAIN_FILES,
-    STYLIZERS,
     ExecConfig,
     InserterConfig,
     LoggerConfig,
@@ -73,7 +72,6 @@ __all__ = [
     "IMAGES",
     "MAX_PICTURES",
     "MAX_TOKENS",
-    "STYLIZERS",
     "AdaptConfig",
     "BenchmarkConfig",
     "BootstrapConfig",

@@ -7,10 +7,8 @@ from typing import Annotated, Any
 from omegaconf import MISSING
 
 from magic_insert.config.fields import Holds, OneOf, Range
-from magic_insert.config.registry import ENCODERS, Registered
+from magic_insert.config.registry import ENCODERS, INSERTERS, STYLIZERS, Registered
 from magic_insert.config.schema.shared import (
-    INSERTERS,
-    STYLIZERS,
     Composite,
     Count,
     InserterConfig,
@@ -94,7 +92,7 @@ class ImagesConfig:
 class EvaluatedStylizer(StylizerConfig):
     """A stylizer as the evaluation runs it: its own options, or pictures made elsewhere (`name: images`)."""
 
-    name: Annotated[str, OneOf(*STYLIZERS, IMAGES)] = "personalized"
+    name: Annotated[str, Registered(STYLIZERS, IMAGES)] = "personalized"
     """The method."""
     dir: str | None = None
     """Folder of the pictures (images)."""
@@ -122,7 +120,7 @@ class EvaluatedStylizer(StylizerConfig):
 class EvaluatedInserter(InserterConfig):
     """An inserter as the evaluation runs it, or finished composites made elsewhere (`name: images`)."""
 
-    name: Annotated[str, OneOf(*INSERTERS, IMAGES)] = "real_only"
+    name: Annotated[str, Registered(INSERTERS, IMAGES)] = "real_only"
     """The method."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's own pixels outside the effect, `paper` the whole redrawn picture."""

@@ -1,13 +1,13 @@
 """One dataclass per job: its own keys and its table of contents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import MISSING
 
 from magic_insert.config.fields import NotEmpty, OneOf, Range
-from magic_insert.config.freeze import overridden, typed
+from magic_insert.config.freeze import overridden, settings_class, typed
 from magic_insert.config.registry import METRICS, Registered
 from magic_insert.config.schema.bootstrap import (
     AdaptConfig,
@@ -40,6 +40,7 @@ from magic_insert.config.schema.shared import (
     SegmenterConfig,
     Share,
     Steps,
+    Style,
     StyleConfig,
     StylizerConfig,
 )
@@ -54,6 +55,7 @@ from magic_insert.config.schema.training import (
 )
 
 MAX_PICTURES = 5
+Options = TypeVar("Options", EvaluatedStylizer, EvaluatedInserter)
 
 
 @dataclass(frozen=True)
@@ -282,12 +284,20 @@ class EvaluateConfig:
     @property
     def chosen_stylizers(self) -> dict[str, EvaluatedStylizer]:
         """`stylizers` with types and ranges checked."""
-        return {k: typed(EvaluatedStylizer, v, f"stylizers.{k}") for k, v in self.stylizers.items()}
+        return {k: _evaluated(EvaluatedStylizer, v, f"stylizers.{k}") for k, v in self.stylizers.items()}
 
     @property
     def chosen_inserters(self) -> dict[str, EvaluatedInserter]:
         """`inserters` with types and ranges checked."""
-        return {k: typed(EvaluatedInserter, v, f"inserters.{k}") for k, v in self.inserters.items()}
+        return {k: _evaluated(EvaluatedInserter, v, f"inserters.{k}") for k, v in self.inserters.items()}
+
+
+def _evaluated(options: type[Options], values: Mapping[str, Any], key: str) -> Options:
+    """The options of an evaluated method, with the settings of its own where another package brings it."""
+    base = options.__mro__[1]
+    if (own := settings_class(base, values)) is not base:
+        options = dataclass(frozen=True)(type(own.__name__, (options, own), {}))
+    return typed(options, values, key)
 
 
 @dataclass(frozen=True)
@@ -422,7 +432,7 @@ class ToyboxConfig:
     """How many scenes; of the benchmark, the first of 20."""
     split: Annotated[str, OneOf("train", "heldout")] = "train"
     """Which subjects and scenes; not of the benchmark."""
-    styles: list[str] = field(default_factory=list)
+    styles: list[Style] = field(default_factory=list)
     """Picture i is drawn in style i modulo their number; empty: all training styles (the benchmark: all)."""
     size: Annotated[int, Range(16, 2048)] = 128
     """Side of the pictures in pixels."""

@@ -7,12 +7,11 @@ from typing import Annotated, Any
 from omegaconf import II, MISSING
 
 from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Range
+from magic_insert.config.registry import INSERTERS, SEGMENTERS, STYLES, STYLIZERS, Registered
 
 STYLE_MODES = ("ip_adapter", "prompt", "none")
 STYLE_PRESETS = ("instantstyle", "up0", "all")
 ADAIN_FILES = ("adain_encoder_vgg19_relu4_1.safetensors", "adain_decoder.safetensors")
-STYLIZERS = ("personalized", "instantstyle", "style_aligned", "adain")
-INSERTERS = ("real_only", "bootstrapped", "effect", "contact_shadow", "inpaint", "copy_paste")
 EDIT_STEPS: Any = II("model.edit_steps")
 LOG_2 = 0.6931471805599453
 
@@ -23,6 +22,7 @@ Share = Annotated[float, Range(0, 1)]
 Device = Annotated[str, OneOf("auto", "cpu", "cuda")]
 Precision = Annotated[str, OneOf("32-true", "bf16-mixed", "16-mixed")]
 Composite = Annotated[str, OneOf("effect_layer", "paper")]
+Style = Annotated[str, Registered(STYLES)]
 OnError = Annotated[str, OneOf("refuse", "skip")]
 
 
@@ -101,7 +101,8 @@ class SegmenterConfig:
 
     name: Annotated[
         str,
-        OneOf(
+        Registered(
+            SEGMENTERS,
             auto="the alpha of a cut-out picture, GrabCut otherwise",
             alpha="only the alpha of the picture; an opaque one is refused",
             grabcut="always GrabCut",
@@ -117,9 +118,19 @@ class SegmenterConfig:
 class InserterConfig:
     """What gives the pasted subject its shadow and reflection."""
 
-    name: Annotated[str, OneOf(*INSERTERS)] = "real_only"
-    """`real_only` is trained on photographs, `bootstrapped` adapted to drawings; `effect` predicts the light in one
-    pass, `contact_shadow` computes them; `copy_paste` draws nothing."""
+    name: Annotated[
+        str,
+        Registered(
+            INSERTERS,
+            real_only="trained on photographs alone, as the first round of the paper",
+            bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
+            effect="predicts in one pass how the subject changes the scene's light",
+            contact_shadow="computes a contact shadow from the silhouette",
+            inpaint="the alternative that the paper rejects: the base model redraws what surrounds the subject",
+            copy_paste="no network: the pasted subject stays without a shadow, the floor that every inserter must beat",
+        ),
+    ] = "real_only"
+    """The method."""
     run: str | None = None
     """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
     steps: Steps = 20
@@ -157,7 +168,16 @@ def _is_angle(text: str) -> bool:
 class StylizerConfig:
     """Which method redraws the subject; what all of them share is in the groups `style` and `sampling`."""
 
-    name: Annotated[str, OneOf(*STYLIZERS)] = "personalized"
+    name: Annotated[
+        str,
+        Registered(
+            STYLIZERS,
+            personalized="ours: LoRA and learned tokens of one subject; the style as the group `style` has it",
+            instantstyle="InstantStyle: the base model, the subject in words, the style from the picture",
+            style_aligned="StyleAligned: the subject in words, drawn beside the inverted background, shared attention",
+            adain="AdaIN: the subject's own picture with the background's statistics; stylizer.weights=FOLDER",
+        ),
+    ] = "personalized"
     """The method."""
     structure: Annotated[str, OneOf("none", "canny")] = "none"
     """`canny`: the picture follows the outline of the subject's picture through the model's ControlNet."""

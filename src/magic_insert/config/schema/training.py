@@ -16,6 +16,7 @@ from magic_insert.config.schema.shared import (
     Precision,
     Share,
     Steps,
+    Style,
 )
 from magic_insert.core.errors import UserError
 
@@ -226,7 +227,7 @@ class DataConfig:
     """Which of the two the subject is in the masks."""
     num_pairs: Count = 400
     """Pairs to render (toybox)."""
-    styles: Annotated[list[str], NotEmpty()] = field(default_factory=lambda: ["photo"])
+    styles: Annotated[list[Style], NotEmpty()] = field(default_factory=lambda: ["photo"])
     """Styles that the pairs take by turns (toybox)."""
     occlusion: Share = 0.1
     """Chance that a prop stands in front of the subject (toybox)."""

@@ -4,21 +4,16 @@ A hand is a function of a `View` (one G-buffer row and its light). `photo` is th
 held-out hands are never trained on.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from magic_insert.config.registry import STYLES
 from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import GBuffer
-from magic_insert.toybox.styles.animation import cartoon, cel, papercut, pixel
-from magic_insert.toybox.styles.dry_media import charcoal, crayon, pencil
-from magic_insert.toybox.styles.lights_and_tiles import mosaic, neon
-from magic_insert.toybox.styles.photographs import photo, vintage
-from magic_insert.toybox.styles.prints import blueprint, halftone, woodcut
 from magic_insert.toybox.styles.view import View, view_of
-from magic_insert.toybox.styles.washes import ink, oil, watercolour
 
 TRAIN_STYLES: tuple[str, ...] = (
     "photo", "cartoon", "cel", "watercolour", "oil", "pencil", "ink", "crayon", "pixel", "halftone",
@@ -26,14 +21,6 @@ TRAIN_STYLES: tuple[str, ...] = (
 )  # fmt: skip
 HELD_OUT_STYLES: tuple[str, ...] = ("charcoal", "mosaic", "neon", "woodcut")
 ALL_STYLES: tuple[str, ...] = TRAIN_STYLES + HELD_OUT_STYLES
-
-HANDS: Mapping[str, Callable[[View], Tensor]] = {
-    hand.__name__: hand
-    for hand in (
-        photo, cartoon, cel, watercolour, oil, pencil, ink, crayon, pixel, halftone, blueprint, papercut,
-        vintage, charcoal, mosaic, neon, woodcut,
-    )
-}  # fmt: skip
 
 __all__ = ["ALL_STYLES", "HELD_OUT_STYLES", "TRAIN_STYLES", "draw"]
 
@@ -43,7 +30,7 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
 
     Args:
         g: G-buffer of B worlds, any device.
-        styles: B names out of `ALL_STYLES`.
+        styles: B names of registered styles.
         complexity: B numbers in [0, 1]; 0 is the style's simplest form, 1 has the most line and texture.
         seeds: B seeds of the sheet's texture. Texture belongs to the place on the sheet, not to the motif, so
             two worlds drawn with one seed differ only near where the worlds differ.
@@ -60,15 +47,14 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
             f"expected one style, complexity and seed for each of {rows} pictures, "
             f"got {len(styles)}, {len(complexity)} and {len(seeds)}"
         )
-    for style, c in zip(styles, complexity, strict=True):
-        if style not in HANDS:
-            raise UserError(f"expected a style out of {', '.join(ALL_STYLES)}; got {style!r}")
+    for c in complexity:
         if not 0.0 <= c <= 1.0:
             raise UserError(f"expected a complexity between 0 and 1, got {c}")
     pictures = []
     with torch.no_grad():
         for i, (style, c, seed) in enumerate(zip(styles, complexity, seeds, strict=True)):
-            pictures.append(HANDS[style](view_of(_row(g, i), style, float(c), int(seed))))
+            hand: Callable[[View], Tensor] = STYLES.get(style)
+            pictures.append(hand(view_of(_row(g, i), style, float(c), int(seed))))
     return torch.cat(pictures)
 
 
