@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from magic_insert.core.errors import UserError as UserError
     from magic_insert.core.records import Subject as Subject
-    from magic_insert.magic import Drop as Drop
+    from magic_insert.drops import Drop as Drop
+    from magic_insert.drops import Redrawn as Redrawn
     from magic_insert.magic import MagicInsert as MagicInsert
-    from magic_insert.magic import Redrawn as Redrawn
 
 __version__ = "0.1.0"
 _HOMES = {
     "MagicInsert": "magic_insert.magic",
     "Subject": "magic_insert.core.records",
-    "Redrawn": "magic_insert.magic",
-    "Drop": "magic_insert.magic",
+    "Redrawn": "magic_insert.drops",
+    "Drop": "magic_insert.drops",
     "UserError": "magic_insert.core.errors",
 }
 __all__ = ["Drop", "MagicInsert", "Redrawn", "Subject", "UserError"]

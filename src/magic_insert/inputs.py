@@ -64,11 +64,6 @@ class InsertInputs:
     folders: Folders
     pose: PoseSuggester
 
-    @property
-    def sidecars(self) -> tuple[Path, ...]:
-        """The JSON beside each picture."""
-        return tuple(out.with_suffix(".json") for _, out in self.pictures)
-
 
 @dataclass(frozen=True)
 class RemoveInputs:

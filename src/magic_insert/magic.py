@@ -9,16 +9,13 @@ and only the square that the inserter is shown becomes floats.
 Shape letters: h, w a redrawn picture's rows and columns, H, W a scene's. Values are float32 in [0, 1].
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from PIL import Image
-from torch import Tensor
 
 from magic_insert import __version__, inputs
 from magic_insert.config.compose import compose_job, group_options
@@ -36,12 +33,22 @@ from magic_insert.core.compositing import Region, default_box, fit_to_box, regio
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
-from magic_insert.core.images import Picture, as_float, clean_mask, png_bytes, read_picture, save_png, to_pil
-from magic_insert.core.jsonl import read_json, write_bytes, write_json
-from magic_insert.core.masks import bounding_box
+from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
+from magic_insert.core.jsonl import read_json
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
 from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.drops import (
+    LONGEST,
+    Drop,
+    Layer,
+    Redrawn,
+    clipped,
+    mask_box,
+    require_memory,
+    shown,
+    window_of,
+)
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.inserters.remover import Remover, RemoverSettings
@@ -52,11 +59,8 @@ from magic_insert.stylizers import build_stylizer, check_stylizer, needs_persona
 from magic_insert.stylizers.base import Draw
 from magic_insert.training.personalize import ReportSteps, personalize, run_key
 
-LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
-SHOWN = 1024  # pixels of a picture's longer side in a notebook
 SUBJECTS = Path("runs/subjects")
 RECIPE = 1  # version of what a personalisation makes of its settings
-WORKED_ON = 80  # bytes for each pixel of a window, at the peak
 PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
 
 Boxes = Box | Sequence[int] | None
@@ -82,103 +86,6 @@ class Settings:
         """The settings in a job's frozen configuration."""
         found = {part.name: getattr(cfg, part.name) for part in fields(cls) if hasattr(cfg, part.name)}
         return cls(**{**found, "subjects": Path(found.get("subjects", SUBJECTS))})
-
-
-@dataclass(frozen=True)
-class Redrawn:
-    """A subject in a scene's style on plain ground; `pair_id` names the draw, `record` says what it was made of."""
-
-    rgb: Float[Tensor, "3 h w"]
-    subject: str
-    pair_id: str
-    record: Mapping[str, Any]
-    timings: Mapping[str, float]
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture."""
-        return to_pil(self.rgb)
-
-    def _repr_png_(self) -> bytes:
-        return png_bytes(self.rgb)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A part of a finished picture, and where its top left corner lies there."""
-
-    pixels: Float[Tensor, "C h w"]
-    x: int
-    y: int
-
-
-@dataclass(frozen=True)
-class Drop:
-    """A finished picture and what it was made of.
-
-    `layers`: of an insertion `shade` (a factor), `light` (an addition) and `subject` (RGBA), to be applied in this
-    order; of `composite=paper` only `subject`. `changed`: 1 where the scene's pixels are no longer its own, below the
-    subject or around it. `parts`: the pictures between.
-    """
-
-    scene: Scene
-    layers: Mapping[str, Layer]
-    changed: Layer
-    record: Mapping[str, Any]
-    timings: Mapping[str, float]
-    parts: Mapping[str, Tensor] = field(default_factory=dict)
-    redrawn: Redrawn | None = None
-    alpha: Float[Tensor, "1 H W"] | None = None
-
-    @property
-    def image(self) -> Image.Image:
-        """The picture."""
-        return to_pil(self.scene.pixels, self.alpha)
-
-    @property
-    def window(self) -> Box:
-        """The part of the picture that was worked on; beyond it nothing is changed."""
-        height, width = self.changed.pixels.shape[-2:]
-        return Box(self.changed.x, self.changed.y, width, height)
-
-    def plane(self, layer: Layer) -> Float[Tensor, "1 H W"]:
-        """The last channel of a layer at the picture's size, 0 around it: where the subject, or a change, is."""
-        plane = torch.zeros(1, *self.scene.size)
-        height, width = layer.pixels.shape[-2:]
-        plane[:, layer.y : layer.y + height, layer.x : layer.x + width] = layer.pixels[-1:]
-        return plane
-
-    def save(self, out: str | Path, **more: Any) -> Path:
-        """Writes the picture to `out` (.png) and what it was made of, with `more`, as JSON beside it; returns `out`.
-
-        Both appear whole, or neither.
-
-        Raises:
-            UserError: another suffix, or a place that cannot be written.
-        """
-        place = inputs.require_output(str(out), ".png")
-        content, beside = png_bytes(self.scene.pixels, self.alpha), place.with_suffix(".json")
-        write_json(beside, {**self.record, "seconds": dict(self.timings), **more})
-        try:
-            write_bytes(place, content)
-        except UserError:
-            beside.unlink(missing_ok=True)
-            raise
-        return place
-
-    def save_parts(self, folder: Path) -> None:
-        """Writes the pictures between, at the size of the whole where they belong into it."""
-        for name, picture in self.parts.items():
-            if name == "pasted":
-                save_png(folder / "pasted.png", self.scene.patched(self.window, picture).pixels)
-            else:
-                save_png(folder / f"{name}.png", picture)
-        save_png(folder / "effect_region.png", self.plane(self.changed))
-
-    def _repr_png_(self) -> bytes:
-        image = self.image
-        image.thumbnail((SHOWN, SHOWN))
-        return png_bytes(read_picture(image)[0])
 
 
 class MagicInsert:
@@ -641,60 +548,3 @@ def recipe_of(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
 def listed(given: Any) -> list[Any]:
     """One or several as a list."""
     return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def window_of(box: Box, scene: Scene, *, whole: bool) -> Box:
-    """The part of the scene that is worked on: what the inserter is shown of it, or the whole."""
-    if whole:
-        return Box(0, 0, scene.size[1], scene.size[0])
-    return clipped(region_around(box, *scene.size), scene)
-
-
-def clipped(region: Region, scene: Scene) -> Box:
-    """The part of a region that lies on the scene."""
-    height, width = scene.size
-    x, y = max(region.x, 0), max(region.y, 0)
-    return Box(x, y, min(region.x + region.side, width) - x, min(region.y + region.side, height) - y)
-
-
-def require_memory(window: Box) -> None:
-    """That a window can be worked on in the memory that is free.
-
-    Raises:
-        UserError: it cannot; says how much is missing.
-    """
-    free, need = free_memory(), WORKED_ON * window.w * window.h
-    if free is not None and need > free:
-        raise UserError(
-            f"expected {need / 1e9:.1f} GB of free memory for a window of {window.w} x {window.h} pixels, got "
-            f"{free / 1e9:.1f} GB; set a smaller box, or reduce the picture"
-        )
-
-
-def free_memory() -> int | None:
-    """Bytes that this process may still take, by the kernel and by its control group; None where nobody says."""
-    found = []
-    meminfo, group = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-    if meminfo.is_file():
-        found += [1024 * int(line.split()[1]) for line in meminfo.open() if line.startswith("MemAvailable:")]
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.is_file() and used.is_file() and (text := limit.read_text().strip()) != "max":
-        found.append(int(text) - int(used.read_text()))
-    return min(found, default=None)
-
-
-def shown(scene: Scene) -> Float[Tensor, "3 _ _"]:
-    """The scene as a style picture; a large one reduced by a whole factor first."""
-    if scene.pixels.is_floating_point() or max(scene.size) <= LONGEST:
-        return scene.rgb
-    return as_float(read_picture(to_pil(scene.pixels), longest=LONGEST)[0])
-
-
-def mask_box(mask: Scene) -> Box:
-    """The smallest box around what is white in a mask's picture.
-
-    Raises:
-        UserError: nothing is.
-    """
-    bright = mask.pixels.sum(dim=0) >= (1.5 if mask.pixels.is_floating_point() else 1.5 * 255)
-    return bounding_box(bright[None].float())

@@ -16,6 +16,7 @@ from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene
+from magic_insert.paths import CHECKOUT
 
 FAST = [
     "personalization.steps=2",
@@ -146,6 +147,8 @@ def test_events_count_every_step_and_raising_in_one_cancels(
         previews[stage] = preview
 
     drop = magic.insert(folder / "bunny.png", folder / "beach.png", on_event=note)
+    (card,) = tmp_path.glob("subject/*/card.json")
+    assert json.loads(card.read_text())["resumed_from"] == 1
     stages = list(dict.fromkeys(stage for stage, _, _ in events))
     assert stages == ["cut", "personalise", "stylise", "segment", "paste", "insert", "composite"]
     assert set(drop.timings) == set(stages)
@@ -187,6 +190,22 @@ def test_a_large_picture_is_worked_on_in_its_window_and_costs_what_the_window_co
     outside[846:1044, 931:1129] = False
     assert torch.equal(large, before)
     assert torch.equal(drop.scene.pixels[:, outside], before[:, outside])
-    monkeypatch.setattr("magic_insert.magic.free_memory", lambda: 3_000_000)
+    monkeypatch.setattr("magic_insert.drops.free_memory", lambda: 3_000_000)
     with pytest.raises(UserError, match="of 198 x 198 pixels"):
         magic.place(folder / "bunny.png", Scene(large, "large"), (1000, 900, 60, 90))
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(
+    tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (CHECKOUT / "notebooks" / "first_steps.ipynb").read_text()
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert all(not cell["outputs"] for cell in cells)
+    monkeypatch.chdir(tmp_path)
+    loading = f'from_pretrained({str(tiny_micro)!r}, device="cpu", overrides={FAST})'
+    names: dict[str, Any] = {}
+    for cell in cells:
+        exec("".join(cell["source"]).replace('from_pretrained("micro")', loading), names)
+    assert names["magic"].settings.model.source == str(tiny_micro)
+    assert len(names["drops"]) == 3
+    assert (tmp_path / "first_steps" / "out" / "first.json").is_file()

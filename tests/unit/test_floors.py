@@ -14,7 +14,7 @@ FLOORS = [
 ]  # fmt: skip
 # Modules at the top of the package stand on the floor they need.
 TOP_MODULES = {
-    "paths": "core", "tracking": "config", "pose": "config", "inputs": "stylizers", "magic": "magic",
+    "paths": "core", "tracking": "config", "pose": "config", "inputs": "stylizers", "magic": "magic", "drops": "magic",
     "__init__": "magic",
 }  # fmt: skip
 MODEL_LIBRARIES = {"diffusers", "transformers", "peft", "open_clip", "timm", "lpips"}

@@ -18,10 +18,11 @@ from magic_insert.core.events import Clock, stage, terminal_bars
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.core.records import Composite, Scene, Subject
+from magic_insert.drops import Drop
 from magic_insert.evaluation.demo_page import PairView, page
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
 from magic_insert.inputs import require_output
-from magic_insert.magic import Drop, MagicInsert, Settings
+from magic_insert.magic import MagicInsert, Settings
 from magic_insert.models.encoders import load_encoders
 from magic_insert.stylizers import needs_personalization
 from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
