@@ -54,7 +54,9 @@ class EffectOptions:
     first: int = 256  # drawings before the first step
     invent: float = 0.3
     scene_lit: float = 0.2
+    warm: int = 100  # steps until the full rate
     ema: float = 0.998
+    refine: int = 0  # 1: the encoder and what reads the sun stay as they are
 
 
 def effect_loss(effect: Effect, batch: Batch) -> dict[str, Tensor]:
@@ -86,6 +88,9 @@ class EffectModule(pl.LightningModule):
         super().__init__()
         self.net, self.options = net, options
         self.average = {k: v.detach().clone().float() for k, v in net.state_dict().items()}
+        if options.refine:
+            for part in (net.stem, net.down, net.encoder, net.read_sun, net.sun, net.middle):
+                part.requires_grad_(False)
         self.began = time.monotonic()
         self.generator = torch.Generator(options.device).manual_seed(options.seed)
 
@@ -118,7 +123,7 @@ class EffectModule(pl.LightningModule):
         print(f"step {self.global_step} {self.share:.2f} {text} gain {gain:.2f} dB", flush=True)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        warm = min(1.0, (self.global_step + 1) / 100)
+        warm = min(1.0, (self.global_step + 1) / self.options.warm)
         rate = self.options.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.share)))
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -135,7 +140,10 @@ class EffectModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
-            self.net.parameters(), lr=self.options.lr, weight_decay=0.02, betas=(0.9, 0.98)
+            [p for p in self.net.parameters() if p.requires_grad],
+            lr=self.options.lr,
+            weight_decay=0.02,
+            betas=(0.9, 0.98),
         )
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.core.silhouettes import contact, foot_frame, frame_coordinates
+from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
 from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.foundation.looks import LOOKS
 
@@ -60,7 +60,7 @@ class Dice:
         while cells <= size[0]:
             shape = (rows, channels, cells, max(2, round(cells * size[1] / size[0])))
             grid = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
-            total += weight * functional.interpolate(grid, size, mode="bicubic", align_corners=False)
+            total += weight * functional.interpolate(grid, size, mode="bilinear", align_corners=False)
             weight, cells = weight * roughness, cells * 2
         return total / total.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
 
@@ -110,7 +110,11 @@ def textured(batch: Batch, dice: Dice) -> Batch:
 
 
 def invented(batch: Batch, dice: Dice, share: float) -> Batch:
-    """The first `share` of the rows on made-up ground with a made-up contact shadow as their truth."""
+    """The first `share` of the rows in a picture that tells no light, with a made-up soft shadow as their truth.
+
+    Their scene is made-up ground, or the scene of another row bent until its shadows point nowhere. The shadow lies
+    under the subject and often before it, as most pictures have it.
+    """
     count = round(share * len(batch.scene))
     if count == 0:
         return batch
@@ -118,43 +122,65 @@ def invented(batch: Batch, dice: Dice, share: float) -> Batch:
     mask = batch.mask[:count]
     frame = foot_frame(mask)
     points = frame_coordinates(frame, *size)
-    horizon = dice.uniform(count, -1.0, -0.15)
-    ground = torch.sigmoid(
-        (points[:, 1:2] - horizon + 0.1 * dice.noise(count, size, 0.6)) * dice.uniform(count, 4, 40)
-    )
-    colours = [
-        dice.uniform(count, 0.15, 0.95) * torch.exp(dice.uniform(count, -0.35, 0.35, 3)) for _ in range(2)
-    ]
-    paint = ground * colours[0] + (1 - ground) * colours[1]
-    fade = torch.exp(dice.uniform(count, -0.5, 0.5, 2).mul(points).sum(1, keepdim=True))
-    rough = dice.noise(count, size, dice.number(0.5, 1.0)) + 0.4 * dice.noise(
-        count, size, dice.number(0.6, 1.1), 3
-    )
-    made = (paint * fade * torch.exp(dice.uniform(count, 0.0, 0.5) * rough)).clamp(0, 1)
-    scene = torch.where(dice.chance(count, 0.6) > 0, made, batch.scene[:count])
-    lean = dice.uniform(count, -0.35, 0.35) * dice.chance(count, 0.6)
-    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
-    one = (count, 1, 1)
-    broad, tight = contact(
-        mask,
-        frame,
-        leaned,
-        tall=dice.uniform(count, 0.14, 0.5).view(one),
-        wide=dice.uniform(count, 0.95, 1.3).view(one),
-        down=dice.uniform(count, 0.02, 0.18).view(one),
-        softness=dice.number(0.03, 0.14),
-        lowest=dice.number(0.06, 0.2),
-        tightness=dice.number(0.012, 0.05),
-    )
-    tinge = torch.exp(dice.uniform(count, -0.25, 0.25, 3))
-    depth = dice.uniform(count, 0.15, 0.75) * tinge
-    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
-    truth = scene * shade
+    kind = dice.uniform(count, 0.0, 1.0)
+    scene = torch.where(kind < 0.8, _bent(batch.scene.flip(0)[:count], dice), batch.scene[:count])
+    scene = torch.where(kind < 0.4, _made_ground(points, dice), scene)
+    truth = scene * _soft_shadow(mask, frame, points, dice)
     return batch._replace(
         scene=torch.cat([scene, batch.scene[count:]]),
         truth=torch.cat([truth, batch.truth[count:]]),
         known=torch.cat([torch.zeros_like(batch.known[:count]), batch.known[count:]]),
     )
+
+
+def _made_ground(points: Tensor, dice: Dice) -> Tensor:
+    """Two rough colours that meet at a horizon, brighter to one side: B 3 H W."""
+    count, size = len(points), (points.shape[-2], points.shape[-1])
+    horizon = dice.uniform(count, -1.0, -0.15)
+    edge = points[:, 1:2] - horizon + 0.1 * dice.noise(count, size, 0.6)
+    ground = torch.sigmoid(edge * dice.uniform(count, 4, 40))
+    colours = [
+        dice.uniform(count, 0.15, 0.95) * torch.exp(dice.uniform(count, -0.35, 0.35, 3)) for _ in range(2)
+    ]
+    paint = ground * colours[0] + (1 - ground) * colours[1]
+    fade = torch.exp(dice.uniform(count, -0.5, 0.5, 2).mul(points).sum(1, keepdim=True))
+    rough = dice.noise(count, size, dice.number(0.5, 1.0), 3)
+    return (paint * fade * torch.exp(dice.uniform(count, 0.0, 0.6) * rough)).clamp(0, 1)
+
+
+def _bent(scene: Tensor, dice: Dice) -> Tensor:
+    """A scene whose every part is moved by smooth noise."""
+    count, size = len(scene), (scene.shape[-2], scene.shape[-1])
+    still = torch.eye(2, 3, device=scene.device).expand(count, -1, -1)
+    grid = functional.affine_grid(still, [count, 1, *size], align_corners=False)
+    moves = dice.noise(count, size, dice.number(0.4, 0.7), 2) * dice.uniform(count, 0.1, 0.4)
+    return functional.grid_sample(
+        scene, grid + moves.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
+    )
+
+
+def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Tensor:
+    """The factor, B 3 H W, of contact under the feet and of a soft shadow that leans and falls to the front."""
+    count, one = len(mask), (len(mask), 1, 1)
+    lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
+    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
+    broad, tight = contact(
+        mask,
+        frame,
+        leaned,
+        tall=dice.uniform(count, 0.14, 0.55).view(one),
+        wide=dice.uniform(count, 0.95, 1.35).view(one),
+        down=dice.uniform(count, 0.02, 0.22).view(one),
+        softness=dice.number(0.03, 0.13),
+        lowest=dice.number(0.06, 0.2),
+        tightness=dice.number(0.012, 0.05),
+    )
+    tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
+    depth = dice.uniform(count, 0.2, 0.8) * tinge
+    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
+    front = cast(mask, frame, points, dice.number(-0.8, 0.8), dice.number(0.1, 0.4))
+    front = functional.avg_pool2d(functional.avg_pool2d(front, 9, 1, 4), 7, 1, 3)
+    return shade * (1 - dice.uniform(count, 0.1, 0.5) * dice.chance(count, 0.3) * front)
 
 
 def looked(batch: Batch, dice: Dice) -> Batch:
