@@ -49,7 +49,7 @@ from magic_insert.drops import (
     shown,
     window_of,
 )
-from magic_insert.inserters import build_inserter
+from magic_insert.inserters import FREE, build_inserter
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.inserters.remover import Remover, RemoverSettings
 from magic_insert.models.segment import cut_subject, redraw_segmenter
@@ -465,7 +465,7 @@ class Models:
     def inserter(self, cfg: InserterConfig, folder: Path | None) -> Any:
         """The inserter that `cfg` names, with the weights in `folder`."""
         if cfg not in self.inserters:
-            self.inserters[cfg] = build_inserter(cfg, self.pipe, folder)
+            self.inserters[cfg] = build_inserter(cfg, None if cfg.name in FREE else self.pipe, folder)
         return self.inserters[cfg]
 
     def remover(self, cfg: RemoverSettings) -> Remover:

@@ -18,7 +18,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.inputs import find_inserter, find_model, find_segmenter
 
 GROUPS = ("stylizer", "inserter")
-DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[real_only,copy_paste]"}
+DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
 SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")

@@ -15,17 +15,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import region_around
-from magic_insert.core.effect_layer import EffectLayer, apply_effect, upsample_effect
+from magic_insert.core.effect_layer import apply_effect, upsample_effect
 from magic_insert.core.fidelity import EFFECT_STEP, decibel, effect_of, iou
 from magic_insert.core.images import load_rgb
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates
 from magic_insert.data.relit_pairs import render_relit, studio_light
-from magic_insert.inserters.contact_shadow import ContactShadow
-from magic_insert.inserters.effect import EffectInserter
+from magic_insert.inserters.base import Inserter
+from magic_insert.magic import MagicInsert
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import sample_subject
@@ -93,12 +92,12 @@ def real_cases(folder: Path) -> Iterator[Case]:
         yield Case("real", scene, mask * truth + (1 - mask) * scene, mask, truth, effect)
 
 
-def by_layer(layer: Callable[[Tensor, Tensor, Tensor], EffectLayer]) -> Finish:
-    """The finished window of an inserter that predicts a layer."""
+def finished_by(inserter: Inserter) -> Finish:
+    """The finished window of an inserter."""
 
     def finish(scene: Tensor, pasted: Tensor, mask: Tensor) -> Tensor:
-        fine = upsample_effect(layer(scene, pasted, mask), pasted, mask)
-        return apply_effect(scene, pasted, mask, fine)
+        layer = inserter(scene, pasted, mask, seed=0, id="own light").layer
+        return apply_effect(scene, pasted, mask, upsample_effect(layer, pasted, mask))
 
     return finish
 
@@ -186,15 +185,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure inserters with the subject in its own light.")
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--weights", type=Path, help="a folder with effect.safetensors; the shipped one")
+    parser.add_argument("--run", help="folder of other weights for inserter=effect")
     options = parser.parse_args(arguments)
-    effect = EffectInserter(InserterConfig(name="effect"), None, options.weights)
-    contact = ContactShadow(InserterConfig(name="contact_shadow"))
-    inserters: dict[str, Finish] = {
-        "copy_paste": lambda scene, pasted, mask: pasted,
-        "contact_shadow": by_layer(contact.layer),
-        "effect": by_layer(effect.layer),
-    }
+    inserters: dict[str, Finish] = {}
+    for name in ("copy_paste", "contact_shadow", "real_only", "effect"):
+        run = [f"inserter.run={options.run}"] if options.run and name == "effect" else []
+        magic = MagicInsert.from_pretrained("micro", overrides=[f"inserter={name}", *run])
+        inserters[name] = finished_by(magic.models.inserter(magic.settings.inserter, magic.folders.inserter))
     scores = measure(toybox_cases(options.scenes), inserters) if options.scenes else {}
     if options.pairs:
         scores |= measure(real_cases(options.pairs), inserters)

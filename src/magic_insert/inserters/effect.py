@@ -21,7 +21,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import Insertion
 from magic_insert.inserters.contact_shadow import tuned
-from magic_insert.models.effect_net import SIDE, EffectNet, load_effect_net, sun_from
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, hedged, load_effect_net, sun_from
 from magic_insert.paths import effect_weights
 
 
@@ -73,8 +73,7 @@ class EffectInserter:
         """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
         device = next(self.net.parameters()).device
         small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in (scene, window, mask)]
-        sun = None if self.settings.sun == "auto" else float(self.settings.sun)
-        found = self.net(*small) if sun is None else self._turned(small, sun)
+        found = hedged(self.net(*small), small[2]) if self.settings.sun == "auto" else self._turned(small)
         shade, light = torch.exp(found.log_shade[0]), found.light[0]
         covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
         layer = EffectLayer(
@@ -83,8 +82,8 @@ class EffectInserter:
         layer = tuned(layer, longer, self.settings)
         return EffectLayer(layer.shade.to(scene.device), layer.light.to(scene.device))
 
-    def _turned(self, small: list[Tensor], degrees: float) -> Any:
-        """The effect under a sun at `degrees`, as high and as hard as the one that the network reads."""
+    def _turned(self, small: list[Tensor]) -> Effect:
+        """The effect under a sun where the settings want it, as high as the one that the network reads."""
         read = self.net(*small).sun
-        sun = sun_from(read, math.radians(degrees))
+        sun = sun_from(read, math.radians(float(self.settings.sun)))
         return self.net(*small, sun, torch.ones(1, device=read.device))

@@ -9,7 +9,7 @@ Shape letters: B pictures, H, W the network's rows and columns (multiples of 16)
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -31,6 +31,8 @@ CASTS = tuple(
 SUN = 5  # unit direction towards the sun (right, up, towards the camera), softness, share of the sun in the light
 BROAD, TIGHT = 0.33, 0.34  # darkening of the contact shadow that the network starts from
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
+UNSURE, SURE = 0.2, 0.5  # horizontal length of a sun that was read as nowhere and as somewhere
+STRONGER = 1.2  # of the contact shadow that stands in
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
 
@@ -189,6 +191,26 @@ def load_effect_net(path: Path) -> EffectNet:
         reason = str(error).splitlines()[0]
         raise UserError(f"expected the weights of an effect network at {path}, got: {reason}") from error
     return net.eval().requires_grad_(False)
+
+
+def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
+    """The effect, and a contact shadow in its place where the network could not tell where the light comes from.
+
+    A sun that was read as the mean of many is short in the horizontal plane. A shadow cast to the wrong side costs more
+    than one that only lies under the feet.
+    """
+    flat = effect.sun[:, [0, 2]].norm(dim=1).view(-1, 1, 1, 1)
+    sure = ((flat - UNSURE) / (SURE - UNSURE)).clamp(0.0, 1.0)
+    sure = sure * sure * (3.0 - 2.0 * sure)
+    frame = foot_frame(mask)
+    broad, tight = contact(mask, frame, frame_coordinates(frame, *mask.shape[-2:]))
+    under = STRONGER * torch.log((1.0 - BROAD * broad) * (1.0 - TIGHT * tight))
+    hedge = torch.minimum(0.5 * effect.log_shade, under)
+    return replace(
+        effect,
+        log_shade=sure * effect.log_shade + (1.0 - sure) * hedge,
+        light=(0.5 + 0.5 * sure) * effect.light,
+    )
 
 
 def sun_from(read: Float[Tensor, "B 5"], azimuth: float) -> Float[Tensor, "B 5"]:

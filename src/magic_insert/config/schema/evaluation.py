@@ -120,7 +120,7 @@ class EvaluatedStylizer(StylizerConfig):
 class EvaluatedInserter(InserterConfig):
     """An inserter as the evaluation runs it, or finished composites made elsewhere (`name: images`)."""
 
-    name: Annotated[str, Registered(INSERTERS, IMAGES)] = "real_only"
+    name: Annotated[str, Registered(INSERTERS, IMAGES)] = "effect"
     """The method."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's own pixels outside the effect, `paper` the whole redrawn picture."""

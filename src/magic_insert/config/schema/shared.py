@@ -122,14 +122,14 @@ class InserterConfig:
         str,
         Registered(
             INSERTERS,
-            real_only="trained on photographs alone, as the first round of the paper",
+            real_only="an edit UNet trained on photographs alone, as the first round of the paper",
             bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
-            effect="predicts in one pass how the subject changes the scene's light",
+            effect="predicts in one pass how the subject changes the scene's light; belongs to no model",
             contact_shadow="computes a contact shadow from the silhouette",
             inpaint="the alternative that the paper rejects: the base model redraws what surrounds the subject",
             copy_paste="no network: the pasted subject stays without a shadow, the floor that every inserter must beat",
         ),
-    ] = "real_only"
+    ] = "effect"
     """The method."""
     run: str | None = None
     """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
