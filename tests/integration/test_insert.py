@@ -21,6 +21,7 @@ from magic_insert.core.rand import generator
 from magic_insert.evaluation.demo import run_demo
 from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.paths import effect_weights
 from magic_insert.training.personalize_job import run_personalize
 
 FAST = [
@@ -30,6 +31,7 @@ FAST = [
     "personalization.batch_size=1",
     "personalization.views=1",
     "sampling.steps=2",
+    "inserter.name=real_only",
     "inserter.steps=2",
 ]
 
@@ -118,7 +120,7 @@ def test_pixels_beyond_the_reach_of_the_subject_are_the_backgrounds_own(
 
 
 def test_copy_paste_changes_nothing_but_the_subject(files: Path, tiny_micro: Path) -> None:
-    out = run(files, tiny_micro, "inserter=copy_paste", "keep_intermediate=true")
+    out = run(files, tiny_micro, "inserter.name=copy_paste", "keep_intermediate=true")
     assert torch.equal(levels(out), levels(out.parent / "out_parts" / "pasted.png"))
 
 
@@ -253,6 +255,13 @@ def test_a_run_of_another_model_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize("reference", ["unmasked", "input"])
 def test_every_reference_can_be_asked_for(files: Path, tiny_micro: Path, reference: str) -> None:
     run(files, tiny_micro, f"inserter.reference={reference}", subject="opaque.png")
+
+
+def test_the_default_inserter_takes_nothing_from_the_model(files: Path, tiny_micro: Path) -> None:
+    out = run(files, tiny_micro, "inserter.name=effect", "inserter.sun=90")
+    result = json.loads(out.with_suffix(".json").read_text())["result"]
+    assert (result["inserter"], result["inserter_sun"]) == ("effect", "90")
+    assert result["inserter_sha256"] == sha256_file(effect_weights())
 
 
 def test_an_inserter_of_a_run_is_used_and_named(files: Path, tiny_micro: Path) -> None:

@@ -23,6 +23,7 @@ FAST = [
     "personalization.batch_size=1",
     "personalization.views=1",
     "sampling.steps=2",
+    "inserter.name=real_only",
     "inserter.steps=2",
 ]
 
