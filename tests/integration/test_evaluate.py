@@ -129,8 +129,8 @@ def test_a_second_run_makes_nothing_again_and_ends_with_the_same_rows(
         times_of(out / part, "*.*") for part in ("inputs/truth", "personalized", "images", "features", "rows")
     ]
     for was, now in zip(before, after, strict=True):
-        assert {p: t for p, t in was.items() if p.name != "method.json"} == {
-            p: t for p, t in now.items() if p.name != "method.json"
+        assert {p: t for p, t in was.items() if p.name != "manifest.json"} == {
+            p: t for p, t in now.items() if p.name != "manifest.json"
         }
     assert rows_digest(rows) == rows_digest(read_rows(finished / "rows.jsonl"))
 

@@ -1,4 +1,4 @@
-"""Composites made elsewhere: copied as they are, with masks that are either all handed in or all estimated."""
+"""Pictures made elsewhere: exactly one for each pair, found by name; masks all handed in or all estimated."""
 
 import shutil
 from pathlib import Path
@@ -6,13 +6,78 @@ from pathlib import Path
 import pytest
 import torch
 
+from magic_insert.config.schema import ImagesConfig
+from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
+from magic_insert.core.store import MANIFEST
 from magic_insert.data.benchmarks import BenchBackground, Benchmark, BenchPair, BenchSubject
-from magic_insert.evaluation.claims import CLAIM
-from magic_insert.evaluation.entries import mask_file, method_folder, picture_file
-from magic_insert.evaluation.given_pictures import adopt
+from magic_insert.evaluation.grid import mask_file, match_files, method_folder, picture_file
+from magic_insert.evaluation.pictures import adopt, estimate_mask, require_size
+
+PAIRS = [BenchPair("alien", "desert_oil", "r"), BenchPair("dog", "forest", "l")]
+OFFICIAL = "res_{subject}_{background}_{side}.jpg"
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+
+
+def test_official_results_are_found_by_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "res_alien_desert_oil_r.jpg", "res_dog_forest_l.jpg")
+    found = match_files(ImagesConfig(str(tmp_path), OFFICIAL), PAIRS, "official")
+    assert {pair: path.name for pair, path in found.items()} == {
+        "alien__desert_oil.r": "res_alien_desert_oil_r.jpg",
+        "dog__forest.l": "res_dog_forest_l.jpg",
+    }
+
+
+def test_a_pattern_may_name_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "alien/res_alien_desert_oil_r.jpg", "dog/res_dog_forest_l.jpg", "other/unrelated.jpg")
+    found = match_files(ImagesConfig(str(tmp_path), "{subject}/" + OFFICIAL), PAIRS, "official")
+    assert len(found) == 2
+
+
+def test_missing_and_surplus_files_are_counted_and_named(tmp_path: Path) -> None:
+    touch(tmp_path, "res_alien_desert_oil_r.jpg", "res_alien_desert_oil_l.jpg", "notes.txt")
+    with pytest.raises(UserError) as caught:
+        match_files(ImagesConfig(str(tmp_path), OFFICIAL), PAIRS, "official")
+    assert "1 missing (res_dog_forest_l.jpg)" in str(caught.value)
+    assert "1 surplus (res_alien_desert_oil_l.jpg)" in str(caught.value)
+
+
+def test_a_pattern_that_cannot_tell_two_pairs_apart_is_refused(tmp_path: Path) -> None:
+    sides = [BenchPair("dog", "forest", side) for side in ("l", "r")]
+    with pytest.raises(UserError, match="side"):
+        match_files(ImagesConfig(str(tmp_path)), sides, "official")
+
+
+def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_picture() -> None:
+    coarse = torch.rand(3, 8, 8, generator=generator(0, "scene"))
+    background = coarse.repeat_interleave(32, 1).repeat_interleave(32, 2)
+    composite = background + 0.03 * torch.randn(background.shape, generator=generator(0, "noise"))
+    truth = torch.zeros(1, 256, 256)
+    truth[:, 100:220, 140:200] = 1
+    composite = torch.where(truth > 0, 1 - background.round(), composite).clamp(0, 1)
+    composite[:, 160:162, :] = 1 - composite[:, 160:162, :]  # a line that moved, touching the subject
+    found = estimate_mask(composite, background, torch.zeros_like(truth))
+    overlap = float(((found > 0.5) & (truth > 0.5)).sum() / ((found > 0.5) | (truth > 0.5)).sum())
+    assert overlap > 0.8
+
+
+def test_where_nothing_changed_the_subject_is_said_to_stand_at_its_place() -> None:
+    background, place = torch.rand(3, 32, 32, generator=generator(0, "scene")), torch.ones(1, 32, 32)
+    assert torch.equal(estimate_mask(background, background, place), place)
+
+
+def test_a_composite_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
+    save_png(tmp_path / "small.png", torch.zeros(3, 8, 9))
+    with pytest.raises(UserError, match=r"12 x 10 .*small\.png, got 9 x 8"):
+        require_size(torch.zeros(3, 8, 9), (10, 12), tmp_path / "small.png")
+
 
 PAIR = BenchPair("ball", "park")
 
@@ -46,8 +111,8 @@ def test_masks_that_came_along_do_not_outlive_a_run_without_them(bench: Benchmar
     assert not torch.equal(estimated, given)
     assert torch.equal(adopted(with_masks=True), given)
     assert torch.equal(adopted(with_masks=False), estimated)
-    claim = method_folder(out, "insert", "official") / CLAIM
-    assert read_json(claim) == {"masks": "estimated"}
+    claim = method_folder(out, "insert", "official") / MANIFEST
+    assert read_json(claim)["settings"] == {"masks": "estimated"}
     # Killed between the two: without a claim nothing that lies there is believed.
     shutil.copy(files["mask"], mask_file(picture_file(out, "insert", "official", PAIR, 0)))
     claim.unlink()

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
@@ -31,10 +31,8 @@ from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
-from magic_insert.evaluation.entries import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
-from magic_insert.evaluation.generate import Workshop
-from magic_insert.evaluation.given_pictures import adopt, floor_pictures
+from magic_insert.evaluation.grid import INPUTS, Entry, by_unit, list_entries
 from magic_insert.evaluation.judge import (
     Judges,
     collect,
@@ -43,6 +41,7 @@ from magic_insert.evaluation.judge import (
     pictures_of,
     reference_pictures,
 )
+from magic_insert.evaluation.pictures import Workshop, adopt, floor_pictures
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
 from magic_insert.evaluation.statistics import Estimate, Paired, kind_of, paired_table
@@ -51,6 +50,7 @@ from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
 SHEET_PAIRS = 12
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
@@ -128,14 +128,19 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
         UserError: a method cannot run, or its pictures made elsewhere do not fit.
     """
     subjects = shard([subject.id for subject in bench.subjects])
-    ticks: list[Callable[[int], None]] = []
-    workshop = Workshop(cfg, bench, out, lambda done: ticks[0](done))
-    if rank() == 0:
-        workshop.claim_methods()
-        adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
-    wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
-    with bar(console, "pictures", workshop.count(subjects)) as tick:
-        ticks.append(tick)
+    with Progress(*COLUMNS, console=console) as progress:
+        pictures, training = (progress.add_task(name, visible=False) for name in ("pictures", "personalise"))
+
+        def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
+            if stage == "personalise":
+                progress.update(training, completed=step, total=total, visible=step < total)
+
+        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), on_event)
+        if rank() == 0:
+            workshop.claim_methods()
+            adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
+        wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
+        progress.update(pictures, total=workshop.count(subjects), visible=True)
         for subject in subjects:
             floor_pictures(cfg, bench, out, subject)
             workshop.make(subject)
@@ -195,8 +200,7 @@ def picture_groups(bench: Benchmark, units: Sequence[tuple[Any, Sequence[Entry]]
 @contextmanager
 def bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar of `total` things; yields the function that says how many more are done."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as progress:
+    with Progress(*COLUMNS, console=console) as progress:
         task = progress.add_task(name, total=total)
         yield lambda done: progress.advance(task, done)
 

@@ -19,11 +19,10 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.data.benchmarks import Benchmark
-from magic_insert.evaluation.entries import SELF, Entry
 from magic_insert.evaluation.features import WORKERS, FeatureStore, Picture
-from magic_insert.evaluation.given_pictures import expected_mask
-from magic_insert.evaluation.images_methods import require_size
+from magic_insert.evaluation.grid import SELF, Entry
 from magic_insert.evaluation.metrics import Distance, Metric, Sample
+from magic_insert.evaluation.pictures import expected_mask, require_size
 from magic_insert.evaluation.rows import MADE, Row, check_row
 
 VERSION = 1  # of what the numbers mean: raised when metrics.py or this file change them

@@ -1,24 +1,29 @@
-"""Everything that gets a row: which picture of which method for which pair, and where it lies.
+"""The grid of an evaluation: which picture of which method for which pair gets a row, and where it lies.
 
     inputs/                               the benchmark, see data/benchmarks.py
-    personalized/<subject>/<key>/         one training per subject and recipe, whoever uses it
+    personalized/subject/<key>/           one training per subject and recipe, whoever uses it
     images/stylize/<method>/<pair_id>.<seed>.png
     images/insert/<stylizer>+<inserter>/<pair_id>.<seed>.png and .mask.png (coverage of the subject in it)
     features/ rows/ rows.jsonl            see features.py and judge.py
-Floors and ceilings are methods too; those that are files of the benchmark are not copied.
+Floors and ceilings are methods too; those that are files of the benchmark are not copied. Pictures made elsewhere are a
+method too: found by the pattern of their names, all of them and no other, because a missing or surplus file would
+compare methods on different pairs without a word.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magic_insert.config.schema import IMAGES, EvaluateConfig
+from magic_insert.config.schema import IMAGES, EvaluateConfig, ImagesConfig
+from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
+from magic_insert.data.benchmark_sources import SUFFIXES
 from magic_insert.data.benchmarks import Benchmark, BenchPair
 
 INPUTS = "inputs"
 COPY_PASTE, BACKGROUND, RANDOM_SUBJECT = "floor:copy_paste", "floor:background", "floor:random_subject"
 SELF, TRUTH = "ceiling:self", "ceiling:truth"
+SHOWN = 8  # file names in a message
 
 
 @dataclass(frozen=True)
@@ -137,3 +142,53 @@ def by_unit(entries: Sequence[Entry]) -> list[tuple[tuple[str, str, str], list[E
     for entry in entries:
         units.setdefault((entry.track, entry.method, entry.pair.subject), []).append(entry)
     return list(units.items())
+
+
+# Pictures made elsewhere
+
+
+def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
+    """The file of every pair, by pair_id.
+
+    Raises:
+        UserError: two pairs share a name, files are missing, or there are pictures that belong to no pair.
+    """
+    place = Path(str(images.dir))
+    found = {pair.pair_id: place / name_of(images.pattern, pair) for pair in pairs}
+    if len(set(found.values())) < len(found):
+        raise UserError(
+            f"expected a name of its own for every pair of {method}, got pairs that share one; "
+            "put {side} into its pattern, as in 'res_{subject}_{background}_{side}.jpg'"
+        )
+    missing = [path for path in found.values() if not path.is_file()]
+    folders = sorted({path.parent for path in found.values()})
+    wanted = set(found.values())
+    surplus = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and path not in wanted
+    ]
+    if missing or surplus:
+        wrong = [
+            f"{len(paths)} {word} ({_some(paths)})"
+            for word, paths in (("missing", missing), ("surplus", surplus))
+            if paths
+        ]
+        raise UserError(
+            f"expected one picture for each of {len(found)} pairs of {method} in {place}, got {' and '.join(wrong)}; "
+            "choose the pairs with benchmark.subjects, benchmark.backgrounds, benchmark.pairs, or correct the pattern"
+        )
+    return found
+
+
+def name_of(pattern: str, pair: BenchPair) -> str:
+    """The file name of a pair; `{side}` is l or r."""
+    named = pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
+    return named.replace("{side}", pair.side or "")
+
+
+def _some(paths: Sequence[Path]) -> str:
+    names = [path.name for path in paths[:SHOWN]]
+    return ", ".join([*names, "..."] if len(paths) > SHOWN else names)

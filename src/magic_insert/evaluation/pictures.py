@@ -1,0 +1,358 @@
+"""Making the pictures: personalise each subject once, redraw it by every stylizer, insert it by every inserter.
+
+Work is shared by subject, and a subject's pictures are drawn in batches that depend on the selection alone: a batch of
+which a picture is missing is drawn again as a whole, so a killed run ends with the pictures of one that was not. Last
+come pictures that no model draws: those made elsewhere, copied to where rows look for them, and the floors'.
+Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are float32 in [0, 1].
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from magic_insert.config.freeze import overridden
+from magic_insert.config.schema import (
+    IMAGES,
+    EvaluateConfig,
+    EvaluatedInserter,
+    EvaluatedStylizer,
+    ImagesConfig,
+    InserterConfig,
+    StylizerConfig,
+)
+from magic_insert.core.compositing import paste
+from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnEvent
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
+from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.records import Subject
+from magic_insert.core.store import MANIFEST, Manifest, Request, claim, refuse_other
+from magic_insert.data.benchmarks import Benchmark, BenchPair
+from magic_insert.evaluation.grid import (
+    COPY_PASTE,
+    RANDOM_SUBJECT,
+    insert_methods,
+    mask_file,
+    match_files,
+    method_folder,
+    needs_stylised,
+    other_subject,
+    picture_file,
+    seeds_of,
+)
+from magic_insert.magic import MagicInsert, Redrawn, Settings
+from magic_insert.stylizers import needs_personalization
+
+BATCH = 8
+NOTES = "notes.jsonl"
+JUDGES = "encoders"
+CHANGED = 0.12  # blurred change of colour that says: here stands the subject
+THIN = 128  # half the width of a line that is no subject: one part of so many of the longer side
+
+Tick = Callable[[int], None]
+
+
+class Workshop:
+    """Every method as a `MagicInsert`; what is loaded is shared, and loaded when the first picture is missing."""
+
+    def __init__(
+        self, cfg: EvaluateConfig, bench: Benchmark, out: Path, tick: Tick, on_event: OnEvent
+    ) -> None:
+        """Looks at every file that will be needed; nothing heavy is loaded.
+
+        Args:
+            tick: called with the number of pictures that are done.
+            on_event: called with the stages of each picture and personalisation.
+
+        Raises:
+            UserError: a method's weights are not there, or its pictures made elsewhere are not complete.
+        """
+        self.cfg, self.bench, self.out, self.tick, self.on_event = cfg, bench, out, tick, on_event
+        inserted = cfg.chosen_inserters if "insert" in cfg.tracks else {}
+        redrawn = cfg.chosen_stylizers if needs_stylised(cfg) else {}
+        self.stylizers = {name: s for name, s in redrawn.items() if s.name != IMAGES}
+        self.inserters = {name: i for name, i in inserted.items() if i.name != IMAGES}
+        self.redrawing = {
+            name: self.model.using(**self._of_stylizer(s)) for name, s in self.stylizers.items()
+        }
+        self.inserting = {
+            name: self.model.using(inserter=i, composite=i.composite) for name, i in self.inserters.items()
+        }
+        given: dict[tuple[str, str], EvaluatedStylizer | EvaluatedInserter] = {
+            **{("stylize", name): s for name, s in redrawn.items() if s.name == IMAGES},
+            **{("insert", name): i for name, i in inserted.items() if i.name == IMAGES},
+        }
+        self.made_elsewhere = {
+            key: match_files(method.images, bench.pairs, key[1]) for key, method in given.items()
+        }
+        self.masks_elsewhere = {
+            name: match_files(ImagesConfig(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
+            for name, i in inserted.items()
+            if i.name == IMAGES and i.mask_dir
+        }
+
+    @cached_property
+    def model(self) -> MagicInsert:
+        """The model with the job's own settings and methods that need no weights."""
+        cfg = self.cfg
+        home = Path(cfg.personalized) if cfg.personalized else self.out / "personalized"
+        settings = Settings(
+            cfg.model, cfg.personalization, StylizerConfig(), cfg.style, cfg.sampling, cfg.segmenter,
+            InserterConfig(name="copy_paste"), seed=cfg.seed, subjects=home,
+        )  # fmt: skip
+        return MagicInsert(settings)
+
+    def _of_stylizer(self, stylizer: EvaluatedStylizer) -> dict[str, Any]:
+        """The settings of a method: the job's, with the method's own keys in them."""
+        groups = ("personalization", "style", "sampling")
+        own = {name: overridden(getattr(self.cfg, name), getattr(stylizer, name), name) for name in groups}
+        return {"stylizer": stylizer, **own}
+
+    def claim_methods(self) -> None:
+        """Marks each method's folder with what its pictures depend on.
+
+        Raises:
+            UserError: a folder holds pictures of the same method with other settings.
+        """
+        cfg = self.cfg
+        keys = {
+            name: digest(sorted(sha256_file(path) for path in files.values()))
+            for (track, name), files in self.made_elsewhere.items()
+            if track == "stylize"
+        }
+        for name, magic in self.redrawing.items():
+            stylizer, found = self.stylizers[name], magic.settings
+            settings: dict[str, Any] = {
+                "stylizer": asdict(stylizer),
+                "style": asdict(found.style),
+                "sampling": asdict(found.sampling),
+            }
+            if needs_personalization(stylizer):
+                settings["personalization"] = asdict(found.personalization)
+            keys[name] = self._claim("stylize", name, settings, {"model": marks(magic.folders.model)})
+        for method, stylizer_name, inserter_name in insert_methods(cfg) if self.inserters else []:
+            if stylizer_name is not None:
+                settings = {
+                    "inserter": asdict(self.inserters[inserter_name]),
+                    "segmenter": cfg.segmenter.name,
+                }
+                folders = self.inserting[inserter_name].folders
+                weights = {"model": marks(folders.model), "inserter": marks(folders.inserter)}
+                self._claim("insert", method, settings, {**weights, "stylizer": keys[stylizer_name]})
+
+    def _claim(self, track: str, method: str, settings: dict[str, Any], weights: dict[str, str]) -> str:
+        shared = {"model": asdict(self.cfg.model), "seed": self.cfg.seed}
+        request = Request(
+            f"{track} pictures", 1, {**settings, **shared}, {**weights, "benchmark": self.bench.digest}
+        )
+        claim(method_folder(self.out, track, method), request)
+        return request.key
+
+    def count(self, subjects: Sequence[str]) -> int:
+        """How many pictures `make` will make, or find, for these subjects."""
+        pairs = sum(pair.subject in subjects for pair in self.bench.pairs)
+        methods = [m for m in insert_methods(self.cfg) if m[1] is not None] if self.inserters else []
+        return pairs * self.cfg.num_draws * (len(self.stylizers) + len(methods))
+
+    def make(self, subject_id: str) -> None:
+        """All pictures of one subject that are not there yet.
+
+        Raises:
+            UserError: see `MagicInsert`.
+        """
+        pairs = [pair for pair in self.bench.pairs if pair.subject == subject_id]
+        for name in self.stylizers:
+            self._redraw(subject_id, name, pairs)
+        for name, stylizer in self.cfg.chosen_stylizers.items() if self.inserters else []:
+            for seed in seeds_of(self.cfg) if stylizer.name != IMAGES else [self.cfg.seed]:
+                for pair in pairs:
+                    self._insert(name, pair, seed)
+
+    def _redraw(self, subject_id: str, name: str, pairs: Sequence[BenchPair]) -> None:
+        """The subject in every style by one method, in batches."""
+        bench, magic = self.bench, self.redrawing[name]
+        subject = replace(bench.subject(subject_id), text=bench.subject_words[subject_id].simple)
+        for seed in seeds_of(self.cfg):
+            for start in range(0, len(pairs), BATCH):
+                batch = pairs[start : start + BATCH]
+                files = [picture_file(self.out, "stylize", name, pair, seed) for pair in batch]
+                if not all(path.is_file() for path in files):
+                    if subject.run is None and needs_personalization(self.stylizers[name]):
+                        subject = magic.personalize(subject, text=subject.text, on_event=self.on_event)
+                    pictures = magic.redraw(
+                        subject,
+                        [bench.scene(pair.background) for pair in batch],
+                        seed=seed,
+                        ids=[pair.pair_id for pair in batch],
+                        style_texts=[bench.background_words[pair.background].style_text for pair in batch],
+                        on_event=self.on_event,
+                    )
+                    for path, picture in zip(files, pictures, strict=True):
+                        save_png(path, picture.rgb)
+                self.tick(len(batch))
+
+    def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
+        """The composites of one redrawn subject by every inserter."""
+        cut: Subject | None = None
+        for name, magic in self.inserting.items():
+            path = picture_file(self.out, "insert", f"{stylizer}+{name}", pair, seed)
+            if not (path.is_file() and mask_file(path).is_file()):
+                scene = self.bench.scene(pair.background)
+                cut = self._cut(magic, stylizer, pair, seed) if cut is None else cut
+                box = self.bench.box(pair, scene)
+                drop = magic.place(cut, scene, box, seed=seed, id=pair.pair_id, on_event=self.on_event)
+                save_png(mask_file(path), drop.plane(drop.layers["subject"]))
+                save_png(path, drop.scene.rgb)
+            self.tick(1)
+
+    def _cut(self, magic: MagicInsert, stylizer: str, pair: BenchPair, seed: int) -> Subject:
+        """The redrawn subject without its ground; where nothing stands out, the whole picture, ground and all.
+
+        A method may draw anything; one bad picture is a bad score, not the end of an evaluation. NOTES names it.
+        """
+        picture = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
+        try:
+            return magic.cut(Redrawn(picture, pair.subject, pair.pair_id, {}, {}))
+        except UserError as error:
+            note = f"pasted with its ground, because: {error}"
+            append_jsonl(self.out / NOTES, {"method": stylizer, "pair_id": pair.pair_id, "note": note})
+            return Subject(picture, torch.ones_like(picture[:1]), pair.subject)
+
+
+def marks(folder: Path | None) -> str:
+    """What tells one folder of weights from another without reading it all: sizes and the last 64 KiB of each file."""
+    found: list[Any] = []
+    for path in sorted(folder.rglob("*.safetensors")) if folder is not None else []:
+        if JUDGES in path.relative_to(folder).parts:  # type: ignore[arg-type]
+            continue  # they look at pictures and make none
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            file.seek(max(0, size - (1 << 16)))
+            found.append([path.name, size, digest(file.read().hex())])
+    return digest(found)
+
+
+# Pictures that no model draws
+
+
+@lru_cache(maxsize=32)
+def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
+    """Where the subject's own picture would cover the background at the pair's place."""
+    scene = bench.scene(pair.background)
+    return paste(scene, bench.subject(pair.subject), bench.box(pair, scene)).mask
+
+
+def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:
+    """The composites of the floors: the subject's own picture, and another subject's, pasted as they are."""
+    if not (cfg.floors and "insert" in cfg.tracks):
+        return
+    for pair in bench.pairs:
+        if pair.subject != subject_id:
+            continue
+        who = {COPY_PASTE: pair.subject, RANDOM_SUBJECT: other_subject(bench, pair, cfg.seed)}
+        for method, name in who.items():
+            path = picture_file(out, "insert", method, pair, cfg.seed)
+            if name is not None and not path.is_file():
+                scene = bench.scene(pair.background)
+                made = paste(scene, bench.subject(name), bench.box(pair, scene))
+                save_png(mask_file(path), made.mask)
+                save_png(path, made.rgb)
+
+
+def adopt(
+    bench: Benchmark,
+    out: Path,
+    made_elsewhere: Mapping[tuple[str, str], Mapping[str, Path]],
+    masks: Mapping[str, Mapping[str, Path]],
+    seed: int,
+) -> None:
+    """Copies pictures made elsewhere to where the rows look for them, with a mask for each composite.
+
+    Masks that were handed in and masks that were estimated never mix: the folder's marker says which its masks are, and
+    while they are made there is none.
+
+    Args:
+        made_elsewhere: (track, method) to pair_id to file.
+        masks: method to pair_id to the file of a composite's mask, where they came along.
+        seed: the draw that they stand for.
+
+    Raises:
+        UserError: a picture is damaged, or a composite or mask has another size than the background.
+    """
+    pairs = {pair.pair_id: pair for pair in bench.pairs}
+    for (track, method), files in made_elsewhere.items():
+        home = method_folder(out, track, method)
+        origin = Request(
+            f"{track} pictures made elsewhere", 1, {"masks": "given" if method in masks else "estimated"}
+        )
+        marker = home / MANIFEST
+        found = read_record(marker, Manifest) if marker.is_file() else None
+        same_origin = found is not None and found.request.key == origin.key
+        if found is not None and found.kind == origin.kind and not same_origin:
+            marker.unlink()
+        refuse_other(home, origin)
+        for pair_id, source in files.items():
+            pair = pairs[pair_id]
+            place = picture_file(out, track, method, pair, seed)
+            content = source.read_bytes()
+            given = masks.get(method, {}).get(pair_id) if track == "insert" else None
+            if same_origin and given is None and place.is_file() and place.read_bytes() == content:
+                continue
+            picture = load_rgb(source)
+            if track == "insert":
+                require_size(picture, bench.scene(pair.background).size, source)
+                save_png(mask_file(place), _mask(bench, pair, picture, given))
+            write_bytes(place, content)
+        if not same_origin:
+            claim(home, origin)
+
+
+def _mask(
+    bench: Benchmark, pair: BenchPair, composite: Float[Tensor, "3 H W"], given: Path | None
+) -> Float[Tensor, "1 H W"]:
+    scene = bench.scene(pair.background)
+    if given is None:
+        return estimate_mask(composite, scene.rgb, expected_mask(bench, pair))
+    mask = load_rgb(given)
+    require_size(mask, scene.size, given)
+    return mask[:1]
+
+
+def require_size(picture: Float[Tensor, "3 _ _"], size: tuple[int, int], path: Path) -> None:
+    """That a composite has the background's size.
+
+    Raises:
+        UserError: it has not; names the file.
+    """
+    height, width = picture.shape[-2:]
+    if (height, width) != size:
+        raise UserError(
+            f"expected {size[1]} x {size[0]} pixels as its background in {path}, got {width} x {height}"
+        )
+
+
+def estimate_mask(
+    composite: Float[Tensor, "3 H W"], background: Float[Tensor, "3 H W"], expected: Float[Tensor, "1 H W"]
+) -> Float[Tensor, "1 H W"]:
+    """Where the subject stands in a composite that came without its mask: the largest place where colours changed.
+
+    A whole picture may be redrawn by its method (about 29 dB in the official results), hence blur and threshold; lines
+    that moved a little are thin, hence the core, which survives being worn down. Where nothing changed that much, the
+    mask is `expected`, the subject's own picture at its place.
+    """
+    change = (composite - background).abs().amax(dim=0, keepdim=True)
+    side = max(composite.shape[-2:])
+    changed = (blur(change, side / 200) > CHANGED).float()
+    thin = round(side / THIN)
+    core = largest_component(dilate(erode(changed, thin), thin))
+    if not bool(core.any()):
+        return expected.clone()
+    return fill_holes(largest_component(changed * dilate(core, 3 * thin)))
