@@ -1,5 +1,6 @@
 """What a tracker and a sweep are told of an evaluation: the numbers of its tables, all of them."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from magic_insert.cli.evaluate import rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.core.jsonl import read_json
-from magic_insert.evaluation.evaluate import RESULT_FILE, log_tables, main_cells, paired_cells
+from magic_insert.evaluation.evaluate import RESULT_FILE, command_of, log_tables, main_cells, paired_cells
 from magic_insert.evaluation.statistics import paired_table
 from magic_insert.evaluation.tables import main_table
 from magic_insert.launch.results import RESULT, read_numbers
@@ -75,3 +76,20 @@ def test_wandb_without_an_account_keeps_the_tables_of_both_tracks(
             written = read_json(file)
             assert written["columns"] == list(rows[0])
             assert written["data"] == [list(row.values()) for row in rows]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        ["stylizer=[faint:personalized,one:personalized_1token,adain]", "stylizers.faint.lora_scale=0.5",
+         "stylizers.adain.weights=some folder", "inserter=copy_paste", "track=insert", "num_draws=3"],
+        ["benchmark=folder", "root=my pictures", "stylizer=images", "stylizer.dir='a,b'", "inserter=inpaint",
+         "personalization.steps=7", "style.scale=0.5", "exec=torchrun", "exec.devices=2", "benchmark.pairs=[a__b]"],
+    ],
+)  # fmt: skip
+def test_the_command_of_a_report_makes_the_same_configuration(tmp_path: Path, more: list[str]) -> None:
+    cfg = config(tmp_path / "a folder", *more)
+    program, job, *words = shlex.split(command_of(cfg))
+    assert (program, job) == ("magic-insert", "evaluate")
+    assert thaw(freeze(compose_job("evaluate", rewrite(words)))) == thaw(cfg)

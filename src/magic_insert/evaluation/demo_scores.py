@@ -14,6 +14,7 @@ from torch import Tensor
 from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box
+from magic_insert.evaluation.metrics import FAINT, subject_crop
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def psnr(
 
 def box_of(mask: Float[Tensor, "1 H W"]) -> Box:
     """The box of a subject's mask, a faint edge included."""
-    return bounding_box(mask, 0.1)
+    return bounding_box(mask, FAINT)
 
 
 def score(
@@ -61,25 +62,14 @@ def score(
     in_box = psnr(image, truth, window)
     assert in_box is not None, "a bounding box is never empty"
     alone = (changed == 0).expand_as(image)
-    rows, columns = slice(box.y, box.bottom), slice(box.x, box.right)
-    crops = [_square(picture[:, rows, columns]) for picture in (image, truth)]
+    crops = [subject_crop(picture, mask) for picture in (image, truth)]
     return Scores(
         effect_db=psnr(image, truth, effect),
         box_db=in_box,
         identity=_cosine(encoders, "identity", *crops),
-        style=_cosine(encoders, "style", crops[0], _square(background)),
+        style=_cosine(encoders, "style", crops[0], subject_crop(background, torch.ones_like(mask))),
         untouched=torch.equal(image[alone], background[alone]),
     )
-
-
-def _square(image: Float[Tensor, "3 h w"]) -> Float[Tensor, "3 s s"]:
-    """The picture on a white square, so that an encoder's centre crop loses nothing."""
-    height, width = image.shape[-2:]
-    side = max(height, width)
-    canvas = image.new_ones(3, side, side)
-    top, left = (side - height) // 2, (side - width) // 2
-    canvas[:, top : top + height, left : left + width] = image
-    return canvas
 
 
 def _cosine(encoders: Any | None, role: str, one: Tensor, other: Tensor) -> float | None:

@@ -6,6 +6,7 @@ is one of. The rows do not depend on the number of processes.
 """
 
 import gc
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import EvaluateConfig
+from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import write_json
@@ -50,6 +53,8 @@ from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
 SHEET_PAIRS = 12
+GROUPS = ("model", "benchmark", "segmenter", "logger", "exec")
+PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # a text that needs no quotes in an override
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
@@ -262,16 +267,45 @@ def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str,
 
 
 def command_of(cfg: EvaluateConfig) -> str:
-    """The command that chooses the same methods and pairs; every value is in the run's config.yaml."""
-    words = [f"benchmark={cfg.benchmark.name}"]
-    for name, value in thaw(cfg.benchmark).items():
-        if name not in ("name", "size") and value not in (None, [], "auto"):
-            text = f"[{','.join(value)}]" if isinstance(value, list) else str(value)
-            words.append(f"benchmark.{name}={text}")
-    words += [f"stylizer={','.join(cfg.stylizers)}"] if cfg.stylizers else []
-    words += [f"inserter={','.join(cfg.inserters)}"] if cfg.inserters else []
-    words += [f"track={cfg.track}", f"metrics={cfg.metrics}", f"model={cfg.model.name}", f"seed={cfg.seed}"]
-    return shlex.join(["magic-insert", "evaluate", *words, f"out={cfg.out}"])
+    """The command that makes this evaluation again: methods and groups by name, then every key that differs."""
+    values = thaw(cfg)
+    named = {group: values[group]["name"] for group in GROUPS}
+    words = [f"{group}={name}" for group, name in named.items() if name in group_options(group)]
+    base, command = list(words), list(words)
+    for group in ("stylizer", "inserter"):
+        methods = {label: method["name"] for label, method in values[f"{group}s"].items()}
+        listed = [label if label == name else f"{label}:{name}" for label, name in methods.items()]
+        command += [f"{group}=[{','.join(listed)}]"] if listed else []
+        for label, name in methods.items():
+            entry = f"{group}s.{label}"
+            base.append(f"++{entry}.name={name}" if name == IMAGES else f"+{group}@{entry}={name}")
+    composed = OmegaConf.to_container(compose_job("evaluate", base), resolve=True)
+    return shlex.join(["magic-insert", "evaluate", *command, *_differences(values, composed)])
+
+
+def _differences(values: Any, base: Any, at: str = "") -> Iterator[str]:
+    """The overrides that turn `base` into `values`, two trees of plain values, leaf by leaf."""
+    if isinstance(values, dict) and isinstance(base, dict):
+        for key, value in values.items():
+            yield from _differences(value, base.get(key), f"{at}.{key}" if at else key)
+    elif isinstance(values, dict) and base is None:
+        for key, value in values.items():
+            yield from _differences(value, None, f"{at}.{key}")
+    elif values != base:
+        yield f"{at}={_written(values)}"
+
+
+def _written(value: Any) -> str:
+    """A value in Hydra's grammar."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
+    if not isinstance(value, str):
+        return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    if PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "inf", "nan"):
+        return value
+    return '"' + value.replace('"', '\\"') + '"'
 
 
 def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
