@@ -27,7 +27,7 @@ from magic_insert.core.records import Box, Scene, Subject
 
 INDEX = "benchmark.json"
 TRUTH_PICTURES = ("styled", "composite", "mask", "effect")
-FAINT = 0.1  # coverage from which a pixel of the true subject belongs to its box
+FAINT = 0.1  # coverage from which a pixel belongs to the box of a subject in its picture
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box
-from magic_insert.evaluation.metrics import FAINT, subject_crop
+from magic_insert.data.benchmarks import FAINT
+from magic_insert.evaluation.metrics import subject_crop
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import decibel, effect_of, iou, ssim
 from magic_insert.core.masks import bounding_box, dilate
-from magic_insert.data.benchmarks import Truth
+from magic_insert.data.benchmarks import FAINT, Truth
 from magic_insert.evaluation.rows import ANY, NOT_NEGATIVE, SHARE, Column
 
 MARGIN = 0.5  # without a truth: how far an effect may reach from the subject, in its longer sides
 TRUTH_MARGIN_PX = 2  # with a truth: a shadow's soft edge below the threshold of its mask
-FAINT = 0.1  # coverage from which a pixel belongs to the subject's box
 
 # A perceptual distance: two batches B3HW in [0, 1] to B numbers, such as `models.encoders.Lpips`.
 Distance = Callable[[Tensor, Tensor], Tensor]
