@@ -13,4 +13,4 @@ def check(cfg: CardConfig) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the job from command-line words."""
-    run_app("card", "magic_insert.evaluation.foundation_card:run_card", arguments, check)
+    run_app("card", "magic_insert.training.foundation.card:run_card", arguments, check)
