@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.evaluate import rewrite
+from magic_insert.cli.evaluate import check, rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -294,27 +294,25 @@ def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny
 
 
 @pytest.mark.parametrize(
-    ("more", "message"),
-    [
-        (["benchmark=folder", "root=nowhere"], "nowhere"),
-        (["inserter=images", "inserter.dir=nowhere"], "nowhere"),
-        (["encoders.root=nowhere"], "nowhere"),
-        (["model.source=nowhere"], "nowhere"),
-    ],
+    "more",
+    [["inserter=images", "inserter.dir=nowhere"], ["encoders.root=nowhere"], ["model.source=nowhere"]],
 )
-def test_bad_input_is_one_line_and_exit_code_2_before_torch_is_imported(
-    tmp_path: Path, more: list[str], message: str
-) -> None:
+def test_a_folder_that_is_not_there_is_named(more: list[str]) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        check(freeze(compose_job("evaluate", rewrite(more))))
+
+
+def test_bad_input_is_one_line_and_exit_code_2_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom magic_insert.cli.main import main\n"
         "try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
     )
+    words = ["evaluate", f"out={tmp_path / 'out'}", "benchmark=folder", "root=nowhere"]
     done = subprocess.run(
-        [sys.executable, "-c", code, "evaluate", f"out={tmp_path / 'out'}", *more],
-        capture_output=True, text=True, timeout=PATIENCE, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 2, done.stderr
-    assert message in done.stderr
+    assert "nowhere" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 

@@ -11,9 +11,9 @@ from magic_insert.cli.evaluate import rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.core.jsonl import read_json
-from magic_insert.evaluation.evaluate import RESULT_FILE, command_of, log_tables, main_cells, paired_cells
+from magic_insert.evaluation.evaluate import RESULT_FILE, command_of, log_tables, paired_cells
 from magic_insert.evaluation.statistics import paired_table
-from magic_insert.evaluation.tables import main_table
+from magic_insert.evaluation.tables import main_table, value_rows
 from magic_insert.launch.results import RESULT, read_numbers
 from magic_insert.tracking import wandb_id
 
@@ -42,12 +42,13 @@ def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Pa
 def test_cells_carry_counts_intervals_differences_and_win_rates() -> None:
     table = main_table(ROWS, "stylize", FACTS)
     line = next(line for line in table.lines if line.method == "personalized")
-    (cells,) = [row for row in main_cells(table) if row["method"] == "personalized"]
     found = line.estimates["subject_dino"]
-    assert (cells["kind"], cells["n"]) == ("method", 6)
-    assert [cells[f"subject_dino{part}"] for part in ("", " low", " high")] == [
-        found.mean, found.low, found.high,
+    (cells,) = [
+        row for row in value_rows([table], FACTS)
+        if (row["method"], row["column"]) == ("personalized", "subject_dino")
     ]  # fmt: skip
+    assert (cells["kind"], cells["n"]) == ("method", 6)
+    assert [cells[part] for part in ("mean", "low", "high")] == [found.mean, found.low, found.high]
     (paired,) = [
         row for row in paired_table(ROWS, "stylize") if (row.method, row.column) == ("adain", "style_mean")
     ]
@@ -69,7 +70,7 @@ def test_wandb_without_an_account_keeps_the_tables_of_both_tracks(
     (folder,) = tmp_path.glob(f"wandb/offline-run-*-{wandb_id(tmp_path, 'evaluate', thaw(cfg))}")
     for track in ("stylize", "insert"):
         for name, rows in (
-            (track, main_cells(main_table(ROWS, track, FACTS))),
+            (track, value_rows([main_table(ROWS, track, FACTS)], FACTS)),
             (f"{track}_paired", paired_cells(paired_table(ROWS, track))),
         ):
             (file,) = folder.rglob(f"media/table/evaluate/{name}_[0-9]*.json")

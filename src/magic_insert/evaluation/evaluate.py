@@ -47,8 +47,8 @@ from magic_insert.evaluation.judge import (
 from magic_insert.evaluation.pictures import Workshop, adopt, floor_pictures
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
-from magic_insert.evaluation.statistics import Estimate, Paired, kind_of, paired_table
-from magic_insert.evaluation.tables import Table, main_table
+from magic_insert.evaluation.statistics import Paired, kind_of, paired_table
+from magic_insert.evaluation.tables import main_table, value_rows
 from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
@@ -317,7 +317,7 @@ def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mappi
     with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
         for step, track in enumerate(cfg.tracks):
             table = main_table(rows, track, facts)
-            tracker.table(step, track, main_cells(table))
+            tracker.table(step, track, value_rows([table], facts))
             tracker.table(step, f"{track}_paired", paired_cells(paired_table(rows, track)))
             found = {
                 (track, line.method, column.key): estimate.mean
@@ -329,27 +329,14 @@ def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mappi
     write_json(out / RESULT_FILE, means)
 
 
-def main_cells(table: Table) -> list[dict[str, Any]]:
-    """A main table as rows of cells: what it is, n, and each column's mean with its interval."""
+def paired_cells(found: Sequence[Paired]) -> list[dict[str, Any]]:
+    """Paired differences and win rates as rows of numbers."""
     rows = []
-    for line in table.lines:
-        cells: dict[str, Any] = {"method": line.method, "kind": line.kind, "n": line.num_rows}
-        for column in table.columns:
-            cells |= _estimate_cells(column.key, line.estimates.get(column.key))
+    for row in found:
+        cells: dict[str, Any] = {"method": row.method, "reference": row.reference, "column": row.column}
+        cells["pairs"] = row.difference.n
+        for name, estimate in (("difference", row.difference), ("win rate", row.win_rate)):
+            values = (None,) * 3 if estimate is None else (estimate.mean, estimate.low, estimate.high)
+            cells |= zip((name, f"{name} low", f"{name} high"), values, strict=True)
         rows.append(cells)
     return rows
-
-
-def paired_cells(found: Sequence[Paired]) -> list[dict[str, Any]]:
-    """Paired differences and win rates as rows of cells."""
-    return [
-        {"method": row.method, "reference": row.reference, "column": row.column, "pairs": row.difference.n}
-        | _estimate_cells("difference", row.difference)
-        | _estimate_cells("win rate", row.win_rate)
-        for row in found
-    ]
-
-
-def _estimate_cells(name: str, estimate: Estimate | None) -> dict[str, Any]:
-    values = (None, None, None) if estimate is None else (estimate.mean, estimate.low, estimate.high)
-    return dict(zip((name, f"{name} low", f"{name} high"), values, strict=True))

@@ -202,12 +202,17 @@ def markdown(
 
 
 def csv_text(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
-    """One line a value: track, metrics, benchmark, method, kind, column, mean, low, high, n, comparable."""
+    """`value_rows` as CSV."""
+    return csv_table(value_rows(tables, facts), CSV_HEAD)
+
+
+def value_rows(tables: Sequence[Table], facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a value: track, metrics, benchmark, method, kind, column, mean, low, high, n, comparable."""
     about = {
         "metrics": facts.get("metrics", "unknown"),
         "benchmark": facts.get("benchmark", {}).get("name", "unknown"),
     }
-    rows = [
+    return [
         {
             "track": table.track, **about, "method": line.method, "kind": line.kind, "column": column.key,
             "better": column.better, "unit": column.unit, "mean": estimate.mean, "low": estimate.low,
@@ -216,7 +221,6 @@ def csv_text(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
         for table in tables
         for line, column, estimate in table.measured()
     ]  # fmt: skip
-    return csv_table(rows, CSV_HEAD)
 
 
 def latex(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
