@@ -113,9 +113,10 @@ class Drop:
         for name, picture in self.parts.items():
             if name == "pasted":
                 save_png(folder / "pasted.png", self.scene.patched(self.window, picture).pixels)
+            elif name == "effect_region":
+                save_png(folder / f"{name}.png", self.plane(Layer(picture, self.changed.x, self.changed.y)))
             else:
                 save_png(folder / f"{name}.png", picture)
-        save_png(folder / "effect_region.png", self.plane(self.changed))
 
     def _repr_png_(self) -> bytes:
         image = self.image

@@ -342,6 +342,7 @@ class MagicInsert:
             **({} if given is None else {"stylised": given.rgb}),
             "cut": torch.cat([cut.rgb, cut.alpha]),
             "pasted": made.pasted.rgb,
+            "effect_region": made.effect,
         }
         if made.drawn.output is not None and made.drawn.reference is not None:
             parts |= {"inserter_output": made.drawn.output, "inserter_reference": made.drawn.reference}

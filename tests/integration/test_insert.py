@@ -1,8 +1,6 @@
 """The insert job on real files with a tiny model: what it writes, what it leaves alone, what it refuses."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -307,15 +305,17 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_left(
     assert not (files / "new").exists()
 
 
-def test_the_command_line_answers_bad_input_with_one_line_and_code_two(files: Path, tiny_micro: Path) -> None:
+def test_the_command_line_answers_bad_input_with_one_line_and_code_two(
+    files: Path, tiny_micro: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(files)
     words = ["subject=clear.png", "background=scene.png", "out=new/out.png", f"model.source={tiny_micro}"]
-    code = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "insert", *words], cwd=files, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
-    assert "alpha below a half" in done.stderr
+    with pytest.raises(SystemExit) as stop:
+        insert_main(words)
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "alpha below a half" in lines[0]
     assert not (files / "new").exists()
 
 

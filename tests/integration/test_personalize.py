@@ -28,7 +28,6 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, initial_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.models.zoo import fingerprint
 from magic_insert.stylizers.base import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.tracking import METRICS
@@ -265,15 +264,6 @@ def test_lora_tokens_and_adapter_each_change_the_picture(
     assert torch.equal(draw_with(StyleConfig(scale=0.0), 1.0), no_style)
 
 
-def test_lora_scale_zero_and_a_prompt_without_tokens_is_exactly_the_base(tiny_pipe: Any, run: Path) -> None:
-    sampling = SamplingConfig(steps=2, guidance=3.0)
-    made = stylizer_of(tiny_pipe, run, StyleConfig(mode="none"), sampling, lora_scale=0.0)
-    with made.active():
-        personalised = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
-    made.close()
-    assert torch.equal(personalised, sample(tiny_pipe, ["a red bunny"], [0], steps=2))
-
-
 def test_the_start_tokens_and_an_untrained_lora_draw_what_the_base_draws_with_those_tokens(
     tiny_pipe: Any, tmp_path: Path
 ) -> None:
@@ -295,24 +285,6 @@ def test_a_run_beside_another_subject_in_the_same_pipeline_writes_the_same_bytes
     assert torch.equal(redraw(stylizer, 0, "x"), before)
 
 
-def test_a_batch_of_scenes_equals_each_scene_alone(stylizer: PersonalizedStylizer) -> None:
-    scenes = [scene(seed) for seed in range(3)]
-    draws = [Draw(image, seed, name) for image, seed, name in zip(scenes, (1, 2, 3), "abc", strict=True)]
-    together = stylizer(draws)
-    for one, drawn in zip(draws, together, strict=True):
-        torch.testing.assert_close(stylizer([one])[0], drawn, atol=1e-4, rtol=0)
-
-
-def test_between_calls_the_shared_pipeline_is_the_base_model(
-    tiny_pipe: Any, stylizer: PersonalizedStylizer
-) -> None:
-    prints = fingerprint(tiny_pipe)
-    base = sample(tiny_pipe, ["a red bunny"], [0], steps=2)
-    redraw(stylizer, 0, "x")
-    assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=2), base)
-    assert fingerprint(tiny_pipe) == prints
-
-
 def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None:
     style = StyleConfig(mode="prompt", prompt="as a pencil drawing")
     made = stylizer_of(
@@ -321,11 +293,6 @@ def test_words_are_added_before_the_full_stop(tiny_pipe: Any, run: Path) -> None
     assert made.prompt() == "A <v1> <v2> wearing a crown, as a pencil drawing."
     assert made.prompt("in watercolour") == "A <v1> <v2> wearing a crown, in watercolour."
     made.close()
-
-
-def test_a_folder_without_a_finished_run_is_refused(tiny_pipe: Any, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="finished personalisation"):
-        stylizer_of(tiny_pipe, tmp_path, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
