@@ -231,6 +231,8 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
             "metrics": rows[best]["metrics"],
             "intervals": rows[best]["intervals"],
             "changes": rows[best]["changes"],
-            "weights_sha256": {name: sha256_file(out / name / WEIGHTS) for name in NETWORKS.values()},
+            "weights_sha256": {
+                f"{name}/{WEIGHTS}": sha256_file(out / name / WEIGHTS) for name in NETWORKS.values()
+            },
         },
     )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.models.quiet import quiet
+from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
 FOLDER = "controlnet"
@@ -117,6 +118,8 @@ def _plain(value: Any) -> Any:
 def _load(source: Path | str, dtype: torch.dtype) -> Any:
     repository, _, commit = str(source).partition("@")
     local = isinstance(source, Path)
+    if isinstance(source, Path):
+        verify_folder(source)
     try:
         with quiet():
             return ControlNetModel.from_pretrained(
@@ -126,7 +129,7 @@ def _load(source: Path | str, dtype: torch.dtype) -> Any:
                 local_files_only=local,
                 use_safetensors=True,
             )
-    except OSError as error:
+    except DAMAGED as error:
         raise UserError(
             f"expected a ControlNet at {source}, got: {str(error).splitlines()[0]}; set model.controlnet=FOLDER"
         ) from error

@@ -4,24 +4,33 @@ The new input channels cannot be low-rank changes of weights that are zero, so t
 """
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import read_record, write_json
 from magic_insert.models.edit_start import edit_start
 from magic_insert.models.lora import ATTENTION, add_lora, lora_state, remove_lora, restore_lora
 from magic_insert.models.quiet import quiet
-from magic_insert.models.tensor_file import save_tensors
+from magic_insert.models.tensor_file import read_tensors, save_tensors
 
 FILE = "edit_lora.safetensors"
 CARD = "edit_lora.json"
 NAME = "edit"
 INPUT = "conv_in."
+
+
+@dataclass(frozen=True)
+class EditLoraCard:
+    """What is to be known before a LoRA is loaded: its rank, the `weights_digest` of its start, the size of latents."""
+
+    rank: int
+    start: str
+    sample_size: int
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -63,15 +72,21 @@ def load_edit_lora(folder: Path, base: Any) -> Any:
     Raises:
         UserError: `base` is not what the LoRA was trained on.
     """
-    card = read_json(folder / CARD)
+    card = read_record(folder / CARD, EditLoraCard)
     unet = edit_start(base)
-    if (found := weights_digest(unet)) != card["start"]:
+    if (found := weights_digest(unet)) != card.start:
         raise UserError(
-            f"expected the model that {folder} was trained on ({card['start']}), got another ({found}); set model="
+            f"expected the model that {folder} was trained on ({card.start}), got another ({found}); set model="
         )
-    unet.register_to_config(sample_size=card["sample_size"])
-    tensors = load_file(folder / FILE)
-    add_lora(unet, rank=card["rank"], alpha=card["rank"], targets=ATTENTION, seed=0, name=NAME)
+    unet.register_to_config(sample_size=card.sample_size)
+    tensors = read_tensors(folder / FILE).tensors
+    add_lora(unet, rank=card.rank, alpha=card.rank, targets=ATTENTION, seed=0, name=NAME)
+    wanted = {k: v.shape for k, v in lora_state(unet, NAME).items()}
+    wanted |= {INPUT + k: v.shape for k, v in unet.conv_in.state_dict().items()}
+    if {k: v.shape for k, v in tensors.items()} != wanted:
+        raise UserError(
+            f"expected the LoRA of an edit network in {folder / FILE}, got tensors of other names or shapes"
+        )
     restore_lora(unet, {k: v for k, v in tensors.items() if not k.startswith(INPUT)}, NAME)
     unet.conv_in.load_state_dict(
         {k.removeprefix(INPUT): v for k, v in tensors.items() if k.startswith(INPUT)}

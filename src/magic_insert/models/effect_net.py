@@ -15,12 +15,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
+from magic_insert.models.tensor_file import read_tensors
 
 SIDE = 128
 CASTS = tuple(
@@ -182,12 +182,11 @@ def load_effect_net(path: Path) -> EffectNet:
     if not path.is_file():
         raise UserError(f"expected the weights of an effect network at {path}, found nothing")
     try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            widths = tuple(int(width) for width in about["widths"].split(","))
-            net = EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
-            net.load_state_dict({name: file.get_tensor(name).float() for name in file.keys()})  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        tensors, about = read_tensors(path)
+        widths = tuple(int(width) for width in about["widths"].split(","))
+        net = EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
+        net.load_state_dict({name: value.float() for name, value in tensors.items()})
+    except (KeyError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"expected the weights of an effect network at {path}, got: {reason}") from error
     return net.eval().requires_grad_(False)

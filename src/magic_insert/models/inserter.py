@@ -22,6 +22,7 @@ from magic_insert.models.edit_lora import FILE as LORA_FILE
 from magic_insert.models.edit_lora import load_edit_lora
 from magic_insert.models.latents import decode, encode
 from magic_insert.models.sampling import image_size, time_ids
+from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 REFERENCES = ("vae", "unmasked", "input")
 
@@ -47,7 +48,17 @@ def load_edit_unet(
         raise UserError(
             f"expected an inserter (config.json and safetensors) in {folder}, got none; set its folder"
         )
-    unet = UNet2DConditionModel.from_pretrained(folder, use_safetensors=True, torch_dtype=torch.float32)
+    verify_folder(folder)
+    try:
+        unet, found = UNet2DConditionModel.from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except DAMAGED as error:
+        raise UserError(f"expected an edit network in {folder}, got: {str(error).splitlines()[0]}") from error
+    if strange := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
+        raise UserError(
+            f"expected the weights of the network in {folder}, got others: {strange[0]} does not fit"
+        )
     taken, given = unet.config["in_channels"], unet.config["out_channels"]
     if taken != 2 * given + 1:
         raise UserError(

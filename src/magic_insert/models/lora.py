@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.quiet import quiet
-from magic_insert.models.tensor_file import save_tensors
+from magic_insert.models.tensor_file import read_tensors, save_tensors
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -117,12 +117,17 @@ def refuse_unknown_layers(unet: Any, targets: Sequence[str]) -> None:
 
 def lora_state(model: Any, name: str = "subject") -> dict[str, Tensor]:
     """A copy of the LoRA's tensors, float32 on the CPU, under the names of diffusers' files."""
-    state = {}
-    for part_name, part in carriers(model, name).items():
-        prefix = f"{part_name}.{_nesting(part_name, part)}"
-        for key, value in get_peft_model_state_dict(part, adapter_name=name).items():
-            state[prefix + key] = value.detach().cpu().float().clone()
-    return dict(sorted(state.items()))
+    found = _tensors(model, name)
+    return {key: value.detach().cpu().float().clone() for key, value in sorted(found.items())}
+
+
+def _tensors(model: Any, name: str) -> dict[str, Tensor]:
+    """The LoRA's own tensors under the names of diffusers' files."""
+    return {
+        f"{part_name}.{_nesting(part_name, part)}{key}": value
+        for part_name, part in carriers(model, name).items()
+        for key, value in get_peft_model_state_dict(part, adapter_name=name).items()
+    }
 
 
 def restore_lora(model: Any, state: Mapping[str, Tensor], name: str = "subject") -> None:
@@ -161,12 +166,28 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
     """Loads a diffusers LoRA file into `pipe` as `name` and leaves it switched off.
 
     Raises:
-        UserError: no such file.
+        UserError: no such file, a damaged one, or a LoRA of another model.
     """
     if not path.is_file():
         raise UserError(f"expected a LoRA at {path}, got no such file; run magic-insert personalize first")
-    with torch.random.fork_rng(), quiet():
-        pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
+    stored = {key: value.shape for key, value in read_tensors(path).tensors.items()}
+    try:
+        with torch.random.fork_rng(), quiet():
+            pipe.load_lora_weights(
+                path.parent, weight_name=path.name, adapter_name=name, local_files_only=True
+            )
+    except (ValueError, KeyError, RuntimeError, IndexError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"expected a LoRA of this model in {path}, got: {first}") from error
+    # The library passes over what it knows no place for, and leaves without values what the file does not hold.
+    loaded = _tensors(pipe, name)
+    if {key: value.shape for key, value in loaded.items()} != stored or any(
+        value.is_meta for value in loaded.values()
+    ):
+        remove_lora(pipe, name)
+        raise UserError(
+            f"expected the LoRA that was written to {path}, got tensors of other names or shapes; make it again"
+        )
     use_lora(pipe, None)
 
 

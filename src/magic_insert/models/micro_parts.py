@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, ModelMixin, UNet2DConditionModel
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
@@ -15,6 +14,7 @@ from magic_insert.models.micro import (
     save_pipeline,
 )
 from magic_insert.models.micro_adapter import collect_ip_adapter, ip_adapter_state, save_ip_adapter
+from magic_insert.models.tensor_file import read_tensors
 
 CLASSES: dict[str, Any] = {
     "vae": AutoencoderKL,
@@ -43,7 +43,7 @@ def new_adapter(unet: UNet2DConditionModel, embed_dim: int) -> None:
 def load_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     """Loads the adapter published in `folder` into `unet`, float32, ready to be trained on."""
     state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for key, value in load_file(_adapter_file(folder)).items():
+    for key, value in read_tensors(_adapter_file(folder)).tensors.items():
         part, _, name = key.partition(".")
         state[part][name] = value.float()
     unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
@@ -80,7 +80,7 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
         image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
         sizes=sizes,
     )
-    save_ip_adapter(folder, load_file(_adapter_file(parts / "styled")), half)
+    save_ip_adapter(folder, read_tensors(_adapter_file(parts / "styled")).tensors, half)
     for name in ("controlnet", "remover", "inserter"):
         load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):

@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.config.schema import MAX_TOKENS
 from magic_insert.core.errors import UserError
-from magic_insert.models.tensor_file import save_tensors
+from magic_insert.models.tensor_file import read_tensors, save_tensors
 
 FILE = "learned_embeds.safetensors"
 # Keys of the product file (as SDXL's trainers write it) and the pipeline's names of encoder and tokenizer.
@@ -169,12 +168,11 @@ def load_tokens(path: Path) -> LearnedTokens:
         raise UserError(
             f"expected learned tokens at {path}, got no such file; run magic-insert personalize first"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            if missing := set(ENCODERS) - set(file.keys()):
-                raise UserError(f"expected the keys {list(ENCODERS)} in {path}, got no {sorted(missing)}")
-            rows = {key: torch.atleast_2d(file.get_tensor(key)) for key in ENCODERS}
-            words = (file.metadata() or {}).get("tokens")
-    except SafetensorError as error:
-        raise UserError(f"expected a sound safetensors file at {path}, got: {error}") from error
+    tensors, metadata = read_tensors(path)
+    if missing := set(ENCODERS) - set(tensors):
+        raise UserError(f"expected the keys {list(ENCODERS)} in {path}, got no {sorted(missing)}")
+    rows = {key: torch.atleast_2d(tensors[key]) for key in ENCODERS}
+    if any(value.ndim != 2 or len(value) != len(rows["clip_l"]) for value in rows.values()):
+        raise UserError(f"expected one row a token for each text encoder in {path}, got other shapes")
+    words = metadata.get("tokens")
     return LearnedTokens(json.loads(words) if words else token_names(len(rows["clip_l"])), rows)

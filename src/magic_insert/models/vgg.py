@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from magic_insert.config.schema import ADAIN_FILES
 from magic_insert.core.errors import UserError
 from magic_insert.models.shared_attention import adain
+from magic_insert.models.tensor_file import read_tensors
 
 ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse
 ENCODER_FILE, DECODER_FILE = ADAIN_FILES
@@ -83,9 +82,7 @@ def load_adain(folder: Path) -> AdainNetworks:
         if not path.is_file():
             raise UserError(f"expected {name} in {folder}, got no such file; set stylizer.weights=FOLDER")
         try:
-            network.load_state_dict(load_file(path))
-        except SafetensorError as error:
-            raise UserError(f"expected a sound safetensors file at {path}, got: {error}") from error
+            network.load_state_dict(read_tensors(path).tensors)
         except RuntimeError as error:
             first = str(error).splitlines()[0]
             raise UserError(

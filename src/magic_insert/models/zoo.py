@@ -4,7 +4,6 @@ A folder never touches the network; a hub id does, and only with the revision it
 """
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,16 @@ from transformers import CLIPVisionModelWithProjection
 from magic_insert import paths
 from magic_insert.config.schema import ModelConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_object
 from magic_insert.models.quiet import quiet
 from magic_insert.models.style import silence
+from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 OFFICIAL_ADAPTER_FOLDER = "sdxl_models"  # where the IP-Adapter repository keeps those for SDXL
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
+LOADED = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "ip_adapter")
 ADAPTER_FOLDERS = ("ip_adapter", OFFICIAL_ADAPTER_FOLDER)
 
 
@@ -47,6 +50,8 @@ def load_pipeline(
     local = isinstance(source, Path)
     _check_adapter_name(model)
     controlnet_source = _find_controlnet(model, source)
+    if isinstance(source, Path):
+        verify_folder(source, LOADED)
     try:
         with quiet():
             pipe = StableDiffusionXLPipeline.from_pretrained(
@@ -59,7 +64,9 @@ def load_pipeline(
             )
             _load_adapter(pipe, model, source)
         pipe.controlnet_source = controlnet_source
-    except OSError as error:
+    except UserError:
+        raise
+    except DAMAGED as error:
         raise UserError(
             f"expected a complete SDXL model at {source}, got: {str(error).splitlines()[0]}"
         ) from error
@@ -117,8 +124,17 @@ def _check_layout(folder: Path) -> Path:
         raise UserError(
             f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
         )
-    if (kind := json.loads(index.read_text()).get("_class_name")) != StableDiffusionXLPipeline.__name__:
+    parts = read_object(index)
+    if (kind := parts.get("_class_name")) != StableDiffusionXLPipeline.__name__:
         raise UserError(f"expected an SDXL model in {folder}, got a {kind}; set model.source=FOLDER")
+    for name, library in parts.items():
+        if not isinstance(library, list) or None in library:
+            continue
+        files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
+        if not any(any((folder / name).glob(file)) for file in files):
+            raise UserError(
+                f"expected a complete SDXL model in {folder}, got no {name} there; set model.source=FOLDER"
+            )
     return folder
 
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from torch import Tensor
 
 from magic_insert.config.schema import ExportConfig
@@ -18,7 +17,7 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.models.kohya import alphas, kohya_state
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.tensor_file import save_tensors
+from magic_insert.models.tensor_file import read_tensors, save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 
 SDXL = "stable-diffusion-xl-v1-base"
@@ -38,8 +37,8 @@ def run_export(cfg: ExportConfig) -> list[Path]:
         )
     card = read_json(run / CARD_FILE)
     name = cfg.name or run.resolve().name
-    lora, lora_header = _read(run / LORA_FILE)
-    rows, rows_header = _read(run / TOKENS_FILE)
+    lora, lora_header = read_tensors(run / LORA_FILE)
+    rows, rows_header = read_tensors(run / TOKENS_FILE)
     lora_file, rows_file = out / LORA_FILE, out / TOKENS_FILE
     if cfg.format == "kohya":
         lora_file, rows_file = out / f"{name}.safetensors", out / f"{name}-tokens.safetensors"
@@ -81,8 +80,3 @@ def model_spec(
         "modelspec.prediction_type": PREDICTIONS[card["prediction_type"]],
         "modelspec.hash_sha256": f"0x{sha.hexdigest()}",
     }
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from magic_insert.core.digest import digest
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.attention import plain_attention
@@ -160,7 +160,8 @@ def fit_edit(
             save_unet(staged, unet)
         else:
             save_edit_lora(staged, unet, rank=options.lora_rank, start=before)
-        write_json(staged / CARD, {"key": digest(contents), **contents})
+        sums = {path.name: sha256_file(path) for path in sorted(staged.glob("*.safetensors"))}
+        write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
         staged.rename(product)
         shutil.rmtree(work)
 
