@@ -84,10 +84,8 @@ class EncoderSet:
         if self.metrics not in SETS:
             raise UserError(f"expected metrics of {', '.join(SETS)}, got {self.metrics!r}; set metrics=...")
         added = [name for name in ("dinov2", "image_reward") if getattr(self, name)]
-        if self.metrics == "micro" and (added or self.extra):
-            raise UserError(
-                f"expected metrics=paper for {[*added, *self.extra][0]}, got micro; set metrics=paper"
-            )
+        if self.metrics == "micro" and added:
+            raise UserError(f"expected metrics=paper for {added[0]}, got micro; set metrics=paper")
 
     def check(self) -> None:
         """That `load` will find its files, with the digests they must have; builds no network.
