@@ -63,8 +63,10 @@ def write_run(
                 save_png(folder / "sheets" / f"round-{number}-{kind}.png", picture)
     basics = {
         "job": "bootstrap",
+        "target": "magic_insert.bootstrap.job:run_bootstrap",
         "state": "done",
         "started": "2030-01-01T00:00:00+00:00",
+        "ended": None,
         "host": "here",
         "pid": 1,
     }

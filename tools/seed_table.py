@@ -17,9 +17,9 @@ from typing import Any
 from magic_insert.bootstrap import scores
 from magic_insert.bootstrap.stages import read_values
 from magic_insert.core.errors import UserError
-from magic_insert.launch.heatmap import draw_heatmap
-from magic_insert.launch.results import ROUNDS, read_rounds
-from magic_insert.launch.sweep_table import Grid, read_sweep
+from magic_insert.core.jsonl import write_bytes
+from magic_insert.launch.results import ROUNDS, read_rounds, read_sweep
+from magic_insert.pages.charts import Grid, heat_map
 
 Row = dict[str, Any]
 Values = Mapping[str, Mapping[str, float]]
@@ -107,7 +107,7 @@ def _runs_of(sweeps: Sequence[Path]) -> dict[str, list[list[Row]]]:
     for sweep in sweeps:
         found = [
             (outcome, path)
-            for outcome in read_sweep(sweep).outcomes
+            for outcome in read_sweep(sweep).jobs
             if outcome.state == "done" and (path := Path(outcome.out) / ROUNDS).is_file()
         ]
         if not found:
@@ -228,11 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out: Path = given.out or given.sweep[0]
     out.mkdir(parents=True, exist_ok=True)
     draw(out / "rounds.png", lines)
-    draw_heatmap(
-        out / "rounds_heatmap.png",
-        grid_of(lines),
-        "inserter on seen styles, effect region, dB against round 0",
-    )
+    title = "inserter on seen styles, effect region, dB against round 0"
+    write_bytes(out / "rounds_heatmap.png", heat_map(title, grid_of(lines)).light)
     print(markdown(lines), end="")
     return 0
 

@@ -14,7 +14,8 @@ import pytest
 from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.launch.executor import StageFailed, execute, visible_gpus
+from magic_insert.launch.executor import execute, visible_gpus
+from magic_insert.launch.run import StageFailed
 
 TWO = ExecConfig(name="torchrun", devices=2)
 PATIENCE = 240  # seconds; a busy machine needs many to import torch
@@ -25,7 +26,7 @@ needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submi
 
 @pytest.fixture
 def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS))
+    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_json(tmp_path / "stage.json", {"items": ["a", "b", "c"]})
     return tmp_path / "stage.json"
@@ -69,8 +70,8 @@ def test_input_that_does_not_fit_comes_back_as_the_users_error(payload: Path, wh
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_ranks_end_with_their_parent_however_it_ends(payload: Path, number: signal.Signals) -> None:
     code = (
-        "import signal, sys; from pathlib import Path; from magic_insert.launch.executor import execute; "
-        "from magic_insert.launch.signals import stop_on_sigterm; signal.signal(signal.SIGTERM, stop_on_sigterm); "
+        "from pathlib import Path; from magic_insert.launch.executor import execute; "
+        "from magic_insert.launch.run import stop_on_signals; stop_on_signals(); "
         "from magic_insert.config.schema import ExecConfig; "
         f"execute('rank_targets:wait', Path({str(payload)!r}), ExecConfig(name='torchrun', devices=2))"
     )

@@ -8,7 +8,7 @@ import pytest
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
-from magic_insert.launch.launcher import run_frozen
+from magic_insert.launch.run import JobPlan, run_job
 
 TARGET = "magic_insert.training.foundation.driver:run_foundation"
 pytestmark = pytest.mark.slow
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 def losses(out: Path, *overrides: str) -> dict[tuple[str, int], float]:
     cfg: Any = freeze(compose_job("foundation", ["debug=fast", f"out={out}", *overrides]))
-    run_frozen("foundation", TARGET, cfg)
+    run_job(JobPlan("foundation", TARGET), cfg)
     return {(row["stage"], row["step"]): row["loss"] for row in read_jsonl(out / "metrics.jsonl")}
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from magic_insert.bootstrap.driver import run_plan
+from magic_insert.bootstrap.job import run_bootstrap, tell_losses
 from magic_insert.bootstrap.plan import STAGES
 from magic_insert.bootstrap.pool import imagined_items
 from magic_insert.bootstrap.review import open_round, run_review
@@ -27,8 +28,7 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
-from magic_insert.launch.bootstrap_job import run_bootstrap, tell_losses
-from magic_insert.launch.target import load_function
+from magic_insert.launch.run import load_function
 from magic_insert.models.inserter import load_edit_unet
 from magic_insert.tracking import Tracker
 

@@ -18,8 +18,7 @@ from PIL import Image
 from magic_insert.cli.main import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.launch.launcher import named_output
-from magic_insert.launch.run_folder import list_runs, state_of
+from magic_insert.launch.run import list_runs
 
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "numpy", "cv2")
 # Runs the console script in a fresh interpreter and tells on stdout's last line which heavy modules it pulled in.
@@ -173,10 +172,10 @@ def wait(cfg):
         (Path(cfg.out) / "tidied").touch()
 """
 RUN_TOY = """
-import signal, sys
+import sys
 from magic_insert.cli.app import run_app
-from magic_insert.cli.main import stop_on_sigterm
-signal.signal(signal.SIGTERM, stop_on_sigterm)
+from magic_insert.launch.run import stop_on_signals
+stop_on_signals()
 run_app("card", "toy_jobs:" + sys.argv.pop(1), sys.argv[1:], lambda cfg: None)
 """
 
@@ -190,7 +189,7 @@ def toy(tmp_path: Path) -> Path:
 def start(folder: Path, job: str, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", RUN_TOY, job, *words],
-        cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, text=True,
+        cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -249,21 +248,10 @@ def test_sigterm_unwinds_the_job_and_ends_with_143(toy: Path) -> None:
     assert read_json(toy / "runs/a/run.json")["state"] == "stopped"
 
 
-def test_a_sweep_gives_every_run_a_folder_of_its_own_name(toy: Path) -> None:
-    code, errors = run(toy, "finish", "-m", "out=runs/a", "seed=1,2", "num_samples=4")
-    assert code == 0, errors
-    runs = sorted(path.name for path in (toy / "runs/a").iterdir() if (path / "run.json").is_file())
-    assert runs == ["seed=1", "seed=2"]
-    assert (toy / "runs/a/seed=2/result").read_text() == "2"
-
-
-def test_a_picture_of_a_sweep_is_named_beside_its_siblings() -> None:
-    assert named_output(Path("x/a.png"), "seed=1") == Path("x/a__seed=1.png")
-
-
 def test_status_lists_runs_by_start_and_sees_through_a_dead_process(tmp_path: Path) -> None:
     record = {
         "job": "card",
+        "target": "toy:run",
         "state": "done",
         "started": "2030-01-02",
         "ended": None,
@@ -281,7 +269,7 @@ def test_status_lists_runs_by_start_and_sees_through_a_dead_process(tmp_path: Pa
         "pid": dead.pid,
     }
     write_json(tmp_path / "early" / "run.json", here)
-    assert [(path.name, state_of(found)) for path, found in list_runs(tmp_path)] == [
+    assert [(path.name, found.state_now) for path, found in list_runs(tmp_path)[0]] == [
         ("early", "stopped"),
         ("late", "done"),
     ]

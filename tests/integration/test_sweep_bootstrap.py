@@ -8,7 +8,7 @@ from subprocess import run
 import pytest
 
 from magic_insert.core.jsonl import read_json, read_jsonl
-from magic_insert.launch.sweep_table import read_sweep
+from magic_insert.launch.results import read_sweep
 
 pytestmark = pytest.mark.slow
 SHARED = ("render", "harvest", "measure")
@@ -30,7 +30,7 @@ def test_two_bootstraps_at_once_make_what_they_share_once(
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
-    jobs = read_sweep(tmp_path / "sweep").outcomes
+    jobs = read_sweep(tmp_path / "sweep").jobs
     assert [job.settings for job in jobs] == [{"fit.steps": "2"}, {"fit.steps": "3"}]
     rounds = [read_jsonl(tmp_path / job.out / "rounds.jsonl") for job in jobs]
     assert all(rows[1]["accepted"] == 1 for rows in rounds)

@@ -7,25 +7,29 @@ import pytest
 
 from magic_insert.config.schema import StatusConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.launch.run_folder import list_runs, recorded_run, state_of
+from magic_insert.core.jsonl import as_record, read_json, write_json
+from magic_insert.launch.run import JobPlan, RunRecord, list_runs, recorded_run
 
 needs_proc = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="start times come from /proc")
 
 
 def finish(folder: Path) -> dict[str, object]:
     """The record of a run in `folder` while it runs; it ends well."""
-    with recorded_run(folder, "status", "toy:finish", StatusConfig()):
+    with recorded_run(folder, JobPlan("status", "toy:finish"), StatusConfig()):
         record: dict[str, object] = read_json(folder / "run.json")
     return record
 
 
 def refuse(folder: Path, *written: str) -> None:
     """A run in `folder` with a configuration of its own that refuses its input, after it wrote some files."""
-    with recorded_run(folder, "card", "toy:refuse", StatusConfig(root="elsewhere")):
+    with recorded_run(folder, JobPlan("card", "toy:refuse"), StatusConfig(root="elsewhere")):
         for name in written:
             (folder / name).touch()
         raise UserError("expected another toy")
+
+
+def state_of(record: dict[str, object]) -> str:
+    return as_record(record, RunRecord, "run.json").state_now
 
 
 @needs_proc
@@ -88,7 +92,18 @@ def test_what_a_refused_run_wrote_in_a_new_folder_keeps_its_record(tmp_path: Pat
 
 def test_a_record_written_by_hand_for_ranks_is_no_run_and_keeps_nobody_out(tmp_path: Path) -> None:
     write_json(tmp_path / "byhand" / "run.json", {"job": "card", "target": "toy:run"})
-    assert list_runs(tmp_path) == []
-    with recorded_run(tmp_path / "byhand", "card", "toy:run", StatusConfig()):
+    assert list_runs(tmp_path) == ([], [])
+    with recorded_run(tmp_path / "byhand", JobPlan("card", "toy:run"), StatusConfig()):
         pass
-    assert [record["state"] for _, record in list_runs(tmp_path)] == ["done"]
+    assert [record.state for _, record in list_runs(tmp_path)[0]] == ["done"]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"state": 3}', "[" * 100_000, '{"state": "done"}'], ids=len)
+def test_a_damaged_record_is_one_line_beside_the_sound_ones(tmp_path: Path, content: str) -> None:
+    finish(tmp_path / "sound")
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "run.json").write_text(content)
+    runs, lines = list_runs(tmp_path)
+    assert [folder.name for folder, _ in runs] == ["sound"]
+    assert len(lines) == 1
+    assert str(tmp_path / "damaged" / "run.json") in lines[0]

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 
 import pytest
 
+from magic_insert.bootstrap.job import flat
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
-from magic_insert.launch.bootstrap_job import flat
-from magic_insert.launch.wandb_view import build_view, require_workspaces
+from magic_insert.launch.dashboard import build_view, require_workspaces
 
 INSTALLED = find_spec("wandb_workspaces") is not None
 needs_workspaces = pytest.mark.skipif(

@@ -14,22 +14,20 @@ from typing import Any, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from magic_insert.config.compose import JOB_LAUNCHER, JOB_SCHEMAS, known_keys, register_schemas
+from magic_insert.config.compose import JOB_SCHEMAS, composer, known_keys, register_schemas
+from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
-from magic_insert.launch.executor import StageFailed
-from magic_insert.launch.launcher import is_picture, launch
-from magic_insert.launch.sweep import JobPlan
-from magic_insert.launch.sweep_names import job_name, settings_of, swept_keys
+from magic_insert.launch.run import JobPlan, StageFailed, is_picture, one_line, run_job
 from magic_insert.paths import conf_dir
 
-SWEEP_OPTION = re.compile(r"^sweep\.(?=(workers|metric|direction)=)")
+SWEEP_OPTION = re.compile(r"^sweep\.(?=(workers|metric|direction|trials|seed)=)")
+SWEEPING_WORDS = ("sweep=", "experiment=", "hydra.mode=")
 # Hydra's own words for a group that a job does not have.
 NO_GROUP = re.compile(r"Could not override '([^']+)'\. ?\n?.*No match in the defaults list", re.DOTALL)
 
@@ -40,12 +38,13 @@ def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[An
     `check` looks at the frozen configuration's files before `target` is imported.
     """
 
-    words = [SWEEP_OPTION.sub("hydra.launcher.", word) for word in arguments]
+    plan = JobPlan(job, target, check, tuple(arguments))
 
     def body(cfg: DictConfig) -> None:
-        launch(job, target, cfg, check=check, name=sweep_name(words))
+        frozen = freeze(cfg)
+        run_job(plan, frozen, check(frozen))
 
-    compose_and_call(job, words, body, JobPlan(job, target, check))
+    compose_and_call(job, [SWEEP_OPTION.sub("hydra.launcher.", word) for word in arguments], body, plan)
 
 
 def compose_and_call(
@@ -62,7 +61,8 @@ def compose_and_call(
     parser = get_args_parser()
     # argparse would print the usage of all of Hydra's flags before its one line.
     parser.error = lambda message: fail(UserError(f"{message}; see magic-insert {job} --help"))  # type: ignore
-    for word in parser.parse_args(list(arguments)).overrides:
+    given = parser.parse_args(list(arguments))
+    for word in given.overrides:
         try:
             OverridesParser.create().parse_overrides([word])
         except OverrideParseException:
@@ -80,44 +80,36 @@ def compose_and_call(
         except UserError as error:
             fail(error)
         except StageFailed as error:
-            print(f"magic-insert: {error}", file=sys.stderr)
+            print(one_line(error), file=sys.stderr)
             raise SystemExit(1) from None
 
-    if plan is not None:
-        # What Hydra hands to the launcher of sweeps is the function itself.
-        task.__wrapped__.plan = plan
-        # argparse takes the overrides in one piece, so ours stands beside the user's.
-        overrides = parser.parse_args(list(arguments)).overrides
-        place = list(arguments).index(overrides[0]) if overrides else len(arguments)
-        arguments = [*arguments[:place], JOB_LAUNCHER, *arguments[place:]]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = [f"magic-insert {job}", *arguments]
     try:
-        task()
+        if plan is not None and asks_for_sweep(job, given.overrides, given.multirun):
+            from magic_insert.launch.sweep import run_sweep  # brings libraries for tables and charts
+
+            run_sweep(plan, given.overrides)
+        else:
+            task()
     except (HydraException, OmegaConfBaseException) as error:
         fail(UserError(explain(error, job)))
     except UserError as error:  # while the jobs of a sweep are composed
         fail(error)
 
 
-def sweep_name(arguments: Sequence[str]) -> str | None:
-    """What tells this run of a sweep from the others, such as `seed=1`; None outside a sweep.
-
-    Only launchers of Hydra's own come here (hydra/launcher=basic): ours starts processes that are told their name.
-    """
-    config = HydraConfig.get()
-    if config.mode != RunMode.MULTIRUN:
-        return None
-    words = get_args_parser().parse_args(list(arguments)).overrides
-    keys = swept_keys(words, config.sweeper.get("params") or {})
-    return job_name(settings_of(list(config.overrides.task), keys)) or f"{config.job.num:03d}"
+def asks_for_sweep(job: str, words: Sequence[str], multirun: bool) -> bool:
+    """Whether the words of a command are a sweep: by `-m`, or by the chosen file of a group that may say so."""
+    chosen = [word for word in words if word.startswith(SWEEPING_WORDS)]
+    if multirun or not chosen:
+        return multirun
+    with composer(job) as compose:
+        return bool(compose(chosen, True).hydra.mode == RunMode.MULTIRUN)
 
 
 def explain(error: HydraException | OmegaConfBaseException, job: str) -> str:
     """One line for an error of composing: which key, what is wrong, what to do."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
-    if isinstance(cause, UserError):  # from the launcher of sweeps
-        return str(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
         near = difflib.get_close_matches(cause.full_key, known_keys(JOB_SCHEMAS[job]), n=1)
         hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --cfg job shows every key"
@@ -168,5 +160,5 @@ def require_writable(key: str, path: str) -> None:
 
 def fail(error: UserError) -> NoReturn:
     """Prints the error as one line and exits with code 2."""
-    print("magic-insert: " + " ".join(str(error).split()), file=sys.stderr)
+    print(one_line(error), file=sys.stderr)
     raise SystemExit(2)

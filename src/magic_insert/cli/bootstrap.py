@@ -33,4 +33,4 @@ def check(cfg: BootstrapConfig) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the job from command-line words."""
-    run_app("bootstrap", "magic_insert.launch.bootstrap_job:run_bootstrap", arguments, check)
+    run_app("bootstrap", "magic_insert.bootstrap.job:run_bootstrap", arguments, check)

@@ -11,7 +11,7 @@ from magic_insert.cli.app import compose_and_call, require_writable
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import DashboardConfig
 from magic_insert.core.errors import UserError
-from magic_insert.launch.dashboard import write_dashboard
+from magic_insert.launch.dashboard import save_view, write_dashboard
 from magic_insert.tracking import has_wandb_account
 
 
@@ -23,8 +23,6 @@ def build(cfg: DictConfig) -> None:
         raise UserError(f"expected {key} to be a folder, got nothing at {folder}; set {key}=DIR")
     if wanted.logger.name == "wandb":
         if has_wandb_account():
-            from magic_insert.launch.wandb_view import save_view
-
             print(save_view(wanted))
             return
         print("no W&B account here; the page is made from the same numbers", file=sys.stderr)

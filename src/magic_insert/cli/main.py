@@ -10,7 +10,7 @@ from importlib import import_module
 
 from magic_insert import __version__
 from magic_insert.core.errors import UserError
-from magic_insert.launch.signals import stop_on_sigterm
+from magic_insert.launch.run import INTERRUPT_EXIT, stop_on_signals, was_interrupted
 
 JOBS = {
     "insert": "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
@@ -57,12 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Exit codes: 0 done, 1 a fault of ours, 2 input that does not fit, 130 and 143 stopped, 141 nobody reads our output.
     """
+    if sys.stdout is None:  # closed by the shell, as by `>&-`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         try:
             run_words(list(sys.argv[1:] if arguments is None else arguments))
-        except SystemExit:
+        except (KeyboardInterrupt, SystemExit) as stop:
             sys.stdout.flush()
-            raise
+            asked = isinstance(stop, KeyboardInterrupt)
+            if not asked and not was_interrupted():
+                raise
+            # A library may have turned Ctrl-C into an exit of its own.
+            print(f"magic-insert: {stop if asked and str(stop) else 'stopped'}", file=sys.stderr)
+            raise SystemExit(INTERRUPT_EXIT) from None
         sys.stdout.flush()
     except BrokenPipeError:
         if not reader_is_gone():
@@ -121,9 +128,5 @@ def run_words(words: Sequence[str]) -> None:
         rest = [word for word in words[1:] if "=" in word]
         _printed(lambda: job_help(job, JOBS[job], rest, wanted), job)
         return
-    signal.signal(signal.SIGTERM, stop_on_sigterm)
-    try:
-        import_module(f"magic_insert.cli.{job}").main(words[1:])
-    except KeyboardInterrupt as stop:
-        print(f"magic-insert: {stop or 'stopped'}", file=sys.stderr)
-        raise SystemExit(128 + signal.SIGINT) from None
+    stop_on_signals()
+    import_module(f"magic_insert.cli.{job}").main(words[1:])

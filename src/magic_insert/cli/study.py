@@ -9,7 +9,7 @@ from magic_insert.cli.app import compose_and_call, require_writable
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import StudyConfig
 from magic_insert.core.errors import UserError
-from magic_insert.launch.launcher import load_function, run_frozen
+from magic_insert.launch.run import JobPlan, load_function, run_job
 
 ACTIONS = {
     "build": "magic_insert.evaluation.study:run_build",
@@ -39,16 +39,15 @@ def check(cfg: StudyConfig) -> None:
     require_writable("out", cfg.out)
 
 
-def run(composed: DictConfig) -> None:
-    """Builds as a recorded run; serves and analyses in the folder of that run, whose record stays."""
-    cfg: StudyConfig = freeze(composed)
-    check(cfg)
-    if cfg.action == "build":
-        run_frozen("study", ACTIONS[cfg.action], cfg)
-    else:
-        load_function(ACTIONS[cfg.action])(cfg)
-
-
 def main(arguments: Sequence[str]) -> None:
-    """Runs the job from command-line words."""
-    compose_and_call("study", arguments, run)
+    """Builds as a recorded run; serves and analyses in the folder of that run, whose record stays."""
+
+    def body(composed: DictConfig) -> None:
+        cfg: StudyConfig = freeze(composed)
+        check(cfg)
+        if cfg.action == "build":
+            run_job(JobPlan("study", ACTIONS[cfg.action], check, tuple(arguments)), cfg)
+        else:
+            load_function(ACTIONS[cfg.action])(cfg)
+
+    compose_and_call("study", arguments, body)

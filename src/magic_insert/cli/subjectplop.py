@@ -9,7 +9,7 @@ from magic_insert.cli.app import compose_and_call, fail
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import SubjectPlopConfig
 from magic_insert.core.errors import UserError
-from magic_insert.launch.target import load_function
+from magic_insert.launch.run import load_function
 
 ACTIONS = ("fetch", "check")
 

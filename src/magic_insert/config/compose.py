@@ -4,7 +4,8 @@ A schema stands first in its job's defaults list (conf/<job>.yaml), so every YAM
 typed fields: an unknown key or a value of the wrong type fails while composing, with the key's name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,9 @@ from magic_insert.config import schema
 from magic_insert.config.fields import OneOf, rules_of
 from magic_insert.config.freeze import freeze, settings_class, writable_schema
 from magic_insert.config.registry import FILTERS, registry_of
-from magic_insert.config.schema import DashboardConfig, JobLauncherConfig
+from magic_insert.config.schema import DashboardConfig, SweepConfig
 from magic_insert.paths import conf_dir
 
-# Every job is composed with it, so that a YAML may set how its sweeps are run.
-JOB_LAUNCHER = "hydra/launcher=jobs"
 JOB_SCHEMAS: dict[str, type] = {
     "insert": schema.InsertConfig,
     "personalize": schema.PersonalizeConfig,
@@ -59,7 +58,8 @@ NAMED_GROUPS: dict[str, type] = {
 @cache
 def register_schemas() -> None:
     """Makes `<job>_schema` of every job and the launcher of sweeps known to Hydra; calling it again does nothing."""
-    node = writable_schema(JobLauncherConfig)
+    # Where Hydra keeps a launcher's settings, so that a YAML may set how its sweeps are run.
+    node = writable_schema(SweepConfig)
     ConfigStore.instance().store(group="hydra/launcher", name="jobs", node=node, provider="magic_insert")
     for job, cls in JOB_SCHEMAS.items():
         _store(f"{job}_schema", writable_schema(cls))
@@ -130,16 +130,32 @@ def described_options(group: str) -> dict[str, str]:
     return {name: docs[name] for name in group_options(group)}
 
 
-def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of `job` as the command line would compose it, for tests, notebooks and scripts.
+# Composes a job from overrides; True is with Hydra's own node `hydra`.
+Compose = Callable[[Sequence[str], bool], DictConfig]
+
+
+@contextmanager
+def composer(job: str) -> Iterator[Compose]:
+    """What composes `job` as the command line would, many times.
 
     Raises:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
     """
     register_schemas()
-    register_installed(overrides)
+
+    def made(overrides: Sequence[str], whole: bool) -> DictConfig:
+        register_installed(overrides)
+        words = ["hydra/launcher=jobs", *overrides]
+        return compose(config_name=job, overrides=words, return_hydra_config=whole)
+
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
-        return compose(config_name=job, overrides=[JOB_LAUNCHER, *overrides])
+        yield made
+
+
+def compose_job(job: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of `job` as the command line would compose it, for tests, notebooks and scripts."""
+    with composer(job) as made:
+        return made(overrides, False)
 
 
 def read_frozen(path: Path, job: str) -> Any:

@@ -1,21 +1,22 @@
-"""One page about a run or a sweep, made from its own files: curves, acceptance, heat map, table, contact sheets.
+"""One page about a run or a sweep, made from its own files: curves, acceptance, heat map, table, samples, sheets.
 
 The page needs no other file and no network. A bootstrap's rounds come from `rounds.jsonl`, any other job's curves from
-`metrics.jsonl`, a sweep's jobs from `sweep.json`.
+`metrics.jsonl` and its samples from `samples/`, a sweep's jobs from `sweep.json`, also while it runs. Those who are
+logged in to W&B may have a saved view of the same curves there instead.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema import DashboardConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, read_jsonl, write_text
-from magic_insert.launch.dashboard_page import page, section, sheet, table
-from magic_insert.launch.results import ROUNDS, flat_numbers, read_rounds
-from magic_insert.launch.run_folder import RECORD
-from magic_insert.launch.svg import Curve, bar_chart, heat_chart, line_chart
-from magic_insert.launch.sweep_table import Sweep, columns_of, grid, read_sweep
+from magic_insert.core.jsonl import read_jsonl, read_object, write_text
+from magic_insert.launch.results import ROUNDS, Sweep, flat_numbers, read_rounds, read_sweep
+from magic_insert.launch.run import RECORD
+from magic_insert.pages.charts import Chart, Curve, bar_chart, heat_map, line_chart
+from magic_insert.pages.render import render
 from magic_insert.tracking import METRICS
 
 GROUPS = ("photo", "seen", "unseen")
@@ -26,8 +27,30 @@ MEASURES = {
     "shadow_iou": "shadow IoU",
     "lpips": "LPIPS, less is better",
 }
+KINDS = ("accepted", "rejected")
 SHARES = ("precision", "recall", "base_rate")
+SCORES = "validation.jsonl"  # the scores of each sheet of samples
+MOST_SAMPLES = 12
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A PNG of the run with its caption and, where it was judged, its scores."""
+
+    picture: bytes
+    caption: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with its charts, sheets or table; left out where there is nothing to show."""
+
+    title: str
+    charts: Sequence[Chart | None] = ()
+    sheets: Sequence[Sheet] = ()
+    table: Sequence[Mapping[str, str]] = field(default_factory=list)
 
 
 def write_dashboard(cfg: DashboardConfig) -> Path:
@@ -36,63 +59,76 @@ def write_dashboard(cfg: DashboardConfig) -> Path:
     Raises:
         UserError: the folder holds neither rounds nor measurements nor a sweep, or a file of these is damaged or empty.
     """
-    text = run_page(Path(cfg.run)) if cfg.run is not None else sweep_page(Path(str(cfg.sweep_dir)))
-    write_text(cfg.out, text)
+    page = run_page(Path(cfg.run)) if cfg.run is not None else sweep_page(Path(str(cfg.sweep_dir)))
+    write_text(cfg.out, page)
     return Path(cfg.out)
+
+
+def page(title: str, lead: str, sections: Sequence[Section]) -> str:
+    """The page of those `sections` that have anything to show."""
+    drawn = [replace(s, charts=[chart for chart in s.charts if chart is not None]) for s in sections]
+    return render(
+        "dashboard", title=title, lead=lead, sections=[s for s in drawn if s.charts or s.sheets or s.table]
+    )
 
 
 def run_page(folder: Path) -> str:
     """The page of one run."""
-    facts = read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
+    facts = read_object(folder / RECORD) if (folder / RECORD).is_file() else {}
     lead = ", ".join(str(facts[name]) for name in ("job", "state", "started", "host") if facts.get(name))
-    if (folder / ROUNDS).is_file():
-        parts = round_sections(read_rounds(folder / ROUNDS), folder)
-        return page(folder.name, lead, [*parts, *fit_sections(folder)])
-    if (folder / METRICS).is_file():
-        charts = metric_charts(read_jsonl(folder / METRICS))
-        return page(folder.name, lead, [section("Measurements", charts)])
-    raise UserError(
-        f"expected {ROUNDS} or {METRICS} in {folder}, got neither; set run=FOLDER to a run that has measured"
-    )
+    sections = run_sections(folder)
+    if not sections:
+        raise UserError(
+            f"expected {ROUNDS} or {METRICS} in {folder}, got neither; set run=FOLDER to a run that has measured"
+        )
+    return page(folder.name, lead, sections)
 
 
-def round_sections(rows: Sequence[Row], folder: Path) -> list[str]:
+def run_sections(folder: Path) -> list[Section]:
+    """What a run has to show so far; nothing where it measured nothing."""
+    rows = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
+    if not (folder / ROUNDS).is_file():
+        return (
+            [Section("Measurements", metric_charts(rows)), Section("Samples", sheets=samples(folder))]
+            if rows
+            else []
+        )
+    fits = metric_charts([row for row in rows if str(row.get("stage", "")).startswith("fit-")])
+    return [*round_sections(read_rounds(folder / ROUNDS), folder), Section("Training", fits)]
+
+
+def round_sections(rows: Sequence[Row], folder: Path) -> list[Section]:
     """A bootstrap: quality over rounds against the truth, what the filter did, and what it kept and refused."""
     quality = [
-        line_chart(f"{network}: {label}", "round", curves)
+        line_chart(
+            f"{network}: {label}", "round", [group_curve(rows, network, group, measure) for group in GROUPS]
+        )
         for network in NETWORKS
         for measure, label in MEASURES.items()
-        if (curves := [group_curve(rows, network, group, measure) for group in GROUPS])
     ]
-    last = rows[-1]
-    judged = [curve_of(rows, f"filter.{name}", name) for name in SHARES]
-    counts = [curve_of(rows[1:], name, name) for name in ("accepted", "rejected")]
+    refused = sorted(rows[-1]["rejected_by"].items(), key=lambda item: -item[1])
     selection = [
-        bar_chart(f"acceptance by style, round {row['round']}", sorted(row["acceptance"].items()), 1.0)
-        for row in rows
+        *(
+            bar_chart(f"acceptance by style, round {row['round']}", sorted(row["acceptance"].items()), 1.0)
+            for row in rows
+        ),
+        bar_chart("rejected by, last round", refused, max((n for _, n in refused), default=1)),
+        line_chart(
+            "harvested pictures",
+            "round",
+            [curve_of(rows[1:], name, name) for name in ("accepted", "rejected")],
+        ),
+        line_chart(
+            "filter against the truth", "round", [curve_of(rows, f"filter.{name}", name) for name in SHARES]
+        ),
     ]
-    refused = sorted(last["rejected_by"].items(), key=lambda item: -item[1])
-    selection.append(bar_chart("rejected by, last round", refused, max([n for _, n in refused], default=1)))
-    selection.append(line_chart("harvested pictures", "round", counts))
-    selection.append(line_chart("filter against the truth", "round", judged))
-    sheets = [
-        sheet(path)
-        for row in rows
-        for kind in ("accepted", "rejected")
-        if (path := folder / "sheets" / f"round-{row['round']}-{kind}.png").is_file()
-    ]
+    paths = [folder / "sheets" / f"round-{row['round']}-{kind}.png" for row in rows for kind in KINDS]
+    sheets = [Sheet(path.read_bytes(), path.stem.replace("-", " ")) for path in paths if path.is_file()]
     return [
-        section("Quality by round", quality),
-        section("Selection", selection),
-        section("Pictures", sheets),
+        Section("Quality by round", quality),
+        Section("Selection", selection),
+        Section("Pictures", sheets=sheets),
     ]
-
-
-def fit_sections(folder: Path) -> list[str]:
-    """The losses of the fits that this bootstrap made itself, where there are any."""
-    rows = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
-    fits = [row for row in rows if row["stage"].startswith("fit-")]
-    return [section("Training", metric_charts(fits))] if fits else []
 
 
 def group_curve(rows: Sequence[Row], network: str, group: str, measure: str) -> Curve:
@@ -102,7 +138,7 @@ def group_curve(rows: Sequence[Row], network: str, group: str, measure: str) -> 
         for row in rows
         if (interval := row["intervals"].get(network, {}).get(group, {}).get(measure)) is not None
     ]
-    return Curve(group, curve_of(rows, f"metrics.{network}.{group}.{measure}", group).points, band)
+    return replace(curve_of(rows, f"metrics.{network}.{group}.{measure}", group), band=band)
 
 
 def curve_of(rows: Sequence[Row], key: str, name: str) -> Curve:
@@ -111,83 +147,116 @@ def curve_of(rows: Sequence[Row], key: str, name: str) -> Curve:
     return Curve(name, [(number, found[key]) for number, found in numbers if key in found])
 
 
-def metric_charts(rows: Sequence[Row]) -> list[str]:
-    """One chart per measured number, with a curve per stage."""
-    numbers = [
-        (row, flat_numbers({k: v for k, v in row.items() if k not in ("stage", "step")})) for row in rows
+def metric_charts(rows: Sequence[Row]) -> list[Chart | None]:
+    """One chart per measured number, with a curve per stage; of a step that a resumed run repeated, the last row."""
+    points: dict[str, dict[str, dict[int, float]]] = {}
+    for row in rows:
+        numbers = flat_numbers({key: value for key, value in row.items() if key not in ("stage", "step")})
+        for name, value in numbers.items():
+            points.setdefault(name, {}).setdefault(str(row.get("stage")), {})[row.get("step", 0)] = value
+    return [
+        line_chart(name, "step", [Curve(stage, sorted(found.items())) for stage, found in stages.items()])
+        for name, stages in points.items()
     ]
-    names = dict.fromkeys(name for _, found in numbers for name in found)
-    stages = list(dict.fromkeys(row["stage"] for row in rows))
-    charts = []
-    for name in names:
-        curves = []
-        for stage in stages:
-            # A resumed run repeats steps: the last word counts.
-            points = {
-                row["step"]: found[name] for row, found in numbers if row["stage"] == stage and name in found
-            }
-            curves.append(Curve(stage, sorted(points.items())))
-        charts.append(line_chart(name, "step", curves))
-    return charts
+
+
+def samples(folder: Path) -> list[Sheet]:
+    """The sheets of samples that a run drew on its way, evenly spread up to the last, each with its own scores."""
+    scores = {
+        row.get("step"): row for row in (read_jsonl(folder / SCORES) if (folder / SCORES).is_file() else [])
+    }
+    paths = sorted((folder / "samples").glob("step-*.png"))
+    if len(paths) > MOST_SAMPLES:
+        paths = [paths[round(i * (len(paths) - 1) / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
+    found = []
+    for path in paths:
+        step = int(path.stem.removeprefix("step-"))
+        numbers = {
+            name: value for name, value in flat_numbers(scores.get(step, {})).items() if name != "step"
+        }
+        note = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        found.append(Sheet(path.read_bytes(), f"step {step}", note))
+    return found
 
 
 def sweep_page(folder: Path) -> str:
-    """The page of a sweep: heat map, curves of all its jobs, table, failures, and the pictures of the best job."""
+    """The page of a sweep: heat map, curves of all its jobs, table, failures, and what the best job has to show."""
     sweep = read_sweep(folder)
     best = sweep.best
-    failed = sum(row.state == "failed" for row in sweep.outcomes)
-    told = f"{len(sweep.outcomes)} jobs of {sweep.job} over {', '.join(sweep.keys)}; {failed} failed"
+    states = [row.state for row in sweep.jobs]
+    counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    lead = f"{len(sweep.jobs)} jobs of {sweep.job} over {', '.join(sweep.keys)}: {counted}"
     if best is not None:
-        told += f"; best: {best.name} ({best.value:.4g})"
-    found = grid(sweep)
-    title = sweep.metric or "value"
-    overview = [heat_chart(title, found)] if found is not None else []
-    overview += sweep_curves(sweep)
-    parts = [section("Results", overview), section("Jobs", [table(*sweep_table(sweep))])]
-    if best is not None and (Path(best.out) / ROUNDS).is_file():
-        parts += round_sections(read_rounds(Path(best.out) / ROUNDS), Path(best.out))
-    return page(f"sweep {folder.name}", told, parts)
+        lead += f"; best: {best.name} ({best.value:.4g})"
+    grid = sweep.grid()
+    overview = [None if grid is None else heat_map(sweep.metric or "value", grid), *sweep_curves(sweep)]
+    sections = [Section("Results", overview), Section("Jobs", table=sweep.rows(links=False))]
+    if best is not None:
+        sections += [replace(s, title=f"Best job: {s.title}") for s in run_sections(Path(best.out))]
+    return page(f"sweep {folder.name}", lead, sections)
 
 
-def sweep_curves(sweep: Sweep) -> list[str]:
+def sweep_curves(sweep: Sweep) -> list[Chart | None]:
     """For bootstraps: the inserter's effect-region PSNR by round, a curve per job."""
-    rounds = {
-        row.name: read_jsonl(path)
-        for row in sweep.outcomes
-        if row.state == "done" and (path := Path(row.out) / ROUNDS).is_file()
-    }
+    rounds = {row.name: read_jsonl(path) for row in sweep.jobs if (path := Path(row.out) / ROUNDS).is_file()}
     return [
         line_chart(
             f"inserter, {group}: effect-region PSNR, dB",
             "round",
-            [
-                Curve(name, group_curve(rows, "inserter", group, "effect_psnr").points)
-                for name, rows in rounds.items()
-            ],
+            [curve_of(rows, f"metrics.inserter.{group}.effect_psnr", name) for name, rows in rounds.items()],
         )
         for group in GROUPS
-        if rounds
     ]
 
 
-def sweep_table(sweep: Sweep) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table of jobs."""
-    numbers = columns_of(sweep)
-    head = [
-        *sweep.keys,
-        "state",
-        sweep.metric or "value",
-        *(name.removeprefix("metrics.") for name in numbers),
-    ]
-    rows = []
-    for row in sweep.outcomes:
-        values = [row.value, *(row.numbers.get(name) for name in numbers)]
-        state = row.state if row.state == "done" else f"failed: {row.error} ({row.log})"
-        rows.append(
-            [
-                *(row.settings.get(key, "") for key in sweep.keys),
-                state,
-                *("" if value is None else f"{value:.4g}" for value in values),
-            ]
+def save_view(cfg: DashboardConfig) -> str:
+    """Builds the view of the group of runs that `cfg.run` or `cfg.sweep_dir` names in W&B, and returns its address.
+
+    Raises:
+        UserError: wandb-workspaces is not installed.
+    """
+    require_workspaces()
+    import wandb
+
+    return str(build_view(cfg, wandb.Api().default_entity).save().url)
+
+
+def require_workspaces() -> None:
+    """Raises `UserError` where wandb-workspaces is not installed."""
+    try:
+        import wandb_workspaces.workspaces  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "expected wandb-workspaces for a saved view, got none; pip install 'magic-insert[workspaces]', "
+            "or set logger=jsonl for a page of your own"
+        ) from error
+
+
+def build_view(cfg: DashboardConfig, entity: str) -> Any:
+    """The unsaved view: quality of both networks by round, acceptance by style, the losses of the fits."""
+    import wandb_workspaces.reports.v2 as reports
+    import wandb_workspaces.workspaces as workspaces
+
+    folder = Path(str(cfg.run or cfg.sweep_dir))
+    panels = [
+        reports.LinePlot(
+            title=f"{network}: effect-region PSNR",
+            x="bootstrap/step",
+            y=[f"bootstrap/{network}/{group}/effect_psnr" for group in GROUPS],
         )
-    return head, rows
+        for network in NETWORKS
+    ]
+    # The package turns `metric_regex` into W&B's pair metricRegex, useMetricRegex.
+    panels.append(
+        reports.LinePlot(title="acceptance", x="bootstrap/step", metric_regex="bootstrap/acceptance/.*")
+    )
+    panels.append(reports.LinePlot(title="loss", x="Step", metric_regex=".*/loss"))
+    return workspaces.Workspace(
+        entity=entity,
+        project=cfg.logger.project,
+        name=folder.name,
+        sections=[workspaces.Section(name="magic-insert", panels=panels, is_open=True)],
+        runset_settings=workspaces.RunsetSettings(
+            filters=[workspaces.Metric("Group").isin([folder.name, f"bootstrap {folder.name}"])]
+        ),
+    )

@@ -1,7 +1,10 @@
 """One stage of work in one process group: in this process, on every GPU of this machine, or as a Slurm job.
 
 `execute` returns when every rank is done and raises when one failed; the next call starts from a clean slate. The
-parent imports no torch. What the ranks said lies in `<payload's name>.logs` beside the payload.
+parent imports no torch. What the ranks wrote lies in `<payload's name>.logs` beside the payload.
+
+A Slurm job goes through submitit: one task per rank, torchrun's environment made from Slurm's. `exec.cluster=local`
+runs the same tasks as processes of this machine, without Slurm.
 """
 
 import os
@@ -9,21 +12,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json
-from magic_insert.launch.signals import die_with_parent
-from magic_insert.launch.target import load_function
-from magic_insert.launch.worker import REPORTS, TIMEOUT
+from magic_insert.core.jsonl import read_object, read_record
+from magic_insert.launch.run import StageFailed, die_with_parent, load_function
+from magic_insert.launch.worker import AGENT_RECORD, REPORTS, TIMEOUT, Failure, run_target
 
-AGENT_RECORD = "agent.json"
 GRACE_S = 45.0  # the agent itself gives its ranks 30 s between SIGTERM and SIGKILL
-
-
-class StageFailed(RuntimeError):
-    """A rank failed; the text is one line that says which, why and where its log is."""
+POLL_S, NOTICE_S = 0.5, 3.0
 
 
 def execute(target: str, payload: Path, cfg: ExecConfig) -> None:
@@ -39,13 +39,8 @@ def execute(target: str, payload: Path, cfg: ExecConfig) -> None:
     logs = payload.parent / f"{payload.stem}.logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
-    if cfg.name == "slurm":
-        from magic_insert.launch.slurm import run_slurm
-
-        deaths = run_slurm(target, payload, cfg, logs)
-    else:
-        deaths = run_torchrun(target, payload, cfg, logs)
-    if deaths is not None:
+    run = run_slurm if cfg.name == "slurm" else run_torchrun
+    if (deaths := run(target, payload, cfg, logs)) is not None:
         raise_failure(target, logs, deaths)
 
 
@@ -56,16 +51,10 @@ def run_torchrun(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dic
         raise UserError(
             "expected a GPU for exec=torchrun with exec.devices=0, got none; set exec.devices=N for N CPU processes"
         )
-    threads = max(1, (os.cpu_count() or 1) // ranks)
-    env = {
-        **os.environ,
-        REPORTS: str(logs),
-        TIMEOUT: str(cfg.timeout_min),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-    }
-    command = [sys.executable, "-m", "magic_insert.launch.agent", str(ranks), str(logs), target, str(payload)]
-    # A session of its own: Ctrl-C reaches the agent through us alone.
-    agent = subprocess.Popen(command, env=env, start_new_session=True, preexec_fn=die_with_parent)
+    env = {**os.environ, REPORTS: str(logs), TIMEOUT: str(cfg.timeout_min)}
+    env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // ranks)))
+    words = ["--ranks", str(ranks), str(logs), target, str(payload)]
+    agent = start_module("magic_insert.launch.worker", words, env)
     try:
         code = agent.wait()
     except BaseException:  # SystemExit of a signal, KeyboardInterrupt
@@ -74,10 +63,30 @@ def run_torchrun(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dic
     if code == 0:
         return None
     record = logs / AGENT_RECORD
-    return {int(number): code for number, code in read_json(record).items()} if record.is_file() else {}
+    return {int(number): code for number, code in read_object(record).items()} if record.is_file() else {}
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
+def start_module(
+    module: str, words: list[str], env: dict[str, str], log: Path | None = None
+) -> "subprocess.Popen[bytes]":
+    """`python -m MODULE WORDS`, which ends when this process does; with a `log` it writes there and reads nothing."""
+    output: dict[str, Any] = {}
+    if log is not None:
+        output = {"stdin": subprocess.DEVNULL, "stdout": log.open("wb"), "stderr": subprocess.STDOUT}
+    # A session of its own: Ctrl-C reaches it through us alone.
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *words],
+        env=env,
+        start_new_session=True,
+        preexec_fn=die_with_parent,
+        **output,
+    )
+    if log is not None:
+        output["stdout"].close()
+    return process
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
     """SIGTERM, and SIGKILL to whoever is still there after the grace."""
     process.terminate()
     try:
@@ -94,19 +103,19 @@ def raise_failure(target: str, logs: Path, deaths: dict[int, int]) -> None:
         UserError, StageFailed: always one of them.
     """
     killed = {r: -code for r, code in deaths.items() if code < 0 and -code != signal.SIGTERM}
-    reports = sorted(
-        (read_json(path) for path in logs.glob("rank-*.failed.json")), key=lambda row: row["time"]
-    )
     if killed:
-        number, sign = next(iter(sorted(killed.items())))
+        number, sign = min(killed.items())
         raise StageFailed(f"rank {number} of {target} was ended by {signal.Signals(sign).name}; log: {logs}")
+    reports = sorted(
+        (read_record(path, Failure) for path in logs.glob("rank-*.failed.json")), key=lambda row: row.time
+    )
     if not reports:
-        raise StageFailed(f"the processes of {target} ended without a word; log: {logs}")
+        raise StageFailed(f"the processes of {target} ended without a report; log: {logs}")
     first = reports[0]
-    if first["kind"] == "input":
-        raise UserError(first["message"])
-    report = logs / f"rank-{first['rank']}.failed.json"
-    raise StageFailed(f"rank {first['rank']} of {target} failed with {first['message']}; log: {report}")
+    if first.kind == "input":
+        raise UserError(first.message)
+    report = logs / f"rank-{first.rank}.failed.json"
+    raise StageFailed(f"rank {first.rank} of {target} failed with {first.message}; log: {report}")
 
 
 def visible_gpus() -> list[str]:
@@ -115,3 +124,75 @@ def visible_gpus() -> list[str]:
     if listed is not None:
         return [name for name in listed.split(",") if name and name != "-1"]
     return [str(i) for i, _ in enumerate(sorted(Path("/dev").glob("nvidia[0-9]*")))]
+
+
+def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[int, int] | None:
+    """Submits the job and waits; None when all tasks are done, an empty dict when one failed.
+
+    Raises:
+        UserError: submitit is not installed, there is no Slurm here, or Slurm refuses the job.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise UserError(
+            "expected submitit for exec=slurm, got none; pip install 'magic-insert[slurm]'"
+        ) from error
+    try:
+        executor = submitit.AutoExecutor(folder=logs, cluster=cfg.cluster)
+    except RuntimeError as error:
+        raise UserError(
+            f"expected Slurm on this machine for exec=slurm, got: {error}; set exec.cluster=local or exec=torchrun"
+        ) from error
+    executor.update_parameters(**slurm_options(cfg))
+    task = RankTask(target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min)
+    try:
+        job = executor.submit(task)
+    except submitit.core.utils.FailedJobError as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise UserError(f"expected Slurm to take the job, got: {reason}; look at exec.sbatch") from error
+    try:
+        while not job.done():
+            if any(logs.glob("rank-*.failed.json")):
+                time.sleep(NOTICE_S)  # the other ranks may end by themselves, with reports of their own
+                job.cancel(check=False)
+                return {}
+            time.sleep(POLL_S)
+        job.results()
+    except submitit.core.utils.UncompletedJobError:  # a task was ended from outside
+        return {}
+    except BaseException:  # SystemExit of a signal, KeyboardInterrupt
+        job.cancel(check=False)
+        raise
+    return None
+
+
+def slurm_options(cfg: ExecConfig) -> dict[str, Any]:
+    """What submitit is asked for; names of `exec.sbatch` go to Slurm as they are."""
+    options: dict[str, Any] = {
+        "name": "magic-insert",
+        "nodes": cfg.nodes,
+        "tasks_per_node": cfg.devices,
+        "timeout_min": max(1, round(cfg.timeout_min)),
+    }
+    if cfg.cluster == "slurm":
+        options["slurm_additional_parameters"] = {"gpus_per_node": cfg.devices, **cfg.sbatch}
+        options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+    return options
+
+
+class RankTask:
+    """What each task does: becomes a rank and works. A class, because submitit sends it as a pickle."""
+
+    def __init__(self, target: str, payload: str, logs: str, timeout_min: float):
+        self.target, self.payload, self.logs, self.timeout_min = target, payload, logs, timeout_min
+
+    def __call__(self) -> None:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        os.environ[REPORTS] = self.logs
+        os.environ[TIMEOUT] = str(self.timeout_min)
+        code = run_target(self.target, Path(self.payload))
+        if code:
+            os._exit(code)  # an orderly end would wait for threads of the process group

@@ -23,6 +23,7 @@ HUES = (
     "#6b7f2a",
     "#d0463b",
 )
+LONGEST_LABEL = 56
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "p", "h", "*")
 
 
@@ -114,12 +115,15 @@ def line_chart(title: str, x_label: str, curves: Sequence[Curve]) -> Chart | Non
                 axes.fill_between(xs, low, high, color=drawn.get_color(), alpha=0.16, linewidth=0)
         if all(float(x).is_integer() for curve in curves for x, _ in curve.points):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if len(curves) > 1 or curves[0].name:
-            figure.legend(
-                *axes.get_legend_handles_labels(), loc="outside lower left", ncols=3 if len(curves) < 7 else 2
-            )
+        handles, labels = axes.get_legend_handles_labels()
+        short = [
+            label if len(label) <= LONGEST_LABEL else f"{label[: LONGEST_LABEL - 1]}…" for label in labels
+        ]
+        figure.legend(handles, short, loc="outside lower left", ncols=columns)
 
-    return chart(title, (4.6, 3.2 + 0.16 * (len(curves) // 3)), draw)
+    columns = max(1, min(3, round(60 / (8 + max(len(curve.name) for curve in curves)))))
+    words = f"{title} ({', '.join(curve.name for curve in curves)})"
+    return chart(words, (4.6, 3.0 + 0.16 * -(-len(curves) // columns)), draw)
 
 
 def bar_chart(title: str, bars: Sequence[tuple[str, float]], largest: float) -> Chart | None:

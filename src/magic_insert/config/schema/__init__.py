@@ -33,7 +33,6 @@ from magic_insert.config.schema.jobs import (
     FoundationConfig,
     InsertConfig,
     InsertionConfig,
-    JobLauncherConfig,
     PersonalizeConfig,
     RemoveConfig,
     ReportConfig,
@@ -41,6 +40,7 @@ from magic_insert.config.schema.jobs import (
     StatusConfig,
     StudyConfig,
     SubjectPlopConfig,
+    SweepConfig,
     ToyboxConfig,
 )
 from magic_insert.config.schema.shared import (
@@ -95,7 +95,6 @@ __all__ = [
     "InsertConfig",
     "InserterConfig",
     "InsertionConfig",
-    "JobLauncherConfig",
     "LoggerConfig",
     "LoopConfig",
     "ModelConfig",
@@ -116,6 +115,7 @@ __all__ = [
     "StyledPoolConfig",
     "StylizerConfig",
     "SubjectPlopConfig",
+    "SweepConfig",
     "ToyboxConfig",
     "TrainerConfig",
     "ValidationConfig",

@@ -516,13 +516,16 @@ class DashboardConfig:
 
 
 @dataclass(frozen=True)
-class JobLauncherConfig:
+class SweepConfig:
     """How the jobs of a sweep are run, each a process of its own."""
 
-    _target_: str = "hydra_plugins.magic_insert_jobs.JobLauncher"
-    workers: int = 1
+    workers: Annotated[int, Range(1)] = 1
     """Jobs at a time."""
     metric: str | None = None
     """The number that ranks the jobs, by its name in the run's results; null: what the job returns."""
-    direction: str = "max"
+    direction: Annotated[str, OneOf("max", "min")] = "max"
     """Whether the largest or the smallest is best."""
+    trials: Annotated[int | None, Range(1)] = None
+    """So many jobs, chosen by optuna within the swept values and intervals; null: every combination of values."""
+    seed: int = 0
+    """Of that choice: the same command asks for the same jobs."""
