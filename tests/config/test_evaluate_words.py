@@ -25,6 +25,13 @@ def test_a_comma_list_is_several_methods_in_one_run_in_their_order() -> None:
     assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "real_only"]
 
 
+@pytest.mark.parametrize(
+    "words", [[], ["stylizer=images", "stylizer.dir=there"], ["stylizer=[adain,a:personalized_up0]"]]
+)
+def test_rewritten_words_mean_the_same_when_they_are_rewritten_again(words: list[str]) -> None:
+    assert rewrite(rewrite(words)) == rewrite(words)
+
+
 def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     cfg = composed(
         "stylizer=[personalized,wide:personalized]",

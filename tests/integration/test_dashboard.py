@@ -174,6 +174,6 @@ def test_a_browser_shows_the_page_offline_at_any_width(tmp_path: Path) -> None:
         for width in ("1280px", "420px"):
             page.ask(f"document.documentElement.style.width = '{width}'")
             assert page.ask(
-                "document.querySelector('main').scrollWidth <= document.documentElement.clientWidth"
+                "document.querySelector('main').scrollWidth <= document.querySelector('main').clientWidth"
             )
         assert page.complaints == []

@@ -1,6 +1,7 @@
 """The evaluation from pictures to report with a tiny model: complete rows, nothing twice, the same after a kill."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,8 +21,8 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.evaluate import run_evaluate
 from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
+from magic_insert.launch.run import JobPlan, run_job
 
 TRIVIAL = {"floor:copy_paste", "floor:background", "floor:random_subject", "ceiling:self", "ceiling:truth"}
 PATIENCE = 900  # seconds; a busy machine needs many to import torch
@@ -45,7 +46,7 @@ ONE = ["stylizer=personalized", "inserter=copy_paste"]
 
 def run(arguments: Sequence[str]) -> list[Row]:
     cfg = freeze(compose_job("evaluate", rewrite(arguments)))
-    run_evaluate(cfg)
+    run_job(JobPlan("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words=tuple(arguments)), cfg)
     return read_rows(Path(cfg.out) / "rows.jsonl")
 
 
@@ -115,6 +116,14 @@ def test_the_report_and_the_sheets_are_written(finished: Path) -> None:
     assert facts["has_truth"]
     assert {card["role"] for card in facts["cards"]} >= {"identity", "clip", "style"}
     assert "stylizer=[personalized,instantstyle]" in facts["command"]
+
+
+@pytest.mark.slow
+def test_the_command_of_a_report_makes_it_again(finished: Path, tmp_path: Path) -> None:
+    program, job, *printed = shlex.split(read_json(finished / "facts.json")["command"])
+    assert (program, job) == ("magic-insert", "evaluate")
+    again = [*(word for word in printed if not word.startswith("out=")), f"out={tmp_path / 'again'}"]
+    assert rows_digest(run(again)) == rows_digest(read_rows(finished / "rows.jsonl"))
 
 
 def test_a_second_run_makes_nothing_again_and_ends_with_the_same_rows(

@@ -7,6 +7,7 @@ instead, and the cause is told in one line.
 import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,22 +28,35 @@ from magic_insert.launch.run import JobPlan, StageFailed, is_picture, one_line, 
 from magic_insert.paths import conf_dir
 
 SWEEP_OPTION = re.compile(r"^sweep\.(?=(workers|metric|direction|trials|seed)=)")
+CURVES = ("metrics.jsonl", "rounds.jsonl")
 SWEEPING_WORDS = ("sweep=", "experiment=", "hydra.mode=")
 # Hydra's own words for a group that a job does not have.
 NO_GROUP = re.compile(r"Could not override '([^']+)'\. ?\n?.*No match in the defaults list", re.DOTALL)
 
 
-def run_app(job: str, target: str, arguments: Sequence[str], check: Callable[[Any], Any]) -> None:
+def run_app(
+    job: str,
+    target: str,
+    arguments: Sequence[str],
+    check: Callable[[Any], Any],
+    *,
+    typed: Sequence[str] | None = None,
+) -> None:
     """Composes `job` and launches `target` ("package.module:function"), once or once per run of a sweep.
 
-    `check` looks at the frozen configuration's files before `target` is imported.
+    `check` looks at the frozen configuration's files before `target` is imported. `typed` are the words as the user
+    typed them, where `arguments` are others.
     """
-
-    plan = JobPlan(job, target, check, tuple(arguments))
+    plan = JobPlan(job, target, check, tuple(arguments if typed is None else typed))
 
     def body(cfg: DictConfig) -> None:
         frozen = freeze(cfg)
         run_job(plan, frozen, check(frozen))
+        if any((Path(frozen.out) / name).is_file() for name in CURVES):
+            page = shlex.join(
+                ["magic-insert", "dashboard", f"run={frozen.out}", f"out={frozen.out}/dashboard.html"]
+            )
+            print(f"its curves and pictures on one page: {page}", file=sys.stderr)
 
     compose_and_call(job, [SWEEP_OPTION.sub("hydra.launcher.", word) for word in arguments], body, plan)
 

@@ -21,6 +21,8 @@ GROUPS = ("stylizer", "inserter")
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
 SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
+# Words that were rewritten before, as the jobs of a sweep and the printed command carry them.
+REWRITTEN = {group: re.compile(rf"\+\w+@{group}s\.|\+\+{group}s\.\w+\.name=") for group in GROUPS}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -33,7 +35,9 @@ def rewrite(words: Sequence[str]) -> list[str]:
     chosen: dict[str, list[tuple[str, str]]] = {}
     rest: list[str] = []
     experiment = False
+    given: set[str] = set()
     for word in words:
+        given |= {group for group in GROUPS if REWRITTEN[group].match(word)}
         key, equals, value = word.partition("=")
         if equals and key in GROUPS:
             chosen[key] = [*chosen.get(key, []), *_names(key, value)]
@@ -41,7 +45,7 @@ def rewrite(words: Sequence[str]) -> list[str]:
         experiment = experiment or (key == "experiment" and value not in ("", "null"))
         rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else word)
     for group in GROUPS:
-        if group not in chosen and not experiment:
+        if group not in (*chosen, *given) and not experiment:
             chosen[group] = _names(group, DEFAULTS[group])
     made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
     return [*made, *(_own(word, chosen) for word in rest)]
@@ -130,4 +134,4 @@ def main(arguments: Sequence[str]) -> None:
         words = rewrite(arguments)
     except UserError as error:
         fail(error)
-    run_app("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words, check)
+    run_app("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words, check, typed=arguments)

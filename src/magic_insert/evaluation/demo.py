@@ -4,7 +4,7 @@ Every result stands beside the truth and the floor (the subject's own picture pa
 that needs no other file, and the scores.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -15,20 +15,36 @@ from torch import Tensor
 from magic_insert.config.schema import DemoConfig
 from magic_insert.core.compositing import paste
 from magic_insert.core.events import Clock, stage, terminal_bars
-from magic_insert.core.images import contact_sheet, save_png
+from magic_insert.core.images import contact_sheet, png_bytes, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.core.records import Composite, Scene, Subject
 from magic_insert.drops import Drop
-from magic_insert.evaluation.demo_page import PairView, page
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
 from magic_insert.inputs import require_output
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.models.encoders import load_encoders
+from magic_insert.pages.render import render
 from magic_insert.stylizers import needs_personalization
 from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import style_phrase
 
 COLUMNS = ("subject", "background", "ours", "floor: pasted as it is", "truth")
+SCORES = {"effect_db": "effect, dB", "box_db": "subject box, dB", "identity": "identity", "style": "style"}
+NOTE = (
+    "effect: PSNR inside the true shadow and reflection. Subject box: PSNR inside the subject's true box; the pose is "
+    "free, so this is a rough guide. identity and style: cosines of the micro encoders, against the truth and against "
+    "the background."
+)
+
+
+@dataclass(frozen=True)
+class PairView:
+    """What the page shows of one pair: pictures 3HW by name in reading order, and scores of the methods."""
+
+    title: str
+    style: str
+    pictures: dict[str, Float[Tensor, "3 _ _"]]
+    scores: dict[str, Scores]
 
 
 def demo_truths(num_scenes: int, seed: int, size: int) -> list[PlopTruth]:
@@ -115,16 +131,19 @@ def write_demo(
     """Contact sheet, page and scores in `out`; prints the scores and where the files lie."""
     photo = subject.rgb
     rows = [[photo, *list(view.pictures.values())[1:]] for view in views]
-    labels = [view.style for view in views]
     sheet, html = out / "demo.png", out / "demo.html"
-    notes = [
-        "effect: PSNR inside the true shadow and reflection. Subject box: PSNR inside the subject's true box; the pose "
-        "is free, so this is a rough guide. identity and style: cosines of the micro encoders, against the truth and "
-        "against the background.",
-        "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + ".",
-    ]
-    save_png(sheet, contact_sheet(rows, labels, list(COLUMNS), cell=256))
-    write_text(html, page(photo, caption, views, notes))
+    save_png(sheet, contact_sheet(rows, [view.style for view in views], list(COLUMNS), cell=256))
+    page = render(
+        "demo",
+        title="Magic Insert: demo",
+        subject=png_bytes(photo),
+        caption=caption,
+        pairs=views,
+        pictures=[{name: png_bytes(p) for name, p in view.pictures.items()} for view in views],
+        columns=SCORES,
+        notes=[NOTE, "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + "."],
+    )
+    write_text(html, page)
     write_json(
         out / "demo.json",
         {
@@ -139,18 +158,16 @@ def write_demo(
     )
     console.print(score_table(views))
     print(f"sheet  {sheet.resolve()}\npage   {html.resolve()}")
+    print("next   magic-insert insert subject=PICTURE background=PICTURE out=PICTURE.png")
     return html
 
 
 def score_table(views: list[PairView]) -> Table:
     """The scores for the terminal."""
-    table = Table("style", "method", "effect dB", "box dB", "identity", "style cos", "untouched")
+    table = Table("style", "method", *SCORES.values(), "untouched")
     for view in views:
-        for name, s in view.scores.items():
-            table.add_row(view.style, name, *_cells(s))
+        for name, found in view.scores.items():
+            values = [getattr(found, key) for key in SCORES]
+            cells = ["n/a" if value is None else f"{value:.2f}" for value in values]
+            table.add_row(view.style, name, *cells, "yes" if found.untouched else "no")
     return table
-
-
-def _cells(s: Scores) -> list[str]:
-    values = (s.effect_db, s.box_db, s.identity, s.style)
-    return [*("n/a" if v is None else f"{v:.2f}" for v in values), "yes" if s.untouched else "no"]

@@ -88,6 +88,9 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     console.print(f"{len(rows)} rows, digest {rows_digest(rows)}")
     print((out / "table.md").read_text(encoding="utf-8"))
     print(f"report {page.resolve()}\nrows   {(out / ROWS_FILE).resolve()}")
+    print(
+        f"next   magic-insert study action=build rows={out / ROWS_FILE} ours=METHOD 'against=[METHOD]' out=FOLDER"
+    )
     return page
 
 
