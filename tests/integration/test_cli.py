@@ -248,6 +248,29 @@ def test_sigterm_unwinds_the_job_and_ends_with_143(toy: Path) -> None:
     assert read_json(toy / "runs/a/run.json")["state"] == "stopped"
 
 
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_ctrl_c_is_130_and_one_line_even_where_a_library_makes_an_exit_of_it(swallowed: bool) -> None:
+    code = (
+        "import signal; from magic_insert.cli import main as cli\n"
+        "from magic_insert.launch.run import stop_on_signals\n"
+        "def job(words):\n"
+        "    stop_on_signals()\n"
+        "    try:\n"
+        "        signal.raise_signal(signal.SIGINT)\n"
+        "    except KeyboardInterrupt:\n"
+        f"        raise SystemExit(1) if {swallowed} else KeyboardInterrupt\n"
+        "cli.run_words = job; cli.main([])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "magic-insert: stopped\n")
+
+
+def test_a_closed_standard_output_is_no_traceback() -> None:
+    line = f"{sys.executable} -c 'from magic_insert.cli.main import main; main()' --version >&-"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_status_lists_runs_by_start_and_sees_through_a_dead_process(tmp_path: Path) -> None:
     record = {
         "job": "card",

@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
 from magic_insert.config.fields import Range
 from magic_insert.config.freeze import typed
 from magic_insert.config.registry import FILTERS
@@ -435,6 +433,8 @@ def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str
     Raises:
         UserError: too few verdicts of a kind to learn from.
     """
+    import numpy as np  # the command line looks at filters and does without it
+
     ids = sorted(set(values) & set(verdicts))
     yes = sum(verdicts[name] for name in ids)
     if min(yes, len(ids) - yes) < FEWEST:
@@ -452,7 +452,7 @@ def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str
     features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
     weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
 
-    def named(column: np.ndarray) -> dict[str, float]:
+    def named(column: Any) -> dict[str, float]:
         return {name: round(float(value), 8) for name, value in zip(names, column, strict=True)}
 
     return Quality(
@@ -464,14 +464,15 @@ def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str
     )
 
 
-def _logistic(features: np.ndarray, target: np.ndarray) -> np.ndarray:
+def _logistic(features: Any, target: Any) -> Any:
     """Weights of a ridge logistic regression; the bias, in the first column, is not penalised."""
+    import numpy as np
     from scipy.optimize import minimize
 
     penalty = np.full(features.shape[1], RIDGE)
     penalty[0] = 1e-6
 
-    def loss(weights: np.ndarray) -> tuple[float, np.ndarray]:
+    def loss(weights: Any) -> tuple[float, Any]:
         total = features @ weights
         gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
         return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
