@@ -19,7 +19,8 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import as_float, png_bytes, read_picture, save_png, to_pil
 from magic_insert.core.jsonl import write_bytes, write_json
 from magic_insert.core.masks import bounding_box
-from magic_insert.core.records import Box, Scene
+from magic_insert.core.records import Box, Scene, Subject
+from magic_insert.inserters.base import Inserted
 
 LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
 SHOWN = 1024  # pixels of a picture's longer side in a notebook
@@ -122,6 +123,39 @@ class Drop:
         image = self.image
         image.thumbnail((SHOWN, SHOWN))
         return png_bytes(read_picture(image)[0])
+
+
+def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[str, Layer]:
+    """Shade, light and the subject, which stands in `box`, of what was made in `window`."""
+    layers: dict[str, Layer] = {}
+    if made.layer is not None:
+        layers["shade"] = Layer(made.layer.shade, window.x + made.at.x, window.y + made.at.y)
+        layers["light"] = Layer(made.layer.light, window.x + made.at.x, window.y + made.at.y)
+    layers["subject"] = Layer(torch.cat([fitted.rgb, fitted.alpha]), box.x, box.y)
+    return layers
+
+
+def parts_of(made: Inserted, cut: Subject, redrawn: Redrawn | None) -> dict[str, Tensor]:
+    """The pictures between, by name."""
+    parts = {} if redrawn is None else {"stylised": redrawn.rgb}
+    parts["cut"] = torch.cat([cut.rgb, cut.alpha])
+    parts |= {"pasted": made.pasted.rgb, "effect_region": made.effect}
+    if made.drawn.output is not None and made.drawn.reference is not None:
+        parts |= {"inserter_output": made.drawn.output, "inserter_reference": made.drawn.reference}
+    return parts
+
+
+def result_of(
+    made: Inserted, box: Box, window: Box, changed: Float[Tensor, "1 h w"], scene: Scene
+) -> dict[str, Any]:
+    """What the sidecar says of the result, in the scene's own pixels; `made` counts from the window's corner."""
+    x, y, side = made.final.provenance["window"]
+    return {
+        **made.final.provenance,
+        "box": [box.x, box.y, box.w, box.h],
+        "window": [x + window.x, y + window.y, side],
+        "changed_share": float(changed.sum()) / (scene.size[0] * scene.size[1]),
+    }
 
 
 def window_of(box: Box, scene: Scene, *, whole: bool) -> Box:

@@ -44,8 +44,11 @@ from magic_insert.drops import (
     Layer,
     Redrawn,
     clipped,
+    layers_of,
     mask_box,
+    parts_of,
     require_memory,
+    result_of,
     shown,
     window_of,
 )
@@ -330,29 +333,8 @@ class MagicInsert:
             draw=(seed, name),
             on_event=clock,
         )
-        fitted = fit_to_box(cut, box)
-        layers: dict[str, Layer] = {}
-        if made.layer is not None:
-            layers["shade"] = Layer(made.layer.shade, window.x + made.at.x, window.y + made.at.y)
-            layers["light"] = Layer(made.layer.light, window.x + made.at.x, window.y + made.at.y)
-        layers["subject"] = Layer(torch.cat([fitted.rgb, fitted.alpha]), box.x, box.y)
         changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
-        parts = {
-            **({} if given is None else {"stylised": given.rgb}),
-            "cut": torch.cat([cut.rgb, cut.alpha]),
-            "pasted": made.pasted.rgb,
-            "effect_region": made.effect,
-        }
-        if made.drawn.output is not None and made.drawn.reference is not None:
-            parts |= {"inserter_output": made.drawn.output, "inserter_reference": made.drawn.reference}
-        x, y, side = made.final.provenance["window"]
-        result = {
-            **made.final.provenance,
-            "box": [box.x, box.y, box.w, box.h],
-            "window": [x + window.x, y + window.y, side],
-            "changed_share": float(changed.sum()) / (scene.size[0] * scene.size[1]),
-        }
         record = {
             "magic_insert": __version__,
             "pair_id": name,
@@ -362,16 +344,16 @@ class MagicInsert:
                 "draws": "fold_in(seed, stage, pair_id)",
             },
             "weights": {"model": self.models.fingerprint} if given is None else given.record["weights"],
-            "result": result,
+            "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }
         return Drop(
             scene.patched(window, made.final.rgb),
-            layers,
+            layers_of(made, fit_to_box(cut, box), box, window),
             Layer(changed, window.x, window.y),
             record,
             {**({} if given is None else given.timings), **clock.seconds},
-            parts,
+            parts_of(made, cut, given),
             given,
         )
 
