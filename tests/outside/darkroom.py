@@ -19,7 +19,7 @@ from magic_insert.inserters.base import Insertion
 from magic_insert.models.encoders.base import EncoderCard, PlainEncoder
 from magic_insert.models.segment import Matte
 from magic_insert.stylizers.base import Draw
-from magic_insert.toybox.styles.view import View
+from magic_insert.toybox.styles.view import View, style
 
 
 class Negative:
@@ -97,9 +97,10 @@ def bright(rgb: Tensor, alpha: Tensor | None, folder: Path | None) -> Matte:
     return Matte(rgb, (rgb.mean(dim=0, keepdim=True) > 0.5).to(rgb.dtype))
 
 
+@style("as a sepia print")
 def sepia(view: View) -> Tensor:
     """A Toybox style: the photograph in browns."""
-    from magic_insert.toybox.styles.photographs import photo
+    from magic_insert.toybox.styles.filmed import photo
 
     grey = photo(view).mean(dim=1, keepdim=True)
     return (grey * grey.new_tensor([1.0, 0.85, 0.65]).view(1, 3, 1, 1)).clamp(0, 1)

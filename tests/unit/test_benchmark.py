@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from magic_insert.core.errors import UserError
-from magic_insert.toybox.benchmark import pair_id, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import TEMPLATES, is_held_out, sample_subject
+from magic_insert.toybox.world import pair_id, toyplop_pair, toyplop_scenes, toyplop_subjects
 
 
 def test_there_are_35_subjects_for_20_scenes_with_names_of_their_own() -> None:

@@ -16,8 +16,8 @@ from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, BenchPair, Source, describe
 from magic_insert.stylizers.base import join_words
-from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
+from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.training.foundation.encoder_batches import tell
 
 AUTO = SegmenterConfig()

@@ -24,8 +24,7 @@ from magic_insert.models.encoders import (
     preprocess,
 )
 from magic_insert.models.micro import build_tokenizer
-from magic_insert.toybox.captions import style_phrase
-from magic_insert.toybox.styles import TRAIN_STYLES
+from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
 from magic_insert.training.foundation.encoder_batches import (
     DETAILS,
     SAMPLERS,

@@ -17,7 +17,8 @@ from magic_insert.models.micro import (
     load_tokenizers,
 )
 from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
-from magic_insert.toybox.captions import STYLE_WORDS, corpus
+from magic_insert.toybox.captions import corpus
+from magic_insert.toybox.styles import ALL_STYLES, style_phrase
 from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.foundation.adapter import act_in
 from magic_insert.training.foundation.looks import LOOK_NAMES, apply_look
@@ -127,7 +128,7 @@ def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(
 
 def test_where_a_picture_says_the_style_no_word_says_it(pool: ToyboxPool, tokenizers: Any) -> None:
     batch_at = styled_batches(pool, sources(pool), *tokenizers, seed=0, batch_size=16)
-    words = tuple(STYLE_WORDS.values())
+    words = tuple(map(style_phrase, ALL_STYLES))
     by_picture = by_words = 0
     for step in range(24):
         batch = batch_at(step)

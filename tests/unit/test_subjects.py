@@ -13,6 +13,7 @@ from magic_insert.toybox.subjects import (
     MAX_SHAPES,
     PATTERNS,
     POSES,
+    REGISTRY,
     TEMPLATES,
     WIDEST,
     SubjectSpec,
@@ -21,7 +22,6 @@ from magic_insert.toybox.subjects import (
     subject_shapes,
     with_pose,
 )
-from magic_insert.toybox.templates import REGISTRY
 
 PAINT = Paint((0.5, 0.5, 0.5))
 EVERY_WEAR = [(name, accessory) for name in TEMPLATES for accessory in REGISTRY[name].accessories]

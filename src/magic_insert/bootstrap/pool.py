@@ -52,9 +52,9 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample
 from magic_insert.models.segment import NothingFound, segment
-from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
+from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
-from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES, draw
+from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES, draw, style_phrase
 from magic_insert.toybox.subjects import SubjectSpec, is_held_out, sample_subject
 from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes
 

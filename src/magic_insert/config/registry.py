@@ -195,13 +195,11 @@ SEGMENTERS = Registry(
     {name: f"{_SEGMENTERS}:segment_{name}" for name in ("auto", "alpha", "grabcut", "rembg")},
 )
 
+# Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
 _STYLES = {
-    "photographs": ("photo", "vintage"),
-    "animation": ("cartoon", "cel", "papercut", "pixel"),
-    "washes": ("watercolour", "oil", "ink"),
-    "dry_media": ("pencil", "crayon", "charcoal"),
-    "prints": ("halftone", "blueprint", "woodcut"),
-    "lights_and_tiles": ("mosaic", "neon"),
+    "filmed": ("photo", "cartoon", "cel"),
+    "painted": ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal"),
+    "printed": ("pixel", "halftone", "blueprint", "papercut", "vintage", "mosaic", "neon", "woodcut"),
 }
 STYLES = Registry(
     "style",

@@ -27,8 +27,9 @@ from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
 from magic_insert.models.segment import cut_subject
 from magic_insert.paths import subjectplop_dir
-from magic_insert.toybox.benchmark import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.toybox.captions import caption, style_phrase
+from magic_insert.toybox.world import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.captions import caption
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently

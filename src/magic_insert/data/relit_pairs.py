@@ -17,13 +17,13 @@ from torch.nn import functional
 
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World
-from magic_insert.toybox.scene_kinds import PLACES
+from magic_insert.toybox.scenes import PLACES
 from magic_insert.toybox.scenes import SceneSpec, ground_point, project, sample_scene, scene_world
 from magic_insert.toybox.solids import with_id
 from magic_insert.toybox.styles import TRAIN_STYLES, draw
 from magic_insert.toybox.subjects import SubjectSpec, sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.toybox.world import rows
+from magic_insert.toybox.records import rows
 
 GROUNDS: tuple[Pattern, ...] = ("plain", "noise", "noise", "noise", "planks", "checker", "stripes")
 SOLID = 0.98  # coverage from which a pixel shows nothing but the subject

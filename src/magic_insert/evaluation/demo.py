@@ -25,8 +25,8 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.models.encoders import load_encoders
 from magic_insert.pages.render import render
 from magic_insert.stylizers import needs_personalization
-from magic_insert.toybox.benchmark import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
+from magic_insert.toybox.world import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
 
 COLUMNS = ("subject", "background", "ours", "floor: pasted as it is", "truth")
 SCORES = {"effect_db": "effect, dB", "box_db": "subject box, dB", "identity": "identity", "style": "style"}

@@ -7,8 +7,16 @@ import itertools
 
 from magic_insert.core.errors import UserError
 from magic_insert.toybox.scenes import KINDS, SceneSpec
-from magic_insert.toybox.subjects import ACCESSORIES, COLOURS, PATTERNS, POSES, TEMPLATES, SubjectSpec
-from magic_insert.toybox.templates import REGISTRY
+from magic_insert.toybox.styles import ALL_STYLES, style_phrase
+from magic_insert.toybox.subjects import (
+    ACCESSORIES,
+    COLOURS,
+    PATTERNS,
+    POSES,
+    REGISTRY,
+    TEMPLATES,
+    SubjectSpec,
+)
 
 PATTERN_WORDS = {"plain": "", "stripes": "striped", "dots": "dotted", "patches": "patched"}
 POSE_WORDS = {
@@ -32,25 +40,6 @@ PLACE_WORDS = {
     "library": "in a library",
     "moon": "on the moon",
     "playground": "in a playground",
-}
-STYLE_WORDS = {
-    "photo": "as a photo",
-    "cartoon": "as a cartoon",
-    "cel": "as a cel animation",
-    "watercolour": "as a watercolour painting",
-    "oil": "as an oil painting",
-    "pencil": "as a pencil drawing",
-    "ink": "as an ink drawing",
-    "crayon": "as a crayon drawing",
-    "pixel": "as pixel art",
-    "halftone": "as a halftone print",
-    "blueprint": "as a blueprint",
-    "papercut": "as a papercut",
-    "vintage": "as a vintage photo",
-    "charcoal": "as a charcoal drawing",
-    "mosaic": "as a mosaic",
-    "neon": "as a neon sign",
-    "woodcut": "as a woodcut print",
 }
 # Words people add when they edit a prompt, beyond those the Toybox itself can show.
 EDIT_PHRASES: tuple[str, ...] = (
@@ -93,13 +82,6 @@ def scene_phrase(scene: SceneSpec) -> str:
     return PLACE_WORDS[scene.kind]
 
 
-def style_phrase(style: str) -> str:
-    """How it is drawn: "as a pencil drawing". Raises UserError for a style without words."""
-    if style not in STYLE_WORDS:
-        raise UserError(f"expected a style out of {', '.join(STYLE_WORDS)}, got {style!r}")
-    return STYLE_WORDS[style]
-
-
 def corpus() -> list[str]:
     """Every phrase a vocabulary needs: each word of every caption appears, and so do common words for edits."""
     subjects = [
@@ -114,7 +96,7 @@ def corpus() -> list[str]:
     ]
     poses = [f"{template}, {pose_phrase(template, pose)}" for template in TEMPLATES for pose in POSES[1:]]
     places = [PLACE_WORDS[kind] for kind in KINDS]
-    return [*subjects, *worn, *poses, *places, *STYLE_WORDS.values(), *EDIT_PHRASES]
+    return [*subjects, *worn, *poses, *places, *map(style_phrase, ALL_STYLES), *EDIT_PHRASES]
 
 
 def _with_article(noun: str) -> str:

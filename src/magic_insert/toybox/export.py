@@ -6,52 +6,34 @@ Picture i is a function of the seed, the split and i alone, so a longer export b
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from rich.progress import track
 
+from magic_insert.config.schema import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.rand import fold_in
-from magic_insert.toybox.benchmark import toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
+from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
-from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES
+from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, style_phrase
 from magic_insert.toybox.subjects import SubjectSpec, sample_subject
-from magic_insert.toybox.world import render_pairs, render_subjects
+from magic_insert.toybox.world import (
+    render_pairs,
+    render_subjects,
+    toyplop_pair,
+    toyplop_scenes,
+    toyplop_subjects,
+)
 
 BATCH = 8
 SHEET_ROWS = 8
 COMPLEXITY = 0.5
 
 
-@runtime_checkable
-class ExportConfig(Protocol):
-    """The values an export needs; `config.schema.ToyboxConfig` has them."""
-
-    @property
-    def out(self) -> str: ...
-    @property
-    def what(self) -> str: ...
-    @property
-    def num_subjects(self) -> int: ...
-    @property
-    def num_scenes(self) -> int: ...
-    @property
-    def split(self) -> Any: ...
-    @property
-    def styles(self) -> Sequence[str]: ...
-    @property
-    def size(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def occlusion(self) -> float: ...
-
-
-def run_toybox(cfg: ExportConfig) -> None:
+def run_toybox(cfg: ToyboxConfig) -> None:
     """Writes the product `cfg.what` into `cfg.out` and prints where.
 
     Raises:
@@ -67,17 +49,17 @@ def run_toybox(cfg: ExportConfig) -> None:
     print(products[cfg.what](cfg, styles))
 
 
-def subject_at(cfg: ExportConfig, index: int) -> SubjectSpec:
+def subject_at(cfg: ToyboxConfig, index: int) -> SubjectSpec:
     """Subject `index` of an export."""
     return sample_subject(fold_in(cfg.seed, "export", "subject", index), cfg.split)
 
 
-def scene_at(cfg: ExportConfig, index: int) -> SceneSpec:
+def scene_at(cfg: ToyboxConfig, index: int) -> SceneSpec:
     """Scene `index` of an export."""
     return sample_scene(fold_in(cfg.seed, "export", "scene", index), cfg.split, occlusion=cfg.occlusion)
 
 
-def export_subjects(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+def export_subjects(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
     """Subjects alone: `subjects/000000.png` with alpha, `captions.jsonl`, `sheet.png`. Returns the sheet's path."""
     out, rows, cells = Path(cfg.out), [], []
     for indices in batches(cfg.num_subjects, "subjects"):
@@ -95,7 +77,7 @@ def export_subjects(cfg: ExportConfig, styles: Sequence[str]) -> Path:
     return _finish(out, rows, [cells[i : i + SHEET_ROWS] for i in range(0, len(cells), SHEET_ROWS)], None)
 
 
-def export_pairs(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+def export_pairs(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
     """Scenes with and without their subject: folders `with`, `without`, `mask`, `effect`; subjects take turns."""
     out, rows, cells = Path(cfg.out), [], []
     for indices in batches(cfg.num_scenes, "pairs"):
@@ -127,7 +109,7 @@ def export_pairs(cfg: ExportConfig, styles: Sequence[str]) -> Path:
     return _finish(out, rows, cells, ["with", "without", "mask", "effect"])
 
 
-def export_benchmark(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+def export_benchmark(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
     """The first subjects and scenes of ToyPlop in SubjectPlop's shape, and the truth of every pair.
 
     `subjects/<id>.png` (photographs with alpha), `backgrounds/<id>.png`, `truth/<pair id>/` with `styled`, `with`,
@@ -160,7 +142,7 @@ def export_benchmark(cfg: ExportConfig, styles: Sequence[str]) -> Path:
     return _finish(out, rows, [cells[i : i + len(scenes)] for i in range(0, len(cells), len(scenes))], None)
 
 
-def export_sheet(cfg: ExportConfig, styles: Sequence[str]) -> Path:
+def export_sheet(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
     """`sheet.png`: the first subjects of the export as rows, every style as a column."""
     cells = []
     for index in track(range(cfg.num_subjects), "sheet"):

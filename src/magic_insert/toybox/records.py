@@ -4,7 +4,7 @@ World axes: x right, y up, z towards the camera; the ground is y = 0; one unit i
 Shape letters: B images, H rows, W columns. All colours are linear-free plain RGB in [0, 1].
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from torch import Tensor
@@ -13,6 +13,7 @@ Vec3 = tuple[float, float, float]
 Kind = Literal["ellipsoid", "capsule", "box", "cone"]
 Pattern = Literal["plain", "stripes", "dots", "patches", "checker", "planks", "noise"]
 
+FAR = 60.0  # the distance of the sky
 SKY_ID, GROUND_ID, WALL_ID, FIRST_PROP_ID, SUBJECT_ID = 0, 1, 2, 3, 100
 
 
@@ -111,4 +112,6 @@ class GBuffer:
     subject_box: Tensor  # B 4 float: x0 y0 x1 y1 of the subject in pixels, zeros if there is none
 
 
-FAR = 60.0
+def rows(g: GBuffer, start: int, stop: int) -> GBuffer:
+    """Rows start..stop-1 of a G-buffer (views, no copies)."""
+    return GBuffer(**{f.name: getattr(g, f.name)[start:stop] for f in fields(GBuffer)})

@@ -1,24 +1,23 @@
 """A batch of worlds as tensors, and the questions a ray asks of it: what is met first, how does it look, what is it.
 
 Surfaces have one number each: shapes 0..N-1 in world order, then B grounds, then B walls, -1 for the sky. Pairs of
-rays and shapes come from conservative bounds, so that they save work and never change an answer.
+rays and shapes come from conservative bounds, so that they save work and never change an answer. Patterns of a paint
+are functions of space fixed to the shape, so they move and turn with a subject; their edges are softened by the pixel's
+footprint, so a far floor fades to the mean instead of flickering.
 
-Shape letters: B worlds, P rays or points, N shapes of all worlds, T pairs, K sun samples.
+Shape letters: B worlds, P rays or points, N shapes of all worlds, T pairs, K sun samples. Amounts are in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import radians, sqrt, tan
+from math import cos, pi, radians, sin, sqrt, tan
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
-from magic_insert.toybox.intersect import meet, own_normal
-from magic_insert.toybox.light import sun_axes
-from magic_insert.toybox.paint import PackedPaints, albedo, pack_paints
-from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Paint, Vec3, World
-from magic_insert.toybox.shapes import (
+from magic_insert.toybox.rays import (
     BALL,
     BODY,
     CENTRE,
@@ -28,14 +27,185 @@ from magic_insert.toybox.shapes import (
     ROTATION,
     PackedShapes,
     dot,
+    meet,
+    own_normal,
     own_point,
     pack,
     take,
     to_world,
 )
+from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Light, Paint, Pattern, Vec3, World
+
+PATTERNS: tuple[str, ...] = get_args(Pattern)
+DOT_RADIUS = 0.3  # of a period
+Points = Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class PackedPaints:
+    """Paints as columns: values 8 N (colour, second, scale, gloss), pattern N int64 index into PATTERNS."""
+
+    values: Tensor
+    pattern: Tensor
+
+
+def pack_paints(paints: Sequence[Paint], device: torch.device | str = "cpu") -> PackedPaints:
+    """Table of paints. Raises UserError for a pattern that does not exist."""
+    for paint in paints:
+        if paint.pattern not in PATTERNS:
+            raise UserError(f"expected a pattern of {', '.join(PATTERNS)}, got {paint.pattern!r}")
+    rows = [[*paint.colour, *paint.second, paint.scale, paint.gloss] for paint in paints]
+    values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 8).t().contiguous()
+    pattern = torch.tensor([PATTERNS.index(paint.pattern) for paint in paints], dtype=torch.int64)
+    return PackedPaints(values.to(device), pattern.to(device))
+
+
+def _edge(signed: Tensor, width: Tensor) -> Tensor:
+    """A step at zero, softened over `width` (both in periods)."""
+    return (0.5 + signed / width).clamp(0.0, 1.0)
+
+
+def _fade(amount: Tensor, width: Tensor, mean: float) -> Tensor:
+    """Towards the pattern's mean where a pixel spans more than a period."""
+    far = ((width - 0.5) / 0.8).clamp(0.0, 1.0)
+    return amount + (mean - amount) * far
+
+
+def _hash(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    """A number in [0, 1) for every cell (int64 coordinates)."""
+    h = (x * 73856093 ^ y * 19349663 ^ z * 83492791) & 0x7FFFFFFF
+    h = ((h ^ (h >> 15)) * 0x2C1B3C6D) & 0x7FFFFFFF
+    h = ((h ^ (h >> 12)) * 0x297A2D39) & 0x7FFFFFFF
+    return ((h ^ (h >> 15)) & 0xFFFFFF).to(torch.float32) / float(1 << 24)
+
+
+def value_noise(q: Points) -> Tensor:
+    """Smooth noise in [0, 1] on the unit lattice."""
+    whole = [x.floor() for x in q]
+    part = [x - w for x, w in zip(q, whole, strict=True)]
+    soft = [f * f * (3.0 - 2.0 * f) for f in part]
+    cell = [w.to(torch.int64) for w in whole]
+    plane = []
+    for dz in (0, 1):
+        rows = []
+        for dy in (0, 1):
+            left = _hash(cell[0], cell[1] + dy, cell[2] + dz)
+            right = _hash(cell[0] + 1, cell[1] + dy, cell[2] + dz)
+            rows.append(left + (right - left) * soft[0])
+        plane.append(rows[0] + (rows[1] - rows[0]) * soft[1])
+    return plane[0] + (plane[1] - plane[0]) * soft[2]
+
+
+def _stripes(q: Points, n: Points, width: Tensor) -> Tensor:
+    wave = 0.25 - (q[1] - q[1].floor() - 0.5).abs()
+    return _fade(_edge(wave, width), width, 0.5)
+
+
+def _dots(q: Points, n: Points, width: Tensor) -> Tensor:
+    """Staggered discs in the plane of the two axes across the normal's largest."""
+    a = [x.abs() for x in n]
+    along_x = (a[0] > a[1]) & (a[0] > a[2])
+    along_y = (a[1] > a[2]) & ~along_x
+    u = torch.where(along_x, q[2], q[0])
+    v = torch.where(along_y, q[2], q[1])
+    row = v.floor()
+    u = u + 0.5 * (row - 2.0 * (row * 0.5).floor())
+    x, y = u - u.floor() - 0.5, v - row - 0.5
+    return _fade(_edge(DOT_RADIUS - (x * x + y * y).sqrt(), width), width, 0.28)
+
+
+def _patches(q: Points, n: Points, width: Tensor) -> Tensor:
+    return _fade(_edge((value_noise(q) - 0.58) * 0.8, width), width, 0.35)
+
+
+def _checker(q: Points, n: Points, width: Tensor) -> Tensor:
+    """Product of three square waves; the third of an offset keeps faces of whole cells off the cell walls."""
+    amount = torch.ones_like(width)
+    for x in q:
+        y = 0.5 * (x + 0.31)
+        wave = 2.0 * _edge((0.25 - (y - y.floor() - 0.5).abs()) * 2.0, width) - 1.0
+        amount = amount * wave
+    return _fade(0.5 + 0.5 * amount, width, 0.5)
+
+
+def _planks(q: Points, n: Points, width: Tensor) -> Tensor:
+    """Boards along own x, one period wide across own y and z, each of its own tone, with dark joints."""
+    board = (q[1].floor() + 7.0 * q[2].floor()).to(torch.int64)
+    zero = torch.zeros_like(board)
+    run = q[0] * 0.2 + _hash(board, zero, zero)
+    tone = 0.55 * _hash(board, run.floor().to(torch.int64), zero + 5)
+    gap = 0.5 - (q[1] - q[1].floor() - 0.5).abs()
+    end = (0.5 - (run - run.floor() - 0.5).abs()) * 5.0
+    joint = _edge(0.05 - torch.minimum(gap, end), width.clamp_min(0.02))
+    return _fade(torch.maximum(tone, joint), width, 0.35)
+
+
+def _noise(q: Points, n: Points, width: Tensor) -> Tensor:
+    fine = [2.03 * x + 11.7 for x in q]
+    amount = 0.65 * value_noise(q) + 0.35 * _fade(value_noise(fine), 2.0 * width, 0.5)
+    return _fade(((amount - 0.5) * 1.5 + 0.5).clamp(0.0, 1.0), width, 0.5)
+
+
+_AMOUNT: dict[str, Callable[[Points, Points, Tensor], Tensor]] = {
+    "stripes": _stripes,
+    "dots": _dots,
+    "patches": _patches,
+    "checker": _checker,
+    "planks": _planks,
+    "noise": _noise,
+}
+
+
+def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, footprint: Tensor) -> Tensor:
+    """Colour 3 P of paints `which` (P int64) at own points 3 P with own normals 3 P.
+
+    `footprint` P is the width of a pixel on the surface in world units.
+    """
+    values, pattern = take(paints.values, which), take(paints.pattern, which)
+    colour = values[:3].clone()
+    for number, name in enumerate(PATTERNS):
+        if name == "plain":
+            continue
+        chosen = (pattern == number).nonzero()[:, 0]
+        if not len(chosen):
+            continue
+        first, second, scale = (take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
+        q = [take(x, chosen) * scale for x in point]
+        width = (take(footprint, chosen) * scale).clamp_min(1e-3)
+        amount = _AMOUNT[name](q, [take(x, chosen) for x in normal], width)
+        colour.index_copy_(1, chosen, first + (second - first) * amount)
+    return colour
+
 
 BITS = 31  # a positive float's bits order like the float: they are the upper half of a nearest-hit key
 NONE = (1 << 62) - 1
+
+
+GOLDEN = pi * (3.0 - sqrt(5.0))
+
+
+def sun_axes(light: Light, samples: int) -> tuple[list[float], list[list[float]], float]:
+    """Unit direction of the sun, K directions spread over its disc (one per equal share), and the disc's tangent."""
+    x, y, z = light.sun_direction
+    length = sqrt(x * x + y * y + z * z)
+    s = (x / length, y / length, z / length)
+    helper = (0.0, 0.0, 1.0) if abs(s[1]) > 0.9 else (0.0, 1.0, 0.0)
+    u = (
+        helper[1] * s[2] - helper[2] * s[1],
+        helper[2] * s[0] - helper[0] * s[2],
+        helper[0] * s[1] - helper[1] * s[0],
+    )
+    size = sqrt(u[0] ** 2 + u[1] ** 2 + u[2] ** 2)
+    u = (u[0] / size, u[1] / size, u[2] / size)
+    v = (s[1] * u[2] - s[2] * u[1], s[2] * u[0] - s[0] * u[2], s[0] * u[1] - s[1] * u[0])
+    directions = []
+    for k in range(samples):
+        r = light.sun_radius * sqrt((k + 0.5) / samples)
+        a, b = r * cos(k * GOLDEN + 0.4), r * sin(k * GOLDEN + 0.4)
+        d = [s[i] + a * u[i] + b * v[i] for i in range(3)]
+        norm = sqrt(d[0] ** 2 + d[1] ** 2 + d[2] ** 2)
+        directions.append([c / norm for c in d])
+    return list(s), directions, light.sun_radius
 
 
 @dataclass(frozen=True)

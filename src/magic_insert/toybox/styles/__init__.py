@@ -1,28 +1,31 @@
-"""Seventeen hands that draw the same world, each with its own line, tone, texture, shadow and reflection.
+"""Seventeen styles that draw the same world, each with its own line, tone, texture, shadow and reflection.
 
-A hand is a function of a `View` (one G-buffer row and its light). `photo` is the photograph; the four
-held-out hands are never trained on.
+A style is one function of a `View` (one G-buffer row and its light) under `@style("as a woodcut print")`, its name in
+`config.registry.STYLES`; `photo` is the photograph, and training never sees the styles that are held out. An installed
+package adds one through an entry point of the group `magic_insert.styles`, a script through `STYLES.register`; it can
+be drawn by its name, and is in none of the fixed lists below.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from magic_insert.config.registry import STYLES
 from magic_insert.core.errors import UserError
-from magic_insert.toybox.records import GBuffer
-from magic_insert.toybox.styles.view import View, view_of
+from magic_insert.toybox.records import GBuffer, rows
+from magic_insert.toybox.styles.view import Style, view_of
 
-TRAIN_STYLES: tuple[str, ...] = (
-    "photo", "cartoon", "cel", "watercolour", "oil", "pencil", "ink", "crayon", "pixel", "halftone",
-    "blueprint", "papercut", "vintage",
-)  # fmt: skip
-HELD_OUT_STYLES: tuple[str, ...] = ("charcoal", "mosaic", "neon", "woodcut")
+_SHIPPED: dict[str, Style] = {name: STYLES.get(name) for name in STYLES.own}
+TRAIN_STYLES: tuple[str, ...] = tuple(name for name, one in _SHIPPED.items() if not one.held_out)
+HELD_OUT_STYLES: tuple[str, ...] = tuple(name for name, one in _SHIPPED.items() if one.held_out)
 ALL_STYLES: tuple[str, ...] = TRAIN_STYLES + HELD_OUT_STYLES
 
-__all__ = ["ALL_STYLES", "HELD_OUT_STYLES", "TRAIN_STYLES", "draw"]
+
+def style_phrase(name: str) -> str:
+    """How a style looks, in words: "as a pencil drawing". Raises UserError for a style that does not exist."""
+    found: Style = STYLES.get(name)
+    return found.phrase
 
 
 def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: Sequence[int]) -> Tensor:
@@ -30,7 +33,7 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
 
     Args:
         g: G-buffer of B worlds, any device.
-        styles: B names of registered styles.
+        styles: B names of styles.
         complexity: B numbers in [0, 1]; 0 is the style's simplest form, 1 has the most line and texture.
         seeds: B seeds of the sheet's texture. Texture belongs to the place on the sheet, not to the motif, so
             two worlds drawn with one seed differ only near where the worlds differ.
@@ -41,22 +44,18 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
     Raises:
         UserError: unknown style, complexity outside [0, 1], or lengths that differ from B.
     """
-    rows = g.depth.shape[0]
-    if not len(styles) == len(complexity) == len(seeds) == rows:
+    count = g.depth.shape[0]
+    if not len(styles) == len(complexity) == len(seeds) == count:
         raise UserError(
-            f"expected one style, complexity and seed for each of {rows} pictures, "
+            f"expected one style, complexity and seed for each of {count} pictures, "
             f"got {len(styles)}, {len(complexity)} and {len(seeds)}"
         )
-    for c in complexity:
-        if not 0.0 <= c <= 1.0:
-            raise UserError(f"expected a complexity between 0 and 1, got {c}")
-    pictures = []
+    if wrong := [c for c in complexity if not 0.0 <= c <= 1.0]:
+        raise UserError(f"expected a complexity between 0 and 1, got {wrong[0]}")
+    found: list[Style] = [STYLES.get(name) for name in styles]
     with torch.no_grad():
-        for i, (style, c, seed) in enumerate(zip(styles, complexity, seeds, strict=True)):
-            hand: Callable[[View], Tensor] = STYLES.get(style)
-            pictures.append(hand(view_of(_row(g, i), style, float(c), int(seed))))
-    return torch.cat(pictures)
-
-
-def _row(g: GBuffer, i: int) -> GBuffer:
-    return GBuffer(**{f.name: getattr(g, f.name)[i : i + 1] for f in fields(g)})
+        views = (
+            view_of(rows(g, i, i + 1), name, float(c), int(seed))
+            for i, (name, c, seed) in enumerate(zip(styles, complexity, seeds, strict=True))
+        )
+        return torch.cat([one(view) for one, view in zip(found, views, strict=True)])

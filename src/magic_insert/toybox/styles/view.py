@@ -6,12 +6,12 @@ look at a bounded neighbourhood only: a pixel far from a change is bit-equal bef
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from kornia.filters import filter2d_separable
 from torch import Tensor
 
 from magic_insert.core.rand import generator
@@ -19,6 +19,23 @@ from magic_insert.toybox.records import FIRST_PROP_ID, GROUND_ID, SKY_ID, GBuffe
 
 UNITS = 128.0  # units per picture height
 PAPER_WHITE = 0.95  # a sky this white in every channel is the blank paper of a studio picture
+
+
+@dataclass(frozen=True)
+class Style:
+    """A drawing style: its function, the words for it ("as a woodcut print"), and whether training never sees it."""
+
+    draw: Callable[["View"], Tensor]
+    phrase: str
+    held_out: bool
+
+    def __call__(self, v: "View") -> Tensor:
+        return self.draw(v)
+
+
+def style(phrase: str, *, held_out: bool = False) -> Callable[[Callable[["View"], Tensor]], Style]:
+    """Makes a function of a `View` that returns a picture 1 3 H W in [0, 1] a style, described by `phrase`."""
+    return lambda draw: Style(draw, phrase, held_out)
 
 
 @dataclass(frozen=True)
@@ -144,10 +161,12 @@ def gaussian(image: Tensor, sigma_px: float) -> Tensor:
     reach = max(1, math.ceil(2.5 * sigma_px))
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
-    kernel = (kernel / kernel.sum())[None]
+    kernel = kernel / kernel.sum()
     # Channels as a batch: a grouped convolution is ten times slower on a CPU.
     planes = image.flatten(0, 1)[:, None]
-    return filter2d_separable(planes, kernel, kernel, border_type="replicate").view(image.shape)
+    planes = F.conv2d(F.pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
+    planes = F.conv2d(F.pad(planes, (0, 0, reach, reach), mode="replicate"), kernel.view(1, 1, -1, 1))
+    return planes.view(image.shape)
 
 
 def ramp(value: Tensor, low: float, high: float) -> Tensor:

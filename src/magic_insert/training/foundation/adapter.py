@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.foundation.denoiser import DenoiserModule, tokenize, with_noise
 
 PLACES = ("", "up_blocks.0.", "up_blocks.0.attentions.1.")  # prefixes of the layers in which the adapter acts

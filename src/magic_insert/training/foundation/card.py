@@ -29,9 +29,9 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.style import StyleEmbeds, listening, style_embeds
 from magic_insert.models.zoo import load_pipeline
 from magic_insert.paths import micro_dir
-from magic_insert.toybox.captions import caption, style_phrase
+from magic_insert.toybox.captions import caption
 from magic_insert.toybox.scenes import sample_scene
-from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES, draw
+from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES, draw, style_phrase
 from magic_insert.toybox.subjects import TEMPLATES, SubjectSpec, sample_subject
 from magic_insert.toybox.world import SUPERSAMPLE, ScenePair, shrink, trace_scenes, trace_subjects
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.models.controlnet import Structure, canny_edges
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.foundation.denoiser import DenoiserModule, tokenize, with_noise
 
 PHOTO = 0  # drawing 0 of a pool

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.foundation.module import encode_ids, time_ids, velocity_loss
 from magic_insert.training.trainer import TrainingModule
 

@@ -17,7 +17,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.encoders.micro import TEXT_TEMPLATE
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
 
 # What is said of a picture at every step, each a question of its own with its own right answers: the whole caption, its
 # beginning ("a yellow striped bunny"), the kind ("a bunny") and the drawing style ("as a pencil drawing").

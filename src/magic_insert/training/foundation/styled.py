@@ -17,7 +17,7 @@ from torch import Tensor
 
 from magic_insert.core.rand import generator
 from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.toybox.captions import style_phrase
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.foundation.adapter import act_in
 from magic_insert.training.foundation.denoiser import DenoiserModule, tokenize, with_noise
 from magic_insert.training.foundation.looks import LOOK_NAMES, apply_look

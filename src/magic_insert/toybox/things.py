@@ -1,0 +1,377 @@
+"""Plants, things of the house and vehicles. Some have faces, as toys do; what drives or sails faces +z."""
+
+import math
+
+from magic_insert.toybox.figures import CREAM, GLASS, METAL, TYRE, WOOD, Figure, Look, cheeks, face
+from magic_insert.toybox.records import Paint, Shape
+from magic_insert.toybox.solids import ball, block, limb, rod
+
+LEAF = Paint((0.30, 0.62, 0.30))
+FRESH = Paint((0.44, 0.74, 0.34))
+SOIL = Paint((0.32, 0.21, 0.15))
+CLAY = Paint((0.80, 0.45, 0.30))
+
+
+def plant(look: Look) -> Figure:
+    """Broad leaves in a pot of the named colour."""
+    r, tall = look.mix(1, 0.26, 0.34), look.mix(0, 0.36, 0.46)
+    leaf = look.mix(3, 0.30, 0.42)
+    beads, eyes = face(
+        (0, 0.5 * tall, 0), (0.84 * r, tall, 0.86 * r), look.mix(4, 0.04, 0.055), spread=0.32, lift=0.05
+    )
+    shapes: list[Shape] = [
+        rod((0, 0, 0), (0, tall, 0), 0.70 * r, r, look.main),
+        rod((0, tall - 0.06, 0), (0, tall + 0.06, 0), 1.14 * r, 1.14 * r, look.deep),
+        rod((0, tall, 0), (0, tall + 0.07, 0), 0.98 * r, 0.98 * r, SOIL),
+        *beads,
+    ]
+    y = tall + 0.06
+    for index in range(7):
+        angle = math.radians(51.4 * index + 20.0)
+        out = 0.0 if index == 6 else look.mix(2, 0.60, 0.85)
+        length = leaf * (1.25 if index == 6 else 1.0 + 0.12 * (index % 2))
+        tip_y = y + length * (1.6 - 0.75 * out)
+        tip = (1.25 * length * out * math.sin(angle), tip_y, 1.25 * length * out * math.cos(angle))
+        middle = (0.6 * tip[0], y + 0.62 * (tip_y - y), 0.6 * tip[2])
+        tilt = math.degrees(math.atan2(1.25 * length * out, tip_y - y))
+        shapes.append(
+            ball(
+                middle,
+                (0.15, 0.62 * length, 0.055),
+                (LEAF, FRESH)[index % 2],
+                (tilt, math.degrees(angle), 0.0),
+            )
+        )
+    return Figure(
+        tuple(shapes),
+        eyes=eyes,
+        neck=((0, tall - 0.10, 0), 0.98 * r),
+        hand=(0.6 * r, tall, 0.3 * r),
+        rigid=True,
+    )
+
+
+def cactus(look: Look) -> Figure:
+    """A column with two arms in a clay pot, a flower on top, a face."""
+    r, tall = look.mix(1, 0.20, 0.27), look.mix(2, 0.42, 0.62)
+    pot = look.mix(0, 0.26, 0.34)
+    y = pot + 0.04
+    top = y + 2 * tall
+    beads, eyes = face(
+        (0, y + 1.25 * tall, 0), (r, tall, r), look.mix(4, 0.04, 0.055), spread=0.36, lift=0.02
+    )
+    arm = look.mix(3, 0.20, 0.32)
+    thick = look.mix(5, 0.075, 0.105)
+    shapes: list[Shape] = [
+        rod((0, 0, 0), (0, pot, 0), 0.98 * r, 1.35 * r, CLAY),
+        rod((0, pot - 0.05, 0), (0, pot + 0.06, 0), 1.52 * r, 1.52 * r, CLAY),
+        limb((0, y, 0), (0, top - r, 0), r, r, look.main),
+        ball((0, top + 0.02, 0.04), (0.12, 0.07, 0.12), look.trim),
+        ball((0, top + 0.07, 0.04), 0.05, Paint((1.0, 0.86, 0.35))),
+        *beads,
+        *cheeks(eyes, 0.085, 0.045),
+    ]
+    for sign, low in ((-1, 0.72), (1, 1.0)):
+        elbow = (sign * (r + 0.20), y + low * tall, 0.0)
+        shapes.append(limb((sign * 0.7 * r, elbow[1], 0.0), elbow, thick, thick, look.plain))
+        rise = -0.85 if look.pose == "sit" else (1.7 if look.pose == "wave" and sign == 1 else 1.0)
+        tip = (elbow[0] + (0.16 if rise > 1.5 else 0.0) * sign, elbow[1] + rise * arm, 0.0)
+        shapes.append(limb(elbow, tip, thick, 0.95 * thick, look.plain))
+    return Figure(
+        tuple(shapes),
+        crown=((0, top - 0.03, 0), 0.72 * r),
+        eyes=eyes,
+        neck=((0, y + 0.72 * tall, 0), 1.08 * r),
+        hand=(r + 0.22, y + tall, 0.05),
+        waist=y + 0.1,
+    )
+
+
+def mushroom(look: Look) -> Figure:
+    """A spotted cap on a thick stem with a face."""
+    r, tall = look.mix(1, 0.20, 0.27), look.mix(2, 0.62, 0.80)
+    cap, dome = look.mix(0, 0.44, 0.54), look.mix(3, 0.28, 0.40)
+    stem = Paint(CREAM)
+    beads, eyes = face(
+        (0, 0.55 * tall, 0), (1.08 * r, tall, 1.08 * r), look.mix(4, 0.045, 0.06), spread=0.36, lift=0.02
+    )
+    shapes: list[Shape] = [
+        rod((0, 0.0, 0), (0, tall + 0.06, 0), 1.25 * r, 0.95 * r, stem),
+        ball((0, 0.06, 0), (1.35 * r, 0.09, 1.35 * r), stem),
+        ball((0, tall + 0.06, 0), (cap, dome, cap), look.main),
+        rod((0, tall - 0.05, 0), (0, tall + 0.10, 0), 0.62 * cap, 0.98 * cap, Paint((0.93, 0.86, 0.74))),
+        *beads,
+        *cheeks(eyes, 0.09, 0.06),
+    ]
+    if look.main.pattern == "plain":
+        for azimuth, elevation, size in (
+            (-28.0, 42.0, 0.10),
+            (34.0, 30.0, 0.085),
+            (10.0, 68.0, 0.09),
+            (-75.0, 26.0, 0.085),
+            (88.0, 40.0, 0.09),
+        ):
+            a, e = math.radians(azimuth), math.radians(elevation)
+            place = (
+                cap * math.cos(e) * math.sin(a),
+                tall + 0.06 + dome * math.sin(e),
+                cap * math.cos(e) * math.cos(a),
+            )
+            shapes.append(ball(place, (size, 0.7 * size, size), Paint(CREAM)))
+    return Figure(
+        tuple(shapes),
+        crown=((0, tall + 0.03 + dome, 0), 0.42 * cap),
+        eyes=eyes,
+        neck=((0, 0.80 * tall, 0), 1.1 * r),
+        hand=(1.2 * r, 0.35 * tall, 0.05),
+        rigid=True,
+    )
+
+
+CASE = Paint((0.86, 0.62, 0.40), second=(0.72, 0.48, 0.28), pattern="stripes", scale=9.0)
+CHERRY = Paint((0.86, 0.08, 0.16), gloss=0.3)
+BULB = Paint((1.0, 0.95, 0.75))
+
+
+def chair(look: Look) -> Figure:
+    """A cushioned chair with a high back."""
+    wide, leg = look.mix(1, 0.30, 0.40), look.mix(2, 0.30, 0.42)
+    back = look.mix(3, 0.34, 0.50)
+    shapes: list[Shape] = [
+        block((0, leg + 0.07, 0), (wide, 0.08, wide), look.deep, 0.04),
+        block((0, leg + 0.18, 0.03), (0.92 * wide, 0.07, 0.9 * wide), look.main, 0.06),
+        block((0, leg + 0.22 + back, -0.9 * wide), (0.94 * wide, back, 0.09), look.main, 0.08, (-7.0, 0, 0)),
+    ]
+    thick = look.mix(5, 0.045, 0.07)
+    for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
+        foot, knee = (x * 0.95 * wide, 0.0, z * 0.92 * wide), (x * 0.8 * wide, leg, z * 0.8 * wide)
+        shapes.append(rod(foot, knee, 0.8 * thick, thick, look.deep))
+    if look.proportions[0] > 0.45:
+        for x in (-1, 1):
+            shapes.append(
+                limb(
+                    (x * wide, leg + 0.42, -0.8 * wide),
+                    (x * wide, leg + 0.40, 0.6 * wide),
+                    0.06,
+                    0.07,
+                    look.deep,
+                )
+            )
+            shapes.append(
+                rod(
+                    (x * wide, leg + 0.05, 0.5 * wide),
+                    (x * wide, leg + 0.40, 0.5 * wide),
+                    0.04,
+                    0.04,
+                    look.deep,
+                )
+            )
+    top = leg + 0.24 + 2 * back
+    return Figure(
+        tuple(shapes),
+        hand=(0.8 * wide, top - 0.2, -1.02 * wide),
+        crown=((0, top - 0.03, -1.12 * wide), 0.15),
+        rigid=True,
+    )
+
+
+def lamp(look: Look) -> Figure:
+    """A table lamp: foot, stem, shade in the pattern."""
+    stem, shade = look.mix(2, 0.45, 0.70), look.mix(1, 0.36, 0.46)
+    tall = look.mix(3, 0.36, 0.50)
+    foot = look.mix(0, 0.24, 0.32)
+    y = 0.08 + stem
+    shapes: list[Shape] = [
+        rod((0, 0, 0), (0, 0.09, 0), foot, 0.86 * foot, look.deep),
+        rod((0, 0.08, 0), (0, y + 0.1, 0), 0.045, 0.035, METAL),
+        ball((0, 0.08 + 0.42 * stem, 0), (look.mix(5, 0.12, 0.20), 0.16, look.mix(5, 0.12, 0.20)), look.trim),
+        rod((0, y, 0), (0, y + tall, 0), shade, 0.55 * shade, look.main),
+        rod((0, y - 0.02, 0), (0, y + 0.03, 0), 1.03 * shade, 1.01 * shade, look.pale),
+        ball((0, y + 0.02, 0), 0.13, BULB),
+        ball((0, y + tall + 0.03, 0), 0.05, METAL),
+    ]
+    return Figure(
+        tuple(shapes), crown=((0, y + tall, 0), 0.40 * shade), neck=((0, y - 0.10, 0), 0.10), rigid=True
+    )
+
+
+def teapot(look: Look) -> Figure:
+    """A round pot with spout, handle, lid and a face."""
+    r, squash = look.mix(1, 0.38, 0.46), look.mix(2, 0.82, 0.98)
+    y = 0.07 + squash * r
+    beads, eyes = face((0, y, 0), (r, squash * r, r), look.mix(4, 0.045, 0.062), spread=0.32, lift=0.12)
+    top = y + squash * r
+    spout = look.mix(3, 0.22, 0.34)
+    shapes: list[Shape] = [
+        ball((0, y, 0), (r, squash * r, r), look.main),
+        rod((0, 0, 0), (0, 0.12, 0), 0.55 * r, 0.62 * r, look.deep),
+        ball((0, top - 0.07, 0), (0.56 * r, 0.13, 0.56 * r), look.trim),
+        ball((0, top + 0.10, 0), 0.075, look.deep),
+        limb((0.82 * r, y - 0.10, 0), (r + 0.6 * spout, y + 0.06, 0), 0.12, 0.08, look.plain),
+        rod((r + 0.55 * spout, y + 0.02, 0), (r + 0.95 * spout, y + 0.34, 0), 0.075, 0.085, look.plain),
+        limb((-0.85 * r, y + 0.20, 0), (-r - 0.20, y + 0.20, 0), 0.055, 0.055, look.deep),
+        limb((-r - 0.20, y + 0.20, 0), (-r - 0.22, y - 0.10, 0), 0.055, 0.055, look.deep),
+        limb((-r - 0.22, y - 0.10, 0), (-0.82 * r, y - 0.20, 0), 0.055, 0.055, look.deep),
+        *beads,
+        *cheeks(eyes, 0.09, 0.06),
+    ]
+    return Figure(
+        tuple(shapes), crown=((0, top + 0.13, 0), 0.5 * r), eyes=eyes, hand=(-r - 0.2, y, 0.0), rigid=True
+    )
+
+
+def cupcake(look: Look) -> Figure:
+    """A paper case, swirls of icing in the colour, a cherry and a face."""
+    r, case = look.mix(1, 0.34, 0.42), look.mix(2, 0.36, 0.46)
+    swirl = look.mix(3, 0.15, 0.20)
+    beads, eyes = face(
+        (0, 0.55 * case, 0), (0.86 * r, case, 0.87 * r), look.mix(4, 0.045, 0.06), spread=0.30, lift=0.05
+    )
+    shapes: list[Shape] = [
+        rod((0, 0, 0), (0, case, 0), 0.72 * r, r, CASE),
+        ball((0, case + 0.05, 0), (1.16 * r, swirl, 1.16 * r), look.main),
+        ball((0, case + 0.05 + 1.05 * swirl, 0), (0.86 * r, swirl, 0.86 * r), look.main),
+        ball((0, case + 0.03 + 2.1 * swirl, 0), (0.54 * r, 0.95 * swirl, 0.54 * r), look.main),
+        rod((0, case + 2.6 * swirl, 0), (0, case + 3.5 * swirl, 0), 0.26 * r, 0.02, look.plain),
+        ball((0, case + 3.75 * swirl, 0), look.mix(0, 0.08, 0.11), CHERRY),
+        *beads,
+        *cheeks(eyes, 0.09, 0.07),
+    ]
+    return Figure(
+        tuple(shapes),
+        crown=((0, case + 3.1 * swirl, 0), 0.36 * r),
+        eyes=eyes,
+        hand=(0.5 * r, case + 1.0 * swirl, 0.4 * r),
+        rigid=True,
+    )
+
+
+def gift(look: Look) -> Figure:
+    """A wrapped box with a ribbon and a bow."""
+    wide, tall = look.mix(1, 0.34, 0.44), look.mix(2, 0.28, 0.42)
+    lid = look.mix(0, 0.05, 0.08)
+    loop = look.mix(3, 0.14, 0.22)
+    top = 2 * tall + 2 * lid
+    band = look.mix(5, 0.05, 0.08)
+    shapes: list[Shape] = [
+        block((0, tall, 0), (wide, tall, wide), look.main, 0.02),
+        block((0, 2 * tall + lid, 0), (1.08 * wide, lid, 1.08 * wide), look.main, 0.02),
+        block((0, 0.5 * top, 0), (band, 0.5 * top + 0.012, 1.095 * wide), look.trim, 0.01),
+        block((0, 0.5 * top, 0), (1.095 * wide, 0.5 * top + 0.012, band), look.trim, 0.01),
+        ball((0, top + 0.06, 0), 0.085, look.trim),
+        *(ball((s * loop, top + 0.11, 0), (loop, 0.11, 0.09), look.trim, (0, 0, s * 24.0)) for s in (-1, 1)),
+    ]
+    return Figure(
+        tuple(shapes), hand=(0.8 * wide, top - 0.1, 0.5 * wide), crown=((0, top + 0.11, 0), 0.22), rigid=True
+    )
+
+
+LAMP = Paint((1.0, 0.93, 0.62), gloss=0.2)
+
+
+def _wheel(x: float, z: float, radius: float, hub: Paint) -> tuple[Shape, Shape]:
+    sign = 1.0 if x > 0 else -1.0
+    tyre = rod((x - sign * 0.09, radius, z), (x + sign * 0.09, radius, z), radius, radius, TYRE)
+    return tyre, rod(
+        (x + sign * 0.05, radius, z), (x + sign * 0.11, radius, z), 0.5 * radius, 0.42 * radius, hub
+    )
+
+
+def car(look: Look) -> Figure:
+    """A round little car with a glass cabin and lamps."""
+    wide, long = look.mix(1, 0.34, 0.42), look.mix(2, 0.62, 0.80)
+    wheel = look.mix(5, 0.16, 0.21)
+    roof = look.mix(0, 0.22, 0.30)
+    y = wheel + 0.16
+    shapes: list[Shape] = [
+        block((0.0, y, 0.0), (wide, 0.19, long), look.main, 0.15),
+        block((0.0, y + 0.13 + 0.5 * roof, -0.12), (0.86 * wide, 0.8 * roof, 0.55 * long), GLASS, 0.14),
+        block((0.0, y + 0.16 + 1.2 * roof, -0.12), (0.80 * wide, 0.07, 0.46 * long), look.main, 0.06),
+        block((0.0, y - 0.12, long - 0.02), (0.8 * wide, 0.05, 0.06), METAL, 0.04),
+    ]
+    for x in (-wide, wide):
+        for z in (-0.60 * long, 0.60 * long):
+            shapes += _wheel(x, z, wheel, METAL)
+    eye = look.mix(4, 0.075, 0.105)
+    shapes += [ball((s * 0.62 * wide, y + 0.04, long - 0.01), (eye, eye, 0.05), LAMP) for s in (-1, 1)]
+    top = y + 0.22 + 1.2 * roof
+    return Figure(
+        tuple(shapes), crown=((0.0, top, -0.12), 0.24), hand=(0.55 * wide, y - 0.05, -0.95 * long), rigid=True
+    )
+
+
+def truck(look: Look) -> Figure:
+    """A cab in the colour and a cargo box in the pattern."""
+    wide, long = look.mix(1, 0.34, 0.40), look.mix(2, 0.66, 0.80)
+    wheel = look.mix(5, 0.16, 0.20)
+    tall = look.mix(3, 0.34, 0.46)
+    y = wheel + 0.08
+    cab = look.mix(0, 0.28, 0.34)
+    front = long - 0.26
+    shapes: list[Shape] = [
+        block((0.0, y, 0.0), (0.92 * wide, 0.07, long), METAL, 0.03),
+        block((0.0, y + 0.05 + tall, -0.30), (wide, tall, long - 0.34), look.main, 0.04),
+        block((0.0, y + 0.05 + cab, front), (0.96 * wide, cab, 0.25), look.deep, 0.09),
+        block((0.0, y + 0.08 + 1.35 * cab, front + 0.235), (0.78 * wide, 0.42 * cab, 0.03), GLASS, 0.02),
+    ]
+    for z in (-0.62 * long, front):
+        shapes += [part for x in (-wide, wide) for part in _wheel(x, z, wheel, look.trim)]
+    eye = look.mix(4, 0.06, 0.085)
+    shapes += [ball((s * 0.62 * wide, y + 0.12, front + 0.25), (eye, eye, 0.04), LAMP) for s in (-1, 1)]
+    top = y + 0.03 + 2 * tall
+    return Figure(
+        tuple(shapes), crown=((0.0, top, -0.3), 0.26), hand=(0.6 * wide, top - 0.1, -0.30), rigid=True
+    )
+
+
+def rocket(look: Look) -> Figure:
+    """A body with a nose cone, a port-hole and four fins."""
+    r, tall = look.mix(1, 0.23, 0.31), look.mix(2, 0.46, 0.66)
+    nose = look.mix(3, 0.32, 0.48)
+    low = 0.24
+    fin = look.mix(5, 0.20, 0.30)
+    window = look.mix(4, 0.10, 0.14)
+    shapes: list[Shape] = [
+        rod((0, low, 0), (0, low + 0.35 * tall, 0), 0.78 * r, r, look.main),
+        rod((0, low + 0.35 * tall, 0), (0, low + 1.4 * tall, 0), r, 0.86 * r, look.main),
+        rod((0, low + 1.4 * tall, 0), (0, low + 1.4 * tall + nose, 0), 0.88 * r, 0.02, look.trim),
+        ball((0, low + 1.4 * tall + nose, 0), 0.045, METAL),
+        rod((0, low + tall, 0.75 * r), (0, low + tall, 1.03 * r), 1.3 * window, 1.3 * window, METAL),
+        ball((0, low + tall, 1.03 * r), (window, window, 0.035), GLASS),
+        rod((0, 0.12, 0), (0, low + 0.02, 0), 0.7 * r, 0.5 * r, METAL),
+    ]
+    for quarter in range(4):
+        turn = 90.0 * quarter + 45.0
+        side = (
+            (0.9 * r + 0.4 * fin) * math.sin(math.radians(turn)),
+            (0.9 * r + 0.4 * fin) * math.cos(math.radians(turn)),
+        )
+        shapes.append(
+            block((side[0], low + 0.10, side[1]), (0.035, 0.22, fin), look.trim, 0.03, (38.0, turn, 0.0))
+        )
+    return Figure(
+        tuple(shapes),
+        hand=(0.9 * r, low + 0.6 * tall, 0.0),
+        neck=((0.0, low + 1.32 * tall, 0.0), 0.95 * r),
+        rigid=True,
+    )
+
+
+def boat(look: Look) -> Figure:
+    """A round hull with a striped deck rail, a mast and a square sail in the pattern."""
+    wide, long = look.mix(1, 0.28, 0.35), look.mix(2, 0.66, 0.80)
+    sail, spread = look.mix(3, 0.30, 0.40), look.mix(0, 0.38, 0.50)
+    mast = 0.62 + 2 * sail
+    shapes: list[Shape] = [
+        ball((0, 0.27, 0), (wide, 0.27, long), look.main),
+        block((0, 0.34, 0), (0.94 * wide, 0.07, 0.84 * long), look.trim, 0.06),
+        limb((0, 0.28, 0.80 * long), (0, 0.66, 1.10 * long), 0.12, 0.06, look.plain),
+        ball((0, 0.70, 1.11 * long), look.mix(4, 0.08, 0.11), look.trim),
+        limb((0, 0.28, -0.80 * long), (0, 0.58, -1.06 * long), 0.12, 0.06, look.plain),
+        rod((0, 0.3, 0), (0, mast, 0), 0.04, 0.03, WOOD),
+        block((0, 0.52 + sail, 0.07), (spread, sail, 0.045), look.main, 0.04, (-5.0, 0.0, 0.0)),
+        limb(
+            (-spread - 0.05, 0.54 + 2 * sail, 0.02), (spread + 0.05, 0.54 + 2 * sail, 0.02), 0.03, 0.03, WOOD
+        ),
+    ]
+    return Figure(tuple(shapes), hand=(0, mast - 0.1, 0.0), rigid=True)
