@@ -1,23 +1,20 @@
-"""Laws of the scenes: the drop place follows the paper's prior, props leave it free unless occlusion is asked for."""
+"""Laws of the scenes and of what is rendered: the drop place follows the paper's prior, pairs differ by the subject."""
 
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import fields, replace
+from multiprocessing import get_context
 
 import pytest
 import torch
 
 from magic_insert.core.errors import UserError
-from magic_insert.toybox.records import FIRST_PROP_ID, SUBJECT_ID, Camera
-from magic_insert.toybox.scenes import (
-    KINDS,
-    ground_point,
-    project,
-    sample_scene,
-    scene_world,
-    studio_world,
-)
+from magic_insert.core.fidelity import EFFECT_STEP
+from magic_insert.toybox.records import FIRST_PROP_ID, SUBJECT_ID, Camera, GBuffer
+from magic_insert.toybox.scenes import KINDS, ground_point, project, sample_scene, scene_world, studio_world
 from magic_insert.toybox.solids import bounds
 from magic_insert.toybox.subjects import TEMPLATES, sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
+from magic_insert.toybox.world import ScenePair, render_pairs, render_subjects, trace_scenes
 
 MANY = range(200)
 
@@ -28,20 +25,9 @@ def test_the_same_seed_gives_the_same_scene_and_the_same_world() -> None:
     assert len({sample_scene(n).seed for n in MANY}) == len(MANY)
 
 
-def test_held_out_scenes_are_none_of_the_training_scenes() -> None:
-    assert not {sample_scene(n).seed for n in MANY} & {sample_scene(n, "heldout").seed for n in MANY}
-
-
 def test_every_kind_of_place_is_drawn_and_there_are_enough() -> None:
     assert len(KINDS) >= 12
     assert {sample_scene(n).kind for n in MANY} == set(KINDS)
-
-
-def test_asking_for_a_kind_gives_that_kind_with_the_same_camera() -> None:
-    for kind in KINDS:
-        scene = sample_scene(5, kind=kind)
-        assert scene.kind == kind
-        assert scene.camera == sample_scene(5).camera
 
 
 @pytest.mark.parametrize(
@@ -145,3 +131,89 @@ def test_the_studio_shows_the_whole_subject_on_paper(template: str) -> None:
     assert all(0.0 < u < 1.0 and 0.0 < v < 1.0 for u, v in seen)
     spans = [max(axis) - min(axis) for axis in zip(*seen, strict=True)]
     assert 0.65 < max(spans) < 1.0
+
+
+SIZE = 48
+
+
+STYLES = ("photo", "cartoon", "pencil")
+
+
+def picture_values(seed: int) -> list[float]:
+    """What a worker process renders, in a form that travels."""
+    torch.set_num_threads(1)
+    image = render_subjects([sample_subject(seed)], ["photo"], [0.5], [seed], SIZE).rgb
+    return image.flatten().tolist()
+
+
+@pytest.fixture(scope="module")
+def pair() -> ScenePair:
+    scenes = [sample_scene(seed) for seed in range(3)]
+    subjects = [sample_subject(seed) for seed in range(3)]
+    return render_pairs(scenes, subjects, STYLES, [0.5] * 3, [1, 2, 3], SIZE)
+
+
+def test_shapes_and_ranges_are_as_promised(pair: ScenePair) -> None:
+    assert pair.with_subject.shape == pair.without.shape == (3, 3, SIZE, SIZE)
+    assert pair.mask.shape == pair.effect.shape == (3, 1, SIZE, SIZE)
+    for image in (pair.with_subject, pair.without, pair.mask):
+        assert image.min() >= 0
+        assert image.max() <= 1
+    assert set(pair.effect.unique().tolist()) <= {0.0, 1.0}
+    assert (pair.mask.amax((1, 2, 3)) == 1).all(), "every subject is seen"
+
+
+def test_the_effect_is_zero_inside_the_mask_and_where_nothing_changed(pair: ScenePair) -> None:
+    assert (pair.effect[pair.mask > 0] == 0).all()
+    same = (pair.with_subject - pair.without).abs().amax(1, keepdim=True) <= EFFECT_STEP
+    assert (pair.effect[same] == 0).all()
+    assert pair.effect.sum() > 0, "shadows are seen"
+
+
+def test_a_scene_without_a_subject_equals_itself_with_no_shapes_added() -> None:
+    scene, subject = sample_scene(5), sample_subject(5)
+    _, without = trace_scenes([scene], [subject], SIZE)
+    alone = trace([scene_world(scene, ())], SIZE)
+    assert all(torch.equal(getattr(without, f.name), getattr(alone, f.name)) for f in fields(GBuffer))
+    assert (without.coverage == 0).all()
+
+
+def test_pixels_that_show_the_scene_show_the_same_surface_with_and_without_the_subject() -> None:
+    full, bare = trace_scenes(
+        [sample_scene(i) for i in range(4)], [sample_subject(i) for i in range(4)], SIZE
+    )
+    scene = full.object_id != SUBJECT_ID
+    assert torch.equal(full.object_id[scene], bare.object_id[scene])
+    assert torch.equal(full.part_id[scene], bare.part_id[scene])
+    assert torch.equal(full.depth[scene], bare.depth[scene])
+    assert (full.visibility[scene] <= bare.visibility[scene]).all(), "a subject only takes light away"
+    assert (full.occlusion[scene] <= bare.occlusion[scene]).all()
+
+
+def test_the_subject_stands_on_the_ground_at_the_drop_place() -> None:
+    scene, subject = sample_scene(2), sample_subject(2)
+    full, _ = trace_scenes([scene], [subject], 96)
+    where = full.position[0][:, full.object_id[0, 0] == SUBJECT_ID]
+    assert where[1].min() > -0.02
+    assert abs(where[0].mean().item() - scene.drop_x) < 0.6 * scene.subject_height
+    lowest = min(s.centre[1] for s in subject_shapes(subject, height=scene.subject_height))
+    assert lowest > -0.02
+
+
+def test_a_subject_picture_depends_on_its_own_row_only() -> None:
+    specs = [sample_subject(i) for i in range(3)]
+    together = render_subjects(specs, STYLES, [0.2, 0.5, 0.9], [4, 5, 6], SIZE)
+    alone = render_subjects(specs[1:2], STYLES[1:2], [0.5], [5], SIZE)
+    assert (together.rgb[1] - alone.rgb[0]).abs().max() <= 1e-6
+    assert torch.equal(together.alpha[1], alone.alpha[0])
+
+
+def test_a_worker_process_renders_the_same_pictures() -> None:
+    here = [picture_values(seed) for seed in (1, 2)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as workers:
+        assert list(workers.map(picture_values, (1, 2))) == here
+
+
+def test_columns_of_different_length_are_refused() -> None:
+    with pytest.raises(UserError, match="one of each"):
+        render_subjects([sample_subject(0)], ["photo", "photo"], [0.5], [1], SIZE)

@@ -5,9 +5,11 @@ from dataclasses import fields
 import pytest
 import torch
 
+from magic_insert.config.registry import STYLES
 from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import GBuffer, Paint, Shape, World
-from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES, draw
+from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES, draw, style_phrase
+from magic_insert.toybox.styles.view import View, style
 from magic_insert.toybox.tracer import trace
 
 SIZE = 128
@@ -44,9 +46,9 @@ def rows(g: GBuffer, *index: int) -> GBuffer:
     return GBuffer(**{f.name: getattr(g, f.name)[list(index)] for f in fields(g)})
 
 
-def drawn(g: GBuffer, style: str, c: float = 0.5, seed: int = 3) -> torch.Tensor:
+def drawn(g: GBuffer, name: str, c: float = 0.5, seed: int = 3) -> torch.Tensor:
     n = g.depth.shape[0]
-    return draw(g, [style] * n, [c] * n, [seed] * n)
+    return draw(g, [name] * n, [c] * n, [seed] * n)
 
 
 def grown(mask: torch.Tensor, pixels: int) -> torch.Tensor:
@@ -59,10 +61,19 @@ def cast_shadow(g: GBuffer) -> torch.Tensor:
     return lost & ~grown(g.object_id[0:1] == 100, 2)
 
 
-def test_there_are_thirteen_training_styles_led_by_photo_and_four_held_out() -> None:
-    assert len(TRAIN_STYLES) == 13
+def test_one_more_style_is_one_decorated_function_and_changes_no_list(g: GBuffer) -> None:
+    @STYLES.register("negative")
+    @style("as a negative")
+    def negative(v: View) -> torch.Tensor:
+        return 1.0 - v.lit.clamp(0.0, 1.0)
+
+    try:
+        assert drawn(rows(g, 4), "negative").mean() < drawn(rows(g, 4), "photo").mean()
+        assert style_phrase("negative") == "as a negative"
+        assert "negative" not in ALL_STYLES
+    finally:
+        del STYLES.registered["negative"]
     assert TRAIN_STYLES[0] == "photo"
-    assert len(HELD_OUT_STYLES) == 4
     assert not set(HELD_OUT_STYLES) & set(TRAIN_STYLES)
 
 
@@ -80,8 +91,8 @@ def test_a_drawing_lies_between_zero_and_one(g: GBuffer, style: str, c: float) -
 @pytest.mark.parametrize("size", [64, 96, (96, 160), 256])
 def test_every_style_draws_every_size(size: int | tuple[int, int]) -> None:
     small = trace([world()], size)
-    for style in ALL_STYLES:
-        image = drawn(small, style)
+    for name in ALL_STYLES:
+        image = drawn(small, name)
         assert image.shape[-2:] == small.depth.shape[-2:]
         assert image.isfinite().all()
 

@@ -1,12 +1,17 @@
-"""Laws of the subjects: pure functions of their seed, standing on the ground, kept apart by split."""
+"""Laws of the subjects, of the words for them and of the benchmark: pure functions of a seed, kept apart by split."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 
 from magic_insert.core.errors import UserError
+from magic_insert.toybox.captions import PLACE_WORDS, caption, corpus, pose_phrase, scene_phrase
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Shape
+from magic_insert.toybox.scenes import KINDS, sample_scene
 from magic_insert.toybox.solids import ball, block, bounds, limb, rod, rotate
+from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, style_phrase
 from magic_insert.toybox.subjects import (
     ACCESSORIES,
     COLOURS,
@@ -22,8 +27,11 @@ from magic_insert.toybox.subjects import (
     subject_shapes,
     with_pose,
 )
+from magic_insert.toybox.world import pair_id, toyplop_pair, toyplop_scenes, toyplop_subjects
 
 PAINT = Paint((0.5, 0.5, 0.5))
+
+
 EVERY_WEAR = [(name, accessory) for name in TEMPLATES for accessory in REGISTRY[name].accessories]
 
 
@@ -38,11 +46,6 @@ def dressed(
 def test_the_same_seed_gives_the_same_subject_and_another_seed_another() -> None:
     assert sample_subject(7) == sample_subject(7)
     assert len({sample_subject(n) for n in range(100)}) == 100
-
-
-def test_an_unknown_split_is_a_readable_error() -> None:
-    with pytest.raises(UserError, match="heldout"):
-        sample_subject(0, "test")
 
 
 def test_held_out_subjects_share_neither_identity_nor_combination_with_training() -> None:
@@ -60,12 +63,6 @@ def test_every_word_of_a_held_out_subject_is_seen_in_training() -> None:
     assert {s.pattern for s in train} == set(PATTERNS)
     assert {s.accessory for s in train} == set(ACCESSORIES)
     assert {s.pose for s in train} == set(POSES)
-
-
-def test_there_are_templates_and_colours_enough() -> None:
-    assert len(TEMPLATES) >= 16
-    assert len(COLOURS) == 10
-    assert len(POSES) >= 4
 
 
 @pytest.mark.parametrize(("template", "accessory"), EVERY_WEAR)
@@ -110,11 +107,6 @@ def test_yaw_turns_the_subject_and_keeps_its_height() -> None:
     assert ratio[1] > 1.3 * ratio[0]  # a car is longer than wide
 
 
-def test_with_pose_refuses_a_pose_that_does_not_exist() -> None:
-    with pytest.raises(UserError, match="stand, sit, wave, lean"):
-        with_pose(sample_subject(0), "fly")
-
-
 def test_pattern_periods_follow_the_size_of_the_subject() -> None:
     spec = replace(dressed("gift"), pattern="stripes")
     small, large = subject_shapes(spec, height=0.5), subject_shapes(spec, height=1.0)
@@ -147,3 +139,115 @@ def test_rotation_about_a_pivot_leaves_the_pivot_where_it_is() -> None:
     assert moved.centre == pytest.approx((0, 1, 0))
     (quarter,) = rotate([ball((0, 0, 1), 0.1, PAINT)], (0, 90, 0))
     assert quarter.centre == pytest.approx((1, 0, 0))  # positive yaw turns the face towards +x
+
+
+def words(text: str) -> set[str]:
+    return set(text.replace(",", " ").split())
+
+
+def bunny(**changes: str) -> SubjectSpec:
+    told = {
+        "colour": "yellow",
+        "pattern": "stripes",
+        "accessory": "hat",
+        "accessory_colour": "red",
+        "pose": "sit",
+    }
+    return SubjectSpec(0, "bunny", (0.5,) * 6, second_colour="blue", **{**told, **changes})  # type: ignore[arg-type]
+
+
+def test_a_caption_reads_like_the_example_of_the_design() -> None:
+    assert caption(bunny()) == "a yellow striped bunny with a red hat, sitting"
+
+
+def test_standing_plain_and_bare_are_not_said() -> None:
+    assert caption(bunny(pose="stand", pattern="plain", accessory="none")) == "a yellow bunny"
+
+
+def test_articles_follow_the_sound_and_glasses_take_none() -> None:
+    assert caption(bunny(colour="orange", pose="stand")) == "an orange striped bunny with a red hat"
+    assert caption(bunny(accessory="glasses", pose="wave")).endswith("with red glasses, waving")
+
+
+def test_every_caption_names_what_is_there() -> None:
+    for n in range(400):
+        spec = sample_subject(n)
+        text = caption(spec)
+        assert {spec.colour, spec.template} <= words(text)
+        assert (f"{spec.accessory_colour} {spec.accessory}" in text) == (spec.accessory != "none")
+        assert ("," in text) == (spec.pose != "stand")
+
+
+def test_the_corpus_knows_every_word_of_every_phrase_of_both_splits() -> None:
+    known = set().union(*(words(phrase) for phrase in corpus()))
+    for n in range(400):
+        assert words(caption(sample_subject(n, "heldout" if n % 2 else "train"))) <= known
+        assert words(scene_phrase(sample_scene(n))) <= known
+    for style in ALL_STYLES:
+        assert words(style_phrase(style)) <= known
+
+
+def test_there_are_35_subjects_for_20_scenes_with_names_of_their_own() -> None:
+    subjects, scenes = toyplop_subjects(), toyplop_scenes()
+    assert (len(subjects), len(scenes)) == (35, 20)
+    assert len({pair_id(subject, scene) for subject in subjects for scene in scenes}) == 700
+    assert (len(toyplop_subjects("mini")), len(toyplop_scenes("mini"))) == (5, 4)
+
+
+def test_no_combination_or_identity_of_the_benchmark_is_ever_trained_on() -> None:
+    train = [sample_subject(n) for n in range(1000)]
+    for _, spec in toyplop_subjects():
+        assert is_held_out(spec.combination)
+        assert spec.combination not in {s.combination for s in train}
+        assert spec.identity % 2 == 1
+        assert all(s.identity % 2 == 0 for s in train)
+    assert all(scene.seed % 2 == 1 for _, scene, _ in toyplop_scenes())
+    assert all(sample_scene(n).seed % 2 == 0 for n in range(100))
+
+
+def test_a_pair_tells_what_the_subject_changed_and_nothing_else() -> None:
+    truth = toyplop_pair(toyplop_subjects("mini")[0], toyplop_scenes("mini")[0], size=64)
+    assert truth.pair_id == "bunny-01__room-01"
+    assert truth.caption.startswith("a ")
+    assert truth.mask.shape == truth.effect.shape == truth.subject_alpha.shape == (1, 64, 64)
+    assert 0.02 < float(truth.mask.mean()) < 0.3
+    assert float(truth.effect.mean()) > 0.005  # a shadow fell
+    assert not bool(((truth.mask > 0) & (truth.effect > 0)).any())
+    change = (truth.with_subject - truth.background).abs().amax(0, keepdim=True)
+    assert float(change[(truth.mask <= 0) & (truth.effect <= 0)].max()) <= 0.05
+
+
+def test_a_pair_is_the_same_every_time_it_is_rendered() -> None:
+    subject, scene = toyplop_subjects("mini")[1], toyplop_scenes("mini")[3]
+    first, second = (toyplop_pair(subject, scene, size=48) for _ in range(2))
+    assert torch.equal(first.with_subject, second.with_subject)
+    assert torch.equal(first.subject_styled, second.subject_styled)
+
+
+def test_every_template_place_and_style_takes_part_with_words_of_its_own() -> None:
+    subjects, scenes = [spec for _, spec in toyplop_subjects()], toyplop_scenes()
+    assert {spec.template for spec in subjects} == set(TEMPLATES)
+    assert len({spec.combination for spec in subjects}) == 35
+    assert {spec.pose for spec in subjects} == {"stand"}
+    assert {style for *_, style in scenes} == set(ALL_STYLES)
+    assert {style for *_, style in toyplop_scenes("mini")} & set(HELD_OUT_STYLES)
+    assert set(toyplop_subjects("mini")) <= set(toyplop_subjects())
+    assert len({style_phrase(style) for style in ALL_STYLES}) == len(ALL_STYLES)
+    assert len({PLACE_WORDS[kind] for kind in KINDS}) == len(KINDS)
+    for template in TEMPLATES:
+        assert len({pose_phrase(template, pose) for pose in POSES}) == len(POSES)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        (lambda: sample_subject(0, "test"), "heldout"),
+        (lambda: with_pose(sample_subject(0), "fly"), "stand, sit, wave, lean"),
+        (lambda: pose_phrase("car", "fly"), "stand"),
+        (lambda: style_phrase("graffiti"), "pencil"),
+        (lambda: toyplop_subjects("tiny"), "mini"),
+    ],
+)
+def test_words_that_do_not_exist_are_readable_errors(wrong: Callable[[], object], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        wrong()
