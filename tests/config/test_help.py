@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from magic_insert.cli.help import completion, job_groups, job_help, key_page
-from magic_insert.cli.main import JOBS
+from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS, described_options
 from magic_insert.config.fields import keys_of
 from magic_insert.core.errors import UserError
@@ -72,7 +72,7 @@ _magic_insert; printf '%s\\n' "${{COMPREPLY[@]}}"
     ids=" ".join,
 )
 def test_bash_completes_jobs_keys_and_choices(words: list[str], replies: list[str], tmp_path: Path) -> None:
-    (tmp_path / "script").write_text(completion("bash", JOBS))
+    (tmp_path / "script").write_text(completion("bash", list(JOBS)))
     code = COMPLETE.format(script=tmp_path / "script")
     done = subprocess.run(
         ["bash", "-c", code, "bash", "magic-insert", *words],
@@ -83,7 +83,7 @@ def test_bash_completes_jobs_keys_and_choices(words: list[str], replies: list[st
 
 
 def test_zsh_and_fish_have_a_script_and_other_shells_a_line() -> None:
-    assert "bashcompinit" in completion("zsh", JOBS)
-    assert "complete -c magic-insert" in completion("fish", JOBS)
+    assert "bashcompinit" in completion("zsh", list(JOBS))
+    assert "complete -c magic-insert" in completion("fish", list(JOBS))
     with pytest.raises(UserError, match="bash, zsh or fish"):
-        completion("cmd", JOBS)
+        completion("cmd", list(JOBS))

@@ -18,7 +18,7 @@ from magic_insert.bootstrap.pool import imagined_items
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.scores import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import NETWORK_FILES, ImagineSettings, ids_of, read_index, read_values
-from magic_insert.cli.bootstrap import check
+from magic_insert.cli.jobs import check_bootstrap as check
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import BootstrapConfig, ReviewConfig

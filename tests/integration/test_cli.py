@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from magic_insert.cli.main import JOBS
+from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.launch.run import list_runs
@@ -80,7 +80,7 @@ BAD_INPUT = {
     "an unknown key": (["insert", "subjct=a.png"], "subjct"),
     "an unknown key in a group": (["insert", "style.scael=1"], "style.scael"),
     "a wrong type": (["insert", "seed=abc"], "seed"),
-    "an unknown choice": (["insert", "model=huge"], "micro sdxl"),
+    "an unknown choice": (["insert", "model=huge"], "micro, sdxl"),
     "broken grammar": (["insert", "seed=["], "seed=["),
     "an unknown flag": (["insert", "--fast"], "--fast"),
     "a missing file": (["insert", "subject=no.png", "background=b.png", "out=o.png"], "no.png"),
@@ -89,7 +89,10 @@ BAD_INPUT = {
         "got no file at a.png",
     ),
     "one picture twice": (["personalize", f"subject=[{HERE},{HERE}]", "out=o"], "different names"),
-    "several pictures as a sweep": (["personalize", "subject=a.png,b.png", "out=o"], "key=[value1,value2]"),
+    "several pictures as a sweep": (
+        ["personalize", "subject=a.png,b.png", "out=o"],
+        "subject='[a.png,b.png]'",
+    ),
     "too many pictures": (["personalize", "subject=[a,b,c,d,e,f]", "out=o"], "1 to 5"),
     "a number for a picture": (["personalize", "subject=12", "out=o"], "subject=PATH"),
     "a box outside": ([*INSERT, "out=o.png", "box=[50,50,40,40]"], "64 x 48"),
@@ -173,10 +176,9 @@ def wait(cfg):
 """
 RUN_TOY = """
 import sys
-from magic_insert.cli.app import run_app
-from magic_insert.launch.run import stop_on_signals
-stop_on_signals()
-run_app("card", "toy_jobs:" + sys.argv.pop(1), sys.argv[1:], lambda cfg: None)
+from magic_insert.cli import jobs, main
+jobs.JOBS["card"] = jobs.Job("", "toy_jobs:" + sys.argv[1], lambda cfg: None)
+main.main(["card", *sys.argv[2:]])
 """
 
 

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.cli.insert import main as insert_main
 from magic_insert.cli.insert import run_insert
+from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.digest import sha256_file
@@ -280,7 +280,7 @@ REFUSED = {
     "cut-out wanted": (["subject=opaque.png", "segmenter=alpha"], "transparent ground"),
     "no rembg": (["segmenter=rembg"], "rembg"),
     "no such block": (["style.blocks=[nowhere]"], "UNet block that hears"),
-    "no block at all": (["style.blocks=[]"], "block that listens"),
+    "no block at all": (["style.blocks=[]"], "block for the adapter"),
     "a folder for the sidecar": (["out=taken.png"], "folder taken.json"),
 }
 
@@ -311,7 +311,7 @@ def test_the_command_line_answers_bad_input_with_one_line_and_code_two(
     monkeypatch.chdir(files)
     words = ["subject=clear.png", "background=scene.png", "out=new/out.png", f"model.source={tiny_micro}"]
     with pytest.raises(SystemExit) as stop:
-        insert_main(words)
+        main(["insert", *words])
     assert stop.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -341,6 +341,6 @@ def test_settings_of_a_personalisation_that_is_there_already_are_refused(
     word: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        insert_main(["run=somewhere", "subject=cut.png", "background=scene.png", "out=out.png", word])
+        main(["insert", "run=somewhere", "subject=cut.png", "background=scene.png", "out=out.png", word])
     assert stop.value.code == 2
     assert "personalised already" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.evaluate import rewrite
+from magic_insert.cli.words import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import SubjectPlopConfig

@@ -56,16 +56,15 @@ def wait(cfg):
 """
 RUN_TOY = """
 import sys
-from magic_insert.cli.app import run_app
+from magic_insert.cli import jobs, main
 from magic_insert.core.errors import UserError
-from magic_insert.launch.run import stop_on_signals
 
 def check(cfg):
     if cfg.num_samples == 13:
         raise UserError("expected num_samples without bad luck, got 13")
 
-stop_on_signals()
-run_app("card", "toy_jobs:" + sys.argv.pop(1), sys.argv[1:], check)
+jobs.JOBS["card"] = jobs.Job("", "toy_jobs:" + sys.argv[1], check)
+main.main(["card", *sys.argv[2:]])
 """
 
 

@@ -28,9 +28,7 @@ def job_groups(job: str) -> dict[str, str]:
     chosen = {
         group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()
     }
-    listed = (
-        {"stylizer": "", "inserter": ""} if job == "evaluate" else {}
-    )  # cli/evaluate.py takes lists of them
+    listed = {"stylizer": "", "inserter": ""} if job == "evaluate" else {}  # cli/words.py takes lists of them
     return listed | {
         group: str(choice) for group, choice in chosen.items() if not group.startswith("override")
     }
@@ -195,8 +193,8 @@ def _table(cls: type) -> list[str]:
     return ["", "| key | type | default | limits | meaning |", "|---|---|---|---|---|", *rows] if rows else []
 
 
-def completion(shell: str, jobs: Mapping[str, str]) -> str:
-    """A script that completes jobs, keys, groups and their choices; `jobs` is name -> summary.
+def completion(shell: str, jobs: Sequence[str]) -> str:
+    """A script that completes jobs, keys, groups and their choices.
 
     Raises:
         UserError: another shell than bash, zsh and fish.

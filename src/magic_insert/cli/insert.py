@@ -1,12 +1,10 @@
 """`magic-insert insert`: one subject into one background, or into many."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magic_insert.cli.app import fail, run_app
 from magic_insert.config.schema import InsertConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -82,27 +80,3 @@ def _pose(magic: "MagicInsert", cfg: InsertConfig, found: InsertInputs, on_event
         return suggest(
             found.pose, open_picture(background), box, name=background.stem, words=cfg.style.prompt
         )
-
-
-def refuse_late_settings(words: Sequence[str]) -> None:
-    """That nothing is asked of a personalisation which `run=` names as done already.
-
-    Raises:
-        UserError: it is, and would do nothing.
-    """
-    keys = [word.lstrip("+~").partition("=")[0] for word in words]
-    late = [key for key in keys if key.partition(".")[0].partition("@")[0] == "personalization"]
-    if "run" in keys and late:
-        raise UserError(
-            f"expected no {late[0]} beside run=FOLDER, which is personalised already; "
-            "personalise again with it or leave it out"
-        )
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the job from command-line words."""
-    try:
-        refuse_late_settings(arguments)
-    except UserError as error:
-        fail(error)
-    run_app("insert", "magic_insert.cli.insert:run_insert", arguments, resolve_insert)

@@ -1,11 +1,9 @@
 """`magic-insert remove`: an object and its shadow out of a picture."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from magic_insert.cli.app import run_app
 from magic_insert.config.schema import RemoveConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.events import terminal_bars
@@ -34,8 +32,3 @@ def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
     drop.save(found.out, inputs=inputs, config=asdict(cfg))
     print(f"wrote {found.out} and {found.out.stem}.json", file=sys.stderr)
     return found.out
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the job from command-line words."""
-    run_app("remove", "magic_insert.cli.remove:run_remove", arguments, resolve_remove)

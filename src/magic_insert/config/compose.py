@@ -68,6 +68,11 @@ def register_schemas() -> None:
             _store(name, {"name": name}, group)
     for name in ("none", "fast"):
         _store(name, {}, "debug", package="_global_")
+
+
+@cache
+def register_filters() -> None:
+    """Makes this package's filters known to Hydra, each as a choice with its own bounds; imports them."""
     for name in FILTERS.own:
         _store_filter(name)
 
@@ -142,6 +147,9 @@ def composer(job: str) -> Iterator[Compose]:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
     """
     register_schemas()
+
+    if "filter" in get_type_hints(JOB_SCHEMAS[job]):
+        register_filters()
 
     def made(overrides: Sequence[str], whole: bool) -> DictConfig:
         register_installed(overrides)

@@ -1,32 +1,58 @@
-"""`magic-insert evaluate`: methods on a benchmark, beside floors and the truth.
+"""From the words of the command line to Hydra's, where the two differ.
 
-Several methods run side by side: before Hydra sees the words, each name of the list `stylizer='[a,b]'` becomes a choice
-of the group for one entry of `stylizers`. `label:file` gives the entry another name; `images` needs no
-file, it is a folder of pictures made elsewhere.
+Several methods of an evaluation run side by side: each name of the list `stylizer='[a,b]'` becomes a choice of the
+group for one entry of `stylizers`. `label:name` gives the entry another name; `images` is a folder of pictures made
+elsewhere.
 """
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-from magic_insert.cli.app import fail, require_writable, run_app
 from magic_insert.config.compose import group_options
 from magic_insert.config.registry import INSERTERS, STYLIZERS
-from magic_insert.config.schema import IMAGES, EvaluateConfig
+from magic_insert.config.schema import IMAGES
 from magic_insert.core.errors import UserError
-from magic_insert.inputs import find_inserter, find_model, find_segmenter
 
-GROUPS = ("stylizer", "inserter")
+GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
 SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
-# Words that were rewritten before, as the jobs of a sweep and the printed command carry them.
-REWRITTEN = {group: re.compile(rf"\+\w+@{group}s\.|\+\+{group}s\.\w+\.name=") for group in GROUPS}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
+ACTIONS = ("fetch", "check")
 
 
-def rewrite(words: Sequence[str]) -> list[str]:
+def without_late_settings(words: Sequence[str]) -> list[str]:
+    """The words of `insert`, where nothing is asked of a personalisation which `run=` names as done already.
+
+    Raises:
+        UserError: it is, and would do nothing.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    late = [key for key in keys if key.partition(".")[0].partition("@")[0] == "personalization"]
+    if "run" in keys and late:
+        raise UserError(
+            f"expected no {late[0]} beside run=FOLDER, which is personalised already; "
+            "personalise again with it or leave it out"
+        )
+    return list(words)
+
+
+def sweep_folder(words: Sequence[str]) -> list[str]:
+    """The words of `dashboard`, whose key `sweep` would be Hydra's group of sweeps."""
+    return [re.sub("^sweep=", "sweep_dir=", word) for word in words]
+
+
+def action_first(words: Sequence[str]) -> list[str]:
+    """The words of `subjectplop`, of which the first may be the action; raises `UserError` for another."""
+    first, *rest = [*words] or [""]
+    if first in ACTIONS:
+        return [f"action={first}", *rest]
+    if first and "=" not in first:
+        raise UserError(f"expected magic-insert subjectplop {' or '.join(ACTIONS)}, got {first}")
+    return list(words)
+
+
+def methods_side_by_side(words: Sequence[str]) -> list[str]:
     """The words as Hydra takes them; a group that nobody chose gets its default unless an experiment may choose it.
 
     Raises:
@@ -35,9 +61,7 @@ def rewrite(words: Sequence[str]) -> list[str]:
     chosen: dict[str, list[tuple[str, str]]] = {}
     rest: list[str] = []
     experiment = False
-    given: set[str] = set()
     for word in words:
-        given |= {group for group in GROUPS if REWRITTEN[group].match(word)}
         key, equals, value = word.partition("=")
         if equals and key in GROUPS:
             chosen[key] = [*chosen.get(key, []), *_names(key, value)]
@@ -45,7 +69,10 @@ def rewrite(words: Sequence[str]) -> list[str]:
         experiment = experiment or (key == "experiment" and value not in ("", "null"))
         rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else word)
     for group in GROUPS:
-        if group not in (*chosen, *given) and not experiment:
+        given = any(
+            word.startswith((f"+{group}@", f"+{VARIANTS}@{group}s.", f"++{group}s.")) for word in rest
+        )
+        if group not in chosen and not experiment and not given:
             chosen[group] = _names(group, DEFAULTS[group])
     made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
     return [*made, *(_own(word, chosen) for word in rest)]
@@ -69,7 +96,7 @@ def _names(group: str, value: str) -> list[tuple[str, str]]:
 
 
 def _entry(group: str, label: str, file: str) -> str:
-    registry = STYLIZERS if group == "stylizer" else INSERTERS
+    registry = GROUPS[group]
     if file == IMAGES or (file in registry.names() and file not in registry.own):
         return f"++{group}s.{label}.name={file}"
     homes = [group, VARIANTS] if group == "stylizer" else [group]
@@ -95,43 +122,3 @@ def _own(word: str, chosen: dict[str, list[tuple[str, str]]]) -> str:
         if word.startswith(f"{group}s."):
             return f"++{word}"
     return word
-
-
-def check(cfg: EvaluateConfig) -> None:
-    """Looks at the folders before anything heavy is loaded; raises `UserError`."""
-    require_writable("out", cfg.out)
-    if cfg.benchmark.root is not None and not Path(cfg.benchmark.root).is_dir():
-        raise UserError(
-            f"expected a folder of pictures at {cfg.benchmark.root}, got none; set benchmark.root=FOLDER"
-        )
-    if cfg.encoders.root is not None and not Path(cfg.encoders.root).is_dir():
-        raise UserError(
-            f"expected a folder of encoders at {cfg.encoders.root}, got none; set encoders.root=FOLDER"
-        )
-    methods: list[tuple[str, Any]] = [*cfg.chosen_stylizers.items(), *cfg.chosen_inserters.items()]
-    for name, method in methods:
-        if method.name == IMAGES and not Path(str(method.dir)).is_dir():
-            raise UserError(
-                f"expected a folder of pictures for {name}, got none at {method.dir}; set its dir=FOLDER"
-            )
-    for name, inserter in cfg.chosen_inserters.items():
-        if inserter.mask_dir and not Path(inserter.mask_dir).is_dir():
-            raise UserError(
-                f"expected a folder of masks for {name}, got none at {inserter.mask_dir}; set its mask_dir=FOLDER"
-            )
-    find_segmenter(cfg.segmenter)
-    if all(method.name == IMAGES for _, method in methods):
-        return
-    model_folder = find_model(cfg.model)
-    for inserter in cfg.chosen_inserters.values():
-        if inserter.name != IMAGES and "insert" in cfg.tracks:
-            find_inserter(inserter, model_folder)
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Runs the job from command-line words."""
-    try:
-        words = rewrite(arguments)
-    except UserError as error:
-        fail(error)
-    run_app("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words, check, typed=arguments)
