@@ -185,10 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure inserters with the subject in its own light.")
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--pairs", type=Path)
+    parser.add_argument("--inserters", default="copy_paste,contact_shadow,real_only,effect")
     parser.add_argument("--run", help="folder of other weights for inserter=effect")
     options = parser.parse_args(arguments)
     inserters: dict[str, Finish] = {}
-    for name in ("copy_paste", "contact_shadow", "real_only", "effect"):
+    for name in options.inserters.split(","):
         run = [f"inserter.run={options.run}"] if options.run and name == "effect" else []
         magic = MagicInsert.from_pretrained("micro", overrides=[f"inserter={name}", *run])
         inserters[name] = finished_by(magic.models.inserter(magic.settings.inserter, magic.folders.inserter))

@@ -31,7 +31,7 @@ CASTS = tuple(
 SUN = 5  # unit direction towards the sun (right, up, towards the camera), softness, share of the sun in the light
 BROAD, TIGHT = 0.33, 0.34  # darkening of the contact shadow that the network starts from
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
-UNSURE, SURE = 0.2, 0.5  # horizontal length of a sun that was read as nowhere and as somewhere
+UNSURE, SURE = 0.15, 0.4  # horizontal length of a sun that was read as nowhere and as somewhere
 STRONGER = 1.2  # of the contact shadow that stands in
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
@@ -204,11 +204,14 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     frame = foot_frame(mask)
     broad, tight = contact(mask, frame, frame_coordinates(frame, *mask.shape[-2:]))
     under = STRONGER * torch.log((1.0 - BROAD * broad) * (1.0 - TIGHT * tight))
-    hedge = torch.minimum(0.5 * effect.log_shade, under)
+    # Training counts cells with an effect more than once, which darkens where one is unlikely; the gate is plain.
+    likely = 0.5 + 0.5 * torch.sigmoid(effect.gate_logit)
+    drawn = torch.log1p(-likely * -torch.expm1(effect.log_shade))
+    hedge = torch.minimum(0.5 * drawn, under)
     return replace(
         effect,
-        log_shade=sure * effect.log_shade + (1.0 - sure) * hedge,
-        light=(0.5 + 0.5 * sure) * effect.light,
+        log_shade=sure * drawn + (1.0 - sure) * hedge,
+        light=(0.5 + 0.5 * sure) * likely * effect.light,
     )
 
 
