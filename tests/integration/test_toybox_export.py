@@ -28,6 +28,20 @@ def test_a_longer_export_begins_with_the_shorter_one(tmp_path: Path) -> None:
         ).read_bytes()
 
 
+def test_an_export_grows_in_its_folder_and_overwrites_no_other(tmp_path: Path) -> None:
+    small = replace(CONFIG, out=str(tmp_path), num_subjects=1)
+    run_toybox(small)
+    run_toybox(replace(small, num_subjects=2))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+    for other, named in (
+        (replace(small, seed=6), "other seed"),
+        (replace(small, what="sheet"), "export of subjects"),
+    ):
+        with pytest.raises(UserError, match=named):
+            run_toybox(other)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
+
+
 def test_subjects_carry_their_alpha_style_and_caption(tmp_path: Path) -> None:
     run_toybox(replace(CONFIG, out=str(tmp_path)))
     rows = read_jsonl(tmp_path / "captions.jsonl")
@@ -65,12 +79,13 @@ def test_the_benchmark_has_the_truth_of_every_pair(tmp_path: Path) -> None:
 
 
 def test_the_sheet_has_a_column_per_style(tmp_path: Path) -> None:
-    run_toybox(replace(CONFIG, out=str(tmp_path), what="sheet", num_subjects=1))
-    narrow, _ = load_rgba(tmp_path / "sheet.png")
-    run_toybox(
-        replace(CONFIG, out=str(tmp_path), what="sheet", num_subjects=1, styles=["photo", "cel", "neon"])
-    )
-    wide, _ = load_rgba(tmp_path / "sheet.png")
+    sheets = []
+    for name, styles in (("narrow", CONFIG.styles), ("wide", ["photo", "cel", "neon"])):
+        run_toybox(
+            replace(CONFIG, out=str(tmp_path / name), what="sheet", num_subjects=1, styles=list(styles))
+        )
+        sheets.append(load_rgba(tmp_path / name / "sheet.png")[0])
+    narrow, wide = sheets
     assert wide.shape[2] - narrow.shape[2] == 32 + 2
 
 

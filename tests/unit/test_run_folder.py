@@ -107,3 +107,17 @@ def test_a_damaged_record_is_one_line_beside_the_sound_ones(tmp_path: Path, cont
     assert [folder.name for folder, _ in runs] == ["sound"]
     assert len(lines) == 1
     assert str(tmp_path / "damaged" / "run.json") in lines[0]
+
+
+def test_no_job_writes_where_another_has(tmp_path: Path) -> None:
+    with recorded_run(tmp_path, JobPlan("toybox", "toy:run"), StatusConfig()):
+        pass
+    before = (tmp_path / "run.json").read_bytes()
+    with (
+        pytest.raises(UserError, match="a run of insertion, got one of toybox"),
+        recorded_run(tmp_path, JobPlan("insertion", "toy:run"), StatusConfig()),
+    ):
+        pass
+    assert (tmp_path / "run.json").read_bytes() == before
+    with recorded_run(tmp_path, JobPlan("report", "toy:run"), StatusConfig()):  # adds a page to what is there
+        pass

@@ -30,6 +30,8 @@ from magic_insert.core.jsonl import as_record, read_object, read_record, write_b
 from magic_insert.core.ranks import is_alive, start_ticks
 
 RECORD, CONFIG = "run.json", "config.yaml"
+# Jobs that fill their folder: none writes where another has.
+MAKERS = {"insert", "personalize", "insertion", "bootstrap", "evaluate", "toybox", "export", "foundation"}
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # These run in the parent and start a process group per stage.
 STAGED_JOBS = ("bootstrap",)
@@ -131,7 +133,7 @@ def recorded_run(folder: Path, plan: JobPlan, frozen: Any) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be written, or a live run holds it.
     """
-    _require_free(folder)
+    _require_free(folder, plan.job)
     record = RunRecord(
         job=plan.job,
         target=plan.target,
@@ -163,11 +165,16 @@ def recorded_run(folder: Path, plan: JobPlan, frozen: Any) -> Iterator[None]:
         end("done")
 
 
-def _require_free(folder: Path) -> None:
-    """Raises `UserError` where a run holds `folder`, or may hold it from a machine that cannot be asked."""
+def _require_free(folder: Path, job: str) -> None:
+    """Raises `UserError` where another job has filled `folder`, or a run holds it, or may hold it from a machine that
+    cannot be asked."""
     if not (folder / RECORD).is_file() or "state" not in read_object(folder / RECORD):
         return  # without a state it was written by hand for ranks to read
     record = read_record(folder / RECORD, RunRecord)
+    if record.job != job and {record.job, job} <= MAKERS:
+        raise UserError(
+            f"expected {folder} to be free or to hold a run of {job}, got one of {record.job}; set out=..."
+        )
     if record.state_now != "running":
         return
     if record.host == socket.gethostname():

@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from rich.progress import track
 
+from magic_insert.config.registry import STYLES
 from magic_insert.config.schema import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.rand import fold_in
+from magic_insert.core.store import Request, claim
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, style_phrase
@@ -40,6 +42,12 @@ def run_toybox(cfg: ToyboxConfig) -> None:
         UserError: an unknown style, or the place cannot be written.
     """
     styles = list(cfg.styles) or list(ALL_STYLES if cfg.what == "benchmark" else TRAIN_STYLES)
+    for style in styles:
+        STYLES.get(style)  # raises before anything is written
+    settings = {name: getattr(cfg, name) for name in ("size", "seed", "split", "occlusion")}
+    if cfg.what == "pairs":
+        settings["num_subjects"] = cfg.num_subjects  # they take turns
+    claim(Path(cfg.out), Request(f"toybox export of {cfg.what}", 1, {**settings, "styles": styles}))
     products = {
         "subjects": export_subjects,
         "pairs": export_pairs,

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from magic_insert.config.schema import ExportConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import read_object
+from magic_insert.core.store import Request, claim
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.models.kohya import alphas, kohya_state
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -35,7 +36,7 @@ def run_export(cfg: ExportConfig) -> list[Path]:
         raise UserError(
             f"expected a finished personalisation at {run}, got no {CARD_FILE} there; set run=FOLDER"
         )
-    card = read_json(run / CARD_FILE)
+    card = read_object(run / CARD_FILE)
     name = cfg.name or run.resolve().name
     lora, lora_header = read_tensors(run / LORA_FILE)
     rows, rows_header = read_tensors(run / TOKENS_FILE)
@@ -53,6 +54,7 @@ def run_export(cfg: ExportConfig) -> list[Path]:
             "ss_output_name": name,
         }
         rows_header = {}
+    claim(out, Request("export", 1, {"of": card.get("key"), "format": cfg.format, "name": name}))
     save_tensors(lora_file, lora, {**lora_header, **model_spec(card, name, "lora", lora)})
     save_tensors(rows_file, rows, {**rows_header, **model_spec(card, name, "textual-inversion", rows)})
     return [lora_file, rows_file]
