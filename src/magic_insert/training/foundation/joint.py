@@ -12,6 +12,7 @@ import argparse
 import bisect
 import multiprocessing
 import queue
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.data.toybox_pool import (
     RENDER,
@@ -34,7 +35,7 @@ from magic_insert.data.toybox_pool import (
 )
 from magic_insert.models.controlnet import canny_edges
 from magic_insert.models.micro import MICRO, MicroSizes, build_scheduler, build_unet, load_tokenizers
-from magic_insert.models.micro_adapter import collect_ip_adapter
+from magic_insert.models.micro_adapter import collect_ip_adapter, save_ip_adapter
 from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import load_part, new_adapter, without_adapter
 from magic_insert.toybox.captions import caption, scene_phrase, style_phrase
@@ -70,7 +71,15 @@ SUBJECT_SHARE = 0.75  # of the rows; the rest are scenes with their subject
 LOOK_SHARE = 0.3  # of the subject rows whose style a picture says are in a colour look
 POOLED_SILENT = 0.5  # of the styled rows name the style in the token states alone
 # Line drawings are the hardest to draw: how often each style is chosen, relative to 1.
-STYLE_WEIGHT = {"photo": 1.3, "cartoon": 1.6, "cel": 1.2, "pencil": 1.5, "ink": 1.8, "blueprint": 1.6, "crayon": 1.2}
+STYLE_WEIGHT = {
+    "photo": 1.3,
+    "cartoon": 1.6,
+    "cel": 1.2,
+    "pencil": 1.5,
+    "ink": 1.8,
+    "blueprint": 1.6,
+    "crayon": 1.2,
+}
 # Structure is decided in the middle of the schedule, where the held-out loss of line styles was highest.
 MIDDLE, MIDDLE_SHARE = (350, 900), 0.4
 
@@ -88,7 +97,7 @@ class JointPlan:
     ema_decay: float = 0.9995
     seed: int = 0
     device: str = "cuda"
-    start_share: float = 0.12  # of the pool that must be rendered before training starts
+    start_share: float = 0.15  # of the pool that must be rendered before training starts
     channels_last: bool = False
     graph: bool = True
     max_steps: int = 1_000_000
@@ -104,7 +113,9 @@ class Chunk:
     kind: str  # "subject" or "scene"
     rows: np.ndarray  # [n]
     pictures: np.ndarray  # [n, V, 3, H, W]; scenes with their subject
-    references: np.ndarray  # [n, V, 3, H, W]; what may say the style: the subjects themselves, scenes without theirs
+    references: (
+        np.ndarray
+    )  # [n, V, 3, H, W]; what may say the style: the subjects themselves, scenes without theirs
     toned: np.ndarray  # [n, K, 3, H, W] in a look: subjects to be drawn, scenes that say the look
     toned_drawing: np.ndarray  # [n, K] which drawing each of them is
     look: np.ndarray  # [n, K]
@@ -124,9 +135,9 @@ def render_chunk(job: tuple[str, PoolPlan, int, int]) -> Chunk:
     if kind == "subject":
         pictures = references = block["subjects"]
         words = [caption(subject_at(plan, int(i))) for i in rows]
-        edges = np.stack([
-            canny_edges(torch.from_numpy(p[0].astype(np.float32) / 255.0))[0].numpy() > 0 for p in pictures
-        ])
+        edges = np.stack(
+            [canny_edges(torch.from_numpy(p[0].astype(np.float32) / 255.0))[0].numpy() > 0 for p in pictures]
+        )
     else:
         pictures, references = block["scenes_with"], block["scenes_without"]
         pairs = [scene_at(plan, int(i)) for i in rows]
@@ -137,16 +148,27 @@ def render_chunk(job: tuple[str, PoolPlan, int, int]) -> Chunk:
         picks = [fold_in(plan.seed, kind, int(i), "look", k) for k in range(3)]
         chosen.append([p % per for p in picks])
         looks.append([(p >> 16) % len(LOOK_NAMES) for p in picks])
-        toned.append([
-            apply_look(torch.from_numpy(references[n, d].copy()), LOOK_NAMES[k]).numpy()
-            for d, k in zip(chosen[-1], looks[-1], strict=True)
-        ])
+        toned.append(
+            [
+                apply_look(torch.from_numpy(references[n, d].copy()), LOOK_NAMES[k]).numpy()
+                for d, k in zip(chosen[-1], looks[-1], strict=True)
+            ]
+        )
     texts = [
         [text, *(f"{text}, {style_phrase(TRAIN_STYLES[s])}" for s in drawn)]
         for text, drawn in zip(words, styles, strict=True)
     ]
     return Chunk(
-        kind, rows, pictures, references, np.array(toned), np.array(chosen), np.array(looks), styles, edges, texts
+        kind,
+        rows,
+        pictures,
+        references,
+        np.array(toned),
+        np.array(chosen),
+        np.array(looks),
+        styles,
+        edges,
+        texts,
     )
 
 
@@ -177,7 +199,8 @@ class Renderer:
         for job in [*ordered, *[None] * workers]:
             self._jobs.put(job)
         self.processes = [
-            context.Process(target=_work, args=(self._jobs, self._results), daemon=True) for _ in range(workers)
+            context.Process(target=_work, args=(self._jobs, self._results), daemon=True)
+            for _ in range(workers)
         ]
         for process in self.processes:
             process.start()
@@ -220,7 +243,10 @@ class Encoders:
         """uint8 [..., 3, H, W] to scaled latents, as they are and mirrored, [..., 2, C, h, w] float16."""
         flat = torch.from_numpy(pictures.reshape(-1, *pictures.shape[-3:])).to(self.device)
         pixels = flat.float() / 127.5 - 1.0
-        views = [self.vae.encode(p).latent_dist.mean * self.vae.config.scaling_factor for p in (pixels, pixels.flip(-1))]
+        views = [
+            self.vae.encode(p).latent_dist.mean * self.vae.config.scaling_factor
+            for p in (pixels, pixels.flip(-1))
+        ]
         joined = torch.stack(views, dim=1).half()
         return joined.view(*pictures.shape[:-3], *joined.shape[1:])
 
@@ -285,8 +311,12 @@ class PoolOnDevice:
             "edges": torch.from_numpy(chunk.edges).to(latents.device),
         }
         if chunk.kind not in self.tables:
-            count = self.plan.num_identities * self.plan.poses_per_identity if subjects else self.plan.num_scenes
-            self.tables[chunk.kind] = Table(**{k: v.new_zeros(count, *v.shape[1:]) for k, v in values.items()})
+            count = (
+                self.plan.num_identities * self.plan.poses_per_identity if subjects else self.plan.num_scenes
+            )
+            self.tables[chunk.kind] = Table(
+                **{k: v.new_zeros(count, *v.shape[1:]) for k, v in values.items()}
+            )
         table = self.tables[chunk.kind]
         rows = torch.from_numpy(chunk.rows).to(latents.device)
         for name, value in values.items():
@@ -299,13 +329,18 @@ class PoolOnDevice:
                 table.toned_places.setdefault(key, []).append((int(row), k, int(v)))
         self._count()
 
-    def batch(self, rng: np.random.Generator, size: int, *, adapter: bool, edges: bool = False) -> dict[str, Tensor]:
+    def batch(
+        self, rng: np.random.Generator, size: int, *, adapter: bool, edges: bool = False
+    ) -> dict[str, Tensor]:
         """`size` rows; latents, token states, pooled text, style embedding, timesteps (and edges), on the device."""
-        kinds = np.searchsorted(_shares(WITH_ADAPTER if adapter else WORDS_ONLY), rng.random(size), side="right")
+        kinds = np.searchsorted(
+            _shares(WITH_ADAPTER if adapter else WORDS_ONLY), rng.random(size), side="right"
+        )
         mixture = WITH_ADAPTER if adapter else WORDS_ONLY
         chances, numbers = rng.random((size, 4)).tolist(), rng.integers(0, 2**31, (size, 4)).tolist()
         picks = [
-            self._row(mixture[k], u, n, edges) for k, u, n in zip(kinds.tolist(), chances, numbers, strict=True)
+            self._row(mixture[k], u, n, edges)
+            for k, u, n in zip(kinds.tolist(), chances, numbers, strict=True)
         ]
         parts: dict[str, list[Tensor]] = {"latents": [], "states": [], "pooled": [], "edges": []}
         order: list[int] = []
@@ -321,7 +356,9 @@ class PoolOnDevice:
             blank = slot < 0
             states = table.states[row, slot.clamp(min=0)]
             parts["states"].append(torch.where(blank[:, None, None], self.empty_states, states))
-            parts["pooled"].append(torch.where(blank[:, None], self.empty_pooled, table.pooled[row, slot_pooled]))
+            parts["pooled"].append(
+                torch.where(blank[:, None], self.empty_pooled, table.pooled[row, slot_pooled])
+            )
             if edges:
                 plain = table.edges[row]
                 parts["edges"].append(torch.where(flip.bool()[:, None, None], plain.flip(-1), plain))
@@ -356,7 +393,13 @@ class PoolOnDevice:
         kind = "subject" if edges or u[0] < SUBJECT_SHARE else "scene"
         table, scenes = self.tables[kind], self.tables["scene"]
         flip = d & 1
-        if kind == "subject" and rows.picture and rows.text != "styled" and u[1] < LOOK_SHARE and self.shared_looks:
+        if (
+            kind == "subject"
+            and rows.picture
+            and rows.text != "styled"
+            and u[1] < LOOK_SHARE
+            and self.shared_looks
+        ):
             key = self.shared_looks[a % len(self.shared_looks)]
             row, k, _ = table.toned_places[key][b % len(table.toned_places[key])]
             said = scenes.toned_places[key][c % len(scenes.toned_places[key])]
@@ -370,7 +413,11 @@ class PoolOnDevice:
         if not rows.picture:
             return kind, False, row, drawing, flip, slot, pooled, None
         # What a target is: a scene without the subject; one time in eight another subject in the style.
-        source = "scene" if style in scenes.places and ((d >> 4) % 8 or style not in self.tables["subject"].places) else "subject"
+        source = (
+            "scene"
+            if style in scenes.places and ((d >> 4) % 8 or style not in self.tables["subject"].places)
+            else "subject"
+        )
         places = self.tables[source].places[style]
         return kind, False, row, drawing, flip, slot, pooled, (source, *places[c % len(places)])
 
@@ -429,7 +476,12 @@ class Objective(nn.Module):
             )
             kwargs = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
         predicted = self.unet(
-            noisy, steps, encoder_hidden_states=batch["states"], added_cond_kwargs=added, return_dict=False, **kwargs
+            noisy,
+            steps,
+            encoder_hidden_states=batch["states"],
+            added_cond_kwargs=added,
+            return_dict=False,
+            **kwargs,
         )[0]
         return (predicted.float() - (a * noise - s * clean)).square().mean()
 
@@ -571,7 +623,12 @@ def train(
                     flush=True,
                 )
             every(step, share)
-    return {"steps": step, "batch_size": batch_size, "seconds": round(time.monotonic() - began, 1), "loss": losses}
+    return {
+        "steps": step,
+        "batch_size": batch_size,
+        "seconds": round(time.monotonic() - began, 1),
+        "loss": losses,
+    }
 
 
 def save_network(network: Any, folder: Path, parts: int = 1) -> None:
@@ -591,8 +648,10 @@ def fill(pool: PoolOnDevice, renderer: Renderer, share: float) -> None:
 
 
 def load_encoders(start: Path, device: str) -> Encoders:
-    parts = {name: load_part(start / name, name).to(device).eval().requires_grad_(False) for name in
-             ("vae", "text_encoder", "text_encoder_2", "image_encoder")}
+    parts = {
+        name: load_part(start / name, name).to(device).eval().requires_grad_(False)
+        for name in ("vae", "text_encoder", "text_encoder_2", "image_encoder")
+    }
     tokenizer, tokenizer_2 = load_tokenizers(start / "tokenizer")
     return Encoders(**parts, tokenizer=tokenizer, tokenizer_2=tokenizer_2, device=device)
 
@@ -635,6 +694,9 @@ def run_joint(start: Path, out: Path, plan: JointPlan, sizes: MicroSizes) -> dic
     renderer = Renderer(plan.pool, plan.workers)
     facts: dict[str, Any] = {"plan": asdict(plan), "sizes": asdict(sizes)}
     scheduler = build_scheduler()
+    pool = PoolOnDevice(plan.pool, load_encoders(start, plan.device))
+    fill(pool, renderer, plan.start_share)
+    print(f"first pictures after {time.monotonic() - began:.0f} s", flush=True)
     if plan.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.backends.cudnn.benchmark = True
@@ -649,13 +711,12 @@ def run_joint(start: Path, out: Path, plan: JointPlan, sizes: MicroSizes) -> dic
             torch.cuda.synchronize()
             plan = replace(plan, graph=False)
         print(facts.get("ms_per_step"), flush=True)
-    pool = PoolOnDevice(plan.pool, load_encoders(start, plan.device))
-    fill(pool, renderer, plan.start_share)
-    print(f"first pictures after {time.monotonic() - began:.0f} s", flush=True)
     unet = new_unet(sizes, plan, channels_last=plan.channels_last)
     trained = [p for p in unet.parameters() if p.requires_grad]
     facts["unet_parameters"] = sum(p.numel() for p in trained)
-    stepper = Stepper(Objective(unet, None, scheduler, sizes.image_size, plan.device), trained, plan, places=True)
+    stepper = Stepper(
+        Objective(unet, None, scheduler, sizes.image_size, plan.device), trained, plan, places=True
+    )
     saved = [0.0]
 
     def snapshot(step: int, share: float) -> None:
@@ -691,6 +752,24 @@ def run_joint(start: Path, out: Path, plan: JointPlan, sizes: MicroSizes) -> dic
     for process in renderer.processes:
         process.terminate()
     return facts
+
+
+def assemble(start: Path, joint: Path, target: Path) -> None:
+    """A copy of the model folder `start` with the UNet, adapter and ControlNet that `run_joint` wrote into `joint`."""
+    shutil.copytree(start, target)
+    facts = read_json(joint / "joint.json")
+    sizes = replace(MICRO, unet_channels=tuple(facts["sizes"]["unet_channels"]))
+    unet = build_unet(sizes)
+    network = build_controlnet(unet)
+    for module, name in ((unet, "unet"), (network, "controlnet")):
+        tensors = {
+            k: v
+            for path in sorted((joint / name).glob("[0-9].safetensors"))
+            for k, v in load_file(path).items()
+        }
+        module.load_state_dict(tensors)
+        module.half().save_pretrained(target / name)
+    save_ip_adapter(target, load_file(joint / "unet" / "adapter.safetensors"), torch.float16)
 
 
 def publish_unet(unet: Any, out: Path, sizes: MicroSizes) -> None:
