@@ -9,7 +9,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.paths import micro_dir
 from magic_insert.training.foundation.card import run_card
 
-LIMIT_MB = 48
+LIMIT_MB = 72
 
 
 def ship(model: Path, target: Path) -> Path:

@@ -48,7 +48,7 @@ class MicroSizes:
     vision_patch: int = 16
     embed_dim: int = 160  # shared space of text_encoder_2 and image_encoder
     vae_channels: tuple[int, ...] = (24, 48, 64, 96)
-    unet_channels: tuple[int, ...] = (64, 80, 80)
+    unet_channels: tuple[int, ...] = (96, 128, 128)
     heads: int = 4
     groups: int = 8
 
