@@ -7,7 +7,7 @@ from pathlib import Path
 from magic_insert.config.schema import CardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.paths import micro_dir
-from magic_insert.training.foundation.card import run_card
+from magic_insert.foundation.card import run_card
 
 LIMIT_MB = 72
 

@@ -10,7 +10,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.launch.run import JobPlan, run_job
 
-TARGET = "magic_insert.training.foundation.driver:run_foundation"
+TARGET = "magic_insert.foundation.job:run_foundation"
 pytestmark = pytest.mark.slow
 
 

@@ -17,7 +17,7 @@ from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import ALL_STYLES, draw
 from magic_insert.toybox.subjects import sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.training.foundation.vae import PatchCode, VaeModule
+from magic_insert.foundation.autoencoder import PatchCode, VaeModule
 from magic_insert.training.personalize import personalize
 from magic_insert.training.trainer import TrainerOptions, fit
 

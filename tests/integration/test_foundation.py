@@ -1,7 +1,6 @@
 """The foundation job end to end at tiny size: what it assembles loads in plain diffusers, and its card is measured."""
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from magic_insert.core.jsonl import read_jsonl
 
 
 def run(out: Path, *overrides: str) -> Path:
-    from magic_insert.training.foundation.driver import run_foundation
+    from magic_insert.foundation.job import run_foundation
 
     cfg: Any = freeze(
         compose_job("foundation", ["debug=fast", f"out={out}", "trainer.precision=32-true", *overrides])
@@ -58,7 +57,7 @@ def test_plain_diffusers_loads_the_assembled_folder_and_its_adapter(model: Path)
 
 def test_every_fit_logs_its_last_step_where_the_run_is(model: Path) -> None:
     rows = read_jsonl(model.parent / "metrics.jsonl")
-    assert {"vae", "clip", "denoiser", "adapter", "remover", "inserter"} <= {row["stage"] for row in rows}
+    assert {"vae", "clip", "generator", "controlnet", "remover", "inserter"} <= {row["stage"] for row in rows}
     assert {row["step"] for row in rows} == {2}
 
 
@@ -79,7 +78,7 @@ def test_the_folder_does_not_say_where_it_was_made(model: Path) -> None:
 
 def test_the_card_measures_every_style_and_sums_up(model: Path, tmp_path: Path) -> None:
     from magic_insert.toybox.styles import ALL_STYLES
-    from magic_insert.training.foundation.card import run_card
+    from magic_insert.foundation.card import run_card
 
     card = json.loads(run_card(CardConfig(source=str(model), out=str(tmp_path), num_samples=2)).read_text())
     rows = card["measured"]["styles"]
@@ -97,19 +96,34 @@ def test_a_finished_job_is_not_done_again(model: Path) -> None:
     assert before == {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
 
 
-def test_a_part_can_be_trained_alone_beside_the_others(model: Path, tmp_path: Path) -> None:
-    from magic_insert.training.foundation.driver import train_part
+def test_a_part_of_no_steps_is_taken_over_from_a_finished_model(model: Path, tmp_path: Path) -> None:
+    names = (
+        "vae",
+        "clip",
+        "generator",
+        "remover",
+        "inserter",
+        "metric_clip",
+        "metric_identity",
+        "metric_style",
+    )
+    made = run(tmp_path / "run", f"start={model}", *(f"{name}.steps=0" for name in names))
+    before, after = weights(model), weights(made)
+    changed = {name for name in before if before[name] != after[name]}
+    assert {name.split("/")[0] for name in changed} == {"controlnet"}
+    facts = {part["part"]: part for part in json.loads((made / "training.json").read_text())["parts"]}
+    assert facts["vae"]["taken_over"]
+    assert facts["vae"]["steps"] == 2
 
-    run_folder, out = model.parent, tmp_path / "run"
-    shutil.copytree(run_folder, out, ignore=shutil.ignore_patterns("controlnet", "pool-*", "micro"))
-    (pool,) = run_folder.glob("pool-*")
-    cfg: Any = freeze(compose_job("foundation", ["debug=fast", f"out={out}", "trainer.precision=32-true"]))
-    assert weights(train_part(cfg, "controlnet", pool)) == weights(run_folder / "parts" / "controlnet")
+
+def test_a_part_of_no_steps_without_a_model_to_take_it_from_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"start=MODEL or vae\.steps"):
+        run(tmp_path / "run", "vae.steps=0")
 
 
 def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) -> None:
     with pytest.raises(UserError, match="choose another out"):
-        run(model.parent, "denoiser.steps=3")
+        run(model.parent, "generator.steps=3")
 
 
 @pytest.mark.slow

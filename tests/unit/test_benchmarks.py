@@ -15,10 +15,11 @@ from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, BenchPair, Source, describe
+from magic_insert.foundation.metric_encoders import tell
 from magic_insert.stylizers.base import join_words
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.training.foundation.encoder_batches import tell
+from magic_insert.foundation.metric_encoders import tell
 
 AUTO = SegmenterConfig()
 

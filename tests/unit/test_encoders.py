@@ -14,6 +14,19 @@ from safetensors.torch import load_file
 from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.core.errors import UserError
+from magic_insert.foundation.metric_encoders import (
+    DETAILS,
+    SAMPLERS,
+    caption_contrast,
+    clip_batch,
+    crop_frames,
+    identity_batch,
+    random_frames,
+    style_batch,
+    supervised_contrast,
+    tell,
+    train_encoder,
+)
 from magic_insert.models.encoders import (
     EncoderCard,
     Encoders,
@@ -25,21 +38,6 @@ from magic_insert.models.encoders import (
 )
 from magic_insert.models.micro import build_tokenizer
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
-from magic_insert.training.foundation.encoder_batches import (
-    DETAILS,
-    SAMPLERS,
-    clip_batch,
-    crop_frames,
-    identity_batch,
-    random_frames,
-    style_batch,
-    tell,
-)
-from magic_insert.training.foundation.encoders import (
-    caption_contrast,
-    supervised_contrast,
-    train_encoder,
-)
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 TEMPLATES = ("ball", "box", "bar")
@@ -386,7 +384,7 @@ def test_a_few_steps_lower_the_loss_and_leave_a_folder_that_loads(
 def test_a_stopped_training_goes_on_to_the_very_same_weights(
     pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_insert.training.foundation.encoders.CHECKPOINT_EVERY", 4)
+    monkeypatch.setattr("magic_insert.foundation.metric_encoders.CHECKPOINT_EVERY", 4)
     settings: dict[str, Any] = {"steps": 10, "batch_size": 8, "lr": 1e-3, "seed": 1}
     straight = train_encoder("identity", pool, tmp_path / "straight", **settings)
 
@@ -409,7 +407,7 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(
     pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "magic_insert.training.foundation.encoders.supervised_contrast",
+        "magic_insert.foundation.metric_encoders.supervised_contrast",
         lambda features, labels: features.sum() / 0.0,
     )
     with pytest.raises(UserError, match="step 0"):

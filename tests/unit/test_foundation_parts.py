@@ -1,4 +1,4 @@
-"""Laws of the foundation's parts on the tiny model."""
+"""Laws of the foundation's parts on the tiny model: what each trains, and what its batches hold."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,23 @@ import pytest
 import torch
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.rand import generator
+from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
+from magic_insert.foundation.autoencoder import PatchCode, VaeModule
+from magic_insert.foundation.generator import (
+    NOWHERE,
+    PLACES,
+    WITH_ADAPTER,
+    WORDS_ONLY,
+    Batches,
+    ControlNetModule,
+    Drawings,
+    GeneratorModule,
+    Sources,
+    Toning,
+    act_in,
+    photo_edges,
+    toning,
+)
 from magic_insert.models.micro import (
     TINY,
     build_scheduler,
@@ -19,16 +35,262 @@ from magic_insert.models.micro import (
     load_tokenizers,
     widen_input,
 )
-from magic_insert.models.micro_adapter import collect_ip_adapter
 from magic_insert.models.micro_controlnet import build_controlnet
-from magic_insert.models.micro_parts import new_adapter
-from magic_insert.training.foundation.adapter import AdapterModule
-from magic_insert.training.foundation.controlnet import ControlNetModule
-from magic_insert.training.foundation.denoiser import DenoiserModule
-from magic_insert.training.foundation.module import velocity_loss
-from magic_insert.training.foundation.vae import PatchCode, VaeModule
+from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
+from magic_insert.toybox.captions import STYLE_WORDS, corpus
+from magic_insert.toybox.looks import LOOK_NAMES, apply_look
+from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
-from magic_insert.training.trainer import TrainerOptions, fit, lr_factor
+from magic_insert.training.trainer import TrainerOptions, fit
+from magic_insert.training.velocity import velocity_loss
+
+PLAN = PoolPlan(
+    num_identities=6,
+    poses_per_identity=1,
+    drawings_per_subject=3,
+    num_scenes=6,
+    drawings_per_scene=3,
+    num_photo_scenes=1,
+    size=32,
+)
+WITHOUT = PLACES.index(NOWHERE)
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> ToyboxPool:
+    torch.set_num_threads(1)
+    return ToyboxPool(write_pool(tmp_path_factory.mktemp("pool"), PLAN, workers=1))
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    folder = tmp_path_factory.mktemp("words")
+    build_tokenizer(folder, corpus(), context=TINY.context)
+    return load_tokenizers(folder)
+
+
+def coded(style: np.ndarray, look: np.ndarray, number: np.ndarray, *shape: int) -> np.ndarray:
+    """Values that say which picture they are, in which style and look."""
+    code = np.stack([style + 1, look + 1, number], axis=-1).astype(np.float32)
+    return np.broadcast_to(code.reshape(*style.shape, 3, *[1] * (len(shape))), (*style.shape, 3, *shape))
+
+
+def coded_sources(pool: ToyboxPool) -> Sources:
+    def of(style: np.ndarray, look: np.ndarray) -> Drawings:
+        number = np.broadcast_to(np.arange(len(style))[:, None], style.shape)
+        return Drawings(coded(style, look, number), style, look)
+
+    def latents(drawn: Drawings) -> Drawings:
+        values = np.broadcast_to(
+            drawn.values[:, :, None, :, None, None], (*drawn.values.shape[:2], 2, 3, 8, 8)
+        )
+        return Drawings(values, drawn.style, drawn.look)
+
+    def toned(kept: Toning) -> Drawings:
+        return of(kept.style, kept.look)
+
+    none_s, none_c = np.full_like(pool.subject_styles, -1), np.full_like(pool.scene_styles, -1)
+    subjects, scenes = of(pool.subject_styles, none_s), of(pool.scene_styles, none_c)
+    return Sources(
+        subjects=latents(subjects),
+        scenes=latents(scenes),
+        toned_subjects=latents(toned(toning(pool.subject_styles, seed=0))),
+        style_of_scenes=scenes,
+        style_of_subjects=subjects,
+        style_of_toned_scenes=toned(toning(pool.scene_styles, seed=0)),
+        edges=np.stack([photo_edges(picture[0]) for picture in pool.subjects]),
+    )
+
+
+@pytest.fixture(scope="module")
+def batches(pool: ToyboxPool, tokenizers: Any) -> Batches:
+    return Batches(pool, coded_sources(pool), tokenizers, seed=0, batch_size=16)
+
+
+@pytest.mark.parametrize("name", LOOK_NAMES)
+def test_a_look_changes_colours_and_nothing_else(name: str) -> None:
+    picture = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    changed = apply_look(picture, name)
+    assert changed.shape == picture.shape
+    assert changed.dtype == torch.uint8
+    assert not torch.equal(changed, picture)
+    assert torch.equal(apply_look(picture.flip(-1), name), changed.flip(-1))
+    assert torch.equal(apply_look(picture[:, :4], name), changed[:, :4])
+
+
+def test_grey_keeps_the_brightness_and_inverting_twice_changes_nothing() -> None:
+    picture = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    grey = apply_look(picture, "grey").float()
+    assert torch.equal(grey[0], grey[1])
+    assert torch.equal(grey[1], grey[2])
+    assert (grey[:1] - luminance(picture.float())).abs().max() <= 0.51
+    assert torch.equal(apply_look(apply_look(picture, "inverted"), "inverted"), picture)
+
+
+def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool: ToyboxPool) -> None:
+    chosen = toning(pool.subject_styles, seed=3)
+    pictures = chosen.pictures(pool.subjects)
+    for i, t in np.ndindex(chosen.look.shape):
+        drawing = list(pool.subject_styles[i]).index(chosen.style[i, t])
+        own = torch.from_numpy(pool.subjects[i, drawing].copy())
+        assert np.array_equal(pictures[i, t], apply_look(own, LOOK_NAMES[chosen.look[i, t]]).numpy())
+    assert len(set(chosen.look.flatten().tolist())) > 2
+
+
+@pytest.mark.parametrize("table", [WITH_ADAPTER, WORDS_ONLY])
+def test_the_shares_of_a_table_add_up_to_one(table: Any) -> None:
+    assert sum(rows.share for rows in table) == pytest.approx(1.0)
+
+
+def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Batches) -> None:
+    shown = in_a_look = 0
+    for step in range(24):
+        batch = batches(step)
+        for drawn, style in zip(batch["latents"][:, :, 0, 0], batch["style"], strict=True):
+            if style.any():
+                assert torch.equal(drawn[:2], style[:2])
+                shown, in_a_look = shown + 1, in_a_look + int(style[1] > 0)
+    assert shown > 100
+    assert in_a_look > 10
+
+
+def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
+    batches: Batches, tokenizers: Any
+) -> None:
+    words = tuple(STYLE_WORDS.values())
+    named = {"ids": 0, "pooled_ids": 0}
+    for step in range(24):
+        batch = batches(step)
+        texts = {name: tokenizers[0].batch_decode(batch[name], skip_special_tokens=True) for name in named}
+        for text, pooled in zip(*texts.values(), strict=True):
+            found = [any(word in t for word in words) for t in (text, pooled)]
+            assert found[0] >= found[1]
+            named["ids"] += found[0]
+            named["pooled_ids"] += found[1]
+    assert named["ids"] > named["pooled_ids"] > 20
+
+
+def test_no_picture_shows_the_style_in_the_turn_without_the_adapter(batches: Batches) -> None:
+    assert not batches(WITHOUT)["style"].any()
+    assert batches(WITHOUT + 1)["style"].any()
+
+
+def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photograph(
+    pool: ToyboxPool, tokenizers: Any
+) -> None:
+    with_edges = Batches(pool, coded_sources(pool), tokenizers, seed=0, batch_size=6, edges=True)
+    first, again, other = with_edges(2), with_edges(2), with_edges(3)
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not torch.equal(first["noise"], other["noise"])
+    drawn = first["latents"][:, 2, 0, 0].long()
+    for row, edges in zip(drawn, first["edges"], strict=True):
+        true = torch.from_numpy(photo_edges(pool.subjects[row, 0])).float()
+        assert torch.equal(edges[0], true) or torch.equal(edges[0], true.flip(-1))
+
+
+def generator_module(tokenizers: Any, steps: int) -> GeneratorModule:
+    torch.manual_seed(0)
+    unet = build_unet(TINY)
+    new_adapter(unet, TINY.embed_dim)
+    return GeneratorModule(
+        unet,
+        build_text_encoder(TINY, tokenizers[0], second=False),
+        build_text_encoder(TINY, tokenizers[1], second=True),
+        build_scheduler(),
+        image_size=TINY.image_size,
+        lr=1e-3,
+        steps=steps,
+    )
+
+
+def generator_batch(tokenizers: Any, step: int) -> dict[str, torch.Tensor]:
+    draw = torch.Generator().manual_seed(step)
+    ids = tokenizers[0](["a red bunny"] * 2, padding="max_length", return_tensors="pt").input_ids
+    return {
+        "latents": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
+        "noise": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
+        "timesteps": torch.tensor([100, 900]),
+        "ids": ids,
+        "ids_2": ids,
+        "pooled_ids": ids,
+        "style": torch.randn(2, TINY.embed_dim, generator=draw),
+        "step": torch.tensor(step),
+    }
+
+
+def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
+    tokenizers: Any, tmp_path: Path
+) -> None:
+    module = generator_module(tokenizers, 2)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    fit(
+        module,
+        lambda step: generator_batch(tokenizers, step),
+        TrainerOptions(steps=2, progress=False),
+        tmp_path,
+    )
+    moved = {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
+    assert all(name.startswith("unet.") for name in moved)
+    assert any("to_k_ip" in name for name in moved)
+    assert any("resnets" in name for name in moved)
+
+
+def test_a_style_picture_acts_in_every_turn_but_the_one_without_the_adapter(tokenizers: Any) -> None:
+    module = generator_module(tokenizers, 1)
+    for turn, place in enumerate(PLACES):
+        act_in(module.unet, place)
+        batch = generator_batch(tokenizers, turn)
+        losses = []
+        for style in (batch["style"], -batch["style"]):
+            states, added = module.conditioning({**batch, "style": style})
+            with torch.no_grad():
+                predicted = module.unet(batch["latents"], 500, states, added_cond_kwargs=added).sample
+            losses.append(predicted)
+        assert torch.equal(*losses) == (turn == WITHOUT)
+
+
+def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter_off(
+    tokenizers: Any, tmp_path: Path
+) -> None:
+    unet = generator_module(tokenizers, 1).unet
+    publish_adapter(tmp_path, unet)
+    bare = without_adapter(unet)
+    batch = generator_batch(tokenizers, 0)
+    added = {
+        "text_embeds": torch.randn(2, TINY.embed_dim),
+        "time_ids": torch.ones(2, 6),
+        "image_embeds": [batch["style"][:, None]],
+    }
+    words = torch.randn(2, 5, TINY.cross_dim)
+    act_in(unet, None)
+    with torch.no_grad():
+        off = unet(batch["latents"], 500, words, added_cond_kwargs=added).sample
+        assert torch.allclose(
+            bare(batch["latents"], 500, words, added_cond_kwargs=added).sample, off, atol=1e-6
+        )
+        load_adapter(bare, tmp_path)
+        act_in(unet, "")
+        act_in(bare, "")
+        on = [u(batch["latents"], 500, words, added_cond_kwargs=added).sample for u in (unet, bare)]
+    assert torch.allclose(*on, atol=1e-6)
+    assert not torch.allclose(on[0], off)
+
+
+def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
+    tokenizers: Any, tmp_path: Path
+) -> None:
+    generator = generator_module(tokenizers, 2)
+    network = build_controlnet(without_adapter(generator.unet))
+    others = generator.text_encoder, generator.text_encoder_2, build_scheduler()
+    module = ControlNetModule(generator.unet, network, *others, image_size=TINY.image_size, lr=1e-2, steps=2)
+    before = {k: v.clone() for k, v in module.state_dict().items()}
+    edges = (torch.rand(2, 3, 64, 64) > 0.9).float()
+    options = TrainerOptions(steps=2, progress=False)
+    fit(module, lambda step: {**generator_batch(tokenizers, step), "edges": edges}, options, tmp_path / "fit")
+    moved = {k for k, v in module.state_dict().items() if not torch.equal(before[k], v)}
+    assert moved
+    assert all(key.startswith("unet.controlnet.") for key in moved)
+    assert "unet.controlnet.controlnet_cond_embedding.conv_in.weight" in moved
 
 
 def conditioning(unet: Any, count: int) -> dict[str, Any]:
@@ -65,82 +327,6 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
 
     loss = velocity_loss(Oracle(), scheduler, latents, noise, steps, states=torch.zeros(1), added={})
     assert float(loss) < 1e-10
-
-
-def test_the_schedule_ends_in_pure_noise() -> None:
-    scheduler = build_scheduler()
-    assert float(scheduler.alphas_cumprod[-1]) == pytest.approx(0.0, abs=1e-6)
-
-
-def test_the_learning_rate_rises_then_falls_and_never_leaves_zero_to_one() -> None:
-    factors = [lr_factor(step, 100, "cosine", warmup=10, floor=0.02) for step in range(100)]
-    assert factors.index(max(factors)) in (9, 10)
-    assert all(0 < f <= 1 for f in factors)
-    assert factors[-1] < 0.05
-
-
-def adapter_module(folder: Path, steps: int) -> tuple[AdapterModule, dict[str, torch.Tensor]]:
-    """A tiny adapter and one batch whose style is told to the teacher in words."""
-    build_tokenizer(folder, ["a red bunny, a crayon drawing"], context=TINY.context)
-    tokenizer, tokenizer_2 = load_tokenizers(folder)
-    torch.manual_seed(0)
-    unet = build_unet(TINY)
-    new_adapter(unet, TINY.embed_dim)
-    module = AdapterModule(
-        unet,
-        build_text_encoder(TINY, tokenizer, second=False),
-        build_text_encoder(TINY, tokenizer_2, second=True),
-        build_scheduler(),
-        image_size=TINY.image_size,
-        lr=1e-2,
-        steps=steps,
-    )
-    plain, styled = (
-        tokenizer([text] * 2, padding="max_length", return_tensors="pt").input_ids
-        for text in ("a red bunny", "a red bunny, a crayon drawing")
-    )
-    draw = generator(0, "adapter test")
-    batch = {
-        "latents": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
-        "noise": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
-        "timesteps": torch.tensor([100, 900]),
-        "ids": plain,
-        "ids_2": plain,
-        "styled_ids": styled,
-        "styled_ids_2": styled,
-        "style": torch.randn(2, TINY.embed_dim, generator=draw),
-        "step": torch.tensor(0),
-    }
-    return module, batch
-
-
-def test_the_pooled_text_can_say_less_than_the_token_states(tmp_path: Path) -> None:
-    module, batch = adapter_module(tmp_path, 1)
-    plain, styled = ({"ids": batch[name], "ids_2": batch[name]} for name in ("ids", "styled_ids"))
-    with torch.no_grad():
-        said, spoken = DenoiserModule.conditioning(module, {**styled, "pooled_ids": batch["ids"]})
-        states, _ = DenoiserModule.conditioning(module, styled)
-        _, quiet = DenoiserModule.conditioning(module, plain)
-    assert torch.equal(said, states)
-    assert torch.equal(spoken["text_embeds"], quiet["text_embeds"])
-
-
-def test_the_adapter_alone_is_trained(tmp_path: Path) -> None:
-    module, batch = adapter_module(tmp_path, 2)
-    trained = {id(p) for p in module.parameters() if p.requires_grad}
-    assert trained == {id(p) for p in module.adapter_parameters()}
-    before = {k: v.clone() for k, v in collect_ip_adapter(module.unet).items()}
-    fit(module, lambda step: batch, TrainerOptions(steps=2, progress=False), tmp_path / "fit")
-    after = collect_ip_adapter(module.unet)
-    assert any(not torch.equal(before[k], after[k]) for k in before)
-
-
-def test_the_adapter_comes_to_say_with_a_picture_what_the_model_says_with_words(tmp_path: Path) -> None:
-    module, batch = adapter_module(tmp_path, 40)
-    before = float(module.unlike_words(batch))
-    fit(module, lambda step: batch, TrainerOptions(steps=40, progress=False), tmp_path / "fit")
-    after = float(module.unlike_words(batch))
-    assert after < before / 2
 
 
 def vae_module(steps: int) -> VaeModule:
@@ -213,36 +399,3 @@ def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
     mask = np.zeros((1, 1, 16, 16), np.uint8)
     mask[..., :8, :4] = 255
     assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
-
-
-def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(tmp_path: Path) -> None:
-    build_tokenizer(tmp_path, ["a red bunny"], context=TINY.context)
-    tokenizer, tokenizer_2 = load_tokenizers(tmp_path)
-    torch.manual_seed(0)
-    unet = build_unet(TINY)
-    network = build_controlnet(unet)
-    module = ControlNetModule(
-        unet,
-        network,
-        build_text_encoder(TINY, tokenizer, second=False),
-        build_text_encoder(TINY, tokenizer_2, second=True),
-        build_scheduler(),
-        image_size=TINY.image_size,
-        lr=1e-2,
-        steps=2,
-    )
-    before = {k: v.clone() for k, v in module.state_dict().items()}
-    ids = tokenizer(["a red bunny"] * 2, padding="max_length", return_tensors="pt").input_ids
-    batch = {
-        "latents": torch.randn(2, TINY.latent_channels, 8, 8),
-        "noise": torch.randn(2, TINY.latent_channels, 8, 8),
-        "timesteps": torch.tensor([100, 900]),
-        "edges": (torch.rand(2, 3, 64, 64) > 0.9).float(),
-        "ids": ids,
-        "ids_2": ids,
-    }
-    fit(module, lambda step: batch, TrainerOptions(steps=2, progress=False), tmp_path / "fit")
-    moved = {k for k, v in module.state_dict().items() if not torch.equal(before[k], v)}
-    assert moved
-    assert all(key.startswith("unet.network.") for key in moved)
-    assert "unet.network.controlnet_cond_embedding.conv_in.weight" in moved

@@ -72,15 +72,15 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
     save_pipeline(
         folder,
         vae=load_part(parts / "vae" / "vae", "vae").to(half),
-        text_encoder=load_part(parts / "denoiser" / "text_encoder", "text_encoder").to(half),
-        text_encoder_2=load_part(parts / "denoiser" / "text_encoder_2", "text_encoder_2").to(half),
+        text_encoder=load_part(parts / "clip" / "text_encoder", "text_encoder").to(half),
+        text_encoder_2=load_part(parts / "clip" / "text_encoder_2", "text_encoder_2").to(half),
         tokenizer=tokenizer,
         tokenizer_2=tokenizer_2,
-        unet=load_part(parts / "styled" / "unet", "unet").to(half),
+        unet=load_part(parts / "generator" / "unet", "unet").to(half),
         image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
         sizes=sizes,
     )
-    save_ip_adapter(folder, read_tensors(_adapter_file(parts / "styled")).tensors, half)
+    save_ip_adapter(folder, read_tensors(_adapter_file(parts / "generator")).tensors, half)
     for name in ("controlnet", "remover", "inserter"):
         load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):

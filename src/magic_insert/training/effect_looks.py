@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
+from magic_insert.toybox.looks import LOOKS
 from magic_insert.toybox.styles.view import luminance
-from magic_insert.training.foundation.looks import LOOKS
 
 
 class Batch(NamedTuple):

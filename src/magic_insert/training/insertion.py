@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.rand import generator
-from magic_insert.training.foundation.module import time_ids
 from magic_insert.training.trainer import TrainingModule
+from magic_insert.training.velocity import time_ids
 
 Task = Literal["remove", "insert"]
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain

@@ -454,12 +454,12 @@ class FoundationConfig:
     """Steps between checkpoints."""
     size: Annotated[str, OneOf("micro", "tiny")] = "micro"
     """Widths of the networks; tiny only for tests."""
+    start: str | None = None
+    """A model folder, from which parts of 0 steps are taken over."""
     pool: PoolConfig = MISSING
     vae: PartConfig = MISSING
     clip: PartConfig = MISSING
-    denoiser: PartConfig = MISSING
-    adapter: PartConfig = MISSING
-    styled: PartConfig = MISSING
+    generator: PartConfig = MISSING
     controlnet: PartConfig = MISSING
     remover: PartConfig = MISSING
     inserter: PartConfig = MISSING

@@ -310,8 +310,8 @@ class PoolConfig:
 class PartConfig:
     """One fit of the foundation."""
 
-    steps: Count = MISSING
-    """Optimizer steps."""
+    steps: Annotated[int, Range(0)] = MISSING
+    """Optimizer steps; 0: taken over from `start`."""
     batch_size: Annotated[int, Range(2)] = MISSING
     """Pictures per step."""
     lr: Annotated[float, POSITIVE] = MISSING

@@ -6,23 +6,21 @@ import numpy as np
 import torch
 
 from magic_insert.config.schema import PartConfig
+from magic_insert.foundation.context import Context, Recipe, Source, tokenize
 from magic_insert.models.micro import build_scheduler, widen_input
-from magic_insert.training.foundation.denoiser import tokenize
-from magic_insert.training.foundation.latents import composites
-from magic_insert.training.foundation.module import encode_ids
-from magic_insert.training.foundation.workshop import Recipe, Source, Workshop
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
+from magic_insert.training.velocity import encode_ids
 
 EFFECT_WEIGHT = 12.0  # measured: half a decibel more in the effect region after 350 steps than without
 TIME_SHIFT = 3.0  # noisy times more often: an edit is decided there
 PHOTO = 0  # drawing 0 of the pool: the domain the edit models start from
 
 
-def edit_latents(shop: Workshop, task: Task) -> EditLatents:
+def edit_latents(context: Context, task: Task) -> EditLatents:
     """Photo pairs as they are and mirrored; the other styles are left for the bootstrap to win."""
-    pool = shop.pool
+    pool = context.pool
     mask = np.concatenate([pool.scene_mask, pool.photo_mask])
-    cells = mask_cells(mask, shop.sizes.latent_size)
+    cells = mask_cells(mask, context.sizes.latent_size)
 
     def pasted(*layers: np.ndarray) -> Source:
         return lambda: composites(*layers), layers[0].shape[:-3]
@@ -38,39 +36,53 @@ def edit_latents(shop: Workshop, task: Task) -> EditLatents:
 
     def seen(layer: str, flip: bool) -> np.ndarray:
         named = zip(("photo", "photos"), sources[layer], strict=True)
-        return np.concatenate([shop.latents(f"{name}_{layer}", source, flip=flip) for name, source in named])
+        return np.concatenate(
+            [context.latents(f"{name}_{layer}", source, flip=flip) for name, source in named]
+        )
 
     layers = ("with", "without") if task == "remove" else ("pasted", "with")
     condition, target = (np.stack([seen(layer, flip) for flip in (False, True)], axis=1) for layer in layers)
     return EditLatents(condition, target, np.stack([cells, cells[..., ::-1]], axis=1))
 
 
-def edit_part(task: Task, folder_name: str) -> Callable[[Workshop, PartConfig], Recipe]:
-    def make(shop: Workshop, part: PartConfig) -> Recipe:
-        unet = shop.trainable(widen_input(shop.load("denoiser", "unet"), 2 * shop.sizes.latent_channels + 1))
+def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], Recipe]:
+    def make(context: Context, part: PartConfig) -> Recipe:
+        channels = 2 * context.sizes.latent_channels + 1
+        unet = context.trainable(widen_input(context.load("generator", "unet"), channels))
         with torch.no_grad():
             empty = encode_ids(
-                shop.load("denoiser", "text_encoder"),
-                shop.load("denoiser", "text_encoder_2"),
-                tokenize(shop.tokenizer, [""]).to(shop.device),
-                tokenize(shop.tokenizer_2, [""]).to(shop.device),
+                *context.text_encoders(),
+                tokenize(context.tokenizer, [""]).to(context.device),
+                tokenize(context.tokenizer_2, [""]).to(context.device),
             )
         module = InsertionModule(
             unet,
             build_scheduler(),
             empty,
-            image_size=shop.sizes.image_size,
+            image_size=context.sizes.image_size,
             lr=part.lr,
             steps=part.steps,
             effect_weight=EFFECT_WEIGHT,
         )
         batches = edit_batches(
-            edit_latents(shop, task),
+            edit_latents(context, task),
             task=task,
-            seed=shop.seed,
+            seed=context.seed,
             batch_size=part.batch_size,
             time_shift=TIME_SHIFT,
         )
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 
     return make
+
+
+def composites(with_subject: np.ndarray, without: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The copy-paste picture of every scene: the subject's own pixels on the empty scene, uint8 [C, 3, H, W].
+
+    y = M * x + (1 - M) * z with x the picture with, z without, M the subject's mask (ObjectDrop, section 4).
+    """
+    pasted = np.empty_like(with_subject)
+    for i, covered in enumerate(mask):  # one at a time: a pool in floating point would not fit into memory
+        share = covered.astype(np.float32) / 255.0
+        pasted[i] = (share * with_subject[i] + (1.0 - share) * without[i] + 0.5).astype(np.uint8)
+    return pasted

@@ -1,1 +1,0 @@
-"""Trains every part of the micro model on the Toybox, one small LightningModule a part."""
