@@ -5,6 +5,7 @@ From scratch a small convolutional autoencoder spends its first thousand steps o
 first half the encoder is taught that code and the decoder learns to read it; then both go on together, freely.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,8 @@ class VaeModule(TrainingModule):
             loss = loss + 0.1 * error.abs().mean() + 0.2 * (mean - taught).square().mean()
         else:
             loss = loss + DECIBEL_WEIGHT * (squared + ERROR_FLOOR).log().mean()
-        psnr = decibel(float(error.square().mean()) / 4.0)  # images span [-1, 1]
+        mean_squared = float(error.square().mean()) / 4.0  # images span [-1, 1]
+        psnr = decibel(mean_squared) if math.isfinite(mean_squared) else math.nan
         self.log_dict({"loss": loss, "psnr": psnr, "code": (mean - taught).square().mean()})
         return loss
 
