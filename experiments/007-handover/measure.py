@@ -4,8 +4,8 @@
         --setting none:style.handover=1,style.outline=0 [--lpips FOLDER] [--styles cartoon,ink]
 
 The truth is the Toybox drawing of the same view in the style. Identity and style are cosines of the micro judges to
-the truth; LPIPS needs the folder with the trunk of AlexNet. Subjects and scenes come from `--seed`; the recipe was chosen
-with another one. Writes table.md, rows.jsonl and sheet.png (one column per style, one row per subject and setting).
+the truth; LPIPS needs the folder with the trunk of AlexNet. Subjects and scenes come from `--seed`, the recipe
+from another one. Writes table.md, rows.jsonl and sheet.png (one column per style, one row per subject and setting).
 """
 
 import argparse
