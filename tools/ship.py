@@ -6,8 +6,8 @@ from pathlib import Path
 
 from magic_insert.config.schema import CardConfig
 from magic_insert.core.errors import UserError
-from magic_insert.paths import micro_dir
 from magic_insert.foundation.card import run_card
+from magic_insert.paths import micro_dir
 
 LIMIT_MB = 72
 

@@ -77,8 +77,8 @@ def test_the_folder_does_not_say_where_it_was_made(model: Path) -> None:
 
 
 def test_the_card_measures_every_style_and_sums_up(model: Path, tmp_path: Path) -> None:
-    from magic_insert.toybox.styles import ALL_STYLES
     from magic_insert.foundation.card import run_card
+    from magic_insert.toybox.styles import ALL_STYLES
 
     card = json.loads(run_card(CardConfig(source=str(model), out=str(tmp_path), num_samples=2)).read_text())
     rows = card["measured"]["styles"]
