@@ -19,7 +19,6 @@ from magic_insert.foundation.metric_encoders import tell
 from magic_insert.stylizers.base import join_words
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
-from magic_insert.foundation.metric_encoders import tell
 
 AUTO = SegmenterConfig()
 

@@ -37,8 +37,9 @@ from magic_insert.models.micro import (
 )
 from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
-from magic_insert.toybox.captions import STYLE_WORDS, corpus
+from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
+from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
 from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
@@ -157,7 +158,7 @@ def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Ba
 def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
     batches: Batches, tokenizers: Any
 ) -> None:
-    words = tuple(STYLE_WORDS.values())
+    words = tuple(style_phrase(name) for name in TRAIN_STYLES)
     named = {"ids": 0, "pooled_ids": 0}
     for step in range(24):
         batch = batches(step)

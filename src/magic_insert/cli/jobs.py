@@ -345,12 +345,12 @@ JOBS: Mapping[str, Job] = {
     ),
     "foundation": Job(
         "train every part of the micro model: preset=cpu|gpu",
-        "magic_insert.training.foundation.driver:run_foundation",
+        "magic_insert.foundation.job:run_foundation",
         check_out,
     ),
     "card": Job(
         "measure micro weights on held-out seeds",
-        "magic_insert.training.foundation.card:run_card",
+        "magic_insert.foundation.card:run_card",
         check_out,
     ),
     "status": Job(

@@ -26,8 +26,8 @@ from magic_insert.models.controlnet import Structure, canny_edges
 from magic_insert.models.micro import build_scheduler, build_unet
 from magic_insert.models.micro_controlnet import build_controlnet
 from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
-from magic_insert.toybox.captions import style_phrase
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
+from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.trainer import TrainingModule
 from magic_insert.training.velocity import encode_ids, time_ids, velocity_loss
 
