@@ -246,3 +246,12 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(tmp_path
     assert moved
     assert all(key.startswith("unet.network.") for key in moved)
     assert "unet.network.controlnet_cond_embedding.conv_in.weight" in moved
+
+
+def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
+    phrases = ["ab ba cd dc ef fe gh hg", "abcd efgh ijkl", "mnop qrst uvwx yz"]
+    files = set()
+    for number in range(6):
+        build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
+        files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
+    assert len(files) == 1
