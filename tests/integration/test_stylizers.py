@@ -13,6 +13,7 @@ from torch import Tensor
 from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
+from magic_insert.config.registry import STYLIZERS
 from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -26,7 +27,7 @@ from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint
-from magic_insert.stylizers import CLASSES, build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
@@ -92,7 +93,7 @@ def far(a: Tensor, b: Tensor) -> bool:
 
 def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
     names = {freeze(compose_job("demo", [f"stylizer={choice}"])).stylizer.name for choice in CHOICES}
-    assert names == set(CLASSES)
+    assert names == set(STYLIZERS.names())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
