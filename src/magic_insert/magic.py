@@ -274,11 +274,14 @@ class MagicInsert:
             finally:
                 stylizer.close()
             running.preview = to_pil(pictures[0])
+            facts: dict[str, Any] = getattr(stylizer, "facts", {})
         files = [] if subject.run is None else [subject.run / name for name in inputs.PERSONALIZED_FILES]
         weights = {"model": self.models.fingerprint, **{path.name: sha256_file(path) for path in files}}
         share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
         return [
-            Redrawn(picture, subject.id, draw.id, {"weights": weights}, share)
+            Redrawn(
+                picture, subject.id, draw.id, {"weights": weights, "drawing": facts.get(draw.id, {})}, share
+            )
             for picture, draw in zip(pictures, draws, strict=True)
         ]
 
@@ -344,6 +347,7 @@ class MagicInsert:
                 "draws": "fold_in(seed, stage, pair_id)",
             },
             "weights": {"model": self.models.fingerprint} if given is None else given.record["weights"],
+            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
             "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }

@@ -13,6 +13,7 @@ from torch import Tensor
 from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
+from magic_insert.config.registry import STYLIZERS
 from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -22,10 +23,11 @@ from magic_insert.data.subject_images import place
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
 from magic_insert.models.sampling import sample
+from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.models.zoo import fingerprint
-from magic_insert.stylizers import CLASSES, build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
@@ -91,7 +93,7 @@ def far(a: Tensor, b: Tensor) -> bool:
 
 def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
     names = {freeze(compose_job("demo", [f"stylizer={choice}"])).stylizer.name for choice in CHOICES}
-    assert names == set(CLASSES)
+    assert names == set(STYLIZERS.names())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -176,6 +178,39 @@ def test_style_guidance_moves_the_picture_and_leaves_the_pipeline_as_it_was(
 def test_style_guidance_from_the_own_look_to_itself_changes_nothing(made: Any) -> None:
     own = replace(STYLE, degree=0.0)
     assert torch.allclose(draw(made(style=replace(own, guidance=8.0))), draw(made(style=own)), atol=1e-4)
+
+
+def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe: Any, made: Any) -> None:
+    plain = draw(made())
+    assert torch.equal(draw(made(style=replace(STYLE, handover=1.0, outline=0.8))), plain)
+    late, never = (draw(made(style=replace(STYLE, handover=share))) for share in (0.5, 0.0))
+    assert far(late, plain)
+    assert far(late, never)
+    assert far(draw(made(style=replace(STYLE, handover=0.5, outline=0.8))), late)
+    assert torch.equal(draw(made()), plain)
+    words_alone = replace(STYLE, mode="none")
+    assert torch.equal(draw(made(style=replace(words_alone, handover=0.0))), draw(made(style=words_alone)))
+
+
+def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.9, 0.1, 0.3])
+    monkeypatch.setattr("magic_insert.stylizers.base.AUTO_HANDOVER", 0.5)  # of two steps
+    draws = [Draw(scene(i), 1, name) for i, name in enumerate("abc")]
+    stylizer = made(style=replace(STYLE, handover="auto"))
+    mixed, plain = stylizer(draws), made()(draws)
+    assert [stylizer.facts[name]["handover"] for name in "abc"] == [1.0, 0.5, 1.0]
+    for i, same in enumerate((True, False, True)):
+        assert torch.allclose(mixed[i], plain[i], atol=1e-4) == same
+
+
+def test_how_much_a_style_reads_as_a_photograph_is_a_share(tiny_pipe: Any) -> None:
+    shares = photo_shares(tiny_pipe, style_embeds(tiny_pipe, [scene(0), scene(1)]))
+    assert shares is not None
+    assert all(0 <= share <= 1 for share in shares)
+    other = torch.zeros(1, 1, tiny_pipe.text_encoder_2.config.projection_dim + 1)
+    assert photo_shares(tiny_pipe, StyleEmbeds(other, other)) is None
 
 
 def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(

@@ -400,3 +400,12 @@ def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
     mask = np.zeros((1, 1, 16, 16), np.uint8)
     mask[..., :8, :4] = 255
     assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
+
+
+def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
+    phrases = ["ab ba cd dc ef fe gh hg", "abcd efgh ijkl", "mnop qrst uvwx yz"]
+    files = set()
+    for number in range(6):
+        build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
+        files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
+    assert len(files) == 1

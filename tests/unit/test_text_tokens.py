@@ -135,3 +135,23 @@ def test_a_damaged_token_file_is_refused_with_its_name(tmp_path: Path) -> None:
     (tmp_path / "broken.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(UserError, match=r"broken\.safetensors"):
         load_tokens(tmp_path / "broken.safetensors")
+
+
+def test_words_behind_a_token_reach_the_pooled_text_of_an_encoder_with_the_hubs_settings(
+    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pooled() -> list[torch.Tensor]:
+        prompts = ("A <v1> bunny, sitting.", "A <v1> bunny with a red hat.")
+        return [tiny_pipe.encode_prompt(words, do_classifier_free_guidance=False)[2] for words in prompts]
+
+    with attached(tiny_pipe, random_tokens(tiny_pipe)):
+        right = pooled()
+    pooling = [part for part in tiny_pipe.text_encoder_2.modules() if hasattr(part, "eos_token_id")]
+    for part in pooling:
+        monkeypatch.setattr(part, "eos_token_id", 2)
+    with attached(tiny_pipe, random_tokens(tiny_pipe)):
+        ours = pooled()
+    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True))
+    assert not torch.equal(*ours)
+    assert pooling
+    assert {part.eos_token_id for part in pooling} == {2}

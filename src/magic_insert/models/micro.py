@@ -92,12 +92,18 @@ def build_tokenizer(
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=512 + merges, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=512 + merges,
+        initial_alphabet=alphabet,
+        # Among equally frequent pairs the lowest numbers win. The trainer would number the word-final bytes in the
+        # order in which it meets them, and that is the random one of a hash map.
+        special_tokens=[byte + "</w>" for byte in alphabet],
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     # Sorted, so that the same set of phrases gives the same file whatever the order they came in.
     scratch.train_from_iterator(sorted(corpus), trainer)
     learned = [tuple(pair) for pair in json.loads(scratch.to_str())["model"]["merges"]]
-    words = [*alphabet, *(c + "</w>" for c in alphabet), *("".join(pair) for pair in learned)]
+    words = [*alphabet, *(byte + "</w>" for byte in alphabet), *("".join(pair) for pair in learned)]
     vocab = {word: i for i, word in enumerate(dict.fromkeys([*words, "<|startoftext|>", "<|endoftext|>"]))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=learned, model_max_length=context)
     tokenizer.save_pretrained(folder)

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from magic_insert.core.errors import UserError
 
@@ -22,6 +23,14 @@ from magic_insert.core.errors import UserError
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
 PRESETS = {"instantstyle": ("up_blocks.0.attentions.1",), "up0": ("up_blocks.0",), "all": ("",)}
 SQUARE = ("crop", "pad")
+# What a style picture is compared with, the photograph first; a cosine is multiplied by SHARPNESS.
+LOOKS = (
+    "as a photo", "as a cartoon", "as a cel animation", "as a watercolour painting", "as an oil painting",
+    "as a pencil drawing", "as an ink drawing", "as a crayon drawing", "as pixel art", "as a halftone print",
+    "as a blueprint", "as a papercut", "as a vintage photo", "as a charcoal drawing", "as a mosaic", "as a neon sign",
+    "as a woodcut print",
+)  # fmt: skip
+SHARPNESS = 20.0
 
 
 @dataclass(frozen=True)
@@ -156,6 +165,25 @@ def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: str =
     ]
     positive, negative = pipe.encode_image(pictures, pipe.device, 1, _wants_tokens(pipe))
     return StyleEmbeds(positive[:, None], negative[:, None])
+
+
+@torch.no_grad()
+def photo_shares(pipe: Any, styles: StyleEmbeds) -> list[float] | None:
+    """How much each style picture reads as a photograph among LOOKS, from 0 to 1, by the model's own CLIP.
+
+    None where its image encoder and its second text encoder share no space, as with an adapter of another encoder.
+    """
+    encoder = pipe.text_encoder_2
+    pictures = styles.positive.flatten(1).float()
+    if pictures.shape[1] != encoder.config.projection_dim:
+        return None
+    tokenizer = pipe.tokenizer_2
+    padding = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+    ids = tokenizer(list(LOOKS), return_tensors="pt", **padding).input_ids
+    words = encoder(ids.to(encoder.device)).text_embeds.float()
+    likeness = functional.normalize(pictures.to(words.device), dim=1) @ functional.normalize(words, dim=1).T
+    shares: list[float] = (likeness * SHARPNESS).softmax(dim=1)[:, 0].tolist()
+    return shares
 
 
 @torch.no_grad()

@@ -100,7 +100,7 @@ def _verify(path: Path, size: int, changed: int) -> None:
     mark = home / "magic-insert" / "verified" / digest([str(path), size, changed, expected])
     if mark.is_file():
         return
-    sound = sha256_file(path) == expected if expected is not None else _fits_itself(path)
+    sound = sha256_file(path) == expected if expected is not None else fits_itself(path)
     if not sound:
         raise UserError(
             f"expected the weights that were written to {path}, got others: the checksum does not fit; copy or make "
@@ -121,8 +121,8 @@ def _by_card(path: Path) -> str | None:
     return None
 
 
-def _fits_itself(path: Path) -> bool:
-    """Whether header and data are those that the file's own checksum was made of; true where it has none."""
+def fits_itself(path: Path, *, unsealed: bool = True) -> bool:
+    """Whether header and data are those that the file's own checksum was made of; `unsealed` where it has none."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= LONGEST_HEADER:
@@ -133,7 +133,7 @@ def _fits_itself(path: Path) -> bool:
         except (ValueError, AttributeError, RecursionError):
             return False
         if expected is None:
-            return True
+            return unsealed
         sha = hashlib.sha256(_header_text(header))
         while block := file.read(1 << 20):
             sha.update(block)

@@ -24,6 +24,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 
 FILE = "learned_embeds.safetensors"
+LEGACY_EOS = 2  # what text encoders of the hub name as their end token, which it is not
 # Keys of the product file (as SDXL's trainers write it) and the pipeline's names of encoder and tokenizer.
 ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2", "tokenizer_2")}
 
@@ -121,10 +122,14 @@ class ExtendedEmbedding(nn.Module):
 def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
     """Inside this block `pipe` knows `tokens`; gradients reach their rows and no other embedding.
 
+    The hub's text encoders say `eos_token_id: 2`, by which transformers pools at the highest id of a prompt. A learned
+    token has a higher one than the end of the text, and every word behind it would be lost for the pooled text; inside
+    this block they pool at the end token.
+
     Raises:
         UserError: a token is already a word of the model.
     """
-    before = {}
+    before, mended = {}, []
     refuse_known_words(pipe, tokens.names)
     for key, (encoder_name, tokenizer_name) in ENCODERS.items():
         encoder, tokenizer = getattr(pipe, encoder_name), getattr(pipe, tokenizer_name)
@@ -145,12 +150,21 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
             getattr(pipe, encoder_name).set_input_embeddings(
                 ExtendedEmbedding(table, tokens.rows[key], first)
             )
+            for module in _pooling_at_highest_id(getattr(pipe, encoder_name)):
+                module.eos_token_id = tokenizer.eos_token_id
+                mended.append(module)
         yield
     finally:
+        for module in mended:
+            module.eos_token_id = LEGACY_EOS
         for key, (encoder_name, tokenizer_name) in ENCODERS.items():
             table, tokenizer = before[key]
             setattr(pipe, tokenizer_name, tokenizer)
             getattr(pipe, encoder_name).set_input_embeddings(table)
+
+
+def _pooling_at_highest_id(encoder: nn.Module) -> list[Any]:
+    return [part for part in encoder.modules() if getattr(part, "eos_token_id", None) == LEGACY_EOS]
 
 
 def save_tokens(path: Path, tokens: LearnedTokens) -> None:

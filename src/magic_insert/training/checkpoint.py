@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.tensor_file import read_tensors, save_tensors
+from magic_insert.models.tensor_file import fits_itself, read_tensors, save_tensors
 
 STATE = "optimizer.state."
 NEST = "/"
@@ -145,12 +145,13 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 def _read(path: Path) -> Checkpoint:
     """The checkpoint at `path`; raises `DamagedCheckpoint`."""
+    # Each time anew: what was found sound before may have been written over since.
+    if not fits_itself(path, unsealed=False):
+        raise DamagedCheckpoint("its checksum does not fit")
     try:
         tensors, header = read_tensors(path)
     except UserError as error:
         raise DamagedCheckpoint(str(error)) from error
-    if "step" not in header:
-        raise DamagedCheckpoint("it is no checkpoint")
     return Checkpoint(
         step=int(header["step"]),
         key=header["key"],

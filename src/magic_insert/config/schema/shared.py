@@ -67,10 +67,22 @@ class StyleConfig:
     guidance: Annotated[float, Range(0, 20)] = 0.0
     """How far the picture is pushed from the subject's look to the target's by the difference of two predictions of the
     base model (personalized; above 0 a step takes twice the time). Acts with ip_adapter, scale and degree above 0."""
+    handover: Any = 1.0
+    """The share of the steps, from 0 to 1, after which the personalised model gives way to the base model, which draws
+    lines and texture without the look of the subject's own picture (personalized). auto: 1 where the target reads as a
+    photograph, as subjects mostly are, 0.75 elsewhere. 1 is the paper's way."""
+    outline: Annotated[float, Range(0, 2)] = 0.0
+    """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
+    ask for a pose (personalized); 0 not at all."""
     prompt: str = ""
     """The style in words, for mode=prompt."""
 
     def conflicts(self, at: str) -> Iterator[str]:
+        share = isinstance(self.handover, int | float) and 0 <= self.handover <= 1
+        if isinstance(self.handover, bool) or not (share or self.handover == "auto"):
+            yield (
+                f"expected {at}handover from 0 to 1 or auto, got {self.handover!r}; set {at}handover=1 for none"
+            )
         names = isinstance(self.blocks, list) and all(isinstance(block, str) for block in self.blocks)
         if not names and self.blocks not in STYLE_PRESETS:
             yield (
