@@ -167,7 +167,9 @@ def test_counters_that_are_no_tensors_survive_a_checkpoint(tmp_path: Path) -> No
     parameter = nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([parameter], lr=0.1)
     optimizer.state[parameter]["count"] = 7
-    save_checkpoint(tmp_path, step=1, key="k", values={}, optimizer=optimizer, scaler={"scale": 2.0**16})
+    save_checkpoint(
+        tmp_path, step=1, key="k", values={"w": parameter}, optimizer=optimizer, scaler={"scale": 2.0**16}
+    )
     found = read_last_checkpoint(tmp_path, "k")
     assert found is not None
     fresh = torch.optim.SGD([parameter], lr=0.1)
