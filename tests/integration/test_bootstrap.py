@@ -413,6 +413,7 @@ def test_the_shipped_prompts_ask_a_large_model_for_shadow_or_reflection_in_every
     ("overrides", "words"),
     [
         (("bootstrap.rounds=2",), "set bootstrap.retrain=both or bootstrap.init_from=previous"),
+        (("fit.photo_share=1",), "photographs alone cannot learn a style"),
         (("pool=folder",), "set pool.dir=DIR"),
         (("filter.threshold=1.5",), "filter.threshold from 0 to 1"),
         (("pool=imagine", "pool.prompts=[a cat]", "pool.styles=[ink]"), "{style} once"),

@@ -121,8 +121,8 @@ class AdaptConfig:
     """Pairs per step."""
     lr: Annotated[float, POSITIVE] = MISSING
     """Learning rate."""
-    photo_share: Annotated[float, Range(0, 1, open_high=True)] = 0.5
-    """Share of each batch that is counterfactual photographs: 0, or at least 0.01."""
+    photo_share: Share = 0.5
+    """Share of each batch that is counterfactual photographs: 0, or at least 0.01 and below 1."""
     num_photos: Annotated[int, Range(1, MOST)] = 64
     """How many photographs there are."""
     photos: str | None = None
@@ -148,10 +148,10 @@ class AdaptConfig:
     """What is kept lies this far between the network a round started from and the one it trained; 1 is the paper's."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        if 0 < self.photo_share < LEAST_SHARE:
+        if not (self.photo_share == 0 or LEAST_SHARE <= self.photo_share < 1):
             yield (
                 f"expected {at}photo_share to be 0, or from {LEAST_SHARE:g} to below 1, got {self.photo_share:g}; "
-                f"set {at}photo_share=0.5"
+                f"a round that sees photographs alone cannot learn a style: set {at}photo_share=0.5"
             )
 
 
