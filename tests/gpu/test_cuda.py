@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from magic_insert.config.schema import ModelConfig, PersonalizationConfig, ValidationConfig
 from magic_insert.core.records import Subject
+from magic_insert.foundation.autoencoder import PatchCode, VaeModule
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.micro import TINY, build_vae
 from magic_insert.models.sampling import sample
@@ -17,7 +18,6 @@ from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import ALL_STYLES, draw
 from magic_insert.toybox.subjects import sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.foundation.autoencoder import PatchCode, VaeModule
 from magic_insert.training.personalize import personalize
 from magic_insert.training.trainer import TrainerOptions, fit
 
