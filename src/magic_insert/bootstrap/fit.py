@@ -42,9 +42,8 @@ from magic_insert.bootstrap.stages import (
 from magic_insert.core.jsonl import append_jsonl, read_record
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import rank
-from magic_insert.models.edit_start import blended, save_unet
-from magic_insert.models.inserter import load_edit_unet
-from magic_insert.models.latents import decode, encode
+from magic_insert.models.edit_unet import blended, load_edit_unet, save_unet
+from magic_insert.models.pipeline import decode, encode
 from magic_insert.training.insertion import EditLatents, mask_cells
 from magic_insert.training.insertion_fit import FitOptions, fit_edit
 

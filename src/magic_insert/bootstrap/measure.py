@@ -44,10 +44,9 @@ from magic_insert.core.fidelity import CAP_DB, EFFECT_STEP, effect_of, iou, psnr
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, erode, touching
 from magic_insert.core.ranks import local_rank
+from magic_insert.models.edit_unet import edit, load_edit_unet, noop
 from magic_insert.models.encoders import load_lpips
-from magic_insert.models.inserter import edit, load_edit_unet, noop
-from magic_insert.models.latents import decode, encode
-from magic_insert.models.zoo import load_pipeline, resolve_device
+from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 
 PICTURES = "pictures"
 DIGITS = 6  # of a stored value: far below anything a filter can tell apart

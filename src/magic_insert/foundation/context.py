@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from magic_insert.data.toybox_pool import ToyboxPool
 from magic_insert.foundation.clip import clip_pixels
-from magic_insert.models.attention import plain_attention
-from magic_insert.models.micro import MicroSizes
-from magic_insert.models.micro_parts import load_part
+from magic_insert.models.micro import MicroSizes, load_part
+from magic_insert.models.pipeline import plain_attention
 from magic_insert.training.trainer import TrainingModule
 
 Encode = Callable[[Tensor], Tensor]  # uint8 B 3 H W -> B ...
@@ -93,6 +92,15 @@ class Context:
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def encode_ids(
+    text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, ids_2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SDXL's conditioning: second-to-last states of both encoders side by side (B T D), pooled text (B E)."""
+    first = text_encoder(ids, output_hidden_states=True)
+    second = text_encoder_2(ids_2, output_hidden_states=True)
+    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
 def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 
 from magic_insert.config.schema import PartConfig
-from magic_insert.foundation.context import Context, Recipe, Source, tokenize
-from magic_insert.models.micro import build_scheduler, widen_input
+from magic_insert.foundation.context import Context, Recipe, Source, encode_ids, tokenize
+from magic_insert.models.edit_unet import edit_start
+from magic_insert.models.micro import build_scheduler
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
-from magic_insert.training.velocity import encode_ids
 
 EFFECT_WEIGHT = 12.0  # measured: half a decibel more in the effect region after 350 steps than without
 TIME_SHIFT = 3.0  # noisy times more often: an edit is decided there
@@ -47,8 +47,7 @@ def edit_latents(context: Context, task: Task) -> EditLatents:
 
 def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], Recipe]:
     def make(context: Context, part: PartConfig) -> Recipe:
-        channels = 2 * context.sizes.latent_channels + 1
-        unet = context.trainable(widen_input(context.load("generator", "unet"), channels))
+        unet = context.trainable(edit_start(context.load("generator", "unet")).to(context.device))
         with torch.no_grad():
             empty = encode_ids(
                 *context.text_encoders(),

@@ -34,14 +34,14 @@ from magic_insert.models.micro import (
     MICRO,
     TINY,
     MicroSizes,
+    assemble_micro,
     build_image_encoder,
     build_text_encoder,
     build_tokenizer,
     build_vae,
     load_tokenizers,
 )
-from magic_insert.models.micro_parts import assemble_micro
-from magic_insert.models.zoo import resolve_device
+from magic_insert.models.pipeline import resolve_device
 from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints

@@ -24,10 +24,9 @@ from magic_insert.data.pair_folders import list_desoba, list_pairs, list_rord
 from magic_insert.data.pairs import FilePairs, Listing, PairSet, sound_pairs
 from magic_insert.data.shards import list_shards
 from magic_insert.data.toybox_pairs import PairsPlan, ToyboxPairs, write_pairs
-from magic_insert.models.edit_start import edit_start_from_inpainting
-from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.edit_unet import edit_start_from_inpainting, load_edit_unet
+from magic_insert.models.pipeline import find_source, load_pipeline
 from magic_insert.models.sampling import image_size
-from magic_insert.models.zoo import find_source, load_pipeline
 from magic_insert.tracking import open_tracker
 from magic_insert.training.insertion import Task
 from magic_insert.training.insertion_data import ViewConfig, edit_data
