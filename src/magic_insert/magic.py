@@ -237,7 +237,7 @@ class MagicInsert:
 
     def _request(self, cuts: Sequence[Subject]) -> Request:
         cfg, seed = self.settings.personalization, self.settings.seed
-        return Request("subject", RECIPE, run_key(self.models.pipe, cuts, cfg, seed))
+        return Request("subject", RECIPE, run_key(self.models.fingerprint, cuts, cfg, seed))
 
     def redraw(
         self,

@@ -142,6 +142,7 @@ class Studio:
 
     def _load(self) -> None:
         self.magic.load()
+        _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
         with self.lock:
             found = [
                 item for item in learned_items(self.magic.settings.subjects) if item.title not in self.shelf
