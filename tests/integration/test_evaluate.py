@@ -16,12 +16,14 @@ import torch
 
 from magic_insert.cli.jobs import check_evaluate as check
 from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.words import of_the_demo
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
+from magic_insert.evaluation.demo import run_demo
 from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
 from magic_insert.launch.run import JobPlan, run_job
 
@@ -357,3 +359,19 @@ def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
     with pytest.raises(UserError, match=message):
         run(words(tiny_micro, out, *ONE, f"encoders.root={tmp_path / 'empty'}", *more))
     assert not (out / "inputs").exists()
+
+
+def test_the_demo_is_an_evaluation_that_shows_truth_and_floor(tmp_path: Path, tiny_micro: Path) -> None:
+    arguments = [*words(tiny_micro, tmp_path / "demo"), "benchmark.num_subjects=1", "num_scenes=1", "seed=2"]
+    page = run_demo(freeze(compose_job("demo", of_the_demo(arguments))))
+    assert page is not None
+    text = page.read_text()
+    assert text.count("data:image/png;base64,") == 6
+    assert "http" not in text
+    (pair,) = read_json(page.with_suffix(".json")).items()
+    assert pair[0] == "person-01 in room-01 (photo)", "another seed shows another subject"
+    floor = pair[1]["floor: pasted as it is"]
+    assert (floor["outside_equal"], pair[1].keys()) == (1.0, {"ours", "floor: pasted as it is"})
+    assert floor["truth_effect_psnr"] < 30
+    assert load_rgb(page.with_suffix(".png")).shape[0] == 3
+    assert (page.parent / "report.html").is_file()

@@ -93,16 +93,6 @@ def check_remove(cfg: schema.RemoveConfig) -> Any:
     return resolve_remove(cfg)
 
 
-def check_demo(cfg: schema.DemoConfig) -> None:
-    """The place of the output and the weights."""
-    from magic_insert.inputs import find_folders
-    from magic_insert.stylizers import check_stylizer
-
-    check_out(cfg)
-    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
-    check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
-
-
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
     """Files, packages and the run folder."""
     from magic_insert.config.extras import require_optimizer
@@ -319,7 +309,8 @@ JOBS: Mapping[str, Job] = {
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
         "magic_insert.evaluation.demo:run_demo",
-        check_demo,
+        check_evaluate,
+        words.of_the_demo,
     ),
     "evaluate": Job(
         "methods on a benchmark, with a report: stylizer='[a,b]' inserter='[x,y]' benchmark=toyplop|folder|...",

@@ -240,7 +240,9 @@ def select(
     if cfg.styles:
         backgrounds = [b for b in backgrounds if b.style in cfg.styles]
     backgrounds = _named("benchmark.backgrounds", backgrounds, cfg.backgrounds)[: cfg.num_scenes]
-    subjects = _named("benchmark.subjects", list(source.subjects), cfg.subjects)[: cfg.num_subjects]
+    subjects = _named("benchmark.subjects", list(source.subjects), cfg.subjects)
+    start = cfg.first % max(1, len(subjects))
+    subjects = [*subjects[start:], *subjects[:start]][: cfg.num_subjects]
     sides = ("l", "r") if cfg.placement == "both" else (None,)
     pairs = [BenchPair(s.id, b.id, side) for s in subjects for b in backgrounds for side in sides]
     _known("benchmark.pairs", cfg.pairs, [pair.pair_id for pair in pairs])

@@ -28,6 +28,7 @@ from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import IMAGES, EvaluateConfig
 from magic_insert.core.digest import digest
+from magic_insert.core.events import Clock
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.ranks import rank, shard, world_size
@@ -45,7 +46,7 @@ from magic_insert.evaluation.judge import (
     reference_pictures,
 )
 from magic_insert.evaluation.pictures import Workshop, adopt, floor_pictures
-from magic_insert.evaluation.report import write_report
+from magic_insert.evaluation.report import REPORT_FILE, write_report
 from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
 from magic_insert.evaluation.statistics import Paired, kind_of, paired_table
 from magic_insert.evaluation.tables import main_table, value_rows
@@ -60,7 +61,22 @@ RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
 def run_evaluate(cfg: EvaluateConfig) -> Path | None:
-    """The job; the report's path on rank 0, None on the others.
+    """The job; the report's path on rank 0, None on the others. Raises as `evaluate`."""
+    if (rows := evaluate(cfg)) is None:
+        return None
+    out = Path(cfg.out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(
+        f"report {(out / REPORT_FILE).resolve()}\nrows   {(out / ROWS_FILE).resolve()}, digest {rows_digest(rows)}"
+    )
+    print(
+        f"next   magic-insert study action=build rows={out / ROWS_FILE} ours=METHOD 'against=[METHOD]' out=FOLDER"
+    )
+    return out / REPORT_FILE
+
+
+def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
+    """Pictures, rows, sheets, tables and report in `cfg.out`; the rows on rank 0, None on the others.
 
     Raises:
         UserError: see the steps; what was finished before stays.
@@ -72,7 +88,7 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     bench = prepare(cfg, out, console)
     if (out / ROWS_FILE).is_file():
         read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
-    generate(cfg, bench, out, console)
+    seconds = generate(cfg, bench, out, console)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -82,16 +98,10 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    facts = facts_of(cfg, bench, judges)
-    page = write_report(out, rows, facts)
+    facts = {**facts_of(cfg, bench, judges), "seconds": seconds}
+    write_report(out, rows, facts)
     log_tables(cfg, out, rows, facts)
-    console.print(f"{len(rows)} rows, digest {rows_digest(rows)}")
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"report {page.resolve()}\nrows   {(out / ROWS_FILE).resolve()}")
-    print(
-        f"next   magic-insert study action=build rows={out / ROWS_FILE} ours=METHOD 'against=[METHOD]' out=FOLDER"
-    )
-    return page
+    return rows
 
 
 # Steps
@@ -129,21 +139,21 @@ def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
     return bench
 
 
-def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> None:
-    """Every picture that is not there yet.
+def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> dict[str, float]:
+    """Every picture that is not there yet; the seconds that each stage of drawing took.
 
     Raises:
         UserError: a method cannot run, or its pictures made elsewhere do not fit.
     """
     subjects = shard([subject.id for subject in bench.subjects])
     with Progress(*COLUMNS, console=console) as progress:
-        pictures, training = (progress.add_task(name, visible=False) for name in ("pictures", "personalise"))
+        pictures, running = (progress.add_task(name, visible=False) for name in ("pictures", "stage"))
 
         def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
-            if stage == "personalise":
-                progress.update(training, completed=step, total=total, visible=step < total)
+            progress.update(running, description=stage, completed=step, total=total, visible=step < total)
 
-        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), on_event)
+        clock = Clock(on_event)
+        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), clock)
         if rank() == 0:
             workshop.claim_methods()
             adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
@@ -153,6 +163,7 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
             floor_pictures(cfg, bench, out, subject)
             workshop.make(subject)
     wait_for_all()
+    return clock.seconds
 
 
 def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> tuple[list[Row], Judges]:
