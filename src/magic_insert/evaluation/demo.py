@@ -18,7 +18,7 @@ from magic_insert.evaluation.evaluate import evaluate
 from magic_insert.evaluation.grid import COPY_PASTE
 from magic_insert.evaluation.report import FACTS_FILE
 from magic_insert.evaluation.rows import MADE, Column, Row, columns_of
-from magic_insert.evaluation.statistics import grouped, kind_of
+from magic_insert.evaluation.statistics import kind_of
 from magic_insert.pages.render import render
 
 FLOOR = "floor: pasted as it is"
@@ -46,7 +46,8 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     if (rows := evaluate(cfg)) is None:
         return None
     out = Path(cfg.out)
-    views = [view_of(part, out) for part in grouped(rows, "pair_id").values()]
+    pairs = dict.fromkeys(row["pair_id"] for row in rows)
+    views = [view_of([row for row in rows if row["pair_id"] == pair], out) for pair in pairs]
     columns = [c.judged_with(cfg.metrics) for c in columns_of("insert") if c.key in COLUMNS]
     seconds = read_json(out / FACTS_FILE)["seconds"]
     names = [name for name in views[0].pictures if not name.startswith(REDRAWN)]
@@ -77,11 +78,11 @@ def view_of(rows: Sequence[Row], out: Path) -> PairView:
     pictures = {name: first["images"][name] for name in ("subject", "background")}
     scores = {}
     for row in rows:
-        made, drawn = row["images"].get(MADE[row["track"]]), kind_of(row["method"]) == "method"
-        if row["track"] == "stylize" and drawn:
-            pictures[f"{REDRAWN} {row['method']}"] = made
+        made = MADE[row["track"]]
+        if row["track"] == "stylize" and kind_of(row["method"]) == "method":
+            pictures[f"{REDRAWN} {row['method']}"] = row["images"][made]
         elif row["track"] == "insert" and row["method"] in names:
-            pictures[names[row["method"]]] = made
+            pictures[names[row["method"]]] = row["images"][made]
             scores[names[row["method"]]] = row["values"]
             pictures["truth"] = row["images"]["truth"]
     order = sorted(pictures, key=lambda name: (name == "truth", name == FLOOR, name in names.values()))
@@ -93,9 +94,9 @@ def view_of(rows: Sequence[Row], out: Path) -> PairView:
 
 def score_table(views: Sequence[PairView], columns: Sequence[Column]) -> Table:
     """The numbers for the terminal."""
-    table = Table("pair", "style", "method", *(column.heading for column in columns))
+    table = Table("style", "method", *(column.heading for column in columns))
     for view in views:
         for name, values in view.scores.items():
             cells = [column.text(values[column.key]) if column.key in values else "" for column in columns]
-            table.add_row(view.title, view.style, name, *cells)
+            table.add_row(view.style, name, *cells)
     return table
