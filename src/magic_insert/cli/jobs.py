@@ -258,14 +258,9 @@ def show_dashboard(cfg: schema.DashboardConfig) -> None:
 
 def run_study(cfg: schema.StudyConfig) -> None:
     """Builds, serves or analyses."""
-    if cfg.action == "analyse":
-        from magic_insert.evaluation.study_analysis import run_analyse
+    from magic_insert.evaluation import study
 
-        run_analyse(cfg)
-        return
-    from magic_insert.evaluation.study import run_build, run_serve
-
-    (run_build if cfg.action == "build" else run_serve)(cfg)
+    {"build": study.run_build, "serve": study.run_serve, "analyse": study.run_analyse}[cfg.action](cfg)
 
 
 def never(cfg: Any) -> bool:

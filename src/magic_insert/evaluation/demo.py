@@ -15,7 +15,7 @@ from magic_insert.config.schema import EvaluateConfig
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_json, write_json, write_text
 from magic_insert.evaluation.evaluate import evaluate
-from magic_insert.evaluation.grid import COPY_PASTE
+from magic_insert.evaluation.pictures import COPY_PASTE
 from magic_insert.evaluation.report import FACTS_FILE
 from magic_insert.evaluation.rows import MADE, Column, Row, columns_of
 from magic_insert.evaluation.statistics import kind_of
