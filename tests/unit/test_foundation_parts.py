@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
-from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
-from magic_insert.foundation.autoencoder import PatchCode, VaeModule
+from magic_insert.core.store import Store
+from magic_insert.data.renders import PoolPlan, ToyboxPool, render
 from magic_insert.foundation.generator import (
     NOWHERE,
     PLACES,
-    WITH_ADAPTER,
-    WORDS_ONLY,
     Batches,
     ControlNetModule,
     Drawings,
@@ -31,7 +28,6 @@ from magic_insert.models.micro import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
-    build_vae,
     load_tokenizers,
     widen_input,
 )
@@ -60,7 +56,7 @@ WITHOUT = PLACES.index(NOWHERE)
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> ToyboxPool:
     torch.set_num_threads(1)
-    return ToyboxPool(write_pool(tmp_path_factory.mktemp("pool"), PLAN, workers=1))
+    return ToyboxPool(render(Store(tmp_path_factory.mktemp("pool")), PLAN, workers=1), PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -136,11 +132,6 @@ def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool:
         own = torch.from_numpy(pool.subjects[i, drawing].copy())
         assert np.array_equal(pictures[i, t], apply_look(own, LOOK_NAMES[chosen.look[i, t]]).numpy())
     assert len(set(chosen.look.flatten().tolist())) > 2
-
-
-@pytest.mark.parametrize("table", [WITH_ADAPTER, WORDS_ONLY])
-def test_the_shares_of_a_table_add_up_to_one(table: Any) -> None:
-    assert sum(rows.share for rows in table) == pytest.approx(1.0)
 
 
 def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Batches) -> None:
@@ -330,53 +321,6 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
     assert float(loss) < 1e-10
 
 
-def vae_module(steps: int) -> VaeModule:
-    torch.manual_seed(0)
-    return VaeModule(
-        build_vae(TINY), PatchCode(vae_batch(99)["image"], TINY.latent_channels), lr=1e-3, steps=steps
-    )
-
-
-def vae_batch(step: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(step)
-    noise = torch.randn(2, TINY.latent_channels, 2, 2, generator=draw)
-    return {
-        "image": torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1,
-        "noise": noise,
-        "step": torch.tensor(step),
-    }
-
-
-def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def dying(step: int) -> dict[str, torch.Tensor]:
-        if step == 5:
-            raise Stop
-        return vae_batch(step)
-
-    options = TrainerOptions(steps=8, save_every=2, ema_decay=0.9, progress=False)
-    whole = vae_module(8)
-    fit(whole, vae_batch, options, tmp_path / "whole")
-    with pytest.raises(Stop):
-        fit(vae_module(8), dying, options, tmp_path / "broken")
-    resumed = vae_module(8)
-    fit(resumed, vae_batch, options, tmp_path / "broken")
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_a_loss_that_is_not_a_number_stops_before_the_weights_move(tmp_path: Path) -> None:
-    module = vae_module(2)
-    before = {k: v.clone() for k, v in module.state_dict().items()}
-    bad = {**vae_batch(0), "image": torch.full((2, 3, 16, 16), torch.nan)}
-    with pytest.raises(UserError, match="step 0"):
-        fit(module, lambda step: bad, TrainerOptions(steps=2, progress=False), tmp_path)
-    for name, value in module.state_dict().items():
-        assert torch.equal(before[name], value), name
-
-
 def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
     number = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1)
     full = np.ones((5, 2, 1, 4, 4), np.float32) * number
@@ -386,22 +330,6 @@ def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
     assert torch.equal(batch["mask"], batch["condition"] + 200)
 
 
-def test_a_batch_is_a_function_of_its_number() -> None:
-    data = EditLatents(
-        *(np.random.default_rng(0).normal(size=(9, 2, 4, 4, 4)).astype(np.float32) for _ in range(3))
-    )
-    batch_at = edit_batches(data, task="insert", seed=1, batch_size=4)
-    first, again, other = batch_at(2), batch_at(2), batch_at(3)
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not torch.equal(first["noise"], other["noise"])
-
-
-def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
-    mask = np.zeros((1, 1, 16, 16), np.uint8)
-    mask[..., :8, :4] = 255
-    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
-
-
 def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
     phrases = ["ab ba cd dc ef fe gh hg", "abcd efgh ijkl", "mnop qrst uvwx yz"]
     files = set()
@@ -409,3 +337,9 @@ def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: P
         build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
         files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
     assert len(files) == 1
+
+
+def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
+    mask = np.zeros((1, 1, 16, 16), np.uint8)
+    mask[..., :8, :4] = 255
+    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]

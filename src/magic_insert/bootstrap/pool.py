@@ -24,7 +24,6 @@ from magic_insert.bootstrap.pictures import load, save
 from magic_insert.bootstrap.stages import (
     MASK,
     SKIPPED,
-    SUFFIXES,
     WITH,
     WITHOUT,
     FolderSettings,
@@ -48,6 +47,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample

@@ -19,6 +19,7 @@ from rich.progress import track
 from magic_insert.config.schema import AdaptConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.ranks import rank, shard
 
 T = TypeVar("T")
@@ -34,7 +35,6 @@ NETWORK_FILES = ("config.json", WEIGHTS)  # of a trained inserter or remover
 NETWORKS: dict[Task, str] = {"insert": "inserter", "remove": "remover"}
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 WITH, WITHOUT, MASK = "with", "without", "mask"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)

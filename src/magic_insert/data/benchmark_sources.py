@@ -19,6 +19,7 @@ from torch import Tensor
 from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, load_rgba
 from magic_insert.core.jsonl import read_json
@@ -33,7 +34,6 @@ from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SMALLEST_SIDE = 16
 TEXTS = "texts.json"
 SUBJECT_FOLDERS = ("characters", "subjects")

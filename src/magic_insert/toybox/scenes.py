@@ -343,7 +343,7 @@ def sample_scene(
     camera = _camera(rng)
     u, v = DROP_X[side] + rng.uniform(-0.045, 0.045), rng.uniform(*BOTTOM)
     x, z = ground_point(camera, u, v)
-    height = _height_at(camera, x, z, v - rng.uniform(*TALL))
+    height = height_at(camera, x, z, v - rng.uniform(*TALL))
     return SceneSpec(
         seed=(fold_in(seed, "scene identity", split) // 2) * 2 + int(split == "heldout"),
         kind=kind or drawn,
@@ -413,7 +413,7 @@ def project(camera: Camera, point: Vec3) -> tuple[float, float]:
     return 0.5 + across / spread, 0.5 - above / spread
 
 
-def _height_at(camera: Camera, x: float, z: float, v: float) -> float:
+def height_at(camera: Camera, x: float, z: float, v: float) -> float:
     """Height of the point above (x, z) that is seen in row v."""
     low, high = 0.0, 4.0 * camera.position[1] + 4.0
     for _ in range(40):
@@ -425,8 +425,12 @@ def _height_at(camera: Camera, x: float, z: float, v: float) -> float:
 def _camera(rng: Random) -> Camera:
     height, back, fov = rng.uniform(1.0, 1.3), rng.uniform(4.4, 5.2), rng.uniform(31.0, 36.0)
     horizon = rng.uniform(0.30, 0.40)
+    return looking_at(horizon, rng.uniform(-0.15, 0.15), height, back, fov)
+
+
+def looking_at(horizon: float, x: float, height: float, back: float, fov: float) -> Camera:
+    """A camera at (x, height, back) that has the horizon at this share of the picture's height, from above."""
     pitch = math.atan((0.5 - horizon) * 2.0 * math.tan(math.radians(0.5 * fov)))
-    x = rng.uniform(-0.15, 0.15)
     return Camera((x, height, back), (x, height - back * math.tan(pitch), 0.0), fov)
 
 
