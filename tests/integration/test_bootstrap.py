@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.job import run_bootstrap, tell_losses
-from magic_insert.bootstrap.plan import STAGES
+from magic_insert.bootstrap.job import STAGES, log_losses, run_bootstrap, run_plan
+from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.pool import imagined_items
 from magic_insert.bootstrap.review import open_round, run_review
-from magic_insert.bootstrap.scores import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import NETWORK_FILES, ImagineSettings, ids_of, read_index, read_values
 from magic_insert.cli.jobs import check_bootstrap as check
 from magic_insert.config.compose import compose_job
@@ -102,7 +100,7 @@ def test_every_fit_tells_its_losses_before_its_work_goes(first: Outcome, place: 
         assert [row["step"] for row in rows][-1] == composed(*SETTINGS).fit.steps
         assert all(math.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
     tracker = Tracker(place / "told", "bootstrap", None)
-    tell_losses(tracker.part("fit-insert-1"), first.losses["fit-insert-1"])
+    log_losses(tracker.part("fit-insert-1"), first.losses["fit-insert-1"])
     told = read_jsonl(place / "told" / "metrics.jsonl")
     assert told == [{"stage": "fit-insert-1", **row} for row in first.losses["fit-insert-1"]]
 

@@ -39,7 +39,7 @@ KILLS = {
     "evaluate": 4,
 }
 CHECKPOINT = "checkpoint-"
-WORKSHOP = [f"magic_insert.bootstrap.{name}" for name in ("pool", "fit", "measure")]
+WORKSHOP = [f"magic_insert.bootstrap.{name}" for name in ("pool", "networks")]
 
 
 def start(place: Path, model: Path, name: str) -> subprocess.Popen[str]:
