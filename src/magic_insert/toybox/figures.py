@@ -19,6 +19,7 @@ METAL = Paint((0.66, 0.68, 0.72), gloss=0.25)
 TYRE = Paint((0.13, 0.13, 0.15))
 GLASS = Paint((0.62, 0.84, 0.95), gloss=0.4)
 BLUSH = Paint((0.98, 0.66, 0.62))
+Eyes = tuple[Vec3, Vec3, float]  # left and right centre, and a radius
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Figure:
 
     shapes: tuple[Shape, ...]
     crown: tuple[Vec3, float] | None = None  # top of the head, and a radius there
-    eyes: tuple[Vec3, Vec3, float] | None = None  # left, right centre, radius
+    eyes: Eyes | None = None  # left, right centre, radius
     neck: tuple[Vec3, float] | None = None
     back: tuple[Vec3, float] | None = None  # middle of the back, half width of a fitting backpack
     hand: Vec3 | None = None  # where a flag stick is held or mounted
@@ -91,7 +92,7 @@ def blend(a: Vec3, b: Vec3, share: float) -> Vec3:
 
 def face(
     centre: Vec3, radii: Vec3, size: float, *, spread: float = 0.36, lift: float = 0.12
-) -> tuple[tuple[Shape, ...], tuple[Vec3, Vec3, float]]:
+) -> tuple[tuple[Shape, ...], Eyes]:
     """Two bead eyes on an ellipsoid head. Returns the shapes and the (left, right, radius) anchor."""
     depth = max(0.1, 1.0 - spread**2 - lift**2) ** 0.5
     z = centre[2] + radii[2] * depth * 0.97
@@ -101,7 +102,7 @@ def face(
     return beads, (left, right, size)
 
 
-def cheeks(anchor: tuple[Vec3, Vec3, float], drop: float, out: float) -> tuple[Shape, ...]:
+def cheeks(anchor: Eyes, drop: float, out: float) -> tuple[Shape, ...]:
     """Two blushing cheeks under the eyes."""
     left, right, size = anchor
     return tuple(
@@ -165,9 +166,7 @@ def plush(look: Look, *, belly: bool = True, head_wide: float = 1.0, arms: Paint
     return Plush(tuple(shapes), head, radius, torso, width, hand)
 
 
-def plush_figure(
-    body: Plush, extra: tuple[Shape, ...], eyes: tuple[Vec3, Vec3, float], crown_y: float
-) -> Figure:
+def plush_figure(body: Plush, extra: tuple[Shape, ...], eyes: Eyes, crown_y: float) -> Figure:
     """A figure from a plush body: `crown_y` is the top of the head above its centre, in head radii."""
     head, radius = body.head, body.radius
     return Figure(

@@ -15,7 +15,7 @@ from random import Random
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox import props
-from magic_insert.toybox.props import Fixture, Prop, Site
+from magic_insert.toybox.props import Builder, Fixture, Prop, Site
 from magic_insert.toybox.records import FIRST_PROP_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World
 from magic_insert.toybox.solids import bounds, with_id
 
@@ -457,7 +457,7 @@ def _props(spec: SceneSpec, place: Place, rng: Random, wall_z: float | None) -> 
         if wall_z is not None:
             z = max(z, wall_z + spot.depth * size)
         x = _across(spec, u if spec.drop_x < spec.camera.position[0] else 1.0 - u, z)
-        parts = rng.choice(spot.props)(rng, x, z, size)
+        parts = rng.choice(spot.props)(Builder((x, 0.0, z), size, rng))
         if sum(map(len, objects)) + len(parts) <= MAX_PROP_SHAPES:
             objects.append(parts)
     objects.append(_occluder(spec, place))  # last: the other props are the same with and without it
@@ -481,7 +481,7 @@ def _occluder(spec: SceneSpec, place: Place) -> tuple[Shape, ...]:
     size = spec.subject_height * rng.uniform(0.44, 0.64) * strength
     z = spec.drop_z + 0.30 * spec.subject_height + 0.4 * size
     x = spec.drop_x + rng.choice((-1, 1)) * spec.subject_height * rng.uniform(0.18, 0.32)
-    return rng.choice(place.occluders)(rng, x, z, size)
+    return rng.choice(place.occluders)(Builder((x, 0.0, z), size, rng))
 
 
 def _ray(camera: Camera, u: float, v: float) -> Vec3:
