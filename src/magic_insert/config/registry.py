@@ -196,7 +196,6 @@ SEGMENTERS = Registry(
 )
 
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
-# The order is part of what the Toybox draws.
 _STYLES = (
     ("printed", ("photo", "cartoon", "cel")),
     ("painted", ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal")),

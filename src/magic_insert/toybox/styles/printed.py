@@ -1,4 +1,4 @@
-"""Made by a machine or piece by piece: photographs, cartoons and cels, sprites, prints, plans, paper, tiles, neon tubes."""
+"""Made by a machine or piece by piece: photographs, cartoons, sprites, prints, plans, paper, tiles, neon, woodcuts."""
 
 import torch
 import torch.nn.functional as F
