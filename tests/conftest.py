@@ -19,7 +19,7 @@ def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""
     from magic_insert.config.schema import ModelConfig
-    from magic_insert.models.zoo import load_pipeline
+    from magic_insert.models.pipeline import load_pipeline
 
     torch.set_num_threads(1)
     return load_pipeline(ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, device="cpu"))
@@ -40,7 +40,7 @@ def adain_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random AdaIN networks of the published shape, whose pictures stay inside [0, 1] and do depend on their input."""
     from safetensors.torch import save_file
 
-    from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder
+    from magic_insert.stylizers.adain import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder
 
     folder = tmp_path_factory.mktemp("adain")
     networks = {ENCODER_FILE: build_encoder(), DECODER_FILE: build_decoder()}

@@ -33,10 +33,9 @@ from magic_insert.data.pairs import Pair
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Insertion, insert_cutout
-from magic_insert.models.inserter import edit, load_edit_unet, noop
-from magic_insert.models.latents import decode, encode
+from magic_insert.models.edit_unet import edit, load_edit_unet, noop
+from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import image_size
-from magic_insert.models.zoo import load_pipeline
 from magic_insert.paths import micro_dir
 
 COLUMNS = ("effect dB", "subject dB", "elsewhere dB", "whole dB", "untouched %")

@@ -29,7 +29,7 @@ def train(steps: int) -> None:
     from magic_insert.config.compose import compose_job
     from magic_insert.config.freeze import freeze
     from magic_insert.core.records import Subject
-    from magic_insert.models.zoo import load_pipeline
+    from magic_insert.models.pipeline import load_pipeline
     from magic_insert.training.personalize import personalize
 
     words = ["subject=a", "out=b", f"personalization.steps={steps}", "personalization.validation.every=0"]

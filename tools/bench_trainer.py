@@ -24,8 +24,8 @@ from torch import nn
 from magic_insert.config.schema import LoggerConfig, ModelConfig, PersonalizationConfig
 from magic_insert.core.rand import generator
 from magic_insert.models.micro import build_micro
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.text import initial_tokens
-from magic_insert.models.zoo import load_pipeline
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
 from magic_insert.training.personalize import options_of

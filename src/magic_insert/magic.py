@@ -55,9 +55,9 @@ from magic_insert.drops import (
 from magic_insert.inserters import FREE, build_inserter
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.inserters.remover import Remover, RemoverSettings
+from magic_insert.models.pipeline import fingerprint, load_pipeline
 from magic_insert.models.segment import cut_subject, redraw_segmenter
 from magic_insert.models.style import check_blocks, has_adapter
-from magic_insert.models.zoo import fingerprint, load_pipeline
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw
 from magic_insert.training.personalize import ReportSteps, personalize, run_key

@@ -12,8 +12,8 @@ from magic_insert.core.records import Subject
 from magic_insert.foundation.parts import PatchCode, VaeModule
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.micro import TINY, build_vae
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.sampling import sample
-from magic_insert.models.zoo import load_pipeline
 from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import ALL_STYLES, draw
 from magic_insert.toybox.subjects import sample_subject, subject_shapes

@@ -27,7 +27,7 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
-from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.edit_unet import load_edit_unet
 from magic_insert.tracking import Tracker
 
 SETTINGS = (
@@ -141,7 +141,7 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
 
 
 def test_the_products_load_as_networks_and_have_a_card(first: Outcome, place: Path, tiny_pipe: Any) -> None:
-    from magic_insert.models.inserter import load_edit_unet
+    from magic_insert.models.edit_unet import load_edit_unet
 
     out = place / "first"
     for name in ("inserter", "remover"):

@@ -46,7 +46,7 @@ def test_plain_diffusers_loads_and_draws_without_any_hint() -> None:
 def test_the_autoencoder_keeps_its_promise_on_a_held_out_photo() -> None:
     from diffusers import AutoencoderKL
 
-    from magic_insert.models.latents import decode, encode
+    from magic_insert.models.pipeline import decode, encode
     from magic_insert.toybox.subjects import sample_subject
     from magic_insert.toybox.world import render_subjects
 

@@ -22,11 +22,11 @@ from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
+from magic_insert.models.pipeline import fingerprint
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
-from magic_insert.models.zoo import fingerprint
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw, Stylizer
 

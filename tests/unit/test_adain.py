@@ -14,8 +14,15 @@ from magic_insert.core.images import load_rgb, load_rgba
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.models.segment import cut_subject
-from magic_insert.models.vgg import DECODER_FILE, ENCODER_FILE, build_decoder, build_encoder, load_adain
-from magic_insert.stylizers.adain import AdainStylizer, spread_colours
+from magic_insert.stylizers.adain import (
+    DECODER_FILE,
+    ENCODER_FILE,
+    AdainStylizer,
+    build_decoder,
+    build_encoder,
+    load_adain,
+    spread_colours,
+)
 from magic_insert.stylizers.base import Draw
 
 

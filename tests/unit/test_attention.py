@@ -2,8 +2,8 @@
 
 import torch
 
-from magic_insert.models.attention import plain_attention
 from magic_insert.models.micro import TINY, build_unet
+from magic_insert.models.pipeline import plain_attention
 
 
 def test_attention_by_matrix_products_predicts_what_the_fused_kernel_predicts():

@@ -17,9 +17,8 @@ from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Inserted, insert_cutout
-from magic_insert.inserters.inpaint import neighbourhood
-from magic_insert.models.inpaint import inpaint
-from magic_insert.models.latents import decode, encode
+from magic_insert.inserters.inpaint import inpaint, neighbourhood
+from magic_insert.models.pipeline import decode, encode
 
 
 def noisy(*shape: int, name: str = "noise") -> Tensor:

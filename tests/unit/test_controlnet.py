@@ -14,12 +14,11 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
 from magic_insert.models.lora import add_lora, save_lora
-from magic_insert.models.micro import MICRO, TINY, build_unet
-from magic_insert.models.micro_controlnet import build_controlnet
+from magic_insert.models.micro import MICRO, TINY, build_controlnet, build_unet
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import style_embeds
 from magic_insert.models.text import attached, initial_tokens
-from magic_insert.models.zoo import load_pipeline
 
 SHIPPED_MB = 7
 

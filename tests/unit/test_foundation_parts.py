@@ -21,25 +21,27 @@ from magic_insert.foundation.generator import (
     act_in,
     photo_edges,
     toning,
+    velocity_loss,
 )
 from magic_insert.models.micro import (
     TINY,
+    build_controlnet,
     build_scheduler,
     build_text_encoder,
     build_tokenizer,
     build_unet,
+    load_adapter,
     load_tokenizers,
-    widen_input,
+    new_adapter,
+    publish_adapter,
+    without_adapter,
 )
-from magic_insert.models.micro_controlnet import build_controlnet
-from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
 from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
-from magic_insert.training.velocity import velocity_loss
 
 PLAN = PoolPlan(
     num_identities=6,
@@ -283,27 +285,6 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
     assert moved
     assert all(key.startswith("unet.controlnet.") for key in moved)
     assert "unet.controlnet.controlnet_cond_embedding.conv_in.weight" in moved
-
-
-def conditioning(unet: Any, count: int) -> dict[str, Any]:
-    return {
-        "encoder_hidden_states": torch.randn(count, 5, unet.config.cross_attention_dim),
-        "added_cond_kwargs": {
-            "text_embeds": torch.randn(count, TINY.embed_dim),
-            "time_ids": torch.ones(count, 6),
-        },
-    }
-
-
-def test_a_widened_unet_predicts_what_the_narrow_one_predicts_whatever_the_new_channels_hold() -> None:
-    unet = build_unet(TINY).eval()
-    wide = widen_input(unet, 2 * TINY.latent_channels + 1).eval()
-    noisy, extra = torch.randn(2, TINY.latent_channels, 8, 8), torch.randn(2, TINY.latent_channels + 1, 8, 8)
-    words = conditioning(unet, 2)
-    with torch.no_grad():
-        narrow = unet(noisy, 7, **words).sample
-        wider = wide(torch.cat([noisy, extra], 1), 7, **words).sample
-    assert torch.allclose(narrow, wider, atol=1e-6)
 
 
 def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.edit_start import edit_start, edit_start_from_inpainting
-from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.edit_unet import edit_start, edit_start_from_inpainting, load_edit_unet
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.insertion import (

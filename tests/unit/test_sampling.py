@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.latents import decode, encode
+from magic_insert.models.pipeline import decode, encode
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.style import listening, style_embeds
 

@@ -8,11 +8,10 @@ from torch import nn
 
 from magic_insert.core.rand import generator
 from magic_insert.models import sampling
-from magic_insert.models.inversion import clean_and_noise, ddim, invert
-from magic_insert.models.latents import encode
 from magic_insert.models.micro import TINY, build_unet
+from magic_insert.models.pipeline import encode
 from magic_insert.models.sampling import sample
-from magic_insert.models.shared_attention import adain, aligned, own_reference
+from magic_insert.stylizers.style_aligned import adain, aligned, clean_and_noise, ddim, invert, own_reference
 
 ROWS = 4  # two references, then their two targets
 

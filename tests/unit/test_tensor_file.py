@@ -14,10 +14,10 @@ from magic_insert.config.schema import ModelConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
-from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.edit_unet import load_edit_unet
 from magic_insert.models.lora import FILE, add_lora, load_lora, lora_state, remove_lora, save_lora
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.tensor_file import read_tensors, save_tensors, verify
-from magic_insert.models.zoo import load_pipeline
 
 NETWORK = "diffusion_pytorch_model.safetensors"
 

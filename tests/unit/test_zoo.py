@@ -16,9 +16,9 @@ from magic_insert.config.schema import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.micro import build_micro
+from magic_insert.models.pipeline import fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import has_adapter
-from magic_insert.models.zoo import fingerprint, load_pipeline, resolve_device
 from magic_insert.paths import conf_dir
 
 

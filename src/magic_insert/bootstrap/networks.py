@@ -71,11 +71,9 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import local_rank, rank
-from magic_insert.models.edit_start import blended, save_unet
+from magic_insert.models.edit_unet import blended, edit, load_edit_unet, noop, save_unet
 from magic_insert.models.encoders import load_lpips
-from magic_insert.models.inserter import edit, load_edit_unet, noop
-from magic_insert.models.latents import decode, encode
-from magic_insert.models.zoo import load_pipeline, resolve_device
+from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 from magic_insert.training.insertion import EditLatents, mask_cells
 from magic_insert.training.insertion_fit import FitOptions, fit_edit
 

@@ -161,7 +161,7 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) ->
     Raises:
         UserError: an encoder is missing or damaged, a picture is damaged, an embedding is not finite.
     """
-    from magic_insert.models.zoo import resolve_device
+    from magic_insert.models.pipeline import resolve_device
 
     encoders, lpips = encoder_set(cfg).load(resolve_device(cfg.model.device))
     units = by_unit(list_entries(cfg, bench, out))

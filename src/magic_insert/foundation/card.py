@@ -22,12 +22,11 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
+from magic_insert.models.edit_unet import edit, load_edit_unet
 from magic_insert.models.encoders import Encoders, load_encoders
-from magic_insert.models.inserter import edit, load_edit_unet
-from magic_insert.models.latents import decode, encode
+from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import StyleEmbeds, listening, style_embeds
-from magic_insert.models.zoo import load_pipeline
 from magic_insert.paths import micro_dir
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.scenes import sample_scene

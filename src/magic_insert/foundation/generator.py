@@ -21,15 +21,21 @@ from torch import Tensor, nn
 from magic_insert.config.schema import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
-from magic_insert.foundation.parts import BatchAt, Context, Recipe, tokenize
+from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
 from magic_insert.models.controlnet import Structure, canny_edges
-from magic_insert.models.micro import build_scheduler, build_unet
-from magic_insert.models.micro_controlnet import build_controlnet
-from magic_insert.models.micro_parts import load_adapter, new_adapter, publish_adapter, without_adapter
+from magic_insert.models.micro import (
+    build_controlnet,
+    build_scheduler,
+    build_unet,
+    load_adapter,
+    new_adapter,
+    publish_adapter,
+    without_adapter,
+)
+from magic_insert.models.pipeline import size_ids
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.trainer import TrainingModule
-from magic_insert.training.velocity import encode_ids, time_ids, velocity_loss
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ class GeneratorModule(TrainingModule):
         """Token states (B T D) and SDXL's added conditions, the style picture's embedding among them."""
         states, _ = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
         pooled = self.text_encoder_2(batch["pooled_ids"]).text_embeds
-        ids = time_ids(len(pooled), self.image_size, pooled.device)
+        ids = size_ids(len(pooled), self.image_size, pooled.device)
         return states, {"text_embeds": pooled, "time_ids": ids, "image_embeds": [batch["style"][:, None, :]]}
 
     def network(self) -> Any:
@@ -410,3 +416,29 @@ def _batches(context: Context, part: PartConfig, *, edges: bool) -> BatchAt:
         batch_size=part.batch_size,
         edges=edges,
     )
+
+
+def velocity_loss(
+    unet: nn.Module,
+    scheduler: Any,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    *,
+    extra: Tensor | None = None,
+    states: Tensor,
+    added: dict[str, Any],
+) -> Tensor:
+    """Mean squared error of the predicted velocity (Salimans and Ho 2022, eq. 12), unweighted.
+
+    Args:
+        latents: clean, scaled latents, B C h w.
+        extra: further input channels set beside the noisy latent, B K h w.
+    """
+    noisy = scheduler.add_noise(latents, noise, timesteps)
+    target = scheduler.get_velocity(latents, noise, timesteps)
+    inputs = noisy if extra is None else torch.cat([noisy, extra], dim=1)
+    predicted = unet(
+        inputs, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+    )[0]
+    return (predicted.float() - target.float()).square().mean()

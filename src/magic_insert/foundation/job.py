@@ -25,9 +25,15 @@ from magic_insert.data.renders import PoolPlan, ToyboxPool, render
 from magic_insert.foundation.generator import controlnet_part, generator_part
 from magic_insert.foundation.metric_encoders import metric_part
 from magic_insert.foundation.parts import Context, Recipe, clip_part, edit_part, vae_part
-from magic_insert.models.micro import MICRO, TINY, MicroSizes, build_tokenizer, load_tokenizers
-from magic_insert.models.micro_parts import assemble_micro
-from magic_insert.models.zoo import resolve_device
+from magic_insert.models.micro import (
+    MICRO,
+    TINY,
+    MicroSizes,
+    assemble_micro,
+    build_tokenizer,
+    load_tokenizers,
+)
+from magic_insert.models.pipeline import resolve_device
 from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints

@@ -30,20 +30,19 @@ from magic_insert.core.jsonl import read_record
 from magic_insert.core.rand import generator
 from magic_insert.core.store import MANIFEST, Manifest, Request, Store
 from magic_insert.data.renders import ToyboxPool
-from magic_insert.models.attention import plain_attention
+from magic_insert.models.edit_unet import edit_start
 from magic_insert.models.micro import (
     MicroSizes,
     build_image_encoder,
     build_scheduler,
     build_text_encoder,
     build_vae,
-    widen_input,
+    load_part,
 )
-from magic_insert.models.micro_parts import load_part
+from magic_insert.models.pipeline import plain_attention
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
 from magic_insert.training.trainer import TrainingModule
-from magic_insert.training.velocity import encode_ids
 
 BatchAt = Callable[[int], Any]
 Encode = Callable[[Tensor], Tensor]  # uint8 B 3 H W -> B ...
@@ -147,6 +146,15 @@ class Context:
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
     return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
+
+
+def encode_ids(
+    text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, ids_2: Tensor
+) -> tuple[Tensor, Tensor]:
+    """SDXL's conditioning: second-to-last states of both encoders side by side (B T D), pooled text (B E)."""
+    first = text_encoder(ids, output_hidden_states=True)
+    second = text_encoder_2(ids_2, output_hidden_states=True)
+    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
 def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:
@@ -423,8 +431,7 @@ def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], R
     """The remover or the inserter, from the generator's UNet."""
 
     def make(context: Context, part: PartConfig) -> Recipe:
-        channels = 2 * context.sizes.latent_channels + 1
-        unet = context.trainable(widen_input(context.load("generator", "unet"), channels))
+        unet = context.trainable(edit_start(context.load("generator", "unet")).to(context.device))
         with torch.no_grad():
             empty = encode_ids(
                 *context.text_encoders(),

@@ -17,7 +17,7 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.inputs import weights_in
 from magic_insert.inserters.base import Insertion
-from magic_insert.models.inserter import edit, load_edit_unet, noop
+from magic_insert.models.edit_unet import edit, load_edit_unet, noop
 
 
 class EditInserter:

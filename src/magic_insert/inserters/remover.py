@@ -17,7 +17,7 @@ from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
-from magic_insert.models.inserter import edit, load_edit_unet, noop
+from magic_insert.models.edit_unet import edit, load_edit_unet, noop
 
 DRAW = "remove"  # names the noise: one picture, one draw
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.quiet import quiet
+from magic_insert.models.pipeline import quiet
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits

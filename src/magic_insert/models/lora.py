@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.quiet import quiet
+from magic_insert.models.pipeline import quiet
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")

@@ -14,11 +14,15 @@ from typing import Any
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDIMScheduler,
+    ModelMixin,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -29,8 +33,27 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from magic_insert.models.micro_adapter import ip_adapter_state, save_ip_adapter
-from magic_insert.models.micro_controlnet import build_controlnet
+from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.models.edit_unet import edit_start
+from magic_insert.models.tensor_file import read_tensors
+
+IP_ADAPTER_FILE = "ip_adapter_micro.safetensors"
+IMAGE_TOKENS = 4  # length of the image prompt, as in the standard SDXL IP-Adapter
+# The ControlNet's encoder of edges, one stage per halving of the picture (f8): a third of the usual widths.
+EDGE_CHANNELS = (16, 24, 48, 64)
+# The UNet attends to the text in its lower stages. Here no stage does: outlines need no words, and attention would be a
+# third of the file.
+CONTROLNET_BLOCKS = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
+CLASSES: dict[str, Any] = {
+    "vae": AutoencoderKL,
+    "unet": UNet2DConditionModel,
+    "remover": UNet2DConditionModel,
+    "inserter": UNet2DConditionModel,
+    "controlnet": ControlNetModel,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+    "image_encoder": CLIPVisionModelWithProjection,
+}
 
 
 @dataclass(frozen=True)
@@ -196,21 +219,6 @@ def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DCo
     )
 
 
-def widen_input(unet: UNet2DConditionModel, in_channels: int) -> UNet2DConditionModel:
-    """A copy of `unet` that takes `in_channels`; the new input weights are zero (ObjectDrop, section 4).
-
-    With zero weights the widened model predicts exactly what `unet` predicts, whatever the new channels hold.
-    """
-    wide = UNet2DConditionModel.from_config({**dict(unet.config), "in_channels": in_channels})
-    state = {k: v for k, v in unet.state_dict().items() if not k.startswith("encoder_hid_proj")}
-    old = state["conv_in.weight"]
-    state["conv_in.weight"] = torch.cat(
-        [old, old.new_zeros(old.shape[0], in_channels - old.shape[1], *old.shape[2:])], dim=1
-    )
-    wide.load_state_dict(state)
-    return wide
-
-
 def build_scheduler() -> DDIMScheduler:
     """v-prediction on a schedule that ends in pure noise, so that the sampler starts where training ended."""
     return DDIMScheduler(
@@ -259,6 +267,136 @@ def save_pipeline(
     ).save_pretrained(folder)
 
 
+def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+    """A ControlNet that starts as the encoder half of `unet` and, by its zero convolutions, changes nothing yet.
+
+    Args:
+        unet: a micro UNet, with or without an adapter loaded.
+    """
+    config: dict[str, Any] = dict(
+        ControlNetModel.from_unet(
+            UNet2DConditionModel.from_config({**unet.config, "encoder_hid_dim_type": None}),
+            conditioning_embedding_out_channels=EDGE_CHANNELS,
+            load_weights_from_unet=False,
+        ).config
+    )
+    network: ControlNetModel = ControlNetModel.from_config({**config, **CONTROLNET_BLOCKS})
+    own = network.state_dict()
+    shared = {key: value for key, value in unet.state_dict().items() if key in own}
+    network.load_state_dict({**own, **shared})
+    # Two layers of zeros in a row learn nothing until the outer one has moved. The outer ones alone keep the start
+    # silent, so the edges may enter at once.
+    network.controlnet_cond_embedding.conv_out.reset_parameters()
+    return network
+
+
+def ip_adapter_state(unet: UNet2DConditionModel, embed_dim: int) -> dict[str, dict[str, Tensor]]:
+    """A fresh image-prompt adapter for `unet` in the standard layout; its values start small."""
+    cross = unet.config["cross_attention_dim"]
+    proj, norm = nn.Linear(embed_dim, IMAGE_TOKENS * cross), nn.LayerNorm(cross)
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for name, module in (("proj", proj), ("norm", norm)):
+        for key, value in module.state_dict().items():
+            state["image_proj"][f"{name}.{key}"] = value
+    for key_id, name in enumerate(unet.attn_processors):
+        if name.endswith("attn2.processor"):
+            attention = unet.get_submodule(name.removesuffix(".processor"))
+            for ours, theirs in (("to_k_ip", attention.to_k), ("to_v_ip", attention.to_v)):
+                # Keys start as the text keys, values near zero: the adapter begins as a whisper, not as noise.
+                weight = theirs.weight.detach().clone()
+                state["ip_adapter"][f"{key_id}.{ours}.weight"] = weight * (0.1 if ours == "to_v_ip" else 1.0)
+    return state
+
+
+def collect_ip_adapter(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+    """The adapter loaded in `unet`, flattened to the keys of the standard IP-Adapter file."""
+    projection = unet.encoder_hid_proj.image_projection_layers[0]
+    flat = {
+        "image_proj.proj.weight": projection.image_embeds.weight,
+        "image_proj.proj.bias": projection.image_embeds.bias,
+        "image_proj.norm.weight": projection.norm.weight,
+        "image_proj.norm.bias": projection.norm.bias,
+    }
+    for key_id, (name, processor) in enumerate(unet.attn_processors.items()):
+        if name.endswith("attn2.processor"):
+            flat[f"ip_adapter.{key_id}.to_k_ip.weight"] = processor.to_k_ip[0].weight
+            flat[f"ip_adapter.{key_id}.to_v_ip.weight"] = processor.to_v_ip[0].weight
+    return {key: value.detach().clone().contiguous() for key, value in flat.items()}
+
+
+def save_ip_adapter(folder: Path, flat: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Path:
+    path = folder / "ip_adapter" / IP_ADAPTER_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.detach().to("cpu", dtype).contiguous() for k, v in flat.items()}, path)
+    return path
+
+
+def load_part(folder: Path, name: str) -> Any:
+    """The network `name` saved in `folder`, float32 on the CPU."""
+    kind = CLASSES[name]
+    dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
+    return kind.from_pretrained(folder, **{dtype: torch.float32})
+
+
+def new_adapter(unet: UNet2DConditionModel, embed_dim: int) -> None:
+    """Loads a fresh IP-Adapter into `unet`, ready to be trained."""
+    unet._load_ip_adapter_weights([ip_adapter_state(unet, embed_dim)], low_cpu_mem_usage=False)
+
+
+def load_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Loads the adapter published in `folder` into `unet`, float32, ready to be trained on."""
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in read_tensors(_adapter_file(folder)).tensors.items():
+        part, _, name = key.partition(".")
+        state[part][name] = value.float()
+    unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
+
+
+def without_adapter(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A copy of `unet` with its weights and without the adapter loaded into it: what a pipeline's folder holds."""
+    config = {k: v for k, v in dict(unet.config).items() if k != "encoder_hid_dim_type"}
+    bare = UNet2DConditionModel.from_config(config)
+    own = bare.state_dict()
+    bare.load_state_dict({k: v for k, v in unet.state_dict().items() if k in own})
+    return bare
+
+
+def _adapter_file(folder: Path) -> Path:
+    return next((folder / "ip_adapter").glob("*.safetensors"))
+
+
+def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
+    save_ip_adapter(folder, collect_ip_adapter(unet))
+
+
+def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, sizes: MicroSizes) -> None:
+    """Write the trained parts below `parts` as one SDXL folder in float16, its additions beside the pipeline."""
+    half = torch.float16
+    save_pipeline(
+        folder,
+        vae=load_part(parts / "vae" / "vae", "vae").to(half),
+        text_encoder=load_part(parts / "clip" / "text_encoder", "text_encoder").to(half),
+        text_encoder_2=load_part(parts / "clip" / "text_encoder_2", "text_encoder_2").to(half),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=load_part(parts / "generator" / "unet", "unet").to(half),
+        image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
+        sizes=sizes,
+    )
+    save_ip_adapter(folder, read_tensors(_adapter_file(parts / "generator")).tensors, half)
+    for name in ("controlnet", "remover", "inserter"):
+        load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
+    for path in folder.rglob("config.json"):
+        config = read_json(path)
+        # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
+        config.pop("_name_or_path", None)
+        # Stored in half, meant for float32: transformers would keep the stored type where diffusers does not, and a
+        # pipeline of mixed types cannot run.
+        if "dtype" in config:
+            config["dtype"] = "float32"
+        write_json(path, config)
+
+
 def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iterable[str] = ()) -> Path:
     """Write a complete micro folder with random weights: pipeline, adapter, ControlNet, remover, inserter."""
     sizes = {"tiny": TINY, "micro": MICRO}[size]
@@ -290,5 +428,5 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
         torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.1)
         controlnet.save_pretrained(folder / "controlnet")
         for task in ("remover", "inserter"):
-            widen_input(unet, 2 * sizes.latent_channels + 1).save_pretrained(folder / task)
+            edit_start(unet).save_pretrained(folder / task)
     return folder

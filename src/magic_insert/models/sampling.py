@@ -20,7 +20,7 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.models.controlnet import Structure
-from magic_insert.models.latents import decode
+from magic_insert.models.pipeline import decode
 from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter
 
 # (latents as the scheduler scales them, their time, steps done before) -> prediction.

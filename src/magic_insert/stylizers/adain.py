@@ -1,27 +1,42 @@
 """AdaIN (Huang and Belongie 2017): the subject's own picture with the scene's channel statistics, in one pass.
 
 The classical feed-forward baseline and a preview in about a second on a CPU. It needs no diffusion model and no
-personalisation, keeps pose and outline, and knows no randomness.
+personalisation, keeps pose and outline, and knows no randomness. Its two networks, VGG-19 up to relu4_1 and the mirror
+image of it, are plain sequences with the positions, and so the key names, of the published weights: a 1x1 convolution
+that turns RGB in [0, 1] into what VGG expects, then 3x3 convolutions on reflected borders.
 
-Shape letters: S side of the square, B pictures.
+Shape letters: S side of the square, B pictures, H W their size; features B x 512 x H/8 x W/8.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
+from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
-from magic_insert.models.vgg import load_adain
+from magic_insert.models.tensor_file import read_tensors
 from magic_insert.stylizers.base import Draw
+
+EPS = 1e-5
+ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse
+ENCODER_FILE, DECODER_FILE = ADAIN_FILES
+
+
+def adain(content: Tensor, style: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """`content` with the mean and deviation of `style` along `dim` (Huang and Belongie 2017, eq. 8)."""
+    mean, deviation = content.mean(dim, keepdim=True), (content.var(dim, keepdim=True) + EPS).sqrt()
+    style_mean, style_deviation = style.mean(dim, keepdim=True), (style.var(dim, keepdim=True) + EPS).sqrt()
+    return (content - mean) / deviation * style_deviation + style_mean
 
 
 class AdainStylizer:
@@ -79,3 +94,72 @@ def spread_colours(picture: Float[Tensor, "3 S S"], cover: Float[Tensor, "1 S S"
         )[0]
         filled = colours + (1 - weight) * coarse
     return filled.clamp(0, 1)
+
+
+def build_encoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequential:
+    """RGB in [0, 1] to the features of the last layer; a max pool that rounds up between the scales."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
+    channels = 3
+    for scale, stage in enumerate(widths):
+        if scale:
+            layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
+        for width in stage:
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU()]
+            channels = width
+    return nn.Sequential(*layers)
+
+
+def build_decoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequential:
+    """The encoder in reverse, nearest-neighbour doubling for its pools; the last layer is linear and gives RGB."""
+    layers: list[nn.Module] = []
+    for scale, stage in reversed(list(enumerate(widths))):
+        below = widths[scale - 1][-1] if scale else 3
+        outputs = [*reversed(stage[:-1]), below]
+        for channels, width in zip(reversed(stage), outputs, strict=True):
+            layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU()]
+        if scale:
+            layers.append(nn.Upsample(scale_factor=2, mode="nearest"))
+    return nn.Sequential(*layers[:-1])
+
+
+@dataclass(frozen=True)
+class AdainNetworks:
+    """Encoder and decoder, frozen."""
+
+    encoder: nn.Sequential
+    decoder: nn.Sequential
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        content: Float[Tensor, "B 3 H W"],
+        style: Float[Tensor, "B 3 _ _"],
+        weight: float = 1.0,
+    ) -> Float[Tensor, "B 3 H W"]:
+        """`content` with the channel statistics of `style`, in [0, 1]; at `weight` 0 it only passes the networks."""
+        features = self.encoder(content)
+        moved = adain(features, self.encoder(style), dim=(2, 3))
+        picture = self.decoder(torch.lerp(features, moved, weight))
+        return picture[..., : content.shape[-2], : content.shape[-1]].clamp(0, 1)
+
+
+def load_adain(folder: Path) -> AdainNetworks:
+    """The networks whose weights lie in `folder` as ENCODER_FILE and DECODER_FILE, float32.
+
+    Raises:
+        UserError: a file is missing, damaged or of another network.
+    """
+    networks = {ENCODER_FILE: build_encoder(), DECODER_FILE: build_decoder()}
+    for name, network in networks.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"expected {name} in {folder}, got no such file; set stylizer.weights=FOLDER")
+        try:
+            network.load_state_dict(read_tensors(path).tensors)
+        except RuntimeError as error:
+            first = str(error).splitlines()[0]
+            raise UserError(
+                f"expected the weights of AdaIN's network in {path}, got others: {first}"
+            ) from error
+        network.requires_grad_(False).eval()
+    return AdainNetworks(networks[ENCODER_FILE], networks[DECODER_FILE])

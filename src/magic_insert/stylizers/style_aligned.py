@@ -1,24 +1,33 @@
 """StyleAligned (Hertz et al. 2024): the subject is drawn beside the scene's own picture, found back by DDIM inversion.
 
-The scene is the reference of a shared batch: it retraces its inverted path while the subject, given in words, attends
-to it through shared attention. Nothing is personalised and no adapter acts.
+The scene is the reference of a shared batch: it retraces its inverted path (Song et al. 2021, section 4.3) while the
+subject, given in words, attends to it through shared attention. Nothing is personalised and no adapter acts.
 
-Shape letters: S side of the model's square, B scenes.
+While the UNet is `aligned`, its batch holds references and targets, [references, targets], twice over with
+classifier-free guidance. In self-attention a target's queries and keys take the channel statistics of its reference's
+(AdaIN), and it attends to its own tokens and to the reference's. Group norms may pool both pictures' statistics.
+Layer norms have nothing to share: theirs are the statistics of one token.
+
+Shape letters: S side of the model's square, B scenes, K steps, C h w latents; R rows of the UNet's batch, L tokens, h
+heads, d width of a head.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.models.inversion import ddim, invert
-from magic_insert.models.sampling import image_size, sample
-from magic_insert.models.shared_attention import aligned
-from magic_insert.models.style import square_style_image
+from magic_insert.models.pipeline import ddim, encode
+from magic_insert.models.sampling import image_size, sample, time_ids
+from magic_insert.models.style import blank_style, has_adapter, square_style_image
+from magic_insert.stylizers.adain import adain
 from magic_insert.stylizers.base import DiffusionStylizer, Draw, counted, draw_seeds, join_words
 
 BATCH = 4  # scenes drawn together, each with its reference
@@ -76,3 +85,137 @@ class StyleAlignedStylizer(DiffusionStylizer):
                 on_step=on_step,
             )
         return pictures[count:].cpu()
+
+
+def clean_and_noise(
+    latents: Tensor, predicted: Tensor, kept: Tensor, prediction: str
+) -> tuple[Tensor, Tensor]:
+    """The clean latents and the noise that a prediction at noise level `kept` (alpha bar) stands for."""
+    a, s = kept.sqrt(), (1 - kept).sqrt()
+    if prediction == "v_prediction":
+        return a * latents - s * predicted, a * predicted + s * latents
+    if prediction == "sample":
+        return predicted, (latents - a * predicted) / s
+    return (latents - s * predicted) / a, predicted
+
+
+@torch.no_grad()
+def invert(
+    pipe: Any, images: Float[Tensor, "B 3 S S"], prompts: Sequence[str], *, steps: int
+) -> Float[Tensor, "K B C h w"]:
+    """The latents with which each of the `steps` steps of `ddim(pipe)` begins, the noisiest first.
+
+    Without guidance: the step back is only small where the model is asked what it believes itself.
+
+    Args:
+        images: pictures in [0, 1] of the model's size.
+        prompts: what they show.
+    """
+    scheduler = ddim(pipe)
+    scheduler.set_timesteps(steps, device=pipe.device)
+    text, _, pooled, _ = pipe.encode_prompt(
+        list(prompts), device=pipe.device, do_classifier_free_guidance=False
+    )
+    added: dict[str, Any] = {
+        "text_embeds": pooled,
+        "time_ids": time_ids(pipe, images.shape[-1], len(images)),
+    }
+    if has_adapter(pipe):
+        added["image_embeds"] = [blank_style(pipe, len(images)).positive]
+    levels = scheduler.timesteps.flip(0)
+    kept = scheduler.alphas_cumprod.to(pipe.device)
+    latents = encode(pipe.vae, images)
+    trail = []
+    # A clean picture is taken for one at the first level of noise, which the eye cannot see.
+    for here, there in zip([torch.zeros_like(levels[0]), *levels[:-1]], levels, strict=True):
+        predicted = pipe.unet(
+            latents.to(pipe.unet.dtype),
+            here,
+            encoder_hidden_states=text,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0].float()
+        clean, noise = clean_and_noise(latents, predicted, kept[here], scheduler.config["prediction_type"])
+        latents = kept[there].sqrt() * clean + (1 - kept[there]).sqrt() * noise
+        trail.append(latents)
+    return torch.stack(trail[::-1])
+
+
+def own_reference(rows: Float[Tensor, "R ..."], halves: int) -> Float[Tensor, "R ..."]:
+    """For each row of [references, targets] x `halves` its reference; a reference is its own."""
+    references = rows.unflatten(0, (halves, 2, -1))[:, :1]
+    return references.expand(-1, 2, *references.shape[2:]).flatten(0, 2)
+
+
+class SharedAttention:
+    """A self-attention processor in diffusers' sense."""
+
+    def __init__(self, halves: int, score_shift: float) -> None:
+        self.halves, self.score_shift = halves, score_shift
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Float[Tensor, "R L D"],
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Float[Tensor, "R L D"]:
+        """What `attn` makes of its tokens; SDXL's self-attention has neither mask nor norm nor residual of its own."""
+
+        def heads(projected: Tensor) -> Float[Tensor, "R h L d"]:
+            return projected.unflatten(2, (attn.heads, -1)).transpose(1, 2)
+
+        query, key, value = (heads(layer(hidden_states)) for layer in (attn.to_q, attn.to_k, attn.to_v))
+        query = adain(query, own_reference(query, self.halves), dim=2)
+        key = adain(key, own_reference(key, self.halves), dim=2)
+        both_keys = torch.cat([key, own_reference(key, self.halves)], dim=2)
+        both_values = torch.cat([value, own_reference(value, self.halves)], dim=2)
+        shift = query.new_zeros(1, 1, 1, both_keys.shape[2])
+        shift[..., key.shape[2] :] = self.score_shift
+        mixed = functional.scaled_dot_product_attention(
+            query, both_keys, both_values, attn_mask=shift.expand(1, 1, query.shape[2], -1)
+        )
+        for layer in attn.to_out:
+            mixed = layer(mixed.transpose(1, 2).flatten(2) if mixed.ndim == 4 else mixed)
+        return mixed / attn.rescale_output_factor
+
+
+@contextmanager
+def aligned(unet: Any, *, halves: int, score_shift: float, share_norms: bool) -> Iterator[None]:
+    """Inside this block every row of the UNet's batch is aligned with its reference; afterwards nothing is left.
+
+    Args:
+        unet: any UNet of diffusers.
+        halves: 2 with classifier-free guidance, else 1.
+        score_shift: added to the scores of the reference's tokens; log 2 counts each of them twice.
+        share_norms: group norms see a row and its reference as one picture, set side by side.
+    """
+    before = dict(unet.attn_processors)
+    shared = SharedAttention(halves, score_shift)
+    unet.set_attn_processor({n: shared if ".attn1." in n else p for n, p in before.items()})
+    hooks = []
+    for module in unet.modules() if share_norms else ():
+        if isinstance(module, nn.GroupNorm):
+            hooks.append(module.register_forward_pre_hook(_beside(halves)))
+            hooks.append(module.register_forward_hook(_own_part))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        unet.set_attn_processor(before)
+
+
+def _beside(halves: int) -> Any:
+    """A hook that sets each row and its reference one above the other."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (torch.cat([inputs[0], own_reference(inputs[0], halves)], dim=-2),)
+
+    return hook
+
+
+def _own_part(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """Takes the reference's half off again."""
+    return output[..., : output.shape[-2] // 2, :]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.rand import generator
+from magic_insert.models.pipeline import size_ids
 from magic_insert.training.trainer import TrainingModule
-from magic_insert.training.velocity import time_ids
 
 Task = Literal["remove", "insert"]
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
@@ -74,7 +74,7 @@ class InsertionModule(TrainingModule):
             encoder_hidden_states=self.states.expand(count, -1, -1),  # type: ignore[operator]
             added_cond_kwargs={
                 "text_embeds": self.pooled.expand(count, -1),  # type: ignore[operator]
-                "time_ids": time_ids(count, self.image_size, latents.device),
+                "time_ids": size_ids(count, self.image_size, latents.device),
             },
             return_dict=False,
         )[0]

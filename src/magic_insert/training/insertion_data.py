@@ -20,10 +20,9 @@ from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.masks import bounding_box, dilate
 from magic_insert.core.rand import generator
 from magic_insert.data.pairs import Pair, PairSet
-from magic_insert.models.inserter import latent_mask
-from magic_insert.models.latents import encode
+from magic_insert.models.edit_unet import latent_mask
+from magic_insert.models.pipeline import encode, fingerprint
 from magic_insert.models.sampling import image_size
-from magic_insert.models.zoo import fingerprint
 from magic_insert.training.insertion import EditLatents, Task
 
 VIEWS_VERSION = 1

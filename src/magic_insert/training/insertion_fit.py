@@ -15,10 +15,17 @@ import numpy as np
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.models.attention import plain_attention
-from magic_insert.models.edit_lora import merge_lora, open_for_lora, save_edit_lora, weights_digest
-from magic_insert.models.edit_start import edit_start, save_unet
-from magic_insert.models.inserter import edit_scheduler, empty_prompt, load_edit_unet
+from magic_insert.models.edit_unet import (
+    edit_start,
+    empty_prompt,
+    load_edit_unet,
+    merge_lora,
+    open_for_lora,
+    save_edit_lora,
+    save_unet,
+    weights_digest,
+)
+from magic_insert.models.pipeline import ddim, plain_attention
 from magic_insert.models.sampling import image_size
 from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches
 from magic_insert.training.ranks import first_rank_only
@@ -105,7 +112,7 @@ def fit_edit(
     product, work = folder / PRODUCTS[task], folder / f"{PRODUCTS[task]}.fit"
     if _claim(product, work, contents):
         return
-    scheduler = edit_scheduler(pipe)
+    scheduler = ddim(pipe)
     prompt = empty_prompt(pipe, 1)
     empty = (prompt["encoder_hidden_states"], prompt["added_cond_kwargs"]["text_embeds"])
     unet.train().requires_grad_(True)

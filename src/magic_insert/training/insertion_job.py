@@ -22,10 +22,9 @@ from magic_insert.core.ranks import rank
 from magic_insert.core.store import Store
 from magic_insert.data.pairs import LISTERS, FilePairs, PairSet, sound_pairs
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
-from magic_insert.models.edit_start import edit_start_from_inpainting
-from magic_insert.models.inserter import load_edit_unet
+from magic_insert.models.edit_unet import edit_start_from_inpainting, load_edit_unet
+from magic_insert.models.pipeline import find_source, load_pipeline
 from magic_insert.models.sampling import image_size
-from magic_insert.models.zoo import find_source, load_pipeline
 from magic_insert.tracking import open_tracker
 from magic_insert.training.insertion import Task
 from magic_insert.training.insertion_data import ViewConfig, edit_data

@@ -16,7 +16,7 @@ from torch import Tensor
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.data.pairs import PairSet
-from magic_insert.models.inserter import edit
+from magic_insert.models.edit_unet import edit
 from magic_insert.models.sampling import image_size
 from magic_insert.training.insertion import Task
 from magic_insert.training.insertion_data import ViewConfig, view_of

@@ -25,10 +25,10 @@ from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CARD_FILE, CLAIM_FILE
 from magic_insert.data.subject_images import check_subject
 from magic_insert.models.lora import refuse_unknown_layers
+from magic_insert.models.pipeline import fingerprint
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
-from magic_insert.models.zoo import fingerprint
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
 from magic_insert.training.personalize_module import (

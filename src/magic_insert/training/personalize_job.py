@@ -32,7 +32,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     if not mine:
         return []
     # Only now what takes seconds to import: bad pictures are answered without it.
-    from magic_insert.models.zoo import load_pipeline
+    from magic_insert.models.pipeline import load_pipeline
     from magic_insert.training.personalize import personalize
 
     pipe = load_pipeline(cfg.model, device=own_device(cfg.model))

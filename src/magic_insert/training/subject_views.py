@@ -26,11 +26,10 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, is_cut_out, make_view, place
-from magic_insert.models.latents import encode
+from magic_insert.models.pipeline import encode, fingerprint
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.style import has_adapter, style_embeds
 from magic_insert.models.tensor_file import save_tensors
-from magic_insert.models.zoo import fingerprint
 
 LATENTS_FILE = "latents.safetensors"
 CLASS_BATCH = 4

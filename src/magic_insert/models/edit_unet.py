@@ -1,0 +1,306 @@
+"""Edit UNets: one denoiser that redraws a picture so that a subject belongs in it (or was never there).
+
+ObjectDrop's two tasks share one layout (arXiv 2403.18818, section 4): the UNet sees the noisy latent of its answer, the
+latent of the condition picture *with nothing masked out*, and the mask at latent size, and is prompted with the empty
+string. This file draws with them, makes them from other UNets of the family, and stores them: whole, or as a LoRA
+beside the widened input layer (new input channels cannot be low-rank changes of weights that are zero, so that layer
+is trained and kept).
+
+Shape letters: B pictures, H, W rows and columns, C latent channels, h, w latent rows and columns. Pictures and masks
+are float32 in [0, 1]; C follows from the UNet, whose input has 2C + 1 channels.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, read_record, write_json
+from magic_insert.core.rand import generator
+from magic_insert.models.lora import ATTENTION, add_lora, lora_state, remove_lora, restore_lora
+from magic_insert.models.pipeline import ddim, decode, encode, quiet
+from magic_insert.models.sampling import image_size, time_ids
+from magic_insert.models.tensor_file import DAMAGED, read_tensors, save_tensors, verify_folder
+
+REFERENCES = ("vae", "unmasked", "input")
+LORA_FILE = "edit_lora.safetensors"
+LORA_CARD = "edit_lora.json"
+LORA = "edit"  # name of the adapter in the UNet
+INPUT = "conv_in."
+
+
+def nobody_watches(step: int) -> None:
+    """The default of `on_step`."""
+
+
+def load_edit_unet(
+    folder: Path, *, device: torch.device | str = "cpu", base: UNet2DConditionModel | None = None
+) -> UNet2DConditionModel:
+    """The remover or inserter saved in `folder`, in float32, ready to draw.
+
+    Args:
+        base: the UNet of the pipeline, from which one that was kept as a LoRA is made.
+
+    Raises:
+        UserError: no such folder, or the network in it does not take 2C + 1 channels.
+    """
+    if base is not None and (folder / LORA_FILE).is_file():
+        return load_edit_lora(folder, base).to(device).eval().requires_grad_(False)
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"expected an inserter (config.json and safetensors) in {folder}, got none; set its folder"
+        )
+    verify_folder(folder)
+    try:
+        unet, found = UNet2DConditionModel.from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+        )
+    except DAMAGED as error:
+        raise UserError(f"expected an edit network in {folder}, got: {str(error).splitlines()[0]}") from error
+    if strange := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
+        raise UserError(
+            f"expected the weights of the network in {folder}, got others: {strange[0]} does not fit"
+        )
+    taken, given = unet.config["in_channels"], unet.config["out_channels"]
+    if taken != 2 * given + 1:
+        raise UserError(
+            f"expected {2 * given + 1} input channels (noisy, condition, mask) in {folder}, got {taken}"
+        )
+    return unet.to(device).eval().requires_grad_(False)
+
+
+def latent_mask(mask: Float[Tensor, "B 1 H W"], height: int, width: int) -> Float[Tensor, "B 1 h w"]:
+    """The mask at latent size: the covered share of each latent cell."""
+    return functional.adaptive_avg_pool2d(mask, (height, width))
+
+
+def edit_input(
+    noisy: Float[Tensor, "B C h w"], condition: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 1 h w"]
+) -> Float[Tensor, "B D h w"]:
+    """The channels an edit UNet reads, in ObjectDrop's order; D = 2C + 1."""
+    return torch.cat([noisy, condition, mask], dim=1)
+
+
+def empty_prompt(pipe: Any, batch: int) -> dict[str, Any]:
+    """Keyword arguments that tell the UNet of `pipe` "no prompt", for a batch; text-time ids say "a whole picture"."""
+    tokens, _, pooled, _ = pipe.encode_prompt(
+        prompt="", device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    return {
+        "encoder_hidden_states": tokens.float().expand(batch, -1, -1),
+        "added_cond_kwargs": {
+            "text_embeds": pooled.float().expand(batch, -1),
+            "time_ids": time_ids(pipe, image_size(pipe), batch).float(),
+        },
+    }
+
+
+@torch.no_grad()
+def edit(
+    pipe: Any,
+    unet: UNet2DConditionModel,
+    image: Float[Tensor, "B 3 H W"],
+    mask: Float[Tensor, "B 1 H W"],
+    *,
+    seed: int,
+    ids: Sequence[str],
+    steps: int,
+    on_step: Callable[[int], None] = nobody_watches,
+) -> Float[Tensor, "B 3 H W"]:
+    """The picture redrawn by an edit UNet: deterministic DDIM from noise named by `seed` and the row's id.
+
+    A row's picture depends on its own image, mask, id and the seed only, never on its neighbours in the batch.
+
+    Args:
+        pipe: the SDXL-format pipeline that lends its autoencoder, text encoders and schedule.
+        image: the condition picture; nothing in it is masked out.
+        ids: one name per row, for the noise.
+        on_step: called with the number of steps done.
+    """
+    if len(ids) != len(image):
+        raise ValueError(f"expected one id per picture ({len(image)}), got {len(ids)}")
+    condition = encode(pipe.vae, image)
+    cells = latent_mask(mask, *condition.shape[-2:])
+    prompt = empty_prompt(pipe, len(image))
+    scheduler = ddim(pipe)
+    scheduler.set_timesteps(steps, device=condition.device)
+    # Drawn on the CPU, so that a GPU starts from the same noise.
+    noise = [torch.randn(condition.shape[1:], generator=generator(seed, "edit", name)) for name in ids]
+    latent = torch.stack(noise).to(condition) * scheduler.init_noise_sigma
+    for done, timestep in enumerate(scheduler.timesteps, start=1):
+        guess = unet(edit_input(latent, condition, cells), timestep, return_dict=False, **prompt)[0]
+        latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
+        on_step(done)
+    return decode(pipe.vae, latent)
+
+
+@torch.no_grad()
+def noop(
+    pipe: Any,
+    unet: UNet2DConditionModel,
+    image: Float[Tensor, "B 3 H W"],
+    mask: Float[Tensor, "B 1 H W"],
+    *,
+    reference: str,
+    seed: int,
+    ids: Sequence[str],
+    steps: int,
+    on_step: Callable[[int], None] = nobody_watches,
+) -> Float[Tensor, "B 3 H W"]:
+    """What the same machinery makes of `image` when it is to change nothing; the effect is judged against this.
+
+    "input": the picture itself. "vae": the autoencoder's round trip, which cancels the decoder's errors. "unmasked":
+    the edit with an empty mask and the same noise, which also cancels the sampler's; the network was never trained
+    on an empty mask, so how still it stays is a measurement and not a promise.
+    """
+    if reference == "input":
+        return image
+    if reference not in REFERENCES:
+        raise ValueError(f"expected a reference among {', '.join(REFERENCES)}, got {reference!r}")
+    if reference == "vae":
+        return decode(pipe.vae, encode(pipe.vae, image))
+    return edit(pipe, unet, image, torch.zeros_like(mask), seed=seed, ids=ids, steps=steps, on_step=on_step)
+
+
+def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A new UNet with 2C + 1 input channels in float32 on the CPU, made from `unet`, which stays as it is.
+
+    A text-to-image UNet (C channels) gets the further ones with zero weights, so that it starts as the model it was
+    (ObjectDrop, section 4). A UNet of 2C + 1 channels is taken for an edit UNet. An IP-Adapter is left behind.
+
+    Raises:
+        UserError: another number of input channels.
+    """
+    taken, given = unet.config["in_channels"], unet.config["out_channels"]
+    weight = unet.conv_in.weight.detach().cpu().float()
+    if taken == given:
+        zeros = weight.new_zeros(len(weight), given + 1, *weight.shape[2:])
+        return _rebuilt(unet, torch.cat([weight, zeros], dim=1))
+    if taken != 2 * given + 1:
+        raise UserError(f"expected a UNet of {given} or {2 * given + 1} input channels, got {taken}")
+    return _rebuilt(unet, weight)
+
+
+def edit_start_from_inpainting(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A new edit UNet from an inpainting UNet, whose input is [noisy C, mask 1, masked picture's latent C].
+
+    The masked picture's channels become the condition's, the mask's go last. ObjectDrop's remover starts so; it then
+    learns that nothing in the condition is masked out any more.
+
+    Raises:
+        UserError: not 2C + 1 input channels.
+    """
+    taken, given = unet.config["in_channels"], unet.config["out_channels"]
+    if taken != 2 * given + 1:
+        raise UserError(f"expected an inpainting UNet of {2 * given + 1} input channels, got {taken}")
+    noisy, mask, masked = unet.conv_in.weight.detach().cpu().float().split([given, 1, given], dim=1)
+    return _rebuilt(unet, torch.cat([noisy, masked, mask], dim=1))
+
+
+@torch.no_grad()
+def blended(start: UNet2DConditionModel, trained: UNet2DConditionModel, share: float) -> UNet2DConditionModel:
+    """A new network at `share` of the way from `start` (0) to `trained` (1); both have the same layers."""
+    result: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(trained.config))
+    first, second = start.state_dict(), trained.state_dict()
+    result.load_state_dict({name: first[name].lerp(second[name], share) for name in second})
+    return result
+
+
+def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
+    """Writes `unet` in diffusers' layout, without the note of where it was once read from: the same network has the
+    same bytes in any store."""
+    unet.save_pretrained(folder)
+    config = folder / "config.json"
+    write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
+
+
+def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
+    """A UNet of the same configuration and weights, but for the input layer and without an IP-Adapter."""
+    settings = {**dict(unet.config), "in_channels": weight.shape[1], "encoder_hid_dim_type": None}
+    fresh = UNet2DConditionModel.from_config(settings)
+    state = {
+        name: tensor.detach().cpu().float()
+        for name, tensor in unet.state_dict().items()
+        if ".processor." not in name and not name.startswith("encoder_hid_proj")
+    }
+    fresh.load_state_dict({**state, "conv_in.weight": weight})
+    return fresh
+
+
+@dataclass(frozen=True)
+class EditLoraCard:
+    """What is to be known before a LoRA is loaded: its rank, the `weights_digest` of its start, the size of latents."""
+
+    rank: int
+    start: str
+    sample_size: int
+
+
+def weights_digest(module: nn.Module) -> str:
+    """16 hex digits of names, shapes and 64 evenly spread values of every tensor, compared in float32."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        flat = tensor.detach().flatten()
+        picked = flat[:: max(1, len(flat) // 64)].to("cpu", torch.float32)
+        sha.update(f"{name}{list(tensor.shape)}".encode())
+        sha.update(picked.numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def open_for_lora(unet: Any, *, rank: int, seed: int) -> None:
+    """Freezes an edit UNet but for a new LoRA on its attentions and its input layer."""
+    add_lora(unet, rank=rank, alpha=rank, targets=ATTENTION, seed=seed, name=LORA)
+    unet.conv_in.requires_grad_(True)
+
+
+def merge_lora(unet: Any) -> None:
+    """Adds the LoRA to the weights it stands beside; the UNet has its plain layers and names again."""
+    with quiet():
+        unet.fuse_lora(adapter_names=[LORA])
+    remove_lora(unet, LORA)
+
+
+def save_edit_lora(folder: Path, unet: Any, *, rank: int, start: str) -> None:
+    """Writes LoRA and input layer; `start` is the `weights_digest` of the UNet before training."""
+    tensors = lora_state(unet, LORA)
+    for key, value in unet.conv_in.state_dict().items():
+        tensors[INPUT + key] = value
+    save_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
+    write_json(folder / LORA_CARD, {"rank": rank, "start": start, "sample_size": unet.config["sample_size"]})
+
+
+def load_edit_lora(folder: Path, base: Any) -> Any:
+    """The edit UNet that `save_edit_lora` described, merged, made from `base`, the UNet of the pipeline.
+
+    Raises:
+        UserError: `base` is not what the LoRA was trained on.
+    """
+    card = read_record(folder / LORA_CARD, EditLoraCard)
+    unet = edit_start(base)
+    if (found := weights_digest(unet)) != card.start:
+        raise UserError(
+            f"expected the model that {folder} was trained on ({card.start}), got another ({found}); set model="
+        )
+    unet.register_to_config(sample_size=card.sample_size)
+    tensors = read_tensors(folder / LORA_FILE).tensors
+    add_lora(unet, rank=card.rank, alpha=card.rank, targets=ATTENTION, seed=0, name=LORA)
+    wanted = {k: v.shape for k, v in lora_state(unet, LORA).items()}
+    wanted |= {INPUT + k: v.shape for k, v in unet.conv_in.state_dict().items()}
+    if {k: v.shape for k, v in tensors.items()} != wanted:
+        raise UserError(
+            f"expected the LoRA of an edit network in {folder / LORA_FILE}, got tensors of other names or shapes"
+        )
+    restore_lora(unet, {k: v for k, v in tensors.items() if not k.startswith(INPUT)}, LORA)
+    unet.conv_in.load_state_dict(
+        {k.removeprefix(INPUT): v for k, v in tensors.items() if k.startswith(INPUT)}
+    )
+    merge_lora(unet)
+    return unet
