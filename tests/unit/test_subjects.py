@@ -1,11 +1,9 @@
 """Laws of the subjects, of the words for them and of the benchmark: pure functions of a seed, kept apart by split."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.captions import PLACE_WORDS, caption, corpus, pose_phrase, scene_phrase
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Shape
 from magic_insert.toybox.scenes import KINDS, sample_scene
@@ -188,18 +186,3 @@ def test_every_template_place_and_style_takes_part_with_words_of_its_own() -> No
     assert len({PLACE_WORDS[kind] for kind in KINDS}) == len(KINDS)
     for template in TEMPLATES:
         assert len({pose_phrase(template, pose) for pose in POSES}) == len(POSES)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        (lambda: sample_subject(0, "test"), "heldout"),
-        (lambda: with_pose(sample_subject(0), "fly"), "stand, sit, wave, lean"),
-        (lambda: pose_phrase("car", "fly"), "stand"),
-        (lambda: style_phrase("graffiti"), "pencil"),
-        (lambda: toyplop_subjects("tiny"), "mini"),
-    ],
-)
-def test_words_that_do_not_exist_are_readable_errors(wrong: Callable[[], object], named: str) -> None:
-    with pytest.raises(UserError, match=named):
-        wrong()

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox import tracer
 from magic_insert.toybox.records import (
     FAR,
@@ -209,15 +208,3 @@ def test_coverage_is_partial_only_at_the_edge_of_the_subject() -> None:
     assert (g.coverage[least == 1] == 1).all()
     assert (g.coverage[widest == 0] == 0).all()
     assert ((g.coverage > 0) & (g.coverage < 1)).any()
-
-
-def test_no_worlds_and_unknown_kinds_and_patterns_are_refused() -> None:
-    with pytest.raises(UserError, match="0 worlds"):
-        trace([])
-    torus, paisley = ball(0.0, 1.0, 0.0, 0.5), replace(GREY)
-    object.__setattr__(torus, "kind", "torus")  # past the type, as an unpickled or untyped caller might
-    object.__setattr__(paisley, "pattern", "paisley")
-    with pytest.raises(UserError, match="shape kind"):
-        trace([World((torus,), None)])
-    with pytest.raises(UserError, match="pattern"):
-        trace([World((ball(0.0, 1.0, 0.0, 0.5, paint=paisley),), None)])

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox import props
 from magic_insert.toybox.props import Builder, Fixture, Prop, Site
@@ -327,16 +326,9 @@ class SceneSpec:
 def sample_scene(
     seed: int, split: str = "train", occlusion: float = 0.0, kind: str | None = None
 ) -> SceneSpec:
-    """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too.
-
-    Raises UserError for an unknown split or kind and for an occlusion outside [0, 1].
-    """
-    if split not in ("train", "heldout"):
-        raise UserError(f"expected split 'train' or 'heldout', got {split!r}")
-    if not 0.0 <= occlusion <= 1.0:
-        raise UserError(f"expected occlusion in [0, 1], got {occlusion}")
-    if kind is not None and kind not in PLACES:
-        raise UserError(f"expected a scene kind out of {', '.join(KINDS)}, got {kind!r}")
+    """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too."""
+    assert split in ("train", "heldout"), split
+    assert 0.0 <= occlusion <= 1.0, occlusion
     rng = Random(fold_in(seed, "scene", split))
     drawn = rng.choice(KINDS)
     side = rng.randrange(2)

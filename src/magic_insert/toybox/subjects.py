@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox import animals, things
 from magic_insert.toybox.figures import (
@@ -224,8 +223,7 @@ def is_held_out(combination: tuple[str, str, str, str]) -> bool:
 
 def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
     """The subject of number `seed` in `split`: a pure function of both."""
-    if split not in ("train", "heldout"):
-        raise UserError(f"expected split 'train' or 'heldout', got {split!r}")
+    assert split in ("train", "heldout"), split
     held_out = split == "heldout"
     rng = Random(fold_in(seed, "subject", split))
     while True:
@@ -257,8 +255,7 @@ def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
 
 def with_pose(spec: SubjectSpec, pose: str | None = None, yaw_deg: float | None = None) -> SubjectSpec:
     """The same identity in another pose or seen from another side; None keeps what the spec says."""
-    if pose is not None and pose not in POSES:
-        raise UserError(f"expected a pose out of {', '.join(POSES)}, got {pose!r}")
+    assert pose is None or pose in POSES, pose
     return replace(
         spec,
         pose=spec.pose if pose is None else pose,
