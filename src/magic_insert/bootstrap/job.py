@@ -20,46 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert import __version__
-from magic_insert.bootstrap import measure
-from magic_insert.bootstrap.filters import (
-    Selection,
-    acceptance,
-    ask_for_cycle,
-    bias_report,
-    build_filters,
-    rejected_by,
-    rule_settings,
-    select,
-    truth_report,
-)
+from magic_insert.bootstrap import filters, measure, stages
 from magic_insert.bootstrap.measure import GROUPS, Row, best_round, conclusion, improves, seen
 from magic_insert.bootstrap.review import open_round, write_sheets
-from magic_insert.bootstrap.stages import (
-    LOSSES,
-    LPIPS_FILE,
-    NETWORK_FILES,
-    NETWORKS,
-    SELECTION,
-    WEIGHTS,
-    WITH,
-    WITHOUT,
-    BlendSettings,
-    EditSettings,
-    EvaluateSettings,
-    FitSettings,
-    FolderSettings,
-    ImagineSettings,
-    MeasureSettings,
-    Payload,
-    RenderSettings,
-    Selected,
-    Task,
-    ids_of,
-    picture_file,
-    read_index,
-    read_values,
-    skipped_of,
-)
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
@@ -147,8 +110,8 @@ def rejected_samples(out: Path, number: int) -> list[dict[str, Any]]:
             "round": number,
             "id": name,
             "score": found.scores[name],
-            WITH: picture_file(found.pool, WITH, name),
-            WITHOUT: picture_file(found.harvest, WITHOUT, name),
+            stages.WITH: stages.picture_file(found.pool, stages.WITH, name),
+            stages.WITHOUT: stages.picture_file(found.harvest, stages.WITHOUT, name),
             **found.values[name]["measures"],
         }
         for name in names
@@ -230,7 +193,7 @@ def folder_source(folder: Path, parts: tuple[str, ...] = (".",)) -> Source:
 
 def losses_of(work: Path) -> list[dict[str, float]]:
     """The losses of a fit by step; of a step that a resumed fit repeated, the last row counts."""
-    path = work / LOSSES
+    path = work / stages.LOSSES
     rows = read_jsonl(path) if path.is_file() else []
     return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
@@ -238,7 +201,7 @@ def losses_of(work: Path) -> list[dict[str, float]]:
 def key_settings(settings: Any) -> dict[str, Any]:
     """The settings that decide a stage's result."""
     found = asdict(settings)
-    if isinstance(settings, FitSettings):
+    if isinstance(settings, stages.FitSettings):
         for name in UNKEYED:
             del found["recipe"][name]
     return found
@@ -261,7 +224,7 @@ class Plan:
     ):
         self.cfg, self.store, self.execute, self.progress = cfg, store, execute, progress
         self.on_losses = on_losses
-        self.filters = build_filters(cfg.filter.rules)
+        self.filters = filters.build_filters(cfg.filter.rules)
         self.model = self._model()
         self.used: dict[str, Entry] = {}
 
@@ -271,7 +234,7 @@ class Plan:
         seed, amount, size = cfg.seed, cfg.bootstrap.num_samples, cfg.model.image_size
         if pool.name == "toybox":
             return self._stage(
-                "render", RenderSettings("pool", seed, amount, size, pool.styles, pool.occlusion), {}
+                "render", stages.RenderSettings("pool", seed, amount, size, pool.styles, pool.occlusion), {}
             )
         if pool.name == "folder":
             assert pool.dir is not None
@@ -282,8 +245,8 @@ class Plan:
                 "heldout": source_of(self.held_out()),
             }
             how = cfg.data.on_error, pool.segment, cfg.segmenter
-            return self._stage("folder", FolderSettings(False, seed, amount, size, *how), inputs)
-        settings = ImagineSettings(
+            return self._stage("folder", stages.FolderSettings(False, seed, amount, size, *how), inputs)
+        settings = stages.ImagineSettings(
             seed, amount, size, pool.styles, pool.prompts, pool.steps, pool.guidance, cfg.segmenter
         )
         unet = folder_source(self.model.folder, ("unet",)) if self.model.folder.is_dir() else self.model
@@ -294,15 +257,15 @@ class Plan:
         cfg, fit = self.cfg, self.cfg.fit
         seed, size = cfg.seed, cfg.model.image_size
         if fit.photos is None:
-            return self._stage("render", RenderSettings("photos", seed, fit.num_photos, size), {})
+            return self._stage("render", stages.RenderSettings("photos", seed, fit.num_photos, size), {})
         inputs = {"pairs": folder_source(Path(fit.photos)), "heldout": source_of(self.held_out())}
-        settings = FolderSettings(True, seed, fit.num_photos, size, cfg.data.on_error)
+        settings = stages.FolderSettings(True, seed, fit.num_photos, size, cfg.data.on_error)
         return self._stage("folder", settings, inputs)
 
     def held_out(self) -> Entry:
         """The test: never seen by any training, the same for every seed's run of this size."""
         test = self.cfg.evaluate
-        settings = RenderSettings("heldout", test.seed, test.num_scenes, self.cfg.model.image_size)
+        settings = stages.RenderSettings("heldout", test.seed, test.num_scenes, self.cfg.model.image_size)
         return self._stage("render", settings, {})
 
     def harvest(self, pool: Entry, remover: Source) -> Entry:
@@ -311,35 +274,35 @@ class Plan:
 
     def measure(self, pool: Entry, harvest: Entry, inserter: Source) -> Entry:
         """What can be seen of the removals; `inserter` puts the subjects back where a filter asks for that."""
-        cycle = ask_for_cycle(self.filters.values())
+        cycle = filters.ask_for_cycle(self.filters.values())
         inputs = {"pool": source_of(pool), "harvest": source_of(harvest)}
         if cycle:
             inputs["inserter"] = inserter
-        return self._stage("measure", MeasureSettings(self._editing(), cycle), inputs)
+        return self._stage("measure", stages.MeasureSettings(self._editing(), cycle), inputs)
 
-    def select(self, pool: Entry, measure: Entry) -> tuple[Entry, Selection, dict[str, Any]]:
+    def select(self, pool: Entry, measure: Entry) -> tuple[Entry, filters.Selection, dict[str, Any]]:
         """The kept removals S', the decision about each, and the measurements it rests on (id -> row)."""
         cfg = self.cfg.filter
-        items = read_index(pool.folder)
-        values = read_values(measure.folder, [item.id for item in items])
+        items = stages.read_index(pool.folder)
+        values = stages.read_values(measure.folder, [item.id for item in items])
         limits: dict[str, Any] = {
             "threshold": cfg.threshold,
             "keep_at_most_per_style": cfg.keep_at_most_per_style,
         }
-        decided = select(values, {item.id: item.style for item in items}, self.filters, **limits)
-        settings = {**limits, "rules": rule_settings(self.filters)}
+        decided = filters.select(values, {item.id: item.style for item in items}, self.filters, **limits)
+        settings = {**limits, "rules": filters.rule_settings(self.filters)}
         inputs = {"pool": pool.content, "measure": measure.content}
         scores = {item.id: item.score for item in decided.judged}
-        selected = Selected(list(decided.accepted), dict(decided.rejected), scores)
+        selected = stages.Selected(list(decided.accepted), dict(decided.rejected), scores)
         entry = self.store.obtain(
             Request("select", SELECT_VERSION, settings, inputs),
-            lambda staging: write_json(staging / SELECTION, asdict(selected)),
+            lambda staging: write_json(staging / stages.SELECTION, asdict(selected)),
         )
         self.used[f"select-{entry.key}"] = entry
         return entry, decided, values
 
     def fit(
-        self, task: Task, number: int, pool: Entry, harvest: Entry, chosen: Entry, start: Source
+        self, task: stages.Task, number: int, pool: Entry, harvest: Entry, chosen: Entry, start: Source
     ) -> Source:
         """Round `number`'s network of `task`."""
         seed, share = fold_in(self.cfg.seed, "bootstrap fit", task, number), self.cfg.fit.blend
@@ -352,24 +315,24 @@ class Plan:
         }
         entry = self._stage(
             "fit",
-            FitSettings(task, seed, self.cfg.fit),
+            stages.FitSettings(task, seed, self.cfg.fit),
             inputs,
             done=lambda work: self.on_losses(f"fit-{task}-{number}", losses_of(work)),
         )
-        product = NETWORKS[task]
+        product = stages.NETWORKS[task]
         if share == 1:
             return source_of(entry, product)
         ends = {"start": start, "trained": source_of(entry, product)}
-        return source_of(self._stage("blend", BlendSettings(task, share), ends), product)
+        return source_of(self._stage("blend", stages.BlendSettings(task, share), ends), product)
 
-    def evaluate(self, task: Task, network: Source) -> Entry:
+    def evaluate(self, task: stages.Task, network: Source) -> Entry:
         """What `network` draws of the held-out scenes."""
         cfg = self.cfg.evaluate
         inputs = {"heldout": source_of(self.held_out()), "network": network}
         if cfg.lpips is not None:
-            inputs["lpips"] = folder_source(Path(cfg.lpips), (LPIPS_FILE,))
-        how = EditSettings(cfg.steps, self.cfg.harvest.batch_size, seed=0)
-        return self._stage("evaluate", EvaluateSettings(how, task), inputs)
+            inputs["lpips"] = folder_source(Path(cfg.lpips), (stages.LPIPS_FILE,))
+        how = stages.EditSettings(cfg.steps, self.cfg.harvest.batch_size, seed=0)
+        return self._stage("evaluate", stages.EvaluateSettings(how, task), inputs)
 
     def base(self, name: str) -> Source:
         """The inserter or remover of photographs to start from.
@@ -386,8 +349,8 @@ class Plan:
             )
         return folder_source(folder)
 
-    def _editing(self) -> EditSettings:
-        return EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)
+    def _editing(self) -> stages.EditSettings:
+        return stages.EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)
 
     def _model(self) -> Source:
         """The model that lends its parts; a hub id is known by its name and commit."""
@@ -415,7 +378,7 @@ class Plan:
         def make(staging: Path) -> None:
             folders, work = {name: source.folder for name, source in inputs.items()}, staging / WORK
             path = work / "payload.json"
-            Payload(settings, folders, self.cfg.model, staging, work, self.progress).write(path)
+            stages.Payload(settings, folders, self.cfg.model, staging, work, self.progress).write(path)
             self.execute(target, path)
             done(work)
 
@@ -442,10 +405,10 @@ class Loop:
     def run(self) -> list[Row]:
         """All rounds, then the networks of the best one in `cfg.out`."""
         loop, plan = self.cfg.bootstrap, self.plan
-        base = {name: plan.base(name) for name in NETWORKS.values()}
+        base = {name: plan.base(name) for name in stages.NETWORKS.values()}
         # First of all, because it holds what the user gave and may be refused.
         pool = plan.pool()
-        if skipped := skipped_of(pool.folder):
+        if skipped := stages.skipped_of(pool.folder):
             self.announce(f"pool: {len(skipped)} unusable pictures left out: {'; '.join(skipped)}")
         self._finish(base, {"round": 0, "skipped": skipped})
         for number in range(1, loop.rounds + 1):
@@ -466,19 +429,21 @@ class Loop:
         write_sheets(Path(cfg.out) / "sheets", number, pool.folder, harvest.folder, decided)
         start = self.networks[0] if cfg.bootstrap.init_from == "base" else last
         networks = dict(last)
-        for task in ("insert", "remove") if cfg.bootstrap.retrain == "both" else ("insert",):
-            networks[NETWORKS[task]] = plan.fit(task, number, pool, harvest, chosen, start[NETWORKS[task]])
-        stages = {"pool": pool, "harvest": harvest, "measure": measured, "select": chosen}
+        tasks: list[stages.Task] = ["insert", "remove"] if cfg.bootstrap.retrain == "both" else ["insert"]
+        for task in tasks:
+            name = stages.NETWORKS[task]
+            networks[name] = plan.fit(task, number, pool, harvest, chosen, start[name])
+        entries = {"pool": pool, "harvest": harvest, "measure": measured, "select": chosen}
         row = {
             "round": number,
             "harvested": len(values),
             "accepted": len(decided.accepted),
             "rejected": len(decided.rejected),
-            "rejected_by": rejected_by(decided),
-            "acceptance": acceptance(decided),
-            "filter": truth_report(decided, values, cfg.filter.good_db),
-            "bias": bias_report(decided, values),
-            "stages": {name: entry.key for name, entry in stages.items()},
+            "rejected_by": filters.rejected_by(decided),
+            "acceptance": filters.acceptance(decided),
+            "filter": filters.truth_report(decided, values, cfg.filter.good_db),
+            "bias": filters.bias_report(decided, values),
+            "stages": {name: entry.key for name, entry in entries.items()},
         }
         self._finish(networks, row)
 
@@ -506,9 +471,11 @@ class Loop:
             "resamples": cfg.evaluate.resamples,
             "coverage": cfg.evaluate.coverage,
         }
-        for task, name in NETWORKS.items():
+        for task, name in stages.NETWORKS.items():
             entry = self.plan.evaluate(task, networks[name])
-            values = read_values(entry.folder, ids_of(read_index(self.plan.held_out().folder)))
+            values = stages.read_values(
+                entry.folder, stages.ids_of(stages.read_index(self.plan.held_out().folder))
+            )
             row["metrics"][name] = measure.metrics(values)
             row["intervals"][name] = measure.intervals(values, **how)
             if self.rows:
@@ -540,7 +507,7 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
     out = Path(cfg.out)
     for name, source in networks.items():
         with whole_folder(out / name) as folder:
-            for file in NETWORK_FILES:
+            for file in stages.NETWORK_FILES:
                 shutil.copyfile(source.folder / file, folder / file)
     row = rows[best]
     settings = {k: value for k, value in thaw(cfg).items() if k not in ("out", "store", "logger", "exec")}
@@ -554,6 +521,6 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
         f"whose photographs lose at most {cfg.bootstrap.max_photo_loss:g} dB",
         "trained_on": {key: row[key] for key in ("harvested", "accepted", "acceptance", "stages")},
         **{key: row[key] for key in ("metrics", "intervals", "changes")},
-        "weights_sha256": {f"{n}/{WEIGHTS}": sha256_file(out / n / WEIGHTS) for n in networks},
+        "weights_sha256": {f"{n}/{stages.WEIGHTS}": sha256_file(out / n / stages.WEIGHTS) for n in networks},
     }
     write_json(out / CARD, card)
