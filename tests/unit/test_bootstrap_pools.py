@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.bootstrap import networks, pool
+from magic_insert.bootstrap import networks
 from magic_insert.bootstrap.networks import composited, mixed
 from magic_insert.bootstrap.pool import (
-    SEEN,
     View,
     imagined_items,
     render,
     require_trainable,
-    square_around,
     take_in,
     views_of,
 )
@@ -29,7 +27,6 @@ from magic_insert.bootstrap.stages import (
     Payload,
     RenderSettings,
     picture_file,
-    picture_files,
     read_index,
     require_partners,
     skipped_of,
@@ -82,12 +79,6 @@ def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
             require_trainable(view)
 
 
-def test_every_drawn_style_takes_its_turn() -> None:
-    styles = [item.style for view in views_of(POOL) for item in view.items]
-    assert {styles.count(style) for style in SEEN} == {len(styles) // len(SEEN)}
-    assert "photo" not in styles
-
-
 def test_a_larger_pool_begins_with_the_smaller_one() -> None:
     assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
     assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
@@ -125,14 +116,6 @@ def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
     ):
         with pytest.raises(UserError, match=r"(?i)pool\.styles, got neon, which is held out"):
             refused()
-
-
-@pytest.mark.parametrize("drawn", ["sample_scene", "sample_subject"])
-def test_a_held_out_scene_or_subject_is_never_imagined(monkeypatch: pytest.MonkeyPatch, drawn: str) -> None:
-    real = getattr(pool, drawn)
-    monkeypatch.setattr(pool, drawn, lambda seed, split: real(seed, "heldout"))
-    with pytest.raises(AssertionError, match="held-out"):
-        imagined_items(IMAGINED)
 
 
 @pytest.fixture
@@ -206,16 +189,6 @@ def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path)
     assert [line.partition(":")[0] for line in skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
 
 
-def test_masks_are_no_pictures_however_their_folder_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    apart = picture_files(folder, folder / "masks")
-    assert apart
-    assert all("masks" not in path.parts for path in apart)
-    assert [p.name for p in picture_files(Path("mine"), folder / "masks")] == [p.name for p in apart]
-
-
 @pytest.mark.parametrize(
     ("one", "other"), [("fox.jpg", "fox.png"), ("a b.png", "a_b.png"), ("ink/x.png", "ink__x.png")]
 )
@@ -262,13 +235,6 @@ def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) 
     out = run(take_in, tmp_path / "out", settings, pairs=root, heldout=root / "none")
     assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
     assert picture_file(out, "without", "cup").is_file()
-
-
-def test_the_square_holds_the_subject_and_stays_in_the_picture() -> None:
-    mask = torch.zeros(1, 40, 100)
-    mask[:, 5:15, 90:98] = 1
-    rows, columns = square_around(mask)
-    assert (rows, columns) == (slice(0, 40), slice(60, 100))
 
 
 def latents(count: int, value: float) -> EditLatents:

@@ -39,7 +39,6 @@ from magic_insert.models.micro import (
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
-from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
 
@@ -117,15 +116,6 @@ def test_a_look_changes_colours_and_nothing_else(name: str) -> None:
     assert torch.equal(apply_look(picture[:, :4], name), changed[:, :4])
 
 
-def test_grey_keeps_the_brightness_and_inverting_twice_changes_nothing() -> None:
-    picture = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    grey = apply_look(picture, "grey").float()
-    assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey[1], grey[2])
-    assert (grey[:1] - luminance(picture.float())).abs().max() <= 0.51
-    assert torch.equal(apply_look(apply_look(picture, "inverted"), "inverted"), picture)
-
-
 def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool: ToyboxPool) -> None:
     chosen = toning(pool.subject_styles, seed=3)
     pictures = chosen.pictures(pool.subjects)
@@ -162,11 +152,6 @@ def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
             named["ids"] += found[0]
             named["pooled_ids"] += found[1]
     assert named["ids"] > named["pooled_ids"] > 20
-
-
-def test_no_picture_shows_the_style_in_the_turn_without_the_adapter(batches: Batches) -> None:
-    assert not batches(WITHOUT)["style"].any()
-    assert batches(WITHOUT + 1)["style"].any()
 
 
 def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photograph(

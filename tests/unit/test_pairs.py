@@ -199,13 +199,3 @@ def test_a_compressed_or_torn_shard_is_refused(tmp_path: Path) -> None:
         tar.addfile(member, io.BytesIO(b"abc"))
     with pytest.raises(UserError, match=r"plain, whole tar"):
         list_shards(tmp_path)
-
-
-def test_a_sample_of_a_shard_without_its_mask_is_a_problem_by_name(tmp_path: Path) -> None:
-    with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        for layer in ("with", "without"):
-            content = png_bytes(pair(0).without)
-            member = tarfile.TarInfo(f"lonely.{layer}.png")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    assert list_shards(tmp_path).problems == {"lonely": "no mask in a.tar"}

@@ -67,13 +67,6 @@ def test_without_occlusion_every_subject_is_seen_whole_and_with_it_some_are_not(
     assert hidden.min() > 0.3  # partly hidden, never gone
 
 
-def test_an_occluder_changes_none_of_the_other_props() -> None:
-    for n in range(20):
-        free, blocked = (scene_world(sample_scene(n, occlusion=o)).shapes for o in (0.0, 1.0))
-        assert len(blocked) > len(free)
-        assert blocked[: len(free)] == free
-
-
 def test_shadows_have_ground_to_fall_on() -> None:
     """The sun stands above and not behind the subject, so its shadow falls to the side and away from the camera."""
     for n in MANY:

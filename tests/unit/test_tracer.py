@@ -98,25 +98,6 @@ def test_each_solid_seen_from_far_is_as_wide_and_high_as_its_size_says(
     assert (y1 - y0) / 100 == pytest.approx(height, abs=0.03)
 
 
-def test_hit_points_lie_on_the_ball_and_normals_point_outwards() -> None:
-    centre = torch.tensor([0.2, 1.1, -0.3]).view(3, 1, 1)
-    g = trace([World((ball(0.2, 1.1, -0.3, 0.4),), None, camera=LEVEL)], 96)
-    seen = g.object_id[0, 0] == SUBJECT_ID
-    arm = (g.position[0] - centre)[:, seen] / 0.4
-    assert seen.sum() > 200
-    assert (arm.norm(dim=0) - 1).abs().max() < 1e-4
-    assert (arm - g.normal[0][:, seen]).abs().max() < 1e-3
-
-
-def test_what_is_nearer_hides_what_is_behind() -> None:
-    front, back = ball(0, 1, 1.0, 0.2), ball(0, 1, -1.0, 0.5, object_id=3)
-    g = trace([World((back, front), None, camera=LEVEL)], 65)
-    assert g.object_id[0, 0, 32, 32] == SUBJECT_ID
-    assert g.part_id[0, 0, 32, 32] == 2
-    assert g.depth[0, 0, 32, 32] == pytest.approx(2.8, abs=1e-3)
-    assert (g.object_id == 3).any()
-
-
 def test_sky_wall_and_ground_are_where_they_belong() -> None:
     open_scene, room = World((), FLOOR, camera=LEVEL), World((), FLOOR, GREY, -2.0, camera=LEVEL)
     g = trace([open_scene, room], 64)
