@@ -34,6 +34,7 @@ from magic_insert.models.micro import (
     load_tokenizers,
 )
 from magic_insert.models.pipeline import resolve_device
+from magic_insert.models.tensor_file import verify_folder
 from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
@@ -75,7 +76,7 @@ def run_foundation(cfg: FoundationConfig) -> Path:
     With several ranks the fits share each batch; what is rendered, published and written is rank 0's.
 
     Raises:
-        UserError: `out` holds another run, or a part of 0 steps is not in `start`.
+        UserError: `out` holds another run, or a part of 0 steps is not in `start`, or damaged there.
     """
     sizes = TINY if cfg.size == "tiny" else MICRO
     first_rank_only(lambda: _prepare(cfg, sizes))
@@ -139,6 +140,7 @@ def _require_networks(cfg: FoundationConfig, name: str) -> None:
                 f"expected {source} in start={cfg.start or 'null'} for a part of 0 steps, got none; "
                 f"set start=MODEL or {name}.steps"
             )
+        verify_folder(Path(cfg.start) / source)
 
 
 def _take_over(cfg: FoundationConfig, name: str) -> None:
