@@ -135,10 +135,12 @@ def chair(look: Look) -> Figure:
     for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         foot, knee = (x * 0.95 * wide, 0.0, z * 0.92 * wide), (x * 0.8 * wide, leg, z * 0.8 * wide)
         shapes.append(rod(foot, knee, 0.8 * thick, thick, look.deep))
-    for x in (-wide, wide) if look.proportions[0] > 0.45 else ():  # arms
-        rest = (x, leg + 0.42, -0.8 * wide), (x, leg + 0.40, 0.6 * wide)
+    for end in (-wide, wide) if look.proportions[0] > 0.45 else ():  # arms
+        rest = (end, leg + 0.42, -0.8 * wide), (end, leg + 0.40, 0.6 * wide)
         shapes.append(limb(*rest, 0.06, 0.07, look.deep))
-        shapes.append(rod((x, leg + 0.05, 0.5 * wide), (x, leg + 0.40, 0.5 * wide), 0.04, 0.04, look.deep))
+        shapes.append(
+            rod((end, leg + 0.05, 0.5 * wide), (end, leg + 0.40, 0.5 * wide), 0.04, 0.04, look.deep)
+        )
     top = leg + 0.24 + 2 * back
     return Figure(
         tuple(shapes),
