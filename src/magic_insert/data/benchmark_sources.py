@@ -65,12 +65,15 @@ class ToyPlop(Source):
             BenchBackground(name, style, style_phrase(style)) for name, _, style in self.scenes.values()
         ]
         self.whole = len(self.subjects), len(self.backgrounds)
-        # Specs of every subject and scene, how they are drawn, and every text that prompts and encoders are given.
+
+    @property
+    def contents(self) -> Any:
+        """Specs of every subject and scene, how they are drawn, and every text that prompts and encoders are given."""
         scenes = [[name, asdict(spec), style] for name, spec, style in self.scenes.values()]
         subjects = [[name, asdict(spec)] for name, spec in self.specs.items()]
         texts = [[s.id, s.simple, s.detailed] for s in self.subjects]
         texts += [[b.id, b.style_text] for b in self.backgrounds]
-        self.contents = [VERSION, self.size, subjects, scenes, texts]
+        return [VERSION, self.size, subjects, scenes, texts]
 
     def subject(self, name: str) -> Subject:
         seed = fold_in(0, "toyplop", name)
@@ -111,7 +114,7 @@ class PictureFolders(Source):
         self.subjects = [words.subject(stem) for stem in subjects]
         self.backgrounds = [words.background(stem) for stem in backgrounds]
 
-    @cached_property
+    @property
     def contents(self) -> Any:
         """The bytes of every picture, every text, and how subjects are cut out."""
         files = [*self.subject_files.items(), *self.background_files.items()]

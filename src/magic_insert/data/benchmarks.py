@@ -78,18 +78,21 @@ class Truth:
 class Source:
     """Where a benchmark's pictures come from.
 
-    `contents`: what the benchmark consists of, as JSON values, whatever part of it is used. `whole`: how many subjects
-    and backgrounds the published benchmark has, whether or not they are all here. `deviations`: in what the pictures
-    are not the published ones, for the report.
+    `whole`: how many subjects and backgrounds the published benchmark has, whether or not they are all here.
+    `deviations`: in what the pictures are not the published ones, for the report.
     """
 
     name: str
     subjects: Sequence[BenchSubject]
     backgrounds: Sequence[BenchBackground]
     whole: tuple[int, int]
-    contents: Any
     has_truth = False
     deviations: Sequence[str] = ()
+
+    @property
+    def contents(self) -> Any:
+        """What the benchmark consists of, as JSON values, whatever part of it is used."""
+        raise NotImplementedError
 
     def subject(self, name: str) -> Subject:
         """The cut-out subject."""
