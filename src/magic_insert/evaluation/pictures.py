@@ -41,10 +41,10 @@ from magic_insert.core.events import OnEvent
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST, Manifest, Request, claim, refuse_other
-from magic_insert.data.benchmark_sources import SUFFIXES
 from magic_insert.data.benchmarks import Benchmark, BenchPair
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.inserters.contact_shadow import ContactShadow
