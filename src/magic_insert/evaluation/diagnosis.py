@@ -84,9 +84,9 @@ class References:
     def __init__(self, frame: pd.DataFrame, track: str, metrics: str) -> None:
         self.track, self.metrics = track, metrics
         given = frame[frame["kind"] != "method"]
-        keys = [key for key in frame.columns if pd.api.types.is_numeric_dtype(frame[key])]
-        self.of_pair = given.groupby(["method", "pair_id"])[keys].mean().to_dict("index")
-        self.of_all = given.groupby("method")[keys].mean().to_dict("index")
+        self.keys = [key for key in frame.columns if key not in ("kind", *ABOUT)]
+        self.of_pair = given.groupby(["method", "pair_id"])[self.keys].mean().to_dict("index")
+        self.of_all = given.groupby("method")[self.keys].mean().to_dict("index")
 
     def value(self, methods: Sequence[str], pair_id: str, key: str) -> float | None:
         """The column `key` of the first of `methods` that has it; None if none has."""
@@ -260,7 +260,7 @@ def diagnose(frame: pd.DataFrame, track: str, facts: Mapping[str, Any]) -> list[
     """Every failure of every method's result in `track`, the worst first. Floors and ceilings are not accused."""
     references, found = References(frame, track, str(facts.get("metrics"))), []
     for row in frame[frame["kind"] == "method"].to_dict("records"):
-        values = {key: value for key, value in row.items() if key not in ABOUT and not pd.isna(value)}
+        values = {key: row[key] for key in references.keys if not pd.isna(row[key])}
         result = Result(row["pair_id"], values, references)
         about = (track, row["method"], row["pair_id"], row["seed"])
         for signature in signatures_of(track, facts):
