@@ -32,7 +32,7 @@ from magic_insert.stylizers.base import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
-from magic_insert.training.personalize import personalize
+from magic_insert.training.personalize import named, personalize
 from magic_insert.training.personalize_module import diffuse, draw, min_snr_weight
 from magic_insert.training.subject_views import CachedViews
 
@@ -319,6 +319,21 @@ def test_min_snr_weights_all_say_the_same_about_the_clean_image() -> None:
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "epsilon") * snr, expected)
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "v_prediction") * (snr + 1), expected)
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "sample"), expected)
+
+
+@pytest.mark.parametrize(
+    ("noun", "text", "prompt"),
+    [
+        ("{text}", "A red bunny.", "A {tokens} red bunny."),
+        ("{text}", "", "A {tokens}."),
+        ("bunny", "a red bunny", "A {tokens} bunny."),
+        ("{text}", "odd {words}", "A {tokens} odd words."),
+    ],
+)
+def test_the_subjects_words_stand_in_the_training_prompt(noun: str, text: str, prompt: str) -> None:
+    cfg = named(replace(CONFIG, class_noun=noun), [replace(subject(), text=text)])
+    assert cfg.prompt == prompt
+    assert named(cfg, [subject()]) == cfg
 
 
 def test_the_draws_of_a_step_depend_on_seed_and_step_alone() -> None:

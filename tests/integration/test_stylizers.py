@@ -28,7 +28,7 @@ from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
-from magic_insert.stylizers.base import Draw, Stylizer
+from magic_insert.stylizers.base import AUTO_NAMED, Draw, Stylizer
 
 CHOICES = group_options("stylizer")
 DRAWING = [choice for choice in CHOICES if choice != "adain"]
@@ -68,12 +68,19 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     """Builds stylizers by the name of their YAML and closes them afterwards."""
     built: list[Stylizer] = []
 
-    def build(choice: str = "personalized", *, style: StyleConfig = STYLE, **knobs: Any) -> Stylizer:
+    def build(
+        choice: str = "personalized",
+        *,
+        style: StyleConfig = STYLE,
+        text: str = "a red bunny",
+        run: Path = run,
+        **knobs: Any,
+    ) -> Stylizer:
         words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
         cfg = replace(freeze(compose_job("insert", words)).stylizer, **knobs)
         if cfg.name == "adain":
             cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
-        who = replace(subject(), text="a red bunny", run=run if needs_personalization(cfg) else None)
+        who = replace(subject(), text=text, run=run if needs_personalization(cfg) else None)
         stylizer = build_stylizer(cfg, tiny_pipe, who, style, SAMPLING)
         built.append(stylizer)
         return stylizer
@@ -201,13 +208,28 @@ def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.9, 0.1, 0.3])
-    monkeypatch.setattr("magic_insert.stylizers.base.AUTO_HANDOVER", 0.5)  # of two steps
+    monkeypatch.setattr("magic_insert.stylizers.base.AUTO_UNNAMED", 0.5)  # of two steps
     draws = [Draw(scene(i), 1, name) for i, name in enumerate("abc")]
     stylizer = made(style=replace(STYLE, handover="auto"))
     mixed, plain = stylizer(draws), made()(draws)
     assert [stylizer.facts[name]["handover"] for name in "abc"] == [1.0, 0.5, 1.0]
     for i, same in enumerate((True, False, True)):
         assert torch.allclose(mixed[i], plain[i], atol=1e-4) == same
+
+
+def test_the_base_model_goes_on_with_the_words_it_knows(
+    made: Any, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (LORA_FILE, TOKENS_FILE):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    card = {"prompt": "A {tokens} red bunny.", "class_prompt": "A red bunny."}
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.1])
+    named = made(style=replace(STYLE, handover="auto"), run=tmp_path)
+    draw(named)
+    assert named.facts["pair"]["handover"] == AUTO_NAMED
+    base = made("instantstyle", style_mode="ip_adapter", text="A red bunny.")
+    assert torch.equal(draw(made(style=replace(STYLE, handover=0.0), run=tmp_path)), draw(base))
 
 
 def test_how_much_a_style_reads_as_a_photograph_is_a_share(tiny_pipe: Any) -> None:

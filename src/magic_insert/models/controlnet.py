@@ -7,7 +7,7 @@ Shape letters: B pictures, S side of the model's square. Edges are float32, 0 or
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,15 @@ def canny_edges(picture: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
 
 @dataclass(frozen=True)
 class Structure:
-    """Edges for every row of a batch (or one for all), the network that reads them, and how strongly each row obeys."""
+    """Edges for every row of a batch (or one for all), the network that reads them, and how strongly each row obeys.
+
+    `unguided`: the share of that strength in the half without a prompt; below 1 guidance amplifies the edges, too.
+    """
 
     network: Any
     edges: Float[Tensor, "B 3 S S"]
     scale: float | Sequence[float] = SCALE
+    unguided: float = 1.0
 
     def expand(self, count: int) -> "Structure":
         """The one structure repeated for `count` pictures; `count` structures are returned as they are.
@@ -54,7 +58,7 @@ class Structure:
             raise UserError(
                 f"expected edges and strengths for {count} pictures, got {len(edges)} and {len(scales)}"
             )
-        return Structure(self.network, edges, scales)
+        return replace(self, edges=edges, scale=scales)
 
     def residuals(
         self, inputs: Float[Tensor, "B C h w"], time: Tensor, text: Tensor, added: dict[str, Any]
@@ -64,7 +68,8 @@ class Structure:
         A batch that is twice as long as the edges holds both halves of classifier-free guidance.
         """
         halves = len(inputs) // len(self.edges)
-        scale = torch.as_tensor(self.scale, dtype=inputs.dtype, device=inputs.device).repeat(halves)
+        own = torch.as_tensor(self.scale, dtype=inputs.dtype, device=inputs.device)
+        scale = own if halves == 1 else torch.cat([self.unguided * own, own])
         if not scale.any():
             return {}
         down, middle = self.network(

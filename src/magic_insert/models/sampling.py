@@ -63,10 +63,13 @@ class Handover:
 
     Early steps draw layout and identity, late steps line and texture, and a LoRA that learned one photograph draws its
     texture too. At 1 the personalised model does all steps (Magic Insert, arXiv 2407.02489), at 0 none.
+
+    `prompts`: the subjects in words that the base model knows; None for the prompts of the personalised model.
     """
 
     share: float
     base: BaseModel
+    prompts: Sequence[str] | None = None
 
 
 @torch.no_grad()
@@ -120,19 +123,19 @@ def sample(
     count, size = len(prompts), size or image_size(pipe)
     followed = None if structure is None else structure.expand(count)
 
-    def denoiser() -> Denoiser:
-        """The pipeline as it is now."""
+    def denoiser(texts: Sequence[str]) -> Denoiser:
+        """The pipeline as it is now, for `texts`."""
         conditions = conditions_of(
-            pipe, prompts, size, style=style, guided=guidance > 1, negative_prompt=negative_prompt
+            pipe, texts, size, style=style, guided=guidance > 1, negative_prompt=negative_prompt
         )
         return guided(network(pipe, conditions, followed), guidance)
 
-    denoise = denoiser()
+    denoise = denoiser(prompts)
     if contrast is not None and style is not None:
         denoise = pushed(denoise, pipe, contrast, style.expand(count), size)
     if handover is not None and handover.share < 1:
         with handover.base():
-            base = denoiser()
+            base = denoiser(handover.prompts or prompts)
         denoise = handed_over(denoise, inside(handover.base, base), round(handover.share * steps))
 
     # A scheduler remembers where it is; a copy keeps two calls apart.

@@ -22,7 +22,10 @@ from magic_insert.models.sampling import Handover, StyleContrast, image_size, sa
 from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
-AUTO_HANDOVER = 0.75  # of `style.handover=auto`, where a target does not read as a photograph
+# Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
+# less well by its learned tokens alone.
+AUTO_NAMED, AUTO_UNNAMED = 0.3, 0.6
+UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
 PHOTOGRAPH = 0.2  # from this share on it does: 6 of 10 photographs of the Toybox, 5 of its 160 drawings
 
 
@@ -88,13 +91,18 @@ class DiffusionStylizer:
         """The subject in words."""
         return self.subject.text
 
-    def prompt(self, style_text: str = "") -> str:
+    @property
+    def known_words(self) -> str:
+        """The subject in words that the base model knows; empty where there are none."""
+        return self.subject.text
+
+    def prompt(self, style_text: str = "", words: str = "") -> str:
         """The subject, `sampling.prompt_suffix` and, with `style.mode=prompt`, the style in words.
 
-        A scene that brings no words takes those of `style.prompt`.
+        A scene that brings no words takes those of `style.prompt`. `words` stand in for the subject's.
         """
         style_words = (style_text or self.style.prompt) if self.style.mode == "prompt" else ""
-        return join_words(self.words, self.sampling.prompt_suffix, style_words)
+        return join_words(words or self.words, self.sampling.prompt_suffix, style_words)
 
     @torch.no_grad()
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
@@ -126,9 +134,11 @@ class DiffusionStylizer:
         pictures: dict[int, Tensor] = {}
         with listening(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
             for number, (share, rows) in enumerate(batches):
+                texts = [draws[i].style_text for i in rows]
+                prompts, known = ([self.prompt(t, w) for t in texts] for w in ("", self.known_words))
                 drawn = sample(
                     self.pipe,
-                    [self.prompt(draws[i].style_text) for i in rows],
+                    prompts,
                     draw_seeds([draws[i] for i in rows], self.sampling),
                     steps=steps,
                     guidance=self.sampling.guidance,
@@ -137,7 +147,7 @@ class DiffusionStylizer:
                     else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
                     structure=self.structure if share == 1 else self._outline(),
                     contrast=contrast,
-                    handover=None if base is None or share == 1 else Handover(share, base),
+                    handover=None if base is None or share == 1 else Handover(share, base, known),
                     on_step=counted(on_step, number * steps, len(batches) * steps),
                 )
                 pictures.update(zip(rows, drawn.cpu(), strict=True))
@@ -149,14 +159,15 @@ class DiffusionStylizer:
         if asked != "auto":
             return [float(asked)] * len(embeds)
         photographs = photo_shares(self.pipe, embeds) or [0.0] * len(embeds)
-        return [1.0 if share >= PHOTOGRAPH else AUTO_HANDOVER for share in photographs]
+        drawn = AUTO_NAMED if self.known_words else AUTO_UNNAMED
+        return [1.0 if share >= PHOTOGRAPH else drawn for share in photographs]
 
     def _outline(self) -> Structure | None:
         """The structure of a picture that is handed over; words that ask for a pose are left their freedom."""
         if self.structure is not None or self.style.outline == 0 or self.sampling.prompt_suffix.strip():
             return self.structure
         edges = canny_edges(framed(self.pipe, self.subject))[None]
-        return Structure(controlnet_of(self.pipe), edges, self.style.outline)
+        return Structure(controlnet_of(self.pipe), edges, self.style.outline, UNGUIDED_OUTLINE)
 
     def _style_embeds(self, scenes: Sequence[Float[Tensor, "3 _ _"]]) -> StyleEmbeds | None:
         """The adapter's input for each scene; below `style.degree` 1 mixed with that of the subject's own picture."""

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,27 @@ class ReportSteps(Callback):
         self.on_step(trainer.global_step, trainer.max_steps)
 
 
+def named(cfg: PersonalizationConfig, subjects: Sequence[Subject]) -> PersonalizationConfig:
+    """`cfg` with the subject's words, without their article, for `{text}` in its class noun.
+
+    Raises:
+        UserError: there are none, and prior preservation needs a class noun.
+    """
+    given = next((s.text for s in subjects if s.text.strip()), "")
+    words = given.replace("{", "").replace("}", "").strip().rstrip(".")
+    article, _, rest = words.partition(" ")
+    noun = cfg.class_noun.replace("{text}", rest if article.lower() in ("a", "an", "the") else words)
+    if cfg.prior_images and not noun.strip():
+        raise UserError(
+            f"expected a class noun for personalization.prior_images={cfg.prior_images}, got none; "
+            "set personalization.class_noun=dog"
+        )
+    return replace(cfg, class_noun=noun)
+
+
 def run_key(model: str, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
     """What the product depends on, as plain JSON: the model's fingerprint, pictures, settings, seed."""
+    cfg = named(cfg, subjects)
     pictures = [[s.id, _pixels(s.rgb), _pixels(s.alpha)] for s in subjects]
     return {"model": model, "subjects": pictures, "config": asdict(cfg), "seed": seed}
 
@@ -106,6 +125,7 @@ def personalize(
         UserError: `out` holds another run, the subject cannot be trained on, or a token is a word already.
     """
     subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
+    cfg = named(cfg, subjects)
     tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word, pattern=cfg.token_pattern)
     refuse_known_words(pipe, tokens.names)
     contents = run_key(fingerprint(pipe), subjects, cfg, seed)
@@ -122,6 +142,7 @@ def personalize(
     check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
     facts = {
         "prompt": cfg.prompt,
+        "class_prompt": cfg.class_prompt if cfg.class_noun.strip() else "",
         "tokens": list(tokens.names),
         "image_size": image_size(pipe),
         "prediction_type": pipe.scheduler.config.prediction_type,

@@ -70,7 +70,8 @@ class StyleConfig:
     handover: Any = 1.0
     """The share of the steps, from 0 to 1, after which the personalised model gives way to the base model, which draws
     lines and texture without the look of the subject's own picture (personalized). auto: 1 where the target reads as a
-    photograph, as subjects mostly are, 0.75 elsewhere. 1 is the paper's way."""
+    photograph, as subjects mostly are; elsewhere 0.3 where the subject was learned with its words (subject_text), which
+    the base model knows, and 0.6 where it was learned by its tokens alone. 1 is the paper's way."""
     outline: Annotated[float, Range(0, 2)] = 0.0
     """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
     ask for a pose (personalized); 0 not at all."""

@@ -104,7 +104,7 @@ class PersonalizationConfig:
     prompt_template: Annotated[str, Holds("{tokens}")] = "A {tokens}."
     """The training prompt."""
     class_noun: str = ""
-    """What the subject is, put after the tokens."""
+    """What the subject is, put after the tokens; {text} stands for subject_text, where it is given."""
     lr_unet: Rate = MISSING
     """Learning rate of the UNet's LoRA."""
     wd_unet: Rate = MISSING
