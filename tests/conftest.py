@@ -1,10 +1,17 @@
 """Shared pieces: a tiny model of SDXL's real classes with random weights, built once, loaded as often as needed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# Processes that tests start run the sources that the tests run, wherever the package is installed from.
+TESTS = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS.parent / "src"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @pytest.fixture(scope="session")

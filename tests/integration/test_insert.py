@@ -148,7 +148,7 @@ def test_one_personalisation_serves_many_backgrounds_as_it_serves_each_alone(
     words = [f"run={learned / 'run'}", f"subject={learned / 'cut.png'}", "keep_intermediate=true"]
     folder = run(files, tiny_micro, *words, f"out={files / 'many'}", background="places")
     assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [
-        "here.json", "here.png", "there.webp.json", "there.webp.png",
+        "here.json", "here.png", "manifest.json", "there.webp.json", "there.webp.png",
     ]  # fmt: skip
     for name, size in (("here", (3, 90, 120)), ("there.webp", (3, 150, 100))):
         story = json.loads((folder / f"{name}.json").read_text())
@@ -186,12 +186,12 @@ REFUSED_OF_MANY = {
     "no need of a run": (["run=RUN", "stylizer.name=adain"], "stylizer=personalized"),
     "a picture for many": (["background=[scene.png,places/a.png]", "out=new/out.png"], "a folder for several"),
     "a folder for one": (["out=new"], "ending in .png"),
-    "the name of the record": (["background=[places/run.png]", "out=new"], "none called run"),
+    "the name of the record": (["background=[places/run.png]", "out=new"], "none called run or manifest"),
     "no pictures": (["background=empty", "out=new"], "got none"),
     "over an input": (["background=[places/a.png]", "out=places"], "not one of the inputs"),
     "a pose for many": (["background=[scene.png]", "out=new", "pose=rules"], "pose=none"),
     "no background": (["background=[]", "out=new"], "background=PATH"),
-    "a name too long": ([f"out=new/{'a' * 300}.png"], "at most 236 bytes"),
+    "a name too long": ([f"out=new/{'a' * 300}.png"], "at most 255 bytes"),
 }  # fmt: skip
 
 
@@ -217,15 +217,33 @@ def test_bad_backgrounds_of_a_batch_are_left_out_and_named_and_the_others_are_do
     files: Path, tiny_micro: Path, learned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_png(files / "small.png", torch.rand(3, 60, 60))
-    names = ["scene.png", "scene.jpg", "broken.png", "nowhere.png", "small.png", "b" * 237 + ".png"]
+    names = [
+        "scene.png",
+        "scene.jpg",
+        "broken.png",
+        "nowhere.png",
+        "small.png",
+        "b" * 251 + ".png",
+        "caf\udce9.png",
+    ]
     backgrounds = ",".join(str(files / name) for name in names)
     words = [f"run={learned / 'run'}", f"subject={learned / 'cut.png'}", f"background=[{backgrounds}]"]
-    with pytest.raises(UserError, match="5 of the backgrounds were left out"):
+    with pytest.raises(UserError, match="6 of the backgrounds were left out"):
         run(files, tiny_micro, *words, "box=[100,80,40,40]", f"out={files / 'many'}")
-    assert sorted(path.name for path in (files / "many").iterdir()) == ["scene.json", "scene.png"]
+    written = sorted(path.name for path in (files / "many").iterdir())
+    assert written == ["manifest.json", "scene.json", "scene.png"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    reasons = ("different names", "damaged", "no such file", "inside the 60 x 60", "at most 236 bytes")
+    reasons = (
+        "different names",
+        "damaged",
+        "no such file",
+        "inside the 60 x 60",
+        "at most 255 bytes",
+        "UTF-8",
+    )
     assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    with pytest.raises(UserError, match="got one with other seed, personalization, sampling; set out=FOLDER"):
+        run(files, tiny_micro, *words, "box=[100,80,40,40]", "seed=1", f"out={files / 'many'}")
 
 
 def test_a_second_background_takes_the_personalisation_of_the_first(files: Path, tiny_micro: Path) -> None:

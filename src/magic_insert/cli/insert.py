@@ -10,7 +10,8 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, stage, terminal_bars
 from magic_insert.core.picture_files import open_picture
-from magic_insert.inputs import InsertInputs, learned_settings, resolve_insert
+from magic_insert.core.store import claim
+from magic_insert.inputs import InsertInputs, insert_request, learned_settings, resolve_insert
 from magic_insert.pose import suggest
 from magic_insert.stylizers import needs_personalization
 
@@ -34,6 +35,8 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
     found = found or resolve_insert(cfg)
     from magic_insert.magic import MagicInsert, Settings
 
+    if found.many:
+        claim(Path(cfg.out), insert_request(cfg))
     refused = list(found.refused)
     for line in refused:
         print(f"magic-insert: left out: {line}", file=sys.stderr)
@@ -57,7 +60,7 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
                 try:
                     drop = magic.place(picture, scene, cfg.box, on_event=bars)
                 except UserError as error:
-                    if len(found.pictures) == 1:
+                    if not found.many:
                         raise
                     refused.append(f"{background}: {error}")
                     continue

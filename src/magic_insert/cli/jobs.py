@@ -14,6 +14,7 @@ from typing import Any
 from magic_insert.cli import words
 from magic_insert.config import schema
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import require_writable
 from magic_insert.launch.run import is_picture
 
 
@@ -46,26 +47,11 @@ def require(kind: str, key: str, path: str | None, what: str) -> None:
         raise UserError(f"expected {key} to be {what}, got nothing at {path}; set {key}={place}")
 
 
-def require_writable(key: str, path: str) -> None:
-    """That `path` can be made or replaced: its nearest existing parent is a folder open for writing.
-
-    Raises:
-        UserError: names `key` and the place that is closed.
-    """
-    place = Path(path).absolute()
-    while not place.exists():
-        place = place.parent
-    if place != Path(path).absolute() and not place.is_dir():
-        raise UserError(
-            f"expected {key} to be a place for output, got {path} below the file {place}; set {key}=PATH"
-        )
-    if not os.access(place, os.W_OK):
-        raise UserError(f"expected {key} to be writable, got {path} ({place} is closed); set {key}=PATH")
-
-
 def check_out(cfg: Any) -> None:
-    """The place of the output."""
-    require_writable("out", cfg.out)
+    """The place of the output, a folder."""
+    if is_picture(cfg.out):
+        raise UserError(f"expected out to be a folder, got the name of a picture, {cfg.out}; set out=FOLDER")
+    require_writable(cfg.out)
 
 
 def check_insert(cfg: schema.InsertConfig) -> Any:
@@ -113,7 +99,7 @@ def check_export(cfg: schema.ExportConfig) -> None:
         raise UserError(
             f"expected a finished personalisation at {cfg.run}, got no card.json there; set run=FOLDER"
         )
-    if Path(cfg.out).resolve() == Path(cfg.run).resolve():
+    if os.path.realpath(cfg.out) == os.path.realpath(cfg.run):
         raise UserError(f"expected another folder than the run itself for out, got {cfg.out}; set out=FOLDER")
     check_out(cfg)
 
@@ -163,8 +149,7 @@ def check_bootstrap(cfg: schema.BootstrapConfig) -> None:
     if cfg.pool.name == "folder" and cfg.data.on_error == "refuse" and not cfg.pool.segment:
         pictures = Path(str(cfg.pool.dir))
         require_partners(pictures, Path(cfg.pool.masks) if cfg.pool.masks else pictures / "masks")
-    if is_picture(cfg.out):
-        raise UserError(f"expected out to be a folder, got the name of a picture, {cfg.out}; set out=FOLDER")
+    check_out(cfg)
     require_room(Path(cfg.out))
     lpips = cfg.evaluate.lpips
     if lpips is not None and not (Path(lpips) / LPIPS_FILE).is_file():
@@ -172,8 +157,7 @@ def check_bootstrap(cfg: schema.BootstrapConfig) -> None:
             f"expected evaluate.lpips to be a folder with {LPIPS_FILE}, got none in {lpips}; set "
             "evaluate.lpips=FOLDER, or null to leave LPIPS out"
         )
-    check_out(cfg)
-    require_writable("store", cfg.store)
+    require_writable(cfg.store, "store")
 
 
 def check_review(cfg: schema.ReviewConfig) -> None:
@@ -191,7 +175,7 @@ def check_report(cfg: schema.ReportConfig) -> None:
     """The files, and another folder than theirs to write to."""
     require("file", "rows", cfg.rows, "a file")
     require("file", "facts", cfg.facts, "a file")
-    if Path(cfg.rows).resolve().parent == Path(cfg.out).resolve():
+    if os.path.realpath(Path(cfg.rows).parent) == os.path.realpath(cfg.out):
         raise UserError(
             f"expected out to be another folder than that of the rows (its record would be lost), got {cfg.out}; "
             "set out=FOLDER"
@@ -225,7 +209,7 @@ def check_dashboard(cfg: schema.DashboardConfig) -> None:
     """The run or the sweep."""
     require("folder", "run", cfg.run, "a run folder")
     require("folder", "sweep", cfg.sweep_dir, "the folder of a sweep")
-    require_writable("out", cfg.out)
+    require_writable(cfg.out, suffix="")
 
 
 def show_status(cfg: schema.StatusConfig) -> None:

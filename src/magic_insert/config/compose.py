@@ -14,12 +14,14 @@ from typing import Any, cast, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from magic_insert.config import schema
 from magic_insert.config.fields import OneOf, rules_of
 from magic_insert.config.freeze import freeze, settings_class, writable_schema
 from magic_insert.config.registry import FILTERS, registry_of
 from magic_insert.config.schema import DashboardConfig, SweepConfig
+from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
 
 JOB_SCHEMAS: dict[str, type] = {
@@ -154,7 +156,13 @@ def composer(job: str) -> Iterator[Compose]:
     def made(overrides: Sequence[str], whole: bool) -> DictConfig:
         register_installed(overrides)
         words = ["hydra/launcher=jobs", *overrides]
-        return compose(config_name=job, overrides=words, return_hydra_config=whole)
+        try:
+            return compose(config_name=job, overrides=words, return_hydra_config=whole)
+        except ValueError as error:
+            if isinstance(error, OmegaConfBaseException):
+                raise
+            given = " ".join(word for word in overrides if word.endswith("=null")) or str(error)
+            raise UserError(f"expected a choice for each group, got {given}; set GROUP=NAME") from error
 
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
         yield made

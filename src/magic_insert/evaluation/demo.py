@@ -16,11 +16,10 @@ from magic_insert.config.schema import DemoConfig
 from magic_insert.core.compositing import paste
 from magic_insert.core.events import Clock, stage, terminal_bars
 from magic_insert.core.images import contact_sheet, png_bytes, save_png
-from magic_insert.core.jsonl import write_json, write_text
+from magic_insert.core.jsonl import require_writable, write_json, write_text
 from magic_insert.core.records import Composite, Scene, Subject
 from magic_insert.drops import Drop
 from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
-from magic_insert.inputs import require_output
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.models.encoders import load_encoders
 from magic_insert.pages.render import render
@@ -65,7 +64,7 @@ def run_demo(cfg: DemoConfig) -> Path:
     Raises:
         UserError: weights are missing.
     """
-    out = require_output(cfg.out)
+    out = require_writable(cfg.out)
     magic = MagicInsert(replace(Settings.of(cfg), subjects=out / "subjects"))
     encoder_folder = find_encoders(magic.folders.model)
     with terminal_bars() as bars:
