@@ -25,7 +25,7 @@ def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""
-    from magic_insert.config.schema import ModelConfig
+    from magic_insert.config.schema.shared import ModelConfig
     from magic_insert.models.pipeline import load_pipeline
 
     torch.set_num_threads(1)

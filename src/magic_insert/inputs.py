@@ -13,13 +13,8 @@ from typing import Any
 from PIL import Image
 
 from magic_insert import paths
-from magic_insert.config.schema import (
-    InsertConfig,
-    InserterConfig,
-    ModelConfig,
-    RemoveConfig,
-    SegmenterConfig,
-)
+from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
+from magic_insert.config.schema.shared import InserterConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError

@@ -20,15 +20,15 @@ import torch
 from magic_insert import __version__, inputs
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import (
+from magic_insert.config.schema.shared import (
     InserterConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
     StylizerConfig,
 )
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError

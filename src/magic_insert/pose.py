@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from magic_insert.config.schema import PoseConfig
+from magic_insert.config.schema.shared import PoseConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 

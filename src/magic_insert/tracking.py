@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import LoggerConfig
+from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import append_jsonl, parse_json

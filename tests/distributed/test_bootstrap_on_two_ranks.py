@@ -15,7 +15,8 @@ from magic_insert.bootstrap.plan import STAGES, Execute
 from magic_insert.bootstrap.stages import WEIGHTS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import BootstrapConfig, ExecConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.store import MANIFEST, WORK, flaw_of
 from magic_insert.launch.executor import execute

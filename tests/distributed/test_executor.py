@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.launch.executor import execute, visible_gpus
@@ -72,7 +72,7 @@ def test_ranks_end_with_their_parent_however_it_ends(payload: Path, number: sign
     code = (
         "from pathlib import Path; from magic_insert.launch.executor import execute; "
         "from magic_insert.launch.run import stop_on_signals; stop_on_signals(); "
-        "from magic_insert.config.schema import ExecConfig; "
+        "from magic_insert.config.schema.shared import ExecConfig; "
         f"execute('rank_targets:wait', Path({str(payload)!r}), ExecConfig(name='torchrun', devices=2))"
     )
     notes = [payload.parent / f"pid-{rank}.json" for rank in range(2)]

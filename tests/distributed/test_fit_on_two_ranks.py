@@ -8,7 +8,7 @@ import torch
 from rank_targets import STEPS, fit_thrice
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.executor import execute

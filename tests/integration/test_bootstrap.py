@@ -21,7 +21,7 @@ from magic_insert.bootstrap.stages import NETWORK_FILES, ImagineSettings, ids_of
 from magic_insert.cli.jobs import check_bootstrap as check
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import BootstrapConfig, ReviewConfig
+from magic_insert.config.schema.jobs import BootstrapConfig, ReviewConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png

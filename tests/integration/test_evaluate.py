@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from magic_insert.cli.jobs import check_evaluate as check
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.cli.remove import run_remove
+from magic_insert.cli.insert import run_remove
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError

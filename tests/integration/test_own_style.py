@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from magic_insert.config.schema import PersonalizationConfig, ValidationConfig
+from magic_insert.config.schema.training import PersonalizationConfig, ValidationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject

@@ -14,7 +14,7 @@ from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator

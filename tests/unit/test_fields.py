@@ -70,7 +70,7 @@ def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
 def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kinds = Registry("kind", "magic_insert.kinds", {"own": "magic_insert.core.errors:UserError"})
+    kinds = Registry("kind", {"own": "magic_insert.core.errors:UserError"})
     installed = {
         "far": EntryPoint("far", "fractions:Fraction", kinds.group),
         "own": EntryPoint("own", "fractions:Fraction", kinds.group),

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from magic_insert.config.schema import PoseConfig
+from magic_insert.config.schema.shared import PoseConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.pose import POSES_BY_WORD, PoseSuggester, RulePose, around, build_pose, clean, suggest

@@ -13,8 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from magic_insert.config.extras import OPTIMIZER_PACKAGES, require_optimizer
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import OPTIMIZER_PACKAGES, PersonalizationConfig, require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator

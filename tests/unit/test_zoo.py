@@ -12,7 +12,7 @@ from diffusers import ControlNetModel, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionModelWithProjection
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.micro import build_micro

@@ -29,7 +29,7 @@ from magic_insert.bootstrap.stages import (
     skipped_of,
 )
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import BootstrapConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import whole_folder, write_bytes, write_json, write_text

@@ -9,7 +9,7 @@ from magic_insert.bootstrap.driver import run_plan
 from magic_insert.bootstrap.scores import GROUPS, Row, best_round, seen
 from magic_insert.bootstrap.stages import WITH, WITHOUT, picture_file
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import BootstrapConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.ranks import world_size
 from magic_insert.launch.executor import execute

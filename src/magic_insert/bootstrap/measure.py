@@ -38,7 +38,7 @@ from magic_insert.bootstrap.stages import (
     tracked,
     values_file,
 )
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.fidelity import CAP_DB, EFFECT_STEP, effect_of, iou, psnr_pooled, region_sums
 from magic_insert.core.jsonl import write_json

@@ -30,7 +30,7 @@ from magic_insert.bootstrap.stages import (
     read_index,
     read_values,
 )
-from magic_insert.config.schema import BootstrapConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json

@@ -16,7 +16,8 @@ from typing import Any, Generic, Literal, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from magic_insert.config.schema import AdaptConfig, ModelConfig, SegmenterConfig
+from magic_insert.config.schema.bootstrap import AdaptConfig
+from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.ranks import rank, shard

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.cli import words
-from magic_insert.config import schema
+from magic_insert.config.schema import jobs as schema
+from magic_insert.config.schema.evaluation import IMAGES
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import require_writable
 from magic_insert.launch.run import is_picture
@@ -80,7 +81,7 @@ def check_demo(cfg: schema.DemoConfig) -> None:
 
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
     """Files, packages and the run folder."""
-    from magic_insert.config.extras import require_optimizer
+    from magic_insert.config.schema.training import require_optimizer
     from magic_insert.data.subject_files import check_run_folder, request_of, subjects_of
 
     require_optimizer(cfg.personalization.optimizer)
@@ -125,16 +126,16 @@ def check_evaluate(cfg: schema.EvaluateConfig) -> None:
         *((f"inserters.{name}", method) for name, method in inserters.items()),
     ]
     for key, method in methods:
-        if method.name == schema.IMAGES:
+        if method.name == IMAGES:
             require("folder", f"{key}.dir", method.dir, "a folder of pictures")
     for name, inserter in inserters.items():
         require("folder", f"inserters.{name}.mask_dir", inserter.mask_dir or None, "a folder of masks")
     find_segmenter(cfg.segmenter)
-    if all(method.name == schema.IMAGES for _, method in methods):
+    if all(method.name == IMAGES for _, method in methods):
         return
     model_folder = find_model(cfg.model)
     for inserter in inserters.values():
-        if inserter.name != schema.IMAGES and "insert" in cfg.tracks:
+        if inserter.name != IMAGES and "insert" in cfg.tracks:
             find_inserter(inserter, model_folder)
 
 

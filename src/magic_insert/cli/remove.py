@@ -4,7 +4,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from magic_insert.config.schema import RemoveConfig
+from magic_insert.config.schema.jobs import RemoveConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.events import terminal_bars
 from magic_insert.inputs import RemoveInputs, resolve_remove

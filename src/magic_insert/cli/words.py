@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from magic_insert.config.compose import group_options
 from magic_insert.config.registry import INSERTERS, STYLIZERS
-from magic_insert.config.schema import IMAGES
+from magic_insert.config.schema.evaluation import IMAGES
 from magic_insert.core.errors import UserError
 
 GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
+from magic_insert.config.schema.evaluation import BenchmarkConfig
+from magic_insert.config.schema.jobs import SubjectPlopConfig
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of

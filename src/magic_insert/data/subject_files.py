@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import MAX_PICTURES, PersonalizeConfig
+from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import check_name, read_json

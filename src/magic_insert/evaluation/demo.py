@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from magic_insert.config.schema import DemoConfig
+from magic_insert.config.schema.jobs import DemoConfig
 from magic_insert.core.compositing import paste
 from magic_insert.core.events import Clock, stage, terminal_bars
 from magic_insert.core.images import contact_sheet, png_bytes, save_png

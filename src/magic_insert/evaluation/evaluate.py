@@ -26,7 +26,8 @@ from torch import Tensor
 
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import IMAGES, EvaluateConfig
+from magic_insert.config.schema.evaluation import IMAGES
+from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import write_json

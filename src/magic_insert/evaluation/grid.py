@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from magic_insert.config.schema import IMAGES, EvaluateConfig, ImagesConfig
+from magic_insert.config.schema.evaluation import IMAGES, ImagesConfig
+from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
 from magic_insert.data.benchmark_sources import SUFFIXES

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.config.schema.evaluation import ProtocolConfig
+from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from magic_insert.config.schema import StudyConfig
+from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_record, write_json, write_text
 from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.foundation.context import Context, Recipe, Source, encode_ids, tokenize
 from magic_insert.models.edit_unet import edit_start
 from magic_insert.models.micro import build_scheduler

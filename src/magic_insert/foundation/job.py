@@ -17,7 +17,8 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import FoundationConfig, PartConfig
+from magic_insert.config.schema.jobs import FoundationConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json

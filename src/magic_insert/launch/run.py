@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 
 from magic_insert import __version__
 from magic_insert.config.freeze import thaw, to_yaml
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_object, read_record, write_bytes, write_json, write_text

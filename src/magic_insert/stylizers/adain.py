@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step

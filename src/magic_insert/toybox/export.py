@@ -12,7 +12,7 @@ import torch
 from rich.progress import track
 
 from magic_insert.config.registry import STYLES
-from magic_insert.config.schema import ToyboxConfig
+from magic_insert.config.schema.jobs import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_text

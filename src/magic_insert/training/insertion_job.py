@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import DataConfig, FitConfig, InsertionConfig
+from magic_insert.config.schema.jobs import InsertionConfig
+from magic_insert.config.schema.training import DataConfig, FitConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in

@@ -15,7 +15,8 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, check_precision
+from magic_insert.config.schema.shared import LoggerConfig
+from magic_insert.config.schema.training import PersonalizationConfig, check_precision
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep

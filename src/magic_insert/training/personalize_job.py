@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import ModelConfig, PersonalizeConfig
+from magic_insert.config.schema.jobs import PersonalizeConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core import ranks
 from magic_insert.data.subject_files import CARD_FILE, SubjectFiles, check_run_folder, request_of, subjects_of
 from magic_insert.data.subject_images import load_subjects
