@@ -9,7 +9,7 @@ and only the square that the inserter is shown becomes floats.
 Shape letters: h, w a redrawn picture's rows and columns, H, W a scene's. Values are float32 in [0, 1].
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ from magic_insert.drops import (
     window_of,
 )
 from magic_insert.inserters import FREE, build_inserter
-from magic_insert.inserters.base import insert_cutout
+from magic_insert.inserters.base import Inserted, insert_cutout
 from magic_insert.inserters.remover import Remover, RemoverSettings
 from magic_insert.models.pipeline import fingerprint, load_pipeline
 from magic_insert.models.segment import cut_subject, redraw_segmenter
@@ -67,6 +67,18 @@ RECIPE = 1  # version of what a personalisation makes of its settings
 PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
 
 Boxes = Box | Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What stands where: the draw's name and seed, the scene, the cut-out in its box, and the part that is worked on."""
+
+    id: str
+    seed: int
+    scene: Scene
+    cut: Subject
+    box: Box
+    window: Box
 
 
 @dataclass(frozen=True)
@@ -336,28 +348,32 @@ class MagicInsert:
             draw=(seed, name),
             on_event=clock,
         )
-        changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
+        return self._drop(made, Placed(name, seed, scene, cut, box, window), given, clock)
+
+    def _drop(self, made: Inserted, placed: Placed, given: Redrawn | None, clock: Clock) -> Drop:
+        """The finished picture with its layers and the record of what it was made of."""
+        scene, window, settings = placed.scene, placed.window, self.settings
+        changed = torch.maximum(made.effect, (made.final.mask > 0).float())
+        before: Mapping[str, Any] = {"weights": {"model": self.models.fingerprint}}
+        if given is not None:
+            before = {"weights": given.record["weights"], "drawing": given.record.get("drawing", {})}
+        draws = {"sampling": settings.sampling.seed, "draws": "fold_in(seed, stage, pair_id)"}
         record = {
             "magic_insert": __version__,
-            "pair_id": name,
-            "seeds": {
-                "seed": seed,
-                "sampling": settings.sampling.seed,
-                "draws": "fold_in(seed, stage, pair_id)",
-            },
-            "weights": {"model": self.models.fingerprint} if given is None else given.record["weights"],
-            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
-            "result": result_of(made, box, window, changed, scene),
+            "pair_id": placed.id,
+            "seeds": {"seed": placed.seed, **draws},
+            **before,
+            "result": result_of(made, placed.box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }
         return Drop(
             scene.patched(window, made.final.rgb),
-            layers_of(made, fit_to_box(cut, box), box, window),
+            layers_of(made, fit_to_box(placed.cut, placed.box), placed.box, window),
             Layer(changed, window.x, window.y),
             record,
             {**({} if given is None else given.timings), **clock.seconds},
-            parts_of(made, cut, given),
+            parts_of(made, placed.cut, given),
             given,
         )
 

@@ -18,7 +18,7 @@ from magic_insert.bootstrap.pool import imagined_items
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.scores import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import NETWORK_FILES, ImagineSettings, ids_of, read_index, read_values
-from magic_insert.cli.jobs import check_bootstrap as check
+from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import BootstrapConfig, ReviewConfig
@@ -274,8 +274,8 @@ def test_a_folder_of_something_else_is_not_written_over(place: Path, tiny_micro:
     mine.parent.mkdir(parents=True)
     mine.write_text("thoughts")
     with pytest.raises(UserError, match=r"got notes\.txt there"):
-        check(configure(place, tiny_micro, "mine-too"))
-    check(configure(place, tiny_micro, "first"))
+        JOBS["bootstrap"].look(configure(place, tiny_micro, "mine-too"))
+    JOBS["bootstrap"].look(configure(place, tiny_micro, "first"))
 
 
 def test_an_out_that_is_a_picture_and_a_folder_without_lpips_are_refused(
@@ -283,10 +283,10 @@ def test_an_out_that_is_a_picture_and_a_folder_without_lpips_are_refused(
 ) -> None:
     for out, words, told in (
         ("x.png", (), "expected out to be a folder"),
-        ("y", (f"evaluate.lpips={place}",), r"set evaluate\.lpips=FOLDER"),
+        ("y", (f"evaluate.lpips={place}",), r"expected evaluate\.lpips to be null or a folder"),
     ):
         with pytest.raises(UserError, match=told):
-            check(configure(place, tiny_micro, out, *words))
+            JOBS["bootstrap"].look(configure(place, tiny_micro, out, *words))
 
 
 @pytest.mark.parametrize("part", ["remover", "inserter"])
@@ -434,8 +434,8 @@ def test_a_configuration_that_leads_nowhere_is_refused_with_the_fix(
 def test_what_can_be_told_without_torch_is_told_before_the_start(tmp_path: Path) -> None:
     learned = composed("filter=learned", f"filter.rules.learned.weights={tmp_path}/none.json")
     with pytest.raises(UserError, match=r"filter\.rules\.learned\.weights"):
-        check(learned)
+        JOBS["bootstrap"].look(learned)
     elsewhere = composed("pool=folder", f"pool.dir={tmp_path}/none")
     with pytest.raises(UserError, match=r"pool\.dir"):
-        check(elsewhere)
-    check(replace(composed(), out=str(tmp_path / "out"), store=str(tmp_path / "store")))
+        JOBS["bootstrap"].look(elsewhere)
+    JOBS["bootstrap"].look(replace(composed(), out=str(tmp_path / "out"), store=str(tmp_path / "store")))

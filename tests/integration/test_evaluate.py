@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.jobs import check_evaluate as check
+from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -309,7 +309,7 @@ def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny
 )
 def test_a_folder_that_is_not_there_is_named(more: list[str]) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        check(freeze(compose_job("evaluate", rewrite(more))))
+        JOBS["evaluate"].look(freeze(compose_job("evaluate", rewrite(more))))
 
 
 def test_bad_input_is_one_line_and_exit_code_2_before_torch_is_imported(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def start(job: str, *words: str) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def run(job: str, *words: str) -> tuple[int, str, str]:
+def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
     """The same in this process: exit code and both outputs."""
     out, errors, code = io.StringIO(), io.StringIO(), 0
     with (
@@ -58,9 +58,9 @@ def run(job: str, *words: str) -> tuple[int, str, str]:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
     ):
-        patch.setitem(JOBS, "card", Job("", f"toy_jobs:{job}", check_luck))  # type: ignore[misc]
+        patch.setitem(JOBS, name, Job("", f"toy_jobs:{job}", check_luck))  # type: ignore[misc]
         try:
-            main(["card", "-m", *words])
+            main([name, "-m", *words])
         except SystemExit as stop:
             code = int(stop.code or 0)
     return code, out.getvalue(), errors.getvalue()
@@ -137,14 +137,14 @@ def test_many_numbers_are_not_all_named_and_one_job_that_measured_is_enough() ->
 
 
 def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
-    assert run("draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
         "a__seed=1.png",
         "a__seed=2.png",
         "a__sweep",
     ]
     (toy / "runs/a__seed=2.png").unlink()
-    assert run("draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert ran(toy) == [1, 2, 2]
 
 

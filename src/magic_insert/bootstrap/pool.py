@@ -24,7 +24,6 @@ from magic_insert.bootstrap.pictures import load, save
 from magic_insert.bootstrap.stages import (
     MASK,
     SKIPPED,
-    SUFFIXES,
     WITH,
     WITHOUT,
     FolderSettings,
@@ -52,6 +51,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample
 from magic_insert.models.segment import NothingFound, segment
+from magic_insert.paths import PICTURE_SUFFIXES
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES, draw, style_phrase
@@ -242,7 +242,7 @@ def _usable(folders: Folders, settings: FolderSettings, test: set[str]) -> tuple
     """The files that can be used, and what is wrong with each of the others; `test`: digests of the test's pictures."""
     files = picture_files(folders.pictures, folders.masks)
     if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders.pictures}, got none")
+        raise UserError(f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) in {folders.pictures}, got none")
     usable: list[Path] = []
     problems: list[str] = []
     seen: dict[str, Path] = {}

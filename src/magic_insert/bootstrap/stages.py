@@ -21,6 +21,7 @@ from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.ranks import rank, shard
+from magic_insert.paths import PICTURE_SUFFIXES
 
 T = TypeVar("T")
 Settings = TypeVar("Settings")
@@ -35,7 +36,6 @@ NETWORK_FILES = ("config.json", WEIGHTS)  # of a trained inserter or remover
 NETWORKS: dict[Task, str] = {"insert": "inserter", "remove": "remover"}
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 WITH, WITHOUT, MASK = "with", "without", "mask"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,9 @@ def picture_files(folder: Path, masks: Path) -> list[Path]:
     found = [*folder.glob("*"), *folder.glob("*/*")]
     apart = masks.absolute()  # either may be given as relative
     inside = [
-        p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and apart not in p.absolute().parents
+        p
+        for p in found
+        if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file() and apart not in p.absolute().parents
     ]
     return sorted(inside)
 
@@ -250,7 +252,7 @@ def partner_of(folder: Path, inner: Path, what: str) -> Path:
     Raises:
         UserError: there is none; `what` says what it would be.
     """
-    for suffix in SUFFIXES:
+    for suffix in PICTURE_SUFFIXES:
         if (file := (folder / inner).with_suffix(suffix)).is_file():
             return file
     raise UserError(f"no {what} in {folder}; add {inner.with_suffix('.png')} there")
@@ -264,11 +266,13 @@ def require_partners(folder: Path, masks: Path) -> None:
     """
     files = picture_files(folder, masks)
     if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set pool.dir=DIR")
+        raise UserError(
+            f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) in {folder}, got none; set pool.dir=DIR"
+        )
     there = {
         path.relative_to(masks).with_suffix("")
         for path in masks.rglob("*")
-        if path.suffix.lower() in SUFFIXES
+        if path.suffix.lower() in PICTURE_SUFFIXES
     }
     bare = [name for file in files if (name := file.relative_to(folder)).with_suffix("") not in there]
     if bare:

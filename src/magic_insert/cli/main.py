@@ -195,7 +195,7 @@ def run(name: str, words: Sequence[str]) -> None:
     if not flags.config and (flags.sweep or is_sweep_by_choice(name, prepared)):
         from magic_insert.launch.sweep import run_sweep  # brings libraries for tables and charts
 
-        run_sweep(JobPlan(name, job.target, job.check, tuple(words)), prepared)
+        run_sweep(JobPlan(name, job.target, job.look, tuple(words)), prepared)
         return
     if swept:
         key, _, value = swept[0].partition("=")
@@ -208,9 +208,9 @@ def run(name: str, words: Sequence[str]) -> None:
         print(OmegaConf.to_yaml(cfg, resolve=flags.resolve).rstrip())
         return
     frozen = freeze(cfg)
-    found = job.check(frozen)
+    found = job.look(frozen)
     if job.recorded(frozen):
-        run_job(JobPlan(name, job.target, job.check, tuple(words)), frozen, found)
+        run_job(JobPlan(name, job.target, job.look, tuple(words)), frozen, found)
     else:
         load_function(job.target)(frozen)
 

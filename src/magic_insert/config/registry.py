@@ -42,6 +42,11 @@ class Registry:
     own: Mapping[str, str]
     registered: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def group(self) -> str:
+        """The group of entry points by which installed packages add to it."""
+        return f"magic_insert.{self.kind}s"
+
     def names(self) -> list[str]:
         """Every name: this package's in their order, then the others; nothing is imported."""
         return [*self.own, *self.installed_names()]
@@ -88,7 +93,7 @@ class Registry:
         return add
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=f"magic_insert.{self.kind}s")}
+        return {point.name: point for point in entry_points(group=self.group)}
 
 
 class Registered(OneOf):

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
+from magic_insert.paths import PICTURE_SUFFIXES
 from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.digest import sha256_file
@@ -35,7 +36,6 @@ from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SMALLEST_SIDE = 16
 TEXTS = "texts.json"
 SUBJECT_FOLDERS = ("characters", "subjects")
@@ -237,7 +237,7 @@ def named_pictures(place: Path) -> dict[str, Path]:
         raise UserError(f"expected a folder of pictures at {place}, got none; set benchmark.root=FOLDER")
     found: dict[str, Path] = {}
     for path in sorted(place.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        if path.suffix.lower() not in PICTURE_SUFFIXES or path.name.startswith("."):
             continue
         if path.stem in found:
             raise UserError(
@@ -246,7 +246,7 @@ def named_pictures(place: Path) -> dict[str, Path]:
         found[path.stem] = path
     if not found:
         raise UserError(
-            f"expected pictures ({', '.join(SUFFIXES)}) in {place}, got none; set benchmark.root=FOLDER"
+            f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) in {place}, got none; set benchmark.root=FOLDER"
         )
     return found
 

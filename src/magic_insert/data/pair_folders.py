@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from magic_insert.core.errors import UserError
+from magic_insert.paths import PICTURE_SUFFIXES
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.data.pairs import LAYERS, Listing, PairRef, file_blob
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def list_pairs(root: Path, *, black_subject: bool = False) -> Listing:
@@ -38,7 +38,7 @@ def list_ober(root: Path, *, black_subject: bool = False) -> Listing:
     Raises:
         UserError: no such file below `root`.
     """
-    found = sorted(p for p in root.rglob("input_*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(p for p in root.rglob("input_*") if p.suffix.lower() in PICTURE_SUFFIXES)
     if not found:
         raise UserError(
             f"expected OBER's input_*.jpg (or data/*.parquet) below {root}, got none; set data.path"
@@ -116,11 +116,11 @@ def _from_folders(root: Path, names: Sequence[str], *, black_subject: bool) -> L
 
 
 def _by_stem(folder: Path) -> dict[str, Path]:
-    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+    return {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in PICTURE_SUFFIXES}
 
 
 def _find(folder: Path, stem: str) -> Path | None:
-    return next((p for s in SUFFIXES if (p := folder / f"{stem}{s}").is_file()), None)
+    return next((p for s in PICTURE_SUFFIXES if (p := folder / f"{stem}{s}").is_file()), None)
 
 
 def _ref(name: str, files: Sequence[Path], black_subject: bool) -> PairRef:

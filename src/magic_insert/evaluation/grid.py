@@ -18,8 +18,8 @@ from magic_insert.config.schema.evaluation import IMAGES, ImagesConfig
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
-from magic_insert.data.benchmark_sources import SUFFIXES
 from magic_insert.data.benchmarks import Benchmark, BenchPair
+from magic_insert.paths import PICTURE_SUFFIXES
 
 INPUTS = "inputs"
 COPY_PASTE, BACKGROUND, RANDOM_SUBJECT = "floor:copy_paste", "floor:background", "floor:random_subject"
@@ -169,7 +169,7 @@ def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -
         for folder in folders
         if folder.is_dir()
         for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and path not in wanted
+        if path.suffix.lower() in PICTURE_SUFFIXES and path not in wanted
     ]
     if missing or surplus:
         wrong = [

@@ -30,8 +30,8 @@ from magic_insert.evaluation.report import MADE
 from magic_insert.evaluation.rows import read_rows
 from magic_insert.pages.render import render
 from magic_insert.pages.server import Answer, PageServer, Reply
+from magic_insert.paths import PICTURE_SUFFIXES
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CONTEXT = ("subject", "background")
 SCRAMBLED = "scrambled"
 TILES = 8
@@ -234,7 +234,7 @@ def from_folders(cfg: StudyConfig) -> Material:
 
 def _pictures(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES):
         if path.stem in found:
             raise UserError(
                 f"expected one picture per name, got {found[path.stem]} and {path}; leave one out"

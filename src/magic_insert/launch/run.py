@@ -28,11 +28,11 @@ from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_object, read_record, write_bytes, write_json, write_text
 from magic_insert.core.ranks import is_alive, start_ticks
+from magic_insert.paths import PICTURE_SUFFIXES
 
 RECORD, CONFIG = "run.json", "config.yaml"
 # Jobs that fill their folder: none writes where another has.
 MAKERS = {"insert", "personalize", "insertion", "bootstrap", "evaluate", "toybox", "export", "foundation"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # These run in the parent and start a process group per stage.
 STAGED_JOBS = ("bootstrap",)
 INTERRUPT_EXIT, SIGTERM_EXIT = 128 + signal.SIGINT, 128 + signal.SIGTERM

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
+from magic_insert.core.silhouettes import ContactShape, cast, contact, foot_frame, frame_coordinates
 from magic_insert.toybox.looks import LOOKS
 from magic_insert.toybox.styles.view import luminance
 
@@ -164,10 +164,7 @@ def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Ten
     count, one = len(mask), (len(mask), 1, 1)
     lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
     leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
-    broad, tight = contact(
-        mask,
-        frame,
-        leaned,
+    shape = ContactShape(
         tall=dice.uniform(count, 0.14, 0.55).view(one),
         wide=dice.uniform(count, 0.95, 1.35).view(one),
         down=dice.uniform(count, 0.02, 0.22).view(one),
@@ -175,6 +172,7 @@ def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Ten
         lowest=dice.number(0.06, 0.2),
         tightness=dice.number(0.012, 0.05),
     )
+    broad, tight = contact(mask, frame, leaned, shape)
     tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
     depth = dice.uniform(count, 0.2, 0.8) * tinge
     shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import NotEmpty, OneOf, Range
+from magic_insert.config.fields import Input, NotEmpty, OneOf, Range
 from magic_insert.config.schema.shared import EDIT_STEPS, Count, Guidance, OnError, Share, Steps
 from magic_insert.config.schema.training import Decay, EditFit
 
@@ -65,7 +65,7 @@ class StyledPoolConfig:
     """Styles of the pictures; empty: every training style but photo (toybox)."""
     occlusion: Share = 0.0
     """Chance that a prop stands before the subject (toybox)."""
-    dir: str | None = None
+    dir: Annotated[str | None, Input("folder")] = None
     """Folder of pictures, DIR/STYLE/NAME.png or DIR/NAME.png (folder)."""
     masks: str | None = None
     """Folder of their masks; null: DIR/masks (folder)."""
@@ -124,7 +124,7 @@ class AdaptConfig(EditFit):
     """Share of each batch that is counterfactual photographs: 0, or at least 0.01 and below 1."""
     num_photos: Annotated[int, Range(1, MOST)] = 64
     """How many photographs there are."""
-    photos: str | None = None
+    photos: Annotated[str | None, Input("folder")] = None
     """Folder of photographs with with/, without/ and mask/; null: Toybox renders."""
     background: Annotated[str, OneOf("paper", "composited")] = "paper"
     """`paper` trains on the removed picture as it is, `composited` on the original with only hole and effect of it."""

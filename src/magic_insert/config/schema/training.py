@@ -7,7 +7,7 @@ from typing import Annotated
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import POSITIVE, Holds, NotEmpty, OneOf, Range
+from magic_insert.config.fields import POSITIVE, Holds, Input, NotEmpty, OneOf, Range
 from magic_insert.config.schema.shared import (
     STYLE_PRESETS,
     Count,
@@ -68,7 +68,7 @@ class ValidationConfig:
     """Pictures per prompt, drawn from the same noise each time."""
     edits: list[str] = field(default_factory=lambda: ["sitting", "with a red hat"])
     """Texts appended to the training prompt; the sheet's columns after the plain one."""
-    style: str | None = None
+    style: Annotated[str | None, Input("file")] = None
     """Picture whose style the last column takes through the adapter; null: a Toybox drawing."""
     style_blocks: Annotated[str, OneOf(*STYLE_PRESETS)] = "instantstyle"
     """Blocks in which the adapter acts for that column."""
@@ -232,7 +232,7 @@ class DataConfig:
         ),
     ] = MISSING
     """The data set; all but toybox need data.path."""
-    path: str | None = None
+    path: Annotated[str | None, Input("path")] = None
     """Folder or file of the data set, for all but toybox."""
     on_error: OnError = "refuse"
     """Bad pairs are refused by name, or skipped."""
@@ -291,7 +291,7 @@ class EditFit:
 class FitConfig(EditFit):
     """How an edit model is trained on pairs."""
 
-    init: str = "base"
+    init: Annotated[str, Input("folder", ("base", "shipped"))] = "base"
     """`base` (the model's own UNet, new input channels zero), `shipped` (the network beside the model's weights) or the
     folder of a run."""
     views: Annotated[int, Range(1, 64)] = 4
