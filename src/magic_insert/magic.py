@@ -71,7 +71,7 @@ Boxes = Box | Sequence[int] | None
 
 @dataclass(frozen=True)
 class Placed:
-    """What stands where: the draw's name and seed, the scene, the cut-out in its box, and the part that is worked on."""
+    """What stands where: the draw's name and seed, the scene, the cut-out in its box, the part that is worked on."""
 
     id: str
     seed: int
