@@ -112,7 +112,10 @@ def check_evaluate(cfg: schema.EvaluateConfig) -> None:
     """Folders of pictures and weights of the methods."""
     from magic_insert.inputs import find_inserter, find_model, find_segmenter
 
-    groups = {"stylizers": cfg.chosen_stylizers, "inserters": cfg.chosen_inserters}
+    groups: dict[str, Mapping[str, Any]] = {
+        "stylizers": cfg.chosen_stylizers,
+        "inserters": cfg.chosen_inserters,
+    }
     methods = {
         f"{group}.{name}.": method for group, chosen in groups.items() for name, method in chosen.items()
     }
