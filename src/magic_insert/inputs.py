@@ -23,7 +23,7 @@ from magic_insert.core.picture_files import brightness_range, open_picture
 from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.paths import PICTURE_SUFFIXES
-from magic_insert.pose import PoseSuggester, build_pose
+from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -56,7 +56,7 @@ class InsertInputs:
     refused: tuple[str, ...]
     run: Path | None
     folders: Folders
-    pose: PoseSuggester
+    pose: Suggester
 
 
 @dataclass(frozen=True)

@@ -45,14 +45,11 @@ def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     assert (plain.personalization, plain.sampling, plain.lora_scale) == ({}, {}, 1.0)
 
 
-def test_the_only_method_may_be_spoken_to_by_its_group() -> None:
-    cfg = composed("stylizer=images", "stylizer.dir=there", "inserter=real_only", "inserter.steps=3")
+def test_the_only_method_is_set_by_its_group_and_the_benchmark_in_short() -> None:
+    words = ("stylizer=images", "stylizer.dir=there", "inserter=real_only", "inserter.steps=3")
+    cfg = composed(*words, "root=here", "split=full")
     assert cfg.chosen_stylizers["images"].images.dir == "there"
     assert cfg.chosen_inserters["real_only"].steps == 3
-
-
-def test_the_benchmarks_root_and_split_may_be_said_in_short() -> None:
-    cfg = composed("root=here", "split=full")
     assert (cfg.benchmark.root, cfg.benchmark.split) == ("here", "full")
 
 
@@ -121,14 +118,6 @@ def test_an_experiment_may_choose_the_methods_itself() -> None:
         (["stylizer=personalized", "stylizer.sampling.steps=0"], "steps"),
         (["stylizer=personalized", "stylizer.style.scale=9"], "scale"),
         (["benchmark=folder"], r"benchmark\.root"),
-        (["benchmark=subjectplop"], r"benchmark\.root"),
-        (["track=paint"], "track"),
-        (["metrics=best"], "metrics"),
-        (["num_draws=0"], "num_draws"),
-        (["benchmark.split=half"], r"benchmark\.split"),
-        (["benchmark.placement=up"], r"benchmark\.placement"),
-        (["benchmark.num_subjects=0"], r"benchmark\.num_subjects"),
-        (["benchmark.size=4"], r"benchmark\.size"),
         (["inserter=copy_paste", "inserter.composite=glue"], r"inserters\.copy_paste\.composite"),
     ],
 )

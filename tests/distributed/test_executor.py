@@ -20,13 +20,11 @@ from magic_insert.launch.run import StageFailed
 TWO = ExecConfig(name="torchrun", devices=2)
 PATIENCE = 240  # seconds; a busy machine needs many to import torch
 LOCAL = ExecConfig(name="slurm", cluster="local", devices=2)
-TESTS = Path(__file__).parents[1]
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 
 
 @pytest.fixture
 def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_json(tmp_path / "stage.json", {"items": ["a", "b", "c"]})
     return tmp_path / "stage.json"

@@ -1,6 +1,5 @@
 """Two ranks that share a batch train as one that has it whole; interrupted, they go on; only the first one writes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         write_json(folder / "stage.json", {})
     fit_thrice(folders[1] / "stage.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
         execute("rank_targets:fit_thrice", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
     return folders
