@@ -79,7 +79,7 @@ BAD_INPUT = {
     "a box outside": ([*INSERT, "out=o.png", "box=[50,50,40,40]"], "64 x 48"),
     "a folder for a picture": ([*INSERT, "out={here}"], "ending in .png"),
     "a folder named like a picture": ([*INSERT, "out={here}/folder.png"], "got the folder"),
-    "a picture for a folder": (["toybox", "out=o.png"], "out=FOLDER"),
+    "a picture for a folder": (["toybox", "out=o.png"], "a folder and no picture"),
     "a closed place for a picture": ([*INSERT, "out=/proc/nowhere/o.png"], "/proc/nowhere"),
     "a closed place": (["demo", "out=/proc/nowhere/demo"], "/proc/nowhere"),
     "a name too long": (["toybox", f"out={'x' * 300}"], "at most 255 bytes, got 300"),
