@@ -7,6 +7,8 @@ import pytest
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 
+SMALL = "benchmark.size=64 benchmark.num_subjects=1"
+PAIR = "ours=personalized+effect against=[personalized+copy_paste]"
 FAST = "debug=fast model.source={model} model.image_size=64 model.device=cpu"
 CHAINS = {
     "pictures": [
@@ -22,9 +24,9 @@ CHAINS = {
         "dashboard run=cat out=page.html",
     ],
     "evaluation": [
-        f"evaluate out=rows inserter=[copy_paste,effect] stylizer=personalized benchmark.size=64 {FAST} benchmark.num_subjects=1",
+        f"evaluate out=rows inserter=[copy_paste,effect] stylizer=personalized {SMALL} {FAST}",
         "report rows=rows/rows.jsonl out=report",
-        "study rows=rows/rows.jsonl ours=personalized+effect against=[personalized+copy_paste] protocol.tasks=1 out=study",
+        f"study rows=rows/rows.jsonl {PAIR} protocol.tasks=1 out=study",
     ],
     "bootstrap": [
         f"bootstrap out=boot store=store {FAST}",
