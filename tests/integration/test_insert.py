@@ -231,7 +231,7 @@ def test_bad_backgrounds_of_a_batch_are_left_out_and_named_and_the_others_are_do
         "b" * 251 + ".png",
         "caf\udce9.png",
     ]
-    backgrounds = ",".join(str(files / name) for name in names)
+    backgrounds = ",".join(f"'{files / name}'" for name in names)
     words = [*known(learned), f"background=[{backgrounds}]"]
     with pytest.raises(UserError, match="6 of the backgrounds were left out"):
         run(files, tiny_micro, *words, "box=[100,80,40,40]", f"out={files / 'many'}")
