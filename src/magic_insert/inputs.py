@@ -19,10 +19,9 @@ from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import check_name, read_json, require_writable
-from magic_insert.core.picture_files import brightness_range, open_picture
+from magic_insert.core.picture_files import SUFFIXES, brightness_range, open_picture
 from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE
-from magic_insert.paths import PICTURE_SUFFIXES
 from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
@@ -123,18 +122,18 @@ def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
 
 def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
     """The pictures of a list or a folder, each with its output in the folder `out`."""
-    if Path(cfg.out).suffix.lower() in PICTURE_SUFFIXES:
+    if Path(cfg.out).suffix.lower() in SUFFIXES:
         raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
     folder = require_writable(cfg.out)
     refuse_other(folder, insert_request(cfg))
     if isinstance(cfg.background, list):
         found = [Path(path) for path in cfg.background]
     else:
-        found = sorted(p for p in Path(cfg.background).iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+        found = sorted(p for p in Path(cfg.background).iterdir() if p.suffix.lower() in SUFFIXES)
         found = [path for path in found if path.is_file() and not path.name.startswith(".")]
     if not found:
         raise UserError(
-            f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
+            f"expected pictures ({', '.join(SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
         )
     return [(path, folder / f"{path.stem}.png") for path in found]
 

@@ -1,12 +1,10 @@
-"""Where the files that belong to the package lie: beside the sources in a checkout, inside the package in a wheel; and
-how the names of pictures end.
+"""Where the files that belong to the package lie: beside the sources in a checkout, inside the package in a wheel.
 
 Importing this module costs nothing; it knows no library.
 """
 
 from pathlib import Path
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parent.parent
 

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from magic_insert.bootstrap.driver import Networks, publish
-from magic_insert.bootstrap.plan import Source
+from magic_insert.bootstrap.job import Source, publish
 from magic_insert.bootstrap.stages import NETWORK_FILES
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -54,7 +53,11 @@ def test_a_finished_stage_is_found_again_and_not_made_again(store: Store, said: 
     assert first == second
     assert (second.folder / "deep" / "poem.txt").read_text() == "two lines"
     assert said == [f"poem {REQUEST.key}: reused"]
-    assert not (second.folder / WORK).exists()  # what was needed on the way is not published
+
+
+def test_what_a_stage_needed_on_the_way_is_not_published(store: Store) -> None:
+    entry = store.obtain(REQUEST, Calls())
+    assert not (entry.folder / WORK).exists()
     assert not any((store.root / "staging").iterdir())
 
 
@@ -85,9 +88,7 @@ def test_an_interrupted_stage_goes_on_in_its_own_staging_folder(store: Store) ->
         write_text(folder / "half.txt", "half")
         raise KeyboardInterrupt
 
-    with pytest.raises(
-        KeyboardInterrupt
-    ):  # neither this nor a fault of the stage is called a fault of the disk
+    with pytest.raises(KeyboardInterrupt):
         store.obtain(REQUEST, stopped)
     assert store.find(REQUEST) is None
 
@@ -160,6 +161,28 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_store_valid(store: Store
     assert store.obtain(wanted, Calls()).folder.is_dir()
 
 
+def test_a_write_that_a_quota_stops_leaves_no_published_stage(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+from pathlib import Path
+from magic_insert.core.store import Request, Store
+from magic_insert.core.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+store = Store(Path(sys.argv[1]), print)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    store.obtain(Request("big", 1, {}, {}), lambda folder: (folder / "file").write_bytes(b"x" * 100_000) and None)
+except UserError as error:
+    print("told:", error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert "told: expected to write big" in done.stdout
+    assert os.strerror(errno.EFBIG) in done.stdout
+    assert not (tmp_path / "big").exists()
+
+
 def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place in (Path("/proc/store"), tmp_path / "file" / "store"):
@@ -167,9 +190,8 @@ def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path) -> None:
             Store(place, print)
 
 
-@pytest.mark.parametrize(
-    ("where", "number"), [("lock", errno.EROFS), ("repair", errno.EROFS), ("publish", errno.ENOSPC)]
-)
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("where", ["lock", "repair", "publish"])
 def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_happens(
     store: Store, monkeypatch: pytest.MonkeyPatch, number: int, where: str
 ) -> None:
@@ -194,8 +216,9 @@ def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_ha
     assert flaw_of(store.obtain(REQUEST, Calls()).folder) is None
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
 def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     cfg = freeze(compose_job("bootstrap", [f"out={tmp_path}/out", f"store={tmp_path}/store"]))
     for file in NETWORK_FILES:
@@ -204,13 +227,21 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
     new = Source(tmp_path / "new", "0123")
 
     def closed(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(shutil, "copyfile", closed)
     with pytest.raises(UserError) as told:
-        publish(cfg, [], 0, Networks(new, new))
-    assert f"got {os.strerror(errno.ENOSPC)}; make room there" in str(told.value)
+        publish(cfg, [], 0, {"inserter": new, "remover": new})
+    assert f"got {os.strerror(number)}; make room there" in str(told.value)
     assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
+
+
+def test_a_fault_of_the_stage_itself_is_not_called_a_disk_fault(store: Store) -> None:
+    def fault(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        store.obtain(REQUEST, fault)
 
 
 RACER = """

@@ -26,8 +26,9 @@ from magic_insert.core.errors import UserError
 
 GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
+OURS = {"stylizer": "personalized", "inserter": "effect"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
-SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
+SHORT = {key: f"benchmark.{key}" for key in ("root", "split", "num_scenes")}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 ACTIONS = ("fetch", "check")
 
@@ -69,20 +70,20 @@ def check_insert(cfg: schema.InsertConfig) -> Any:
     return resolve_insert(cfg)
 
 
-def check_remove(cfg: schema.RemoveConfig) -> Any:
-    """Pictures, places and weights; what was found."""
-    from magic_insert.inputs import resolve_remove
-
-    return resolve_remove(cfg)
-
-
-def check_demo(cfg: schema.DemoConfig) -> None:
+def check_page(cfg: schema.PageConfig) -> None:
     """The weights."""
     from magic_insert.inputs import find_folders
     from magic_insert.stylizers import check_stylizer
 
     folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
     check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
+
+
+def check_remove(cfg: schema.RemoveConfig) -> Any:
+    """Pictures, places and weights; what was found."""
+    from magic_insert.inputs import resolve_remove
+
+    return resolve_remove(cfg)
 
 
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
@@ -202,7 +203,12 @@ def action_first(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def methods_side_by_side(words: Sequence[str]) -> list[str]:
+def of_the_demo(words: Sequence[str]) -> list[str]:
+    """The words of `demo`, an evaluation of our own method alone unless others are chosen."""
+    return methods_side_by_side(words, OURS)
+
+
+def methods_side_by_side(words: Sequence[str], defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
     """The words as Hydra takes them; a group that nobody chose gets its default unless an experiment may choose it.
 
     Raises:
@@ -223,7 +229,7 @@ def methods_side_by_side(words: Sequence[str]) -> list[str]:
             word.startswith((f"+{group}@", f"+{VARIANTS}@{group}s.", f"++{group}s.")) for word in rest
         )
         if group not in chosen and not experiment and not given:
-            chosen[group] = _names(group, DEFAULTS[group])
+            chosen[group] = _names(group, defaults[group])
     made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
     return [*made, *(_own(word, chosen) for word in rest)]
 
@@ -303,14 +309,9 @@ def show_dashboard(cfg: schema.DashboardConfig) -> None:
 
 def run_study(cfg: schema.StudyConfig) -> None:
     """Builds, serves or analyses."""
-    if cfg.action == "analyse":
-        from magic_insert.evaluation.study_analysis import run_analyse
+    from magic_insert.evaluation import study
 
-        run_analyse(cfg)
-        return
-    from magic_insert.evaluation.study import run_build, run_serve
-
-    (run_build if cfg.action == "build" else run_serve)(cfg)
+    {"build": study.run_build, "serve": study.run_serve, "analyse": study.run_analyse}[cfg.action](cfg)
 
 
 def never(cfg: Any) -> bool:
@@ -324,6 +325,12 @@ JOBS: Mapping[str, Job] = {
         "magic_insert.cli.insert:run_insert",
         check_insert,
         without_late_settings,
+    ),
+    "page": Job(
+        "drag and drop in a browser: prints the page's address",
+        "magic_insert.page.server:run_page",
+        check_page,
+        recorded=never,
     ),
     "personalize": Job(
         "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",
@@ -347,7 +354,8 @@ JOBS: Mapping[str, Job] = {
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
         "magic_insert.evaluation.demo:run_demo",
-        check_demo,
+        check_evaluate,
+        of_the_demo,
     ),
     "evaluate": Job(
         "methods on a benchmark, with a report: stylizer='[a,b]' inserter='[x,y]' benchmark=toyplop|folder|...",

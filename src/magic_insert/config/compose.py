@@ -25,11 +25,12 @@ from magic_insert.paths import conf_dir
 
 JOB_SCHEMAS: dict[str, type] = {
     "insert": jobs.InsertConfig,
+    "page": jobs.PageConfig,
     "personalize": jobs.PersonalizeConfig,
     "export": jobs.ExportConfig,
     "foundation": jobs.FoundationConfig,
     "toybox": jobs.ToyboxConfig,
-    "demo": jobs.DemoConfig,
+    "demo": jobs.EvaluateConfig,
     "card": jobs.CardConfig,
     "status": jobs.StatusConfig,
     "dashboard": jobs.DashboardConfig,

@@ -44,7 +44,7 @@ from omegaconf import MISSING as REQUIRED
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import require_writable
-from magic_insert.paths import PICTURE_SUFFIXES
+from magic_insert.core.picture_files import SUFFIXES
 
 
 @runtime_checkable
@@ -198,7 +198,7 @@ class Output:
 
     def holds(self, value: Any) -> bool:
         require_writable(value, suffix="" if self.file else None)
-        return self.file or not value.lower().endswith(PICTURE_SUFFIXES)
+        return self.file or not value.lower().endswith(SUFFIXES)
 
     @property
     def expected(self) -> str:

@@ -165,14 +165,14 @@ METRICS = Registry(
     "metric",
     _places(
         "evaluation.metrics:",
-        subject="SUBJECT",
-        style="STYLE",
-        image_reward="REWARD",
-        background="BACKGROUND",
-        inside="INSIDE",
-        effect="EFFECT",
-        truth="TRUTH",
-        shadow="SHADOW",
+        subject="subject",
+        style="style",
+        image_reward="image_reward",
+        background="background",
+        inside="inside",
+        effect="effect",
+        truth="truth",
+        shadow="shadow",
     ),
 )
 ENCODERS = Registry(
@@ -191,14 +191,12 @@ SEGMENTERS = Registry(
     _places("models.segment:segment_", **{name: name for name in ("auto", "alpha", "grabcut", "rembg")}),
 )
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
-_STYLES = {
-    "filmed": ("photo", "cartoon", "cel"),
-    "painted": ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal"),
-    "printed": ("pixel", "halftone", "blueprint", "papercut", "vintage", "mosaic", "neon", "woodcut"),
-}
+_STYLES = (
+    ("printed", ("photo", "cartoon", "cel")),
+    ("painted", ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal")),
+    ("printed", ("pixel", "halftone", "blueprint", "papercut", "vintage", "mosaic", "neon", "woodcut")),
+)
 STYLES = Registry(
     "style",
-    _places(
-        "toybox.styles.", **{name: f"{file}:{name}" for file, names in _STYLES.items() for name in names}
-    ),
+    _places("toybox.styles.", **{name: f"{file}:{name}" for file, names in _STYLES for name in names}),
 )

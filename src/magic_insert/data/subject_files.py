@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
-from magic_insert.paths import PICTURE_SUFFIXES
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.jsonl import check_name, read_json
 
 CLAIM_FILE = "personalization.json"
@@ -61,13 +61,13 @@ def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
         found[name] = SubjectFiles(_one_subject(pictures), out / name)
     if not found:
         raise UserError(
-            f"expected pictures ({', '.join(PICTURE_SUFFIXES)}) or folders of them in {folder}, got none; set subject=PATH"
+            f"expected pictures ({', '.join(SUFFIXES)}) or folders of them in {folder}, got none; set subject=PATH"
         )
     return list(found.values())
 
 
 def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in PICTURE_SUFFIXES and not path.name.startswith(".")
+    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _one_subject(pictures: Sequence[Path]) -> tuple[Path, ...]:

@@ -106,6 +106,29 @@ class InsertConfig:
 
 
 @dataclass(frozen=True)
+class PageConfig:
+    """Drag and drop in a browser, on this machine alone."""
+
+    out: Folder = "runs/page"
+    """Where the pictures that the page renders for its shelves are kept."""
+    port: Annotated[int, Range(0, 65535)] = 0
+    """Of the page; 0: any free one."""
+    browser: bool = False
+    """Open the page in this machine's browser."""
+    subjects: Folder = "runs/subjects"
+    """Where personalisations are kept, those of `magic-insert insert` among them."""
+    seed: int = 0
+    """Root of every random number."""
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    stylizer: StylizerConfig = MISSING
+    style: StyleConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    inserter: InserterConfig = MISSING
+
+
+@dataclass(frozen=True)
 class PersonalizeConfig:
     """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format."""
 
@@ -134,31 +157,6 @@ class PersonalizeConfig:
     def pictures(self) -> list[str]:
         """The paths of `subject`, one or several."""
         return self.subject if isinstance(self.subject, list) else [self.subject]
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """One held-out Toybox subject in several held-out scenes, beside the truth: a sheet and a page in `out`."""
-
-    out: Folder = "runs/demo"
-    """The run folder."""
-    seed: int = 0
-    """Root of every random number."""
-    num_scenes: Annotated[int, Range(1, 20)] = 4
-    """How many scenes."""
-    composite: Composite = "effect_layer"
-    """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    stylizer: StylizerConfig = MISSING
-    style: StyleConfig = MISSING
-    sampling: SamplingConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    inserter: InserterConfig = MISSING
-
-    def conflicts(self, at: str) -> Iterator[str]:
-        check_precision(self.personalization.precision, self.model.dtype)
-        yield from ()
 
 
 @dataclass(frozen=True)
@@ -265,10 +263,11 @@ class EvaluateConfig:
     exec: ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
-        groups = ("personalization", "style", "sampling")
         for name, stylizer in self.chosen_stylizers.items():
-            for group in groups:
-                overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
+            for group in ("personalization", "style", "sampling"):
+                own = overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
+                if group == "personalization" and stylizer.name == "personalized":
+                    check_precision(own.precision, self.model.dtype)
         if "stylize" in self.tracks and not self.chosen_stylizers:
             yield f"expected a method for track={self.track}, got none; set stylizer='[NAME,NAME]'"
         if "insert" in self.tracks and not self.chosen_inserters:
