@@ -19,7 +19,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
-from magic_insert.training.personalize_job import run_personalize
+from magic_insert.training.personalize import run_personalize
 
 FAST = [
     "model.image_size=64",
@@ -28,7 +28,7 @@ FAST = [
     "personalization.batch_size=1",
     "personalization.views=1",
     "sampling.steps=2",
-    "inserter.name=real_only",
+    "inserter.name=diffusion",
     "inserter.steps=2",
 ]
 

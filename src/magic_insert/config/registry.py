@@ -132,7 +132,7 @@ INSERTERS = Registry(
     "inserter",
     "magic_insert.inserters",
     {
-        "real_only": f"{_INSERTERS}.edit:EditInserter",
+        "diffusion": f"{_INSERTERS}.edit:EditInserter",
         "bootstrapped": f"{_INSERTERS}.edit:EditInserter",
         "effect": f"{_INSERTERS}.effect:EffectInserter",
         "contact_shadow": f"{_INSERTERS}.contact_shadow:ContactShadow",
