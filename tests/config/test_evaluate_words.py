@@ -21,10 +21,10 @@ def composed(*words: str) -> Any:
 
 
 def test_a_comma_list_is_several_methods_in_one_run_in_their_order() -> None:
-    cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,real_only]", "root=here")
+    cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,diffusion]", "root=here")
     assert cfg.benchmark.root == "here"
     assert list(cfg.chosen_stylizers) == ["instantstyle", "personalized"]
-    assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "real_only"]
+    assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "diffusion"]
 
 
 @pytest.mark.parametrize("words", [[], ["stylizer=[adain,a:personalized_up0]"]])

@@ -41,8 +41,8 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
 
 METHODS = [
     "stylizer=[personalized,instantstyle]",
-    "inserter=[real_only,copy_paste]",
-    "inserters.real_only.steps=2",
+    "inserter=[diffusion,copy_paste]",
+    "inserters.diffusion.steps=2",
 ]
 ONE = ["stylizer=personalized", "inserter=copy_paste"]
 
@@ -74,7 +74,7 @@ def test_every_method_and_every_floor_has_one_row_per_pair(finished: Path) -> No
     rows = read_rows(finished / "rows.jsonl")
     stylize = {row["method"] for row in rows if row["track"] == "stylize"}
     insert = {row["method"] for row in rows if row["track"] == "insert"}
-    stylizers, inserters = ("personalized", "instantstyle"), ("real_only", "copy_paste")
+    stylizers, inserters = ("personalized", "instantstyle"), ("diffusion", "copy_paste")
     assert stylize == {*stylizers, *TRIVIAL}
     assert insert == {*(f"{s}+{i}" for s in stylizers for i in inserters), *TRIVIAL, SHADOW}
     pairs = {row["pair_id"] for row in rows}
@@ -149,7 +149,7 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
         )
     for pattern in (
         "images/stylize/*/*room*.png",
-        "images/insert/*real_only/*forest*.png",
+        "images/insert/*diffusion/*forest*.png",
         "rows/*/*/*01.json",
     ):
         lost = sorted(out.glob(pattern))
@@ -204,7 +204,7 @@ def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
     theirs = {"stylize": tmp_path / "redrawn", "insert": tmp_path / "composites"}
     masks = tmp_path / "masks"
     masks.mkdir()
-    for track, method in (("stylize", "instantstyle"), ("insert", "instantstyle+real_only")):
+    for track, method in (("stylize", "instantstyle"), ("insert", "instantstyle+diffusion")):
         theirs[track].mkdir()
         for path in (finished / "images" / track / method).glob("*.0.png"):
             shutil.copy(path, theirs[track] / f"{path.name.removesuffix('.0.png')}.png")
@@ -222,7 +222,7 @@ def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
     for row in read_rows(finished / "rows.jsonl"):
         if (row["track"], row["method"]) == ("stylize", "instantstyle"):
             assert rows["stylize", "images", row["pair_id"]] == row["values"]
-        if (row["track"], row["method"]) == ("insert", "instantstyle+real_only"):
+        if (row["track"], row["method"]) == ("insert", "instantstyle+diffusion"):
             assert rows["insert", "other", row["pair_id"]] == row["values"]
     next(theirs["insert"].glob("*.png")).unlink()
     with pytest.raises(UserError, match="1 missing"):

@@ -18,7 +18,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
-from magic_insert.training.personalize_job import run_personalize
+from magic_insert.training.personalize import run_personalize
 
 FAST = [
     "model.image_size=64",
@@ -27,7 +27,7 @@ FAST = [
     "personalization.batch_size=1",
     "personalization.views=1",
     "sampling.steps=2",
-    "inserter.name=real_only",
+    "inserter.name=diffusion",
     "inserter.steps=2",
 ]
 
@@ -263,8 +263,8 @@ def test_a_run_of_another_model_is_refused_and_nothing_is_written(
 @pytest.mark.parametrize(
     ("words", "found"),
     [
-        (["inserter.reference=unmasked"], {"inserter": "real_only"}),
-        (["inserter.reference=input"], {"inserter": "real_only"}),
+        (["inserter.reference=unmasked"], {"inserter": "diffusion"}),
+        (["inserter.reference=input"], {"inserter": "diffusion"}),
         (["inserter.name=bootstrapped", "inserter.run=MODEL"], {"inserter": "bootstrapped"}),
         (["inserter.name=effect", "inserter.sun=90"], {"inserter": "effect", "inserter_sun": "90"}),
     ],

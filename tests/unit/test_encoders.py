@@ -369,7 +369,7 @@ def train(
         losses.append(values["loss"])
         on_step(step)
 
-    options = TrainerOptions(steps=steps, save_every=4, log_every=1, whole_batch=True, progress=False)
+    options = TrainerOptions(steps=steps, save_every=4, log_every=1, whole_batch=True)
     fit(recipe.module, recipe.batch_at, options, out, log=log)
     recipe.publish(out)
     return losses

@@ -130,7 +130,7 @@ def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean()
 
 def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[dict[str, Any]]) -> None:
     sentence = verdict_of(rows, "insert")
-    assert sentence.startswith("insert: personalized+real_only leads in truth PSNR (mean) with ")
+    assert sentence.startswith("insert: personalized+diffusion leads in truth PSNR (mean) with ")
     assert "better than personalized+copy_paste and ahead on " in sentence
     page = report.read_text()
     assert page.index(sentence) < page.index("<table")

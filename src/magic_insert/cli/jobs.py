@@ -334,7 +334,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "personalize": Job(
         "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",
-        "magic_insert.training.personalize_job:run_personalize",
+        "magic_insert.training.personalize:run_personalize",
         check_personalize,
     ),
     "export": Job(

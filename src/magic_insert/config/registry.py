@@ -137,7 +137,7 @@ INSERTERS = Registry(
     "inserter",
     _places(
         "inserters.",
-        real_only="edit:EditInserter",
+        diffusion="edit:EditInserter",
         bootstrapped="edit:EditInserter",
         effect="effect:EffectInserter",
         contact_shadow="contact_shadow:ContactShadow",

@@ -270,7 +270,7 @@ def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str,
 def log_tables(cfg: EvaluateConfig, out: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> None:
     """The tables of `table.md` through the tracker, main and paired of each track; their means in `result.json`.
 
-    A mean is called `track.method.column` there, such as `insert.personalized+real_only.truth_effect_psnr`.
+    A mean is called `track.method.column` there, such as `insert.personalized+diffusion.truth_effect_psnr`.
     """
     means: dict[str, float] = {}
     with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:

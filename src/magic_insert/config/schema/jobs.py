@@ -184,7 +184,7 @@ class InsertionConfig:
     out: Folder = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
-    """Which of the two is trained."""
+    """Which of the two is trained; an effect network only inserts."""
     seed: int = 0
     """Root of every random number."""
     validation_steps: Steps = EDIT_STEPS
@@ -201,6 +201,15 @@ class InsertionConfig:
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
                 "set task=insert"
             )
+        if self.train.architecture != "effect":
+            return
+        if (self.data.name, self.data.styles) != ("toybox", ["photo"]):
+            yield (
+                f"expected data=toybox in its own styles for train.architecture=effect, got data={self.data.name} "
+                f"data.styles={self.data.styles}; leave both as they are"
+            )
+        if self.task == "remove":
+            yield "expected task=insert for train.architecture=effect, got task=remove; set task=insert"
 
 
 @dataclass(frozen=True)

@@ -289,11 +289,19 @@ class EditFit:
 
 @dataclass(frozen=True)
 class FitConfig(EditFit):
-    """How an edit model is trained on pairs."""
+    """How an edit model, or the effect network, is trained on pairs."""
 
+    architecture: Annotated[
+        str,
+        OneOf(
+            edit_unet="ObjectDrop's UNets, which draw the window again",
+            effect="the effect network, on data.num_pairs scenes in three styles each, lit as in use",
+        ),
+    ] = "edit_unet"
+    """What is trained; `train=effect` is the recipe of the effect network."""
     init: Annotated[str, Input("folder", ("base", "shipped"))] = "base"
-    """`base` (the model's own UNet, new input channels zero), `shipped` (the network beside the model's weights) or the
-    folder of a run."""
+    """`base` (the model's own UNet, new input channels zero; an effect network that draws a contact shadow), `shipped`
+    (the network beside the model's weights) or the folder of a run."""
     views: Annotated[int, Range(1, 64)] = 4
     """Training views of a pair: as it is, mirrored, then in windows of random width."""
     dilate: Annotated[float, Range(0, 0.5)] = 0.02
@@ -308,6 +316,8 @@ class FitConfig(EditFit):
     def conflicts(self, at: str) -> Iterator[str]:
         if self.save == "lora" and self.lora_rank == 0:
             yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
+        if self.architecture == "effect" and self.lora_rank:
+            yield f"expected {at}lora_rank=0 for {at}architecture=effect, got {self.lora_rank}; set {at}lora_rank=0"
 
 
 @dataclass(frozen=True)
