@@ -265,7 +265,7 @@ class MagicInsert:
         Raises:
             UserError: see `subject` and `training.personalize`.
         """
-        from magic_insert.training.personalize import ReportSteps, personalize, run_key
+        from magic_insert.training.personalize import ReportSteps, personalize
 
         cuts = [self.subject(source, text=text, on_event=on_event) for source in listed(subject)]
         self.load(on_event)
@@ -290,6 +290,8 @@ class MagicInsert:
         return None if kept is None else kept.folder
 
     def _request(self, cuts: Sequence[Subject]) -> Request:
+        from magic_insert.training.personalize import run_key
+
         cfg, seed = self.settings.personalization, self.settings.seed
         return Request("subject", RECIPE, run_key(self.models.fingerprint, cuts, cfg, seed))
 
