@@ -205,12 +205,12 @@ class MagicInsert:
         """
         settings, models = self.settings, self.models
         drawing = settings.stylizer.name not in FREE_STYLIZERS
-        if settings.inserter in models.inserters and (models.loaded or not drawing):
-            return
-        with stage(on_event, "load"):
-            models.inserter(settings.inserter, self.folders.inserter)
-            if drawing:
-                models.check_style(settings.style)
+        if settings.inserter not in models.inserters or (drawing and not models.loaded):
+            with stage(on_event, "load"):
+                models.inserter(settings.inserter, self.folders.inserter)
+                _ = models.pipe if drawing else None
+        if drawing:
+            models.check_style(settings.style)
 
     def subject(
         self,
@@ -265,7 +265,7 @@ class MagicInsert:
         Raises:
             UserError: see `subject` and `training.personalize`.
         """
-        from magic_insert.training.personalize import ReportSteps, personalize
+        from magic_insert.training.personalize import personalize
 
         cuts = [self.subject(source, text=text, on_event=on_event) for source in listed(subject)]
         self.load(on_event)
@@ -274,8 +274,7 @@ class MagicInsert:
         with stage(on_event, "personalise") as running:
 
             def train(folder: Path) -> None:
-                report = ReportSteps(running)
-                personalize(pipe, cuts, cfg, seed=seed, out=folder, progress=False, callbacks=[report])
+                personalize(pipe, cuts, cfg, seed=seed, out=folder, on_step=running)
                 for cut in cuts:
                     save_png(folder / f"{cut.id}.png", cut.rgb, cut.alpha)
 
@@ -554,7 +553,7 @@ class Models:
         return "pipe" in vars(self)
 
     def check_style(self, style: StyleConfig) -> None:
-        """Loads the pipeline; raises `UserError` for style blocks that it does not have."""
+        """Raises `UserError` for style blocks that the pipeline does not have."""
         from magic_insert.models.style import check_blocks, has_adapter
 
         if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(self.pipe):

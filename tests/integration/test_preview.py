@@ -62,7 +62,7 @@ def test_preview_is_chosen_on_a_cpu_for_large_pictures_while_no_method_is(
     magic = MagicInsert.from_pretrained(tiny_micro, device="cpu")
     assert magic.suited(1024).settings.mode == "preview"
     assert "mode=full" in caplog.text
-    chosen = magic.using(inserter=magic.settings.inserter.__class__(name="real_only"))
+    chosen = magic.using(inserter=magic.settings.inserter.__class__(name="diffusion"))
     for other in (
         magic.suited(200),
         magic.suited(1024, run=Path("r")),
@@ -75,7 +75,7 @@ def test_preview_is_chosen_on_a_cpu_for_large_pictures_while_no_method_is(
 
 
 @pytest.mark.parametrize(
-    "word", ["stylizer=instantstyle", "inserter=real_only", "pose=rules", "stylizer=personalized_canny"]
+    "word", ["stylizer=instantstyle", "inserter=diffusion", "pose=rules", "stylizer=personalized_canny"]
 )
 def test_what_only_a_model_can_do_is_refused_in_a_preview(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
