@@ -131,6 +131,7 @@ STYLIZERS = Registry(
         instantstyle="instantstyle:InstantStyleStylizer",
         style_aligned="style_aligned:StyleAlignedStylizer",
         adain="adain:AdainStylizer",
+        tone="tone:ToneStylizer",
     ),
 )
 INSERTERS = Registry(
@@ -188,7 +189,9 @@ ENCODERS = Registry(
 )
 SEGMENTERS = Registry(
     "segmenter",
-    _places("models.segment:segment_", **{name: name for name in ("auto", "alpha", "grabcut", "rembg")}),
+    _places(
+        "models.segment:segment_", **{name: name for name in ("auto", "alpha", "u2net", "grabcut", "rembg")}
+    ),
 )
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
 _STYLES = (
