@@ -135,9 +135,24 @@ def sample(
             base = denoiser()
         denoise = handed_over(denoise, inside(handover.base, base), round(handover.share * steps))
 
+    return decode(
+        pipe.vae, _solved(pipe, denoise, scheduler or pipe.scheduler, seeds, steps, size, replace, on_step)
+    )
+
+
+def _solved(
+    pipe: Any,
+    denoise: Denoiser,
+    scheduler: Any,
+    seeds: Sequence[int],
+    steps: int,
+    size: int,
+    replace: Callable[[int, Tensor], Tensor] | None,
+    on_step: Callable[[int], None],
+) -> Float[Tensor, "B C h w"]:
+    """The latents that `denoise` leads to from the noise of `seeds`."""
     # A scheduler remembers where it is; a copy keeps two calls apart.
-    original = scheduler or pipe.scheduler
-    scheduler = type(original).from_config(original.config)
+    scheduler = type(scheduler).from_config(scheduler.config)
     scheduler.set_timesteps(steps, device=pipe.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     shape = (1, pipe.unet.config.in_channels, size // pipe.vae_scale_factor, size // pipe.vae_scale_factor)
@@ -150,7 +165,7 @@ def sample(
         predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
         latents = scheduler.step(predicted, t, latents, return_dict=False, **extra)[0].to(pipe.unet.dtype)
         on_step(done + 1)
-    return decode(pipe.vae, latents.float())
+    return latents.float()
 
 
 @dataclass(frozen=True)
