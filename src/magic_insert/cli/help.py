@@ -166,8 +166,8 @@ def key_page() -> str:
                 + ".",
             ]
     for cls, names in shared.items():
-        groups = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
-        parts += ["", f"## {cls.__name__}", f"{groups}: {_first(cls)}"]
+        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+        parts += ["", f"## {cls.__name__}", f"{shown}: {_first(cls)}"]
         docs = described_options(names[0])
         parts += (
             ["", *(f"- `{names[0]}={name}`: {text}" for name, text in docs.items() if text)] if docs else []
