@@ -19,7 +19,7 @@ SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -31,6 +31,9 @@ $(STAMP): pyproject.toml constraints.txt hatch_build.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+page: $(STAMP) ## drag and drop in the browser: prints the page's address
+	$(RUN) page $(ARGS)
 
 demo: $(STAMP) ## one subject into four scenes of four styles, beside the truth; prints the page's path
 	$(RUN) demo $(ARGS)

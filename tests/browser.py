@@ -3,6 +3,7 @@
 The DevTools protocol speaks JSON messages ended by a zero byte on file descriptors 3 (to the browser) and 4 (from it).
 """
 
+import base64
 import json
 import os
 import select
@@ -25,7 +26,8 @@ LAUNCH = (
     "os.dup2(ends[1], 4)\n"
     "os.execv(sys.argv[3], sys.argv[3:])\n"
 )
-KEYS = {"ArrowLeft": 37, "ArrowRight": 39, "Backspace": 8, "Enter": 13, "a": 65, "r": 82}
+KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27,
+        "a": 65, "r": 82}  # fmt: skip
 
 
 def find_browser() -> str | None:
@@ -104,7 +106,66 @@ class Page:
         """A key, down and up, as the keyboard would send it."""
         code = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key]}
         self._call("Input.dispatchKeyEvent", {"type": "rawKeyDown", **code})
+        if key == "Enter":  # buttons are pressed by the character
+            self._call("Input.dispatchKeyEvent", {"type": "char", **code, "text": "\r"})
         self._call("Input.dispatchKeyEvent", {"type": "keyUp", **code})
+
+    def centre(self, selector: str) -> tuple[float, float]:
+        """The middle of the first element that fits, scrolled into view, in pixels of the window."""
+        x, y = self.ask(
+            f"(() => {{ const found = document.querySelector({selector!r}); "
+            "found.scrollIntoView({block: 'nearest'}); const at = found.getBoundingClientRect(); "
+            "return [at.x + at.width / 2, at.y + at.height / 2]; })()"
+        )
+        return x, y
+
+    def drag(self, start: tuple[float, float], end: tuple[float, float], *, touch: bool = False) -> None:
+        """Presses at `start`, moves to `end` in steps and lets go, with the mouse or a finger."""
+        way = [tuple(a + (b - a) * n / 8 for a, b in zip(start, end, strict=True)) for n in range(9)]
+        if touch:
+            points = [[{"x": x, "y": y}] for x, y in way]
+            self._call("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": points[0]})
+            for point in points[1:]:
+                self._call("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": point})
+            self._call("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+            return
+        for kind, place in [
+            ("mousePressed", way[0]),
+            *(("mouseMoved", place) for place in way),
+            ("mouseReleased", way[-1]),
+        ]:
+            event = {
+                "type": kind,
+                "x": place[0],
+                "y": place[1],
+                "button": "left",
+                "buttons": 1,
+                "clickCount": 1,
+            }
+            self._call("Input.dispatchMouseEvent", event)
+
+    def click(self, selector: str) -> None:
+        """A click into the middle of the first element that fits."""
+        at = self.centre(selector)
+        self.drag(at, at)
+
+    def drop_file(self, path: Path, at: tuple[float, float]) -> None:
+        """Drags a file from outside the browser to a place in the window and lets go."""
+        data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self._call("Input.dispatchDragEvent", {"type": kind, "x": at[0], "y": at[1], "data": data})
+
+    def look(self, *, width: int, height: int, dark: bool = False, touch: bool = False) -> None:
+        """The size of the window, its colours, and whether it is touched."""
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
+        self._call("Emulation.setDeviceMetricsOverride", size)
+        self._call("Emulation.setTouchEmulationEnabled", {"enabled": touch})
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._call("Emulation.setEmulatedMedia", {"features": [scheme]})
+
+    def photograph(self, path: Path) -> None:
+        """Writes what the window shows as a PNG."""
+        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", {"format": "png"})["data"]))
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def wait(payload: Path) -> None:
 
 def lose_a_rank_in_harvest(payload: Path) -> None:
     """Harvest in which rank 1 is killed as soon as any picture is done."""
-    from magic_insert.bootstrap.measure import run_harvest
+    from magic_insert.bootstrap.networks import run_harvest
     from magic_insert.bootstrap.stages import EditSettings, read_payload
 
     told = read_payload(payload, EditSettings)

@@ -28,8 +28,9 @@ from magic_insert.core.fill import fill_hole
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Scene, Subject
+from magic_insert.core.store import Store
 from magic_insert.data.pairs import Pair
-from magic_insert.data.toybox_pairs import PairsPlan, ToyboxPairs, write_pairs
+from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Insertion, insert_cutout
 from magic_insert.models.edit_unet import edit, load_edit_unet, noop
@@ -156,7 +157,7 @@ def run(
     size = int(read_json(source / "unet" / "config.json")["sample_size"]) * 8
     pipe = load_pipeline(ModelConfig(name="micro", source=str(source), image_size=size, device="cpu"))
     plan = PairsPlan(seed, pairs, scale * size, (style,), "heldout", 0.0)
-    known = ToyboxPairs(write_pairs(work, plan, workers=0), plan)
+    known = ToyboxPairs(render(Store(work), plan, workers=0), plan)
     loaded = [known.load(i) for i in range(pairs)]
     inserters = {
         name: build_inserter(InserterConfig(name, steps=steps), pipe, source / "inserter")

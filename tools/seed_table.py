@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from magic_insert.bootstrap import scores
+from magic_insert.bootstrap import measure as scores
 from magic_insert.bootstrap.stages import read_values
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes

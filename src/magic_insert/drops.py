@@ -18,6 +18,7 @@ from magic_insert.core.compositing import Region, region_around
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import as_float, png_bytes, read_picture, save_png, to_pil
 from magic_insert.core.jsonl import write_bytes, write_json
+from magic_insert.core.layered_files import FileLayer, open_raster, photoshop
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.inserters.base import Inserted
@@ -61,7 +62,7 @@ class Drop:
 
     `layers`: of an insertion `shade` (a factor), `light` (an addition) and `subject` (RGBA), to be applied in this
     order; of `composite=paper` only `subject`. `changed`: 1 where the scene's pixels are no longer its own, below the
-    subject or around it. `parts`: the pictures between.
+    subject or around it. `parts`: the pictures between. `below`: the scene as it was.
     """
 
     scene: Scene
@@ -72,6 +73,7 @@ class Drop:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
     redrawn: Redrawn | None = None
     alpha: Float[Tensor, "1 H W"] | None = None
+    below: Scene | None = None
 
     @property
     def image(self) -> Image.Image:
@@ -92,13 +94,19 @@ class Drop:
         return plane
 
     def save(self, out: str | Path, **more: Any) -> Path:
-        """Writes the picture to `out` (.png) and what it was made of, with `more`, as JSON beside it; returns `out`.
+        """Writes the picture to `out`: .png with what it was made of, and `more`, as JSON beside it; or its layers.
 
-        Both appear whole, or neither.
+        Layered are .ora (OpenRaster) and .psd: background, shade (multiply), light (linear dodge), subject. Files
+        appear whole, or none of them. Returns `out`.
 
         Raises:
-            UserError: another suffix, or a place that cannot be written.
+            UserError: another suffix, a place that cannot be written, or a picture without layers.
         """
+        layered = {".ora": open_raster, ".psd": photoshop}.get(Path(out).suffix.lower())
+        if layered is not None:
+            place = inputs.require_output(str(out), Path(out).suffix.lower())
+            write_bytes(place, layered(self.file_layers(), self.image))
+            return place
         place = inputs.require_output(str(out), ".png")
         content, beside = png_bytes(self.scene.pixels, self.alpha), place.with_suffix(".json")
         write_json(beside, {**self.record, "seconds": dict(self.timings), **more})
@@ -108,6 +116,24 @@ class Drop:
             beside.unlink(missing_ok=True)
             raise
         return place
+
+    def file_layers(self) -> list[FileLayer]:
+        """Background, shade, light and subject for a layered file, the lowest first.
+
+        Raises:
+            UserError: nothing was inserted, or all was redrawn.
+        """
+        if self.below is None or "shade" not in self.layers:
+            raise UserError(
+                "expected an insertion of composite=effect_layer, whose layers are apart, got another picture; "
+                "save as .png"
+            )
+        blends = {"shade": "multiply", "light": "add", "subject": "over"}
+        made = [FileLayer("background", "over", to_pil(self.below.pixels))]
+        for name, blend in blends.items():
+            layer = self.layers[name]
+            made.append(FileLayer(name, blend, to_pil(layer.pixels), layer.x, layer.y))
+        return made
 
     def save_parts(self, folder: Path) -> None:
         """Writes the pictures between, at the size of the whole where they belong into it."""

@@ -25,8 +25,8 @@ from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
-from magic_insert.core.picture_files import brightness_range, open_picture
-from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
+from magic_insert.core.picture_files import SUFFIXES, brightness_range, open_picture
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.pose import PoseSuggester, build_pose
 from magic_insert.stylizers import check_stylizer
 

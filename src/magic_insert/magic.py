@@ -33,7 +33,7 @@ from magic_insert.core.compositing import Region, default_box, fit_to_box, regio
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
-from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
+from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, save_png, to_pil
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
@@ -64,6 +64,7 @@ from magic_insert.training.personalize import ReportSteps, personalize, run_key
 
 SUBJECTS = Path("runs/subjects")
 RECIPE = 1  # version of what a personalisation makes of its settings
+INSERTERS_KEPT = 8  # with different settings, of one model
 PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
 
 Boxes = Box | Sequence[int] | None
@@ -207,7 +208,7 @@ class MagicInsert:
         """Teaches the model a subject from one to five pictures; the first one, with the folder of what was learned.
 
         The folder lies in the store `settings.subjects` by the digest of pictures, recipe and model: asked for again,
-        what is there is taken, and what was interrupted goes on.
+        what is there is taken, and what was interrupted goes on. The cut-outs lie beside what was learned.
 
         Raises:
             UserError: see `subject` and `training.personalize`.
@@ -221,10 +222,22 @@ class MagicInsert:
             def train(folder: Path) -> None:
                 report = ReportSteps(running)
                 personalize(pipe, cuts, cfg, seed=seed, out=folder, progress=False, callbacks=[report])
+                for cut in cuts:
+                    save_png(folder / f"{cut.id}.png", cut.rgb, cut.alpha)
 
             store = Store(self.settings.subjects, key="subjects")
-            kept = store.obtain(Request("subject", RECIPE, run_key(pipe, cuts, cfg, seed)), train)
+            kept = store.obtain(self._request(cuts), train)
         return replace(cuts[0], run=kept.folder)
+
+    def learned(self, subject: Subject) -> Path | None:
+        """The folder of what `personalize` has learned from this one picture before, if it has."""
+        self.load()
+        kept = Store(self.settings.subjects, key="subjects").find(self._request([subject]))
+        return None if kept is None else kept.folder
+
+    def _request(self, cuts: Sequence[Subject]) -> Request:
+        cfg, seed = self.settings.personalization, self.settings.seed
+        return Request("subject", RECIPE, run_key(self.models.fingerprint, cuts, cfg, seed))
 
     def redraw(
         self,
@@ -359,6 +372,7 @@ class MagicInsert:
             {**({} if given is None else given.timings), **clock.seconds},
             parts_of(made, cut, given),
             given,
+            below=scene,
         )
 
     def insert(
@@ -452,6 +466,8 @@ class Models:
     def inserter(self, cfg: InserterConfig, folder: Path | None) -> Any:
         """The inserter that `cfg` names, with the weights in `folder`."""
         if cfg not in self.inserters:
+            while len(self.inserters) >= INSERTERS_KEPT:
+                del self.inserters[next(iter(self.inserters))]
             self.inserters[cfg] = build_inserter(cfg, None if cfg.name in FREE else self.pipe, folder)
         return self.inserters[cfg]
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from magic_insert.bootstrap.driver import run_plan
-from magic_insert.bootstrap.plan import STAGES, Execute
+from magic_insert.bootstrap.job import STAGES, Execute, run_plan
 from magic_insert.bootstrap.stages import WEIGHTS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze

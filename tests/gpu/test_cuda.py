@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from magic_insert.config.schema import ModelConfig, PersonalizationConfig, ValidationConfig
 from magic_insert.core.records import Subject
-from magic_insert.foundation.autoencoder import PatchCode, VaeModule
+from magic_insert.foundation.parts import PatchCode, VaeModule
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.micro import TINY, build_vae
 from magic_insert.models.pipeline import load_pipeline

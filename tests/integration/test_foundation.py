@@ -61,7 +61,7 @@ def test_every_fit_logs_its_last_step_where_the_run_is(model: Path) -> None:
     assert {row["step"] for row in rows} == {2}
 
 
-def test_weights_are_half_precision_safetensors_only(model: Path) -> None:
+def test_weights_are_half_precision_safetensors_and_nothing_says_where_they_were_made(model: Path) -> None:
     from safetensors import safe_open
 
     assert not [p for p in model.rglob("*") if p.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
@@ -69,9 +69,6 @@ def test_weights_are_half_precision_safetensors_only(model: Path) -> None:
         (path,) = (model / name).glob("*.safetensors")
         with safe_open(path, framework="pt") as file:
             assert {file.get_tensor(key).dtype for key in file.keys()} == {torch.float16}, name  # noqa: SIM118
-
-
-def test_the_folder_does_not_say_where_it_was_made(model: Path) -> None:
     for path in model.rglob("*.json"):
         assert str(model.parent) not in path.read_text(), path
 
@@ -89,11 +86,17 @@ def test_the_card_measures_every_style_and_sums_up(model: Path, tmp_path: Path) 
     assert card["weights_sha256"] == weights(model)
 
 
-def test_a_finished_job_is_not_done_again(model: Path) -> None:
-    before = {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
-    again = run(model.parent)
-    assert weights(again) == weights(model)
-    assert before == {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
+def test_a_finished_part_is_not_made_again_and_a_damaged_one_is_to_the_same_bits(model: Path) -> None:
+    def dates() -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in (model.parent / "parts").rglob("*.safetensors")}
+
+    before, expected = dates(), weights(model)
+    damaged = next((model.parent / "parts" / "controlnet").rglob("*.safetensors"))
+    content = bytearray(damaged.read_bytes())
+    content[-1] ^= 1
+    damaged.write_bytes(content)
+    assert weights(run(model.parent)) == expected
+    assert {path for path, date in dates().items() if date != before[path]} == {damaged}
 
 
 def test_a_part_of_no_steps_is_taken_over_from_a_finished_model(model: Path, tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_a_part_of_no_steps_without_a_model_to_take_it_from_is_refused(tmp_path:
 
 
 def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) -> None:
-    with pytest.raises(UserError, match="choose another out"):
+    with pytest.raises(UserError, match="other generator; set out"):
         run(model.parent, "generator.steps=3")
 
 

@@ -10,7 +10,7 @@ import torch
 from browser import browser_page, find_browser
 
 from magic_insert.bootstrap.filters import MEASURES, build_filters, select
-from magic_insert.bootstrap.pictures import save
+from magic_insert.bootstrap.networks import save
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
 from magic_insert.config.compose import compose_job
@@ -127,4 +127,4 @@ def test_pressing_r_rejects_and_save_offers_a_file_that_review_reads(
     assert rejected == {IDS[1], IDS[3], IDS[5], IDS[7]}
     (tmp_path / "saved.json").write_text(offered)
     learned = run_review(ReviewConfig(**{**asdict(cfg), "verdicts": str(tmp_path / "saved.json")}))
-    assert set(read_json(learned)) == {"bias", "weight", "square", "mean", "spread"}
+    assert set(read_json(learned)) == {"bias", "terms"}

@@ -100,7 +100,7 @@ def bright(rgb: Tensor, alpha: Tensor | None, folder: Path | None) -> Matte:
 @style("as a sepia print")
 def sepia(view: View) -> Tensor:
     """A Toybox style: the photograph in browns."""
-    from magic_insert.toybox.styles.filmed import photo
+    from magic_insert.toybox.styles.printed import photo
 
     grey = photo(view).mean(dim=1, keepdim=True)
     return (grey * grey.new_tensor([1.0, 0.85, 0.65]).view(1, 3, 1, 1)).clamp(0, 1)

@@ -59,11 +59,6 @@ def test_the_papers_composite_needs_an_inserter_that_draws(tiny_pipe: Any, tiny_
         placed(tiny_pipe, tiny_micro, "paper", "contact_shadow")
 
 
-def test_copy_paste_is_the_paste(tiny_pipe: Any, tiny_micro: Path) -> None:
-    _, made = placed(tiny_pipe, tiny_micro, "effect_layer", "copy_paste")
-    assert torch.equal(made.final.rgb, made.pasted.rgb)
-
-
 def test_inpainting_nothing_is_the_round_trip_and_a_row_does_not_see_its_neighbours(tiny_pipe: Any) -> None:
     images, region = noisy(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
     still = decode(tiny_pipe.vae, encode(tiny_pipe.vae, images))
@@ -119,11 +114,3 @@ def test_a_tint_of_the_remover_is_matched_to_what_surrounds_the_hole() -> None:
     made, _ = fill_hole(window, mask, truth + tint, seen + tint, grow=0.02, config=EffectConfig())
     off = (made - floor)[:, 50:86, 54:66].mean(dim=(1, 2)).abs()
     assert float(off.max()) < 0.01
-
-
-def test_a_remover_that_draws_nothing_new_leaves_the_rest_as_it_was() -> None:
-    _, window, mask = shadowed()
-    seen = area_resize(window, 32, 32)
-    made, changed = fill_hole(window, mask, seen, seen, grow=0.02, config=EffectConfig())
-    assert torch.equal(made[:, :, :40], window[:, :, :40])
-    assert not changed[:, :, :40].any()

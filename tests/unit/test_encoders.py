@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torchvision.transforms.functional import to_pil_image
 
+from magic_insert.config.schema import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.foundation.metric_encoders import (
     DETAILS,
@@ -20,16 +22,18 @@ from magic_insert.foundation.metric_encoders import (
     caption_contrast,
     clip_batch,
     crop_frames,
+    encoder_recipe,
     identity_batch,
+    new_encoder,
     random_frames,
     style_batch,
     supervised_contrast,
     tell,
-    train_encoder,
 )
 from magic_insert.models.encoders import (
     EncoderCard,
     Encoders,
+    SavedEncoder,
     load_encoders,
     new_clip,
     new_identity,
@@ -38,6 +42,7 @@ from magic_insert.models.encoders import (
 )
 from magic_insert.models.micro import build_tokenizer
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
+from magic_insert.training.trainer import TrainerOptions, fit
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 200, 60), "blue": (40, 60, 220), "yellow": (230, 220, 40)}
 TEMPLATES = ("ball", "box", "bar")
@@ -364,43 +369,55 @@ def test_supervised_contrast_agrees_with_the_sum_of_khosla_and_others() -> None:
 # Training -------------------------------------------------------------------------------------------------------------
 
 
+def train(
+    encoder: SavedEncoder,
+    pool: TinyPool,
+    out: Path,
+    steps: int,
+    on_step: Callable[[int], None] = lambda step: None,
+) -> list[float]:
+    """Trains as the foundation does and publishes to `out`/encoder; the losses."""
+    recipe = encoder_recipe(encoder, pool, PartConfig(steps, 12, 1e-3), seed=1, trained_on="coloured shapes")
+    losses: list[float] = []
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        losses.append(values["loss"])
+        on_step(step)
+
+    options = TrainerOptions(steps=steps, save_every=4, log_every=1, whole_batch=True, progress=False)
+    fit(recipe.module, recipe.batch_at, options, out, log=log)
+    recipe.publish(out)
+    return losses
+
+
 @pytest.mark.parametrize("role", ROLES)
 def test_a_few_steps_lower_the_loss_and_leave_a_folder_that_loads(
     role: Any, pool: TinyPool, folder: Path, tokenizer_folder: Path, tmp_path: Path
 ) -> None:
-    losses: list[float] = []
-    card = train_encoder(
-        role, pool, tmp_path / role, steps=24, batch_size=12, lr=1e-3, seed=0, tokenizer_folder=tokenizer_folder,
-        trained_on="coloured shapes", progress=lambda step, loss: losses.append(loss),
-    )  # fmt: skip
+    losses = train(new_encoder(role, 0, tokenizer_folder), pool, tmp_path / "run", 24)
     assert len(losses) == 24
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.05
+    (tmp_path / role).symlink_to(tmp_path / "run" / "encoder")
     for other in set(ROLES) - {role}:
         (tmp_path / other).symlink_to(folder / other)
-    assert load_encoders(tmp_path)[role].card == card
-    assert not list(tmp_path.glob(".*")), "checkpoints and half-written folders must be gone"
+    assert load_encoders(tmp_path)[role].card.trained_on == "coloured shapes"
 
 
-def test_a_stopped_training_goes_on_to_the_very_same_weights(
-    pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("magic_insert.foundation.metric_encoders.CHECKPOINT_EVERY", 4)
-    settings: dict[str, Any] = {"steps": 10, "batch_size": 8, "lr": 1e-3, "seed": 1}
-    straight = train_encoder("identity", pool, tmp_path / "straight", **settings)
-
-    def stop(step: int, loss: float) -> None:
+def test_a_stopped_training_goes_on_to_the_very_same_weights(pool: TinyPool, tmp_path: Path) -> None:
+    def stop(step: int) -> None:
         if step == 6:
             raise KeyError("the plug was pulled")
 
+    train(new_encoder("identity", 1), pool, tmp_path / "straight", 10)
     with pytest.raises(KeyError):
-        train_encoder("identity", pool, tmp_path / "stopped", **settings, progress=stop)
-    assert not (tmp_path / "stopped").exists()
+        train(new_encoder("identity", 1), pool, tmp_path / "stopped", 10, stop)
     seen: list[int] = []
-    resumed = train_encoder(
-        "identity", pool, tmp_path / "stopped", **settings, progress=lambda step, loss: seen.append(step)
-    )
+    train(new_encoder("identity", 1), pool, tmp_path / "stopped", 10, seen.append)
     assert seen == [5, 6, 7, 8, 9, 10]
-    assert resumed.weights_sha256 == straight.weights_sha256
+    weights = [
+        load_file(*(tmp_path / name / "encoder").glob("*.safetensors")) for name in ("straight", "stopped")
+    ]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(
@@ -411,5 +428,4 @@ def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(
         lambda features, labels: features.sum() / 0.0,
     )
     with pytest.raises(UserError, match="step 0"):
-        train_encoder("style", pool, tmp_path / "style", steps=3, batch_size=8, lr=1e-3, seed=0)
-    assert not (tmp_path / "style").exists()
+        train(new_encoder("style", 0), pool, tmp_path / "style", 3)

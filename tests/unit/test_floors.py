@@ -8,7 +8,7 @@ import magic_insert
 
 FLOORS = [
     "core", "pages", "config", "launch", "toybox", "models", "data", "training", "foundation", "bootstrap", "stylizers",
-    "inserters", "magic", "evaluation", "cli",
+    "inserters", "magic", "evaluation", "page", "cli",
 ]  # fmt: skip
 # Modules at the top of the package stand on the floor they need.
 TOP_MODULES = {

@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
-from magic_insert.data.toybox_pool import PoolPlan, ToyboxPool, write_pool
-from magic_insert.foundation.autoencoder import PatchCode, VaeModule
+from magic_insert.core.store import Store
+from magic_insert.data.renders import PoolPlan, ToyboxPool, render
 from magic_insert.foundation.generator import (
     NOWHERE,
     PLACES,
-    WITH_ADAPTER,
-    WORDS_ONLY,
     Batches,
     ControlNetModule,
     Drawings,
@@ -33,7 +30,6 @@ from magic_insert.models.micro import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
-    build_vae,
     load_adapter,
     load_tokenizers,
     new_adapter,
@@ -43,7 +39,6 @@ from magic_insert.models.micro import (
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
-from magic_insert.toybox.styles.view import luminance
 from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
 
@@ -62,7 +57,7 @@ WITHOUT = PLACES.index(NOWHERE)
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> ToyboxPool:
     torch.set_num_threads(1)
-    return ToyboxPool(write_pool(tmp_path_factory.mktemp("pool"), PLAN, workers=1))
+    return ToyboxPool(render(Store(tmp_path_factory.mktemp("pool")), PLAN, workers=1), PLAN)
 
 
 @pytest.fixture(scope="module")
@@ -121,15 +116,6 @@ def test_a_look_changes_colours_and_nothing_else(name: str) -> None:
     assert torch.equal(apply_look(picture[:, :4], name), changed[:, :4])
 
 
-def test_grey_keeps_the_brightness_and_inverting_twice_changes_nothing() -> None:
-    picture = torch.randint(0, 256, (3, 8, 8), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
-    grey = apply_look(picture, "grey").float()
-    assert torch.equal(grey[0], grey[1])
-    assert torch.equal(grey[1], grey[2])
-    assert (grey[:1] - luminance(picture.float())).abs().max() <= 0.51
-    assert torch.equal(apply_look(apply_look(picture, "inverted"), "inverted"), picture)
-
-
 def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool: ToyboxPool) -> None:
     chosen = toning(pool.subject_styles, seed=3)
     pictures = chosen.pictures(pool.subjects)
@@ -138,11 +124,6 @@ def test_toned_pictures_are_drawings_of_the_pool_in_the_look_that_is_named(pool:
         own = torch.from_numpy(pool.subjects[i, drawing].copy())
         assert np.array_equal(pictures[i, t], apply_look(own, LOOK_NAMES[chosen.look[i, t]]).numpy())
     assert len(set(chosen.look.flatten().tolist())) > 2
-
-
-@pytest.mark.parametrize("table", [WITH_ADAPTER, WORDS_ONLY])
-def test_the_shares_of_a_table_add_up_to_one(table: Any) -> None:
-    assert sum(rows.share for rows in table) == pytest.approx(1.0)
 
 
 def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Batches) -> None:
@@ -171,11 +152,6 @@ def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
             named["ids"] += found[0]
             named["pooled_ids"] += found[1]
     assert named["ids"] > named["pooled_ids"] > 20
-
-
-def test_no_picture_shows_the_style_in_the_turn_without_the_adapter(batches: Batches) -> None:
-    assert not batches(WITHOUT)["style"].any()
-    assert batches(WITHOUT + 1)["style"].any()
 
 
 def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photograph(
@@ -296,16 +272,6 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
     assert "unet.controlnet.controlnet_cond_embedding.conv_in.weight" in moved
 
 
-def conditioning(unet: Any, count: int) -> dict[str, Any]:
-    return {
-        "encoder_hidden_states": torch.randn(count, 5, unet.config.cross_attention_dim),
-        "added_cond_kwargs": {
-            "text_embeds": torch.randn(count, TINY.embed_dim),
-            "time_ids": torch.ones(count, 6),
-        },
-    }
-
-
 def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
     scheduler = build_scheduler()
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
@@ -321,53 +287,6 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
     assert float(loss) < 1e-10
 
 
-def vae_module(steps: int) -> VaeModule:
-    torch.manual_seed(0)
-    return VaeModule(
-        build_vae(TINY), PatchCode(vae_batch(99)["image"], TINY.latent_channels), lr=1e-3, steps=steps
-    )
-
-
-def vae_batch(step: int) -> dict[str, torch.Tensor]:
-    draw = torch.Generator().manual_seed(step)
-    noise = torch.randn(2, TINY.latent_channels, 2, 2, generator=draw)
-    return {
-        "image": torch.rand(2, 3, 16, 16, generator=draw) * 2 - 1,
-        "noise": noise,
-        "step": torch.tensor(step),
-    }
-
-
-def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def dying(step: int) -> dict[str, torch.Tensor]:
-        if step == 5:
-            raise Stop
-        return vae_batch(step)
-
-    options = TrainerOptions(steps=8, save_every=2, ema_decay=0.9, progress=False)
-    whole = vae_module(8)
-    fit(whole, vae_batch, options, tmp_path / "whole")
-    with pytest.raises(Stop):
-        fit(vae_module(8), dying, options, tmp_path / "broken")
-    resumed = vae_module(8)
-    fit(resumed, vae_batch, options, tmp_path / "broken")
-    for (name, a), b in zip(whole.state_dict().items(), resumed.state_dict().values(), strict=True):
-        assert torch.equal(a, b), name
-
-
-def test_a_loss_that_is_not_a_number_stops_before_the_weights_move(tmp_path: Path) -> None:
-    module = vae_module(2)
-    before = {k: v.clone() for k, v in module.state_dict().items()}
-    bad = {**vae_batch(0), "image": torch.full((2, 3, 16, 16), torch.nan)}
-    with pytest.raises(UserError, match="step 0"):
-        fit(module, lambda step: bad, TrainerOptions(steps=2, progress=False), tmp_path)
-    for name, value in module.state_dict().items():
-        assert torch.equal(before[name], value), name
-
-
 def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
     number = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1)
     full = np.ones((5, 2, 1, 4, 4), np.float32) * number
@@ -377,22 +296,6 @@ def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
     assert torch.equal(batch["mask"], batch["condition"] + 200)
 
 
-def test_a_batch_is_a_function_of_its_number() -> None:
-    data = EditLatents(
-        *(np.random.default_rng(0).normal(size=(9, 2, 4, 4, 4)).astype(np.float32) for _ in range(3))
-    )
-    batch_at = edit_batches(data, task="insert", seed=1, batch_size=4)
-    first, again, other = batch_at(2), batch_at(2), batch_at(3)
-    assert all(torch.equal(first[k], again[k]) for k in first)
-    assert not torch.equal(first["noise"], other["noise"])
-
-
-def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
-    mask = np.zeros((1, 1, 16, 16), np.uint8)
-    mask[..., :8, :4] = 255
-    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
-
-
 def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
     phrases = ["ab ba cd dc ef fe gh hg", "abcd efgh ijkl", "mnop qrst uvwx yz"]
     files = set()
@@ -400,3 +303,9 @@ def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: P
         build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
         files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
     assert len(files) == 1
+
+
+def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
+    mask = np.zeros((1, 1, 16, 16), np.uint8)
+    mask[..., :8, :4] = 255
+    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from magic_insert.bootstrap.driver import Networks, publish
-from magic_insert.bootstrap.plan import Source
+from magic_insert.bootstrap.job import Source, publish
 from magic_insert.bootstrap.stages import NETWORK_FILES
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -232,7 +231,7 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
 
     monkeypatch.setattr(shutil, "copyfile", closed)
     with pytest.raises(UserError) as told:
-        publish(cfg, [], 0, Networks(new, new))
+        publish(cfg, [], 0, {"inserter": new, "remover": new})
     assert f"got {os.strerror(number)}; make room there" in str(told.value)
     assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
 

@@ -94,13 +94,6 @@ def test_pictures_are_read_with_their_matte_and_named_by_their_file(tmp_path: Pa
 def test_bad_pictures_of_a_subject_are_refused_with_a_reason(tmp_path: Path) -> None:
     save_png(tmp_path / "small.png", torch.rand(3, 10, 10))
     save_png(tmp_path / "ghost.png", torch.zeros(4, 40, 40))
-    save_png(tmp_path / "other" / "small.png", torch.rand(3, 40, 40))
-    for paths, words in (
-        ([], "1 to 5"),
-        (["x.png"] * 6, "1 to 5"),
-        (["small.png"], "16 x 16"),
-        (["ghost.png"], "transparent everywhere"),
-        (["small.png", "other/small.png"], "different names"),
-    ):
+    for name, words in (("small.png", "16 x 16"), ("ghost.png", "transparent everywhere")):
         with pytest.raises(UserError, match=words):
-            load_subjects([tmp_path / path for path in paths])
+            load_subjects([tmp_path / name])

@@ -1,16 +1,13 @@
 """Laws of the subjects, of the words for them and of the benchmark: pure functions of a seed, kept apart by split."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.captions import PLACE_WORDS, caption, corpus, pose_phrase, scene_phrase
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Shape
 from magic_insert.toybox.scenes import KINDS, sample_scene
-from magic_insert.toybox.solids import ball, block, bounds, limb, rod, rotate
+from magic_insert.toybox.solids import ball, block, bounds, limb, rod
 from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, style_phrase
 from magic_insert.toybox.subjects import (
     ACCESSORIES,
@@ -27,7 +24,7 @@ from magic_insert.toybox.subjects import (
     subject_shapes,
     with_pose,
 )
-from magic_insert.toybox.world import pair_id, toyplop_pair, toyplop_scenes, toyplop_subjects
+from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
 
 PAINT = Paint((0.5, 0.5, 0.5))
 
@@ -41,11 +38,6 @@ def dressed(
     return SubjectSpec(
         0, template, (proportion,) * 6, "red", "blue", "plain", accessory, "yellow", pose, 20.0
     )
-
-
-def test_the_same_seed_gives_the_same_subject_and_another_seed_another() -> None:
-    assert sample_subject(7) == sample_subject(7)
-    assert len({sample_subject(n) for n in range(100)}) == 100
 
 
 def test_held_out_subjects_share_neither_identity_nor_combination_with_training() -> None:
@@ -80,14 +72,6 @@ def test_every_subject_stands_on_the_ground_at_its_place_and_height(template: st
             assert 5 <= len(shapes) <= MAX_SHAPES
 
 
-def test_an_accessory_adds_shapes_and_repaints_none_of_the_figure() -> None:
-    plain = subject_shapes(dressed("bunny"))
-    for accessory in ACCESSORIES[1:]:
-        worn = subject_shapes(dressed("bunny", accessory))
-        assert len(worn) > len(plain)
-        assert [s.paint for s in worn[: len(plain)]] == [s.paint for s in plain]
-
-
 def test_a_pose_keeps_the_identity_and_every_pose_looks_different() -> None:
     for template in TEMPLATES:
         spec = dressed(template)
@@ -96,21 +80,6 @@ def test_a_pose_keeps_the_identity_and_every_pose_looks_different() -> None:
         assert len({tuple(s.centre for s in subject_shapes(p)) for p in posed}) == len(POSES)
         standing = {s.paint for s in subject_shapes(spec)}
         assert all({s.paint for s in subject_shapes(p)} <= standing for p in posed)
-
-
-def test_yaw_turns_the_subject_and_keeps_its_height() -> None:
-    spec = dressed("car")
-    turned = with_pose(spec, yaw_deg=90.0)
-    assert turned.pose == spec.pose
-    front, side = bounds(subject_shapes(with_pose(spec, yaw_deg=0.0))), bounds(subject_shapes(turned))
-    ratio = [(high[0] - low[0]) / (high[1] - low[1]) for low, high in (front, side)]
-    assert ratio[1] > 1.3 * ratio[0]  # a car is longer than wide
-
-
-def test_pattern_periods_follow_the_size_of_the_subject() -> None:
-    spec = replace(dressed("gift"), pattern="stripes")
-    small, large = subject_shapes(spec, height=0.5), subject_shapes(spec, height=1.0)
-    assert small[0].paint.scale == pytest.approx(2 * large[0].paint.scale)
 
 
 @pytest.mark.parametrize(
@@ -134,13 +103,6 @@ def test_bounds_are_exact_for_each_primitive(
     assert found[1] == pytest.approx(high, abs=1e-4)
 
 
-def test_rotation_about_a_pivot_leaves_the_pivot_where_it_is() -> None:
-    (moved,) = rotate([ball((0, 1, 0), 0.1, PAINT)], (30, 50, 70), (0, 1, 0))
-    assert moved.centre == pytest.approx((0, 1, 0))
-    (quarter,) = rotate([ball((0, 0, 1), 0.1, PAINT)], (0, 90, 0))
-    assert quarter.centre == pytest.approx((1, 0, 0))  # positive yaw turns the face towards +x
-
-
 def words(text: str) -> set[str]:
     return set(text.replace(",", " ").split())
 
@@ -156,17 +118,17 @@ def bunny(**changes: str) -> SubjectSpec:
     return SubjectSpec(0, "bunny", (0.5,) * 6, second_colour="blue", **{**told, **changes})  # type: ignore[arg-type]
 
 
-def test_a_caption_reads_like_the_example_of_the_design() -> None:
-    assert caption(bunny()) == "a yellow striped bunny with a red hat, sitting"
-
-
-def test_standing_plain_and_bare_are_not_said() -> None:
-    assert caption(bunny(pose="stand", pattern="plain", accessory="none")) == "a yellow bunny"
-
-
-def test_articles_follow_the_sound_and_glasses_take_none() -> None:
-    assert caption(bunny(colour="orange", pose="stand")) == "an orange striped bunny with a red hat"
-    assert caption(bunny(accessory="glasses", pose="wave")).endswith("with red glasses, waving")
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "a yellow striped bunny with a red hat, sitting"),
+        ({"pose": "stand", "pattern": "plain", "accessory": "none"}, "a yellow bunny"),
+        ({"colour": "orange", "pose": "stand"}, "an orange striped bunny with a red hat"),
+        ({"accessory": "glasses", "pose": "wave"}, "a yellow striped bunny with red glasses, waving"),
+    ],
+)
+def test_a_caption_reads_like_the_examples(changes: dict[str, str], text: str) -> None:
+    assert caption(bunny(**changes)) == text
 
 
 def test_every_caption_names_what_is_there() -> None:
@@ -185,13 +147,6 @@ def test_the_corpus_knows_every_word_of_every_phrase_of_both_splits() -> None:
         assert words(scene_phrase(sample_scene(n))) <= known
     for style in ALL_STYLES:
         assert words(style_phrase(style)) <= known
-
-
-def test_there_are_35_subjects_for_20_scenes_with_names_of_their_own() -> None:
-    subjects, scenes = toyplop_subjects(), toyplop_scenes()
-    assert (len(subjects), len(scenes)) == (35, 20)
-    assert len({pair_id(subject, scene) for subject in subjects for scene in scenes}) == 700
-    assert (len(toyplop_subjects("mini")), len(toyplop_scenes("mini"))) == (5, 4)
 
 
 def test_no_combination_or_identity_of_the_benchmark_is_ever_trained_on() -> None:
@@ -217,15 +172,10 @@ def test_a_pair_tells_what_the_subject_changed_and_nothing_else() -> None:
     assert float(change[(truth.mask <= 0) & (truth.effect <= 0)].max()) <= 0.05
 
 
-def test_a_pair_is_the_same_every_time_it_is_rendered() -> None:
-    subject, scene = toyplop_subjects("mini")[1], toyplop_scenes("mini")[3]
-    first, second = (toyplop_pair(subject, scene, size=48) for _ in range(2))
-    assert torch.equal(first.with_subject, second.with_subject)
-    assert torch.equal(first.subject_styled, second.subject_styled)
-
-
 def test_every_template_place_and_style_takes_part_with_words_of_its_own() -> None:
     subjects, scenes = [spec for _, spec in toyplop_subjects()], toyplop_scenes()
+    assert (len(subjects), len(scenes)) == (35, 20)
+    assert (len(toyplop_subjects("mini")), len(toyplop_scenes("mini"))) == (5, 4)
     assert {spec.template for spec in subjects} == set(TEMPLATES)
     assert len({spec.combination for spec in subjects}) == 35
     assert {spec.pose for spec in subjects} == {"stand"}
@@ -236,18 +186,3 @@ def test_every_template_place_and_style_takes_part_with_words_of_its_own() -> No
     assert len({PLACE_WORDS[kind] for kind in KINDS}) == len(KINDS)
     for template in TEMPLATES:
         assert len({pose_phrase(template, pose) for pose in POSES}) == len(POSES)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"),
-    [
-        (lambda: sample_subject(0, "test"), "heldout"),
-        (lambda: with_pose(sample_subject(0), "fly"), "stand, sit, wave, lean"),
-        (lambda: pose_phrase("car", "fly"), "stand"),
-        (lambda: style_phrase("graffiti"), "pencil"),
-        (lambda: toyplop_subjects("tiny"), "mini"),
-    ],
-)
-def test_words_that_do_not_exist_are_readable_errors(wrong: Callable[[], object], named: str) -> None:
-    with pytest.raises(UserError, match=named):
-        wrong()

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox import tracer
 from magic_insert.toybox.records import (
     FAR,
@@ -68,18 +67,6 @@ def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch: pytest.Monke
     assert all(torch.equal(getattr(whole, f.name), getattr(pieces, f.name)) for f in fields(GBuffer))
 
 
-def test_the_number_of_threads_changes_nothing() -> None:
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        one = trace([busy_world(1)], 64)
-        torch.set_num_threads(2)
-        two = trace([busy_world(1)], 64)
-    finally:
-        torch.set_num_threads(threads)
-    assert all(torch.equal(getattr(one, f.name), getattr(two, f.name)) for f in fields(GBuffer))
-
-
 def test_a_ball_covers_the_analytic_share_of_the_picture() -> None:
     radius, distance, size = 0.5, 4.0, 160
     g = trace([World((ball(0.0, 1.0, 0.0, radius),), None, camera=LEVEL)], size)
@@ -109,33 +96,6 @@ def test_each_solid_seen_from_far_is_as_wide_and_high_as_its_size_says(
     x0, y0, x1, y1 = trace([World((shape,), None, camera=far)], 200).subject_box[0].tolist()
     assert (x1 - x0) / 100 == pytest.approx(width, abs=0.03)
     assert (y1 - y0) / 100 == pytest.approx(height, abs=0.03)
-
-
-def test_hit_points_lie_on_the_ball_and_normals_point_outwards() -> None:
-    centre = torch.tensor([0.2, 1.1, -0.3]).view(3, 1, 1)
-    g = trace([World((ball(0.2, 1.1, -0.3, 0.4),), None, camera=LEVEL)], 96)
-    seen = g.object_id[0, 0] == SUBJECT_ID
-    arm = (g.position[0] - centre)[:, seen] / 0.4
-    assert seen.sum() > 200
-    assert (arm.norm(dim=0) - 1).abs().max() < 1e-4
-    assert (arm - g.normal[0][:, seen]).abs().max() < 1e-3
-
-
-def test_normals_have_length_one_on_surfaces_and_zero_in_the_sky() -> None:
-    g = trace([busy_world(0), World((ball(0, 1, 0, 0.3),), None)], 64)
-    length = g.normal.norm(dim=1, keepdim=True)
-    surface = g.object_id != SKY_ID
-    assert (length[surface] - 1).abs().max() < 1e-4
-    assert (length[~surface] == 0).all()
-
-
-def test_what_is_nearer_hides_what_is_behind() -> None:
-    front, back = ball(0, 1, 1.0, 0.2), ball(0, 1, -1.0, 0.5, object_id=3)
-    g = trace([World((back, front), None, camera=LEVEL)], 65)
-    assert g.object_id[0, 0, 32, 32] == SUBJECT_ID
-    assert g.part_id[0, 0, 32, 32] == 2
-    assert g.depth[0, 0, 32, 32] == pytest.approx(2.8, abs=1e-3)
-    assert (g.object_id == 3).any()
 
 
 def test_sky_wall_and_ground_are_where_they_belong() -> None:
@@ -221,11 +181,6 @@ def test_a_pattern_moves_with_its_shape(pattern: str) -> None:
     assert inside.max() <= 1
 
 
-def test_a_plain_paint_gives_one_colour() -> None:
-    g = trace([World((ball(0, 1, 0, 0.5),), None, camera=LEVEL)], 48)
-    assert (g.albedo[0][:, g.object_id[0, 0] == SUBJECT_ID] == 0.5).all()
-
-
 def test_coverage_is_partial_only_at_the_edge_of_the_subject() -> None:
     g = trace([World((ball(0, 1, 0, 0.5), ball(1, 1, 0, 0.3, object_id=3)), FLOOR, camera=LEVEL)], 64)
     subject = (g.object_id == SUBJECT_ID).float()
@@ -234,36 +189,3 @@ def test_coverage_is_partial_only_at_the_edge_of_the_subject() -> None:
     assert (g.coverage[least == 1] == 1).all()
     assert (g.coverage[widest == 0] == 0).all()
     assert ((g.coverage > 0) & (g.coverage < 1)).any()
-
-
-def test_the_subject_box_bounds_the_coverage_and_is_zero_without_a_subject() -> None:
-    g = trace([World((ball(0.3, 1, 0, 0.4),), None), World((), FLOOR)], 64)
-    x0, y0, x1, y1 = (int(v) for v in g.subject_box[0])
-    assert (g.coverage[0, 0, y0:y1, x0:x1] > 0).sum() == (g.coverage[0] > 0).sum()
-    assert g.coverage[0, 0, y0:y1, x0].max() > 0
-    assert g.coverage[0, 0, y1 - 1, x0:x1].max() > 0
-    assert (g.subject_box[1] == 0).all()
-
-
-def test_a_shape_behind_the_camera_is_not_seen() -> None:
-    g = trace([World((ball(0, 1, 8.0, 0.5),), None, camera=LEVEL)], 32)
-    assert (g.object_id == SKY_ID).all()
-
-
-def test_a_wide_picture_shows_a_round_ball() -> None:
-    g = trace([World((ball(0, 1, 0, 0.5),), None, camera=LEVEL)], (64, 128))
-    x0, y0, x1, y1 = g.subject_box[0].tolist()
-    assert g.albedo.shape == (1, 3, 64, 128)
-    assert x1 - x0 == y1 - y0
-
-
-def test_no_worlds_and_unknown_kinds_and_patterns_are_refused() -> None:
-    with pytest.raises(UserError, match="0 worlds"):
-        trace([])
-    torus, paisley = ball(0.0, 1.0, 0.0, 0.5), replace(GREY)
-    object.__setattr__(torus, "kind", "torus")  # past the type, as an unpickled or untyped caller might
-    object.__setattr__(paisley, "pattern", "paisley")
-    with pytest.raises(UserError, match="shape kind"):
-        trace([World((torus,), None)])
-    with pytest.raises(UserError, match="pattern"):
-        trace([World((ball(0.0, 1.0, 0.0, 0.5, paint=paisley),), None)])

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 from magic_insert.config.fields import Range
 from magic_insert.config.freeze import typed
@@ -23,7 +23,9 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_record
 
+Record = TypeVar("Record")
 Measures = Mapping[str, float]
+Values = Mapping[str, Mapping[str, Any]]  # id -> stored row of a removal
 # Every measurement, in the order in which it is stored; the last one only where a filter asks for it.
 MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
 TOO_MANY = "keep_at_most_per_style"
@@ -179,12 +181,12 @@ class Learned:
 
     @property
     def _quality(self) -> "Quality":
-        return _read_quality(self.weights, _checksum(self.weights))
+        return _read_once(self.weights, Quality)
 
     @property
     def asks_for_cycle(self) -> bool:
         """Whether it was learned from removals whose cycle was measured."""
-        return "cycle" in self._quality.weight
+        return "cycle" in self._quality.terms
 
     def score(self, name: str, measures: Measures) -> float:
         """Its probability that a person accepts the removal."""
@@ -214,20 +216,6 @@ def _flaw(read: Callable[[], Any], key: str, path: str) -> Iterator[str]:
         yield f"expected {key} to be a file of magic-insert review, got {path} ({error}); set {key}=PATH"
 
 
-def read_verdicts(path: str | Path) -> dict[str, bool]:
-    """id -> accepted, of a verdict file {"verdicts": {id: "accept" | "reject"}}.
-
-    Raises:
-        UserError: no such file, or something else in it.
-    """
-    return _read_verdicts(str(path), _checksum(path))
-
-
-def _checksum(path: str | Path) -> str:
-    """Of a file that may not be there: a changed file is read anew."""
-    return sha256_file(path) if Path(path).is_file() else ""
-
-
 @dataclass(frozen=True)
 class Verdicts:
     """What a verdict file holds."""
@@ -235,14 +223,24 @@ class Verdicts:
     verdicts: dict[str, Literal["accept", "reject"]]
 
 
-@cache
-def _read_verdicts(path: str, checksum: str) -> dict[str, bool]:
-    return {name: word == "accept" for name, word in read_record(path, Verdicts).verdicts.items()}
+def read_verdicts(path: str | Path) -> dict[str, bool]:
+    """id -> accepted, of a verdict file {"verdicts": {id: "accept" | "reject"}}.
+
+    Raises:
+        UserError: no such file, or something else in it.
+    """
+    return {name: word == "accept" for name, word in _read_once(path, Verdicts).verdicts.items()}
+
+
+def _read_once(path: str | Path, record: type[Record]) -> Record:
+    """The record in a file that may not be there; a changed file is read anew."""
+    wanted: Any = record
+    return _read(str(path), sha256_file(path) if Path(path).is_file() else "", wanted)
 
 
 @cache
-def _read_quality(path: str, checksum: str) -> "Quality":
-    return read_record(path, Quality)
+def _read(path: str, checksum: str, record: Any) -> Any:
+    return read_record(path, record)
 
 
 @dataclass(frozen=True)
@@ -265,7 +263,7 @@ class Selection:
 
 
 def select(
-    values: Mapping[str, Mapping[str, Any]],
+    values: Values,
     styles: Mapping[str, str],
     filters: Mapping[str, Filter],
     *,
@@ -283,34 +281,28 @@ def select(
         worst = min(scores, key=lambda rule: scores[rule])
         judged.append(Judged(name, styles[name], round(scores[worst], 6), worst))
     passing = [item for item in judged if item.score >= threshold]
-    accepted = {item.id for item in passing}
-    if keep_at_most_per_style is not None:
-        accepted = {
-            item.id
-            for style in {item.style for item in passing}
-            for item in sorted((i for i in passing if i.style == style), key=lambda i: -i.score)[
-                :keep_at_most_per_style
-            ]
-        }
+    best_first = sorted(passing, key=lambda item: -item.score)
+    rank = {
+        item.id: [other for other in best_first if other.style == item.style].index(item) for item in passing
+    }
+    accepted = {name for name, place in rank.items() if place < (keep_at_most_per_style or len(judged))}
     if not accepted:
-        best = max(judged, key=lambda item: item.score, default=None)
-        seen = (
-            "no removals at all"
-            if best is None
-            else f"a best score of {best.score:.3f} ({best.id}, {best.worst})"
-        )
-        enough = 0.0 if best is None else math.floor(100 * best.score) / 100
-        lower = "" if best is None else f"; set filter.threshold={enough:g}" + (" or lower" if enough else "")
-        raise UserError(f"expected removals that pass filter.threshold={threshold:g}, got {seen}{lower}")
-    passed = {item.id for item in passing}
+        raise UserError(f"expected removals that pass filter.threshold={threshold:g}, got {_best_of(judged)}")
     return Selection(
         tuple(judged),
         tuple(item.id for item in judged if item.id in accepted),
-        {
-            item.id: TOO_MANY if item.id in passed else item.worst
-            for item in judged
-            if item.id not in accepted
-        },
+        {item.id: TOO_MANY if item.id in rank else item.worst for item in judged if item.id not in accepted},
+    )
+
+
+def _best_of(judged: Sequence[Judged]) -> str:
+    """What an empty selection came nearest to, and the threshold that keeps it."""
+    if not judged:
+        return "no removals at all"
+    best = max(judged, key=lambda item: item.score)
+    enough = math.floor(100 * best.score) / 100
+    return f"a best score of {best.score:.3f} ({best.id}, {best.worst}); set filter.threshold={enough:g}" + (
+        " or lower" if enough else ""
     )
 
 
@@ -322,9 +314,7 @@ def acceptance(selection: Selection) -> dict[str, float]:
     return {style: round(good[style] / total[style], 4) for style in sorted(total)}
 
 
-def truth_report(
-    selection: Selection, values: Mapping[str, Mapping[str, Any]], good_db: float
-) -> dict[str, float | None] | None:
+def truth_report(selection: Selection, values: Values, good_db: float) -> dict[str, float | None] | None:
     """Precision and recall of the filter against the Toybox: truly good = `psnr` of at least `good_db`.
 
     None where the truth is unknown; recall is None when nothing is truly good.
@@ -343,27 +333,27 @@ def truth_report(
     }
 
 
-def bias_report(
-    selection: Selection, values: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, float] | dict[str, dict[str, float]]]:
+def bias_report(selection: Selection, values: Values) -> dict[str, dict[str, Any]]:
     """Does the filter keep what is easy to remove? Size, contrast and styles of the kept beside all."""
-    everything, kept = list(values), list(selection.accepted)
-    report: dict[str, Any] = {
-        fact: {
-            "accepted": _mean([values[name]["facts"][fact] for name in kept]),
-            "all": _mean([values[name]["facts"][fact] for name in everything]),
-        }
-        for fact in ("size", "contrast")
-    }
     style = {item.id: item.style for item in selection.judged}
-    report["style"] = {
-        name: {
-            "accepted": round(sum(style[i] == name for i in kept) / len(kept), 4),
-            "all": round(sum(style[i] == name for i in everything) / len(everything), 4),
+    groups = {"accepted": list(selection.accepted), "all": list(values)}
+
+    def beside(numbers: Mapping[str, float], digits: int = 6) -> dict[str, float]:
+        return {
+            group: round(sum(numbers[name] for name in names) / len(names), digits)
+            for group, names in groups.items()
         }
-        for name in sorted(set(style.values()))
+
+    facts = {
+        fact: {name: row["facts"][fact] for name, row in values.items()} for fact in ("size", "contrast")
     }
-    return report
+    shares = {
+        one: {name: float(style[name] == one) for name in values} for one in sorted(set(style.values()))
+    }
+    return {
+        **{fact: beside(numbers) for fact, numbers in facts.items()},
+        "style": {one: beside(numbers, 4) for one, numbers in shares.items()},
+    }
 
 
 def rejected_by(selection: Selection) -> dict[str, int]:
@@ -398,36 +388,44 @@ def rule_settings(filters: Mapping[str, Filter]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
+class Term:
+    """What one measurement says: standardised by `mean` and `spread`, times `weight`, its square times `square`."""
+
+    weight: float
+    square: float
+    mean: float
+    spread: float
+
+    def __post_init__(self) -> None:
+        if not self.spread > 0:
+            raise UserError("a spread that is not above 0")
+
+
+@dataclass(frozen=True)
 class Quality:
     """A learned judge of removals: logistic regression on standardised measurements and their squares.
 
     RORem trains a discriminator on people's verdicts and lets it judge the rest (arXiv 2501.00740); with some dozens of
-    verdicts a classifier of this size is what can be fitted. All tables but `bias` go by the measurement's name.
+    verdicts a classifier of this size is what can be fitted.
     """
 
-    bias: dict[str, float]
-    weight: dict[str, float]
-    square: dict[str, float]
-    mean: dict[str, float]
-    spread: dict[str, float]
+    bias: float
+    terms: dict[str, Term]
 
     def __post_init__(self) -> None:
-        alike = all(set(table) == set(self.weight) for table in (self.square, self.mean, self.spread))
-        if not alike or not set(self.weight) <= set(MEASURES) or set(self.bias) != {"bias"}:
-            raise UserError("tables that do not fit together")
-        if not all(value > 0 for value in self.spread.values()):
-            raise UserError("a spread that is not above 0")
+        if strange := set(self.terms) - set(MEASURES):
+            raise UserError(f"measurements that do not exist ({', '.join(sorted(strange))})")
 
     def probability(self, measures: Measures) -> float:
         """That a person accepts the removal."""
-        total = self.bias["bias"]
-        for name, weight in self.weight.items():
-            value = min(REACH, max(-REACH, (measures[name] - self.mean[name]) / self.spread[name]))
-            total += weight * value + self.square[name] * value * value
+        total = self.bias
+        for name, term in self.terms.items():
+            value = min(REACH, max(-REACH, (measures[name] - term.mean) / term.spread))
+            total += term.weight * value + term.square * value * value
         return 1.0 / (1.0 + math.exp(-min(50.0, max(-50.0, total))))
 
 
-def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, bool]) -> Quality:
+def learn_quality(values: Values, verdicts: Mapping[str, bool]) -> Quality:
     """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row).
 
     Raises:
@@ -442,26 +440,15 @@ def learn_quality(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str
             f"expected at least {FEWEST} accepted and {FEWEST} rejected removals to learn from, got {yes} and "
             f"{len(ids) - yes}; judge more of them"
         )
-    names = sorted(values[ids[0]]["measures"])
-    table = np.array([[values[name]["measures"][m] for m in names] for name in ids])
-    mean, spread = table.mean(axis=0), table.std(axis=0)
-    useful = spread > 1e-6
-    names = [name for name, keep in zip(names, useful, strict=True) if keep]
-    mean, spread = mean[useful], spread[useful]
-    standard = ((table[:, useful] - mean) / spread).clip(-REACH, REACH)
+    table = {m: np.array([values[name]["measures"][m] for name in ids]) for m in values[ids[0]]["measures"]}
+    table = {m: column for m, column in sorted(table.items()) if column.std() > 1e-6}
+    mean, spread = (np.array([f(column) for column in table.values()]) for f in (np.mean, np.std))
+    standard = ((np.stack(list(table.values()), axis=1) - mean) / spread).clip(-REACH, REACH)
     features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
-    weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
-
-    def named(column: Any) -> dict[str, float]:
-        return {name: round(float(value), 8) for name, value in zip(names, column, strict=True)}
-
-    return Quality(
-        bias={"bias": round(float(weights[0]), 8)},
-        weight=named(weights[1 : 1 + len(names)]),
-        square=named(weights[1 + len(names) :]),
-        mean=named(mean),
-        spread=named(spread),
-    )
+    bias, *weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
+    rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
+    terms = (Term(*(round(float(value), 8) for value in row)) for row in rows)
+    return Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))
 
 
 def _logistic(features: Any, target: Any) -> Any:
@@ -480,7 +467,7 @@ def _logistic(features: Any, target: Any) -> Any:
     return np.asarray(minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x)
 
 
-def left_out(values: Mapping[str, Mapping[str, Any]], verdicts: Mapping[str, bool]) -> dict[str, float]:
+def left_out(values: Values, verdicts: Mapping[str, bool]) -> dict[str, float]:
     """Each removal's probability from a judge of all the others.
 
     Verdicts whose removal leaves too few of a kind to learn from are not judged.

@@ -1,54 +1,32 @@
-"""The stages that draw with the edit networks and measure what came out: harvest, measure, evaluate.
+"""What is measured: each removal without the truth, each drawing against it, and a round over all scenes.
 
-`run_harvest`: the remover takes the subject out of every picture of the pool (paper, section 3).
-`run_measure`: everything a filter may want to know of each removal, kept apart from the decision, so that a sweep over
-thresholds measures once: `values/ID.json` = {"measures": {...}, "facts": {...}, "truth": {...} or null}.
-`run_evaluate`: one network on held-out scenes, as photographs, in seen and in unseen styles, against the truth. Kept
-are sums per picture, so that any set of pictures can be summed up, and resampled, later. An insertion is measured
-twice: as the network redrew it, and as the effect layer over the scene that users get.
+The measurements of a removal need no truth: small numbers, each a suspicion. `picture` is what the remover was given,
+`still` the autoencoder's round trip of it (the no-op reconstruction: what the machinery makes of a picture it does not
+change), `removed` the remover's picture. Pictures and masks are float32 in [0, 1].
 
-The measurements need no truth: small numbers, each a suspicion. `picture` is what the remover was given, `still` the
-autoencoder's round trip of it (the no-op reconstruction: what the machinery makes of a picture it does not change),
-`removed` the remover's picture. Shape letters: H, W rows and columns. Pictures and masks are float32 in [0, 1].
+A round's numbers come from sums per picture, with intervals. A resample draws scenes with replacement, the same ones
+for every group and model, so that differences between rounds are paired. A row is a line of rounds.jsonl; rows[0] is
+the base. Kept is the round that gains most effect-region PSNR of the inserter on seen styles among those that do not
+lose too much on photographs; unseen styles decide nothing.
+Shape letters: H, W rows and columns; N scenes, R resamples.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.bootstrap.filters import MEASURES
-from magic_insert.bootstrap.pictures import load, load_masks, paste, save
-from magic_insert.bootstrap.stages import (
-    WITH,
-    WITHOUT,
-    EditSettings,
-    EvaluateSettings,
-    MeasureSettings,
-    chunks,
-    has_truth,
-    ids_of,
-    my_share,
-    picture_file,
-    read_index,
-    read_payload,
-    tracked,
-    values_file,
-)
-from magic_insert.config.schema import ModelConfig
-from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.fidelity import CAP_DB, EFFECT_STEP, effect_of, iou, psnr_pooled, region_sums
-from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, erode, touching
-from magic_insert.core.ranks import local_rank
-from magic_insert.models.edit_unet import edit, load_edit_unet, noop
-from magic_insert.models.encoders import load_lpips
-from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 
-PICTURES = "pictures"
+Row = dict[str, Any]
+Sums = Mapping[str, float]
+Rows = Sequence[Sums]
+GROUPS = ("photo", "seen", "unseen")
 DIGITS = 6  # of a stored value: far below anything a filter can tell apart
 SMOOTH = 1.0  # pixels at 128 over which a change must hold: the noise of a redrawing does not
 LOUDER = 3.0  # times the median change of the picture: what a generative model redraws anyway is no effect
@@ -56,109 +34,6 @@ FINE = 3.0  # pixels at 128: what is smoother than this is shading, what is fine
 GAP = 0.12  # of the subject's longer side: an effect begins no farther from the subject than this
 RING = 0.25  # of the longer side: how wide the surroundings are that a filled hole is compared with
 LOUDEST = 0.1  # share of the hole whose colours are most unlike anything around it
-
-
-def open_model(model: ModelConfig) -> Any:
-    """The pipeline that lends autoencoder, text encoders and schedule, on this rank's device."""
-    device = resolve_device(model.device)
-    return load_pipeline(model, f"cuda:{local_rank()}" if device.type == "cuda" else device)
-
-
-def run_harvest(path: Path) -> None:
-    """Stage: remove every subject."""
-    payload = read_payload(path, EditSettings)
-    settings, pool = payload.settings, payload.inputs["pool"]
-    groups = my_share(
-        chunks(read_index(pool), settings.batch_size),
-        lambda group: all(picture_file(payload.out, WITHOUT, item.id).is_file() for item in group),
-    )
-    if not groups:
-        return
-    pipe = open_model(payload.model)
-    remover = load_edit_unet(payload.inputs["remover"], device=pipe.device)
-    for group in tracked(payload, groups, "removing subjects"):
-        ids = ids_of(group)
-        on = load(pool, WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
-        removed = edit(pipe, remover, *on, seed=settings.seed, ids=ids, steps=settings.steps)
-        for name, picture in zip(ids, removed, strict=True):
-            save(payload.out, WITHOUT, name, picture)
-
-
-def run_measure(path: Path) -> None:
-    """Stage: measure every removal."""
-    payload = read_payload(path, MeasureSettings)
-    how, pool, harvest = payload.settings.edit, payload.inputs["pool"], payload.inputs["harvest"]
-    known = has_truth(pool)
-    groups = my_share(
-        chunks(read_index(pool), how.batch_size),
-        lambda group: all(values_file(payload.out, name).is_file() for name in ids_of(group)),
-    )
-    if not groups:
-        return
-    pipe = open_model(payload.model)
-    cycle = payload.settings.cycle
-    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device) if cycle else None
-    for group in tracked(payload, groups, "measuring removals"):
-        ids = ids_of(group)
-        picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
-        still = decode(pipe.vae, encode(pipe.vae, picture.to(pipe.device))).cpu()
-        inserted: Sequence[Tensor | None] = [None] * len(ids)
-        if inserter is not None:
-            on = paste(picture, removed, mask).to(pipe.device), mask.to(pipe.device)
-            inserted = list(edit(pipe, inserter, *on, seed=how.seed, ids=ids, steps=how.steps).cpu())
-        truth = load(pool, WITHOUT, ids) if known else None
-        for i, name in enumerate(ids):
-            row = {
-                "measures": measures_of(still[i], removed[i], inserted[i], mask[i]),
-                "facts": {
-                    "size": rounded(float(mask[i].mean())),
-                    "contrast": rounded(contrast(picture[i], mask[i])),
-                },
-                "truth": None
-                if truth is None
-                else truth_of(picture[i], still[i], removed[i], truth[i], mask[i]),
-            }
-            write_json(values_file(payload.out, name), row)
-
-
-def run_evaluate(path: Path) -> None:
-    """Stage: redraw every held-out pair and compare it with the truth; also keeps the pictures."""
-    payload = read_payload(path, EvaluateSettings)
-    how, heldout = payload.settings.edit, payload.inputs["heldout"]
-    groups = my_share(
-        chunks(read_index(heldout), how.batch_size),
-        lambda group: all(values_file(payload.out, name).is_file() for name in ids_of(group)),
-    )
-    if not groups:
-        return
-    pipe = open_model(payload.model)
-    network = load_edit_unet(payload.inputs["network"], device=pipe.device)
-    lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
-    insert = payload.settings.task == "insert"
-    for group in tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
-        ids = ids_of(group)
-        full, empty, mask = load(heldout, WITH, ids), load(heldout, WITHOUT, ids), load_masks(heldout, ids)
-        given, target = (paste(full, empty, mask), full) if insert else (full, empty)
-        run: dict[str, Any] = {"seed": how.seed, "ids": ids, "steps": how.steps}
-        on = given.to(pipe.device), mask.to(pipe.device)
-        drawn = edit(pipe, network, *on, **run).cpu()
-        still = noop(pipe, network, *on, reference="vae", **run).cpu()
-        effect = effect_of(full, empty, mask)
-        found = torch.stack([changed_region(*one) for one in zip(still, drawn, mask, strict=True)])
-        pictures = {"": drawn}
-        if insert:
-            layers = zip(empty, given, mask, drawn, still, strict=True)
-            pictures["layered_"] = torch.stack([transfer_effect(*one)[0] for one in layers])
-        distances = (
-            {} if lpips is None else {kind: lpips(made, target).tolist() for kind, made in pictures.items()}
-        )
-        for i, name in enumerate(ids):
-            save(payload.out, PICTURES, name, drawn[i])
-            row = sums_of(given[i], drawn[i], target[i], mask[i], effect[i], found[i])
-            row |= {f"{kind}lpips": rounded(values[i]) for kind, values in distances.items()}
-            if insert:
-                row["layered_error"] = error_in(pictures["layered_"][i], target[i], effect[i])
-            write_json(values_file(payload.out, name), row)
 
 
 def measures_of(still: Tensor, removed: Tensor, inserted: Tensor | None, mask: Tensor) -> dict[str, float]:
@@ -353,3 +228,155 @@ def contrast(picture: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> f
         return (picture * region).sum(dim=(1, 2)) / region.sum().clamp_min(1)
 
     return float((colour(body) - colour(ring)).square().mean().sqrt())
+
+
+def pooled(rows: Rows, error: str, pixels: str) -> float | None:
+    """PSNR of the pooled squared error; None where there is no such region, or not every picture has such an error."""
+    if any(error not in row for row in rows):
+        return None
+    return psnr_pooled((row[error], row[pixels]) for row in rows)
+
+
+def mean_of(rows: Rows, name: str) -> float | None:
+    """Plain mean over the pictures that have the value."""
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None
+
+
+STATISTICS: dict[str, Callable[[Rows], float | None]] = {
+    "effect_psnr": lambda rows: pooled(rows, "effect_error", "effect_pixels"),
+    "effect_psnr_nothing": lambda rows: pooled(rows, "nothing_error", "effect_pixels"),
+    "hole_psnr": lambda rows: pooled(rows, "hole_error", "hole_pixels"),
+    "outside_psnr": lambda rows: pooled(rows, "outside_error", "outside_pixels"),
+    "shadow_iou": lambda rows: mean_of(rows, "shadow_iou"),
+    "lpips": lambda rows: mean_of(rows, "lpips"),
+    # The same of the effect layer over the scene, which is what a user gets; only an insertion has it.
+    "layered_psnr": lambda rows: pooled(rows, "layered_error", "effect_pixels"),
+    "layered_lpips": lambda rows: mean_of(rows, "layered_lpips"),
+}
+
+
+def group_of(name: str) -> str:
+    """photo, seen or unseen, from the id of a held-out picture ("0007-seen")."""
+    return name.rpartition("-")[2]
+
+
+def metrics(values: Mapping[str, Sums]) -> dict[str, dict[str, float]]:
+    """group -> metric -> value, for the pictures `values` (id -> sums)."""
+    return {
+        group: {name: round(value, 4) for name, (value, _) in found.items()}
+        for group, found in _statistics(values).items()
+    }
+
+
+def intervals(
+    values: Mapping[str, Sums], *, seed: int, resamples: int, coverage: float
+) -> dict[str, dict[str, list[float]]]:
+    """group -> metric -> [low, high], percentiles over resampled scenes."""
+    return {
+        group: {name: _percentiles(drawn, coverage) for name, (_, drawn) in found.items()}
+        for group, found in _statistics(values, seed, resamples).items()
+    }
+
+
+def changes(
+    before: Mapping[str, Sums],
+    after: Mapping[str, Sums],
+    *,
+    seed: int,
+    resamples: int,
+    coverage: float,
+) -> dict[str, dict[str, list[float]]]:
+    """group -> metric -> [difference, low, high] of two models on the same pictures, paired by scene."""
+    first, second = (_statistics(values, seed, resamples) for values in (before, after))
+    return {
+        group: {
+            name: [round(now - was, 4), *_percentiles(then - drawn, coverage)]
+            for name, (was, drawn) in first[group].items()
+            if name in found
+            for now, then in (found[name],)
+        }
+        for group, found in second.items()
+    }
+
+
+def _statistics(
+    values: Mapping[str, Sums], seed: int = 0, resamples: int = 0
+) -> dict[str, dict[str, tuple[float, np.ndarray]]]:
+    """group -> metric -> its value and that of every resample (NaN where a resample has none)."""
+    result: dict[str, dict[str, tuple[float, np.ndarray]]] = {}
+    for group in GROUPS:
+        rows = [values[name] for name in sorted(values) if group_of(name) == group]
+        if not rows:
+            continue
+        picks = np.random.default_rng(seed).integers(0, len(rows), (resamples, len(rows)))
+        samples = [[rows[i] for i in pick] for pick in picks]
+        result[group] = {
+            name: (value, np.array([statistic(sample) for sample in samples], dtype=float))
+            for name, statistic in STATISTICS.items()
+            if (value := statistic(rows)) is not None
+        }
+    return result
+
+
+def _percentiles(values: np.ndarray, coverage: float) -> list[float]:
+    tail = 50 * (1 - coverage)
+    return [round(float(q), 4) for q in np.nanpercentile(values, (tail, 100 - tail))]
+
+
+def seen(row: Row) -> float:
+    """What rounds are chosen by: the inserter's effect-region PSNR on seen styles."""
+    return _psnr(row, "seen") or 0.0
+
+
+def photo_loss(base: Row, row: Row) -> float:
+    """How much worse than `base` photographs have become; 0 where no held-out photograph has an effect."""
+    before, after = _psnr(base, "photo"), _psnr(row, "photo")
+    return 0.0 if before is None or after is None else before - after
+
+
+def best_round(rows: Sequence[Row], max_photo_loss: float) -> int:
+    """The position of the best row with a photo loss of at most `max_photo_loss`; 0, the base, where none is better."""
+    return max(_eligible(rows, max_photo_loss), key=lambda i: seen(rows[i]))
+
+
+def improves(rows: Sequence[Row], *, min_gain: float, max_photo_loss: float) -> bool:
+    """Whether the last row gains more than `min_gain` over the best eligible one before it, and is eligible itself."""
+    gain = seen(rows[-1]) - seen(rows[best_round(rows[:-1], max_photo_loss)])
+    return gain > min_gain and len(rows) - 1 in _eligible(rows, max_photo_loss)
+
+
+def conclusion(rows: Sequence[Row], max_photo_loss: float) -> str:
+    """The last line of a run: what changed against the truth, whether beyond chance, and at what price."""
+    best = best_round(rows, max_photo_loss)
+    base, row = rows[0], rows[best]
+    if best == 0:
+        tried = max(rows, key=seen)
+        if tried is base:
+            return f"no round improved drawn styles ({seen(base):.1f} dB); the base networks were kept"
+        return (
+            f"the base networks were kept: drawn styles {_pair(base, tried, 'seen')} dB in round {tried['round']}, but "
+            f"photo lost {photo_loss(base, tried):.2f} dB, more than bootstrap.max_photo_loss={max_photo_loss:g}"
+        )
+    low, high = row["changes"]["inserter"]["seen"]["effect_psnr"][1:]
+    where, zero = ("beyond", "outside") if low > 0 else ("within", "inside")
+    loss = photo_loss(base, row)
+    photo = f"lost {loss:.2f} dB" if loss > 0 else f"gained {-loss:.2f} dB"
+    return (
+        f"effect-region PSNR on drawn styles {_pair(base, row, 'seen')} dB, a gain {where} its paired interval "
+        f"(zero lies {zero} [{low:+.2f}, {high:+.2f}]), unseen styles {_pair(base, row, 'unseen')}; "
+        f"photo {photo} ({_pair(base, row, 'photo')})"
+    )
+
+
+def _eligible(rows: Sequence[Row], max_photo_loss: float) -> list[int]:
+    return [i for i, row in enumerate(rows) if photo_loss(rows[0], row) <= max_photo_loss]
+
+
+def _psnr(row: Row, group: str) -> float | None:
+    found = row["metrics"]["inserter"].get(group, {}).get("effect_psnr")
+    return None if found is None else float(found)
+
+
+def _pair(base: Row, row: Row, group: str) -> str:
+    return " -> ".join("unknown" if (n := _psnr(r, group)) is None else f"{n:.1f}" for r in (base, row))

@@ -19,12 +19,11 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.bootstrap.measure import open_model
-from magic_insert.bootstrap.pictures import load, save
+from magic_insert.bootstrap.measure import GROUPS
+from magic_insert.bootstrap.networks import load, open_model, save
 from magic_insert.bootstrap.stages import (
     MASK,
     SKIPPED,
-    SUFFIXES,
     WITH,
     WITHOUT,
     FolderSettings,
@@ -32,8 +31,7 @@ from magic_insert.bootstrap.stages import (
     Item,
     Payload,
     RenderSettings,
-    chunks,
-    my_share,
+    groups_left,
     partner_of,
     picture_file,
     picture_files,
@@ -48,6 +46,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample
@@ -60,7 +59,6 @@ from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes
 
 PHOTO = "photo"
 SEEN: tuple[str, ...] = tuple(style for style in TRAIN_STYLES if style != PHOTO)
-GROUPS = (PHOTO, "seen", "unseen")
 STREAMS = {"pool": "bootstrap", "photos": "bootstrap photo", "heldout": "bootstrap test"}  # of random numbers
 TRACED_TOGETHER = 4  # scenes; bounds the memory of the ray tracer and of a killed run's loss
 NO_STYLE = "unnamed"
@@ -155,14 +153,14 @@ def render(path: Path) -> None:
     views = views_of(payload.settings)
     if rank() == 0:
         write_index(payload.out, [item for view in views for item in view.items], truth=True)
-    groups = my_share(chunks(views, TRACED_TOGETHER), partial(_is_drawn, payload.out))
-    for group in tracked(payload, groups, f"rendering {payload.settings.use}"):
-        _render_group(payload.out, group, payload.settings.size)
+    settings, out = payload.settings, payload.out
 
+    def files(view: View) -> list[Path]:
+        return [picture_file(out, layer, i.id) for layer in (WITH, WITHOUT, MASK) for i in view.items]
 
-def _is_drawn(out: Path, group: Sequence[View]) -> bool:
-    names = [item.id for view in group for item in view.items]
-    return all(picture_file(out, layer, name).is_file() for layer in (WITH, WITHOUT, MASK) for name in names)
+    groups = groups_left(views, TRACED_TOGETHER, files)
+    for group in tracked(payload, groups, f"rendering {settings.use}"):
+        _render_group(out, group, settings.size)
 
 
 def _render_group(out: Path, group: Sequence[View], size: int) -> None:
@@ -354,13 +352,11 @@ def run_imagine(path: Path) -> None:
     items = imagined_items(payload.settings)
     if rank() == 0:
         write_index(payload.out, items, truth=False)
-    groups = chunks(items, DRAWN_TOGETHER)
-    mine = my_share(groups, lambda group: False)
-    todo = my_share(
-        groups, lambda group: all(picture_file(payload.out, WITH, item.id).is_file() for item in group)
+    mine, undrawn = (
+        groups_left(items, DRAWN_TOGETHER, partial(_layer_of, payload.out, layer)) for layer in (MASK, WITH)
     )
-    if todo:
-        _imagine(payload, todo)
+    if undrawn:
+        _imagine(payload, undrawn)
     for group in tracked(payload, mine, "finding subjects"):
         for item in group:
             picture = load(payload.out, WITH, [item.id])[0]
@@ -370,6 +366,10 @@ def run_imagine(path: Path) -> None:
                 continue
             if float(alpha.max()) >= INSIDE:
                 save(payload.out, MASK, item.id, alpha)
+
+
+def _layer_of(out: Path, layer: str, item: Item) -> list[Path]:
+    return [picture_file(out, layer, item.id)]
 
 
 def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:

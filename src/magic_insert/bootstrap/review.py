@@ -1,17 +1,25 @@
-"""People as the filter: a page out, a verdict file back, and a judge learned from it.
+"""Removals for people's eyes: contact sheets, a page to judge them on, and what is learned from verdicts.
 
 `run_review` without `verdicts` writes `index.html` (pictures inside, works offline; click or press keys, save),
 `sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand. With `verdicts` it reads the file
 back, says how far filter and people agree, and writes `quality.json` for filter=learned.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_insert.bootstrap.filters import Judged, learn_quality, left_out, ranking, read_verdicts
-from magic_insert.bootstrap.pictures import write_sheet
+from magic_insert.bootstrap.filters import (
+    Judged,
+    Selection,
+    learn_quality,
+    left_out,
+    ranking,
+    read_verdicts,
+)
 from magic_insert.bootstrap.stages import (
+    MASK,
     SELECTION,
     WITH,
     WITHOUT,
@@ -23,6 +31,7 @@ from magic_insert.bootstrap.stages import (
 )
 from magic_insert.config.schema import ReviewConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_record, read_records, write_json, write_text
 from magic_insert.core.store import find_stage
 from magic_insert.pages.render import render
@@ -31,6 +40,8 @@ PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
 STAGES = ("pool", "harvest", "measure", "select")
 WORDS = {True: "accept", False: "reject"}
+MOST = 24  # removals on one sheet, spread evenly over the order of scores
+COLUMNS = 4  # removals side by side
 
 
 @dataclass(frozen=True)
@@ -154,3 +165,39 @@ def page(found: Round, title: str) -> str:
         for name in sorted(found.ids, key=lambda one: (found.scores[one], one))
     ]
     return render("review", title=title, cards=cards, file=VERDICTS)
+
+
+def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: Selection) -> None:
+    """`round-N-accepted.png` and `round-N-rejected.png`, best score first; a sheet without pictures is not written."""
+    kept = set(selection.accepted)
+    for name, members in (
+        ("accepted", [one for one in selection.judged if one.id in kept]),
+        ("rejected", [one for one in selection.judged if one.id not in kept]),
+    ):
+        path = folder / f"round-{number}-{name}.png"
+        path.unlink(missing_ok=True)
+        if members:
+            write_sheet(path, pool, harvest, _spread(sorted(members, key=lambda one: -one.score), MOST))
+
+
+def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[Judged]) -> None:
+    """One sheet of `members`: picture, subject, removal, with score and worst filter."""
+    rows, labels = [], []
+    for start in range(0, len(members), COLUMNS):
+        group = members[start : start + COLUMNS]
+        ids = [one.id for one in group]
+        places = ((pool, WITH), (harvest, WITHOUT), (pool, MASK))
+        given, gone, mask = ([load_rgb(picture_file(*place, name)) for name in ids] for place in places)
+        outlined = [picture * (0.35 + 0.65 * m[:1]) for picture, m in zip(given, mask, strict=True)]
+        for title, layer in (("given", given), ("subject", outlined), ("removed", gone)):
+            rows.append(layer)
+            labels.append(title)
+        labels[-1] = "  ".join(f"{one.score:.2f} {one.worst}" for one in group)
+    save_png(path, contact_sheet(rows, row_labels=labels))
+
+
+def _spread(members: list[Judged], most: int) -> list[Judged]:
+    """At most `most` of them, evenly spaced, first and last among them."""
+    if len(members) <= most:
+        return members
+    return [members[round(i * (len(members) - 1) / (most - 1))] for i in range(most)]

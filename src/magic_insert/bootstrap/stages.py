@@ -8,17 +8,17 @@ Importing this costs no torch: the parent of a run plans with it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 from magic_insert.config.schema import AdaptConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import no_event, stage, terminal_bars
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.ranks import rank, shard
 
 T = TypeVar("T")
@@ -34,7 +34,6 @@ NETWORK_FILES = ("config.json", WEIGHTS)  # of a trained inserter or remover
 NETWORKS: dict[Task, str] = {"insert": "inserter", "remove": "remover"}
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 WITH, WITHOUT, MASK = "with", "without", "mask"
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -210,27 +209,23 @@ def read_values(folder: Path, ids: Sequence[str]) -> dict[str, Any]:
     return {name: read_json(values_file(folder, name)) for name in ids}
 
 
-def chunks(items: Sequence[T], size: int) -> list[list[T]]:
-    """`items` in groups of `size`, the last one shorter.
+def groups_left(items: Sequence[T], size: int, files_of: Callable[[T], Iterable[Path]]) -> list[list[T]]:
+    """This rank's groups of `size` items that an earlier, killed attempt left undone: without one of their files.
 
-    What is computed together is fixed by this and not by the number of ranks, so that one rank and several write the
-    same bytes.
+    What is computed together is fixed by `size` and not by the number of ranks, so that one rank and several write the
+    same bytes. Shared first and sifted then: what other ranks have finished meanwhile must not move the shares.
     """
-    return [list(items[start : start + size]) for start in range(0, len(items), size)]
+    groups = shard([list(items[start : start + size]) for start in range(0, len(items), size)])
+    return [g for g in groups if not all(file.is_file() for item in g for file in files_of(item))]
 
 
-def my_share(groups: Sequence[T], finished: Callable[[T], bool]) -> list[T]:
-    """This rank's groups that an earlier, killed attempt left undone.
-
-    Shared first and sifted then: what other ranks have finished meanwhile must not move the shares.
-    """
-    return [group for group in shard(groups) if not finished(group)]
-
-
-def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterable[T]:
-    """`groups` with a progress bar on rank 0."""
-    quiet = not payload.progress or rank() != 0
-    return track(list(groups), title, console=Console(stderr=True), disable=quiet, transient=True)
+def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterator[T]:
+    """`groups`, each an event of the stage `title`, with a progress bar on rank 0."""
+    shown = payload.progress and rank() == 0
+    with terminal_bars() if shown else nullcontext(no_event) as on_event, stage(on_event, title) as on_step:
+        for number, group in enumerate(groups, start=1):
+            yield group
+            on_step(number, len(groups))
 
 
 def picture_files(folder: Path, masks: Path) -> list[Path]:

@@ -75,6 +75,17 @@ def check_insert(cfg: schema.InsertConfig) -> Any:
     return resolve_insert(cfg)
 
 
+def check_page(cfg: schema.PageConfig) -> None:
+    """The places of output and the weights."""
+    from magic_insert.inputs import find_folders
+    from magic_insert.stylizers import check_stylizer
+
+    check_out(cfg)
+    require_writable("subjects", cfg.subjects)
+    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
+    check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
+
+
 def check_remove(cfg: schema.RemoveConfig) -> Any:
     """Pictures, places and weights; what was found."""
     from magic_insert.inputs import resolve_remove
@@ -278,6 +289,12 @@ JOBS: Mapping[str, Job] = {
         "magic_insert.cli.insert:run_insert",
         check_insert,
         words.without_late_settings,
+    ),
+    "page": Job(
+        "drag and drop in a browser: prints the page's address",
+        "magic_insert.page.server:run_page",
+        check_page,
+        recorded=never,
     ),
     "personalize": Job(
         "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",

@@ -24,6 +24,7 @@ from magic_insert.paths import conf_dir
 
 JOB_SCHEMAS: dict[str, type] = {
     "insert": schema.InsertConfig,
+    "page": schema.PageConfig,
     "personalize": schema.PersonalizeConfig,
     "export": schema.ExportConfig,
     "foundation": schema.FoundationConfig,

@@ -196,13 +196,13 @@ SEGMENTERS = Registry(
 )
 
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
-_STYLES = {
-    "filmed": ("photo", "cartoon", "cel"),
-    "painted": ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal"),
-    "printed": ("pixel", "halftone", "blueprint", "papercut", "vintage", "mosaic", "neon", "woodcut"),
-}
+_STYLES = (
+    ("printed", ("photo", "cartoon", "cel")),
+    ("painted", ("watercolour", "oil", "pencil", "ink", "crayon", "charcoal")),
+    ("printed", ("pixel", "halftone", "blueprint", "papercut", "vintage", "mosaic", "neon", "woodcut")),
+)
 STYLES = Registry(
     "style",
     "magic_insert.styles",
-    {name: f"magic_insert.toybox.styles.{file}:{name}" for file, names in _STYLES.items() for name in names},
+    {name: f"magic_insert.toybox.styles.{file}:{name}" for file, names in _STYLES for name in names},
 )

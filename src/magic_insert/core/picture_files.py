@@ -15,6 +15,7 @@ from magic_insert.core.errors import UserError
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128_000_000
 FORMATS = ("PNG", "JPEG", "WEBP")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Samples wider than eight bits arrive in these modes and span 0..65535.
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 

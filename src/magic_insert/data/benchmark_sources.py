@@ -8,7 +8,8 @@ fetched by those who have a network and compared with what was released.
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from torch import Tensor
 from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, load_rgba
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import read_json, read_record
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
-from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Truth, article
+from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Source, Truth, article
 from magic_insert.models.segment import cut_subject
 from magic_insert.paths import subjectplop_dir
 from magic_insert.toybox.world import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
@@ -33,7 +35,6 @@ from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SMALLEST_SIDE = 16
 TEXTS = "texts.json"
 SUBJECT_FOLDERS = ("characters", "subjects")
@@ -44,11 +45,10 @@ NO_LICENCE = (
 )
 
 
-class ToyPlop:
+class ToyPlop(Source):
     """The split `mini` (5 x 4) or `full` (35 x 20) at `size` pixels."""
 
     has_truth = True
-    deviations: Sequence[str] = ()
 
     def __init__(self, cfg: BenchmarkConfig) -> None:
         self.split, self.size = cfg.split, cfg.size
@@ -57,18 +57,14 @@ class ToyPlop:
         named = sorted(toyplop_subjects(cfg.split), key=lambda item: item[0].rpartition("-")[2])
         self.specs = dict(named)
         self.scenes = {scene[0]: scene for scene in toyplop_scenes(cfg.split)}
-        self.subjects: Sequence[BenchSubject] = [
+        self.subjects = [
             BenchSubject(name, f"{article(spec.template)} {spec.template}", caption(spec))
             for name, spec in named
         ]
-        self.backgrounds: Sequence[BenchBackground] = [
+        self.backgrounds = [
             BenchBackground(name, style, style_phrase(style)) for name, _, style in self.scenes.values()
         ]
-
-    @property
-    def whole(self) -> tuple[int, int]:
-        """The split's own size."""
-        return len(self.subjects), len(self.backgrounds)
+        self.whole = len(self.subjects), len(self.backgrounds)
 
     @property
     def contents(self) -> Any:
@@ -80,18 +76,16 @@ class ToyPlop:
         return [VERSION, self.size, subjects, scenes, texts]
 
     def subject(self, name: str) -> Subject:
-        """The subject alone, as a photograph."""
         seed = fold_in(0, "toyplop", name)
         alone = render_subjects([self.specs[name]], ["photo"], [COMPLEXITY], [seed], self.size)
         return Subject(alone.rgb[0], alone.alpha[0], name)
 
     def background(self, name: str) -> torch.Tensor:
-        """The scene without a subject: it is the same whoever will stand there."""
+        # The scene without a subject is the same whoever will stand there.
         first = next(iter(self.specs))
         return toyplop_pair((first, self.specs[first]), self.scenes[name], self.size).background
 
     def truth(self, subject: str, background: str) -> Truth:
-        """The rendered answer."""
         made = toyplop_pair((subject, self.specs[subject]), self.scenes[background], self.size)
         # Methods hand in eight-bit pictures: an effect is what can be seen in such a picture.
         composite, alone, mask = map(_eight_bit, (made.with_subject, made.background, made.mask))
@@ -107,22 +101,18 @@ def _eight_bit(image: torch.Tensor) -> torch.Tensor:
 # Folders of pictures
 
 
-class PictureFolders:
+class PictureFolders(Source):
     """Subjects and backgrounds as files; an opaque subject is cut out, there is no truth."""
-
-    has_truth = False
 
     def __init__(
         self, name: str, subjects: Mapping[str, Path], backgrounds: Mapping[str, Path], words: "Words",
         segmenter: SegmenterConfig,
-        whole: tuple[int, int] | None = None,
-        deviations: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.name, self.segmenter, self.deviations = name, segmenter, deviations
-        self.whole = whole or (len(subjects), len(backgrounds))
+        self.name, self.segmenter = name, segmenter
+        self.whole = len(subjects), len(backgrounds)
         self.subject_files, self.background_files = dict(subjects), dict(backgrounds)
-        self.subjects: Sequence[BenchSubject] = [words.subject(stem) for stem in subjects]
-        self.backgrounds: Sequence[BenchBackground] = [words.background(stem) for stem in backgrounds]
+        self.subjects = [words.subject(stem) for stem in subjects]
+        self.backgrounds = [words.background(stem) for stem in backgrounds]
 
     @property
     def contents(self) -> Any:
@@ -148,59 +138,36 @@ class PictureFolders:
             raise UserError(f"{path}: {error}") from error
 
     def background(self, name: str) -> Float[Tensor, "3 H W"]:
-        """The background's picture; raises as `subject`."""
         rgb = load_rgb(self.background_files[name])
         _check_size(self.background_files[name], rgb)
         return rgb
 
-    def truth(self, subject: str, background: str) -> Truth:
-        """Nobody knows it.
 
-        Raises:
-            UserError: always.
-        """
-        raise UserError(f"expected a benchmark with truth for {subject} and {background}, got {self.name}")
+@dataclass(frozen=True)
+class SubjectText:
+    """What a subject is; nobody need have described it in detail."""
+
+    simple: str
+    detailed: str = ""
 
 
+@dataclass(frozen=True)
 class Words:
-    """What subjects are and how backgrounds are drawn: from a file of texts, else from the rule for file names."""
+    """What subjects are and how backgrounds are drawn: a file of texts, or nothing but the rule for file names."""
 
-    def __init__(self, subjects: Mapping[str, Any], backgrounds: Mapping[str, Any]) -> None:
-        self.subjects, self.backgrounds = subjects, backgrounds
+    subjects: dict[str, SubjectText] = field(default_factory=dict)
+    backgrounds: dict[str, str] = field(default_factory=dict)
 
     def subject(self, stem: str) -> BenchSubject:
-        """Its texts; by the rule `human_red2` is "a human red", and nobody has said more than that."""
-        if (row := self.subjects.get(stem)) is None:
-            noun = re.sub(r"[\d\s]+$", "", stem.replace("_", " ").replace("-", " ")) or stem
-            row = {"simple": f"{article(noun)} {noun}"}
-        return BenchSubject(stem, str(row["simple"]), str(row.get("detailed", "")))
+        """Its texts; by the rule `human_red2` is "a human red", without a detailed text."""
+        noun = re.sub(r"[\d\s]+$", "", stem.replace("_", " ").replace("-", " ")) or stem
+        text = self.subjects.get(stem, SubjectText(f"{article(noun)} {noun}"))
+        return BenchSubject(stem, text.simple, text.detailed)
 
     def background(self, stem: str) -> BenchBackground:
-        """Its texts; by the rule there are none, and the columns that need one stay empty."""
-        row = self.backgrounds.get(stem, "")
-        if isinstance(row, str):
-            row = {"style": stem if row else None, "style_text": row}
-        return BenchBackground(stem, row.get("style"), str(row.get("style_text", "")))
-
-
-def read_words(path: Path) -> Words:
-    """Texts in a JSON file: subjects {name: {"simple": ..., "detailed": ...}}, backgrounds {name: "a drawing"}.
-
-    A subject may have no detailed text.
-
-    Raises:
-        UserError: not such a file.
-    """
-    row = read_json(path)
-    subjects = row.get("subjects", {}) if isinstance(row, dict) else None
-    if not isinstance(subjects, dict) or not all(
-        isinstance(texts, dict) and "simple" in texts for texts in subjects.values()
-    ):
-        raise UserError(
-            f'expected {{"subjects": {{name: {{"simple": ..., "detailed": ...}}}}, "backgrounds": {{name: "..."}}}} '
-            f"in {path}, got something else"
-        )
-    return Words(subjects, row.get("backgrounds", {}))
+        """Its text; by the rule there is none, and the columns that need one stay empty."""
+        text = self.backgrounds.get(stem, "")
+        return BenchBackground(stem, stem if text else None, text)
 
 
 def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
@@ -210,7 +177,7 @@ def folder(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFolders:
         UserError: no pictures there, two of one name, or texts that do not fit.
     """
     root = Path(str(cfg.root))
-    words = read_words(root / TEXTS) if (root / TEXTS).is_file() else Words({}, {})
+    words = read_record(root / TEXTS, Words) if (root / TEXTS).is_file() else Words()
     return PictureFolders("folder", *pictures_below(root), words, segmenter)
 
 
@@ -308,17 +275,17 @@ def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFold
         UserError: no pictures there, or two of one name.
     """
     root = subjectplop_root(Path(str(cfg.root)))
-    words = Words(
-        read_json(subjectplop_dir() / "subjects.json")["subjects"],
-        read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"],
-    )
+    subjects, backgrounds = (read_record(subjectplop_dir() / f"{kind}.json", Words) for kind in ("subjects", "backgrounds"))
+    words = Words(subjects.subjects, backgrounds.backgrounds)
     manifest = read_json(subjectplop_dir() / "manifest.json")
     found = pictures_below(root)
-    whole = (len(manifest["characters"]), len(manifest["backgrounds"]))
+    source = PictureFolders("subjectplop", *found, words, segmenter)
+    source.whole = len(manifest["characters"]), len(manifest["backgrounds"])
     inventory = [compare(kind, manifest[kind], files) for kind, files in zip(KINDS, found, strict=True)]
     others = [name for kind in inventory for name in (*kind.unexpected, *kind.changed)]
-    deviations = [f"pictures differ from the released ones ({', '.join(others)})"] if others else []
-    return PictureFolders("subjectplop", *found, words, segmenter, whole, deviations)
+    if others:
+        source.deviations = [f"pictures differ from the released ones ({', '.join(others)})"]
+    return source
 
 
 def fetch(url: str, out: Path) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -75,37 +75,36 @@ class Truth:
     effect: Float[Tensor, "1 H W"]
 
 
-@runtime_checkable
-class Source(Protocol):
-    """Where a benchmark's pictures come from."""
+class Source:
+    """Where a benchmark's pictures come from.
+
+    `whole`: how many subjects and backgrounds the published benchmark has, whether or not they are all here.
+    `deviations`: in what the pictures are not the published ones, for the report.
+    """
 
     name: str
     subjects: Sequence[BenchSubject]
     backgrounds: Sequence[BenchBackground]
-    has_truth: bool
-    deviations: Sequence[str]  # in what the pictures are not the published ones, for the report
+    whole: tuple[int, int]
+    has_truth = False
+    deviations: Sequence[str] = ()
 
     @property
     def contents(self) -> Any:
         """What the benchmark consists of, as JSON values, whatever part of it is used."""
-        ...
-
-    @property
-    def whole(self) -> tuple[int, int]:
-        """How many subjects and backgrounds the published benchmark has, whether or not they are all here."""
-        ...
+        raise NotImplementedError
 
     def subject(self, name: str) -> Subject:
         """The cut-out subject."""
-        ...
+        raise NotImplementedError
 
     def background(self, name: str) -> Float[Tensor, "3 H W"]:
         """The target picture."""
-        ...
+        raise NotImplementedError
 
     def truth(self, subject: str, background: str) -> Truth:
         """The answer; only asked for where `has_truth`."""
-        ...
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,24 +1,42 @@
 """Counterfactual pairs: one scene with a subject and without it, and the subject's mask (ObjectDrop, section 3).
 
-A pair is listed by name first and read later, so that a bad one can be told by its name before anything is trained.
+Listing reads names only; a pair that is not whole is a problem with a name, never a silent gap. Pictures are read
+later, so that a bad pair can be named before anything is trained. `LISTERS` holds the layouts on disk:
+
+`pairs`   ROOT/with/NAME.*, ROOT/without/NAME.*, ROOT/mask/NAME.*; or a .jsonl file whose lines hold "with", "without",
+          "mask" (paths relative to the file) and, if wanted, "id".
+`ober`    ObjectClear's OBER: files input_X, gt_X, mask_X side by side in any folder below ROOT; or parquet shards as
+          released, with the columns input, gt and object_mask (needs `pip install 'magic-insert[parquet]'`).
+`desoba`  DESOBAv2: ROOT/shadow_imgs, shadowfree_imgs, object_masks of equal names, and optionally train.txt with the
+          names. "Without" is without the shadow: the object stays, so these pairs teach insertion only.
+`rord`    RORD: ROOT/img, gt, mask of equal names, or ROOT/train/... of the same. Many pictures share one empty scene.
+`shards`  tar files in the WebDataset convention: KEY.with.png, KEY.without.png, KEY.mask.png (or .jpg, .webp); other
+          members are left alone. Plain tar files, read by position; `write_shards` makes them.
+
 Shape letters: H, W rows and columns. Pictures are 3HW, masks 1HW, float32 in [0, 1]; the subject is 1.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import io
+import tarfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import decode_mask, decode_rgb
-from magic_insert.core.picture_files import read_picture_bytes
+from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.images import decode_mask, decode_rgb, png_bytes
+from magic_insert.core.jsonl import read_jsonl, write_bytes
+from magic_insert.core.picture_files import SUFFIXES, read_picture_bytes
 
 LAYERS = ("with", "without", "mask")
+OBER_COLUMNS = ("input", "gt", "object_mask")
 LARGEST_MASK = (
     0.7  # a subject that covers more than this of its picture is a mask with black and white exchanged
 )
@@ -141,15 +159,15 @@ def sound_pairs(
     source: str,
     on_error: str,
     report: Callable[[str], None],
-    track: Callable[[Sequence[PairRef]], Iterator[PairRef]] = iter,
+    on_step: OnStep = no_step,
 ) -> FilePairs:
     """Reads every pair once and keeps the sound ones, each picture once.
 
     Args:
         source: what the error calls the place they came from.
         on_error: "refuse" or "skip".
-        report: told what is skipped.
-        track: wraps the loop, for a progress bar.
+        report: called with one line about what is skipped.
+        on_step: called with (pairs read, pairs in all).
 
     Raises:
         UserError: a pair is unreadable, maskless, of unequal sizes or a duplicate and `on_error` is not "skip", or no
@@ -158,7 +176,8 @@ def sound_pairs(
     problems = dict(listing.problems)
     kept: dict[str, PairRef] = {}
     names: set[str] = set()
-    for ref in track(listing.pairs):
+    for number, ref in enumerate(listing.pairs, start=1):
+        on_step(number, len(listing.pairs))
         if ref.id in names:
             problems[f"{ref.id} (again)"] = "a pair of this name is there already"
             continue
@@ -173,10 +192,10 @@ def sound_pairs(
         else:
             kept[content] = ref
     if problems:
-        told = f"{len(problems)} bad pair(s) in {source}: {name_all(problems)}"
+        bad = f"{len(problems)} bad pair(s) in {source}: {name_all(problems)}"
         if on_error != "skip":
-            raise UserError(f"expected sound pairs, got {told}; mend them or set data.on_error=skip")
-        report(f"skipped {told}")
+            raise UserError(f"expected sound pairs, got {bad}; mend them or set data.on_error=skip")
+        report(f"skipped {bad}")
     if not kept:
         raise UserError(f"expected at least one sound pair in {source}, got none")
     return FilePairs(list(kept.values()), list(kept))
@@ -187,3 +206,227 @@ def name_all(problems: dict[str, str]) -> str:
     named = [f"{name}: {reason}" for name, reason in problems.items()]
     rest = len(named) - SHOWN
     return "; ".join(named[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+# Layouts on disk
+
+
+class Collector:
+    """Pairs as they are found below `root`: complete ones become references, the others problems by name."""
+
+    def __init__(self, black_subject: bool) -> None:
+        self.black_subject = black_subject
+        self.listing = Listing([], {})
+
+    def add(self, name: str, layers: Mapping[str, Blob | None], *, where: str = "") -> None:
+        """One pair; `layers` in the order with, without, mask, None for one that is not there."""
+        missing = [layer for layer, blob in layers.items() if blob is None]
+        if missing:
+            self.listing.problems[name] = f"no {' and no '.join(missing)}{where}"
+        else:
+            with_subject, without, mask = (blob for blob in layers.values() if blob is not None)
+            self.listing.pairs.append(PairRef(name, with_subject, without, mask, self.black_subject))
+
+
+def list_pairs(root: Path, *, black_subject: bool = False) -> Listing:
+    """A folder with `with`, `without`, `mask`, or a JSONL manifest.
+
+    Raises:
+        UserError: neither.
+    """
+    if not root.is_file():
+        return _from_folders(root, LAYERS, black_subject)
+    found = Collector(black_subject)
+    for number, row in enumerate(read_jsonl(root), start=1):
+        layers = {
+            layer: file_blob(root.parent / row[layer]) if isinstance(row.get(layer), str) else None
+            for layer in LAYERS
+        }
+        whole = None not in layers.values()
+        found.add(str(row.get("id", Path(row["with"]).stem)) if whole else f"line {number}", layers)
+    return found.listing
+
+
+def list_desoba(root: Path, *, black_subject: bool = False) -> Listing:
+    """DESOBAv2.
+
+    Raises:
+        UserError: a folder is missing.
+    """
+    listing = _from_folders(root, ("shadow_imgs", "shadowfree_imgs", "object_masks"), black_subject)
+    chosen = root / "train.txt"
+    if not chosen.is_file():
+        return listing
+    names = {Path(line.strip()).stem for line in chosen.read_text().splitlines() if line.strip()}
+    known = {ref.id for ref in listing.pairs} | set(listing.problems)
+    absent = dict.fromkeys(sorted(names - known), "named in train.txt, but no picture has that name")
+    problems = {k: v for k, v in listing.problems.items() if k in names}
+    return Listing([ref for ref in listing.pairs if ref.id in names], {**problems, **absent})
+
+
+def list_rord(root: Path, *, black_subject: bool = False) -> Listing:
+    """RORD.
+
+    Raises:
+        UserError: a folder is missing.
+    """
+    inner = root / "train" if (root / "train" / "img").is_dir() else root
+    return _from_folders(inner, ("img", "gt", "mask"), black_subject)
+
+
+def _from_folders(root: Path, names: Sequence[str], black_subject: bool) -> Listing:
+    """Three folders whose files agree in their stems."""
+    if absent := [name for name in names if not (root / name).is_dir()]:
+        raise UserError(
+            f"expected the folders {', '.join(names)} in {root}, got no {absent[0]}; set data.path"
+        )
+    layers = {name: _by_stem(root / name) for name in names}
+    found = Collector(black_subject)
+    for stem in sorted(set().union(*layers.values())):
+        found.add(stem, {name: layer.get(stem) for name, layer in layers.items()})
+    return found.listing
+
+
+def _by_stem(folder: Path) -> dict[str, Blob]:
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return {path.stem: file_blob(path) for path in files}
+
+
+def list_ober(root: Path, *, black_subject: bool = False) -> Listing:
+    """OBER in either form: parquet shards (`root` or `root`/data holds train-*.parquet), else folders.
+
+    Raises:
+        UserError: nothing there, pyarrow missing, or a shard without the columns.
+    """
+    found = Collector(black_subject)
+    shards = sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
+    if shards := [path for path in shards if not path.name.startswith("test-")]:
+        for shard in shards:
+            _collect_parquet(shard, found)
+        return found.listing
+    pictures = sorted(path for path in root.rglob("input_*") if path.suffix.lower() in SUFFIXES)
+    if not pictures:
+        raise UserError(
+            f"expected OBER's input_*.jpg (or data/*.parquet) below {root}, got none; set data.path"
+        )
+    for picture in pictures:
+        name = picture.stem.removeprefix("input_")
+        layers: dict[str, Blob | None] = {picture.stem: file_blob(picture)}
+        for stem in (f"gt_{name}", f"mask_{name}"):
+            files = (picture.parent / f"{stem}{suffix}" for suffix in SUFFIXES)
+            layers[stem] = next((file_blob(path) for path in files if path.is_file()), None)
+        found.add((picture.parent.relative_to(root) / name).as_posix(), layers)
+    return found.listing
+
+
+def _collect_parquet(shard: Path, found: Collector) -> None:
+    file = _open_parquet(shard)
+    if absent := [name for name in OBER_COLUMNS if name not in file.schema_arrow.names]:
+        raise UserError(f"expected the columns {', '.join(OBER_COLUMNS)} in {shard}, got no {absent[0]}")
+    groups = range(file.metadata.num_row_groups)
+    places = [(group, place) for group in groups for place in range(file.metadata.row_group(group).num_rows)]
+    for row, at in enumerate(places):
+        layers = {
+            name: Blob(f"{shard.name}:{row}:{name}", partial(_cell, shard, *at, name))
+            for name in OBER_COLUMNS
+        }
+        found.add(f"{shard.stem}-{row:06d}", layers)
+
+
+@lru_cache(maxsize=4)
+def _open_parquet(shard: Path) -> Any:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(
+            f"expected pyarrow for {shard.name}, got none; pip install 'magic-insert[parquet]'"
+        ) from error
+    try:
+        return parquet.ParquetFile(shard)
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        raise UserError(f"expected a whole parquet file at {shard}, got something else ({error})") from error
+
+
+@lru_cache(maxsize=2)
+def _row_group(shard: Path, group: int) -> Any:
+    return _open_parquet(shard).read_row_group(group, columns=list(OBER_COLUMNS))
+
+
+def _cell(shard: Path, group: int, place: int, column: str) -> bytes:
+    content = _row_group(shard, group)[column][place].as_py()
+    if not content or not content.get("bytes"):
+        raise UserError(f"no {column} in the row")
+    return bytes(content["bytes"])
+
+
+def list_shards(root: Path, *, black_subject: bool = False) -> Listing:
+    """The pairs of one tar file, or of every *.tar of a folder in the order of their names.
+
+    Raises:
+        UserError: no shard, or one that is not a plain tar file.
+    """
+    shards = [root] if root.is_file() else sorted(root.glob("*.tar"))
+    if not shards:
+        raise UserError(f"expected tar shards (*.tar) in {root}, got none; set data.path")
+    found = Collector(black_subject)
+    for shard in shards:
+        for key, layers in _members(shard).items():
+            found.add(key, {layer: layers.get(layer) for layer in LAYERS}, where=f" in {shard.name}")
+    return found.listing
+
+
+def _members(shard: Path) -> dict[str, dict[str, Blob]]:
+    """Key to layer to the place of its bytes."""
+    samples: dict[str, dict[str, Blob]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:  # ":" refuses compression, which forbids reading by position
+            for member in tar:
+                key, dot, rest = member.name.partition(".")
+                layer, _, extension = rest.rpartition(".")
+                if member.isfile() and dot and layer in LAYERS and f".{extension.lower()}" in SUFFIXES:
+                    read = partial(_read_span, shard, member.offset_data, member.size)
+                    samples.setdefault(key, {})[layer] = Blob(f"{shard.name}:{member.name}", read)
+    except (tarfile.TarError, OSError) as error:
+        raise UserError(
+            f"expected a plain, whole tar file at {shard}, got something else ({error})"
+        ) from error
+    return samples
+
+
+def _read_span(path: Path, start: int, size: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(size)
+
+
+def write_shards(pairs: Iterable[Pair], folder: Path, *, per_shard: int = 1000) -> list[Path]:
+    """Writes pairs as shards pairs-00000.tar, ... of PNG members; equal pairs give equal bytes."""
+    written: list[Path] = []
+    rest = iter(pairs)
+    while batch := list(islice(rest, per_shard)):
+        path = folder / f"pairs-{len(written):05d}.tar"
+        write_bytes(path, _packed(batch))
+        written.append(path)
+    return written
+
+
+def _packed(pairs: list[Pair]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for pair in pairs:
+            for layer, image in zip(LAYERS, (pair.with_subject, pair.without, pair.mask), strict=True):
+                content = png_bytes(image)
+                member = tarfile.TarInfo(f"{pair.id}.{layer}.png")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+LISTERS: dict[str, Callable[..., Listing]] = {
+    "pairs": list_pairs,
+    "ober": list_ober,
+    "desoba": list_desoba,
+    "rord": list_rord,
+    "shards": list_shards,
+}

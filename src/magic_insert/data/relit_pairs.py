@@ -16,14 +16,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.rand import fold_in
-from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World
-from magic_insert.toybox.scenes import PLACES
-from magic_insert.toybox.scenes import SceneSpec, ground_point, project, sample_scene, scene_world
+from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World, rows
+from magic_insert.toybox.scenes import PLACES, SceneSpec, ground_point, height_at, looking_at, sample_scene, scene_world
 from magic_insert.toybox.solids import with_id
 from magic_insert.toybox.styles import TRAIN_STYLES, draw
 from magic_insert.toybox.subjects import SubjectSpec, sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.toybox.records import rows
 
 GROUNDS: tuple[Pattern, ...] = ("plain", "noise", "noise", "noise", "planks", "checker", "stripes")
 SOLID = 0.98  # coverage from which a pixel shows nothing but the subject
@@ -53,25 +51,15 @@ def varied_scene(seed: int) -> SceneSpec:
         camera=camera,
         drop_x=x,
         drop_z=z,
-        subject_height=_height(camera, x, z, v - tall),
+        subject_height=height_at(camera, x, z, v - tall),
         light=varied_light(rng, spec.kind),
     )
-
-
-def _height(camera: Camera, x: float, z: float, v: float) -> float:
-    low, high = 0.0, 4.0 * camera.position[1] + 4.0
-    for _ in range(30):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if project(camera, (x, middle, z))[1] > v else (low, middle)
-    return low
 
 
 def _camera(rng: Random) -> Camera:
     height, back, fov = math.exp(rng.uniform(-0.5, 0.7)), rng.uniform(4.0, 5.6), rng.uniform(28.0, 46.0)
     horizon = rng.uniform(0.12, 0.48)
-    pitch = math.atan((0.5 - horizon) * 2.0 * math.tan(math.radians(0.5 * fov)))
-    x = rng.uniform(-0.2, 0.2)
-    return Camera((x, height, back), (x, height - back * math.tan(pitch), 0.0), fov)
+    return looking_at(horizon, rng.uniform(-0.2, 0.2), height, back, fov)
 
 
 def varied_light(rng: Random, kind: str) -> Light:
@@ -146,13 +134,20 @@ def alone(scene: SceneSpec, subject: SubjectSpec, light: Light) -> World:
     return World(shapes, None, zenith=paper, horizon=paper, camera=scene.camera, light=light)
 
 
+@dataclass(frozen=True)
+class Sitting:
+    """One subject in one scene. `light`: of the subject's own picture; `styles`: what both are drawn in."""
+
+    scene: SceneSpec
+    subject: SubjectSpec
+    light: Light
+    styles: Sequence[str]
+    complexity: float
+    seed: int
+
+
 def render_relit(
-    scenes: Sequence[SceneSpec],
-    subjects: Sequence[SubjectSpec],
-    lights: Sequence[Light],
-    styles: Sequence[Sequence[str]],
-    complexity: Sequence[float],
-    seeds: Sequence[int],
+    sittings: Sequence[Sitting],
     *,
     side: int,
     traced: int,
@@ -160,33 +155,28 @@ def render_relit(
     device: torch.device | str = "cpu",
     sun_samples: int = 8,
 ) -> RelitPairs:
-    """Every scene drawn in each of its styles; `lights` light the subject's own picture. Scene-major order."""
-    stand = [
-        subject_shapes(s, x=c.drop_x, z=c.drop_z, height=c.subject_height)
-        for c, s in zip(scenes, subjects, strict=True)
-    ]
-    n = len(scenes)
-    empty = [build(c) for c in scenes]
-    worlds = [replace(w, shapes=(*w.shapes, *s)) for w, s in zip(empty, stand, strict=True)] + empty
-    worlds += [alone(c, s, light) for c, s, light in zip(scenes, subjects, lights, strict=True)]
-    g = trace(worlds, traced, device=device, sun_samples=sun_samples)
-    mask = shrink_to(g.coverage[:n], side)
-    seen = shrink_to(g.coverage[2 * n :], side)
+    """Every sitting drawn in each of its styles (as many for each), sitting-major order."""
+    n, count = len(sittings), len(sittings[0].styles)
+    empty = [build(s.scene) for s in sittings]
+    own = [alone(s.scene, s.subject, s.light) for s in sittings]
+    full = [replace(w, shapes=(*w.shapes, *o.shapes)) for w, o in zip(empty, own, strict=True)]
+    g = trace([*full, *empty, *own], traced, device=device, sun_samples=sun_samples)
+    mask, seen = shrink_to(g.coverage[:n], side), shrink_to(g.coverage[2 * n :], side)
     columns: dict[str, list[Tensor]] = {"with_subject": [], "without": [], "own": []}
-    count = len(styles[0])
     for k in range(count):
-        names = [s[k] for s in styles]
-        salt = [fold_in(seed, "texture", k) for seed in seeds]
+        names = [s.styles[k] for s in sittings]
+        complexity, salt = [s.complexity for s in sittings], [fold_in(s.seed, "texture", k) for s in sittings]
         for part, name in enumerate(columns):
             drawn = draw(rows(g, part * n, (part + 1) * n), names, complexity, salt)
             columns[name].append(shrink_to(drawn, side))
-    columns["own"] = [_continued(own, seen) for own in columns["own"]]
+    columns["own"] = [_continued(picture, seen) for picture in columns["own"]]
     pictures = {name: _bytes(torch.stack(parts, 1).flatten(0, 1)) for name, parts in columns.items()}
+    styles = [style for s in sittings for style in s.styles]
     return RelitPairs(
         **pictures,
         mask=_bytes(mask.repeat_interleave(count, 0)),
-        sun=np.repeat(np.array([sun_of(c) for c in scenes], np.float32), count, 0),
-        style=np.array([TRAIN_STYLES.index(s) if s in TRAIN_STYLES else -1 for row in styles for s in row]),
+        sun=np.repeat(np.array([sun_of(s.scene) for s in sittings], np.float32), count, 0),
+        style=np.array([TRAIN_STYLES.index(s) if s in TRAIN_STYLES else -1 for s in styles]),
     )
 
 
@@ -221,25 +211,18 @@ def training_chunk(
     seed: int, first: int, count: int, *, drawings: int, side: int, traced: int, device: str = "cpu"
 ) -> RelitPairs:
     """Training scenes `first`.. of stream `seed`: half of the subjects under studio light."""
-    scenes, subjects, lights, styles, complexity, seeds = [], [], [], [], [], []
+    sittings = []
     for index in range(first, first + count):
         name = fold_in(seed, "effect", index)
         rng = Random(name)
-        scenes.append(varied_scene(name))
-        subjects.append(sample_subject(fold_in(name, "subject"), "train"))
-        lights.append(studio_light() if rng.random() < 0.5 else varied_light(rng, rng.choice(list(PLACES))))
-        styles.append(["photo", *rng.sample(TRAIN_STYLES[1:], drawings - 1)])
-        complexity.append(rng.random())
-        seeds.append(name)
-    return render_relit(
-        scenes,
-        subjects,
-        lights,
-        styles,
-        complexity,
-        seeds,
-        side=side,
-        traced=traced,
-        build=varied_world,
-        device=device,
-    )
+        sittings.append(
+            Sitting(
+                varied_scene(name),
+                sample_subject(fold_in(name, "subject"), "train"),
+                studio_light() if rng.random() < 0.5 else varied_light(rng, rng.choice(list(PLACES))),
+                ["photo", *rng.sample(TRAIN_STYLES[1:], drawings - 1)],
+                rng.random(),
+                name,
+            )
+        )
+    return render_relit(sittings, side=side, traced=traced, build=varied_world, device=device)

@@ -12,9 +12,9 @@ from typing import Any
 from magic_insert.config.schema import MAX_PICTURES, PersonalizeConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.jsonl import read_json
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CLAIM_FILE = "personalization.json"
 CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
 RUN_FILE = "run.json"

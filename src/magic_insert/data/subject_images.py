@@ -40,27 +40,16 @@ class Augment:
 
 
 def load_subjects(paths: Sequence[str | Path]) -> list[Subject]:
-    """The pictures of one subject; a file without transparency is opaque everywhere.
+    """The pictures of one subject, as `subject_files` found them; one without transparency is opaque everywhere.
 
     Raises:
-        UserError: none or more than MAX_PICTURES files, two of the same name, a side below MIN_SIDE pixels, a matte
-            that is empty; and what `load_rgba` refuses.
+        UserError: a side below MIN_SIDE pixels, a matte that is empty; and what `load_rgba` refuses.
     """
-    files = [Path(path) for path in paths]
-    if not 1 <= len(files) <= MAX_PICTURES:
-        raise UserError(
-            f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(files)}; set subject=[PATH,...]"
-        )
-    if len({file.stem for file in files}) < len(files):
-        raise UserError(
-            f"expected pictures with different names, got {[file.name for file in files]}; rename one"
-        )
     subjects = []
-    for file in files:
+    for file in paths:
         rgb, alpha = load_rgba(file)
-        subjects.append(
-            check_subject(Subject(rgb, torch.ones_like(rgb[:1]) if alpha is None else alpha, file.stem))
-        )
+        matte = torch.ones_like(rgb[:1]) if alpha is None else alpha
+        subjects.append(check_subject(Subject(rgb, matte, Path(file).stem)))
     return subjects
 
 

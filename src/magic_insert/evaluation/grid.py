@@ -16,8 +16,8 @@ from pathlib import Path
 
 from magic_insert.config.schema import IMAGES, EvaluateConfig, ImagesConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
-from magic_insert.data.benchmark_sources import SUFFIXES
 from magic_insert.data.benchmarks import Benchmark, BenchPair
 
 INPUTS = "inputs"

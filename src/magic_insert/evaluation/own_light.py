@@ -22,7 +22,7 @@ from magic_insert.core.images import load_rgb
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates
-from magic_insert.data.relit_pairs import render_relit, studio_light
+from magic_insert.data.relit_pairs import Sitting, render_relit, studio_light
 from magic_insert.inserters.base import Inserter
 from magic_insert.magic import MagicInsert
 from magic_insert.toybox.scenes import sample_scene
@@ -55,17 +55,9 @@ def toybox_cases(scenes: int, *, side: int = 128, seed: int = SEED) -> Iterator[
         styles = ["photo"]
         styles += [TRAIN_STYLES[1 + (2 * index + k) % (len(TRAIN_STYLES) - 1)] for k in range(2)]
         styles += [HELD_OUT_STYLES[index % len(HELD_OUT_STYLES)]]
-        pairs = render_relit(
-            [sample_scene(name, "heldout")],
-            [sample_subject(name, "heldout")],
-            [studio_light()],
-            [styles],
-            [0.5],
-            [name],
-            side=side,
-            traced=2 * side,
-            sun_samples=4,
-        )
+        specs = sample_scene(name, "heldout"), sample_subject(name, "heldout")
+        sitting = Sitting(*specs, studio_light(), styles, 0.5, name)
+        pairs = render_relit([sitting], side=side, traced=2 * side, sun_samples=4)
         tensors = [
             torch.from_numpy(a).float() / 255.0
             for a in (pairs.without, pairs.own, pairs.mask, pairs.with_subject)

@@ -10,7 +10,7 @@ Shapes: N pictures in V drawings each, C h w latents, D width of an image embedd
 import bisect
 import itertools
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from magic_insert.config.schema import PartConfig
 from magic_insert.core.rand import generator
-from magic_insert.data.toybox_pool import ToyboxPool
-from magic_insert.foundation.context import Context, Recipe, encode_ids, tokenize
+from magic_insert.data.renders import ToyboxPool
+from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
 from magic_insert.models.controlnet import Structure, canny_edges
 from magic_insert.models.micro import (
     build_controlnet,
@@ -407,7 +407,7 @@ def _settings(context: Context, part: PartConfig) -> dict[str, Any]:
     return {"image_size": context.sizes.image_size, "lr": part.lr, "steps": part.steps}
 
 
-def _batches(context: Context, part: PartConfig, *, edges: bool) -> Callable[[int], dict[str, Tensor]]:
+def _batches(context: Context, part: PartConfig, *, edges: bool) -> BatchAt:
     return Batches(
         context.pool,
         sources(context),

@@ -10,9 +10,9 @@ uint8 until they are on the device. Labels are integers; equal labels are positi
 """
 
 import math
-import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -22,11 +22,12 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate, log_softmax
 
+from magic_insert.config.schema import PartConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.rand import generator
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.foundation.parts import Context, Recipe
 from magic_insert.models.encoders import (
     ClipEncoder,
-    EncoderCard,
     SavedEncoder,
     new_clip,
     new_identity,
@@ -35,13 +36,12 @@ from magic_insert.models.encoders import (
 from magic_insert.models.encoders.base import standardise
 from magic_insert.models.encoders.micro import TEXT_TEMPLATE
 from magic_insert.toybox.styles import style_phrase
-from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
+from magic_insert.training.trainer import TrainingModule
 
 Kind = Literal["clip", "identity", "style"]
 TEMPERATURE = 0.1
 STYLE_TRAIN_SIZE = 80  # pixels; the style network pools over the picture, so it may learn on crops
 MAX_LOGIT_SCALE = math.log(100.0)
-CHECKPOINT_EVERY = 200
 DETAIL_WEIGHTS = (1.0, 1.0, 1.0, 0.5)  # of DETAILS; style is the easiest to tell
 
 
@@ -58,7 +58,7 @@ BACKGROUND_SHARE = 0.5  # of an identity batch is moved from paper onto a piece 
 
 @runtime_checkable
 class EncoderPool(Protocol):
-    """The part of a Toybox pool that encoders learn from; see `data.toybox_pool.ToyboxPool` for the shapes."""
+    """The part of a Toybox pool that encoders learn from; see `data.renders.ToyboxPool` for the shapes."""
 
     subjects: np.ndarray
     subject_alpha: np.ndarray
@@ -180,7 +180,7 @@ def style_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> Lab
 
 
 Sampler = Callable[[EncoderPool, int, int, int], ClipBatch | LabelledBatch]
-SAMPLERS: dict[Literal["clip", "identity", "style"], Sampler] = {
+SAMPLERS: dict[str, Sampler] = {
     "clip": clip_batch,
     "identity": identity_batch,
     "style": style_batch,
@@ -246,10 +246,6 @@ def _below(limit: int, rng: torch.Generator) -> int:
 
 def _chance(probability: float, rng: torch.Generator) -> bool:
     return bool(torch.rand((), generator=rng) < probability)
-
-
-def _pick(names: Sequence[str], weights: Sequence[float], rng: torch.Generator) -> str:
-    return names[int(torch.multinomial(torch.tensor(weights), 1, generator=rng))]
 
 
 def _stack(images: Sequence[np.ndarray]) -> UInt8[Tensor, "B 3 H W"]:
@@ -347,7 +343,7 @@ class StyleModule(ContrastiveModule):
         return supervised_contrast(self.encoder.features(self.pixels(batch, STYLE_TRAIN_SIZE)), batch.labels)
 
 
-MODULES: dict[Kind, type[ContrastiveModule]] = {
+MODULES: dict[str, type[ContrastiveModule]] = {
     "clip": ClipModule,
     "identity": IdentityModule,
     "style": StyleModule,
@@ -362,46 +358,30 @@ def new_encoder(kind: Kind, seed: int, tokenizer_folder: Path | None = None) -> 
     return new_identity(seed) if kind == "identity" else new_style(seed)
 
 
-def train_encoder(
-    kind: Kind,
-    pool: EncoderPool,
-    out_folder: Path,
-    *,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    device: str = "cpu",
-    precision: Literal["32-true", "bf16-mixed"] = "32-true",
-    tokenizer_folder: Path | None = None,
-    trained_on: str = "Toybox pool",
-    progress: Callable[[int, float], None] = lambda step, loss: None,
-) -> EncoderCard:
-    """Train one encoder for `steps` and publish it at `out_folder`, whole or not at all.
+def metric_part(kind: Kind) -> Callable[[Context, PartConfig], Recipe]:
+    """A metric encoder as a part of the foundation."""
 
-    A run that was stopped goes on from its last checkpoint (every 200 steps, beside `out_folder`) with the same batches
-    it would have had; the checkpoints are removed at the end.
+    def make(context: Context, part: PartConfig) -> Recipe:
+        seed = fold_in(context.seed, "init", f"metric_{kind}") % 2**32
+        encoder = new_encoder(kind, seed, context.out / "tokenizer")
+        # Half precision pays on a GPU only: on a CPU it slowed the style network fourfold.
+        precision = "bf16-mixed" if context.device == "cuda" else "32-true"
+        trained_on = f"Toybox pool {context.pool.plan.key}"
+        return replace(encoder_recipe(encoder, context.pool, part, seed, trained_on), precision=precision)
 
-    Args:
-        progress: called after every step with (steps done, loss).
-        trained_on: goes into the card.
-    Raises:
-        UserError: the pool is too small for `batch_size`, or the loss is not finite; see `fit`.
-    """
-    out_folder = Path(out_folder)
-    run = out_folder.with_name(f".{out_folder.name}.training-{steps}x{batch_size}-{lr}-{seed}")
-    module = MODULES[kind](new_encoder(kind, seed, tokenizer_folder), lr=lr, steps=steps)
-    module.train()
-    fit(
-        module,
-        lambda step: SAMPLERS[kind](pool, seed, step, batch_size),
-        TrainerOptions(
-            steps=steps, device=device, precision=precision, save_every=CHECKPOINT_EVERY, log_every=1, alone=True,
-            progress=False,
-        ),
-        run,
-        log=lambda step, values: progress(step, values["loss"]),
-    )  # fmt: skip
-    card = module.encoder.eval().cpu().save(out_folder, trained_on)
-    shutil.rmtree(run, ignore_errors=True)
-    return card
+    return make
+
+
+def encoder_recipe(
+    encoder: SavedEncoder, pool: EncoderPool, part: PartConfig, seed: int, trained_on: str
+) -> Recipe:
+    """How `encoder` learns from `pool`; `trained_on` goes into its card."""
+    kind = encoder.card.role
+    module = MODULES[kind](encoder, lr=part.lr, steps=part.steps).train()
+
+    def publish(folder: Path) -> None:
+        module.encoder.eval().cpu().save(folder / "encoder", trained_on)
+
+    return Recipe(
+        module, lambda step: SAMPLERS[kind](pool, seed, step, part.batch_size), publish, whole_batch=True
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from magic_insert.toybox.records import Paint, Shape, Vec3
-from magic_insert.toybox.solids import ball, block, limb, rod
+from magic_insert.toybox.solids import SIDES, ball, block, limb, rod
 
 PROPORTIONS = 6
 INK = Paint((0.06, 0.05, 0.07), gloss=0.35)
@@ -19,6 +19,7 @@ METAL = Paint((0.66, 0.68, 0.72), gloss=0.25)
 TYRE = Paint((0.13, 0.13, 0.15))
 GLASS = Paint((0.62, 0.84, 0.95), gloss=0.4)
 BLUSH = Paint((0.98, 0.66, 0.62))
+Eyes = tuple[Vec3, Vec3, float]  # left and right centre, and a radius
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Figure:
 
     shapes: tuple[Shape, ...]
     crown: tuple[Vec3, float] | None = None  # top of the head, and a radius there
-    eyes: tuple[Vec3, Vec3, float] | None = None  # left, right centre, radius
+    eyes: Eyes | None = None  # left, right centre, radius
     neck: tuple[Vec3, float] | None = None
     back: tuple[Vec3, float] | None = None  # middle of the back, half width of a fitting backpack
     hand: Vec3 | None = None  # where a flag stick is held or mounted
@@ -91,7 +92,7 @@ def blend(a: Vec3, b: Vec3, share: float) -> Vec3:
 
 def face(
     centre: Vec3, radii: Vec3, size: float, *, spread: float = 0.36, lift: float = 0.12
-) -> tuple[tuple[Shape, ...], tuple[Vec3, Vec3, float]]:
+) -> tuple[tuple[Shape, ...], Eyes]:
     """Two bead eyes on an ellipsoid head. Returns the shapes and the (left, right, radius) anchor."""
     depth = max(0.1, 1.0 - spread**2 - lift**2) ** 0.5
     z = centre[2] + radii[2] * depth * 0.97
@@ -101,7 +102,7 @@ def face(
     return beads, (left, right, size)
 
 
-def cheeks(anchor: tuple[Vec3, Vec3, float], drop: float, out: float) -> tuple[Shape, ...]:
+def cheeks(anchor: Eyes, drop: float, out: float) -> tuple[Shape, ...]:
     """Two blushing cheeks under the eyes."""
     left, right, size = anchor
     return tuple(
@@ -112,6 +113,20 @@ def cheeks(anchor: tuple[Vec3, Vec3, float], drop: float, out: float) -> tuple[S
         )
         for sign, (x, y, z) in ((-1, left), (1, right))
     )
+
+
+def toy_face(
+    look: Look,
+    centre: Vec3,
+    radii: Vec3,
+    eye: tuple[float, float],
+    cheek: tuple[float, float],
+    spread: float,
+    lift: float,
+) -> tuple[tuple[Shape, ...], Eyes]:
+    """The face of a toy thing: eyes whose size is drawn from the range `eye`, cheeks `cheek` below and outside them."""
+    beads, eyes = face(centre, radii, look.mix(4, *eye), spread=spread, lift=lift)
+    return (*beads, *cheeks(eyes, *cheek)), eyes
 
 
 @dataclass(frozen=True)
@@ -143,17 +158,14 @@ def plush(look: Look, *, belly: bool = True, head_wide: float = 1.0, arms: Paint
         )
     shapes.append(ball(head, (head_wide * radius, 0.92 * radius, 0.9 * radius), look.main))
     foot = 1.25 * thick
-    for sign in (-1, 1):
+    for sign in SIDES:
+        hip, sole = (sign * 0.50 * width, leg + 0.10, 0.0), (sign * 0.58 * width, foot, 0.05)
         if sitting:
-            hip, sole = (
-                (sign * 0.55 * width, 0.13, 0.08),
-                (sign * (0.75 * width + 0.05), foot, 0.08 + leg + 0.16),
-            )
-        else:
-            hip, sole = (sign * 0.50 * width, leg + 0.10, 0.0), (sign * 0.58 * width, foot, 0.05)
+            hip = (sign * 0.55 * width, 0.13, 0.08)
+            sole = (sign * (0.75 * width + 0.05), foot, 0.08 + leg + 0.16)
         shapes.append(limb(hip, sole, 1.1 * thick, foot, skin))
     hand = (0.0, 0.0, 0.0)
-    for sign in (-1, 1):
+    for sign in SIDES:
         shoulder = (sign * 0.78 * width, torso[1] + 0.15, 0.02)
         if sign == 1 and look.pose == "wave":
             hand = (max(width + 0.24, radius * head_wide + 0.17), torso[1] + 0.46, 0.08)
@@ -165,9 +177,7 @@ def plush(look: Look, *, belly: bool = True, head_wide: float = 1.0, arms: Paint
     return Plush(tuple(shapes), head, radius, torso, width, hand)
 
 
-def plush_figure(
-    body: Plush, extra: tuple[Shape, ...], eyes: tuple[Vec3, Vec3, float], crown_y: float
-) -> Figure:
+def plush_figure(body: Plush, extra: tuple[Shape, ...], eyes: Eyes, crown_y: float) -> Figure:
     """A figure from a plush body: `crown_y` is the top of the head above its centre, in head radii."""
     head, radius = body.head, body.radius
     return Figure(
@@ -193,7 +203,7 @@ def _arms(
 ) -> tuple[list[Shape], Vec3]:
     """Two arms from shoulders at (±x, y); in a wave the one at +x goes up past `top`."""
     shapes, hand = [], (0.0, 0.0, 0.0)
-    for sign in (-1, 1):
+    for sign in SIDES:
         if sign == 1 and look.pose == "wave":
             hand = (x + 0.30, top, 0.06)
         elif look.pose == "sit":
@@ -228,7 +238,7 @@ def person(look: Look) -> Figure:
         *cheeks(eyes, 0.30 * r, 0.16 * r),
     ]
     trousers = Paint((0.24, 0.27, 0.42))
-    for sign in (-1, 1):
+    for sign in SIDES:
         if sitting:
             shapes.append(
                 limb((sign * 0.12, 0.11, 0.05), (sign * 0.16, 0.10, leg + 0.12), 0.09, 0.09, trousers)
@@ -258,10 +268,7 @@ def robot(look: Look) -> Figure:
     head: Vec3 = (0.0, mid + tall + 0.05 + 0.8 * half, 0.0)
     size = look.mix(4, 0.055, 0.08)
     z = head[2] + 0.8 * half
-    left, right = (
-        (-0.42 * half, head[1] + 0.08 * half, z + 0.03),
-        (0.42 * half, head[1] + 0.08 * half, z + 0.03),
-    )
+    left, right = ((s * 0.42 * half, head[1] + 0.08 * half, z + 0.03) for s in SIDES)
     glow = Paint((0.55, 0.95, 0.98))
     antenna = head[1] + 0.8 * half + look.mix(3, 0.12, 0.24)
     shapes = [
@@ -275,16 +282,13 @@ def robot(look: Look) -> Figure:
         rod((0.0, head[1] + 0.7 * half, 0.0), (0.0, antenna, 0.0), 0.025, 0.02, METAL),
         ball((0.0, antenna, 0.0), 0.065, look.trim),
     ]
-    for sign in (-1, 1):
+    for sign in SIDES:
+        side = sign * wide
         if look.pose == "sit":
-            shapes.append(
-                limb((sign * 0.55 * wide, 0.10, 0.1), (sign * 0.65 * wide, 0.10, 0.52), 0.10, 0.10, METAL)
-            )
+            shapes.append(limb((0.55 * side, 0.10, 0.1), (0.65 * side, 0.10, 0.52), 0.10, 0.10, METAL))
         else:
-            shapes.append(
-                rod((sign * 0.52 * wide, 0.10, 0.0), (sign * 0.5 * wide, leg + 0.05, 0.0), 0.10, 0.09, METAL)
-            )
-            shapes.append(block((sign * 0.54 * wide, 0.065, 0.05), (0.13, 0.065, 0.18), look.deep, 0.04))
+            shapes.append(rod((0.52 * side, 0.10, 0.0), (0.5 * side, leg + 0.05, 0.0), 0.10, 0.09, METAL))
+            shapes.append(block((0.54 * side, 0.065, 0.05), (0.13, 0.065, 0.18), look.deep, 0.04))
     arms, hand = _arms(look, wide + 0.03, mid + 0.6 * tall, 0.34, 0.075, METAL, head[1] + 0.2)
     return Figure(
         (*shapes, *arms),
@@ -305,37 +309,25 @@ def snowman(look: Look) -> Figure:
     y1 = squash * big
     y2 = y1 + 0.62 * big + 0.55 * middle * squash
     head: Vec3 = (0.0, y2 + 0.72 * middle + 0.70 * r, 0.02)
+    nose = (0.03, head[1] - 0.14 * r, look.mix(3, 1.7, 2.3) * r)
     beads, eyes = face(head, (r, r, r), look.mix(4, 0.15, 0.2) * r, spread=0.36, lift=0.22)
     shapes = [
         ball((0.0, y1, 0.0), (big, squash * big, big), look.main),
         ball((0.0, y2, 0.0), (middle, 0.92 * middle, middle), look.main),
         ball(head, r, Paint(blend(SNOW.colour, look.main.colour, 0.25))),
-        rod(
-            (0.0, head[1] - 0.08 * r, 0.92 * r),
-            (0.03, head[1] - 0.14 * r, look.mix(3, 1.7, 2.3) * r),
-            0.19 * r,
-            0.02,
-            CARROT,
-        ),
+        rod((0.0, head[1] - 0.08 * r, 0.92 * r), nose, 0.19 * r, 0.02, CARROT),
         *beads,
         ball((0.0, y2 + 0.30 * middle, 0.93 * middle), 0.04, INK),
         ball((0.0, y2 - 0.08 * middle, 1.0 * middle), 0.04, INK),
         ball((0.0, y1 + 0.40 * big * squash, 0.94 * big), 0.04, INK),
     ]
     hand: Vec3 = (0.0, 0.0, 0.0)
-    for sign in (-1, 1):
+    for sign in SIDES:
         up = 0.42 if look.pose == "wave" and sign == 1 else (-0.16 if look.pose == "sit" else 0.10)
         hand = (sign * (middle + 0.34), y2 + up, 0.08)
         shapes.append(limb((sign * 0.85 * middle, y2 + 0.02, 0.0), hand, 0.03, 0.022, TWIG))
-        shapes.append(
-            limb(
-                (sign * (middle + 0.22), y2 + 0.65 * up, 0.05),
-                (sign * (middle + 0.30), y2 + up + 0.14, 0.1),
-                0.02,
-                0.015,
-                TWIG,
-            )
-        )
+        finger = (sign * (middle + 0.22), y2 + 0.65 * up, 0.05), (sign * (middle + 0.30), y2 + up + 0.14, 0.1)
+        shapes.append(limb(*finger, 0.02, 0.015, TWIG))
     return Figure(
         tuple(shapes),
         crown=((0.0, head[1] + 0.93 * r, 0.02), 0.72 * r),

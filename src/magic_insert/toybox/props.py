@@ -1,18 +1,19 @@
 """What stands in a scene: props at a place on the ground, and the fixtures that a place has as a whole.
 
-A prop takes a random stream, a place (x, z) and a size in world units (about its height). A fixture (a window, the
-sea, a road, hills) takes the site: where the subject will stand, and the wall behind. Both keep to few primitives: a
-picture costs what its world holds.
+A prop is built by a `Builder`, which stands at a place (x, z) and counts in the prop's size (about its height), and
+which carries the scene's random stream. A fixture (a window, the sea, a road, hills) takes the site: where the subject
+will stand, and the wall behind. Both keep to few primitives: a picture costs what its world holds.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
 from magic_insert.toybox.records import Paint, Shape, Vec3
-from magic_insert.toybox.solids import ball, block, limb, rod
+from magic_insert.toybox.solids import SIDES, Frame, ball, block, rod
 
-Prop = Callable[[Random, float, float, float], tuple[Shape, ...]]
+Shapes = tuple[Shape, ...]
+Range = tuple[float, float]
 
 BARK = Paint((0.42, 0.29, 0.20))
 WOOD = Paint((0.66, 0.46, 0.29), second=(0.52, 0.35, 0.21), pattern="planks", scale=3.0)
@@ -35,454 +36,321 @@ CLOTHS: tuple[Vec3, ...] = (
 )
 
 
-def pick(rng: Random, colours: tuple[Vec3, ...]) -> Paint:
-    """A plain paint of one of the colours."""
-    return Paint(rng.choice(colours))
+@dataclass(frozen=True)
+class Builder(Frame):
+    """A frame on the ground whose unit is the prop's size, and the scene's random stream."""
+
+    rng: Random
+
+    def pick(self, colours: Sequence[Vec3]) -> Paint:
+        """A plain paint of one of the colours."""
+        return Paint(self.rng.choice(colours))
+
+    def uniform(self, low: float, high: float) -> float:
+        """A random number between the two."""
+        return self.rng.uniform(low, high)
+
+    def side(self) -> int:
+        """Left or right."""
+        return self.rng.choice(SIDES)
 
 
-def crate(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+Prop = Callable[[Builder], Shapes]
+
+
+def crate(b: Builder) -> Shapes:
     """A wooden box."""
-    half = 0.5 * size
-    return (block((x, half, z), (half, half, half), WOOD, 0.02, (0.0, rng.uniform(-35, 35), 0.0)),)
+    return (b.block((0, 0.5, 0), (0.5, 0.5, 0.5), WOOD, 0.02, (0.0, b.uniform(-35, 35), 0.0)),)
 
 
-def barrel(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def barrel(b: Builder) -> Shapes:
     """A barrel with a hoop."""
-    return (
-        rod((x, 0.0, z), (x, size, z), 0.36 * size, 0.36 * size, WOOD),
-        rod((x, 0.42 * size, z), (x, 0.58 * size, z), 0.39 * size, 0.39 * size, DARK),
-    )
+    return b.post(0, 1, 0.36, 0.36, WOOD), b.post(0.42, 0.58, 0.39, 0.39, DARK)
 
 
-def bookcase(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def bookcase(b: Builder) -> Shapes:
     """A case with three rows of books."""
-    half = 0.34 * size
-    rows = tuple(
-        block(
-            (x, (0.20 + 0.29 * row) * size, z + 0.10 * size),
-            (0.88 * half, 0.105 * size, 0.07 * size),
-            Paint(rng.choice(CLOTHS), rng.choice(CLOTHS), "stripes", 7.0),
-            0.005,
-        )
-        for row in range(3)
-    )
-    return (
-        block((x, 0.5 * size, z), (half, 0.5 * size, 0.12 * size), Paint((0.45, 0.29, 0.18)), 0.01),
-        *rows,
-    )
+    books = (Paint(b.rng.choice(CLOTHS), b.rng.choice(CLOTHS), "stripes", 7.0) for _ in range(3))
+    rows = [
+        b.block((0, 0.20 + 0.29 * row, 0.10), (0.88 * 0.34, 0.105, 0.07), paint, 0.005)
+        for row, paint in enumerate(books)
+    ]
+    return (b.block((0, 0.5, 0), (0.34, 0.5, 0.12), Paint((0.45, 0.29, 0.18))), *rows)
 
 
-def sofa(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def sofa(b: Builder) -> Shapes:
     """Seat, back and two arms."""
-    cloth = pick(rng, CLOTHS)
+    cloth = b.pick(CLOTHS)
     return (
-        block((x, 0.26 * size, z), (0.9 * size, 0.24 * size, 0.38 * size), cloth, 0.08),
-        block((x, 0.58 * size, z - 0.30 * size), (0.88 * size, 0.40 * size, 0.14 * size), cloth, 0.1),
-        *(
-            block((x + s * 0.92 * size, 0.34 * size, z), (0.13 * size, 0.32 * size, 0.4 * size), cloth, 0.1)
-            for s in (-1, 1)
-        ),
+        b.block((0, 0.26, 0), (0.9, 0.24, 0.38), cloth, 0.08),
+        b.block((0, 0.58, -0.30), (0.88, 0.40, 0.14), cloth, 0.1),
+        *(b.block((s * 0.92, 0.34, 0), (0.13, 0.32, 0.4), cloth, 0.1) for s in SIDES),
     )
 
 
-def table(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def table(b: Builder) -> Shapes:
     """A round table on one foot."""
-    return (
-        rod((x, 0.9 * size, z), (x, size, z), 0.7 * size, 0.72 * size, WOOD),
-        rod((x, 0.0, z), (x, 0.9 * size, z), 0.07 * size, 0.06 * size, BARK),
-        rod((x, 0.0, z), (x, 0.06 * size, z), 0.32 * size, 0.26 * size, BARK),
-    )
+    top, foot = b.post(0.9, 1, 0.7, 0.72, WOOD), b.post(0, 0.06, 0.32, 0.26, BARK)
+    return top, b.post(0, 0.9, 0.07, 0.06, BARK), foot
 
 
-def floor_lamp(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def floor_lamp(b: Builder) -> Shapes:
     """A thin stand with a cloth shade."""
-    return (
-        rod((x, 0.0, z), (x, 0.8 * size, z), 0.02 * size, 0.018 * size, DARK),
-        rod((x, 0.0, z), (x, 0.03 * size, z), 0.13 * size, 0.12 * size, DARK),
-        rod(
-            (x, 0.76 * size, z),
-            (x, size, z),
-            0.18 * size,
-            0.11 * size,
-            Paint(rng.choice(((0.98, 0.88, 0.62), (0.95, 0.80, 0.70)))),
-        ),
-    )
+    shade = b.pick(((0.98, 0.88, 0.62), (0.95, 0.80, 0.70)))
+    stand, foot = b.post(0, 0.8, 0.02, 0.018, DARK), b.post(0, 0.03, 0.13, 0.12, DARK)
+    return stand, foot, b.post(0.76, 1, 0.18, 0.11, shade)
 
 
-def fridge(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def fridge(b: Builder) -> Shapes:
     """A tall fridge with a handle."""
-    return (
-        block(
-            (x, 0.5 * size, z),
-            (0.24 * size, 0.5 * size, 0.22 * size),
-            Paint((0.80, 0.90, 0.90), gloss=0.15),
-            0.05,
-        ),
-        rod(
-            (x - 0.17 * size, 0.55 * size, z + 0.25 * size),
-            (x - 0.17 * size, 0.8 * size, z + 0.25 * size),
-            0.016 * size,
-            0.016 * size,
-            STEEL,
-        ),
-    )
+    case = b.block((0, 0.5, 0), (0.24, 0.5, 0.22), Paint((0.80, 0.90, 0.90), gloss=0.15), 0.05)
+    return case, b.post(0.55, 0.8, 0.016, 0.016, STEEL, x=-0.17, z=0.25)
 
 
-def counter(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def counter(b: Builder) -> Shapes:
     """A kitchen counter with a pan on it."""
     return (
-        block((x, 0.44 * size, z), (0.95 * size, 0.44 * size, 0.34 * size), pick(rng, CLOTHS), 0.02),
-        block((x, 0.92 * size, z), (1.0 * size, 0.05 * size, 0.38 * size), WHITE, 0.02),
-        rod(
-            (x + 0.3 * size, 0.97 * size, z),
-            (x + 0.3 * size, 1.22 * size, z),
-            0.20 * size,
-            0.20 * size,
-            STEEL,
-        ),
+        b.block((0, 0.44, 0), (0.95, 0.44, 0.34), b.pick(CLOTHS), 0.02),
+        b.block((0, 0.92, 0), (1.0, 0.05, 0.38), WHITE, 0.02),
+        b.post(0.97, 1.22, 0.20, 0.20, STEEL, x=0.3),
     )
 
 
-def curtain(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def curtain(b: Builder) -> Shapes:
     """A heavy stage curtain of three folds."""
     cloth = Paint((0.70, 0.10, 0.16), (0.56, 0.06, 0.12), "stripes", 2.0)
-    return tuple(
-        rod((x + dx * size, 0.0, z), (x + dx * size, 1.6 * size, z), 0.16 * size, 0.13 * size, cloth)
-        for dx in (-0.24, 0.0, 0.24)
-    )
+    return tuple(b.post(0, 1.6, 0.16, 0.13, cloth, x=x) for x in (-0.24, 0.0, 0.24))
 
 
-def spotlight(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def spotlight(b: Builder) -> Shapes:
     """A lamp on a stand."""
+    (x, _, z), size = b.origin, b.unit
+    start, end = (x, 0.78 * size, z - 0.05), (x + 0.04, 0.9 * size, z + 0.22 * size)
     return (
-        rod((x, 0.0, z), (x, 0.8 * size, z), 0.025 * size, 0.025 * size, DARK),
-        rod(
-            (x, 0.78 * size, z - 0.05),
-            (x + 0.04, 0.9 * size, z + 0.22 * size),
-            0.09 * size,
-            0.15 * size,
-            DARK,
-        ),
+        b.post(0, 0.8, 0.025, 0.025, DARK),
+        rod(start, end, 0.09 * size, 0.15 * size, DARK),
         ball((x + 0.045, 0.905 * size, z + 0.23 * size), (0.13 * size, 0.13 * size, 0.04), GLOW),
     )
 
 
-def beach_ball(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def beach_ball(b: Builder) -> Shapes:
     """A striped ball."""
-    cloth = Paint(rng.choice(CLOTHS), (0.98, 0.97, 0.94), "stripes", 3.0 / size)
-    return (ball((x, 0.5 * size, z), 0.5 * size, cloth, (20.0, 30.0, 30.0)),)
+    cloth = Paint(b.rng.choice(CLOTHS), (0.98, 0.97, 0.94), "stripes", 3.0 / b.unit)
+    return (b.ball((0, 0.5, 0), 0.5, cloth, (20.0, 30.0, 30.0)),)
 
 
-def toy_blocks(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def toy_blocks(b: Builder) -> Shapes:
     """Three stacked cubes."""
-    half = 0.25 * size
-    spin = rng.uniform(-20, 20)
-    low = ((x - 1.05 * half, half), (x + 1.05 * half, half), (x, 3.0 * half))
+    h, spin = 0.25, b.uniform(-20, 20)
+    places = ((-1.05 * h, h), (1.05 * h, h), (0.0, 3.0 * h))
+    turns = (0.15 * spin, 0.15 * spin, spin)
     return tuple(
-        block(
-            (px, py, z),
-            (half, half, half),
-            Paint(cloth),
-            0.04 * size,
-            (0.0, spin * (1.0 if n == 2 else 0.15), 0.0),
-        )
-        for n, ((px, py), cloth) in enumerate(zip(low, rng.sample(CLOTHS, 3), strict=True))
+        b.block((x, y, 0), (h, h, h), Paint(cloth), 0.04 * b.unit, (0.0, turn, 0.0))
+        for (x, y), turn, cloth in zip(places, turns, b.rng.sample(CLOTHS, 3), strict=True)
     )
 
 
-def house(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def house(b: Builder) -> Shapes:
     """A house front: walls, roof, door, window."""
-    wall = pick(rng, ((0.93, 0.80, 0.62), (0.72, 0.82, 0.86), (0.92, 0.68, 0.62), (0.95, 0.92, 0.84)))
-    half = 0.42 * size
-    front = z + half
+    wall = b.pick(((0.93, 0.80, 0.62), (0.72, 0.82, 0.86), (0.92, 0.68, 0.62), (0.95, 0.92, 0.84)))
+    door, pane = b.at((-0.16, 0.18, 0.42)), b.at((0.15, 0.42, 0.42))
     return (
-        block((x, 0.36 * size, z), (half, 0.36 * size, half), wall, 0.01),
-        rod((x, 0.71 * size, z), (x, 1.12 * size, z), 0.66 * size, 0.02, Paint((0.66, 0.30, 0.26))),
-        block(
-            (x - 0.16 * size, 0.18 * size, front),
-            (0.09 * size, 0.18 * size, 0.02),
-            Paint((0.40, 0.26, 0.20)),
-            0.01,
-        ),
-        block((x + 0.15 * size, 0.42 * size, front), (0.11 * size, 0.11 * size, 0.02), WINDOW, 0.01),
+        b.block((0, 0.36, 0), (0.42, 0.36, 0.42), wall),
+        rod(b.at((0, 0.71, 0)), b.at((0, 1.12, 0)), 0.66 * b.unit, 0.02, Paint((0.66, 0.30, 0.26))),
+        block(door, (0.09 * b.unit, 0.18 * b.unit, 0.02), Paint((0.40, 0.26, 0.20)), 0.01),
+        block(pane, (0.11 * b.unit, 0.11 * b.unit, 0.02), WINDOW, 0.01),
     )
 
 
-def tower(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def tower(b: Builder) -> Shapes:
     """A city block whose windows are a checker."""
-    body = rng.choice(((0.50, 0.56, 0.66), (0.62, 0.54, 0.54), (0.44, 0.50, 0.56), (0.70, 0.62, 0.52)))
+    body = b.rng.choice(((0.50, 0.56, 0.66), (0.62, 0.54, 0.54), (0.44, 0.50, 0.56), (0.70, 0.62, 0.52)))
     light = (min(1.0, body[0] + 0.28), min(1.0, body[1] + 0.26), min(1.0, body[2] + 0.16))
-    wide = rng.uniform(0.13, 0.19) * size
-    return (block((x, 0.5 * size, z), (wide, 0.5 * size, wide), Paint(body, light, "checker", 1.6), 0.01),)
+    wide = b.uniform(0.13, 0.19)
+    return (b.block((0, 0.5, 0), (wide, 0.5, wide), Paint(body, light, "checker", 1.6)),)
 
 
-def street_lamp(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def street_lamp(b: Builder) -> Shapes:
     """A post with a glowing head."""
-    return (
-        rod((x, 0.0, z), (x, 0.9 * size, z), 0.035 * size, 0.022 * size, DARK),
-        rod((x, 0.0, z), (x, 0.07 * size, z), 0.075 * size, 0.05 * size, DARK),
-        ball((x, 0.94 * size, z), 0.075 * size, GLOW),
-    )
+    post, foot = b.post(0, 0.9, 0.035, 0.022, DARK), b.post(0, 0.07, 0.075, 0.05, DARK)
+    return post, foot, b.ball((0, 0.94, 0), 0.075, GLOW)
 
 
-def column(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def column(b: Builder) -> Shapes:
     """A temple column with base and capital."""
-    r = 0.12 * size
-    return (
-        rod((x, 0.0, z), (x, 0.97 * size, z), r, 0.85 * r, MARBLE),
-        block((x, 0.04 * size, z), (1.4 * r, 0.04 * size, 1.4 * r), MARBLE, 0.01),
-        block((x, 0.98 * size, z), (1.4 * r, 0.04 * size, 1.4 * r), MARBLE, 0.01),
-    )
+    r = 0.12
+    slabs = (b.block((0, y, 0), (1.4 * r, 0.04, 1.4 * r), MARBLE) for y in (0.04, 0.98))
+    return (b.post(0, 0.97, r, 0.85 * r, MARBLE), *slabs)
 
 
-def parasol(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def parasol(b: Builder) -> Shapes:
     """A beach parasol."""
-    cloth = Paint(rng.choice(CLOTHS), (0.98, 0.96, 0.92), "stripes", 3.0)
-    return (
-        rod((x, 0.0, z), (x + 0.1 * size, 0.95 * size, z), 0.02 * size, 0.02 * size, WHITE),
-        rod((x + 0.08 * size, 0.76 * size, z), (x + 0.11 * size, size, z), 0.52 * size, 0.02 * size, cloth),
-    )
+    cloth = Paint(b.rng.choice(CLOTHS), (0.98, 0.96, 0.92), "stripes", 3.0)
+    stick = b.rod((0, 0, 0), (0.1, 0.95, 0), 0.02, 0.02, WHITE)
+    return stick, b.rod((0.08, 0.76, 0), (0.11, 1, 0), 0.52, 0.02, cloth)
 
 
-def igloo(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def igloo(b: Builder) -> Shapes:
     """A dome with an entrance."""
     bricks = Paint((0.93, 0.96, 1.0), (0.82, 0.89, 0.97), "checker", 2.5)
     return (
-        ball((x, 0.0, z), (0.8 * size, 0.8 * size, 0.8 * size), bricks),
-        rod(
-            (x, 0.12 * size, z + 0.5 * size), (x, 0.12 * size, z + 1.0 * size), 0.32 * size, 0.32 * size, SNOW
-        ),
-        rod(
-            (x, 0.12 * size, z + 0.9 * size),
-            (x, 0.12 * size, z + 1.02 * size),
-            0.22 * size,
-            0.22 * size,
-            DARK,
-        ),
+        b.ball((0, 0, 0), 0.8, bricks),
+        b.rod((0, 0.12, 0.5), (0, 0.12, 1.0), 0.32, 0.32, SNOW),
+        b.rod((0, 0.12, 0.9), (0, 0.12, 1.02), 0.22, 0.22, DARK),
     )
 
 
-def chimney(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def chimney(b: Builder) -> Shapes:
     """A brick chimney."""
-    return (
-        block((x, 0.45 * size, z), (0.24 * size, 0.45 * size, 0.24 * size), BRICK, 0.01),
-        block((x, 0.92 * size, z), (0.29 * size, 0.06 * size, 0.29 * size), STONE, 0.01),
-    )
+    shaft = b.block((0, 0.45, 0), (0.24, 0.45, 0.24), BRICK)
+    return shaft, b.block((0, 0.92, 0), (0.29, 0.06, 0.29), STONE)
 
 
-def lander(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def lander(b: Builder) -> Shapes:
     """A gold-foil lander on two visible legs."""
     foil = Paint((0.93, 0.75, 0.36), gloss=0.3)
     return (
-        block((x, 0.52 * size, z), (0.30 * size, 0.20 * size, 0.30 * size), foil, 0.05),
-        ball((x, 0.84 * size, z), (0.22 * size, 0.2 * size, 0.22 * size), STEEL),
-        *(
-            limb(
-                (x + s * 0.2 * size, 0.42 * size, z + 0.15 * size),
-                (x + s * 0.45 * size, 0.03 * size, z + 0.25 * size),
-                0.03 * size,
-                0.04 * size,
-                STEEL,
-            )
-            for s in (-1, 1)
-        ),
+        b.block((0, 0.52, 0), (0.30, 0.20, 0.30), foil, 0.05),
+        b.ball((0, 0.84, 0), (0.22, 0.2, 0.22), STEEL),
+        *(b.limb((s * 0.2, 0.42, 0.15), (s * 0.45, 0.03, 0.25), 0.03, 0.04, STEEL) for s in SIDES),
     )
 
 
-def slide(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def slide(b: Builder) -> Shapes:
     """A playground slide: ladder posts and a chute."""
-    chute, frame = rng.sample(CLOTHS, 2)
+    chute, frame = map(Paint, b.rng.sample(CLOTHS, 2))
     return (
-        block(
-            (x + 0.18 * size, 0.40 * size, z),
-            (0.48 * size, 0.03 * size, 0.16 * size),
-            Paint(chute, gloss=0.2),
-            0.02,
-            (0.0, 0.0, -42.0),
-        ),
-        *(
-            rod(
-                (x - 0.18 * size, 0.0, z + s * 0.15 * size),
-                (x - 0.18 * size, 0.95 * size, z + s * 0.15 * size),
-                0.03 * size,
-                0.03 * size,
-                Paint(frame),
-            )
-            for s in (-1, 1)
-        ),
-        block(
-            (x - 0.26 * size, 0.70 * size, z), (0.10 * size, 0.025 * size, 0.16 * size), Paint(frame), 0.01
-        ),
+        b.block((0.18, 0.40, 0), (0.48, 0.03, 0.16), replace(chute, gloss=0.2), 0.02, (0.0, 0.0, -42.0)),
+        *(b.post(0, 0.95, 0.03, 0.03, frame, x=-0.18, z=s * 0.15) for s in SIDES),
+        b.block((-0.26, 0.70, 0), (0.10, 0.025, 0.16), frame),
     )
 
 
-def tree(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def tree(b: Builder) -> Shapes:
     """A trunk and two clouds of leaves."""
-    leaves = pick(rng, GREENS)
-    lean = rng.uniform(-0.05, 0.05) * size
-    crown = (x + lean, 0.68 * size, z)
+    leaves, lean = b.pick(GREENS), b.uniform(-0.05, 0.05)
+    second = lean + b.side() * 0.16
     return (
-        limb((x, 0.0, z), (x + lean, 0.55 * size, z), 0.07 * size, 0.05 * size, BARK),
-        ball(crown, (0.30 * size, 0.27 * size, 0.30 * size), leaves),
-        ball((crown[0] + rng.choice((-1, 1)) * 0.16 * size, 0.86 * size, z), 0.18 * size, pick(rng, GREENS)),
+        b.limb((0, 0, 0), (lean, 0.55, 0), 0.07, 0.05, BARK),
+        b.ball((lean, 0.68, 0), (0.30, 0.27, 0.30), leaves),
+        b.ball((second, 0.86, 0), 0.18, b.pick(GREENS)),
     )
 
 
-def pine(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def pine(b: Builder) -> Shapes:
     """A fir: trunk and two cones."""
-    needle = pick(rng, ((0.18, 0.42, 0.28), (0.22, 0.48, 0.30), (0.16, 0.38, 0.32)))
-    return (
-        rod((x, 0.0, z), (x, 0.25 * size, z), 0.06 * size, 0.05 * size, BARK),
-        rod((x, 0.18 * size, z), (x, 0.68 * size, z), 0.30 * size, 0.06 * size, needle),
-        rod((x, 0.48 * size, z), (x, size, z), 0.22 * size, 0.01 * size, needle),
-    )
+    needle = b.pick(((0.18, 0.42, 0.28), (0.22, 0.48, 0.30), (0.16, 0.38, 0.32)))
+    low, high = b.post(0.18, 0.68, 0.30, 0.06, needle), b.post(0.48, 1, 0.22, 0.01, needle)
+    return b.post(0, 0.25, 0.06, 0.05, BARK), low, high
 
 
-def snowy_pine(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def snowy_pine(b: Builder) -> Shapes:
     """A fir under snow."""
-    trunk, low, high = pine(rng, x, z, size)
-    cap = rod((x, 0.74 * size, z), (x, 1.01 * size, z), 0.13 * size, 0.01 * size, SNOW)
-    return (trunk, low, high, cap)
+    return (*pine(b), b.post(0.74, 1.01, 0.13, 0.01, SNOW))
 
 
-def palm(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def palm(b: Builder) -> Shapes:
     """A leaning trunk and four drooping leaves."""
-    lean = rng.choice((-1, 1)) * rng.uniform(0.12, 0.24) * size
-    top = (x + lean, 0.82 * size, z)
-    leaf = pick(rng, GREENS[:2])
-    leaves = tuple(
-        ball(
-            (top[0] + dx * 0.24 * size, top[1] + 0.01 * size, top[2] + dz * 0.24 * size),
-            (0.29 * size if dx else 0.08 * size, 0.035 * size, 0.29 * size if dz else 0.08 * size),
+    lean = b.side() * b.uniform(0.12, 0.24)
+    leaf = b.pick(GREENS[:2])
+    leaves = (
+        b.ball(
+            (lean + dx * 0.24, 0.82 + 0.01, dz * 0.24),
+            (0.29 if dx else 0.08, 0.035, 0.29 if dz else 0.08),
             leaf,
             (dz * 22.0, 0.0, -dx * 22.0),
         )
         for dx, dz in ((1, 0), (-1, 0), (0, 1), (0, -1))
     )
-    return (limb((x, 0.0, z), top, 0.055 * size, 0.035 * size, BARK), *leaves)
+    return (b.limb((0, 0, 0), (lean, 0.82, 0), 0.055, 0.035, BARK), *leaves)
 
 
-def bush(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def bush(b: Builder) -> Shapes:
     """Two green balls."""
-    leaves = pick(rng, GREENS)
-    side = rng.choice((-1, 1)) * 0.42 * size
-    return (
-        ball((x, 0.42 * size, z), (0.55 * size, 0.5 * size, 0.5 * size), leaves),
-        ball(
-            (x + side, 0.28 * size, z + 0.1 * size),
-            (0.40 * size, 0.34 * size, 0.38 * size),
-            pick(rng, GREENS),
-        ),
-    )
+    leaves, side = b.pick(GREENS), b.side() * 0.42
+    low = b.ball((side, 0.28, 0.1), (0.40, 0.34, 0.38), b.pick(GREENS))
+    return b.ball((0, 0.42, 0), (0.55, 0.5, 0.5), leaves), low
 
 
-def rock(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def rock(b: Builder) -> Shapes:
     """A boulder."""
-    half = (rng.uniform(0.5, 0.75) * size, 0.55 * size, 0.5 * size)
-    return (ball((x, 0.25 * size, z), half, STONE, (0.0, rng.uniform(-40, 40), rng.uniform(-14, 14))),)
+    half = (b.uniform(0.5, 0.75), 0.55, 0.5)
+    return (b.ball((0, 0.25, 0), half, STONE, (0.0, b.uniform(-40, 40), b.uniform(-14, 14))),)
 
 
-def sandstone(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def sandstone(b: Builder) -> Shapes:
     """A mesa of two layers."""
     low, high = Paint((0.80, 0.50, 0.32)), Paint((0.86, 0.58, 0.38))
-    wide = rng.uniform(0.45, 0.7) * size
-    return (
-        rod((x, 0.0, z), (x, 0.55 * size, z), wide, 0.82 * wide, low),
-        rod((x, 0.55 * size, z), (x, size, z), 0.76 * wide, 0.66 * wide, high),
-    )
+    wide = b.uniform(0.45, 0.7)
+    return b.post(0, 0.55, wide, 0.82 * wide, low), b.post(0.55, 1, 0.76 * wide, 0.66 * wide, high)
 
 
-def saguaro(_: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def saguaro(b: Builder) -> Shapes:
     """A tall desert cactus."""
-    skin = Paint((0.30, 0.52, 0.34))
-    t = 0.10 * size
+    skin, t, elbow = Paint((0.30, 0.52, 0.34)), 0.10, (0.27, 0.46, 0.0)
     return (
-        limb((x, 0.0, z), (x, 0.85 * size, z), t, t, skin),
-        limb((x, 0.42 * size, z), (x + 0.27 * size, 0.46 * size, z), 0.6 * t, 0.6 * t, skin),
-        limb((x + 0.27 * size, 0.46 * size, z), (x + 0.28 * size, 0.70 * size, z), 0.6 * t, 0.6 * t, skin),
+        b.limb((0, 0, 0), (0, 0.85, 0), t, t, skin),
+        b.limb((0, 0.42, 0), elbow, 0.6 * t, 0.6 * t, skin),
+        b.limb(elbow, (0.28, 0.70, 0), 0.6 * t, 0.6 * t, skin),
     )
 
 
-def stalagmite(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def stalagmite(b: Builder) -> Shapes:
     """A stone spike and a small neighbour."""
-    r = rng.uniform(0.20, 0.30) * size
-    side = rng.choice((-1, 1)) * 1.1 * r
-    return (
-        rod((x, 0.0, z), (x, size, z), r, 0.03 * size, STONE),
-        rod((x + side, 0.0, z + 0.1), (x + side, 0.5 * size, z + 0.1), 0.6 * r, 0.02 * size, STONE),
-    )
+    r = b.uniform(0.20, 0.30)
+    (x, _, z), size = b.origin, b.unit
+    x, z = x + b.side() * 1.1 * r * size, z + 0.1
+    small = rod((x, 0.0, z), (x, 0.5 * size, z), 0.6 * r * size, 0.02 * size, STONE)
+    return b.post(0, 1, r, 0.03, STONE), small
 
 
-def crystal(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def crystal(b: Builder) -> Shapes:
     """Two leaning crystals."""
-    glass = Paint(rng.choice(((0.52, 0.78, 0.96), (0.76, 0.56, 0.96), (0.50, 0.92, 0.80))), gloss=0.35)
-    lean = rng.uniform(-0.25, 0.25) * size
-    return (
-        rod((x, 0.0, z), (x + lean, 0.9 * size, z), 0.16 * size, 0.02 * size, glass),
-        rod(
-            (x + 0.1 * size, 0.0, z),
-            (x - lean + 0.25 * size, 0.55 * size, z + 0.1 * size),
-            0.12 * size,
-            0.02 * size,
-            glass,
-        ),
-    )
+    glass = Paint(b.rng.choice(((0.52, 0.78, 0.96), (0.76, 0.56, 0.96), (0.50, 0.92, 0.80))), gloss=0.35)
+    lean = b.uniform(-0.25, 0.25)
+    tall = b.rod((0, 0, 0), (lean, 0.9, 0), 0.16, 0.02, glass)
+    x, y, z = b.at((-lean, 0.55, 0.1))
+    return tall, rod(b.at((0.1, 0, 0)), (x + 0.25 * b.unit, y, z), 0.12 * b.unit, 0.02 * b.unit, glass)
 
 
-def pot(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def pot(b: Builder) -> Shapes:
     """A pot with a round plant."""
-    return (
-        rod(
-            (x, 0.0, z),
-            (x, 0.42 * size, z),
-            0.20 * size,
-            0.28 * size,
-            Paint(rng.choice(((0.80, 0.45, 0.30), (0.92, 0.90, 0.86)))),
-        ),
-        ball((x, 0.68 * size, z), (0.34 * size, 0.34 * size, 0.34 * size), pick(rng, GREENS)),
-    )
+    clay = b.pick(((0.80, 0.45, 0.30), (0.92, 0.90, 0.86)))
+    return b.post(0, 0.42, 0.20, 0.28, clay), b.ball((0, 0.68, 0), 0.34, b.pick(GREENS))
 
 
-def flowers(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def flowers(b: Builder) -> Shapes:
     """A tuft with two blossoms."""
-    petal = pick(rng, ((0.96, 0.45, 0.52), (0.98, 0.82, 0.30), (0.78, 0.52, 0.90), (1.0, 0.98, 0.95)))
+    petal = b.pick(((0.96, 0.45, 0.52), (0.98, 0.82, 0.30), (0.78, 0.52, 0.90), (1.0, 0.98, 0.95)))
+    (x, _, z), size = b.origin, b.unit
     return (
-        ball((x, 0.18 * size, z), (0.42 * size, 0.24 * size, 0.36 * size), pick(rng, GREENS)),
+        b.ball((0, 0.18, 0), (0.42, 0.24, 0.36), b.pick(GREENS)),
         ball((x - 0.16 * size, 0.50 * size, z + 0.05), 0.15 * size, petal),
         ball((x + 0.20 * size, 0.40 * size, z + 0.10), 0.13 * size, petal),
     )
 
 
-def snow_heap(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def snow_heap(b: Builder) -> Shapes:
     """A soft drift."""
-    return (ball((x, 0.0, z), (rng.uniform(0.8, 1.2) * size, 0.6 * size, 0.7 * size), SNOW),)
+    return (b.ball((0, 0, 0), (b.uniform(0.8, 1.2), 0.6, 0.7), SNOW),)
 
 
-def crater_rock(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
+def crater_rock(b: Builder) -> Shapes:
     """A grey lump of moon."""
     grey = Paint((0.58, 0.57, 0.62), (0.46, 0.45, 0.52), "noise", 4.0)
-    return (
-        ball(
-            (x, 0.1 * size, z),
-            (0.8 * size, 0.45 * size, 0.6 * size),
-            grey,
-            (0.0, rng.uniform(-40, 40), rng.uniform(-10, 10)),
-        ),
-    )
+    turn = (0.0, b.uniform(-40, 40), b.uniform(-10, 10))
+    return (b.ball((0, 0.1, 0), (0.8, 0.45, 0.6), grey, turn),)
 
 
-def planet(rng: Random, x: float, z: float, size: float) -> tuple[Shape, ...]:
-    """A ringed planet in the sky: `size` is its radius, its height follows from the distance."""
-    body = Paint(
-        rng.choice(((0.92, 0.66, 0.42), (0.52, 0.72, 0.92), (0.86, 0.52, 0.62))),
-        (0.98, 0.88, 0.72),
-        "stripes",
-        1.0 / size,
-    )
-    y = 0.30 * abs(z) - 0.4
+def planet(b: Builder) -> Shapes:
+    """A ringed planet in the sky: the size is its radius, its height follows from the distance."""
+    colour = b.rng.choice(((0.92, 0.66, 0.42), (0.52, 0.72, 0.92), (0.86, 0.52, 0.62)))
+    body = Paint(colour, (0.98, 0.88, 0.72), "stripes", 1.0 / b.unit)
+    x, _, z = b.origin
+    centre, ring = (x, 0.30 * abs(z) - 0.4, z), b.scaled((1.9, 0.07, 1.9))
     return (
-        ball((x, y, z), size, body, (0.0, 0.0, 20.0)),
-        ball((x, y, z), (1.9 * size, 0.07 * size, 1.9 * size), Paint((0.90, 0.82, 0.70)), (18.0, 0.0, 20.0)),
+        ball(centre, b.unit, body, (0.0, 0.0, 20.0)),
+        ball(centre, ring, Paint((0.90, 0.82, 0.70)), (18.0, 0.0, 20.0)),
     )
 
 
@@ -496,10 +364,10 @@ class Site:
     wall_z: float
 
 
-Fixture = Callable[[Random, Site], tuple[Shape, ...]]
+Fixture = Callable[[Random, Site], Shapes]
 
 
-def window(rng: Random, site: Site) -> tuple[Shape, ...]:
+def window(rng: Random, site: Site) -> Shapes:
     x, y, z = site.x + (0.9 if site.x < 0 else -0.9) * rng.uniform(0.8, 1.3), 1.75, site.wall_z
     return (
         block((x, y, z), (0.62, 0.52, 0.05), WHITE, 0.01),
@@ -512,7 +380,7 @@ def window(rng: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def rug(rng: Random, site: Site) -> tuple[Shape, ...]:
+def rug(rng: Random, site: Site) -> Shapes:
     first, second = rng.sample(CLOTHS, 2)
     x, z = 0.75 * site.x, site.z - 0.35
     return (
@@ -521,7 +389,7 @@ def rug(rng: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def sea(rng: Random, site: Site) -> tuple[Shape, ...]:
+def sea(rng: Random, site: Site) -> Shapes:
     z = site.z - rng.uniform(3.2, 4.2)
     water = Paint((0.22, 0.58, 0.74), (0.30, 0.66, 0.80), "noise", 1.5, 0.45)
     return (
@@ -530,7 +398,7 @@ def sea(rng: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def road(_: Random, site: Site) -> tuple[Shape, ...]:
+def road(_: Random, site: Site) -> Shapes:
     z = site.z - 2.6
     return (
         block((0.0, 0.0, z), (40.0, 0.02, 0.75), Paint((0.36, 0.37, 0.41)), 0.005),
@@ -538,13 +406,13 @@ def road(_: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def path(rng: Random, site: Site) -> tuple[Shape, ...]:
+def path(rng: Random, site: Site) -> Shapes:
     x = site.x
     dirt = Paint((0.74, 0.62, 0.44), (0.66, 0.54, 0.37), "noise", 4.0)
     return (ball((x, 0.0, site.z - 1.2), (rng.uniform(1.0, 1.3), 0.012, 3.6), dirt),)
 
 
-def pond(rng: Random, site: Site) -> tuple[Shape, ...]:
+def pond(rng: Random, site: Site) -> Shapes:
     x = -site.x * rng.uniform(0.9, 1.3)
     water = Paint((0.36, 0.64, 0.80), gloss=0.6)
     z = site.z - rng.uniform(0.5, 0.9)
@@ -554,7 +422,7 @@ def pond(rng: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def parapet(_: Random, site: Site) -> tuple[Shape, ...]:
+def parapet(_: Random, site: Site) -> Shapes:
     z = site.z - 2.1
     return (
         block((0.0, 0.22, z), (40.0, 0.22, 0.10), BRICK, 0.01),
@@ -562,7 +430,7 @@ def parapet(_: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def steps(_: Random, site: Site) -> tuple[Shape, ...]:
+def steps(_: Random, site: Site) -> Shapes:
     return tuple(
         block(
             (0.0, 0.11 * (n + 0.5), site.z - 2.2 - 0.5 * n - 2.0),
@@ -574,31 +442,32 @@ def steps(_: Random, site: Site) -> tuple[Shape, ...]:
     )
 
 
-def hills(rng: Random, site: Site) -> tuple[Shape, ...]:
-    far = site.z - 16.0
+def hills(rng: Random, site: Site) -> Shapes:
+    greens = (Paint((0.46, 0.66, 0.40)), Paint((0.54, 0.72, 0.50)))
+    return _rolling(rng, greens, y=-0.3, z=(site.z - 16.0, -3.0), reach=(3, 9), tall=(1.8, 3.0), deep=4.0)
+
+
+def dunes(rng: Random, site: Site) -> Shapes:
+    sands = (Paint((0.90, 0.71, 0.44)), Paint((0.86, 0.63, 0.40)))
+    return _rolling(rng, sands, y=-0.2, z=(site.z - 9.0, -5.0), reach=(2, 7), tall=(1.0, 1.7), deep=3.0)
+
+
+def _rolling(
+    rng: Random, paints: Sequence[Paint], *, y: float, z: Range, reach: Range, tall: Range, deep: float
+) -> Shapes:
+    """A mound on the left and, farther away, one on the right; `reach` is nearest and farthest from the middle."""
+    near, far = reach
     return tuple(
         ball(
-            (rng.uniform(-9, -3) if n == 0 else rng.uniform(3, 9), -0.3, far - 3.0 * n),
-            (9.0, rng.uniform(1.8, 3.0), 4.0),
-            Paint(c),
+            (rng.uniform(-far, -near) if n == 0 else rng.uniform(near, far), y, z[0] + n * z[1]),
+            (float(far), rng.uniform(*tall), deep),
+            paint,
         )
-        for n, c in enumerate(((0.46, 0.66, 0.40), (0.54, 0.72, 0.50)))
+        for n, paint in enumerate(paints)
     )
 
 
-def dunes(rng: Random, site: Site) -> tuple[Shape, ...]:
-    far = site.z - 9.0
-    return tuple(
-        ball(
-            (rng.uniform(-7, -2) if n == 0 else rng.uniform(2, 7), -0.2, far - 5.0 * n),
-            (7.0, rng.uniform(1.0, 1.7), 3.0),
-            Paint(c),
-        )
-        for n, c in enumerate(((0.90, 0.71, 0.44), (0.86, 0.63, 0.40)))
-    )
-
-
-def mountains(rng: Random, site: Site) -> tuple[Shape, ...]:
+def mountains(rng: Random, site: Site) -> Shapes:
     far = site.z - 20.0
     parts: list[Shape] = []
     for x, tall in ((rng.uniform(-8, -3), rng.uniform(4.5, 6.0)), (rng.uniform(2, 7), rng.uniform(3.5, 5.0))):
@@ -607,7 +476,7 @@ def mountains(rng: Random, site: Site) -> tuple[Shape, ...]:
     return tuple(parts)
 
 
-def cloud(rng: Random, site: Site) -> tuple[Shape, ...]:
+def cloud(rng: Random, site: Site) -> Shapes:
     x, y, z = rng.uniform(-4, 4), rng.uniform(3.2, 4.3), site.z - 18.0
     puff = Paint((0.98, 0.98, 1.0))
     return (ball((x, y, z), (1.9, 0.62, 0.6), puff), ball((x + 0.9, y + 0.42, z), (0.95, 0.6, 0.6), puff))

@@ -15,7 +15,6 @@ from math import inf, sqrt
 import torch
 from torch import Tensor
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import Kind, Shape, World
 
 KINDS: tuple[Kind, ...] = ("ellipsoid", "capsule", "box", "cone")
@@ -70,8 +69,6 @@ def _core(shape: Shape) -> tuple[tuple[float, float, float], float]:
 
 
 def _column(shape: Shape) -> list[float]:
-    if shape.kind not in KINDS:
-        raise UserError(f"expected a shape kind of {', '.join(KINDS)}, got {shape.kind!r}")
     extent, radius = bounds(shape)
     core, core_radius = _core(shape)
     reach = min(AO_REACH * sorted(extent)[1], AO_REACH_LIMIT)
@@ -80,7 +77,7 @@ def _column(shape: Shape) -> list[float]:
 
 
 def pack(worlds: Sequence[World], device: torch.device | str = "cpu") -> PackedShapes:
-    """Tables of all shapes of the worlds. Raises UserError for a kind that does not exist."""
+    """Tables of all shapes of the worlds."""
     columns: list[list[float]] = []
     kinds, images, objects, parts = [], [], [], []
     widest = max((len(world.shapes) for world in worlds), default=0)

@@ -12,10 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox import props
-from magic_insert.toybox.props import Fixture, Prop, Site
+from magic_insert.toybox.props import Builder, Fixture, Prop, Site
 from magic_insert.toybox.records import FIRST_PROP_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World
 from magic_insert.toybox.solids import bounds, with_id
 
@@ -327,23 +326,16 @@ class SceneSpec:
 def sample_scene(
     seed: int, split: str = "train", occlusion: float = 0.0, kind: str | None = None
 ) -> SceneSpec:
-    """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too.
-
-    Raises UserError for an unknown split or kind and for an occlusion outside [0, 1].
-    """
-    if split not in ("train", "heldout"):
-        raise UserError(f"expected split 'train' or 'heldout', got {split!r}")
-    if not 0.0 <= occlusion <= 1.0:
-        raise UserError(f"expected occlusion in [0, 1], got {occlusion}")
-    if kind is not None and kind not in PLACES:
-        raise UserError(f"expected a scene kind out of {', '.join(KINDS)}, got {kind!r}")
+    """The scene of number `seed` in `split`, a pure function of its arguments; `kind` None draws the kind too."""
+    assert split in ("train", "heldout"), split
+    assert 0.0 <= occlusion <= 1.0, occlusion
     rng = Random(fold_in(seed, "scene", split))
     drawn = rng.choice(KINDS)
     side = rng.randrange(2)
     camera = _camera(rng)
     u, v = DROP_X[side] + rng.uniform(-0.045, 0.045), rng.uniform(*BOTTOM)
     x, z = ground_point(camera, u, v)
-    height = _height_at(camera, x, z, v - rng.uniform(*TALL))
+    height = height_at(camera, x, z, v - rng.uniform(*TALL))
     return SceneSpec(
         seed=(fold_in(seed, "scene identity", split) // 2) * 2 + int(split == "heldout"),
         kind=kind or drawn,
@@ -413,7 +405,7 @@ def project(camera: Camera, point: Vec3) -> tuple[float, float]:
     return 0.5 + across / spread, 0.5 - above / spread
 
 
-def _height_at(camera: Camera, x: float, z: float, v: float) -> float:
+def height_at(camera: Camera, x: float, z: float, v: float) -> float:
     """Height of the point above (x, z) that is seen in row v."""
     low, high = 0.0, 4.0 * camera.position[1] + 4.0
     for _ in range(40):
@@ -425,8 +417,12 @@ def _height_at(camera: Camera, x: float, z: float, v: float) -> float:
 def _camera(rng: Random) -> Camera:
     height, back, fov = rng.uniform(1.0, 1.3), rng.uniform(4.4, 5.2), rng.uniform(31.0, 36.0)
     horizon = rng.uniform(0.30, 0.40)
+    return looking_at(horizon, rng.uniform(-0.15, 0.15), height, back, fov)
+
+
+def looking_at(horizon: float, x: float, height: float, back: float, fov: float) -> Camera:
+    """A camera at (x, height, back) that has the horizon at this share of the picture's height, from above."""
     pitch = math.atan((0.5 - horizon) * 2.0 * math.tan(math.radians(0.5 * fov)))
-    x = rng.uniform(-0.15, 0.15)
     return Camera((x, height, back), (x, height - back * math.tan(pitch), 0.0), fov)
 
 
@@ -453,7 +449,7 @@ def _props(spec: SceneSpec, place: Place, rng: Random, wall_z: float | None) -> 
         if wall_z is not None:
             z = max(z, wall_z + spot.depth * size)
         x = _across(spec, u if spec.drop_x < spec.camera.position[0] else 1.0 - u, z)
-        parts = rng.choice(spot.props)(rng, x, z, size)
+        parts = rng.choice(spot.props)(Builder((x, 0.0, z), size, rng))
         if sum(map(len, objects)) + len(parts) <= MAX_PROP_SHAPES:
             objects.append(parts)
     objects.append(_occluder(spec, place))  # last: the other props are the same with and without it
@@ -477,7 +473,7 @@ def _occluder(spec: SceneSpec, place: Place) -> tuple[Shape, ...]:
     size = spec.subject_height * rng.uniform(0.44, 0.64) * strength
     z = spec.drop_z + 0.30 * spec.subject_height + 0.4 * size
     x = spec.drop_x + rng.choice((-1, 1)) * spec.subject_height * rng.uniform(0.18, 0.32)
-    return rng.choice(place.occluders)(rng, x, z, size)
+    return rng.choice(place.occluders)(Builder((x, 0.0, z), size, rng))
 
 
 def _ray(camera: Camera, u: float, v: float) -> Vec3:

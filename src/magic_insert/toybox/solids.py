@@ -6,11 +6,12 @@ Axes are those of `records`: x right, y up, z towards the camera. Angles are deg
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from magic_insert.toybox.records import Paint, Shape, Vec3
 
 Matrix = tuple[float, ...]  # row-major 3x3
+SIDES = (-1, 1)
 IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 
 
@@ -37,6 +38,51 @@ def rod(start: Vec3, end: Vec3, start_radius: float, end_radius: float, paint: P
     """A cone frustum with flat ends at `start` and `end`: a cylinder when the radii agree."""
     centre, half, rotation = _between(start, end)
     return Shape("cone", centre, (start_radius, half, end_radius), paint, rotation=rotation)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Primitives placed and measured in units of a part: `unit` world units each, from `origin` on.
+
+    Roundings are in world units.
+    """
+
+    origin: Vec3
+    unit: float
+
+    def at(self, place: Vec3) -> Vec3:
+        """A place of the part in the world."""
+        (x, y, z), (a, b, c) = self.origin, place
+        return (x + a * self.unit, y + b * self.unit, z + c * self.unit)
+
+    def scaled(self, extent: Vec3) -> Vec3:
+        """Three lengths of the part in world units."""
+        return (extent[0] * self.unit, extent[1] * self.unit, extent[2] * self.unit)
+
+    def ball(self, centre: Vec3, radii: Vec3 | float, paint: Paint, turn: Vec3 = (0.0, 0.0, 0.0)) -> Shape:
+        """An ellipsoid."""
+        size = (radii, radii, radii) if isinstance(radii, float) else radii
+        return ball(self.at(centre), self.scaled(size), paint, turn)
+
+    def block(
+        self, centre: Vec3, half: Vec3, paint: Paint, rounding: float = 0.01, turn: Vec3 = (0.0, 0.0, 0.0)
+    ) -> Shape:
+        """A rounded box."""
+        return block(self.at(centre), self.scaled(half), paint, rounding, turn)
+
+    def limb(self, start: Vec3, end: Vec3, low: float, high: float, paint: Paint) -> Shape:
+        """A capsule with these radii at its ends."""
+        return limb(self.at(start), self.at(end), low * self.unit, high * self.unit, paint)
+
+    def rod(self, start: Vec3, end: Vec3, low: float, high: float, paint: Paint) -> Shape:
+        """A cut cone with these radii at its ends."""
+        return rod(self.at(start), self.at(end), low * self.unit, high * self.unit, paint)
+
+    def post(
+        self, bottom: float, top: float, low: float, high: float, paint: Paint, x: float = 0.0, z: float = 0.0
+    ) -> Shape:
+        """An upright cut cone between two heights, with these radii at its ends."""
+        return self.rod((x, bottom, z), (x, top, z), low, high, paint)
 
 
 def turned(degrees: Vec3) -> Matrix:

@@ -16,7 +16,6 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.rays import (
     BALL,
     BODY,
@@ -50,10 +49,7 @@ class PackedPaints:
 
 
 def pack_paints(paints: Sequence[Paint], device: torch.device | str = "cpu") -> PackedPaints:
-    """Table of paints. Raises UserError for a pattern that does not exist."""
-    for paint in paints:
-        if paint.pattern not in PATTERNS:
-            raise UserError(f"expected a pattern of {', '.join(PATTERNS)}, got {paint.pattern!r}")
+    """Table of paints."""
     rows = [[*paint.colour, *paint.second, paint.scale, paint.gloss] for paint in paints]
     values = torch.tensor(rows, dtype=torch.float32).reshape(-1, 8).t().contiguous()
     pattern = torch.tensor([PATTERNS.index(paint.pattern) for paint in paints], dtype=torch.int64)
@@ -229,8 +225,6 @@ class Stage:
 
 def _unit(v: Sequence[float]) -> Vec3:
     length = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
-    if length == 0.0:
-        raise UserError("expected a direction with a length, got zero; check the camera and the sun")
     return v[0] / length, v[1] / length, v[2] / length
 
 

@@ -6,12 +6,12 @@ of a hash, so a held-out subject is always a new combination of words that train
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in
-from magic_insert.toybox.animals import bear, bunny, cat, dinosaur, duck, elephant, frog, owl, penguin
+from magic_insert.toybox import animals, things
 from magic_insert.toybox.figures import (
     CREAM,
     PROPORTIONS,
@@ -25,20 +25,17 @@ from magic_insert.toybox.figures import (
     snowman,
 )
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Pattern, Shape, Vec3
-from magic_insert.toybox.solids import ball, block, bounds, limb, rod, rotate, scale_and_move, with_id
-from magic_insert.toybox.things import (
-    boat,
-    cactus,
-    car,
-    chair,
-    cupcake,
-    gift,
-    lamp,
-    mushroom,
-    plant,
-    rocket,
-    teapot,
-    truck,
+from magic_insert.toybox.solids import (
+    SIDES,
+    Frame,
+    ball,
+    block,
+    bounds,
+    limb,
+    rod,
+    rotate,
+    scale_and_move,
+    with_id,
 )
 
 LENS = Paint((0.93, 0.97, 1.0), gloss=0.25)
@@ -46,126 +43,78 @@ LENS = Paint((0.93, 0.97, 1.0), gloss=0.25)
 
 def accessory_shapes(name: str, figure: Figure, colour: Vec3) -> tuple[Shape, ...]:
     """The shapes of accessory `name` in `colour`; "none" gives nothing. The figure must offer the place."""
-    paint = Paint(colour)
     if name == "none":
         return ()
-    if name in ("hat", "party hat", "crown") and figure.crown is not None:
-        return _HEADWEAR[name](*figure.crown, paint)
-    if name == "scarf" and figure.neck is not None:
-        return _scarf(*figure.neck, paint)
-    if name == "bow tie" and figure.neck is not None:
-        return _bow_tie(*figure.neck, paint)
-    if name == "glasses" and figure.eyes is not None:
-        return _glasses(*figure.eyes, paint)
-    if name == "backpack" and figure.back is not None:
-        return _backpack(*figure.back, paint)
-    if name == "flag" and figure.hand is not None:
-        return _flag(figure.hand, paint)
-    raise AssertionError(f"this figure has no place for {name!r}")
+    build, place = _WORN[name]
+    anchor = getattr(figure, place)
+    assert anchor is not None, f"this figure has no place for {name!r}"
+    return build(*(anchor if place != "hand" else (anchor,)), Paint(colour))
 
 
 def _hat(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = top
-    band = Paint(blend(paint.colour, (0.08, 0.06, 0.08), 0.65))
-    return (
-        rod((x, y - 0.12 * r, z), (x, y, z), 1.65 * r, 1.55 * r, paint),
-        rod((x, y - 0.05 * r, z), (x, y + 0.95 * r, z), 0.98 * r, 0.88 * r, paint),
-        rod((x, y, z), (x, y + 0.24 * r, z), 1.02 * r, 1.0 * r, band),
-    )
+    f, band = Frame(top, r), Paint(blend(paint.colour, (0.08, 0.06, 0.08), 0.65))
+    brim, head = f.post(-0.12, 0, 1.65, 1.55, paint), f.post(-0.05, 0.95, 0.98, 0.88, paint)
+    return brim, head, f.post(0, 0.24, 1.02, 1.0, band)
 
 
 def _party_hat(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = top
-    striped = Paint(paint.colour, second=(1.0, 0.97, 0.88), pattern="stripes", scale=9.0)
-    return (
-        rod((x, y - 0.22 * r, z), (x, y + 1.75 * r, z), 0.95 * r, 0.04 * r, striped),
-        ball((x, y + 1.8 * r, z), 0.27 * r, Paint((1.0, 0.95, 0.75))),
-    )
+    f, striped = Frame(top, r), Paint(paint.colour, (1.0, 0.97, 0.88), "stripes", 9.0)
+    return f.post(-0.22, 1.75, 0.95, 0.04, striped), f.ball((0, 1.8, 0), 0.27, Paint((1.0, 0.95, 0.75)))
 
 
 def _crown(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = top
-    shine = Paint(paint.colour, gloss=0.3)
-    shapes = [rod((x, y - 0.20 * r, z), (x, y + 0.42 * r, z), 0.95 * r, 1.10 * r, shine)]
-    for side, front in ((-0.94, 0.2), (0.0, 1.0), (0.94, 0.2), (0.0, -0.95)):
-        foot = (x + side * 0.92 * r, y + 0.36 * r, z + front * 0.92 * r)
-        shapes.append(
-            rod(foot, (x + side * 1.08 * r, y + 1.05 * r, z + front * 1.08 * r), 0.36 * r, 0.03 * r, shine)
-        )
-    return tuple(shapes)
+    f, shine = Frame(top, r), Paint(paint.colour, gloss=0.3)
+    spikes = (
+        f.rod((x * 0.92, 0.36, z * 0.92), (x * 1.08, 1.05, z * 1.08), 0.36, 0.03, shine)
+        for x, z in ((-0.94, 0.2), (0.0, 1.0), (0.94, 0.2), (0.0, -0.95))
+    )
+    return (f.post(-0.20, 0.42, 0.95, 1.10, shine), *spikes)
 
 
 def _scarf(neck: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = neck
-    fringe = Paint(blend(paint.colour, (1.0, 0.97, 0.9), 0.55))
+    f, fringe = Frame(neck, r), Paint(blend(paint.colour, (1.0, 0.97, 0.9), 0.55))
+    turn = (-10.0, 20.0, 8.0)
     return (
-        ball((x, y, z), (1.12 * r, 0.26 * r, 1.12 * r), paint),
-        block(
-            (x + 0.46 * r, y - 0.42 * r, z + 1.04 * r),
-            (0.20 * r, 0.46 * r, 0.09 * r),
-            paint,
-            0.03,
-            (-10.0, 20.0, 8.0),
-        ),
-        block(
-            (x + 0.53 * r, y - 0.84 * r, z + 1.11 * r),
-            (0.21 * r, 0.09 * r, 0.10 * r),
-            fringe,
-            0.02,
-            (-10.0, 20.0, 8.0),
-        ),
+        f.ball((0, 0, 0), (1.12, 0.26, 1.12), paint),
+        f.block((0.46, -0.42, 1.04), (0.20, 0.46, 0.09), paint, 0.03, turn),
+        f.block((0.53, -0.84, 1.11), (0.21, 0.09, 0.10), fringe, 0.02, turn),
     )
 
 
 def _bow_tie(neck: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = neck
-    front = z + 1.08 * r
-    knot = Paint(blend(paint.colour, (0.1, 0.06, 0.08), 0.35))
-    wing = 0.42 * r
-    return (
-        rod(
-            (x - 0.04, y - 0.05 * r, front), (x - 1.6 * wing, y - 0.05 * r, front), 0.12 * r, 0.36 * r, paint
-        ),
-        rod(
-            (x + 0.04, y - 0.05 * r, front), (x + 1.6 * wing, y - 0.05 * r, front), 0.12 * r, 0.36 * r, paint
-        ),
-        ball((x, y - 0.05 * r, front + 0.05 * r), 0.17 * r, knot),
+    (x, y, z), knot = neck, Paint(blend(paint.colour, (0.1, 0.06, 0.08), 0.35))
+    y, front, wing = y - 0.05 * r, z + 1.08 * r, 0.42 * r
+    wings = (
+        rod((x + s * 0.04, y, front), (x + s * 1.6 * wing, y, front), 0.12 * r, 0.36 * r, paint)
+        for s in SIDES
     )
+    return (*wings, ball((x, y, front + 0.05 * r), 0.17 * r, knot))
 
 
 def _glasses(left: Vec3, right: Vec3, eye: float, paint: Paint) -> tuple[Shape, ...]:
-    gap = abs(right[0] - left[0])
-    r = min(2.0 * eye, 0.47 * gap)
+    r = min(2.0 * eye, 0.47 * abs(right[0] - left[0]))
     shapes: list[Shape] = []
     for x, y, z in (left, right):  # the eye's bead stays in front of the lens
         shapes.append(rod((x, y, z - 0.6 * eye), (x, y, z + 0.12 * eye), r, r, paint))
         shapes.append(rod((x, y, z - 0.5 * eye), (x, y, z + 0.22 * eye), 0.76 * r, 0.76 * r, LENS))
-    z = left[2] + 0.1 * eye
-    shapes.append(
-        limb(
-            (left[0] + 0.8 * r, left[1], z), (right[0] - 0.8 * r, right[1], z), 0.22 * eye, 0.22 * eye, paint
-        )
-    )
-    return tuple(shapes)
+    z, thick = left[2] + 0.1 * eye, 0.22 * eye
+    bridge = limb((left[0] + 0.8 * r, left[1], z), (right[0] - 0.8 * r, right[1], z), thick, thick, paint)
+    return (*shapes, bridge)
 
 
 def _backpack(back: Vec3, half: float, paint: Paint) -> tuple[Shape, ...]:
-    x, y, z = back
+    (x, y, z), f = back, Frame(back, half)
     flap = Paint(blend(paint.colour, (0.1, 0.06, 0.08), 0.3))
-    straps = tuple(
-        limb(
-            (x + s * 0.95 * half, y + 1.25 * half, z + 0.2),
-            (x + s * 1.15 * half, y - 0.3 * half, z + 0.32),
-            0.045,
-            0.045,
-            flap,
-        )
-        for s in (-1, 1)
-    )
+    high, low = y + 1.25 * half, y - 0.3 * half
     return (
-        block((x, y + 0.1 * half, z - 0.35 * half), (1.7 * half, 1.25 * half, 0.55 * half), paint, 0.1),
-        block((x, y + 1.0 * half, z - 0.38 * half), (1.76 * half, 0.42 * half, 0.62 * half), flap, 0.08),
-        *straps,
+        f.block((0, 0.1, -0.35), (1.7, 1.25, 0.55), paint, 0.1),
+        f.block((0, 1.0, -0.38), (1.76, 0.42, 0.62), flap, 0.08),
+        *(
+            limb(
+                (x + s * 0.95 * half, high, z + 0.2), (x + s * 1.15 * half, low, z + 0.32), 0.045, 0.045, flap
+            )
+            for s in SIDES
+        ),
     )
 
 
@@ -179,38 +128,46 @@ def _flag(hand: Vec3, paint: Paint) -> tuple[Shape, ...]:
     )
 
 
-_HEADWEAR = {"hat": _hat, "party hat": _party_hat, "crown": _crown}
-
-
+# What is worn: how it is built, and on which place of a figure.
+_WORN: dict[str, tuple[Callable[..., tuple[Shape, ...]], str]] = {
+    "hat": (_hat, "crown"),
+    "party hat": (_party_hat, "crown"),
+    "crown": (_crown, "crown"),
+    "scarf": (_scarf, "neck"),
+    "bow tie": (_bow_tie, "neck"),
+    "glasses": (_glasses, "eyes"),
+    "backpack": (_backpack, "back"),
+    "flag": (_flag, "hand"),
+}
 _HATS = ("hat", "party hat", "crown")
 _DRESSED = ("none", *_HATS, "scarf", "bow tie", "glasses", "backpack", "flag")
 _NO_PACK = ("none", *_HATS, "scarf", "bow tie", "glasses", "flag")
 
 _ALL = (
-    Template("bunny", bunny, _DRESSED),
-    Template("cat", cat, _DRESSED),
-    Template("bear", bear, _DRESSED),
-    Template("elephant", elephant, _DRESSED),
-    Template("frog", frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
-    Template("duck", duck, _NO_PACK),
-    Template("penguin", penguin, _DRESSED),
-    Template("owl", owl, ("none", *_HATS, "backpack", "flag")),
-    Template("dinosaur", dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)),
+    Template("bunny", animals.bunny, _DRESSED),
+    Template("cat", animals.cat, _DRESSED),
+    Template("bear", animals.bear, _DRESSED),
+    Template("elephant", animals.elephant, _DRESSED),
+    Template("frog", animals.frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
+    Template("duck", animals.duck, _NO_PACK),
+    Template("penguin", animals.penguin, _DRESSED),
+    Template("owl", animals.owl, ("none", *_HATS, "backpack", "flag")),
+    Template("dinosaur", animals.dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)),
     Template("person", person, _DRESSED),
     Template("robot", robot, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
     Template("snowman", snowman, _DRESSED),
-    Template("car", car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("truck", truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("rocket", rocket, ("none", "scarf", "flag"), "thing"),
-    Template("boat", boat, ("none", "flag"), "thing", (40.0, 65.0)),
-    Template("chair", chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
-    Template("lamp", lamp, ("none", *_HATS, "bow tie"), "thing"),
-    Template("teapot", teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
-    Template("cupcake", cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
-    Template("gift", gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
-    Template("plant", plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
-    Template("cactus", cactus, _NO_PACK),
-    Template("mushroom", mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"),
+    Template("car", things.car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    Template("truck", things.truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    Template("rocket", things.rocket, ("none", "scarf", "flag"), "thing"),
+    Template("boat", things.boat, ("none", "flag"), "thing", (40.0, 65.0)),
+    Template("chair", things.chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
+    Template("lamp", things.lamp, ("none", *_HATS, "bow tie"), "thing"),
+    Template("teapot", things.teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
+    Template("cupcake", things.cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
+    Template("gift", things.gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
+    Template("plant", things.plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
+    Template("cactus", things.cactus, _NO_PACK),
+    Template("mushroom", things.mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"),
 )
 REGISTRY: dict[str, Template] = {template.name: template for template in _ALL}
 
@@ -230,9 +187,7 @@ PALETTE: dict[str, Vec3] = {
 TEMPLATES: tuple[str, ...] = tuple(REGISTRY)
 COLOURS: tuple[str, ...] = tuple(PALETTE)
 PATTERNS: tuple[Pattern, ...] = ("plain", "stripes", "dots", "patches")
-ACCESSORIES: tuple[str, ...] = (
-    "none", "hat", "party hat", "crown", "scarf", "bow tie", "glasses", "backpack", "flag",
-)  # fmt: skip
+ACCESSORIES: tuple[str, ...] = ("none", *_WORN)
 POSES: tuple[str, ...] = ("stand", "sit", "wave", "lean")
 MAX_SHAPES = 22
 WIDEST = 1.15  # a subject wider than this times its height is scaled by its width instead
@@ -268,8 +223,7 @@ def is_held_out(combination: tuple[str, str, str, str]) -> bool:
 
 def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
     """The subject of number `seed` in `split`: a pure function of both."""
-    if split not in ("train", "heldout"):
-        raise UserError(f"expected split 'train' or 'heldout', got {split!r}")
+    assert split in ("train", "heldout"), split
     held_out = split == "heldout"
     rng = Random(fold_in(seed, "subject", split))
     while True:
@@ -301,8 +255,7 @@ def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
 
 def with_pose(spec: SubjectSpec, pose: str | None = None, yaw_deg: float | None = None) -> SubjectSpec:
     """The same identity in another pose or seen from another side; None keeps what the spec says."""
-    if pose is not None and pose not in POSES:
-        raise UserError(f"expected a pose out of {', '.join(POSES)}, got {pose!r}")
+    assert pose is None or pose in POSES, pose
     return replace(
         spec,
         pose=spec.pose if pose is None else pose,

@@ -2,7 +2,7 @@
 
 import math
 
-from magic_insert.toybox.figures import CREAM, GLASS, METAL, TYRE, WOOD, Figure, Look, cheeks, face
+from magic_insert.toybox.figures import CREAM, GLASS, METAL, TYRE, WOOD, Figure, Look, face, toy_face
 from magic_insert.toybox.records import Paint, Shape
 from magic_insert.toybox.solids import ball, block, limb, rod
 
@@ -10,6 +10,14 @@ LEAF = Paint((0.30, 0.62, 0.30))
 FRESH = Paint((0.44, 0.74, 0.34))
 SOIL = Paint((0.32, 0.21, 0.15))
 CLAY = Paint((0.80, 0.45, 0.30))
+# Of a mushroom's cap: azimuth and elevation in degrees, size.
+SPOTS = (
+    (-28.0, 42.0, 0.10),
+    (34.0, 30.0, 0.085),
+    (10.0, 68.0, 0.09),
+    (-75.0, 26.0, 0.085),
+    (88.0, 40.0, 0.09),
+)
 
 
 def plant(look: Look) -> Figure:
@@ -34,14 +42,8 @@ def plant(look: Look) -> Figure:
         tip = (1.25 * length * out * math.sin(angle), tip_y, 1.25 * length * out * math.cos(angle))
         middle = (0.6 * tip[0], y + 0.62 * (tip_y - y), 0.6 * tip[2])
         tilt = math.degrees(math.atan2(1.25 * length * out, tip_y - y))
-        shapes.append(
-            ball(
-                middle,
-                (0.15, 0.62 * length, 0.055),
-                (LEAF, FRESH)[index % 2],
-                (tilt, math.degrees(angle), 0.0),
-            )
-        )
+        turn = (tilt, math.degrees(angle), 0.0)
+        shapes.append(ball(middle, (0.15, 0.62 * length, 0.055), (LEAF, FRESH)[index % 2], turn))
     return Figure(
         tuple(shapes),
         eyes=eyes,
@@ -57,9 +59,8 @@ def cactus(look: Look) -> Figure:
     pot = look.mix(0, 0.26, 0.34)
     y = pot + 0.04
     top = y + 2 * tall
-    beads, eyes = face(
-        (0, y + 1.25 * tall, 0), (r, tall, r), look.mix(4, 0.04, 0.055), spread=0.36, lift=0.02
-    )
+    top_face = (0, y + 1.25 * tall, 0)
+    smile, eyes = toy_face(look, top_face, (r, tall, r), (0.04, 0.055), (0.085, 0.045), 0.36, 0.02)
     arm = look.mix(3, 0.20, 0.32)
     thick = look.mix(5, 0.075, 0.105)
     shapes: list[Shape] = [
@@ -68,8 +69,7 @@ def cactus(look: Look) -> Figure:
         limb((0, y, 0), (0, top - r, 0), r, r, look.main),
         ball((0, top + 0.02, 0.04), (0.12, 0.07, 0.12), look.trim),
         ball((0, top + 0.07, 0.04), 0.05, Paint((1.0, 0.86, 0.35))),
-        *beads,
-        *cheeks(eyes, 0.085, 0.045),
+        *smile,
     ]
     for sign, low in ((-1, 0.72), (1, 1.0)):
         elbow = (sign * (r + 0.20), y + low * tall, 0.0)
@@ -92,31 +92,20 @@ def mushroom(look: Look) -> Figure:
     r, tall = look.mix(1, 0.20, 0.27), look.mix(2, 0.62, 0.80)
     cap, dome = look.mix(0, 0.44, 0.54), look.mix(3, 0.28, 0.40)
     stem = Paint(CREAM)
-    beads, eyes = face(
-        (0, 0.55 * tall, 0), (1.08 * r, tall, 1.08 * r), look.mix(4, 0.045, 0.06), spread=0.36, lift=0.02
-    )
+    front = (0, 0.55 * tall, 0), (1.08 * r, tall, 1.08 * r)
+    smile, eyes = toy_face(look, *front, (0.045, 0.06), (0.09, 0.06), 0.36, 0.02)
     shapes: list[Shape] = [
         rod((0, 0.0, 0), (0, tall + 0.06, 0), 1.25 * r, 0.95 * r, stem),
         ball((0, 0.06, 0), (1.35 * r, 0.09, 1.35 * r), stem),
         ball((0, tall + 0.06, 0), (cap, dome, cap), look.main),
         rod((0, tall - 0.05, 0), (0, tall + 0.10, 0), 0.62 * cap, 0.98 * cap, Paint((0.93, 0.86, 0.74))),
-        *beads,
-        *cheeks(eyes, 0.09, 0.06),
+        *smile,
     ]
     if look.main.pattern == "plain":
-        for azimuth, elevation, size in (
-            (-28.0, 42.0, 0.10),
-            (34.0, 30.0, 0.085),
-            (10.0, 68.0, 0.09),
-            (-75.0, 26.0, 0.085),
-            (88.0, 40.0, 0.09),
-        ):
+        for azimuth, elevation, size in SPOTS:
             a, e = math.radians(azimuth), math.radians(elevation)
-            place = (
-                cap * math.cos(e) * math.sin(a),
-                tall + 0.06 + dome * math.sin(e),
-                cap * math.cos(e) * math.cos(a),
-            )
+            x, z = cap * math.cos(e) * math.sin(a), cap * math.cos(e) * math.cos(a)
+            place = (x, tall + 0.06 + dome * math.sin(e), z)
             shapes.append(ball(place, (size, 0.7 * size, size), Paint(CREAM)))
     return Figure(
         tuple(shapes),
@@ -146,26 +135,12 @@ def chair(look: Look) -> Figure:
     for x, z in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
         foot, knee = (x * 0.95 * wide, 0.0, z * 0.92 * wide), (x * 0.8 * wide, leg, z * 0.8 * wide)
         shapes.append(rod(foot, knee, 0.8 * thick, thick, look.deep))
-    if look.proportions[0] > 0.45:
-        for x in (-1, 1):
-            shapes.append(
-                limb(
-                    (x * wide, leg + 0.42, -0.8 * wide),
-                    (x * wide, leg + 0.40, 0.6 * wide),
-                    0.06,
-                    0.07,
-                    look.deep,
-                )
-            )
-            shapes.append(
-                rod(
-                    (x * wide, leg + 0.05, 0.5 * wide),
-                    (x * wide, leg + 0.40, 0.5 * wide),
-                    0.04,
-                    0.04,
-                    look.deep,
-                )
-            )
+    for end in (-wide, wide) if look.proportions[0] > 0.45 else ():  # arms
+        rest = (end, leg + 0.42, -0.8 * wide), (end, leg + 0.40, 0.6 * wide)
+        shapes.append(limb(*rest, 0.06, 0.07, look.deep))
+        shapes.append(
+            rod((end, leg + 0.05, 0.5 * wide), (end, leg + 0.40, 0.5 * wide), 0.04, 0.04, look.deep)
+        )
     top = leg + 0.24 + 2 * back
     return Figure(
         tuple(shapes),
@@ -199,7 +174,7 @@ def teapot(look: Look) -> Figure:
     """A round pot with spout, handle, lid and a face."""
     r, squash = look.mix(1, 0.38, 0.46), look.mix(2, 0.82, 0.98)
     y = 0.07 + squash * r
-    beads, eyes = face((0, y, 0), (r, squash * r, r), look.mix(4, 0.045, 0.062), spread=0.32, lift=0.12)
+    smile, eyes = toy_face(look, (0, y, 0), (r, squash * r, r), (0.045, 0.062), (0.09, 0.06), 0.32, 0.12)
     top = y + squash * r
     spout = look.mix(3, 0.22, 0.34)
     shapes: list[Shape] = [
@@ -212,8 +187,7 @@ def teapot(look: Look) -> Figure:
         limb((-0.85 * r, y + 0.20, 0), (-r - 0.20, y + 0.20, 0), 0.055, 0.055, look.deep),
         limb((-r - 0.20, y + 0.20, 0), (-r - 0.22, y - 0.10, 0), 0.055, 0.055, look.deep),
         limb((-r - 0.22, y - 0.10, 0), (-0.82 * r, y - 0.20, 0), 0.055, 0.055, look.deep),
-        *beads,
-        *cheeks(eyes, 0.09, 0.06),
+        *smile,
     ]
     return Figure(
         tuple(shapes), crown=((0, top + 0.13, 0), 0.5 * r), eyes=eyes, hand=(-r - 0.2, y, 0.0), rigid=True
@@ -224,9 +198,8 @@ def cupcake(look: Look) -> Figure:
     """A paper case, swirls of icing in the colour, a cherry and a face."""
     r, case = look.mix(1, 0.34, 0.42), look.mix(2, 0.36, 0.46)
     swirl = look.mix(3, 0.15, 0.20)
-    beads, eyes = face(
-        (0, 0.55 * case, 0), (0.86 * r, case, 0.87 * r), look.mix(4, 0.045, 0.06), spread=0.30, lift=0.05
-    )
+    front = (0, 0.55 * case, 0), (0.86 * r, case, 0.87 * r)
+    smile, eyes = toy_face(look, *front, (0.045, 0.06), (0.09, 0.07), 0.30, 0.05)
     shapes: list[Shape] = [
         rod((0, 0, 0), (0, case, 0), 0.72 * r, r, CASE),
         ball((0, case + 0.05, 0), (1.16 * r, swirl, 1.16 * r), look.main),
@@ -234,8 +207,7 @@ def cupcake(look: Look) -> Figure:
         ball((0, case + 0.03 + 2.1 * swirl, 0), (0.54 * r, 0.95 * swirl, 0.54 * r), look.main),
         rod((0, case + 2.6 * swirl, 0), (0, case + 3.5 * swirl, 0), 0.26 * r, 0.02, look.plain),
         ball((0, case + 3.75 * swirl, 0), look.mix(0, 0.08, 0.11), CHERRY),
-        *beads,
-        *cheeks(eyes, 0.09, 0.07),
+        *smile,
     ]
     return Figure(
         tuple(shapes),
@@ -342,13 +314,9 @@ def rocket(look: Look) -> Figure:
     ]
     for quarter in range(4):
         turn = 90.0 * quarter + 45.0
-        side = (
-            (0.9 * r + 0.4 * fin) * math.sin(math.radians(turn)),
-            (0.9 * r + 0.4 * fin) * math.cos(math.radians(turn)),
-        )
-        shapes.append(
-            block((side[0], low + 0.10, side[1]), (0.035, 0.22, fin), look.trim, 0.03, (38.0, turn, 0.0))
-        )
+        out, angle = 0.9 * r + 0.4 * fin, math.radians(turn)
+        place = (out * math.sin(angle), low + 0.10, out * math.cos(angle))
+        shapes.append(block(place, (0.035, 0.22, fin), look.trim, 0.03, (38.0, turn, 0.0)))
     return Figure(
         tuple(shapes),
         hand=(0.9 * r, low + 0.6 * tall, 0.0),
@@ -361,7 +329,7 @@ def boat(look: Look) -> Figure:
     """A round hull with a striped deck rail, a mast and a square sail in the pattern."""
     wide, long = look.mix(1, 0.28, 0.35), look.mix(2, 0.66, 0.80)
     sail, spread = look.mix(3, 0.30, 0.40), look.mix(0, 0.38, 0.50)
-    mast = 0.62 + 2 * sail
+    mast, yard = 0.62 + 2 * sail, 0.54 + 2 * sail
     shapes: list[Shape] = [
         ball((0, 0.27, 0), (wide, 0.27, long), look.main),
         block((0, 0.34, 0), (0.94 * wide, 0.07, 0.84 * long), look.trim, 0.06),
@@ -370,8 +338,6 @@ def boat(look: Look) -> Figure:
         limb((0, 0.28, -0.80 * long), (0, 0.58, -1.06 * long), 0.12, 0.06, look.plain),
         rod((0, 0.3, 0), (0, mast, 0), 0.04, 0.03, WOOD),
         block((0, 0.52 + sail, 0.07), (spread, sail, 0.045), look.main, 0.04, (-5.0, 0.0, 0.0)),
-        limb(
-            (-spread - 0.05, 0.54 + 2 * sail, 0.02), (spread + 0.05, 0.54 + 2 * sail, 0.02), 0.03, 0.03, WOOD
-        ),
+        limb((-spread - 0.05, yard, 0.02), (spread + 0.05, yard, 0.02), 0.03, 0.03, WOOD),
     ]
     return Figure(tuple(shapes), hand=(0, mast - 0.1, 0.0), rigid=True)

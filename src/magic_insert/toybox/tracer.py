@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.rays import (
     AO_REACH,
     BALL,
@@ -344,11 +343,11 @@ def trace(
     """The G-buffer of the worlds, one row each, on `device`.
 
     size: H W or the side of a square; sun_samples: rays over the sun's disc besides its centre, 0 for hard shadows.
-    The mirror fields are filled only where the paint has gloss. Raises UserError for no worlds or an empty picture.
+    The mirror fields are filled only where the paint has gloss.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    if not worlds or height < 1 or width < 1:
-        raise UserError(f"expected worlds and a picture, got {len(worlds)} worlds and size {height}x{width}")
+    assert worlds
+    assert height > 0 < width
     place = torch.device(device)
     step = max(1, CHUNK_PIXELS.get(place.type, 1 << 16) // (height * width))
     with torch.no_grad():

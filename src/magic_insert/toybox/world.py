@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox.captions import caption
@@ -48,12 +47,6 @@ class ScenePair:
     effect: Tensor
 
 
-def _same_length(**columns: Sequence[object]) -> None:
-    counts = {name: len(column) for name, column in columns.items()}
-    if len(set(counts.values())) != 1:
-        raise UserError(f"expected one of each per picture, got {counts}")
-
-
 def trace_subjects(
     specs: Sequence[SubjectSpec], size: int = 128, device: torch.device | str = "cpu"
 ) -> GBuffer:
@@ -68,7 +61,6 @@ def trace_scenes(
     device: torch.device | str = "cpu",
 ) -> tuple[GBuffer, GBuffer]:
     """Each scene with its subject at the drop place, and without it."""
-    _same_length(scenes=scenes, subjects=subjects)
     full = [
         scene_world(
             scene, subject_shapes(subject, x=scene.drop_x, z=scene.drop_z, height=scene.subject_height)
@@ -93,7 +85,6 @@ def render_subjects(
     device: torch.device | str = "cpu",
 ) -> SubjectImages:
     """Subjects alone on paper, each drawn in its style."""
-    _same_length(specs=specs, styles=styles, complexity=complexity, seeds=seeds)
     g = trace_subjects(specs, SUPERSAMPLE * size, device)
     return SubjectImages(shrink(draw(g, styles, complexity, seeds)), shrink(g.coverage))
 
@@ -108,7 +99,6 @@ def render_pairs(
     device: torch.device | str = "cpu",
 ) -> ScenePair:
     """Scenes with and without their subject, drawn with the same random numbers, and what the subject changed."""
-    _same_length(scenes=scenes, subjects=subjects, styles=styles, complexity=complexity, seeds=seeds)
     g, empty = trace_scenes(scenes, subjects, SUPERSAMPLE * size, device)
     full = shrink(draw(g, styles, complexity, seeds))
     bare = shrink(draw(empty, styles, complexity, seeds))
@@ -207,6 +197,5 @@ def toyplop_pair(
 
 
 def _is_full(split: str) -> bool:
-    if split not in ("full", "mini"):
-        raise UserError(f"expected benchmark split 'full' or 'mini', got {split!r}")
+    assert split in ("full", "mini"), split
     return split == "full"

@@ -19,11 +19,9 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
-from magic_insert.data.ober import list_ober_release
-from magic_insert.data.pair_folders import list_desoba, list_pairs, list_rord
-from magic_insert.data.pairs import FilePairs, Listing, PairSet, sound_pairs
-from magic_insert.data.shards import list_shards
-from magic_insert.data.toybox_pairs import PairsPlan, ToyboxPairs, write_pairs
+from magic_insert.core.store import Store
+from magic_insert.data.pairs import LISTERS, FilePairs, PairSet, sound_pairs
+from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.models.edit_unet import edit_start_from_inpainting, load_edit_unet
 from magic_insert.models.pipeline import find_source, load_pipeline
 from magic_insert.models.sampling import image_size
@@ -34,13 +32,6 @@ from magic_insert.training.insertion_fit import PRODUCTS, FitOptions, fit_edit
 from magic_insert.training.insertion_validation import draw_held_out, save_sheet
 from magic_insert.training.ranks import first_rank_first, first_rank_only
 
-LISTERS: dict[str, Callable[..., Listing]] = {
-    "pairs": list_pairs,
-    "ober": list_ober_release,
-    "desoba": list_desoba,
-    "rord": list_rord,
-    "shards": list_shards,
-}
 Watcher = Callable[[int, int], None]
 
 
@@ -81,14 +72,16 @@ def open_pairs(cfg: InsertionConfig, size: int) -> tuple[PairSet, PairSet | None
 
 
 def _toybox(data: DataConfig, out: Path, size: int, seed: int) -> tuple[PairSet, PairSet | None]:
-    root = out if data.cache is None else Path(data.cache)
+    store = (
+        Store(out / "renders", key="out") if data.cache is None else Store(Path(data.cache), key="data.cache")
+    )
     count = data.num_pairs if data.limit is None else min(data.limit, data.num_pairs)
     plan = PairsPlan(seed, count, size, tuple(data.styles), "train", data.occlusion)
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
     made = []
     for each in plans:
         with bar(f"rendering {each.count} {each.split} pairs") as watch:
-            made.append(ToyboxPairs(write_pairs(root, each, workers=data.workers, on_progress=watch), each))
+            made.append(ToyboxPairs(render(store, each, workers=data.workers, on_step=watch), each))
     return made[0], made[1] if data.held_out else None
 
 
@@ -105,14 +98,8 @@ def _sound(data: DataConfig, out: Path) -> FilePairs:
         return FilePairs([by_name[name] for name in kept["ids"]], kept["digests"])
     console = Console(stderr=True)
     with bar(f"checking {len(names)} pairs") as watch:
-
-        def track(refs: Sequence[Any]) -> Iterator[Any]:
-            for number, ref in enumerate(refs, start=1):
-                yield ref
-                watch(number, len(refs))
-
         found = sound_pairs(
-            listing, source=str(root), on_error=data.on_error, report=console.print, track=track
+            listing, source=str(root), on_error=data.on_error, report=console.print, on_step=watch
         )
     if rank() == 0:
         write_json(verdict, {"listed": names, "ids": found.ids, "digests": list(found.digests)})

@@ -62,10 +62,10 @@ class ReportSteps(Callback):
         self.on_step(trainer.global_step, trainer.max_steps)
 
 
-def run_key(pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
-    """What the product depends on, as plain JSON: model, pictures, settings, seed."""
+def run_key(model: str, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
+    """What the product depends on, as plain JSON: the model's fingerprint, pictures, settings, seed."""
     pictures = [[s.id, _pixels(s.rgb), _pixels(s.alpha)] for s in subjects]
-    return {"model": fingerprint(pipe), "subjects": pictures, "config": asdict(cfg), "seed": seed}
+    return {"model": model, "subjects": pictures, "config": asdict(cfg), "seed": seed}
 
 
 def _pixels(image: Tensor) -> str:
@@ -108,7 +108,7 @@ def personalize(
     subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
     tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word, pattern=cfg.token_pattern)
     refuse_known_words(pipe, tokens.names)
-    contents = run_key(pipe, subjects, cfg, seed)
+    contents = run_key(fingerprint(pipe), subjects, cfg, seed)
     if request is not None:
         contents = {**contents, "request": dict(request)}
     key = digest({name: value for name, value in contents.items() if name != "request"})

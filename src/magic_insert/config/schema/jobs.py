@@ -105,6 +105,29 @@ class InsertConfig:
 
 
 @dataclass(frozen=True)
+class PageConfig:
+    """Drag and drop in a browser, on this machine alone."""
+
+    out: str = "runs/page"
+    """Where the pictures that the page renders for its shelves are kept."""
+    port: Annotated[int, Range(0, 65535)] = 0
+    """Of the page; 0: any free one."""
+    browser: bool = False
+    """Open the page in this machine's browser."""
+    subjects: str = "runs/subjects"
+    """Where personalisations are kept, those of `magic-insert insert` among them."""
+    seed: int = 0
+    """Root of every random number."""
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    stylizer: StylizerConfig = MISSING
+    style: StyleConfig = MISSING
+    sampling: SamplingConfig = MISSING
+    segmenter: SegmenterConfig = MISSING
+    inserter: InserterConfig = MISSING
+
+
+@dataclass(frozen=True)
 class PersonalizeConfig:
     """Pictures of one subject -> LoRA and tokens in `out`, as safetensors in diffusers' format."""
 

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from magic_insert.config.registry import STYLES
-from magic_insert.core.errors import UserError
 from magic_insert.toybox.records import GBuffer, rows
 from magic_insert.toybox.styles.view import Style, view_of
 
@@ -42,16 +41,10 @@ def draw(g: GBuffer, styles: Sequence[str], complexity: Sequence[float], seeds: 
         B 3 H W in [0, 1]. Row i depends on row i alone, and is bit-equal to drawing it by itself.
 
     Raises:
-        UserError: unknown style, complexity outside [0, 1], or lengths that differ from B.
+        UserError: unknown style.
     """
-    count = g.depth.shape[0]
-    if not len(styles) == len(complexity) == len(seeds) == count:
-        raise UserError(
-            f"expected one style, complexity and seed for each of {count} pictures, "
-            f"got {len(styles)}, {len(complexity)} and {len(seeds)}"
-        )
-    if wrong := [c for c in complexity if not 0.0 <= c <= 1.0]:
-        raise UserError(f"expected a complexity between 0 and 1, got {wrong[0]}")
+    assert len(styles) == g.depth.shape[0]
+    assert all(0.0 <= c <= 1.0 for c in complexity), complexity
     found: list[Style] = [STYLES.get(name) for name in styles]
     with torch.no_grad():
         views = (

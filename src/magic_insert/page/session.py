@@ -1,0 +1,155 @@
+"""What the page knows of one browser: its pictures, what it asked for, what it got, as the browser is told."""
+
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from magic_insert.core.box import Box
+from magic_insert.page.shelf import Item
+
+LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
+ABSOLUTE = re.compile(r"(?<![\w./-])/(?:[^\s/,;:'\"]+/)+")  # the folders of an absolute path
+Kept = TypeVar("Kept")
+
+
+class Recent(Generic[Kept]):
+    """The last `most` things that were made, by key."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.made = most, OrderedDict[Any, Kept]()
+
+    def __contains__(self, key: Any) -> bool:
+        return key in self.made
+
+    def get(self, key: Any, make: Callable[[], Kept]) -> Kept:
+        """What was made under `key`, or is made now."""
+        if key not in self.made:
+            self.made[key] = make()
+        self.made.move_to_end(key)
+        while len(self.made) > self.most:
+            self.made.popitem(last=False)
+        return self.made[key]
+
+
+@dataclass
+class Wish:
+    """What a picture is to be made of. `kind`: "preview" or "full"; `knobs`: settings that differ, by their keys."""
+
+    kind: str
+    subject: Item
+    scene: Item
+    box: Box
+    knobs: Mapping[str, Any]
+
+    @property
+    def drawing(self) -> tuple[Any, ...]:
+        """What the redrawn picture depends on."""
+        knobs = sorted((key, value) for key, value in self.knobs.items() if key not in LIGHT_KNOBS)
+        return (self.kind, self.subject.id, self.scene.id, *knobs)
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        box = [self.box.x, self.box.y, self.box.w, self.box.h]
+        return {
+            "kind": self.kind,
+            "subject": self.subject.id,
+            "scene": self.scene.id,
+            "box": box,
+            "knobs": dict(self.knobs),
+        }
+
+
+@dataclass
+class Task:
+    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled."""
+
+    id: str
+    wish: Wish
+    quick: bool
+    state: str = "waiting"
+    stage: str = ""
+    step: int = 0
+    total: int = 1
+    began: float = 0.0
+    seconds_left: float | None = None
+    trouble: str = ""
+    view: tuple[bytes, str] | None = None
+    views: int = 0
+
+    @property
+    def live(self) -> bool:
+        """Whether something is still to come."""
+        return self.state in ("waiting", "running")
+
+    def progress(self, stage: str, step: int, total: int) -> None:
+        """Notes where the work is, and how long the stage still takes by its steps so far."""
+        now = time.monotonic()
+        if stage != self.stage or step == 0:
+            self.stage, self.began = stage, now
+        self.step, self.total = step, total
+        known = 0 < step < total
+        self.seconds_left = round((now - self.began) / step * (total - step), 1) if known else None
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        names = ("id", "state", "stage", "step", "total", "seconds_left", "trouble", "views")
+        return {**self.wish.told(), **{name: getattr(self, name) for name in names}}
+
+
+@dataclass
+class Result:
+    """A finished picture: its file, with the JSON beside it, what it was made of, and the boxes of its layers."""
+
+    id: str
+    wish: Wish
+    file: Path
+    view: tuple[bytes, str]
+    seconds: float
+    command: str
+    code: str
+    places: Mapping[str, Sequence[int]]
+    verdict: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        names = ("id", "seconds", "command", "code", "places", "verdict")
+        return {**self.wish.told(), **{name: getattr(self, name) for name in names}}
+
+
+@dataclass
+class Session:
+    """One browser. `changed`: what is called, from any thread, when there is something new."""
+
+    id: str
+    items: dict[str, Item] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    results: dict[str, Result] = field(default_factory=dict)
+    changed: set[Callable[[], None]] = field(default_factory=set)
+    used: float = 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no browser listens and nothing is to be done."""
+        return not self.changed and not any(task.live for task in self.tasks.values())
+
+    def told(self, shared: Sequence[Item], ready: bool) -> dict[str, Any]:
+        """All of it as JSON, with what stands on everybody's shelves."""
+        return {
+            "ready": ready,
+            "items": [item.told() for item in [*shared, *self.items.values()]],
+            "tasks": [task.told() for task in self.tasks.values()],
+            "results": [result.told() for result in self.results.values()],
+        }
+
+
+def without_folders(value: Any) -> Any:
+    """JSON values without the folders of this machine: of an absolute path its last name stays."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(entry) for entry in value]
+    return ABSOLUTE.sub("", value) if isinstance(value, str) else value

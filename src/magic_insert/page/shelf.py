@@ -1,0 +1,206 @@
+"""What stands on the page's shelves: Toybox pictures, subjects that were learned before, pictures that were dropped.
+
+Toybox pictures are held-out ones of ToyPlop, rendered once and kept in a store. A picture keeps its file and its name:
+both decide the draw, so the command line makes the same bytes of them.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from magic_insert.core.box import Box
+from magic_insert.core.compositing import area_resize, default_box
+from magic_insert.core.images import save_png, to_pil
+from magic_insert.core.jsonl import read_json, write_bytes
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.picture_files import decode_picture
+from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Scene, Subject
+from magic_insert.core.store import Request, Store
+from magic_insert.data.benchmarks import FAINT
+from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
+from magic_insert.inputs import require_size
+from magic_insert.toybox.captions import caption, scene_phrase
+from magic_insert.toybox.scenes import SceneSpec, project, scene_world
+from magic_insert.toybox.styles import draw, style_phrase
+from magic_insert.toybox.subjects import SubjectSpec
+from magic_insert.toybox.tracer import trace
+from magic_insert.toybox.world import (
+    COMPLEXITY,
+    SUPERSAMPLE,
+    render_subjects,
+    shrink,
+    toyplop_scenes,
+    toyplop_subjects,
+)
+
+SIDE = 256  # of Toybox pictures: a subject of the prior's height then has about the micro model's own pixels
+VERSION = 1  # of the rendered pictures
+TOY_SUBJECTS = (
+    "bunny-01",
+    "robot-01",
+    "penguin-01",
+    "teapot-01",
+    "snowman-01",
+    "car-01",
+    "owl-01",
+    "cactus-01",
+)
+TOY_SCENES = (
+    "forest-12", "cave-04", "snow-field-02", "room-01", "garden-13", "desert-08", "moon-05", "stage-06",
+)  # fmt: skip
+LONGEST_VIEW = 1600  # pixels of a picture's longer side in the browser; results have all of theirs
+UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+LONGEST_NAME = 60
+HORIZON = 0.4  # of the height, where nothing shows it
+HORIZONS = (0.2, 0.65)  # where one is looked for
+CLEAR_EDGE = 0.08  # step of colour between the rows above and below from which one is seen
+
+
+@dataclass
+class Item:
+    """A picture on a shelf. What the worker finds out (`size`, `box`, `view`) is None at first.
+
+    `origin`: "toybox", "learned" or "own". `size`: columns and rows of the scene, or of the cut-out subject. `box`: a
+    scene's first suggestion. `horizon`: the row, as a share, towards which subjects shrink. `view`: what the browser
+    shows, with its media type. `trouble`: why it cannot be used.
+    """
+
+    id: str
+    kind: str
+    path: Path
+    origin: str
+    title: str
+    size: tuple[int, int] | None = None
+    box: Box | None = None
+    horizon: float = HORIZON
+    view: tuple[bytes, str] | None = None
+    learned: bool = False
+    trouble: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON for the browser."""
+        box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
+        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble")
+        return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
+
+    def look(self, scene: Scene) -> None:
+        """Fills in what is seen of a scene."""
+        self.box = default_box(scene)
+        if self.origin != "toybox":
+            self.horizon = horizon_of(scene.rgb)
+        self.view = view_of(to_pil(scene.pixels))
+        self.size = (scene.size[1], scene.size[0])
+
+    def cut(self, subject: Subject) -> None:
+        """Fills in what is seen of a subject: the cut-out, as tight as it will stand in its box."""
+        at = bounding_box(subject.alpha, FAINT)
+        self.view = view_of(subject.image.crop((at.x, at.y, at.right, at.bottom)))
+        self.size = (at.w, at.h)
+
+
+def view_of(image: Image.Image) -> tuple[bytes, str]:
+    """A picture for the browser and its media type; a large one is reduced."""
+    large = max(image.size) > LONGEST_VIEW
+    image = image.copy()
+    image.thumbnail((LONGEST_VIEW, LONGEST_VIEW))
+    buffer = io.BytesIO()
+    if large and image.mode == "RGB":
+        image.save(buffer, "JPEG", quality=92)
+        return buffer.getvalue(), "image/jpeg"
+    image.save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue(), "image/png"
+
+
+def horizon_of(rgb: Float[Tensor, "3 H W"]) -> float:
+    """Where the ground seems to begin, as a share of the height: the row where the mean colour changes most."""
+    rows = area_resize(rgb, min(64, rgb.shape[-2]), 1)[:, :, 0]
+    low, high = (round(share * rows.shape[1]) for share in HORIZONS)
+    steps = [
+        float((rows[:, y : y + 6].mean(dim=1) - rows[:, max(0, y - 6) : y].mean(dim=1)).norm())
+        for y in range(low, high)
+    ]
+    best = max(range(len(steps)), key=steps.__getitem__)
+    return (low + best) / rows.shape[1] if steps[best] > CLEAR_EDGE else HORIZON
+
+
+@dataclass(frozen=True)
+class Toy:
+    """A picture of the Toybox: what it shows, and the style that it is drawn in."""
+
+    item: Item
+    spec: SubjectSpec | SceneSpec
+    style: str
+
+
+def toy_items() -> dict[str, Toy]:
+    """The Toybox's pictures by name, not yet rendered."""
+    subjects, scenes = (
+        dict(toyplop_subjects()),
+        {name: (spec, style) for name, spec, style in toyplop_scenes()},
+    )
+    made = {}
+    for name in TOY_SCENES:
+        spec, style = scenes[name]
+        item = Item(name, "scene", Path(), "toybox", f"{scene_phrase(spec)}, {style_phrase(style)}")
+        far = (0.0, spec.camera.position[1], -1000.0)
+        item.horizon = min(0.9, max(0.0, project(spec.camera, far)[1]))
+        made[name] = Toy(item, spec, style)
+    for name in TOY_SUBJECTS:
+        item = Item(name, "subject", Path(), "toybox", caption(subjects[name]))
+        made[name] = Toy(item, subjects[name], "photo")
+    return made
+
+
+def rendered(store: Store, toy: Toy) -> Path:
+    """The file of a Toybox picture, rendered unless it is in the store."""
+    name, spec, style = toy.item.id, toy.spec, toy.style
+
+    def make(folder: Path) -> None:
+        if isinstance(spec, SubjectSpec):
+            images = render_subjects([spec], [style], [COMPLEXITY], [fold_in(0, "page", name)], SIDE)
+            save_png(folder / f"{name}.png", torch.cat([images.rgb[0], images.alpha[0]]))
+        else:
+            g = trace([scene_world(spec)], SUPERSAMPLE * SIDE)
+            save_png(folder / f"{name}.png", shrink(draw(g, [style], [COMPLEXITY], [toy_seed(name)]))[0])
+
+    kept = store.obtain(Request("toybox", VERSION, {"name": name, "style": style, "side": SIDE}), make)
+    return kept.folder / f"{name}.png"
+
+
+def toy_seed(scene: str) -> int:
+    """The seed that a scene of ToyPlop is drawn with."""
+    return fold_in(0, "toyplop", scene)
+
+
+def learned_items(subjects: Path) -> Iterator[Item]:
+    """Subjects that were learned from one picture, by the picture in the folder of their personalisation."""
+    for card in sorted(subjects.glob(f"subject/*/{CARD_FILE}")):
+        pictures = list(card.parent.glob("*.png"))
+        if len(pictures) == 1 and len(read_json(card).get("subjects", [])) == 1:
+            name = pictures[0].stem
+            yield Item(f"learned-{card.parent.name}", "subject", pictures[0], "learned", name, learned=True)
+
+
+def keep_upload(content: bytes, name: str, kind: str, id: str, folder: Path) -> Item:
+    """A dropped picture as an item with its file in `folder`, byte for byte as it came.
+
+    Raises:
+        UserError: not a sound PNG, JPEG or WEBP file within the limits.
+    """
+    stem, _, suffix = name.rpartition(".")
+    stem = UNSAFE.sub("-", stem).strip("-")[:LONGEST_NAME] or "picture"
+    image = decode_picture(content, stem)
+    require_size(stem, image.size)
+    suffix = f".{suffix.lower()}"
+    path = folder / id / f"{stem}{suffix if suffix in SUFFIXES else '.png'}"
+    write_bytes(path, content)
+    return Item(id, kind, path, "own", stem)

@@ -1,0 +1,460 @@
+// The drag-and-drop page. The server tells all it knows as Server-Sent Events (`state`); what is chosen here is the
+// subject, the scene and the frame, a box in pixels of the scene. Asked for is what the frame shows, in whole pixels.
+
+const $ = (id) => document.getElementById(id);
+const session = (localStorage.session ||= [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join(""));
+const STAGES = { load: "loading the model", cut: "cutting out", personalise: "learning the subject (once)", stylise: "redrawing",
+  segment: "cutting out", paste: "light", insert: "light", composite: "light" };
+const AUTO = { "inserter.sun": [-190, "as in the picture"], "style.handover": [1.05, "auto"] };
+const clamp = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
+
+let state = { ready: false, items: [], tasks: [], results: [] };
+let subject = null, scene = null, frame = null; // frame: x, y, w, h
+let factor = 1; // how much larger than the prior and its depth say the user wants the subject
+let asked = {}; // kind -> id of the last task
+let shown = null; // the result on the stage
+const seen = new Set();
+
+const itemOf = (id) => state.items.find((item) => item.id === id);
+const picture = (item) => `${session}/items/${item.id}`;
+const resultOf = (id) => state.results.find((result) => result.id === id);
+
+async function send(path, method = "POST", body) {
+  const reply = await fetch(`${session}/${path}`, { method, body });
+  const said = await reply.json().catch(() => ({ trouble: reply.status === 413 ? "that picture is too large (32 MB at most)" : "the page was refused; open the printed address again" }));
+  if (!reply.ok) { complain(said.trouble); throw new Error(said.trouble); }
+  return said;
+}
+
+function complain(text) {
+  $("status").classList.add("bad");
+  $("doing").textContent = $("said").textContent = text;
+}
+
+// Where the subject stands
+
+function prior(item) {
+  const [x, y, w, h] = scene.box, scale = Math.min(w / item.size[0], h / item.size[1]);
+  const size = [item.size[0] * scale, item.size[1] * scale];
+  return { x: x + (w - size[0]) / 2, y: y + h - size[1], w: size[0], h: size[1] };
+}
+
+// How large a subject is whose feet are in this row, beside one that stands where the prior puts it.
+function depth(foot) {
+  const far = scene.horizon * scene.size[1], near = scene.box[1] + scene.box[3];
+  return clamp((foot - far) / Math.max(1, near - far), 0.12, 1.3);
+}
+
+function put(centre, foot, item = subject) {
+  const [width, height] = scene.size, aspect = item.size[0] / item.size[1];
+  foot = clamp(foot, 1, height);
+  const h = clamp(prior(item).h * factor * depth(foot), 4, Math.min(height, width / aspect)), w = h * aspect;
+  frame = { x: clamp(centre - w / 2, 0, width - w), y: clamp(foot - h, 0, height - h), w, h };
+  showFrame();
+}
+
+function resize(h, corner) {
+  const [width, height] = scene.size, aspect = frame.w / frame.h;
+  const right = frame.x + frame.w, foot = frame.y + frame.h, fromLeft = corner.includes("e"), fromTop = corner.includes("s");
+  const room = [(fromLeft ? width - frame.x : right) / aspect, fromTop ? height - frame.y : foot];
+  h = clamp(h, 8, Math.min(...room));
+  const w = h * aspect;
+  frame = { x: fromLeft ? frame.x : right - w, y: fromTop ? frame.y : foot - h, w, h };
+  factor = h / (prior(subject).h * depth(frame.y + h));
+  showFrame();
+}
+
+function wholeBox() {
+  const [width, height] = scene.size;
+  const w = clamp(Math.round(frame.w), 1, width), h = clamp(Math.round(frame.h), 1, height);
+  return [clamp(Math.round(frame.x), 0, width - w), clamp(Math.round(frame.y), 0, height - h), w, h];
+}
+
+function showFrame() {
+  const [width, height] = scene.size, style = $("frame").style;
+  $("frame").hidden = false;
+  style.left = `${(100 * frame.x) / width}%`; style.top = `${(100 * frame.y) / height}%`;
+  style.width = `${(100 * frame.w) / width}%`; style.height = `${(100 * frame.h) / height}%`;
+}
+
+function onStage(event) {
+  const at = $("stage").getBoundingClientRect(), scale = scene.size[0] / at.width;
+  const inside = event.clientX >= at.left && event.clientX <= at.right && event.clientY >= at.top && event.clientY <= at.bottom;
+  return { x: (event.clientX - at.left) * scale, y: (event.clientY - at.top) * scale, inside, scale };
+}
+
+// Choosing
+
+function chooseScene(item, { place = true } = {}) {
+  if (!item?.size || scene === item.id) return;
+  scene = item;
+  $("stage").style.setProperty("--aspect", item.size[0] / item.size[1]);
+  $("scene").src = picture(item); $("scene").alt = item.title;
+  $("frame").hidden = true; frame = null; factor = 1;
+  clearPictures();
+  if (subject && place) suggest(subject);
+  render();
+}
+
+function chooseSubject(item) {
+  subject = item; factor = 1;
+  $("ghost").src = picture(item);
+  $("redraw").disabled = false;
+  render();
+}
+
+function suggest(item) {
+  chooseSubject(item);
+  const at = prior(item);
+  put(at.x + at.w / 2, at.y + at.h);
+  drop();
+}
+
+function clearPictures() {
+  shown = null;
+  $("pictures").replaceChildren();
+  showLayers();
+}
+
+// Asking
+
+function knobs() {
+  const found = {};
+  for (const input of document.querySelectorAll("[data-knob]")) {
+    const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key]?.[0] === value;
+    input.nextElementSibling.textContent = auto ? AUTO[key][1] : key === "inserter.sun" ? `${value}°` : String(value);
+    if (!auto && input.value !== input.defaultValue) found[key] = key === "inserter.sun" ? String(value) : value;
+  }
+  return found;
+}
+
+async function ask(kind, more = {}, instead) {
+  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(), ...more }, instead };
+  return (await send("drops", "POST", JSON.stringify(wish))).id;
+}
+
+const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness"];
+const drawing = (some) => JSON.stringify(Object.entries(some).filter(([key]) => !LIGHT.includes(key)).sort());
+
+async function drop() {
+  if (!subject || !scene || !frame) return;
+  $("stage").classList.remove("moving");
+  $("frame").classList.add("ghost");
+  $("status").classList.remove("bad");
+  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs()));
+  const full = $("redraw").checked;
+  if (!(full && drawn)) asked.preview = await ask("preview", {}, asked.preview);
+  else if (asked.preview) cancel(asked.preview);
+  if (full) asked.full = await ask("full", {}, asked.full);
+  else if (asked.full) cancel(asked.full);
+}
+
+let waiting = 0;
+function soon() {
+  clearTimeout(waiting);
+  waiting = setTimeout(drop, 350);
+}
+
+const cancel = (id) => send(`tasks/${id}`, "DELETE");
+
+async function upload(file, kind) {
+  const item = await send(`items?kind=${kind}&name=${encodeURIComponent(file.name)}`, "POST", file);
+  return new Promise((resolve) => { arriving.set(item.id, resolve); settle(); });
+}
+const arriving = new Map(); // own pictures that the worker has not looked at yet
+function settle() {
+  for (const [id, resolve] of arriving) {
+    const item = itemOf(id);
+    if (item?.trouble) { complain(item.trouble); arriving.delete(id); }
+    else if (item?.size) { arriving.delete(id); resolve(item); }
+  }
+}
+
+async function take(file, kind, event) {
+  const point = event && scene ? onStage(event) : null;
+  const item = await upload(file, kind);
+  if (kind === "scene") return chooseScene(item);
+  if (!scene) return;
+  if (!point?.inside) return suggest(item);
+  chooseSubject(item);
+  put(point.x, point.y + (prior(item).h * depth(point.y)) / 2);
+  drop();
+}
+
+// What is shown
+
+function show(result) {
+  const item = itemOf(result.subject), place = itemOf(result.scene);
+  if (scene !== place) chooseScene(place, { place: false });
+  if (subject !== item) chooseSubject(item);
+  shown = result;
+  const image = new Image();
+  image.alt = `${item.title}, ${place.title}`; image.draggable = false;
+  image.src = `${session}/results/${result.id}/view`;
+  image.decode().then(() => {
+    if (shown !== result) return;
+    $("pictures").append(image);
+    requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
+    for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), 400);
+    if ($("stage").classList.contains("moving")) return;
+    const [x, y, w, h] = result.box;
+    if (!frame || wholeBox().join() !== result.box.join()) { frame = { x, y, w, h }; factor = h / (prior(item).h * depth(y + h)); showFrame(); }
+    $("frame").classList.remove("ghost");
+    setTimeout(() => { if (shown === result) $("ghost").src = result.kind === "full" ? `${session}/results/${result.id}/subject` : picture(item); }, 400);
+  });
+  showLayers();
+  render();
+}
+
+// The layers one above the other, blended by the browser, while not all of them are on.
+function showLayers() {
+  const wanted = [...document.querySelectorAll("#parts input:checked")].map((input) => input.value), box = $("layers");
+  box.hidden = !shown || wanted.length === 4;
+  if (box.hidden) return;
+  box.replaceChildren();
+  for (const part of wanted) {
+    const image = new Image();
+    image.className = part; image.alt = part; image.draggable = false;
+    if (part === "background") { image.src = picture(scene); image.style.width = image.style.height = "100%"; }
+    else {
+      image.src = `${session}/results/${shown.id}/${part}`;
+      const [x, y, w, h] = shown.places[part] ?? [0, 0, 0, 0], [width, height] = scene.size;
+      Object.assign(image.style, { left: `${(100 * x) / width}%`, top: `${(100 * y) / height}%`, width: `${(100 * w) / width}%`, height: `${(100 * h) / height}%` });
+    }
+    box.append(image);
+  }
+}
+
+function tile(item) {
+  const button = document.createElement("button");
+  button.className = "tile"; button.dataset.id = item.id; button.type = "button";
+  if (item.kind === "subject") button.addEventListener("pointerdown", (event) => carry(event, item.id));
+  button.addEventListener("click", () => {
+    const now = itemOf(item.id);
+    if (!now.size || button.dataset.carried) return;
+    if (now.kind === "scene") chooseScene(now);
+    else if (scene) { suggest(now); $("frame").focus({ preventScroll: true }); }
+  });
+  return button;
+}
+
+function renderShelf(kind) {
+  const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
+  for (const item of state.items.filter((one) => one.kind === kind)) {
+    let button = box.querySelector(`[data-id="${item.id}"]`);
+    if (!button) box.append((button = tile(item)));
+    const look = `${!!item.size}${item.learned}${item.trouble}`;
+    button.classList.toggle("on", chosen?.id === item.id);
+    if (button.dataset.look === look) continue;
+    button.dataset.look = look;
+    button.classList.toggle("empty", !item.size && !item.trouble);
+    button.title = item.title + (item.learned ? ": learned" : "");
+    button.setAttribute("aria-label", button.title);
+    button.disabled = !item.size;
+    const parts = [];
+    if (item.size) { const image = new Image(); image.src = picture(item); image.alt = ""; image.draggable = false; parts.push(image); }
+    const note = (name, text) => { const span = document.createElement("span"); span.className = name; span.textContent = text; parts.push(span); };
+    if (item.learned) note("mark", "learned");
+    if (item.trouble) note("trouble", item.trouble);
+    button.replaceChildren(...parts);
+  }
+}
+
+let lastStage = "";
+function renderStatus() {
+  const live = state.tasks.filter((task) => ["waiting", "running"].includes(task.state)), failed = state.tasks.findLast((task) => task.state === "failed");
+  const task = live.find((one) => one.state === "running" && one.kind === "full") ?? live[0];
+  $("cancel").hidden = !task; $("progress").hidden = !task; $("step").hidden = !task?.views;
+  if (failed && !task && !seen.has(failed.id)) { seen.add(failed.id); complain(failed.trouble); }
+  if (!task) {
+    if (lastStage) $("said").textContent = "done";
+    lastStage = "";
+    if (!$("status").classList.contains("bad")) {
+      $("doing").textContent = shown ? `${shown.kind === "full" ? "redrawn" : "preview"}, ${shown.seconds.toFixed(1)} s` : state.ready ? "" : "getting ready";
+    }
+    return;
+  }
+  if (task.views) $("step").src = `${session}/tasks/${task.id}?${task.views}`;
+  const name = task.state === "waiting" ? "waiting" : (STAGES[task.stage] ?? task.stage), counted = task.total > 2 && task.state === "running";
+  const left = task.seconds_left === null ? "" : `, ${Math.ceil(task.seconds_left)} s left`;
+  $("status").classList.remove("bad");
+  $("doing").textContent = counted ? `${name} ${task.step}/${task.total}${left}` : name;
+  if (counted) $("progress").value = task.step / task.total; else $("progress").removeAttribute("value");
+  if (name !== lastStage) $("said").textContent = lastStage = name;
+}
+
+function renderHistory() {
+  const box = $("history");
+  for (const old of [...box.children]) if (!resultOf(old.dataset.id)) old.remove();
+  for (const result of state.results) {
+    let button = box.querySelector(`[data-id="${result.id}"]`);
+    if (!button) {
+      button = document.createElement("button");
+      button.dataset.id = result.id; button.setAttribute("role", "listitem");
+      const image = new Image(), label = document.createElement("span"), seed = result.knobs["sampling.seed"];
+      image.src = `${session}/results/${result.id}/view`; image.alt = "";
+      label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
+      button.append(image, label);
+      button.addEventListener("click", () => show(resultOf(result.id)));
+      box.prepend(button);
+    }
+    button.classList.toggle("on", shown?.id === result.id);
+  }
+}
+
+function render() {
+  renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory();
+  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
+  for (const node of document.querySelectorAll("[data-needs]")) {
+    const off = !have[node.dataset.needs];
+    node.classList.toggle("off", off);
+    for (const input of node.matches("button") ? [node] : node.querySelectorAll("input")) input.disabled = off;
+  }
+  $("verdict").hidden = !shown?.verdict; $("verdict").textContent = shown?.verdict ?? "";
+  if ($("downloads").dataset.id !== (shown?.id ?? "")) {
+    $("downloads").dataset.id = shown?.id ?? "";
+    $("downloads").replaceChildren(...(shown ? ["png", "json", "ora", "psd"] : []).map((part) => {
+      const link = document.createElement("a");
+      link.className = "plain"; link.textContent = part.toUpperCase(); link.href = `${session}/results/${shown.id}/${part}`; link.download = "";
+      return link;
+    }));
+  }
+}
+
+// Dragging: from the shelf, in the scene, at a corner
+
+function carry(event, id) {
+  const item = itemOf(id), button = event.currentTarget, start = [event.clientX, event.clientY];
+  delete button.dataset.carried;
+  if (!item?.size || event.button !== 0) return;
+  button.setPointerCapture(event.pointerId);
+  const move = (now) => {
+    if (!button.dataset.carried) {
+      if (Math.hypot(now.clientX - start[0], now.clientY - start[1]) < 6 || !scene) return;
+      button.dataset.carried = "yes";
+      factor = 1;
+      $("carry").src = picture(item); $("carry").hidden = false;
+    }
+    const at = onStage(now), tall = prior(item).h * (at.inside ? depth(at.y) : 1) / at.scale, wide = (tall * item.size[0]) / item.size[1];
+    Object.assign($("carry").style, { height: `${tall}px`, width: `${wide}px`, transform: `translate(${now.clientX - wide / 2}px, ${now.clientY - tall / 2}px)` });
+    $("stage").classList.toggle("over", at.inside);
+  };
+  const end = (now) => {
+    for (const name of ["pointermove", "pointerup", "pointercancel"]) button.removeEventListener(name, name === "pointermove" ? move : end);
+    $("carry").hidden = true; $("stage").classList.remove("over");
+    if (!button.dataset.carried || now.type === "pointercancel") return;
+    const at = onStage(now);
+    if (!at.inside) return;
+    chooseSubject(item);
+    put(at.x, at.y + (prior(item).h * depth(at.y)) / 2);
+    $("stage").classList.add("moving");
+    $("frame").focus({ preventScroll: true });
+    drop();
+  };
+  button.addEventListener("pointermove", move); button.addEventListener("pointerup", end); button.addEventListener("pointercancel", end);
+}
+
+$("frame").addEventListener("pointerdown", (event) => {
+  if (event.button !== 0) return;
+  const grab = onStage(event), corner = event.target.dataset?.corner, begun = { ...frame }, node = $("frame");
+  let moved = false;
+  node.setPointerCapture(event.pointerId);
+  const move = (now) => {
+    const at = onStage(now);
+    moved ||= Math.hypot(at.x - grab.x, at.y - grab.y) > 3 * at.scale;
+    if (!moved) return;
+    $("stage").classList.add("moving"); node.classList.add("ghost");
+    if (corner) resize(begun.h + (corner.includes("s") ? 1 : -1) * (at.y - grab.y), corner);
+    else put(begun.x + begun.w / 2 + at.x - grab.x, begun.y + begun.h + at.y - grab.y);
+  };
+  const end = () => {
+    for (const name of ["pointermove", "pointerup", "pointercancel"]) node.removeEventListener(name, name === "pointermove" ? move : end);
+    $("stage").classList.remove("moving");
+    if (moved) drop();
+  };
+  node.addEventListener("pointermove", move); node.addEventListener("pointerup", end); node.addEventListener("pointercancel", end);
+});
+
+$("frame").addEventListener("keydown", (event) => {
+  const step = (event.shiftKey ? 0.05 : 0.01) * Math.max(...scene.size);
+  const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }, by = moves[event.key];
+  if (by) put(frame.x + frame.w / 2 + by[0], frame.y + frame.h + by[1]);
+  else if (event.key === "+" || event.key === "=") { factor *= 1.05; put(frame.x + frame.w / 2, frame.y + frame.h); }
+  else if (event.key === "-") { factor /= 1.05; put(frame.x + frame.w / 2, frame.y + frame.h); }
+  else if (event.key === "Enter") return drop();
+  else return;
+  event.preventDefault();
+  $("frame").classList.add("ghost"); $("stage").classList.add("moving");
+  soon();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") $("cancel").click();
+  if (event.key === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("undo").click(); }
+});
+
+const zoneOf = (event) => event.target.closest?.(".shelf, #stage");
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    event.preventDefault();
+    for (const old of document.querySelectorAll(".over")) old.classList.remove("over");
+    const zone = zoneOf(event);
+    if (name === "dragover") zone?.classList.add("over");
+    if (name !== "drop" || !zone) return;
+    for (const file of event.dataTransfer.files) take(file, zone.dataset.kind ?? (scene ? "subject" : "scene"), event);
+  });
+}
+
+for (const input of document.querySelectorAll(".add input")) {
+  input.addEventListener("change", () => { for (const file of input.files) take(file, input.closest(".shelf").dataset.kind); input.value = ""; });
+}
+
+// Tools
+
+$("cancel").addEventListener("click", () => { for (const task of state.tasks) if (["waiting", "running"].includes(task.state)) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
+$("redraw").addEventListener("change", () => { render(); drop(); });
+$("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
+$("parts").addEventListener("change", showLayers);
+for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", knobs); input.addEventListener("change", drop); }
+$("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
+$("seeds").addEventListener("click", async () => { for (const seed of [1, 2, 3, 4]) await ask("full", { "sampling.seed": seed }); });
+$("next").addEventListener("click", async () => {
+  const item = await send(`results/${shown.id}/scene`);
+  arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
+  settle();
+});
+const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
+$("command").addEventListener("click", () => copy($("command"), shown.command));
+$("code").addEventListener("click", () => copy($("code"), shown.code));
+
+// The server's news
+
+let begun = false;
+new EventSource(`${session}/events`).addEventListener("message", (event) => {
+  state = JSON.parse(event.data);
+  if (subject) subject = itemOf(subject.id) ?? subject;
+  if (scene) scene = itemOf(scene.id) ?? scene;
+  settle();
+  if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
+    begun = true;
+    const last = state.results.at(-1), live = state.tasks.find((task) => ["waiting", "running"].includes(task.state));
+    for (const result of state.results) seen.add(result.id);
+    if (last) show(last);
+    if (live) {
+      chooseScene(itemOf(live.scene), { place: false }); chooseSubject(itemOf(live.subject));
+      const [x, y, w, h] = live.box;
+      frame = { x, y, w, h }; factor = h / (prior(subject).h * depth(y + h)); showFrame();
+      $("frame").classList.toggle("ghost", !last);
+      asked[live.kind] = live.id;
+    }
+  }
+  if (!scene) chooseScene(state.items.find((item) => item.kind === "scene" && item.size));
+  for (const result of state.results) {
+    if (seen.has(result.id)) continue;
+    seen.add(result.id);
+    const better = !(shown?.kind === "full" && result.kind === "preview" && shown.box.join() === result.box.join());
+    if (better && result.subject === subject?.id && result.scene === scene?.id) show(result);
+  }
+  if (shown) shown = resultOf(shown.id) ?? shown;
+  render();
+});

@@ -1,0 +1,392 @@
+"""The page's worker: one thread and one queue for every browser.
+
+What takes about a second (cutting out, a preview, another place for a picture that is drawn) goes before what takes a
+minute (learning, redrawing), and also between two steps of it, in the same thread. A task is cancelled by raising in
+its callback, so within one step.
+"""
+
+import hashlib
+import secrets
+import shutil
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from magic_insert.config.freeze import overridden
+from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnEvent, no_event
+from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.records import Scene, Subject
+from magic_insert.core.store import Store
+from magic_insert.drops import Drop, Layer, Redrawn
+from magic_insert.inserters import FREE
+from magic_insert.magic import MagicInsert, Settings
+from magic_insert.page.commands import command_line, python_code
+from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish, without_folders
+from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
+from magic_insert.stylizers import needs_personalization
+
+KNOBS = ("style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
+URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
+MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
+Made = TypeVar("Made")
+
+
+class Cancelled(Exception):
+    """Raised in the callback of a task; the work ends there."""
+
+
+class Studio:
+    """Everything behind the page; what a browser asks for returns at once.
+
+    Args:
+        settings: the model and how it is used where a browser asks for nothing else.
+        words: these settings as words of `magic-insert insert`.
+        out: where rendered Toybox pictures are kept.
+        folder: for dropped pictures and results; the caller removes it.
+    """
+
+    def __init__(self, settings: Settings, words: Sequence[str], out: Path, folder: Path) -> None:
+        self.magic, self.words, self.folder = MagicInsert(settings), list(words), folder
+        self.lock = threading.RLock()
+        self.sessions: dict[str, Session] = {}
+        self.shelf: dict[str, Item] = {}
+        self.ready = False
+        self._queues = [deque[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
+        self._filled = threading.Condition(self.lock)
+        self._cuts, self._scenes = Recent[Subject](32), Recent[Scene](16)
+        self._redrawn, self._drops = Recent[Redrawn](64), Recent[Drop](8)
+        self._stopped = False
+        self._open_shelves(out)
+        self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (work := self._next(LONG, wait=True)) is not None:
+            work()
+
+    def _between_steps(self) -> None:
+        """Does what is quick while a long task waits in its callback."""
+        while (work := self._next(SHELF, wait=False)) is not None:
+            work()
+
+    def _next(self, last: int, *, wait: bool) -> Callable[[], None] | None:
+        """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
+        with self._filled:
+            if wait:
+                self._filled.wait_for(lambda: self._stopped or any(self._queues))
+            queue = next((queue for queue in self._queues[: last + 1] if queue), None)
+            return None if self._stopped or queue is None else queue.popleft()
+
+    def _put(self, work: Callable[[], None], rank: int) -> None:
+        with self._filled:
+            self._queues[rank].append(work)
+            self._filled.notify()
+
+    def call(self, work: Callable[[], Made]) -> "Future[Made]":
+        """Does `work` in the worker's thread, before anything long."""
+        future: Future[Made] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # the caller's, not the worker's
+                future.set_exception(error)
+
+        self._put(run, URGENT)
+        return future
+
+    def stop(self) -> None:
+        """Cancels everything and waits for the worker."""
+        with self._filled:
+            self._stopped = True
+            for session in self.sessions.values():
+                for task in session.tasks.values():
+                    self.cancel(session, task.id)
+            self._filled.notify()
+        self._thread.join()
+
+    def _tell(self, session: Session | None = None) -> None:
+        with self.lock:
+            sessions = list(self.sessions.values()) if session is None else [session]
+            listeners = [changed for one in sessions for changed in one.changed]
+        for changed in listeners:
+            changed()
+
+    # Shelves
+
+    def _open_shelves(self, out: Path) -> None:
+        """Puts the Toybox's pictures on the shelves, and the rendering of them and the model's loading in the queue."""
+        store, toys = Store(out, key="out"), toy_items()
+        self.shelf = {name: toy.item for name, toy in toys.items()}
+        first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
+
+        def render(name: str) -> None:
+            self.shelf[name].path = rendered(store, toys[name])
+            self._examine(self.shelf[name])
+
+        for name in first:
+            self._put(partial(render, name), SHELF)
+        self._put(self._load, SHELF)
+        for name in (name for name in toys if name not in first):
+            self._put(partial(render, name), SHELF)
+
+    def _load(self) -> None:
+        self.magic.load()
+        _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
+        with self.lock:
+            found = [
+                item for item in learned_items(self.magic.settings.subjects) if item.title not in self.shelf
+            ]
+            self.shelf |= {item.id: item for item in found}
+            self.ready = True
+        for item in found:
+            self._put(partial(self._examine, item), SHELF)
+        for item in self.shelf.values():
+            self._note_learned(item)
+        self._tell()
+
+    def _examine(self, item: Item) -> None:
+        """Finds out what the browser has to know of a picture."""
+        try:
+            if item.kind == "scene":
+                item.look(self._scene(item))
+            else:
+                item.cut(self._subject(item))
+                self._note_learned(item)
+        except UserError as error:
+            item.trouble = without_folders(str(error))
+        self._tell()
+
+    def _note_learned(self, item: Item) -> None:
+        if item.kind == "subject" and item.size is not None and self.ready:
+            item.learned = self.magic.learned(self._subject(item)) is not None
+
+    def _subject(self, item: Item, on_event: OnEvent = no_event) -> Subject:
+        return self._cuts.get(item.path, lambda: self.magic.subject(item.path, on_event=on_event))
+
+    def _scene(self, item: Item) -> Scene:
+        return self._scenes.get(item.path, lambda: self.magic.scene(item.path))
+
+    # What a browser asks for
+
+    def session(self, id: str) -> Session:
+        """The session of that name, made if there is none; a browser that is gone makes room.
+
+        Raises:
+            UserError: too many browsers are at work.
+        """
+        with self.lock:
+            if id not in self.sessions and len(self.sessions) >= MOST_SESSIONS:
+                idle = [session for session in self.sessions.values() if session.idle]
+                if not idle:
+                    raise UserError(
+                        f"expected at most {MOST_SESSIONS} browsers at once, got one more; close one"
+                    )
+                gone = min(idle, key=lambda session: session.used)
+                del self.sessions[gone.id]
+                shutil.rmtree(self.folder / gone.id, ignore_errors=True)
+            session = self.sessions.setdefault(id, Session(id))
+            session.used = time.monotonic()
+            return session
+
+    def item(self, session: Session, id: Any, kind: str | None = None) -> Item:
+        """A picture that the session may see; raises `UserError` for any other."""
+        with self.lock:
+            found = session.items.get(id) or self.shelf.get(id)
+        if found is None or found.kind != (kind or found.kind):
+            raise UserError(
+                f"expected the id of a {kind or 'picture'} on the shelf, got {id!r}; reload the page"
+            )
+        return found
+
+    def told(self, session: Session) -> dict[str, Any]:
+        """What the browser is told."""
+        with self.lock:
+            return session.told(list(self.shelf.values()), self.ready)
+
+    def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
+        """Takes a dropped picture; the same one again is the one that is there.
+
+        Raises:
+            UserError: not a sound picture within the limits, or too many of them.
+        """
+        id = f"own-{digest([kind, name, hashlib.sha256(content).hexdigest()])}"
+        with self.lock:
+            if id in session.items:
+                return session.items[id]
+            if len(session.items) >= MOST_ITEMS:
+                raise UserError(f"expected at most {MOST_ITEMS} pictures of your own, got one more")
+        made = keep_upload(content, name, kind, id, self.folder / session.id)
+        with self.lock:
+            item = session.items.setdefault(id, made)
+        self._put(partial(self._examine, item), URGENT)
+        self._tell(session)
+        return item
+
+    def drop(self, session: Session, wish: Wish, instead: str | None = None) -> Task:
+        """Asks for a picture. A task `instead` of which this is asked for is cancelled; or, where it draws the same
+        picture, goes on and puts it into the new box.
+
+        Raises:
+            UserError: the box is not inside the scene, or a setting is out of range.
+        """
+        if wish.scene.size is None or wish.subject.size is None:
+            raise UserError(
+                wish.scene.trouble
+                or wish.subject.trouble
+                or "expected pictures that are ready, wait a second"
+            )
+        wish.box.require_inside(wish.scene.size[1], wish.scene.size[0])
+        settings = self._settings(wish)
+        with self.lock:
+            old = session.tasks.get(instead or "")
+            if old is not None and old.live and old.wish.drawing == wish.drawing:
+                old.wish = wish
+                return old
+            if old is not None:
+                self.cancel(session, old.id)
+            for done in [task.id for task in session.tasks.values() if not task.live]:
+                del session.tasks[done]
+            if len(session.tasks) >= MOST_TASKS:
+                raise UserError(f"expected at most {MOST_TASKS} pictures in the queue, got one more; wait")
+            drawn = wish.kind == "preview" or wish.drawing in self._redrawn
+            task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE)
+            session.tasks[task.id] = task
+        self._put(partial(self._run, session, task), URGENT if task.quick else LONG)
+        self._tell(session)
+        return task
+
+    def cancel(self, session: Session, id: str) -> None:
+        """Ends a task before its next step."""
+        with self.lock:
+            task = session.tasks.get(id)
+            if task is not None and task.live:
+                task.state = "cancelled"
+        self._tell(session)
+
+    def keep_as_scene(self, session: Session, result: Result) -> Item:
+        """A result as a scene for another subject."""
+        name = f"{result.wish.scene.path.stem}-with-{result.wish.subject.path.stem}.png"
+        return self.upload(session, result.file.read_bytes(), name, "scene")
+
+    # Drawing
+
+    def _settings(self, wish: Wish) -> Settings:
+        """The settings with the wish's own; raises `UserError` for a key that is not the page's or does not fit."""
+        groups: dict[str, dict[str, Any]] = {}
+        for key, value in wish.knobs.items():
+            if key not in KNOBS:
+                raise UserError(f"expected a setting out of {', '.join(KNOBS)}, got {key!r}")
+            group, _, name = key.partition(".")
+            groups.setdefault(group, {})[name] = value
+        own = self.magic.settings
+        return replace(own, **{g: overridden(getattr(own, g), values, g) for g, values in groups.items()})
+
+    def _magic(self, wish: Wish) -> MagicInsert:
+        settings = self._settings(wish)
+        return self.magic.using(style=settings.style, sampling=settings.sampling, inserter=settings.inserter)
+
+    def _run(self, session: Session, task: Task) -> None:
+        began = time.perf_counter()
+
+        def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
+            if task.state == "cancelled":
+                raise Cancelled
+            task.progress(stage, step, total)
+            if preview is not None:
+                task.view, task.views = view_of(preview), task.views + 1
+            self._tell(session)
+            if not task.quick:
+                self._between_steps()
+
+        with self.lock:
+            if not task.live:
+                return
+            task.state = "running"
+        try:
+            drop, wish = self._draw(task, on_event)
+            result = self._keep(session, drop, wish, time.perf_counter() - began)
+            with self.lock:
+                task.state = "done"
+                session.results[result.id] = result
+                for old in list(session.results)[:-MOST_RESULTS]:
+                    del session.results[old]
+        except Cancelled:
+            pass
+        except UserError as error:
+            task.state, task.trouble = "failed", without_folders(str(error))
+        except Exception:  # one picture's fault must not end the page for everybody
+            traceback.print_exc(file=sys.stderr)
+            task.state, task.trouble = "failed", "the work failed; the terminal of magic-insert page says why"
+        self._tell(session)
+
+    def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
+        """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
+        wish = task.wish
+        picture = self._picture(wish, on_event)
+        wish = task.wish
+        return self._magic(wish).place(picture, self._scene(wish.scene), wish.box, on_event=on_event), wish
+
+    def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Subject | Redrawn:
+        subject, scene, magic = (
+            self._subject(wish.subject, on_event),
+            self._scene(wish.scene),
+            self._magic(wish),
+        )
+        if wish.kind == "preview":
+            return subject
+
+        def redraw() -> Redrawn:
+            known = subject
+            if needs_personalization(magic.settings.stylizer):
+                known = magic.personalize(subject, on_event=on_event)
+                wish.subject.learned = True
+            return magic.redraw(known, scene, on_event=on_event)[0]
+
+        return self._redrawn.get(wish.drawing, redraw)
+
+    def _keep(self, session: Session, drop: Drop, wish: Wish, seconds: float) -> Result:
+        id = secrets.token_hex(6)
+        file = self.folder / session.id / "results" / f"{id}.png"
+        given = {"subject": wish.subject.path, "background": wish.scene.path}
+        drop.save(
+            file,
+            inputs={name: {"path": path.name, "sha256": sha256_file(path)} for name, path in given.items()},
+        )
+        write_json(file.with_suffix(".json"), without_folders(read_json(file.with_suffix(".json"))))
+        self._drops.get(id, lambda: drop)
+        return Result(
+            id,
+            wish,
+            file,
+            view_of(drop.image),
+            round(seconds, 2),
+            command_line(wish, self.words),
+            python_code(wish, self.words),
+            {name: layer_box(layer) for name, layer in drop.layers.items()},
+        )
+
+    def drop_of(self, result: Result) -> Drop:
+        """A result with its layers, placed again unless it is recent; for the worker's thread."""
+
+        def again() -> Drop:
+            wish = result.wish
+            return self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box)
+
+        return self._drops.get(result.id, again)
+
+
+def layer_box(layer: Layer) -> list[int]:
+    """x, y, w, h of a layer in its picture."""
+    height, width = layer.pixels.shape[-2:]
+    return [layer.x, layer.y, width, height]

@@ -1,0 +1,379 @@
+"""The drag-and-drop page: what it draws is the command line's, what it refuses, and a real browser that uses it."""
+
+import contextlib
+import io
+import json
+import re
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from browser import Page, browser_page, find_browser
+from PIL import Image
+
+from magic_insert.cli.main import main
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.magic import Settings
+from magic_insert.page import shelf
+from magic_insert.page.server import MOST_BYTES, PageServer, page_server
+from magic_insert.page.studio import Studio
+
+WAIT = 60.0
+BOX = [70, 60, 40, 60]
+needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
+
+
+@dataclass
+class Browser:
+    """What a browser does, without one."""
+
+    server: PageServer
+    id: str
+    http: httpx.Client
+
+    @property
+    def studio(self) -> Studio:
+        return self.server.studio
+
+    def post(self, path: str, content: Any) -> httpx.Response:
+        content = content if isinstance(content, bytes) else json.dumps(content)
+        return self.http.post(f"{self.server.address}{self.id}/{path}", content=content)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(f"{self.server.address}{self.id}/{path}")
+
+    def state(self) -> dict[str, Any]:
+        with self.http.stream("GET", f"{self.server.address}{self.id}/events") as reply:
+            line = next(line for line in reply.iter_lines() if line.startswith("data: "))
+        found: dict[str, Any] = json.loads(line.removeprefix("data: "))
+        return found
+
+    def wait(self, done: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
+        deadline = time.monotonic() + WAIT
+        while not done(state := self.state()):
+            assert time.monotonic() < deadline, state
+            time.sleep(0.02)
+        return state
+
+    def upload(self, kind: str, name: str, content: bytes) -> str:
+        id = self.post(f"items?kind={kind}&name={name}", content).json()["id"]
+        self.wait(lambda state: any(item["id"] == id and item["size"] for item in state["items"]))
+        return id
+
+    def draw(self, kind: str, subject: str, scene: str, box: list[int] = BOX, **knobs: Any) -> dict[str, Any]:
+        task = self.post("drops", wish(kind, subject, scene, box, **knobs)).json()["id"]
+        state = self.wait(
+            lambda state: not any(t["id"] == task and t["state"] in LIVE for t in state["tasks"])
+        )
+        assert [t["trouble"] for t in state["tasks"] if t["id"] == task] == [""]
+        return state["results"][-1]
+
+
+LIVE = ("waiting", "running")
+
+
+def wish(kind: str, subject: str, scene: str, box: list[int] = BOX, **knobs: Any) -> dict[str, Any]:
+    return {"kind": kind, "subject": subject, "scene": scene, "box": box, "knobs": knobs}
+
+
+def png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def blob(colour: tuple[int, int, int], side: int = 48) -> bytes:
+    """A subject with alpha: a disc with an eye."""
+    y, x = np.mgrid[:side, :side] - side / 2
+    inside = np.hypot(x, y) < 0.42 * side
+    pixels = np.zeros((side, side, 4))
+    pixels[inside] = [*colour, 255]
+    pixels[np.hypot(x + 5, y + 5) < 4] = [20, 20, 20, 255]
+    return png(pixels)
+
+
+def meadow(height: int = 128, width: int = 192) -> bytes:
+    """A scene: sky above grass."""
+    pixels = np.zeros((height, width, 3))
+    pixels[: height // 2], pixels[height // 2 :] = (150, 190, 240), (90, 150, 70)
+    return png(pixels + 10 * np.sin(np.arange(width) / 5)[None, :, None])
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
+    """The page with a small shelf and a training of two steps, beside the store of personalisations `subjects`."""
+    home = tmp_path_factory.mktemp("page")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shelf, "SIDE", 96)
+        patch.setattr(shelf, "TOY_SUBJECTS", ("bunny-01",))
+        patch.setattr(shelf, "TOY_SCENES", ("forest-12",))
+        cfg = freeze(
+            compose_job("page", ["debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}"])
+        )
+        with page_server(Settings.of(cfg), Path(cfg.out), 0) as made:
+            thread = threading.Thread(target=made.serve, daemon=True)
+            thread.start()
+            deadline = time.monotonic() + WAIT
+            while (
+                not (made.studio.ready and made.studio.shelf["bunny-01"].size) and time.monotonic() < deadline
+            ):
+                time.sleep(0.05)
+            yield made
+            made.stop()
+            thread.join(10)
+
+
+@pytest.fixture
+def browser(server: PageServer, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    with httpx.Client(timeout=WAIT) as http:
+        yield Browser(server, f"{abs(hash(request.node.name)):016x}", http)
+
+
+def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject, scene = (
+        browser.upload("subject", "my%20disc.png", blob((200, 40, 40))),
+        browser.upload("scene", "m.png", meadow()),
+    )
+    result = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
+    assert result["box"] == BOX
+    made = browser.get(f"results/{result['id']}/png").content
+    monkeypatch.chdir(tmp_path)
+    for item in (subject, scene):
+        reply = browser.get(f"items/{item}?file")
+        name = re.search('filename="(.+)"', reply.headers["content-disposition"])[1]
+        Path(name).write_bytes(reply.content)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "subjects").symlink_to(browser.studio.magic.settings.subjects)
+    program, *words = shlex.split(result["command"])
+    assert program == "magic-insert"
+    main(words)
+    out = next(word.removeprefix("out=") for word in words if word.startswith("out="))
+    assert Path(out).read_bytes() == made
+    Path(out).unlink()
+    exec(result["code"], {})
+    assert Path(out).read_bytes() == made
+    sidecar = browser.get(f"results/{result['id']}/json").json()
+    assert sidecar["inputs"]["subject"]["path"] == "my-disc.png"
+    assert sidecar["config"]["inserter"]["sun"] == "40"
+
+
+def test_a_second_scene_learns_nothing_again_and_another_place_redraws_nothing(browser: Browser) -> None:
+    subject, scene = (
+        browser.upload("subject", "two.png", blob((40, 90, 200))),
+        browser.upload("scene", "a.png", meadow()),
+    )
+    other = browser.upload("scene", "b.png", meadow(120, 120))
+    store = browser.studio.magic.settings.subjects / "subject"
+    before = len(list(store.glob("*"))) if store.is_dir() else 0
+    browser.draw("full", subject, scene)
+    assert len(list(store.glob("*"))) == before + 1
+    assert next(item for item in browser.state()["items"] if item["id"] == subject)["learned"]
+    session = browser.studio.session(browser.id)
+    browser.draw("full", subject, scene, [5, 60, 40, 60])
+    assert [task.quick for task in session.tasks.values()] == [True]
+    browser.draw("full", subject, scene, [5, 60, 40, 60], **{"inserter.strength": 0.5})
+    assert [task.quick for task in session.tasks.values()] == [True]
+    browser.draw("full", subject, other)
+    assert [task.quick for task in session.tasks.values()] == [False]
+    assert len(list(store.glob("*"))) == before + 1
+
+
+def test_a_cancelled_drop_leaves_nothing(browser: Browser) -> None:
+    subject, scene = (
+        browser.upload("subject", "gone.png", blob((200, 200, 40))),
+        browser.upload("scene", "a.png", meadow()),
+    )
+    task = browser.post("drops", wish("full", subject, scene)).json()["id"]
+    session = browser.studio.session(browser.id)
+    deadline = time.monotonic() + WAIT
+    while session.tasks[task].stage != "personalise" and time.monotonic() < deadline:
+        time.sleep(0.002)
+    browser.http.delete(f"{browser.server.address}{browser.id}/tasks/{task}")
+    result = browser.draw("preview", subject, scene)  # the worker is free again
+    state = browser.state()
+    assert [r["id"] for r in state["results"]] == [result["id"]]
+    assert not next(item for item in state["items"] if item["id"] == subject)["learned"]
+    names = [path.stem for path in browser.studio.magic.settings.subjects.glob("subject/*/*.png")]
+    assert "gone" not in names
+
+
+def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
+    result = browser.draw("preview", "bunny-01", "forest-12", [10, 20, 40, 60])
+    for part, kind in {"subject": "RGBA", "shade": "RGB", "light": "RGB"}.items():
+        image = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/{part}").content))
+        assert (image.mode, list(image.size)) == (kind, result["places"][part][2:])
+    whole = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/png").content))
+    assert np.array_equal(Image.open(io.BytesIO(browser.get(f"results/{result['id']}/psd").content)), whole)
+    assert browser.get(f"results/{result['id']}/ora").content[:2] == b"PK"
+    scene = browser.post(f"results/{result['id']}/scene", {}).json()
+    assert scene["title"] == "forest-12-with-bunny-01"
+
+
+def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:
+    page, port = browser.server.address, browser.server.bound.getsockname()[1]
+    ask = browser.http.get
+    assert ask(page).status_code == 200
+    assert ask(page, headers={"Host": f"localhost:{port}"}).status_code == 200
+    assert ask(page, headers={"Host": f"evil.example:{port}"}).status_code == 403
+    assert ask(page, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert ask(f"http://127.0.0.1:{port}/").status_code == 403
+    assert ask(f"http://127.0.0.1:{port}/{'x' * 22}/page.js").status_code == 403
+    assert ask(f"{page}../../etc/passwd").status_code in (403, 404)
+    assert ask(f"{page}server.py").status_code == 404
+    policy = ask(page).headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "http" not in policy
+
+
+def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Browser) -> None:
+    def trouble(reply: httpx.Response) -> str:
+        assert reply.status_code == 400
+        assert "/" not in reply.json()["trouble"]
+        return str(reply.json()["trouble"])
+
+    assert "expected a PNG" in trouble(browser.post("items?kind=scene&name=a.png", b"no picture"))
+    assert "inside the 96 x 96" in trouble(
+        browser.post("drops", wish("preview", "bunny-01", "forest-12", [90, 0, 40, 60]))
+    )
+    assert "inserter.strength" in trouble(
+        browser.post(
+            "drops", wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9], **{"inserter.strength": 9})
+        )
+    )
+    assert "model.source" in trouble(
+        browser.post("drops", wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9], **{"model.source": "x"}))
+    )
+    assert str(browser.studio.folder) not in json.dumps(browser.state())
+
+
+def test_a_picture_of_100_mb_is_refused_unread(browser: Browser) -> None:
+    def endless() -> Iterator[bytes]:
+        for _ in range(100):
+            yield bytes(1_000_000)
+
+    address = f"{browser.server.address}{browser.id}/items?kind=scene&name=a.png"
+    for headers in ({}, {"Content-Length": "100000000"}):  # in chunks, or announced
+        with contextlib.suppress(httpx.WriteError, httpx.ReadError):  # hung up on while it still sent
+            assert browser.http.post(address, content=endless(), headers=headers).status_code == 413
+    assert browser.state()["items"] == browser.state()["items"][:2]
+    assert MOST_BYTES < 100_000_000
+
+
+def test_two_browsers_never_mix_and_300_posts_at_once_lose_nothing(server: PageServer) -> None:
+    with httpx.Client(timeout=WAIT, limits=httpx.Limits(max_connections=60)) as http:
+        browsers = [Browser(server, f"{n:08d}", http) for n in range(10)]
+
+        def post(number: int) -> None:
+            content = blob((number % 256, 40, 40), 24 + number // 20)
+            assert (
+                browsers[number % 10].post(f"items?kind=subject&name={number}.png", content).status_code
+                == 200
+            )
+
+        with ThreadPoolExecutor(60) as pool:
+            list(pool.map(post, range(300)))
+        for rest, browser in enumerate(browsers):
+            state = browser.wait(lambda state: all(item["size"] for item in state["items"]))
+            own = {int(item["title"]) for item in state["items"] if item["origin"] == "own"}
+            assert own == {number for number in range(300) if number % 10 == rest}
+        theirs = next(item["id"] for item in browsers[1].state()["items"] if item["origin"] == "own")
+        assert browsers[0].get(f"items/{theirs}").status_code == 400
+        assert (
+            browsers[0].post("drops", wish("preview", theirs, "forest-12", [0, 0, 9, 9])).status_code == 400
+        )
+
+
+@pytest.fixture(scope="module")
+def page(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with browser_page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+def opened(page: Page, server: PageServer, **look: Any) -> None:
+    """The page, fresh, with a scene on the stage and no redrawing asked for."""
+    page.look(**{"width": 1280, "height": 900, **look})
+    page.open(server.address)
+    page.ask("localStorage.clear()")
+    page.open(server.address)
+    page.wait("document.querySelector('#scene').naturalWidth > 0")
+    page.ask("document.querySelector('#redraw').checked = false")
+
+
+RESULT = "[...document.querySelectorAll('#history button')].length"
+SHOWN = "!!document.querySelector('#pictures img.on') && !document.querySelector('#frame').classList.contains('ghost')"
+
+
+def last(server: PageServer, page: Page) -> Any:
+    return list(server.studio.session(page.ask("localStorage.session")).results.values())[-1]
+
+
+@needs_browser
+def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_the_machine(
+    page: Page, server: PageServer, tmp_path: Path
+) -> None:
+    opened(page, server)
+    picture = tmp_path / "disc.png"
+    picture.write_bytes(blob((240, 120, 20), 80))
+    stage = page.centre("#stage")
+    page.drop_file(picture, (stage[0] - 100, stage[1] + 100))
+    page.wait(SHOWN)
+    first = last(server, page)
+    assert first.wish.subject.title == "disc"
+    page.drag(page.centre("#frame"), (stage[0] + 120, stage[1] + 60))
+    page.wait(f"{RESULT} === 2 && {SHOWN}")
+    box = last(server, page).wish.box
+    assert box.x > first.wish.box.x
+    shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
+                     "[['left', 'top', 'width', 'height'][n]]) / 100 * 96)")  # fmt: skip
+    assert np.abs(np.array(shown) - [box.x, box.y, box.w, box.h]).max() < 0.6
+    assert abs(box.w - box.h) <= 1  # the disc's own aspect
+    addresses = page.ask("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert addresses
+    assert all(address.startswith((server.address, "data:")) for address in addresses)
+    assert page.complaints == []
+
+
+@needs_browser
+def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer) -> None:
+    opened(page, server)
+    for _ in range(3):
+        if page.ask("document.activeElement.dataset.id") != "bunny-01":
+            page.press("Tab")
+    page.press("Enter")
+    page.wait(SHOWN)
+    first = last(server, page).wish.box
+    assert page.ask("document.activeElement.id") == "frame"
+    for _ in range(5):
+        page.press("ArrowRight")
+    page.wait(f"{RESULT} === 2 && {SHOWN}")
+    moved = last(server, page).wish.box
+    assert (moved.x - first.x, moved.y) == (5, first.y)
+    page.press("ArrowUp")
+    page.wait(f"{RESULT} === 3 && {SHOWN}")
+    assert last(server, page).wish.box.h <= first.h
+    assert page.complaints == []
+
+
+@needs_browser
+def test_a_finger_drags_and_a_reload_finds_the_job_going_on(page: Page, server: PageServer) -> None:
+    opened(page, server, width=420, height=880, touch=True)
+    page.ask("document.querySelector('#redraw').checked = true")
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
+    page.wait("document.querySelector('#history').children.length === 1")
+    page.open(f"{server.address}?again")
+    page.wait("document.querySelector('#history').children.length === 2")
+    page.wait(SHOWN)
+    assert last(server, page).wish.kind == "full"
+    assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.complaints == []
