@@ -20,7 +20,7 @@ from rich.table import Table
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.features import (
+from magic_insert.evaluation.scores import (
     CHUNK,
     WORKERS,
     FeatureStore,

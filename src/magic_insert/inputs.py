@@ -319,7 +319,7 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
                 f"expected weights for inserter=effect at {weights}, got none; set inserter.run=FOLDER"
             )
         return weights.parent
-    if cfg.name not in ("real_only", "bootstrapped"):
+    if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
     return _edit_weights("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
 

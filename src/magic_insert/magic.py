@@ -60,7 +60,7 @@ from magic_insert.models.segment import cut_subject, redraw_segmenter
 from magic_insert.models.style import check_blocks, has_adapter
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.base import Draw
-from magic_insert.training.personalize import ReportSteps, personalize, run_key
+from magic_insert.training.personalize import personalize, run_key
 
 SUBJECTS = Path("runs/subjects")
 RECIPE = 1  # version of what a personalisation makes of its settings
@@ -152,11 +152,11 @@ class MagicInsert:
         Raises:
             UserError: weights that do not fit, or style blocks that the model does not have.
         """
-        if self.settings.inserter in self.models.inserters:
-            return
-        with stage(on_event, "load"):
-            pipe, style = self.models.pipe, self.settings.style
-            self.models.inserter(self.settings.inserter, self.folders.inserter)
+        if self.settings.inserter not in self.models.inserters:
+            with stage(on_event, "load"):
+                _ = self.models.pipe
+                self.models.inserter(self.settings.inserter, self.folders.inserter)
+        pipe, style = self.models.pipe, self.settings.style
         if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(pipe):
             check_blocks(pipe.unet, style.blocks)
 
@@ -220,8 +220,7 @@ class MagicInsert:
         with stage(on_event, "personalise") as running:
 
             def train(folder: Path) -> None:
-                report = ReportSteps(running)
-                personalize(pipe, cuts, cfg, seed=seed, out=folder, progress=False, callbacks=[report])
+                personalize(pipe, cuts, cfg, seed=seed, out=folder, on_step=running)
                 for cut in cuts:
                     save_png(folder / f"{cut.id}.png", cut.rgb, cut.alpha)
 

@@ -94,7 +94,6 @@ def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice
         ("insert", "segmenter=rembg"),
         ("insert", "pose=rules"),
         ("bootstrap", "exec=slurm"),
-        ("demo", "stylizer=adain"),
     ],
 )
 def test_a_choice_without_a_file_sets_the_name_of_its_group(job: str, word: str) -> None:
@@ -230,10 +229,11 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "recipe"), [("personalize", "paper"), ("insert", "default"), ("demo", "paper")]
+    ("job", "recipe"), [("personalize", "paper"), ("insert", "default"), ("evaluate", "paper")]
 )
 def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job: str, recipe: str) -> None:
-    words = ("model=sdxl", f"personalization={recipe}")
+    words = ["model=sdxl", f"personalization={recipe}"]
+    words += ["track=stylize", "+stylizer@stylizers.ours=personalized"] if job == "evaluate" else []
     with pytest.raises(UserError, match="float16") as refused:
         frozen(job, *words)
     assert "\n" not in str(refused.value)

@@ -22,16 +22,16 @@ def composed(*words: str) -> Any:
 
 
 def test_a_comma_list_is_several_methods_in_one_run_in_their_order() -> None:
-    cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,real_only]")
+    cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,diffusion]", "root=here")
+    assert cfg.benchmark.root == "here"
     assert list(cfg.chosen_stylizers) == ["instantstyle", "personalized"]
-    assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "real_only"]
+    assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "diffusion"]
 
 
-@pytest.mark.parametrize(
-    "words", [[], ["stylizer=images", "stylizer.dir=there"], ["stylizer=[adain,a:personalized_up0]"]]
-)
+@pytest.mark.parametrize("words", [[], ["stylizer=[adain,a:personalized_up0]"]])
 def test_rewritten_words_mean_the_same_when_they_are_rewritten_again(words: list[str]) -> None:
     assert rewrite(rewrite(words)) == rewrite(words)
+    assert rewrite(["experiment=mine"]) == ["experiment=mine"], "it may choose the methods itself"
 
 
 def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
@@ -44,17 +44,6 @@ def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     wide, plain = cfg.chosen_stylizers["wide"], cfg.chosen_stylizers["personalized"]
     assert (wide.personalization, wide.sampling, wide.lora_scale) == ({"rank": 64}, {"steps": 7}, 0.5)
     assert (plain.personalization, plain.sampling, plain.lora_scale) == ({}, {}, 1.0)
-
-
-def test_the_only_method_may_be_spoken_to_by_its_group() -> None:
-    cfg = composed("stylizer=images", "stylizer.dir=there", "inserter=real_only", "inserter.steps=3")
-    assert cfg.chosen_stylizers["images"].images.dir == "there"
-    assert cfg.chosen_inserters["real_only"].steps == 3
-
-
-def test_the_benchmarks_root_and_split_may_be_said_in_short() -> None:
-    cfg = composed("root=here", "split=full")
-    assert (cfg.benchmark.root, cfg.benchmark.split) == ("here", "full")
 
 
 PAPER = ("BENCHMARK=subjectplop", "MODEL=sdxl", "GPUS=8")
@@ -103,11 +92,6 @@ def test_every_variant_is_a_stylizer_of_an_evaluation(path: Any) -> None:
     assert chosen != composed("stylizer=personalized").chosen_stylizers["personalized"]
 
 
-def test_an_experiment_may_choose_the_methods_itself() -> None:
-    assert rewrite(["experiment=mine"]) == ["experiment=mine"]
-    assert len(rewrite(["experiment=null"])) == 5
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -119,17 +103,8 @@ def test_an_experiment_may_choose_the_methods_itself() -> None:
         (["stylizer=images", "stylizer.dir=x", "stylizer.pattern=a.png"], r"\{subject\}"),
         (["stylizer=personalized", "stylizer.lora_scael=1"], r"stylizers\.personalized\.lora_scael"),
         (["stylizer=personalized", "stylizer.personalization.rnak=1"], r"personalization.*rnak"),
-        (["stylizer=personalized", "stylizer.sampling.steps=0"], "steps"),
         (["stylizer=personalized", "stylizer.style.scale=9"], "scale"),
         (["benchmark=folder"], r"benchmark\.root"),
-        (["benchmark=subjectplop"], r"benchmark\.root"),
-        (["track=paint"], "track"),
-        (["metrics=best"], "metrics"),
-        (["num_draws=0"], "num_draws"),
-        (["benchmark.split=half"], r"benchmark\.split"),
-        (["benchmark.placement=up"], r"benchmark\.placement"),
-        (["benchmark.num_subjects=0"], r"benchmark\.num_subjects"),
-        (["benchmark.size=4"], r"benchmark\.size"),
         (["inserter=copy_paste", "inserter.composite=glue"], r"inserters\.copy_paste\.composite"),
     ],
 )

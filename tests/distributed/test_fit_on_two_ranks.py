@@ -12,7 +12,7 @@ from magic_insert.config.schema import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.executor import execute
-from magic_insert.training.ranks import my_slice, trainer_options
+from magic_insert.training.trainer import my_slice, trainer_options
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_ranks_on_several_machines_are_told_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "5"), ("LOCAL_RANK", "1")):
+    for name, value in (
+        ("WORLD_SIZE", "8"),
+        ("LOCAL_WORLD_SIZE", "4"),
+        ("RANK", "5"),
+        ("LOCAL_RANK", "1"),
+        ("GROUP_RANK", "1"),
+    ):
         monkeypatch.setenv(name, value)
     options = trainer_options("cuda:0")
     assert (options["accelerator"], options["devices"], options["num_nodes"]) == ("gpu", 4, 2)

@@ -12,10 +12,13 @@ from torch import Tensor
 from magic_insert.cli.remove import run_remove
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
+from magic_insert.config.schema import InserterConfig
+from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
+from magic_insert.inserters import build_inserter
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
 
@@ -129,6 +132,24 @@ def test_a_model_without_a_remover_cannot_be_the_start(tiny_micro: Path, tmp_pat
     ]
     with pytest.raises(UserError, match="expected a remover"):
         insertion(tiny_micro, tmp_path / "run", *words)
+
+
+def test_the_effect_network_is_trained_by_the_same_job_and_an_inserter_takes_it(tmp_path: Path) -> None:
+    words = [
+        "train=effect",
+        "debug=fast",
+        "model.device=cpu",
+        "data.workers=0",
+        "data.num_pairs=1",
+        "data.held_out=1",
+    ]
+    out = run_insertion(freeze(compose_job("insertion", [f"out={tmp_path / 'run'}", *words])))
+    report = json.loads((out / "validation-effect.json").read_text())
+    assert report["pairs"] == 3
+    assert set(report["all"]) >= {"effect_psnr", "effect_psnr_nothing", "rest_psnr"}
+    assert load_rgb(out / "validation-effect.png").shape[0] == 3
+    inserter = build_inserter(InserterConfig(name="effect"), None, out)
+    assert inserter.provenance["inserter_sha256"] == sha256_file(out / "effect.safetensors")
 
 
 def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:

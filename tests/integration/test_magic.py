@@ -23,7 +23,7 @@ FAST = [
     "personalization.batch_size=1",
     "personalization.views=1",
     "sampling.steps=2",
-    "inserter.name=real_only",
+    "inserter.name=diffusion",
     "inserter.steps=2",
 ]
 
@@ -169,6 +169,12 @@ def test_redraw_is_a_batch_whose_rows_do_not_depend_on_it(magic: MagicInsert, fo
     torch.testing.assert_close(both[1].rgb, alone[0].rgb, atol=2e-4, rtol=0)
     with pytest.raises(UserError, match="as many subjects"):
         magic.redraw([bunny, bunny, bunny], [other, other])
+
+
+def test_settings_that_come_after_the_model_is_loaded_are_judged_too(magic: MagicInsert) -> None:
+    magic.load()
+    with pytest.raises(UserError, match="hears the adapter, got 'nowhere'"):
+        magic.using(style=replace(magic.settings.style, blocks=["nowhere"])).load()
 
 
 def test_another_inserter_shares_the_loaded_model(magic: MagicInsert, folder: Path) -> None:

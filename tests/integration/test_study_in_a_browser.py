@@ -14,8 +14,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.evaluation.report import write_report
 from magic_insert.evaluation.rows import write_rows
-from magic_insert.evaluation.study import SCRAMBLED, run_build, study_server
-from magic_insert.evaluation.study_analysis import run_analyse
+from magic_insert.evaluation.study import SCRAMBLED, run_analyse, run_build, study_server
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
 OURS = "personalized"

@@ -92,7 +92,12 @@ def far(a: Tensor, b: Tensor) -> bool:
 
 
 def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
-    names = {freeze(compose_job("demo", [f"stylizer={choice}"])).stylizer.name for choice in CHOICES}
+    names = {
+        freeze(
+            compose_job("insert", ["subject=s", "background=b", "out=o", f"stylizer={choice}"])
+        ).stylizer.name
+        for choice in CHOICES
+    }
     assert names == set(STYLIZERS.names())
 
 

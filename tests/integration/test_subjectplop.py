@@ -116,7 +116,7 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
         f"model.source={tiny_micro}", "model.image_size=64", "model.device=cpu", "benchmark=subjectplop",
         f"root={SHARED}", "benchmark.placement=both", f"benchmark.pairs=[{','.join(named)}]", "track=both",
         "personalization.steps=1", "personalization.batch_size=1", "personalization.views=1", "sampling.steps=2",
-        "stylizer=personalized", "inserter=[copy_paste,real_only,official:images]", f"inserters.official.dir={results}",
+        "stylizer=personalized", "inserter=[copy_paste,diffusion,official:images]", f"inserters.official.dir={results}",
         "inserters.official.pattern='res_{subject}_{background}_{side}.jpg'", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
     run_evaluate(freeze(compose_job("evaluate", rewrite(words))))
@@ -125,7 +125,7 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
     def of(track: str, method: str) -> list[dict[str, Any]]:
         return [row for row in every if (row["track"], row["method"]) == (track, method)]
 
-    ours = ("personalized+copy_paste", "personalized+real_only")
+    ours = ("personalized+copy_paste", "personalized+diffusion")
     assert [len(of("stylize", "personalized")), *(len(of("insert", name)) for name in ours)] == [
         len(named)
     ] * 3

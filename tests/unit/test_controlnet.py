@@ -20,8 +20,6 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.style import style_embeds
 from magic_insert.models.text import attached, initial_tokens
 
-SHIPPED_MB = 7
-
 
 def square(side: int = 64, hole: int = 16) -> torch.Tensor:
     image = torch.ones(3, side, side)
@@ -88,14 +86,6 @@ def test_a_row_follows_its_own_edges_at_its_own_strength(tiny_pipe: Any) -> None
     assert (other - together[1]).abs().max() > 1e-5
 
 
-def test_edges_and_strengths_for_another_number_of_pictures_are_refused(tiny_pipe: Any) -> None:
-    network = controlnet_of(tiny_pipe)
-    with pytest.raises(UserError, match="for 2 pictures, got 3 and 2"):
-        Structure(network, torch.zeros(3, 3, 64, 64), 1.0).expand(2)
-    with pytest.raises(UserError, match="for 2 pictures, got 2 and 1"):
-        Structure(network, torch.zeros(2, 3, 64, 64), [1.0]).expand(2)
-
-
 def test_a_fresh_network_changes_nothing_and_begins_as_the_unets_encoder() -> None:
     unet = build_unet(TINY).eval()
     network = build_controlnet(unet).eval()
@@ -111,11 +101,6 @@ def test_a_fresh_network_changes_nothing_and_begins_as_the_unets_encoder() -> No
     assert torch.equal(network.state_dict()[key], unet.state_dict()[key])
 
 
-def test_the_micro_network_in_half_precision_has_room_in_the_package() -> None:
-    network = build_controlnet(build_unet(MICRO))
-    assert sum(p.numel() for p in network.parameters()) * 2 < SHIPPED_MB * 1e6
-
-
 def test_a_model_without_the_network_says_so_in_one_line(stock_pipe: Any) -> None:
     with pytest.raises(UserError, match="structure=none") as caught:
         controlnet_of(stock_pipe)
@@ -129,13 +114,6 @@ def test_a_network_for_another_unet_is_refused(tiny_micro: Path, tmp_path: Path)
     )
     with pytest.raises(UserError, match="in_channels"):
         controlnet_of(load_pipeline(model))
-
-
-@pytest.mark.parametrize("named", ["nowhere/at/all", "owner/name", "owner/name@"])
-def test_a_network_is_a_folder_or_a_pinned_hub_id(tiny_micro: Path, named: str) -> None:
-    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, device="cpu", controlnet=named)
-    with pytest.raises(UserError, match="ControlNet folder or hub id"):
-        load_pipeline(model)
 
 
 def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(

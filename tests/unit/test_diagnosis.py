@@ -7,16 +7,18 @@ import pytest
 from evaluation_rows import FACTS, draw, synthetic_rows
 from scipy import stats
 
+from magic_insert.evaluation import diagnosis
 from magic_insert.evaluation.diagnosis import (
     SIGNATURES,
-    diagnose,
+    Finding,
+    Trust,
     shares,
     signatures_of,
-    trust,
     trust_of,
     weighted_spearman,
 )
 from magic_insert.evaluation.rows import column
+from magic_insert.evaluation.statistics import frame_of
 
 PAIR = "bunny-01__forest-02"
 
@@ -33,8 +35,17 @@ def rows_with(track: str, method: str, **values: float) -> list[dict[str, Any]]:
     return rows
 
 
+def diagnose(rows: list[dict[str, Any]], facts: dict[str, Any] = FACTS) -> list[Finding]:
+    track = rows[0]["track"]
+    return diagnosis.diagnose(frame_of(rows, track), track, facts)
+
+
+def trust(rows: list[dict[str, Any]]) -> list[Trust]:
+    return diagnosis.trust(frame_of(rows, "stylize"), "stylize", FACTS)
+
+
 def names(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    return [(finding.method, finding.pair_id, finding.signature) for finding in diagnose(rows, FACTS)]
+    return [(finding.method, finding.pair_id, finding.signature) for finding in diagnose(rows)]
 
 
 @pytest.mark.parametrize(
@@ -43,11 +54,11 @@ def names(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
         ("stylize", "adain", {"subject_dino": 0.25}, "identity lost"),
         ("stylize", "adain", {"style_csd": 0.25}, "style mismatch"),
         ("stylize", "adain", {"style_csd": 0.22, "subject_dino": 0.92}, "copied, not redrawn"),
-        ("insert", "personalized+real_only", {"inside_style": 0.31}, "pasted look"),
-        ("insert", "personalized+real_only", {"outside_psnr": 29.0}, "background changed"),
-        ("insert", "personalized+real_only", {"outside_shift": 8 / 255}, "background changed"),
-        ("insert", "personalized+real_only", {"effect_area": 0.0}, "missing shadow"),
-        ("insert", "personalized+real_only", {"truth_shadow_iou": 0.02}, "misplaced shadow"),
+        ("insert", "personalized+diffusion", {"inside_style": 0.31}, "pasted look"),
+        ("insert", "personalized+diffusion", {"outside_psnr": 29.0}, "background changed"),
+        ("insert", "personalized+diffusion", {"outside_shift": 8 / 255}, "background changed"),
+        ("insert", "personalized+diffusion", {"effect_area": 0.0}, "missing shadow"),
+        ("insert", "personalized+diffusion", {"truth_shadow_iou": 0.02}, "misplaced shadow"),
     ],
 )
 def test_a_failure_is_named_on_its_pair_and_only_there(
@@ -64,30 +75,27 @@ def test_methods_as_good_as_the_truth_are_not_accused() -> None:
 
 
 def test_identity_in_the_picture_is_judged_against_the_bare_background() -> None:
-    rows = rows_with("insert", "personalized+real_only", inside_identity=0.3)
+    rows = rows_with("insert", "personalized+diffusion", inside_identity=0.3)
     assert names(rows) == []  # without a floor there is nothing to judge by
     floor = [{**r, "method": "floor:background"} for r in rows if r["method"] == "floor:copy_paste"]
     for row in floor:
         row["values"] = {"inside_identity": 0.25}
-    assert names(rows + floor) == [("personalized+real_only", PAIR, "identity lost in the picture")]
+    assert names(rows + floor) == [("personalized+diffusion", PAIR, "identity lost in the picture")]
 
 
 def test_a_finding_carries_the_number_its_frame_and_what_to_turn() -> None:
-    (found,) = diagnose(rows_with("stylize", "adain", subject_dino=0.2), FACTS)
+    rows = rows_with("stylize", "adain", subject_dino=0.2)
+    (found,) = diagnose(rows)
     assert found.severity == 1
     assert "DINO role (micro) 0.200" in found.evidence
     assert "0.200 (floor) to 0.850 (ceiling)" in found.evidence
     assert "personalization.steps" in found.turn
-
-
-def test_the_worse_failure_stands_first() -> None:
-    rows = rows_with("stylize", "adain", subject_dino=0.3)
+    without_truth = [r for r in rows if r["method"] != "ceiling:truth"]
+    assert ("adain", PAIR, "identity lost") in names(without_truth), "judged against the reference itself"
     for row in rows:
         if (row["method"], row["pair_id"]) == ("adain", "bunny-00__forest-00"):
             row["values"]["subject_dino"] = 0.21
-    first, second = diagnose(rows, FACTS)
-    assert (first.pair_id, second.pair_id) == ("bunny-00__forest-00", PAIR)
-    assert first.severity > second.severity
+    assert [f.pair_id for f in diagnose(rows)] == [PAIR, "bunny-00__forest-00"], "the worst first"
 
 
 def test_an_encoder_that_cannot_tell_floor_from_ceiling_accuses_nobody() -> None:
@@ -97,13 +105,8 @@ def test_an_encoder_that_cannot_tell_floor_from_ceiling_accuses_nobody() -> None
     assert names(rows) == []
 
 
-def test_without_the_truth_a_result_is_judged_against_the_reference_itself() -> None:
-    rows = [r for r in rows_with("stylize", "adain", subject_dino=0.25) if r["method"] != "ceiling:truth"]
-    assert ("adain", PAIR, "identity lost") in names(rows)
-
-
 def test_a_scene_without_any_shadow_asks_for_none() -> None:
-    rows = rows_with("insert", "personalized+real_only", effect_area=0.0)
+    rows = rows_with("insert", "personalized+diffusion", effect_area=0.0)
     for row in rows:
         if row["method"] == "ceiling:truth":
             row["values"]["effect_area"] = 0.0
@@ -111,23 +114,23 @@ def test_a_scene_without_any_shadow_asks_for_none() -> None:
 
 
 def test_without_a_truth_a_picture_that_nothing_changed_beside_the_subject_lacks_its_shadow() -> None:
-    rows = rows_with("insert", "personalized+real_only", effect_area=0.0001)
+    rows = rows_with("insert", "personalized+diffusion", effect_area=0.0001)
     rows = [r for r in rows if r["method"] != "ceiling:truth"]
-    assert names(rows) == [("personalized+real_only", PAIR, "missing shadow")]
+    assert names(rows) == [("personalized+diffusion", PAIR, "missing shadow")]
 
 
 def test_shares_count_every_result_of_every_method() -> None:
     rows = rows_with("stylize", "adain", subject_dino=0.2)
-    found = shares(rows, diagnose(rows, FACTS), FACTS)
-    assert found["stylize", "adain", "identity lost"] == (1, 20)
-    assert found["stylize", "personalized", "identity lost"] == (0, 20)
+    found = shares(frame_of(rows, "stylize"), "stylize", diagnose(rows), FACTS)
+    assert found["adain", "identity lost"] == (1, 20)
+    assert found["personalized", "identity lost"] == (0, 20)
     assert len(found) == 3 * sum(signature.track == "stylize" for signature in SIGNATURES)
 
 
 def test_encoders_of_another_world_accuse_nobody_and_pixels_still_do() -> None:
     """Micro encoders know the Toybox; on other pictures only what pixels show is a failure."""
     rows = rows_with(
-        "insert", "personalized+real_only", inside_style=0.31, inside_identity=0.1, outside_psnr=29.0
+        "insert", "personalized+diffusion", inside_style=0.31, inside_identity=0.1, outside_psnr=29.0
     )
     facts = {"metrics": "micro", "benchmark": {"name": "subjectplop, 12 pairs of 36 x 20"}}
     assert [finding.signature for finding in diagnose(rows, facts)] == ["background changed"]
@@ -162,7 +165,7 @@ def with_values(values: Any) -> list[dict[str, Any]]:
 def test_a_metric_that_follows_the_truth_gets_one_and_its_opposite_minus_one() -> None:
     """LPIPS falls where the truth is good, so a rising metric agrees."""
     rows = with_values(lambda method, pair, truth: {"subject_dino": truth**3, "style_csd": -truth})
-    good, bad = trust(rows, "stylize", FACTS)
+    good, bad = trust(rows)
     for entry, sign in ((good, 1), (bad, -1)):
         for found in (entry.within, entry.pooled):
             assert found is not None
@@ -175,7 +178,7 @@ def test_a_metric_that_follows_the_truth_gets_one_and_its_opposite_minus_one() -
 
 def test_a_metric_of_pure_chance_gets_nothing() -> None:
     rows = with_values(lambda method, pair, truth: {"subject_dino": draw("luck", method, pair)})
-    (found,) = trust(rows, "stylize", FACTS)
+    (found,) = trust(rows)
     for estimate, nothing in ((found.within, 0.0), (found.pooled, 0.0), (found.agreement, 0.5)):
         assert estimate is not None
         assert estimate.low is not None
@@ -194,7 +197,7 @@ def test_a_metric_that_only_knows_the_method_is_found_out() -> None:
             "truth_psnr": 10 * level + draw("truth", row["method"], row["pair_id"]),
             "subject_dino": level + 0.1 * draw("luck", row["method"], row["pair_id"]),
         }
-    (found,) = trust(rows, "stylize", FACTS)
+    (found,) = trust(rows)
     assert found.pooled is not None
     assert found.within is not None
     assert found.pooled.mean > 0.8
@@ -204,12 +207,13 @@ def test_a_metric_that_only_knows_the_method_is_found_out() -> None:
 def test_floors_and_ceilings_do_not_flatter_a_metric() -> None:
     rows = with_values(lambda method, pair, truth: {"subject_dino": draw("luck", method, pair)})
     methods = [row for row in rows if ":" not in row["method"]]
-    assert trust(rows, "stylize", FACTS) == trust(methods, "stylize", FACTS)
+    assert trust(rows) == trust(methods)
 
 
 def test_a_metric_that_never_changes_is_left_out_and_three_results_are_needed() -> None:
     rows = with_values(lambda method, pair, truth: {"subject_dino": 0.5})
-    assert trust(rows, "stylize", FACTS) == []
+    assert trust(rows) == []
     few = [r for r in with_values(lambda m, p, t: {"subject_dino": t}) if r["method"] == "adain"][:2]
-    found = trust_of(few, column("stylize", "subject_dino"), column("stylize", "truth_lpips"))
+    pair = column("stylize", "subject_dino"), column("stylize", "truth_lpips")
+    found = trust_of(frame_of(few, "stylize"), *pair)
     assert (found.within, found.pooled, found.agreement) == (None, None, None)

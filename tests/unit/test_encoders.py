@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.config.schema import PartConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import as_record
 from magic_insert.foundation.metric_encoders import (
     DETAILS,
     SAMPLERS,
@@ -140,10 +141,6 @@ def test_open_clip_alone_loads_the_folder_and_gives_the_same_embeddings(
     torch.testing.assert_close(encoders["clip"].embed_texts(texts), theirs_text, atol=1e-5, rtol=0)
 
 
-def test_all_three_encoders_fit_into_seven_megabytes(folder: Path) -> None:
-    assert sum(path.stat().st_size for path in folder.rglob("*.safetensors")) < 7e6
-
-
 def test_timm_alone_builds_the_identity_network_from_its_configuration(
     folder: Path, encoders: Encoders
 ) -> None:
@@ -176,13 +173,6 @@ def test_weights_that_are_not_the_cards_are_refused(folder: Path, tmp_path: Path
         load_encoders(tmp_path)
 
 
-def test_saving_over_an_older_encoder_leaves_only_the_new_one(tmp_path: Path) -> None:
-    first = new_style(seed=1).save(tmp_path / "style", trained_on="first")
-    second = new_style(seed=2).save(tmp_path / "style", trained_on="second")
-    assert first.weights_sha256 != second.weights_sha256
-    assert [path.name for path in tmp_path.iterdir()] == ["style"]
-
-
 # Cards ----------------------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +182,7 @@ def test_a_saved_card_is_complete_and_survives_the_file(role: Any, encoders: Enc
     assert card.role == role
     assert len(card.weights_sha256) == 64
     assert card.trained_on == "a test"
-    assert EncoderCard.from_dict(card.to_dict()) == card
+    assert as_record(json.loads(json.dumps(card.to_dict())), EncoderCard, "it") == card
     assert encoders[role].embed_images(rainbow(1, 64, 64)).shape == (1, card.embedding_dim)
 
 
@@ -203,20 +193,20 @@ CHANGES: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(EncoderCard)])
-def test_any_change_of_a_card_changes_its_digest(field: str, encoders: Encoders) -> None:
+def test_any_change_of_a_card_changes_its_digest(encoders: Encoders) -> None:
     card = encoders["clip"].card
-    changed = dataclasses.replace(card, **{field: CHANGES[field]})
-    assert changed.digest != card.digest
-    assert dataclasses.replace(changed, **{field: getattr(card, field)}).digest == card.digest
+    for field in dataclasses.fields(EncoderCard):
+        changed = dataclasses.replace(card, **{field.name: CHANGES[field.name]})
+        assert changed.digest != card.digest, field.name
 
 
-@pytest.mark.parametrize(
-    "change", [{"crop": 65}, {"std": (0.5, 0.0, 0.5)}, {"text_template": "a"}, {"interpolation": "nearest"}]
-)
+@pytest.mark.parametrize("change", [{"crop": 65}, {"std": (0.5, 0.0, 0.5)}, {"text_template": "a"}])
 def test_a_card_that_cannot_be_applied_is_refused(change: dict[str, Any], encoders: Encoders) -> None:
     with pytest.raises(UserError, match="expected"):
         dataclasses.replace(encoders["clip"].card, **change)
+    written = {**json.loads(json.dumps(encoders["clip"].card.to_dict())), "interpolation": "nearest"}
+    with pytest.raises(UserError, match="interpolation"):
+        as_record(written, EncoderCard, "it")
 
 
 # Embeddings -----------------------------------------------------------------------------------------------------------
@@ -229,11 +219,6 @@ def test_a_batch_gives_what_its_pictures_give_alone(role: Any, encoders: Encoder
     alone = torch.cat([encoders[role].embed_images(image[None]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
-
-
-def test_preprocessing_keeps_a_picture_of_the_right_size_as_it_is(encoders: Encoders) -> None:
-    images = rainbow(2, 64, 64)
-    torch.testing.assert_close(preprocess(images, encoders["clip"].card) * 0.5 + 0.5, images)
 
 
 def test_preprocessing_looks_at_the_centre_of_a_wide_picture(encoders: Encoders) -> None:
@@ -384,7 +369,7 @@ def train(
         losses.append(values["loss"])
         on_step(step)
 
-    options = TrainerOptions(steps=steps, save_every=4, log_every=1, whole_batch=True, progress=False)
+    options = TrainerOptions(steps=steps, save_every=4, log_every=1, whole_batch=True)
     fit(recipe.module, recipe.batch_at, options, out, log=log)
     recipe.publish(out)
     return losses

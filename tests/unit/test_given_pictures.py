@@ -13,8 +13,15 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import MANIFEST
 from magic_insert.data.benchmarks import BenchBackground, Benchmark, BenchPair, BenchSubject
-from magic_insert.evaluation.grid import mask_file, match_files, method_folder, picture_file
-from magic_insert.evaluation.pictures import adopt, estimate_mask, require_size
+from magic_insert.evaluation.pictures import (
+    adopt,
+    estimate_mask,
+    mask_file,
+    match_files,
+    method_folder,
+    picture_file,
+    require_size,
+)
 
 PAIRS = [BenchPair("alien", "desert_oil", "r"), BenchPair("dog", "forest", "l")]
 OFFICIAL = "res_{subject}_{background}_{side}.jpg"

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from magic_insert.data.pairs import Pair
-from magic_insert.training.insertion_data import ViewConfig, edit_data, view_of
+from magic_insert.training.insertion_job import ViewConfig, edit_data, view_of
 
 CONFIG = ViewConfig(views=4, context=2.2, dilate=0.1, seed=0)
 
@@ -72,7 +72,7 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
     config = ViewConfig(2, 2.2, 0.1, 0)
     whole = edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b", on_progress=stop)
+        edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b", on_step=stop)
     resumed = edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b")
     for name in ("condition", "target", "mask"):
         first, second = getattr(whole, name), getattr(resumed, name)

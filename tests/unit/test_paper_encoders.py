@@ -6,6 +6,7 @@ be wrong in this project's part (resize, crop, statistics, pooling, activation, 
 
 import argparse
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import huggingface_hub
@@ -81,7 +82,7 @@ def by_pil(image: torch.Tensor, resize: int, mean: list[float], std: list[float]
 
 
 @pytest.mark.parametrize("name", PROTOCOL)
-@pytest.mark.parametrize("size", [(1024, 1024), (301, 517), (640, 480), (150, 200)])
+@pytest.mark.parametrize("size", [(301, 517), (150, 200)])
 def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, int]) -> None:
     resize, mean, std = PROTOCOL[name]
     image = picture(*size)
@@ -92,14 +93,6 @@ def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, 
     assert error.mean() < 0.35
 
 
-def test_another_resize_crop_filter_or_statistic_would_be_seen() -> None:
-    image = picture(301, 517)
-    ours = preprocess(image[None], DINO.wrap(nn.Identity(), FORMULA).card)[0].double().numpy()
-    for wrong in ((248, *IMAGENET), (224, *IMAGENET), (256, *OPENAI)):
-        error = np.abs(ours - by_pil(image, *wrong)) * np.array(IMAGENET[1])[:, None, None] * 255
-        assert error.mean() > 1.0
-
-
 # Golden vectors -------------------------------------------------------------------------------------------------------
 
 GOLDEN = {
@@ -107,7 +100,6 @@ GOLDEN = {
     "dinov2_vits14": [-0.062185, 0.032511, -0.005392, 0.120334, -0.018847, 0.016229],
     "clip_vitb32": [-0.019289, 0.061723, 0.000207, -0.061787, 0.018896, 0.055946],
 }
-GOLDEN_CSD = [-0.237452, 0.296606, 0.16102, -0.338099, -0.073895, 0.357141]
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -119,22 +111,6 @@ def test_the_embedding_of_a_known_picture_by_known_weights_stays_what_it_was(nam
     assert embedding.norm().item() == pytest.approx(1.0, abs=1e-5)
     assert embedding.shape == (encoder.card.embedding_dim,)
     torch.testing.assert_close(embedding[:6], torch.tensor(GOLDEN[name]), atol=5e-5, rtol=0)
-
-
-def test_a_small_style_network_has_its_golden_vector_too() -> None:
-    network = fill(small_csd()).eval()
-    with torch.no_grad():
-        style = nn.functional.normalize(network(picture(28, 28)[None] * 2 - 1), dim=1)[0]
-    torch.testing.assert_close(style[:6], torch.tensor(GOLDEN_CSD), atol=5e-5, rtol=0)
-
-
-def test_dino_is_the_class_token_after_the_last_norm() -> None:
-    network = fill(DINO.network())
-    encoder = DINO.wrap(network, FORMULA)
-    pixels = preprocess(picture(256, 256)[None], encoder.card)
-    with torch.no_grad():
-        token = network.forward_features(pixels)[0, 0]
-    torch.testing.assert_close(encoder.embed_pixels(pixels)[0], token / token.norm(), atol=1e-6, rtol=0)
 
 
 def test_clip_is_the_variant_openai_trained() -> None:
@@ -188,13 +164,17 @@ def test_a_converted_csd_checkpoint_is_the_same_network(tmp_path: Path) -> None:
         assert torch.equal(again(pixels), network(pixels))
 
 
-def test_another_checkpoint_is_not_converted_by_halves(tmp_path: Path) -> None:
+def test_another_checkpoint_is_not_converted_by_halves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     checkpoint(tmp_path / "other.bin", **{"module.classifier.weight": torch.ones(2)})
     with pytest.raises(UserError, match=r"classifier\.weight"):
         csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors", expected_sha256=None)
     with pytest.raises(UserError, match="download it again"):
         csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+    assert csd.main([str(tmp_path / "none.bin"), str(tmp_path / "out.safetensors")]) == 2
+    assert capsys.readouterr().err.startswith("error: expected the CSD checkpoint")
 
 
 class Evil:
@@ -210,13 +190,6 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
     with pytest.raises(UserError, match="only tensors"):
         csd.convert(tmp_path / "evil.bin", tmp_path / "out.safetensors", expected_sha256=None)
     assert not (tmp_path / "was-run").exists()
-
-
-def test_the_conversion_command_says_what_is_wrong_in_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert csd.main([str(tmp_path / "none.bin"), str(tmp_path / "out.safetensors")]) == 2
-    assert capsys.readouterr().err.startswith("error: expected the CSD checkpoint")
 
 
 # Weights --------------------------------------------------------------------------------------------------------------
@@ -241,17 +214,6 @@ def test_another_models_file_is_named(tmp_path: Path) -> None:
     save_file({"features.0.weight": torch.ones(2)}, tmp_path / "dino_vits16.safetensors")
     with pytest.raises(UserError, match="another model's file"):
         DINO.load(root=tmp_path, accept_unknown=True)
-
-
-def test_a_file_with_another_digest_is_refused_unless_the_user_insists(tmp_path: Path) -> None:
-    path = tmp_path / "w.safetensors"
-    save_file({"w": torch.ones(2)}, path)
-    known = WeightsFile("w.safetensors", sha256_file(path))
-    assert locate(known, root=tmp_path).label == "w.safetensors"
-    other = WeightsFile("w.safetensors", "f" * 64)
-    with pytest.raises(UserError, match="sha256 ffffffff"):
-        locate(other, root=tmp_path)
-    assert "other weights" in locate(other, root=tmp_path, accept_unknown=True).label
 
 
 def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +243,10 @@ def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
     found = locate(wanted, root=None)
     assert found.path.parent.name == "b" * 40
     assert found.label == "toy/weights@bbbbbbbbbbbb"
+    other = replace(wanted, sha256="f" * 64)
+    with pytest.raises(UserError, match="sha256 ffffffff"):
+        locate(other, root=None)
+    assert "other weights" in locate(other, root=None, accept_unknown=True).label
 
 
 # Sets -----------------------------------------------------------------------------------------------------------------
@@ -295,8 +261,5 @@ def test_a_set_of_unknown_name_or_extra_is_refused(tmp_path: Path) -> None:
         EncoderSet("paper", root=tmp_path).load()
     with pytest.raises(UserError, match=r"encoders\.root"):
         EncoderSet("paper", root=tmp_path / "nowhere").check()
-
-
-def test_without_its_package_image_reward_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="image"):
         load_reward(tmp_path)

@@ -36,7 +36,7 @@ def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Pa
         for key, estimate in line.estimates.items()
     }
     assert numbers == expected
-    assert "insert.personalized+real_only.truth_effect_psnr" in numbers
+    assert "insert.personalized+diffusion.truth_effect_psnr" in numbers
 
 
 def test_cells_carry_counts_intervals_differences_and_win_rates() -> None:

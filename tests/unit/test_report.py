@@ -15,15 +15,23 @@ from magic_insert.config.schema import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.tables import csv_table, latex_escape
+from magic_insert.evaluation import tables
 from magic_insert.evaluation.diagnosis import diagnose
-from magic_insert.evaluation.report import Album, run_report, varied, verdict, write_report
-from magic_insert.evaluation.report_charts import frontier
+from magic_insert.evaluation.report import (
+    REPORT_FILE,
+    Album,
+    frontier,
+    run_report,
+    varied,
+    verdict,
+    write_report,
+)
 from magic_insert.evaluation.rows import columns_of, write_rows
-from magic_insert.evaluation.statistics import paired_table
+from magic_insert.evaluation.statistics import frame_of
 from magic_insert.evaluation.tables import (
+    Table,
     csv_text,
     latex,
-    main_table,
     markdown,
     printed_results,
     printed_rows,
@@ -38,8 +46,21 @@ PAPER = {
 ALWAYS = ["36 subjects were released where the paper used 35", "the texts behind CLIP-T were never released"]
 
 
+def main_table(rows: Any, track: str, facts: dict[str, Any] = FACTS, *, seed: int = 0) -> Table:
+    return tables.main_table(frame_of(rows, track), track, facts, seed=seed)
+
+
+def verdict_of(rows: Any, track: str) -> str:
+    return verdict(frame_of(rows, track), main_table(rows, track))
+
+
+def page_of(out: Path, rows: Any, facts: dict[str, Any] = FACTS) -> Path:
+    write_report(out, rows, facts)
+    return out / REPORT_FILE
+
+
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def rows() -> list[dict[str, Any]]:
     return synthetic_rows()
 
 
@@ -47,7 +68,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole report with pictures."""
     folder = tmp_path_factory.mktemp("report")
-    return write_report(folder, synthetic_rows(pictures=folder), FACTS)
+    return page_of(folder, synthetic_rows(pictures=folder))
 
 
 def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> None:
@@ -73,8 +94,10 @@ def test_every_table_says_which_metrics_made_it(report: Path) -> None:
 
 
 def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None:
-    table = main_table(rows, "stylize", FACTS)
-    text = markdown([table], {"stylize": paired_table(rows, "stylize")}, FACTS)
+    table = main_table(rows, "stylize")
+    kinds = list(dict.fromkeys(line.kind for line in table.lines))
+    assert kinds == ["floor", "method", "ceiling", "printed"]
+    text = markdown([table], FACTS)
     tex = latex([table], FACTS)
     values = {
         (line["method"], line["column"]): float(line["mean"])
@@ -93,26 +116,21 @@ def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None
                 assert column.text(mean) in row
 
 
-def test_floors_stand_above_methods_above_ceilings_above_printed_rows(rows: list[dict[str, Any]]) -> None:
-    kinds = [line.kind for line in main_table(rows, "stylize", FACTS).lines]
-    assert list(dict.fromkeys(kinds)) == ["floor", "method", "ceiling", "printed"]
-
-
 def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean() -> None:
     rows = synthetic_rows(tracks=["stylize"], num_subjects=3, num_backgrounds=2)
-    whole = [column.key for column in main_table(rows, "stylize", FACTS).columns]
+    whole = [column.key for column in main_table(rows, "stylize").columns]
     gone = ["subject_clip_t_detailed", "subject_mean"]
     for row in rows:
         if row["subject"] != "bunny-00":
             row["values"] = {key: value for key, value in row["values"].items() if key not in gone}
-    assert [c.key for c in main_table(rows, "stylize", FACTS).columns] == [k for k in whole if k not in gone]
+    assert [c.key for c in main_table(rows, "stylize").columns] == [k for k in whole if k not in gone]
     alone = [row for row in rows if row["subject"] == "bunny-00"]
-    assert [column.key for column in main_table(alone, "stylize", FACTS).columns] == whole
+    assert [column.key for column in main_table(alone, "stylize").columns] == whole
 
 
 def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[dict[str, Any]]) -> None:
-    sentence = verdict(rows, main_table(rows, "insert", FACTS))
-    assert sentence.startswith("insert: personalized+real_only leads in truth PSNR (mean) with ")
+    sentence = verdict_of(rows, "insert")
+    assert sentence.startswith("insert: personalized+diffusion leads in truth PSNR (mean) with ")
     assert "better than personalized+copy_paste and ahead on " in sentence
     page = report.read_text()
     assert page.index(sentence) < page.index("<table")
@@ -120,33 +138,29 @@ def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[
         {**row, "values": {k: v for k, v in row["values"].items() if k != "truth_psnr"}} for row in rows
     ]
     # Without a truth each axis has its own leader.
-    split = verdict(unknown, main_table(unknown, "stylize", FACTS))
+    split = verdict_of(unknown, "stylize")
     assert "personalized leads in subject mean (micro)" in split
     assert "instantstyle_canny leads in style mean (micro)" in split
     alone = [row for row in rows if row["method"] in ("personalized", "floor:copy_paste")]
-    assert "better than floor:copy_paste" in verdict(alone, main_table(alone, "stylize", FACTS))
+    assert "better than floor:copy_paste" in verdict_of(alone, "stylize")
 
 
 def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
-    best = {key: line.method for line in main_table(rows, "stylize", FACTS).lines for key in line.best}
+    best = {key: line.method for line in main_table(rows, "stylize").lines for key in line.best}
     assert best["subject_dino"] == "personalized"
     assert best["style_csd"] == "instantstyle_canny"
     assert all(":" not in method for method in best.values())
+    leading = {key for line in main_table(rows, "insert").lines for key in line.best}
+    assert not leading & {"outside_equal", "effect_area"}, "all are equal there, or no side is better"
 
 
 def test_no_interval_claims_the_impossible(rows: list[dict[str, Any]]) -> None:
     for track in ("stylize", "insert"):
-        for line in main_table(rows, track, FACTS).lines:
+        for line in main_table(rows, track).lines:
             for column in columns_of(track):
                 found = line.estimates.get(column.key)
                 if found is not None and found.low is not None and found.high is not None:
                     assert column.bounds[0] <= found.low <= found.mean <= found.high <= column.bounds[1]
-
-
-def test_where_all_methods_are_equal_none_is_best(rows: list[dict[str, Any]]) -> None:
-    table = main_table(rows, "insert", FACTS)
-    assert all("outside_equal" not in line.best for line in table.lines)
-    assert all("effect_area" not in line.best for line in table.lines)  # it has no better side
 
 
 def test_the_printed_means_are_the_plain_means_of_the_printed_columns() -> None:
@@ -179,9 +193,11 @@ def test_the_reasons_against_comparing_come_from_the_facts() -> None:
 
 
 def test_a_table_says_why_the_printed_rows_are_not_comparable(rows: list[dict[str, Any]]) -> None:
-    text = markdown([main_table(rows, "stylize", FACTS)], {}, FACTS)
+    text = markdown([main_table(rows, "stylize")], FACTS)
     assert "not comparable: the encoders differ and the pictures differ" in text
-    same = markdown([main_table(rows, "stylize", PAPER)], {}, PAPER)
+    assert " DINO role (micro) ↑ " in text, "micro encoders never stand under another encoder's name"
+    same = markdown([main_table(rows, "stylize", PAPER)], PAPER)
+    assert " DINO ↑ " in same
     assert f"not comparable: {' and '.join(ALWAYS)}." in same
     line = next(one for one in same.splitlines() if one.startswith("| Ours ControlNet (printed) "))
     assert "0.514 |" in line
@@ -214,17 +230,13 @@ def test_names_from_outside_are_text_and_not_markup(tmp_path: Path) -> None:
     assert r"\&\_\%" in (tmp_path / "table.tex").read_text()
 
 
-def test_a_report_from_rows_alone_has_empty_frames_for_lost_pictures(tmp_path: Path) -> None:
-    page = write_report(tmp_path, synthetic_rows(tracks=["insert"]), FACTS).read_text()
-    assert "no picture" in page
-
-
 def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     synthetic_rows(tracks=["insert"], num_subjects=1, num_backgrounds=1, pictures=tmp_path)
     (tmp_path / "below").mkdir()
     inside, outside = Album(tmp_path), Album(tmp_path / "below")
     assert inside.address("pictures/bunny-00.png") is not None
     assert outside.address("../pictures/bunny-00.png") is None
+    assert "no picture" in page_of(tmp_path / "lost", synthetic_rows(tracks=["insert"])).read_text()
 
 
 def test_pairs_for_the_sheet_differ_in_subject_and_background_while_they_can() -> None:
@@ -235,39 +247,23 @@ def test_pairs_for_the_sheet_differ_in_subject_and_background_while_they_can() -
     assert varied(rows, 6) == varied(rows[::-1], 6)
 
 
-def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2)
-    for name in ("a", "b"):
-        write_report(tmp_path / name, rows, FACTS)
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-
-
 def test_the_diagnosis_beside_the_report_is_complete(report: Path) -> None:
-    assert read_jsonl(report.parent / "diagnosis.jsonl") == [
-        json.loads(json.dumps(asdict(finding))) for finding in diagnose(synthetic_rows(), FACTS)
+    findings = [
+        finding
+        for track in ("stylize", "insert")
+        for finding in diagnose(frame_of(synthetic_rows(), track), track, FACTS)
     ]
-
-
-def test_trust_is_told_where_the_truth_is_known_and_only_there(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=3)
-    assert "deserves trust" in write_report(tmp_path / "known", rows, FACTS).read_text()
-    unknown = write_report(tmp_path / "unknown", rows, {**FACTS, "has_truth": False}).read_text()
-    assert "deserves trust" not in unknown
-
-
-def test_no_row_is_no_report(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="at least one row"):
-        write_report(tmp_path, [], FACTS)
-    assert not list(tmp_path.iterdir())
+    written = read_jsonl(report.parent / "diagnosis.jsonl")
+    assert written == [json.loads(json.dumps(asdict(finding))) for finding in findings]
 
 
 def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=2, num_backgrounds=2, pictures=tmp_path / "run")
+    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2, pictures=tmp_path / "run")
     write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]
-    first = write_report(tmp_path / "run", rows, FACTS)
+    first = page_of(tmp_path / "run", rows)
     again = run_report(ReportConfig(rows=str(tmp_path / "run" / "rows.jsonl"), out=str(tmp_path / "again")))
     assert again.read_bytes() == first.read_bytes()
+    assert "deserves trust" in first.read_text(), "where the truth is known"
 
 
 def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
@@ -279,27 +275,16 @@ def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
             ReportConfig(rows=str(tmp_path / "rows.jsonl"), out=str(tmp_path / "out"), facts=facts)
         )
         assert label in page.read_text()
+        assert ("deserves trust" in page.read_text()) == (facts is not None)
     assert read_json(tmp_path / "out" / "facts.json")["metrics"] == "paper"
-    (tmp_path / "mine.json").write_text("[]")
-    with pytest.raises(UserError, match=r"mine\.json"):
-        run_report(
-            ReportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), str(tmp_path / "mine.json"))
-        )
-
-
-def test_another_seed_draws_other_intervals(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=3)
-    tables = [csv_text([main_table(rows, "insert", FACTS, seed=seed)], FACTS) for seed in (0, 1)]
-    means = [[line["mean"] for line in csv.DictReader(io.StringIO(table))] for table in tables]
-    assert tables[0] != tables[1]
-    assert means[0] == means[1]
-
-
-def test_micro_encoders_never_stand_under_another_encoders_name(rows: list[dict[str, Any]]) -> None:
-    labels = [column.label for column in main_table(rows, "stylize", FACTS).columns]
-    assert "DINO role (micro)" in labels
-    assert "subject mean (micro)" in labels
-    assert "DINO" in [column.label for column in main_table(rows, "stylize", PAPER).columns]
+    with pytest.raises(UserError, match="at least one row"):
+        write_report(tmp_path, [], FACTS)
+    for damage in ("[]", '{"benchmark": 3}', '{"cards": {}}', '{"has_truth": "yes"}'):
+        (tmp_path / "mine.json").write_text(damage)
+        with pytest.raises(UserError, match=r"mine\.json"):
+            run_report(
+                ReportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), str(tmp_path / "mine.json"))
+            )
 
 
 def test_a_cell_that_a_spreadsheet_would_compute_is_text() -> None:

@@ -3,15 +3,19 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from evaluation_rows import synthetic_rows
 
 from magic_insert.core.errors import UserError
 from magic_insert.evaluation.rows import axes_of, column, columns_in, primary_columns
 from magic_insert.evaluation.statistics import (
+    Estimate,
+    Paired,
     bradley_terry,
     breakdown,
     exact_interval,
+    frame_of,
     mean_interval,
     methods_of,
     paired,
@@ -21,6 +25,8 @@ from magic_insert.evaluation.statistics import (
     summaries,
 )
 
+DINO = column("stylize", "subject_dino")
+
 
 def grid(subjects: int, backgrounds: int) -> tuple[list[str], list[str]]:
     pairs = [(f"s{s}", f"b{b}") for s in range(subjects) for b in range(backgrounds)]
@@ -29,12 +35,7 @@ def grid(subjects: int, backgrounds: int) -> tuple[list[str], list[str]]:
 
 @pytest.mark.parametrize(
     ("subjects", "backgrounds", "spread", "least", "most"),
-    [
-        (5, 4, (1.0, 1.0, 1.0), 0.93, 1.0),
-        (5, 4, (0.3, 1.0, 0.3), 0.93, 1.0),
-        (14, 10, (1.0, 1.0, 1.0), 0.91, 0.99),
-        (14, 10, (0.3, 1.0, 0.3), 0.91, 0.99),
-    ],
+    [(5, 4, (0.3, 1.0, 0.3), 0.93, 1.0), (14, 10, (1.0, 1.0, 1.0), 0.91, 0.99)],
 )
 def test_the_interval_covers_the_true_mean_as_often_as_it_says(
     subjects: int, backgrounds: int, spread: tuple[float, float, float], least: float, most: float
@@ -50,48 +51,33 @@ def test_the_interval_covers_the_true_mean_as_often_as_it_says(
             + spread[2] * rng.normal(size=(subjects, backgrounds))
         )
         found = mean_interval(values.ravel(), first, second, draws=250)
-        assert found.low is not None
-        assert found.high is not None
-        covered += found.low <= 0 <= found.high
+        covered += (found.low or 0.0) <= 0 <= (found.high or 0.0)
     assert least <= covered / 200 <= most
 
 
-def test_copies_of_every_value_tell_nothing_new() -> None:
+def test_copies_of_every_value_tell_nothing_new_and_their_order_does_not_matter() -> None:
     first, second = grid(6, 5)
     values = np.random.default_rng(2).normal(size=30)
     once = mean_interval(values, first, second)
     thrice = mean_interval(np.tile(values, 3), first * 3, second * 3)
     assert (thrice.low, thrice.high) == (pytest.approx(once.low), pytest.approx(once.high))
     assert (once.n, thrice.n) == (30, 90)
-
-
-def test_the_order_of_the_values_does_not_matter_and_the_seed_does() -> None:
-    first, second = grid(6, 5)
-    values = np.random.default_rng(3).normal(size=30)
     order = np.random.default_rng(4).permutation(30)
-    straight = mean_interval(values, first, second, seed=1)
-    mixed = mean_interval(values[order], [first[i] for i in order], [second[i] for i in order], seed=1)
-    assert mixed.low == pytest.approx(straight.low)
-    assert mean_interval(values, first, second, seed=1) == straight
-    assert mean_interval(values, first, second, seed=2).low != straight.low
+    mixed = mean_interval(values[order], [first[i] for i in order], [second[i] for i in order])
+    assert mixed.low == pytest.approx(once.low)
+    assert mean_interval(values, first, second, seed=2).low != once.low
 
 
-def test_one_cluster_leaves_nothing_to_vary_and_gives_no_interval() -> None:
+def test_one_cluster_leaves_nothing_to_vary_and_no_value_is_refused() -> None:
     found = mean_interval([1.0, 2.0], ["a", "a"], ["x", "x"])
-    assert (found.mean, found.low, found.high) == (1.5, None, None)
-    assert not found.excludes_zero
-
-
-def test_no_value_or_a_missing_label_is_refused() -> None:
-    with pytest.raises(ValueError, match="label"):
-        mean_interval([], [], [])
-    with pytest.raises(ValueError, match="label"):
-        mean_interval([1.0], ["a"], [])
+    assert (found, found.excludes_zero) == (Estimate(1.5, None, None, 2), False)
+    for labels in ([], ["a"]):
+        with pytest.raises(ValueError, match="label"):
+            mean_interval([], labels, [])
 
 
 def test_ten_wins_of_ten_leave_the_share_above_two_thirds() -> None:
-    low, high = exact_interval(10, 10)
-    assert (low, high) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
+    assert exact_interval(10, 10) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
 
 
 def test_strengths_are_recovered_from_the_choices_they_predict() -> None:
@@ -101,15 +87,6 @@ def test_strengths_are_recovered_from_the_choices_they_predict() -> None:
     wins = 100 * strength[:, None] / (strength[:, None] + strength[None])
     np.fill_diagonal(wins, 0)
     np.testing.assert_allclose(bradley_terry(wins), true, atol=1e-7)
-
-
-def test_a_star_of_comparisons_has_the_closed_form() -> None:
-    """The paper's shape: ours against two baselines that never met; each odds is that comparison's own."""
-    wins = np.array([[0.0, 85, 80], [15, 0, 0], [20, 0, 0]])
-    found = bradley_terry(wins)
-    assert found is not None
-    assert found[0] - found[1] == pytest.approx(np.log(85 / 15), abs=1e-6)
-    assert found[0] - found[2] == pytest.approx(np.log(80 / 20), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -126,13 +103,13 @@ def test_where_no_finite_strengths_exist_none_are_invented(wins: list[list[float
 
 def row(method: str, subject: str, background: str, **values: float) -> dict[str, Any]:
     return {
-        "track": "stylize", "method": method, "benchmark": "b", "subject": subject, "background": background,
-        "pair_id": f"{subject}__{background}", "style": None, "seed": 0, "values": values, "cards": {}, "images": {},
+        "track": "stylize", "method": method, "subject": subject, "background": background,
+        "pair_id": f"{subject}__{background}", "style": None, "seed": 0, "values": values,
     }  # fmt: skip
 
 
 @pytest.fixture
-def two() -> list[dict[str, Any]]:
+def two() -> pd.DataFrame:
     """`good` beats `bad` by 0.2 in DINO on every shared pair and loses everywhere in LPIPS; one pair is not shared."""
     rows = []
     for s in range(4):
@@ -141,46 +118,39 @@ def two() -> list[dict[str, Any]]:
             rows.append(row("good", f"s{s}", f"b{b}", subject_dino=base + 0.2, truth_lpips=0.6))
             if (s, b) != (3, 2):
                 rows.append(row("bad", f"s{s}", f"b{b}", subject_dino=base, truth_lpips=0.5))
-    return rows
+    return frame_of(rows, "stylize")
 
 
-def test_a_constant_lead_is_found_exactly_although_the_pairs_differ(two: list[dict[str, Any]]) -> None:
-    found = paired(two, "stylize", column("stylize", "subject_dino"), "good", "bad")
+def compared(frame: pd.DataFrame, key: str, one: str, other: str) -> tuple[Paired, Estimate]:
+    found = paired(frame, column("stylize", key), one, other)
     assert found is not None
-    assert found.difference.n == 11
-    assert found.difference.mean == pytest.approx(0.2)
-    assert (found.difference.low, found.difference.high) == (pytest.approx(0.2), pytest.approx(0.2))
-    assert found.difference.excludes_zero
+    assert found.win_rate is not None
+    return found, found.win_rate
 
 
-def test_winning_every_pair_is_still_only_a_few_pairs(two: list[dict[str, Any]]) -> None:
+def test_a_constant_lead_is_found_exactly_and_winning_every_pair_is_still_only_a_few(
+    two: pd.DataFrame,
+) -> None:
     """11 of 11: the exact lower limit is 0.025 ** (1 / 11)."""
-    found = paired(two, "stylize", column("stylize", "subject_dino"), "good", "bad")
-    assert found is not None
-    assert found.win_rate is not None
-    assert (found.win_rate.mean, found.win_rate.high) == (1, 1)
-    assert found.win_rate.low == pytest.approx(0.025 ** (1 / 11))
+    found, rate = compared(two, "subject_dino", "good", "bad")
+    exactly = pytest.approx(0.2)
+    assert (found.difference.mean, found.difference.low, found.difference.high) == (exactly,) * 3
+    assert (found.difference.n, found.difference.excludes_zero) == (11, True)
+    assert (rate.mean, rate.low, rate.high) == (1, pytest.approx(0.025 ** (1 / 11)), 1)
 
 
-def test_where_less_is_better_the_smaller_value_wins(two: list[dict[str, Any]]) -> None:
-    found = paired(two, "stylize", column("stylize", "truth_lpips"), "good", "bad")
-    assert found is not None
-    assert found.difference.mean == pytest.approx(0.1)
-    assert found.win_rate is not None
-    assert found.win_rate.mean == 0
+def test_where_less_is_better_the_smaller_value_wins(two: pd.DataFrame) -> None:
+    found, rate = compared(two, "truth_lpips", "good", "bad")
+    assert (found.difference.mean, rate.mean) == (pytest.approx(0.1), 0)
 
 
 def test_a_comparison_turned_round_is_its_negative() -> None:
-    rows = synthetic_rows()
-    for entry in primary_columns(present_columns(rows, "stylize")):
-        one = paired(rows, "stylize", entry, "adain", "personalized")
-        other = paired(rows, "stylize", entry, "personalized", "adain")
-        assert one is not None
-        assert other is not None
+    frame = frame_of(synthetic_rows(), "stylize")
+    for entry in primary_columns(present_columns(frame, "stylize")):
+        one, rate = compared(frame, entry.key, "adain", "personalized")
+        other, other_rate = compared(frame, entry.key, "personalized", "adain")
         assert one.difference.mean == pytest.approx(-other.difference.mean)
-        assert one.win_rate is not None
-        assert other.win_rate is not None
-        assert one.win_rate.mean == pytest.approx(1 - other.win_rate.mean)
+        assert rate.mean == pytest.approx(1 - other_rate.mean)
 
 
 def test_pairing_is_narrower_than_the_difference_of_two_means() -> None:
@@ -188,71 +158,51 @@ def test_pairing_is_narrower_than_the_difference_of_two_means() -> None:
     rows = synthetic_rows(tracks=["stylize"], noise=0.0)
     for entry in rows:
         entry["values"] = {"subject_dino": entry["values"]["subject_dino"] + 0.1 * int(entry["subject"][-1])}
-    by_method = {s.method: s.estimates["subject_dino"] for s in summaries(rows, "stylize")}
-    found = paired(rows, "stylize", column("stylize", "subject_dino"), "adain", "personalized")
-    assert found is not None
+    frame = frame_of(rows, "stylize")
+    wide = next(s.estimates["subject_dino"] for s in summaries(frame, [DINO]) if s.method == "adain")
+    found, _ = compared(frame, "subject_dino", "adain", "personalized")
     assert found.difference.high == pytest.approx(found.difference.low)
-    wide = by_method["adain"]
-    assert wide.high is not None
-    assert wide.low is not None
-    assert wide.high - wide.low > 0.1
+    assert (wide.high or 0) - (wide.low or 0) > 0.1
 
 
-def test_equal_results_win_half() -> None:
+def test_equal_results_win_half_and_methods_without_a_shared_pair_are_not_compared() -> None:
     rows = [row(m, f"s{s}", f"b{b}", subject_dino=0.5) for m in "xy" for s in range(3) for b in range(3)]
-    found = paired(rows, "stylize", column("stylize", "subject_dino"), "x", "y")
-    assert found is not None
-    assert found.win_rate is not None
-    assert found.win_rate.mean == 0.5
-
-
-def test_methods_without_a_shared_pair_are_not_compared() -> None:
-    rows = [row("x", "s0", "b0", subject_dino=0.5), row("y", "s0", "b1", subject_dino=0.5)]
-    assert paired(rows, "stylize", column("stylize", "subject_dino"), "x", "y") is None
+    assert compared(frame_of(rows, "stylize"), "subject_dino", "x", "y")[1].mean == 0.5
+    apart = [row("x", "s0", "b0", subject_dino=0.5), row("y", "s0", "b1", subject_dino=0.5)]
+    assert paired(frame_of(apart, "stylize"), DINO, "x", "y") is None
 
 
 def test_floors_stand_first_ceilings_last_and_neither_is_compared() -> None:
-    rows = synthetic_rows(tracks=["stylize"])
-    assert methods_of(rows) == [
-        "floor:copy_paste", "floor:random_subject", "personalized", "instantstyle_canny", "adain", "ceiling:self",
-        "ceiling:truth",
+    frame = frame_of(synthetic_rows(tracks=["stylize"])[::-1], "stylize")
+    assert [name.partition(":")[0] for name in methods_of(frame)] == [
+        "floor", "floor", "adain", "instantstyle_canny", "personalized", "ceiling", "ceiling"
     ]  # fmt: skip
-    compared = paired_table(rows, "stylize")
-    assert {r.method for r in compared} == {"instantstyle_canny", "adain"}
-    assert {r.reference for r in compared} == {"personalized"} == {reference_method(rows, "stylize")}
-    assert {r.column for r in compared} == {"subject_mean", "style_mean", "truth_psnr"}
+    found = paired_table(frame, present_columns(frame, "stylize"))
+    assert {r.method for r in found} == {"instantstyle_canny", "adain"}
+    assert {r.reference for r in found} == {"personalized"} == {reference_method(frame)}
+    assert {r.column for r in found} == {"subject_mean", "style_mean", "truth_psnr"}
 
 
-def test_an_inserter_goes_before_pasting_as_the_reference() -> None:
-    rows = synthetic_rows(tracks=["insert"])
-    assert (
-        reference_method(rows[::-1], "insert") == reference_method(rows, "insert") == "personalized+real_only"
-    )
+def test_an_inserter_goes_before_pasting_as_the_reference_and_floors_alone_have_none() -> None:
+    frame = frame_of(synthetic_rows(tracks=["insert"])[::-1], "insert")
+    assert reference_method(frame) == "personalized+diffusion"
+    floors = frame[frame["kind"] == "floor"]
+    assert (reference_method(floors), paired_table(floors, present_columns(floors, "insert"))) == (None, [])
 
 
-def test_floors_alone_have_no_reference() -> None:
-    rows = [r for r in synthetic_rows(tracks=["stylize"]) if r["method"].startswith("floor:")]
-    assert reference_method(rows, "stylize") is None
-    assert paired_table(rows, "stylize") == []
-
-
-def test_the_parts_of_a_breakdown_average_to_the_whole() -> None:
-    rows = synthetic_rows(tracks=["stylize"])
-    whole = {s.method: s.estimates["style_mean"].mean for s in summaries(rows, "stylize")}
+def test_the_parts_of_a_breakdown_average_to_the_whole(two: pd.DataFrame) -> None:
+    frame, mean = frame_of(synthetic_rows(tracks=["stylize"]), "stylize"), column("stylize", "style_mean")
+    whole = {s.method: s.estimates["style_mean"].mean for s in summaries(frame, [mean])}
     for by, size in (("style", 4), ("subject", 5)):
-        parts = breakdown(rows, "stylize", by)["adain"]
+        parts = breakdown(frame, [mean], by)["adain"]
         assert len(parts) == size
         assert sum(p["style_mean"].mean for p in parts.values()) / size == pytest.approx(whole["adain"])
+    assert list(breakdown(two, [DINO], "style")["good"]) == ["unknown"], "nobody named a style"
 
 
-def test_rows_whose_style_nobody_named_are_broken_down_as_unknown(two: list[dict[str, Any]]) -> None:
-    assert list(breakdown(two, "stylize", "style")["good"]) == ["unknown"]
-
-
-def test_an_unknown_column_is_refused_by_name(two: list[dict[str, Any]]) -> None:
-    two[0]["values"]["subject_dyno"] = 0.5
+def test_an_unknown_column_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="subject_dyno"):
-        present_columns(two, "stylize")
+        present_columns(frame_of([row("x", "s", "b", subject_dyno=0.5)], "stylize"), "stylize")
     with pytest.raises(UserError, match="paint"):
         columns_in("paint", [])
 

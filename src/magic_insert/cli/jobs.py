@@ -93,16 +93,6 @@ def check_remove(cfg: schema.RemoveConfig) -> Any:
     return resolve_remove(cfg)
 
 
-def check_demo(cfg: schema.DemoConfig) -> None:
-    """The place of the output and the weights."""
-    from magic_insert.inputs import find_folders
-    from magic_insert.stylizers import check_stylizer
-
-    check_out(cfg)
-    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
-    check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
-
-
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
     """Files, packages and the run folder."""
     from magic_insert.config.extras import require_optimizer
@@ -268,14 +258,9 @@ def show_dashboard(cfg: schema.DashboardConfig) -> None:
 
 def run_study(cfg: schema.StudyConfig) -> None:
     """Builds, serves or analyses."""
-    if cfg.action == "analyse":
-        from magic_insert.evaluation.study_analysis import run_analyse
+    from magic_insert.evaluation import study
 
-        run_analyse(cfg)
-        return
-    from magic_insert.evaluation.study import run_build, run_serve
-
-    (run_build if cfg.action == "build" else run_serve)(cfg)
+    {"build": study.run_build, "serve": study.run_serve, "analyse": study.run_analyse}[cfg.action](cfg)
 
 
 def never(cfg: Any) -> bool:
@@ -298,7 +283,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "personalize": Job(
         "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",
-        "magic_insert.training.personalize_job:run_personalize",
+        "magic_insert.training.personalize:run_personalize",
         check_personalize,
     ),
     "export": Job(
@@ -319,7 +304,8 @@ JOBS: Mapping[str, Job] = {
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
         "magic_insert.evaluation.demo:run_demo",
-        check_demo,
+        check_evaluate,
+        words.of_the_demo,
     ),
     "evaluate": Job(
         "methods on a benchmark, with a report: stylizer='[a,b]' inserter='[x,y]' benchmark=toyplop|folder|...",

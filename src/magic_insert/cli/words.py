@@ -6,7 +6,7 @@ elsewhere.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from magic_insert.config.compose import group_options
 from magic_insert.config.registry import INSERTERS, STYLIZERS
@@ -15,8 +15,9 @@ from magic_insert.core.errors import UserError
 
 GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
+OURS = {"stylizer": "personalized", "inserter": "effect"}
 VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
-SHORT = {"root": "benchmark.root", "split": "benchmark.split"}
+SHORT = {key: f"benchmark.{key}" for key in ("root", "split", "num_scenes")}
 NAME = re.compile(r"[A-Za-z0-9_.-]+")
 ACTIONS = ("fetch", "check")
 
@@ -52,7 +53,12 @@ def action_first(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def methods_side_by_side(words: Sequence[str]) -> list[str]:
+def of_the_demo(words: Sequence[str]) -> list[str]:
+    """The words of `demo`, an evaluation of our own method alone unless others are chosen."""
+    return methods_side_by_side(words, OURS)
+
+
+def methods_side_by_side(words: Sequence[str], defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
     """The words as Hydra takes them; a group that nobody chose gets its default unless an experiment may choose it.
 
     Raises:
@@ -73,7 +79,7 @@ def methods_side_by_side(words: Sequence[str]) -> list[str]:
             word.startswith((f"+{group}@", f"+{VARIANTS}@{group}s.", f"++{group}s.")) for word in rest
         )
         if group not in chosen and not experiment and not given:
-            chosen[group] = _names(group, DEFAULTS[group])
+            chosen[group] = _names(group, defaults[group])
     made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
     return [*made, *(_own(word, chosen) for word in rest)]
 

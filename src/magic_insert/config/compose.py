@@ -29,7 +29,7 @@ JOB_SCHEMAS: dict[str, type] = {
     "export": schema.ExportConfig,
     "foundation": schema.FoundationConfig,
     "toybox": schema.ToyboxConfig,
-    "demo": schema.DemoConfig,
+    "demo": schema.EvaluateConfig,
     "card": schema.CardConfig,
     "status": schema.StatusConfig,
     "dashboard": DashboardConfig,

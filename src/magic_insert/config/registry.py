@@ -132,7 +132,7 @@ INSERTERS = Registry(
     "inserter",
     "magic_insert.inserters",
     {
-        "real_only": f"{_INSERTERS}.edit:EditInserter",
+        "diffusion": f"{_INSERTERS}.edit:EditInserter",
         "bootstrapped": f"{_INSERTERS}.edit:EditInserter",
         "effect": f"{_INSERTERS}.effect:EffectInserter",
         "contact_shadow": f"{_INSERTERS}.contact_shadow:ContactShadow",
@@ -164,14 +164,14 @@ METRICS = Registry(
     "metric",
     "magic_insert.metrics",
     {
-        "subject": f"{_METRICS}:SUBJECT",
-        "style": f"{_METRICS}:STYLE",
-        "image_reward": f"{_METRICS}:REWARD",
-        "background": f"{_METRICS}:BACKGROUND",
-        "inside": f"{_METRICS}:INSIDE",
-        "effect": f"{_METRICS}:EFFECT",
-        "truth": f"{_METRICS}:TRUTH",
-        "shadow": f"{_METRICS}:SHADOW",
+        "subject": f"{_METRICS}:subject",
+        "style": f"{_METRICS}:style",
+        "image_reward": f"{_METRICS}:image_reward",
+        "background": f"{_METRICS}:background",
+        "inside": f"{_METRICS}:inside",
+        "effect": f"{_METRICS}:effect",
+        "truth": f"{_METRICS}:truth",
+        "shadow": f"{_METRICS}:shadow",
     },
 )
 

@@ -73,7 +73,8 @@ def terminal_bars(console: Console | None = None) -> Iterator[OnEvent]:
     console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, tuple[TaskID, float]] = {}
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = console.is_terminal  # a log gets the lines alone
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
 
         def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
             if stage not in tasks:

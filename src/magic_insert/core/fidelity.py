@@ -1,4 +1,4 @@
-"""How close a picture is to the truth: PSNR on sums, SSIM, overlap of masks. Every such number comes from here.
+"""How close a picture is to the truth: PSNR on sums, SSIM, overlap of masks, shadows. Every such number is from here.
 
 Squared errors are kept as sums per picture and region, so any set of pictures can be added up later, on any rank, and
 resampled. A region without pixels has no PSNR (None). Shapes: B pictures, H W pixels; pictures are RGB in [0, 1].
@@ -11,10 +11,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.silhouettes import foot_frame, frame_coordinates
 
 CAP_DB = 60.0  # rounding to eight bits alone costs 59 dB, so anything above is equal in a file; no table shows infinity
 EFFECT_STEP = 0.04  # a channel must change by more than this to count as the subject's effect on the scene
 SSIM_WINDOW_PX = 11
+DECIDED = 0.08  # a true effect this far (in longer sides) to one side of the foot has a side
+UNDER = 0.12  # how far from the foot, in longer sides, contact is measured
+DARK = 0.02  # mean darkening under the feet from which there is contact to compare with
 
 Sums = tuple[
     float, float
@@ -74,3 +78,53 @@ def effect_of(
     """Pixels outside the mask that the subject changed by more than EFFECT_STEP in a channel, 0 or 1."""
     change = (with_subject - without).abs().amax(1, keepdim=True)
     return ((change > EFFECT_STEP) & (mask <= 0)).to(with_subject.dtype)
+
+
+def effect_scores(
+    finished: Float[Tensor, "3 H W"],
+    truth: Float[Tensor, "3 H W"],
+    scene: Float[Tensor, "3 H W"],
+    *,
+    effect: Float[Tensor, "1 H W"],
+    mask: Float[Tensor, "1 H W"],
+    covered: Float[Tensor, "1 H W"],
+) -> dict[str, float]:
+    """Shadow and reflection of a finished insertion against the true one; what is not defined is left out.
+
+    `effect_psnr` inside the true effect, `rest_psnr` beyond it, in dB; `shadow_iou` of the visible change against the
+    true effect. `side`: 1 where the change lies on the same side of the subject's foot as the true one, 0 where not;
+    only where that has a side. `contact`: darkening right under the feet as a share of the true one, 1 is right.
+
+    Args:
+        effect: the true one, 0 or 1.
+        mask: of the true subject, whose foot counts.
+        covered: what is not judged, the subject, 0 where it is not.
+    """
+    free = (covered <= 0)[0]
+    wanted = (effect > 0)[0]
+    found = effect_of(finished[None], scene[None], covered[None])[0, 0] > 0
+    error = (finished.double() - truth.double()).square().mean(0)
+    regions = {"effect_psnr": wanted, "rest_psnr": free & ~wanted}
+    scores = {name: decibel(float(error[r].mean())) for name, r in regions.items() if bool(r.any())}
+    scores["shadow_iou"] = iou(found, wanted & free)
+    across, down = frame_coordinates(foot_frame(mask[None]), *mask.shape[-2:])[0]
+    side, true_side = (_side(picture, scene, free, across) for picture in (finished, truth))
+    if true_side is not None and abs(true_side) > DECIDED:
+        scores["side"] = float(side is not None and side * true_side > 0)
+    under = free & (down > -UNDER) & (down < 0.5 * UNDER) & (across.abs() < 0.4)
+    dark, true_dark = (float((scene - p).mean(0).clamp_min(0.0)[under].sum()) for p in (finished, truth))
+    if true_dark > DARK * int(under.sum()):
+        scores["contact"] = dark / true_dark
+    return scores
+
+
+def _side(
+    picture: Float[Tensor, "3 H W"],
+    scene: Float[Tensor, "3 H W"],
+    free: Bool[Tensor, "H W"],
+    across: Float[Tensor, "H W"],
+) -> float | None:
+    """How far right of the foot the change lies, in longer sides; None where nothing changed."""
+    change = (picture - scene).abs().amax(0) * free
+    change = change * (change > EFFECT_STEP)
+    return float((change * across).sum() / change.sum()) if bool(change.any()) else None

@@ -21,13 +21,13 @@ from magic_insert.core.compositing import default_box, side_box
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Scene, Subject
 
 INDEX = "benchmark.json"
 TRUTH_PICTURES = ("styled", "composite", "mask", "effect")
-FAINT = 0.1  # coverage from which a pixel belongs to the box of a subject in its picture
+IN_BOX = 0.1  # coverage from which a pixel belongs to the box of a subject in its picture
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ class Benchmark:
     def box(self, pair: BenchPair, scene: Scene) -> Box:
         """Where the subject stands: the true subject's box, or the placement prior of the official results."""
         if self.has_truth:
-            return bounding_box(load_rgb(self.truth_file(pair, "mask"))[:1], FAINT)
+            return bounding_box(load_rgb(self.truth_file(pair, "mask"))[:1], IN_BOX)
         side = pair.side or {"left": "l", "right": "r"}.get(self.placement)
         return default_box(scene) if side is None else side_box(*scene.size, left=side == "l")
 
@@ -174,7 +174,7 @@ def claim(bench: Benchmark) -> None:
         UserError: the folder holds another benchmark.
     """
     index = bench.folder / INDEX
-    if index.is_file() and (found := read_json(index).get("digest")) != bench.digest:
+    if index.is_file() and (found := read_object(index).get("digest")) != bench.digest:
         raise UserError(
             f"expected the benchmark {bench.digest} or an empty folder at {bench.folder}, got {found}; set out=FOLDER"
         )
@@ -239,7 +239,9 @@ def select(
     if cfg.styles:
         backgrounds = [b for b in backgrounds if b.style in cfg.styles]
     backgrounds = _named("benchmark.backgrounds", backgrounds, cfg.backgrounds)[: cfg.num_scenes]
-    subjects = _named("benchmark.subjects", list(source.subjects), cfg.subjects)[: cfg.num_subjects]
+    subjects = _named("benchmark.subjects", list(source.subjects), cfg.subjects)
+    start = cfg.first % max(1, len(subjects))
+    subjects = [*subjects[start:], *subjects[:start]][: cfg.num_subjects]
     sides = ("l", "r") if cfg.placement == "both" else (None,)
     pairs = [BenchPair(s.id, b.id, side) for s in subjects for b in backgrounds for side in sides]
     _known("benchmark.pairs", cfg.pairs, [pair.pair_id for pair in pairs])

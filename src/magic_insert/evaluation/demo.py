@@ -1,173 +1,102 @@
-"""The demo: one held-out Toybox subject, personalised once, inserted into held-out scenes of several styles.
+"""The demo: a preset of `evaluate` (conf/demo.yaml) with a page of its own.
 
-Every result stands beside the truth and the floor (the subject's own picture pasted). Writes a contact sheet, a page
-that needs no other file, and the scores.
+One held-out Toybox subject in held-out scenes of several styles; every result stands beside the truth and the floor,
+the subject's own picture pasted. Pictures and numbers are those of the evaluation in the same folder.
 """
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Float
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
-from magic_insert.config.schema import DemoConfig
-from magic_insert.core.compositing import paste
-from magic_insert.core.events import Clock, stage, terminal_bars
-from magic_insert.core.images import contact_sheet, png_bytes, save_png
-from magic_insert.core.jsonl import write_json, write_text
-from magic_insert.core.records import Composite, Scene, Subject
-from magic_insert.drops import Drop
-from magic_insert.evaluation.demo_scores import Scores, box_of, find_encoders, score
-from magic_insert.inputs import require_output
-from magic_insert.magic import MagicInsert, Settings
-from magic_insert.models.encoders import load_encoders
+from magic_insert.config.schema import EvaluateConfig
+from magic_insert.core.images import contact_sheet, load_rgb, save_png
+from magic_insert.core.jsonl import read_json, write_json, write_text
+from magic_insert.evaluation.evaluate import evaluate
+from magic_insert.evaluation.pictures import COPY_PASTE
+from magic_insert.evaluation.report import FACTS_FILE
+from magic_insert.evaluation.rows import MADE, Column, Row, columns_of
+from magic_insert.evaluation.statistics import kind_of
 from magic_insert.pages.render import render
-from magic_insert.stylizers import needs_personalization
-from magic_insert.toybox.styles import style_phrase
-from magic_insert.toybox.world import PlopTruth, toyplop_pair, toyplop_scenes, toyplop_subjects
 
-COLUMNS = ("subject", "background", "ours", "floor: pasted as it is", "truth")
-SCORES = {"effect_db": "effect, dB", "box_db": "subject box, dB", "identity": "identity", "style": "style"}
-NOTE = (
-    "effect: PSNR inside the true shadow and reflection. Subject box: PSNR inside the subject's true box; the pose is "
-    "free, so this is a rough guide. identity and style: cosines of the micro encoders, against the truth and against "
-    "the background."
-)
+FLOOR = "floor: pasted as it is"
+COLUMNS = ("truth_effect_psnr", "truth_psnr", "inside_identity", "inside_style", "outside_equal")
+REDRAWN = "redrawn by"
+CELL = 256
 
 
 @dataclass(frozen=True)
 class PairView:
-    """What the page shows of one pair: pictures 3HW by name in reading order, and scores of the methods."""
+    """One pair: files of its pictures by caption in reading order, and the numbers of the methods and of the floor."""
 
     title: str
     style: str
-    pictures: dict[str, Float[Tensor, "3 _ _"]]
-    scores: dict[str, Scores]
+    pictures: dict[str, Path]
+    scores: dict[str, dict[str, float]]
 
 
-def demo_truths(num_scenes: int, seed: int, size: int) -> list[PlopTruth]:
-    """`num_scenes` pairs of one held-out subject with held-out scenes; another seed shows another subject.
-
-    The small split has a scene for each of four styles; more scenes come from the full benchmark.
-    """
-    scenes = toyplop_scenes("mini")
-    if num_scenes > len(scenes):
-        scenes = toyplop_scenes("full")
-    subjects = toyplop_subjects("mini")
-    return [toyplop_pair(subjects[seed % len(subjects)], scene, size) for scene in scenes[:num_scenes]]
-
-
-def run_demo(cfg: DemoConfig) -> Path:
-    """Runs the demo and returns the page's path; writes `demo.png`, `demo.html` and `demo.json` in `cfg.out`.
+def run_demo(cfg: EvaluateConfig) -> Path | None:
+    """Evaluates, then writes `demo.png`, `demo.html` and `demo.json`; the page's path on rank 0, None on the others.
 
     Raises:
-        UserError: weights are missing.
+        UserError: as `evaluate`.
     """
-    out = require_output(cfg.out)
-    magic = MagicInsert(replace(Settings.of(cfg), subjects=out / "subjects"))
-    encoder_folder = find_encoders(magic.folders.model)
-    with terminal_bars() as bars:
-        clock = Clock(bars)
-        with stage(clock, "render the truth"):
-            truths = demo_truths(cfg.num_scenes, cfg.seed, cfg.model.image_size)
-        first = truths[0]
-        name, _, _ = first.pair_id.partition("__")
-        subject = Subject(first.subject_photo, first.subject_alpha, name, text=first.caption)
-        magic.load(clock)
-        encoders = None if encoder_folder is None else load_encoders(encoder_folder)
-        if needs_personalization(cfg.stylizer):
-            subject = magic.personalize(subject, on_event=clock)
-        scenes = [Scene(quantised(truth.background), truth.pair_id.split("__")[1]) for truth in truths]
-        texts = [style_phrase(truth.style) for truth in truths]
-        redrawn = magic.redraw(subject, scenes, style_texts=texts, on_event=clock)
-        views = []
-        for truth, scene, picture in zip(truths, scenes, redrawn, strict=True):
-            made = magic.place(picture, scene, box_of(truth.mask), on_event=clock)
-            views.append(view_of(truth, scene, made, paste(scene, subject, box_of(truth.mask)), encoders))
-    return write_demo(out, subject, first.caption, views, clock.seconds, Console(stderr=True))
-
-
-def quantised(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
-    """The picture as an 8-bit file would hold it."""
-    return (image * 255).round() / 255
-
-
-def view_of(
-    truth: PlopTruth, scene: Scene, made: Drop, floor: Composite, encoders: object | None
-) -> PairView:
-    """One row of the demo: pictures and the scores of ours and of the floor."""
-    changed = {
-        "ours": made.plane(made.changed),
-        "floor": (floor.mask > 0).float(),
-    }
-    results = {"ours": made.scene.rgb, "floor": floor.rgb}
-    scores = {
-        name: score(
-            image,
-            truth=truth.with_subject,
-            background=scene.rgb,
-            mask=truth.mask,
-            effect=truth.effect,
-            changed=changed[name],
-            encoders=encoders,
-        )
-        for name, image in results.items()
-    }
-    shown = (made.parts["stylised"], scene.rgb, made.scene.rgb, floor.rgb, truth.with_subject)
-    names = ("redrawn subject", "background", "ours", "floor: pasted as it is", "truth")
-    return PairView(scene.id, truth.style, dict(zip(names, shown, strict=True)), scores)
-
-
-def write_demo(
-    out: Path,
-    subject: Subject,
-    caption: str,
-    views: list[PairView],
-    seconds: dict[str, float],
-    console: Console,
-) -> Path:
-    """Contact sheet, page and scores in `out`; prints the scores and where the files lie."""
-    photo = subject.rgb
-    rows = [[photo, *list(view.pictures.values())[1:]] for view in views]
-    sheet, html = out / "demo.png", out / "demo.html"
-    save_png(sheet, contact_sheet(rows, [view.style for view in views], list(COLUMNS), cell=256))
+    if (rows := evaluate(cfg)) is None:
+        return None
+    out = Path(cfg.out)
+    pairs = dict.fromkeys(row["pair_id"] for row in rows)
+    views = [view_of([row for row in rows if row["pair_id"] == pair], out) for pair in pairs]
+    columns = [c.judged_with(cfg.metrics) for c in columns_of("insert") if c.key in COLUMNS]
+    seconds = read_json(out / FACTS_FILE)["seconds"]
+    names = [name for name in views[0].pictures if not name.startswith(REDRAWN)]
+    cells = [[load_rgb(view.pictures[name]) for name in names] for view in views]
+    save_png(out / "demo.png", contact_sheet(cells, [view.style for view in views], names, cell=CELL))
     page = render(
         "demo",
         title="Magic Insert: demo",
-        subject=png_bytes(photo),
-        caption=caption,
         pairs=views,
-        pictures=[{name: png_bytes(p) for name, p in view.pictures.items()} for view in views],
-        columns=SCORES,
-        notes=[NOTE, "Seconds: " + ", ".join(f"{name} {value:.1f}" for name, value in seconds.items()) + "."],
+        columns=columns,
+        seconds=", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
     )
-    write_text(html, page)
-    write_json(
-        out / "demo.json",
-        {
-            "subject": subject.id,
-            "caption": caption,
-            "pairs": {
-                f"{view.title} ({view.style})": {name: asdict(s) for name, s in view.scores.items()}
-                for view in views
-            },
-            "seconds": seconds,
-        },
-    )
-    console.print(score_table(views))
-    print(f"sheet  {sheet.resolve()}\npage   {html.resolve()}")
+    write_text(out / "demo.html", page)
+    write_json(out / "demo.json", {f"{view.title} ({view.style})": view.scores for view in views})
+    Console(stderr=True).print(score_table(views, columns))
+    print(f"sheet  {(out / 'demo.png').resolve()}\npage   {(out / 'demo.html').resolve()}")
     print("next   magic-insert insert subject=PICTURE background=PICTURE out=PICTURE.png")
-    return html
+    return out / "demo.html"
 
 
-def score_table(views: list[PairView]) -> Table:
-    """The scores for the terminal."""
-    table = Table("style", "method", *SCORES.values(), "untouched")
+def view_of(rows: Sequence[Row], out: Path) -> PairView:
+    """What is shown of the rows of one pair; the only method is called "ours"."""
+    methods = {
+        row["method"] for row in rows if row["track"] == "insert" and kind_of(row["method"]) == "method"
+    }
+    names = {method: "ours" if len(methods) == 1 else method for method in methods} | {COPY_PASTE: FLOOR}
+    first = rows[0]
+    pictures = {name: first["images"][name] for name in ("subject", "background")}
+    scores = {}
+    for row in rows:
+        made = MADE[row["track"]]
+        if row["track"] == "stylize" and kind_of(row["method"]) == "method":
+            pictures[f"{REDRAWN} {row['method']}"] = row["images"][made]
+        elif row["track"] == "insert" and row["method"] in names:
+            pictures[names[row["method"]]] = row["images"][made]
+            scores[names[row["method"]]] = row["values"]
+            pictures["truth"] = row["images"]["truth"]
+    order = sorted(pictures, key=lambda name: (name == "truth", name == FLOOR, name in names.values()))
+    return PairView(
+        f"{first['subject']} in {first['background']}", str(first["style"]),
+        {name: out / pictures[name] for name in order}, scores,
+    )  # fmt: skip
+
+
+def score_table(views: Sequence[PairView], columns: Sequence[Column]) -> Table:
+    """The numbers for the terminal."""
+    table = Table("style", "method", *(column.heading for column in columns))
     for view in views:
-        for name, found in view.scores.items():
-            values = [getattr(found, key) for key in SCORES]
-            cells = ["n/a" if value is None else f"{value:.2f}" for value in values]
-            table.add_row(view.style, name, *cells, "yes" if found.untouched else "no")
+        for name, values in view.scores.items():
+            cells = [column.text(values[column.key]) if column.key in values else "" for column in columns]
+            table.add_row(view.style, name, *cells)
     return table

@@ -19,22 +19,23 @@ Floors and ceilings are left out: they are easy to tell apart and would flatter 
 Shapes: N results, R draws.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from magic_insert.evaluation.rows import COSINE, Column, column
 from magic_insert.evaluation.statistics import (
+    ABOUT,
     Array,
     Estimate,
-    Row,
     draw_weights,
-    grouped,
-    kind_of,
     mean_interval,
+    methods_of,
     present_columns,
     stretched,
 )
@@ -47,9 +48,8 @@ VISIBLE_DB = 40.0
 VISIBLE_SHIFT = 1 / 255
 NO_EFFECT = 0.002  # share of the picture: a fifteenth of the usual shadow, below which no eye finds it
 MISPLACED_IOU = 0.1
-MIN_SPAN = (
-    0.05  # a floor and a ceiling closer than this say nothing: a photograph on a photograph, a weak encoder
-)
+# A floor and a ceiling closer than this say nothing: a photograph on a photograph, a weak encoder.
+MIN_SPAN = 0.05
 
 IDENTITY = ("subject_dino", "subject_dinov2", "subject_clip_i")
 STYLE = ("style_csd", "style_clip_i")
@@ -72,71 +72,120 @@ class Finding:
     turn: str
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where a value stands: `share` of the way from `floor` to `ceiling`."""
-
-    column: Column
-    value: float
-    floor: float
-    ceiling: float
-
-    @property
-    def share(self) -> float:
-        """0 at the floor, 1 at the ceiling; may lie outside."""
-        return (self.value - self.floor) / (self.ceiling - self.floor)
-
-    @property
-    def sentence(self) -> str:
-        """The number and its frame."""
-        text = self.column.text
-        return (
-            f"{self.column.label} {text(self.value)}, {self.share:.0%} of the way from "
-            f"{text(self.floor)} (floor) to {text(self.ceiling)} (ceiling)"
-        )
+# Severity and evidence, or None if the result does not fail this way (or cannot be judged).
+Verdict = tuple[float, str] | None
+# Share of the way from floor (0) to ceiling (1), which it may leave, and a sentence with the number and its frame.
+Place = tuple[float, str] | None
 
 
 class References:
     """Values of the floors and ceilings of one track, per pair where there are such rows, else their mean."""
 
-    def __init__(self, rows: Sequence[Row], track: str, facts: Mapping[str, Any]) -> None:
-        self._metrics = str(facts.get("metrics"))
-        self._blind = encoders_are_blind(facts)
-        self._of_pair: dict[tuple[str, str, str], list[float]] = {}
-        self._of_all: dict[tuple[str, str], list[float]] = {}
-        for row in rows:
-            if row["track"] != track or kind_of(row["method"]) == "method":
-                continue
-            for key, value in row["values"].items():
-                self._of_pair.setdefault((row["method"], row["pair_id"], key), []).append(value)
-                self._of_all.setdefault((row["method"], key), []).append(value)
+    def __init__(self, frame: pd.DataFrame, track: str, metrics: str) -> None:
+        self.track, self.metrics = track, metrics
+        given = frame[frame["kind"] != "method"]
+        self.keys = [key for key in frame.columns if key not in ("kind", *ABOUT)]
+        self.of_pair = given.groupby(["method", "pair_id"])[self.keys].mean().to_dict("index")
+        self.of_all = given.groupby("method")[self.keys].mean().to_dict("index")
 
     def value(self, methods: Sequence[str], pair_id: str, key: str) -> float | None:
         """The column `key` of the first of `methods` that has it; None if none has."""
         for method in methods:
-            found = self._of_pair.get((method, pair_id, key)) or self._of_all.get((method, key))
-            if found:
-                return sum(found) / len(found)
+            for found in (self.of_pair.get((method, pair_id), {}), self.of_all.get(method, {})):
+                if not pd.isna(found.get(key)):
+                    return float(found[key])
         return None
 
-    def place(
-        self, row: Row, keys: Sequence[str], floors: Sequence[str], ceilings: Sequence[str]
-    ) -> Place | None:
-        """Where `row` stands in the first of `keys` that it has, which an encoder made.
 
-        None without a floor clearly below a ceiling, and where the encoders know nothing.
-        """
-        key = next((key for key in keys if key in row["values"]), None)
-        if key is None or self._blind:
+@dataclass(frozen=True)
+class Result:
+    """One result, its `values` by column, among the floors and ceilings of its track."""
+
+    pair_id: str
+    values: Mapping[str, float]
+    references: References
+
+    def reference(self, methods: Sequence[str], key: str) -> float | None:
+        """The column `key` of the first of `methods` that has it, on this pair."""
+        return self.references.value(methods, self.pair_id, key)
+
+    def place(self, keys: Sequence[str], floors: Sequence[str], ceilings: Sequence[str]) -> Place:
+        """Where it stands in the first of `keys` that it has; None without a floor clearly below a ceiling."""
+        key = next((key for key in keys if key in self.values), None)
+        if key is None:
             return None
-        floor, ceiling = (self.value(names, row["pair_id"], key) for names in (floors, ceilings))
+        floor, ceiling = (self.reference(names, key) for names in (floors, ceilings))
         if floor is None or ceiling is None or ceiling - floor < MIN_SPAN:
             return None
-        return Place(column(row["track"], key).judged_with(self._metrics), row["values"][key], floor, ceiling)
+        found = column(self.references.track, key).judged_with(self.references.metrics)
+        value, low, high = (found.text(number) for number in (self.values[key], floor, ceiling))
+        share = (self.values[key] - floor) / (ceiling - floor)
+        return share, f"{found.label} {value}, {share:.0%} of the way from {low} (floor) to {high} (ceiling)"
 
 
-# What a check returns: severity and evidence, or None if the result does not fail this way (or cannot be judged).
-Verdict = tuple[float, str] | None
+def _short(place: Place | None) -> Verdict:
+    if place is None or place[0] >= LOST:
+        return None
+    return min(1.0, 1 - place[0] / LOST), place[1]
+
+
+def identity_lost(result: Result) -> Verdict:
+    """The subject is hardly nearer to its reference than a stranger is."""
+    return _short(result.place(IDENTITY, NOBODY, BEST))
+
+
+def style_mismatch(result: Result) -> Verdict:
+    """The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy."""
+    return None if pasted_subject(result) else _short(result.place(STYLE, PASTED, BEST))
+
+
+def pasted_subject(result: Result) -> Verdict:
+    """The reference was copied, style and all: style at the floor of copy-paste, identity near its height."""
+    style = _short(result.place(STYLE, PASTED, BEST))
+    identity = result.place(IDENTITY, NOBODY, PASTED)
+    if style is None or identity is None or identity[0] <= COPIED:
+        return None
+    return style[0], f"{style[1]}; {identity[1]}"
+
+
+def inside_identity_lost(result: Result) -> Verdict:
+    """Inside the composite the subject is hardly nearer to its reference than the bare background is."""
+    return _short(result.place(("inside_identity",), NOBODY, BEST))
+
+
+def pasted_look(result: Result) -> Verdict:
+    """Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's."""
+    return _short(result.place(("inside_style",), PASTED, BEST))
+
+
+def background_changed(result: Result) -> Verdict:
+    """Pixels that the subject cannot have touched are visibly not the background's."""
+    level, shift = result.values.get("outside_psnr"), result.values.get("outside_shift", 0.0)
+    if level is None or (level >= VISIBLE_DB and shift <= VISIBLE_SHIFT):
+        return None
+    severity = max((VISIBLE_DB - level) / 20, (shift - VISIBLE_SHIFT) * 255 / 12)
+    evidence = f"outside PSNR {level:.1f} dB (below {VISIBLE_DB:.0f} is visible), shift {shift * 255:.1f} grey levels"
+    return min(1.0, max(0.0, severity)), evidence
+
+
+def missing_shadow(result: Result) -> Verdict:
+    """The picture beside the subject hardly changed, although the true one has a shadow or a reflection there."""
+    area, wanted = result.values.get("effect_area"), result.reference(("ceiling:truth",), "effect_area")
+    if area is None or (wanted is not None and wanted < NO_EFFECT):
+        return None
+    least = NO_EFFECT if wanted is None else LOST * wanted
+    if area >= least:
+        return None
+    against = f"below {least:.2%}" if wanted is None else f"the truth has {wanted:.2%}"
+    return 1 - area / least, f"effect on {area:.2%} of the picture, {against}"
+
+
+def misplaced_shadow(result: Result) -> Verdict:
+    """There is an effect, but hardly any of it lies where the true one does."""
+    overlap, area = result.values.get("truth_shadow_iou"), result.values.get("effect_area", 0.0)
+    if overlap is None or overlap >= MISPLACED_IOU or area < NO_EFFECT or missing_shadow(result):
+        return None
+    return 1 - overlap / MISPLACED_IOU, f"shadow IoU {overlap:.2f} (below {MISPLACED_IOU})"
 
 
 @dataclass(frozen=True)
@@ -148,81 +197,9 @@ class Signature:
 
     name: str
     track: str
-    check: Callable[[Row, References], Verdict]
+    check: Callable[[Result], Verdict]
     turn: str
     by_encoder: bool = True
-
-
-def _short(place: Place | None) -> Verdict:
-    if place is None or place.share >= LOST:
-        return None
-    return min(1.0, 1 - place.share / LOST), place.sentence
-
-
-def identity_lost(row: Row, references: References) -> Verdict:
-    """The subject is hardly nearer to its reference than a stranger is."""
-    return _short(references.place(row, IDENTITY, NOBODY, BEST))
-
-
-def style_mismatch(row: Row, references: References) -> Verdict:
-    """The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy."""
-    return None if pasted_subject(row, references) else _short(references.place(row, STYLE, PASTED, BEST))
-
-
-def pasted_subject(row: Row, references: References) -> Verdict:
-    """The reference was copied, style and all: style at the floor of copy-paste, identity near its height."""
-    style = _short(references.place(row, STYLE, PASTED, BEST))
-    identity = references.place(row, IDENTITY, NOBODY, PASTED)
-    if style is None or identity is None or identity.share <= COPIED:
-        return None
-    copied = f"{identity.column.label} {identity.column.text(identity.value)}, {identity.share:.0%} of a plain copy"
-    return style[0], f"{style[1]}; {copied}"
-
-
-def inside_identity_lost(row: Row, references: References) -> Verdict:
-    """Inside the composite the subject is hardly nearer to its reference than the bare background is."""
-    return _short(references.place(row, ("inside_identity",), NOBODY, BEST))
-
-
-def pasted_look(row: Row, references: References) -> Verdict:
-    """Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's."""
-    return _short(references.place(row, ("inside_style",), PASTED, BEST))
-
-
-def background_changed(row: Row, references: References) -> Verdict:
-    """Pixels that the subject cannot have touched are visibly not the background's."""
-    del references  # the right answer is the background itself
-    level, shift = row["values"].get("outside_psnr"), row["values"].get("outside_shift", 0.0)
-    if level is None or (level >= VISIBLE_DB and shift <= VISIBLE_SHIFT):
-        return None
-    severity = max((VISIBLE_DB - level) / 20, (shift - VISIBLE_SHIFT) * 255 / 12)
-    return (
-        min(1.0, max(0.0, severity)),
-        f"outside PSNR {level:.1f} dB (below {VISIBLE_DB:.0f} is visible), shift {shift * 255:.1f} grey levels",
-    )
-
-
-def missing_shadow(row: Row, references: References) -> Verdict:
-    """The picture beside the subject hardly changed, although the true one has a shadow or a reflection there."""
-    area = row["values"].get("effect_area")
-    wanted = references.value(("ceiling:truth",), row["pair_id"], "effect_area")
-    if area is None or (wanted is not None and wanted < NO_EFFECT):
-        return None
-    least = NO_EFFECT if wanted is None else LOST * wanted
-    if area >= least:
-        return None
-    against = f"below {least:.2%}" if wanted is None else f"the truth has {wanted:.2%}"
-    return 1 - area / least, f"effect on {area:.2%} of the picture, {against}"
-
-
-def misplaced_shadow(row: Row, references: References) -> Verdict:
-    """There is an effect, but hardly any of it lies where the true one does."""
-    overlap = row["values"].get("truth_shadow_iou")
-    if overlap is None or overlap >= MISPLACED_IOU or missing_shadow(row, references):
-        return None
-    if row["values"].get("effect_area", 0.0) < NO_EFFECT:
-        return None
-    return 1 - overlap / MISPLACED_IOU, f"shadow IoU {overlap:.2f} (below {MISPLACED_IOU})"
 
 
 SIGNATURES = (
@@ -279,42 +256,28 @@ def signatures_of(track: str, facts: Mapping[str, Any]) -> list[Signature]:
     return [s for s in SIGNATURES if s.track == track and not (s.by_encoder and blind)]
 
 
-def diagnose(rows: Sequence[Row], facts: Mapping[str, Any]) -> list[Finding]:
-    """Every failure of every method's result, the worst first. Floors and ceilings are not accused."""
-    references = {track: References(rows, track, facts) for track in {row["track"] for row in rows}}
-    found = []
-    for row in rows:
-        if kind_of(row["method"]) != "method":
-            continue
-        for signature in signatures_of(row["track"], facts):
-            verdict = signature.check(row, references[row["track"]])
-            if verdict is not None:
-                found.append(
-                    Finding(
-                        row["track"], row["method"], row["pair_id"], row["seed"], signature.name,
-                        round(verdict[0], 4), verdict[1], signature.turn,
-                    )
-                )  # fmt: skip
-    return sorted(found, key=lambda f: (-f.severity, f.track, f.method, f.pair_id, f.seed, f.signature))
+def diagnose(frame: pd.DataFrame, track: str, facts: Mapping[str, Any]) -> list[Finding]:
+    """Every failure of every method's result in `track`, the worst first. Floors and ceilings are not accused."""
+    references, found = References(frame, track, str(facts.get("metrics"))), []
+    for row in frame[frame["kind"] == "method"].to_dict("records"):
+        values = {key: row[key] for key in references.keys if not pd.isna(row[key])}
+        result = Result(row["pair_id"], values, references)
+        about = (track, row["method"], row["pair_id"], row["seed"])
+        for signature in signatures_of(track, facts):
+            if (verdict := signature.check(result)) is not None:
+                severity, evidence = round(verdict[0], 4), verdict[1]
+                found.append(Finding(*about, signature.name, severity, evidence, signature.turn))
+    return sorted(found, key=lambda f: (-f.severity, f.method, f.pair_id, f.seed, f.signature))
 
 
 def shares(
-    rows: Sequence[Row], findings: Sequence[Finding], facts: Mapping[str, Any]
-) -> Mapping[tuple[str, str, str], tuple[int, int]]:
-    """By track, method and signature: how many of the method's results fail this way, out of how many."""
-    totals: dict[tuple[str, str], int] = {}
-    for row in rows:
-        if kind_of(row["method"]) == "method":
-            totals[row["track"], row["method"]] = totals.get((row["track"], row["method"]), 0) + 1
-    failed = {
-        (track, method, signature.name): (0, total)
-        for (track, method), total in totals.items()
-        for signature in signatures_of(track, facts)
-    }
-    for finding in findings:
-        key = (finding.track, finding.method, finding.signature)
-        failed[key] = (failed[key][0] + 1, failed[key][1])
-    return failed
+    frame: pd.DataFrame, track: str, findings: Sequence[Finding], facts: Mapping[str, Any]
+) -> Mapping[tuple[str, str], tuple[int, int]]:
+    """By method and signature: how many of the method's results fail this way, out of how many."""
+    failed = Counter((finding.method, finding.signature) for finding in findings)
+    totals = frame.loc[frame["kind"] == "method", "method"].value_counts(sort=False)
+    names = [signature.name for signature in signatures_of(track, facts)]
+    return {(m, name): (failed[m, name], int(total)) for m, total in totals.items() for name in names}
 
 
 @dataclass(frozen=True)
@@ -354,57 +317,43 @@ def weighted_spearman(one: Array, other: Array, weights: Array) -> Array:
 
 
 def trust(
-    rows: Sequence[Row], track: str, facts: Mapping[str, Any], *, seed: int = 0, draws: int = TRUST_DRAWS
+    frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, seed: int = 0, draws: int = TRUST_DRAWS
 ) -> list[Trust]:
     """Every metric of `track` against every truth column, in the order of the tables; constant columns are left out."""
-    chosen = [row for row in rows if row["track"] == track and kind_of(row["method"]) == "method"]
-    metrics = str(facts.get("metrics"))
+    methods = frame[frame["kind"] == "method"].dropna(axis=1, how="all")
     columns = [
-        column.judged_with(metrics)
-        for column in present_columns(chosen, track)
-        if column.better != "neither"
-        and len({row["values"][column.key] for row in chosen if column.key in row["values"]}) > 1
+        column.judged_with(str(facts.get("metrics")))
+        for column in present_columns(methods, track)
+        if column.better != "neither" and methods[column.key].nunique() > 1
     ]
     truths = [column for column in columns if column.group == "truth"]
-    return [
-        trust_of(chosen, metric, truth, seed=seed, draws=draws)
-        for metric in columns
-        if metric.group != "truth"
-        for truth in truths
-    ]
+    metrics = [column for column in columns if column.group != "truth"]
+    return [trust_of(methods, m, truth, seed=seed, draws=draws) for m in metrics for truth in truths]
 
 
 def trust_of(
-    rows: Sequence[Row], metric: Column, truth: Column, *, seed: int = 0, draws: int = TRUST_DRAWS
+    frame: pd.DataFrame, metric: Column, truth: Column, *, seed: int = 0, draws: int = TRUST_DRAWS
 ) -> Trust:
-    """`metric` against `truth` on those of `rows` (one track, methods only) that have both."""
-    both = [row for row in rows if metric.key in row["values"] and truth.key in row["values"]]
-    per_method = list(grouped(both, "method").values())
-    return Trust(
-        metric,
-        truth,
-        _correlation(per_method, metric, truth, seed, draws),
-        _correlation([both], metric, truth, seed, draws),
-        _agreement(both, metric, truth, seed),
-    )
+    """`metric` against `truth` on those rows of methods that have both."""
+    both = frame.dropna(subset=[metric.key, truth.key])
+    both = both.assign(found=metric.gain(1.0) * both[metric.key], true=truth.gain(1.0) * both[truth.key])
+    per_method = [part for _, part in both.groupby("method", sort=False)]
+    within, pooled = (_correlation(groups, seed, draws) for groups in (per_method, [both]))
+    return Trust(metric, truth, within, pooled, _agreement(both, seed))
 
 
-def _correlation(
-    groups: Sequence[Sequence[Row]], metric: Column, truth: Column, seed: int, draws: int
-) -> Estimate | None:
+def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> Estimate | None:
     """The mean over `groups` of the correlation inside each; the groups share their draws of clusters."""
     points, replicates, clusters, count = [], [], [], 0
     for part in groups:
-        if len(part) < 3:
-            continue
-        said = np.array([metric.gain(row["values"][metric.key]) for row in part])
-        true = np.array([truth.gain(row["values"][truth.key]) for row in part])
-        point = weighted_spearman(said, true, np.ones((1, len(part))))[0]
+        found, true = (part[name].to_numpy(np.float64) for name in ("found", "true"))
+        point = weighted_spearman(found, true, np.ones((1, len(part))))[0] if len(part) >= 3 else np.nan
         if not np.isfinite(point):
             continue
-        clusters_of = (tuple(row[axis] for row in part) for axis in ("subject", "background"))
-        weights, fewest = draw_weights(*clusters_of, seed=seed, draws=draws)
-        chunks = [weighted_spearman(said, true, weights[i : i + CHUNK]) for i in range(0, draws, CHUNK)]
+        weights, fewest = draw_weights(
+            tuple(part["subject"]), tuple(part["background"]), seed=seed, draws=draws
+        )
+        chunks = [weighted_spearman(found, true, weights[i : i + CHUNK]) for i in range(0, draws, CHUNK)]
         points.append(float(point))
         replicates.append(np.concatenate(chunks))
         clusters.append(fewest)
@@ -415,24 +364,17 @@ def _correlation(
     return Estimate(point, *stretched(point, np.mean(replicates, 0), min(clusters)), count).within(COSINE)
 
 
-def _agreement(rows: Sequence[Row], metric: Column, truth: Column, seed: int) -> Estimate | None:
-    votes: list[float] = []
-    subjects: list[str] = []
-    backgrounds: list[str] = []
-    pairs: dict[tuple[str, int], list[Row]] = {}
-    for row in rows:
-        pairs.setdefault((row["pair_id"], row["seed"]), []).append(row)
-    for part in pairs.values():
-        for one, other in combinations(part, 2):
-            said = metric.gain(one["values"][metric.key]) - metric.gain(other["values"][metric.key])
-            true = truth.gain(one["values"][truth.key]) - truth.gain(other["values"][truth.key])
-            if true == 0:
-                continue
-            votes.append(0.5 if said == 0 else float((said > 0) == (true > 0)))
-            subjects.append(one["subject"])
-            backgrounds.append(one["background"])
-    if not votes:
+def _agreement(both: pd.DataFrame, seed: int) -> Estimate | None:
+    index = ["pair_id", "seed", "subject", "background"]
+    found, true = (both.pivot(index=index, columns="method", values=name) for name in ("found", "true"))
+    votes = []
+    for one, other in combinations(methods_of(both), 2):
+        lead, wanted = (np.sign(wide[one] - wide[other]).dropna() for wide in (found, true))
+        asked = wanted != 0
+        votes.append(((1 + lead * wanted) / 2)[asked])
+    if not votes or (answers := pd.concat(votes)).empty:
         return None
-    found = mean_interval(votes, subjects, backgrounds, seed=seed)
+    subjects, backgrounds = (answers.index.get_level_values(name) for name in ("subject", "background"))
+    estimate = mean_interval(answers.to_numpy(), list(subjects), list(backgrounds), seed=seed)
     # Several questions about one pair are no further trials.
-    return found.no_narrower_than_exact(len(set(zip(subjects, backgrounds, strict=True))))
+    return estimate.no_narrower_than_exact(len(set(zip(subjects, backgrounds, strict=True))))

@@ -6,7 +6,6 @@ is one of. The rows do not depend on the number of processes.
 """
 
 import gc
-import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,48 +18,62 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import IMAGES, EvaluateConfig
+from magic_insert.config.schema import EvaluateConfig
 from magic_insert.core.digest import digest
+from magic_insert.core.events import Clock
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_record, write_json
 from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
-from magic_insert.evaluation.features import FeatureStore, Picture, embed_groups, embeddings, keys_of
-from magic_insert.evaluation.grid import INPUTS, Entry, by_unit, list_entries
-from magic_insert.evaluation.judge import (
+from magic_insert.evaluation.pictures import INPUTS, Workshop, adopt, by_unit, floor_pictures, list_entries
+from magic_insert.evaluation.report import REPORT_FILE, write_report
+from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
+from magic_insert.evaluation.scores import (
+    FeatureStore,
     Judges,
     collect,
+    embed_groups,
     embed_texts,
+    embeddings,
     judge_all,
-    pictures_of,
-    reference_pictures,
+    keys_of,
+    picture_groups,
 )
-from magic_insert.evaluation.pictures import Workshop, adopt, floor_pictures
-from magic_insert.evaluation.report import write_report
-from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
-from magic_insert.evaluation.statistics import Paired, kind_of, paired_table
-from magic_insert.evaluation.tables import main_table, value_rows
+from magic_insert.evaluation.statistics import kind_of
+from magic_insert.evaluation.tables import Table, paired_values, value_rows
+from magic_insert.launch.run import RECORD, RunRecord
 from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
 SHEET_PAIRS = 12
-GROUPS = ("model", "benchmark", "segmenter", "logger", "exec")
-PLAIN = re.compile(r"[A-Za-z_/.][A-Za-z0-9_/.-]*")  # a text that needs no quotes in an override
 COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
 RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
 def run_evaluate(cfg: EvaluateConfig) -> Path | None:
-    """The job; the report's path on rank 0, None on the others.
+    """The job; the report's path on rank 0, None on the others. Raises as `evaluate`."""
+    if (rows := evaluate(cfg)) is None:
+        return None
+    out = Path(cfg.out)
+    print((out / "table.md").read_text(encoding="utf-8"))
+    print(
+        f"report {(out / REPORT_FILE).resolve()}\nrows   {(out / ROWS_FILE).resolve()}, digest {rows_digest(rows)}"
+    )
+    print(
+        f"next   magic-insert study action=build rows={out / ROWS_FILE} ours=METHOD 'against=[METHOD]' out=FOLDER"
+    )
+    return out / REPORT_FILE
+
+
+def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
+    """Pictures, rows, sheets, tables and report in `cfg.out`; the rows on rank 0, None on the others.
 
     Raises:
         UserError: see the steps; what was finished before stays.
@@ -72,7 +85,7 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     bench = prepare(cfg, out, console)
     if (out / ROWS_FILE).is_file():
         read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
-    generate(cfg, bench, out, console)
+    seconds = generate(cfg, bench, out, console)
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -82,16 +95,9 @@ def run_evaluate(cfg: EvaluateConfig) -> Path | None:
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    facts = facts_of(cfg, bench, judges)
-    page = write_report(out, rows, facts)
-    log_tables(cfg, out, rows, facts)
-    console.print(f"{len(rows)} rows, digest {rows_digest(rows)}")
-    print((out / "table.md").read_text(encoding="utf-8"))
-    print(f"report {page.resolve()}\nrows   {(out / ROWS_FILE).resolve()}")
-    print(
-        f"next   magic-insert study action=build rows={out / ROWS_FILE} ours=METHOD 'against=[METHOD]' out=FOLDER"
-    )
-    return page
+    facts = {**facts_of(cfg, bench, judges), "seconds": seconds}
+    log_tables(cfg, out, write_report(out, rows, facts), facts)
+    return rows
 
 
 # Steps
@@ -129,21 +135,21 @@ def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
     return bench
 
 
-def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> None:
-    """Every picture that is not there yet.
+def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> dict[str, float]:
+    """Every picture that is not there yet; the seconds that each stage of drawing took.
 
     Raises:
         UserError: a method cannot run, or its pictures made elsewhere do not fit.
     """
     subjects = shard([subject.id for subject in bench.subjects])
     with Progress(*COLUMNS, console=console) as progress:
-        pictures, training = (progress.add_task(name, visible=False) for name in ("pictures", "personalise"))
+        pictures, running = (progress.add_task(name, visible=False) for name in ("pictures", "stage"))
 
         def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
-            if stage == "personalise":
-                progress.update(training, completed=step, total=total, visible=step < total)
+            progress.update(running, description=stage, completed=step, total=total, visible=step < total)
 
-        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), on_event)
+        clock = Clock(on_event)
+        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), clock)
         if rank() == 0:
             workshop.claim_methods()
             adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
@@ -153,6 +159,7 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console)
             floor_pictures(cfg, bench, out, subject)
             workshop.make(subject)
     wait_for_all()
+    return clock.seconds
 
 
 def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> tuple[list[Row], Judges]:
@@ -194,17 +201,6 @@ def encoder_set(cfg: EvaluateConfig) -> Any:
     return EncoderSet(cfg.metrics, **{**wanted, **folders, "extra": tuple(cfg.encoders.extra)})
 
 
-def picture_groups(bench: Benchmark, units: Sequence[tuple[Any, Sequence[Entry]]]) -> list[list[Picture]]:
-    """Pictures that are embedded together: the references, then the pictures of each unit; each picture once."""
-    groups = reference_pictures(bench)
-    known = {picture for group in groups for picture in group}
-    for _, entries in units:
-        group = [picture for entry in entries for picture in pictures_of(entry) if picture not in known]
-        known.update(group)
-        groups += [group] if group else []
-    return groups
-
-
 @contextmanager
 def bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
     """A progress bar of `total` things; yields the function that says how many more are done."""
@@ -233,7 +229,7 @@ def _waiting_room() -> Any:
 
 
 def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
-    """Pairs down, methods across, beside subject, background and truth; the first draw of each."""
+    """Some pairs down, methods across, beside subject, background and truth; the first draw of each."""
     pairs = sorted({row["pair_id"] for row in rows})
     step = max(1, len(pairs) / SHEET_PAIRS)
     chosen = [pairs[int(i * step)] for i in range(min(len(pairs), SHEET_PAIRS))]
@@ -254,92 +250,38 @@ def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
 
 
 def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str, Any]:
-    """What the report says beside the numbers."""
+    """What the report says beside the numbers; `command` holds every word that the run was started with."""
     known = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
     cards = {judge.card.digest: judge.card for judge in known}
+    record = Path(cfg.out) / RECORD
+    command = read_record(record, RunRecord).command if record.is_file() else None
     return {
         "benchmark": {"digest": bench.digest, **bench.described},
         "cards": [
             {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
         ],
         "metrics": cfg.metrics,
-        "command": command_of(cfg),
+        "command": shlex.join(command or ()),
         "config_digest": digest(thaw(cfg)),
         "has_truth": bench.has_truth,
     }
 
 
-def command_of(cfg: EvaluateConfig) -> str:
-    """The command that makes this evaluation again: methods and groups by name, then every key that differs."""
-    values = thaw(cfg)
-    named = {group: values[group]["name"] for group in GROUPS}
-    words = [f"{group}={name}" for group, name in named.items() if name in group_options(group)]
-    base, command = list(words), list(words)
-    for group in ("stylizer", "inserter"):
-        methods = {label: method["name"] for label, method in values[f"{group}s"].items()}
-        listed = [label if label == name else f"{label}:{name}" for label, name in methods.items()]
-        command += [f"{group}=[{','.join(listed)}]"] if listed else []
-        for label, name in methods.items():
-            entry = f"{group}s.{label}"
-            base.append(f"++{entry}.name={name}" if name == IMAGES else f"+{group}@{entry}={name}")
-    composed = OmegaConf.to_container(compose_job("evaluate", base), resolve=True)
-    return shlex.join(["magic-insert", "evaluate", *command, *_differences(values, composed)])
-
-
-def _differences(values: Any, base: Any, at: str = "") -> Iterator[str]:
-    """The overrides that turn `base` into `values`, two trees of plain values, leaf by leaf."""
-    if isinstance(values, dict) and isinstance(base, dict):
-        for key, value in values.items():
-            yield from _differences(value, base.get(key), f"{at}.{key}" if at else key)
-    elif isinstance(values, dict) and base is None:
-        for key, value in values.items():
-            yield from _differences(value, None, f"{at}.{key}")
-    elif values != base:
-        yield f"{at}={_written(values)}"
-
-
-def _written(value: Any) -> str:
-    """A value in Hydra's grammar."""
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_written, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{_written(item)}" for key, item in value.items()) + "}"
-    if not isinstance(value, str):
-        return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    if PLAIN.fullmatch(value) and value.lower() not in ("true", "false", "null", "inf", "nan"):
-        return value
-    return '"' + value.replace('"', '\\"') + '"'
-
-
-def log_tables(cfg: EvaluateConfig, out: Path, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+def log_tables(cfg: EvaluateConfig, out: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> None:
     """The tables of `table.md` through the tracker, main and paired of each track; their means in `result.json`.
 
-    A mean is called `track.method.column` there, such as `insert.personalized+real_only.truth_effect_psnr`.
+    A mean is called `track.method.column` there, such as `insert.personalized+diffusion.truth_effect_psnr`.
     """
     means: dict[str, float] = {}
     with open_tracker(out, "evaluate", cfg.logger, thaw(cfg)) as tracker:
-        for step, track in enumerate(cfg.tracks):
-            table = main_table(rows, track, facts)
-            tracker.table(step, track, value_rows([table], facts))
-            tracker.table(step, f"{track}_paired", paired_cells(paired_table(rows, track)))
+        for step, table in enumerate(tables):
+            tracker.table(step, table.track, value_rows([table], facts))
+            tracker.table(step, f"{table.track}_paired", paired_values(table))
             found = {
-                (track, line.method, column.key): estimate.mean
+                (table.track, line.method, column.key): estimate.mean
                 for line, column, estimate in table.measured()
                 if line.kind != "printed"
             }
             tracker.log(step, {"/".join(name): mean for name, mean in found.items()})
             means |= {".".join(name): mean for name, mean in found.items()}
     write_json(out / RESULT_FILE, means)
-
-
-def paired_cells(found: Sequence[Paired]) -> list[dict[str, Any]]:
-    """Paired differences and win rates as rows of numbers."""
-    rows = []
-    for row in found:
-        cells: dict[str, Any] = {"method": row.method, "reference": row.reference, "column": row.column}
-        cells["pairs"] = row.difference.n
-        for name, estimate in (("difference", row.difference), ("win rate", row.win_rate)):
-            values = (None,) * 3 if estimate is None else (estimate.mean, estimate.low, estimate.high)
-            cells |= zip((name, f"{name} low", f"{name} high"), values, strict=True)
-        rows.append(cells)
-    return rows

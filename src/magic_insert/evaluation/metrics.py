@@ -17,9 +17,9 @@ from torch import Tensor
 
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
-from magic_insert.core.fidelity import decibel, effect_of, iou, ssim
+from magic_insert.core.fidelity import decibel, effect_of, effect_scores, iou, ssim
 from magic_insert.core.masks import bounding_box, dilate
-from magic_insert.data.benchmarks import FAINT, Truth
+from magic_insert.data.benchmarks import IN_BOX, Truth
 from magic_insert.evaluation.rows import ANY, NOT_NEGATIVE, SHARE, Column
 
 MARGIN = 0.5  # without a truth: how far an effect may reach from the subject, in its longer sides
@@ -28,6 +28,8 @@ TRUTH_MARGIN_PX = 2  # with a truth: a shadow's soft edge below the threshold of
 # A perceptual distance: two batches B3HW in [0, 1] to B numbers, such as `models.encoders.Lpips`.
 Distance = Callable[[Tensor, Tensor], Tensor]
 Vectors = Mapping[str, Tensor]
+Picture = Float[Tensor, "3 H W"]
+Mask = Float[Tensor, "1 H W"]
 
 
 @dataclass(frozen=True)
@@ -35,22 +37,23 @@ class Sample:
     """Everything of one row that a metric may look at; embeddings are by role: dino, dinov2, clip_i, clip_t, csd.
 
     `picture`: the redrawn subject or the composite, and `made` its embeddings; in a composite those of the subject's
-    box. `subject`, `scene`: embeddings of the reference subject and of the background. `words` and `texts`: what the
-    subject is ("simple", "detailed") and how the background is drawn ("style"), as text and as embeddings by clip_t.
-    `background`, `mask`, `expected`, of insertions: the background's picture, coverage of the subject in the composite,
-    and where the subject's own picture (with a truth: the true subject) would cover the background.
+    box. `subject`, `scene`, `answer`: embeddings of the reference subject, of the background, and of the true picture.
+    `words` and `texts`: what the subject is ("simple", "detailed") and how the background is drawn ("style"), as text
+    and as embeddings by clip_t. `background`, `mask`, `expected`, of insertions: the background's picture, coverage of
+    the subject in the composite, and where the subject's own picture (with a truth: the true subject) would cover it.
     """
 
     track: str
     made: Vectors
     subject: Vectors
     scene: Vectors
+    answer: Vectors = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     texts: Vectors = field(default_factory=dict)
     picture: Float[Tensor, "3 _ _"] | None = None
-    background: Float[Tensor, "3 H W"] | None = None
-    mask: Float[Tensor, "1 H W"] | None = None
-    expected: Float[Tensor, "1 H W"] | None = None
+    background: Picture | None = None
+    mask: Mask | None = None
+    expected: Mask | None = None
     truth: Truth | None = None
     encoders: Mapping[str, Any] = field(default_factory=dict)
     lpips: Distance | None = None
@@ -76,6 +79,11 @@ class Metric:
     values: Callable[[Sample], dict[str, float]]
 
 
+def fills(**columns: tuple[Column, ...]) -> Callable[[Callable[[Sample], dict[str, float]]], Metric]:
+    """The function below as a metric that fills these columns of each track, in the order of every table."""
+    return lambda values: Metric(columns, values)
+
+
 def cosine(first: Tensor, second: Tensor, column: str) -> float:
     """`<a, b> / (|a| |b|)` in [-1, 1], neither scaled by 100 nor clipped at 0.
 
@@ -87,32 +95,49 @@ def cosine(first: Tensor, second: Tensor, column: str) -> float:
             f"expected two embeddings of one length for {column}, got {tuple(first.shape)} and {tuple(second.shape)}; "
             "they are of different encoders: delete the cached features"
         )
-    first, second = first.double(), second.double()
-    norms = first.norm() * second.norm()
+    norms = first.double().norm() * second.double().norm()
     if not (torch.isfinite(norms) and norms > 0):
         raise UserError(
             f"expected finite embeddings for {column}, got NaN, infinity or zeros; check the encoder's weights"
         )
-    return float((first @ second / norms).clamp(-1, 1))
+    return float((first.double() @ second.double() / norms).clamp(-1, 1))
 
 
 # Track stylize: the redrawn subject before insertion (paper, Tables 1 to 3)
 
 
-def subject_values(sample: Sample) -> dict[str, float]:
+@fills(
+    stylize=(
+        Column("subject_dino", "DINO", "subject"),
+        Column("subject_clip_i", "CLIP-I", "subject"),
+        Column("subject_clip_t_simple", "CLIP-T simple", "subject", of_texts=True),
+        Column("subject_clip_t_detailed", "CLIP-T detailed", "subject", of_texts=True),
+        Column("subject_mean", "subject mean", "subject", primary=True, of_texts=True),
+        Column("subject_dinov2", "DINOv2", "subject"),
+    )
+)
+def subject(sample: Sample) -> dict[str, float]:
     """Against the reference subject and the texts about it; `subject_mean` only when all four are there."""
-    made, subject, texts = sample.made.get, sample.subject.get, sample.texts.get
+    made, reference, texts = sample.made.get, sample.subject.get, sample.texts.get
     values = _cosines(
-        subject_dino=(made("dino"), subject("dino")),
-        subject_clip_i=(made("clip_i"), subject("clip_i")),
+        subject_dino=(made("dino"), reference("dino")),
+        subject_clip_i=(made("clip_i"), reference("clip_i")),
         subject_clip_t_simple=(made("clip_t"), texts("simple")),
         subject_clip_t_detailed=(made("clip_t"), texts("detailed")),
     )
     mean = {"subject_mean": sum(values.values()) / 4} if len(values) == 4 else {}
-    return values | mean | _cosines(subject_dinov2=(made("dinov2"), subject("dinov2")))
+    return values | mean | _cosines(subject_dinov2=(made("dinov2"), reference("dinov2")))
 
 
-def style_values(sample: Sample) -> dict[str, float]:
+@fills(
+    stylize=(
+        Column("style_clip_i", "style CLIP-I", "style"),
+        Column("style_csd", "CSD", "style"),
+        Column("style_clip_t", "style CLIP-T", "style", of_texts=True),
+        Column("style_mean", "style mean", "style", primary=True, of_texts=True),
+    )
+)
+def style(sample: Sample) -> dict[str, float]:
     """Against the background and the text about its style; `style_mean` only when all three are there."""
     made, scene = sample.made.get, sample.scene.get
     values = _cosines(
@@ -123,7 +148,8 @@ def style_values(sample: Sample) -> dict[str, float]:
     return values | ({"style_mean": sum(values.values()) / 3} if len(values) == 3 else {})
 
 
-def reward_values(sample: Sample) -> dict[str, float]:
+@fills(stylize=(Column("image_reward", "ImageReward", "image", bounds=ANY),))
+def image_reward(sample: Sample) -> dict[str, float]:
     """The reward of the picture for the simple text."""
     scorer = sample.encoders.get("image_reward")
     if scorer is None or sample.picture is None:
@@ -135,9 +161,7 @@ def reward_values(sample: Sample) -> dict[str, float]:
 # Track insert: what an insertion kept of the background and what it put into it
 
 
-def effect_region(
-    mask: Float[Tensor, "1 H W"], effect: Float[Tensor, "1 H W"] | None = None
-) -> Bool[Tensor, "1 H W"]:
+def effect_region(mask: Mask, effect: Mask | None = None) -> Bool[Tensor, "1 H W"]:
     """Where an insertion of the subject `mask` may change the background; everything else is the outside.
 
     With the true `effect` it is subject and effect, grown by TRUTH_MARGIN_PX; without, the subject grown by MARGIN of
@@ -146,19 +170,19 @@ def effect_region(
     Raises:
         UserError: the mask is empty.
     """
-    box = bounding_box(mask, FAINT)
+    box = bounding_box(mask, IN_BOX)
     if effect is not None:
         return dilate(torch.maximum((mask > 0).float(), (effect > 0).float()), TRUTH_MARGIN_PX) > 0
     return dilate((mask > 0).float(), round(MARGIN * max(box.w, box.h))) > 0
 
 
-def subject_crop(image: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "3 s s"]:
+def subject_crop(image: Picture, mask: Mask) -> Float[Tensor, "3 s s"]:
     """The subject's box cut out of the picture, on a white square so that a centre crop loses nothing.
 
     Raises:
         UserError: the mask is empty.
     """
-    box = bounding_box(mask, FAINT)
+    box = bounding_box(mask, IN_BOX)
     crop = image[:, box.y : box.bottom, box.x : box.right]
     side = max(box.w, box.h)
     canvas = image.new_ones(3, side, side)
@@ -167,7 +191,15 @@ def subject_crop(image: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) ->
     return canvas
 
 
-def background_values(sample: Sample) -> dict[str, float]:
+@fills(
+    insert=(
+        Column("outside_psnr", "outside PSNR (mean)", "background", unit="dB", decimals=2, bounds=ANY),
+        Column("outside_lpips", "outside LPIPS", "background", "lower", bounds=NOT_NEGATIVE),
+        Column("outside_equal", "outside equal", "background", primary=True, bounds=SHARE),
+        Column("outside_shift", "outside shift", "background", "lower", decimals=4, bounds=NOT_NEGATIVE),
+    )
+)
+def background(sample: Sample) -> dict[str, float]:
     """How well the outside was kept; left out where the region covers the whole picture.
 
     The region is that of the method's own subject and the expected one together: a subject may stand where its method
@@ -175,24 +207,30 @@ def background_values(sample: Sample) -> dict[str, float]:
     `outside_lpips` is that of the picture with the region painted over by the background, `outside_equal` the share of
     pixels equal in all three 8-bit channels, `outside_shift` the root mean square over channels of the mean difference.
     """
-    composite, background, mask = sample.insertion()
+    composite, scene, mask = sample.insertion()
     allowed = mask if sample.expected is None else torch.maximum(mask, sample.expected)
     outside = ~effect_region(allowed, None if sample.truth is None else sample.truth.effect)
     if not bool(outside.any()):
         return {}
-    difference = (composite - background)[:, outside[0]].double()
+    difference = (composite - scene)[:, outside[0]].double()
     values = {"outside_psnr": decibel(float(difference.square().mean()))}
     if sample.lpips is not None:
-        kept = torch.where(outside, composite, background)
-        values["outside_lpips"] = _finite(float(sample.lpips(kept[None], background[None])), "outside_lpips")
-    levels = ((picture.clamp(0, 1) * 255).round() for picture in (composite, background))
+        kept = torch.where(outside, composite, scene)
+        values["outside_lpips"] = _finite(float(sample.lpips(kept[None], scene[None])), "outside_lpips")
+    levels = ((picture.clamp(0, 1) * 255).round() for picture in (composite, scene))
     equal = torch.eq(*levels).all(dim=0)
     values["outside_equal"] = float(equal[outside[0]].double().mean())
     values["outside_shift"] = float(difference.mean(dim=1).square().mean().sqrt())
     return values
 
 
-def inside_values(sample: Sample) -> dict[str, float]:
+@fills(
+    insert=(
+        Column("inside_identity", "inside identity", "inside", primary=True),
+        Column("inside_style", "inside style", "inside", primary=True),
+    )
+)
+def inside(sample: Sample) -> dict[str, float]:
     """The subject in the composite: its identity against the reference subject, its style against the background."""
     made = sample.made.get
     return _cosines(
@@ -201,125 +239,76 @@ def inside_values(sample: Sample) -> dict[str, float]:
     )
 
 
-def effect_values(sample: Sample) -> dict[str, float]:
+@fills(insert=(Column("effect_area", "effect area", "effect", "neither", bounds=SHARE),))
+def effect(sample: Sample) -> dict[str, float]:
     """`effect_area`, the share of the picture that changed visibly beyond the subject."""
-    composite, background, mask = sample.insertion()
-    return {"effect_area": float(effect_of(composite[None], background[None], mask[None]).double().mean())}
+    composite, scene, mask = sample.insertion()
+    return {"effect_area": float(effect_of(composite[None], scene[None], mask[None]).double().mean())}
 
 
 # Both tracks, with a truth
 
-
-def truth_values(sample: Sample) -> dict[str, float]:
-    """How close the picture is to the one that should have come out."""
-    if sample.truth is None or sample.picture is None:
-        return {}
-    image, truth = sample.picture, sample.truth.composite
-    if sample.track == "stylize":
-        truth = sample.truth.styled
-        image = resize(image, *truth.shape[-2:])
-    _same_size(image=image, truth=truth)
-    values = {
-        "truth_psnr": decibel(float((image.double() - truth.double()).square().mean())),
-        "truth_ssim": _finite(ssim(image, truth), "truth_ssim"),
-    }
-    if sample.lpips is not None:
-        values["truth_lpips"] = _finite(float(sample.lpips(image[None], truth[None])), "truth_lpips")
-    return values
-
-
-def shadow_values(sample: Sample) -> dict[str, float]:
-    """Shadow, reflection and place against the truth.
-
-    `truth_effect_psnr` inside the true effect (left out without one), `truth_shadow_iou` of the visible change beyond
-    both subjects against the true effect there, `truth_mask_iou` of the masks.
-    """
-    if (truth := sample.truth) is None:
-        return {}
-    composite, background, mask = sample.insertion()
-    _same_size(composite=composite, truth=truth.composite, truth_mask=truth.mask, truth_effect=truth.effect)
-    values: dict[str, float] = {}
-    where = (truth.effect > 0)[0]
-    if bool(where.any()):
-        error = (composite - truth.composite)[:, where].double().square().mean()
-        values["truth_effect_psnr"] = decibel(float(error))
-    covered = torch.maximum(mask, truth.mask)
-    ours = effect_of(composite[None], background[None], covered[None])[0] > 0
-    values["truth_shadow_iou"] = iou(ours, (truth.effect > 0) & (covered <= 0))
-    values["truth_mask_iou"] = iou(mask > 0.5, truth.mask > 0.5)
-    return values
-
-
-# What is measured always, with the columns in the order of every table
-
-
-SUBJECT = Metric(
-    {
-        "stylize": (
-            Column("subject_dino", "DINO", "subject"),
-            Column("subject_clip_i", "CLIP-I", "subject"),
-            Column("subject_clip_t_simple", "CLIP-T simple", "subject", of_texts=True),
-            Column("subject_clip_t_detailed", "CLIP-T detailed", "subject", of_texts=True),
-            Column("subject_mean", "subject mean", "subject", primary=True, of_texts=True),
-            Column("subject_dinov2", "DINOv2", "subject"),
-        )
-    },
-    subject_values,
-)
-STYLE = Metric(
-    {
-        "stylize": (
-            Column("style_clip_i", "style CLIP-I", "style"),
-            Column("style_csd", "CSD", "style"),
-            Column("style_clip_t", "style CLIP-T", "style", of_texts=True),
-            Column("style_mean", "style mean", "style", primary=True, of_texts=True),
-        )
-    },
-    style_values,
-)
-REWARD = Metric({"stylize": (Column("image_reward", "ImageReward", "image", bounds=ANY),)}, reward_values)
-BACKGROUND = Metric(
-    {
-        "insert": (
-            Column("outside_psnr", "outside PSNR (mean)", "background", unit="dB", decimals=2, bounds=ANY),
-            Column("outside_lpips", "outside LPIPS", "background", "lower", bounds=NOT_NEGATIVE),
-            Column("outside_equal", "outside equal", "background", primary=True, bounds=SHARE),
-            Column("outside_shift", "outside shift", "background", "lower", decimals=4, bounds=NOT_NEGATIVE),
-        )
-    },
-    background_values,
-)
-INSIDE = Metric(
-    {
-        "insert": (
-            Column("inside_identity", "inside identity", "inside", primary=True),
-            Column("inside_style", "inside style", "inside", primary=True),
-        )
-    },
-    inside_values,
-)
-EFFECT = Metric(
-    {"insert": (Column("effect_area", "effect area", "effect", "neither", bounds=SHARE),)}, effect_values
-)
 TRUTH_COLUMNS = (
     Column("truth_psnr", "truth PSNR (mean)", "truth", unit="dB", decimals=2, primary=True, bounds=ANY),
     Column("truth_ssim", "truth SSIM", "truth"),
     Column("truth_lpips", "truth LPIPS", "truth", "lower", bounds=NOT_NEGATIVE),
+    Column("truth_identity", "identity to truth", "likeness"),
+    Column("truth_style", "style to truth", "likeness"),
 )
-TRUTH = Metric({"stylize": TRUTH_COLUMNS, "insert": TRUTH_COLUMNS}, truth_values)
-SHADOW = Metric(
-    {
-        "insert": (
-            Column(
-                "truth_effect_psnr", "truth effect PSNR (mean)", "truth", unit="dB", decimals=2, primary=True,
-                bounds=ANY,
-            ),
-            Column("truth_shadow_iou", "shadow IoU", "truth", bounds=SHARE),
-            Column("truth_mask_iou", "mask IoU", "truth", bounds=SHARE),
-        )
-    },
-    shadow_values,
+
+
+@fills(stylize=TRUTH_COLUMNS, insert=TRUTH_COLUMNS)
+def truth(sample: Sample) -> dict[str, float]:
+    """How close the picture is to the one that should have come out, in pixels and by identity and style encoder."""
+    if sample.truth is None or sample.picture is None:
+        return {}
+    image, answer = sample.picture, sample.truth.composite
+    if sample.track == "stylize":
+        answer = sample.truth.styled
+        image = resize(image, *answer.shape[-2:])
+    _same_size(image=image, truth=answer)
+    values = {
+        "truth_psnr": decibel(float((image.double() - answer.double()).square().mean())),
+        "truth_ssim": _finite(ssim(image, answer), "truth_ssim"),
+    }
+    if sample.lpips is not None:
+        values["truth_lpips"] = _finite(float(sample.lpips(image[None], answer[None])), "truth_lpips")
+    made, wanted = sample.made.get, sample.answer.get
+    return values | _cosines(
+        truth_identity=(made("dino"), wanted("dino")), truth_style=(made("csd"), wanted("csd"))
+    )
+
+
+@fills(
+    insert=(
+        Column(
+            "truth_effect_psnr", "truth effect PSNR (mean)", "truth", unit="dB", decimals=2, primary=True,
+            bounds=ANY,
+        ),
+        Column("truth_rest_psnr", "truth rest PSNR (mean)", "truth", unit="dB", decimals=2, bounds=ANY),
+        Column("truth_shadow_iou", "shadow IoU", "truth", bounds=SHARE),
+        Column("truth_side", "sun side right", "truth", decimals=2, bounds=SHARE),
+        Column("truth_contact", "contact", "effect", "neither", decimals=2, bounds=ANY),
+        Column("truth_mask_iou", "mask IoU", "truth", bounds=SHARE),
+    )
 )  # fmt: skip
+def shadow(sample: Sample) -> dict[str, float]:
+    """Shadow, reflection and place against the truth: `core.fidelity.effect_scores`, and `truth_mask_iou` of the masks.
+
+    What lies under either subject, the true one and the method's, counts for none of them.
+    """
+    if (answer := sample.truth) is None:
+        return {}
+    composite, scene, mask = sample.insertion()
+    _same_size(
+        composite=composite, truth=answer.composite, truth_mask=answer.mask, truth_effect=answer.effect
+    )
+    scores = effect_scores(
+        composite, answer.composite, scene,
+        effect=answer.effect, mask=answer.mask, covered=torch.maximum(mask, answer.mask),
+    )  # fmt: skip
+    values = {f"truth_{name}": value for name, value in scores.items()}
+    return values | {"truth_mask_iou": iou(mask > 0.5, answer.mask > 0.5)}
 
 
 def _cosines(**pairs: tuple[Tensor | None, Tensor | None]) -> dict[str, float]:

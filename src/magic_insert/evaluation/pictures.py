@@ -1,13 +1,21 @@
-"""Making the pictures: personalise each subject once, redraw it by every stylizer, insert it by every inserter.
+"""The grid of an evaluation, which picture of which method for which pair gets a row, and the making of those pictures.
 
-Work is shared by subject, and a subject's pictures are drawn in batches that depend on the selection alone: a batch of
-which a picture is missing is drawn again as a whole, so a killed run ends with the pictures of one that was not. Last
-come pictures that no model draws: those made elsewhere, copied to where rows look for them, and the floors'.
+    inputs/                               the benchmark, see data/benchmarks.py
+    personalized/subject/<key>/           one training per subject and recipe, whoever uses it
+    images/stylize/<method>/<pair_id>.<seed>.png
+    images/insert/<stylizer>+<inserter>/<pair_id>.<seed>.png and .mask.png (coverage of the subject in it)
+    features/ rows/ rows.jsonl            see scores.py
+Floors and ceilings are methods too; those that are files of the benchmark are not copied. So are pictures made
+elsewhere: found by the pattern of their names, all of them and no other, because a missing or surplus file would
+compare methods on different pairs without a word; they are copied to where rows look for them.
+Each subject is personalised once, redrawn by every stylizer, inserted by every inserter. Its pictures are drawn in
+batches that depend on the selection alone: a batch of which a picture is missing is drawn again as a whole, so a killed
+run ends with the pictures of one that was not.
 Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are float32 in [0, 1].
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,24 +41,21 @@ from magic_insert.core.events import OnEvent
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST, Manifest, Request, claim, refuse_other
 from magic_insert.data.benchmarks import Benchmark, BenchPair
-from magic_insert.evaluation.grid import (
-    COPY_PASTE,
-    RANDOM_SUBJECT,
-    insert_methods,
-    mask_file,
-    match_files,
-    method_folder,
-    needs_stylised,
-    other_subject,
-    picture_file,
-    seeds_of,
-)
+from magic_insert.inserters.base import insert_cutout
+from magic_insert.inserters.contact_shadow import ContactShadow
 from magic_insert.magic import MagicInsert, Redrawn, Settings
 from magic_insert.stylizers import needs_personalization
 
+INPUTS = "inputs"
+COPY_PASTE, BACKGROUND, RANDOM_SUBJECT = "floor:copy_paste", "floor:background", "floor:random_subject"
+CONTACT_SHADOW = "floor:contact_shadow"
+SELF, TRUTH = "ceiling:self", "ceiling:truth"
+SHOWN = 8  # file names in a message
 BATCH = 8
 NOTES = "notes.jsonl"
 JUDGES = "encoders"
@@ -58,6 +63,132 @@ CHANGED = 0.12  # blurred change of colour that says: here stands the subject
 THIN = 128  # half the width of a line that is no subject: one part of so many of the longer side
 
 Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row to be. `picture` is what is judged, `mask` the subject's coverage in a composite.
+
+    The ceiling of a reference against itself has no picture of its own.
+    """
+
+    track: str
+    method: str
+    pair: BenchPair
+    seed: int
+    picture: Path | None
+    mask: Path | None = None
+
+
+def seeds_of(cfg: EvaluateConfig) -> list[int]:
+    """The seeds of the draws of each pair."""
+    return list(range(cfg.seed, cfg.seed + cfg.num_draws))
+
+
+def method_folder(out: Path, track: str, method: str) -> Path:
+    """Where a method's pictures lie; a colon is no character for a folder everywhere."""
+    return out / "images" / track / method.replace(":", "-")
+
+
+def picture_file(out: Path, track: str, method: str, pair: BenchPair, seed: int) -> Path:
+    """The picture of one draw."""
+    return method_folder(out, track, method) / f"{pair.pair_id}.{seed}.png"
+
+
+def mask_file(picture: Path) -> Path:
+    """The coverage beside a composite."""
+    return picture.with_name(f"{picture.stem}.mask.png")
+
+
+def needs_stylised(cfg: EvaluateConfig) -> bool:
+    """Whether redrawn subjects are wanted, as results or as what is inserted."""
+    drawn = any(inserter.name != IMAGES for inserter in cfg.chosen_inserters.values())
+    return "stylize" in cfg.tracks or drawn
+
+
+def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
+    """Methods of the track `insert` as (name, stylizer, inserter); composites made elsewhere have no stylizer."""
+    methods: list[tuple[str, str | None, str]] = []
+    for name, inserter in cfg.chosen_inserters.items():
+        if inserter.name == IMAGES:
+            methods.append((name, None, name))
+        else:
+            methods += [(f"{stylizer}+{name}", stylizer, name) for stylizer in cfg.chosen_stylizers]
+    return methods
+
+
+def other_subject(bench: Benchmark, pair: BenchPair, seed: int) -> str | None:
+    """A random other subject of the benchmark for this pair; None when it has only one."""
+    others = [subject.id for subject in bench.subjects if subject.id != pair.subject]
+    return others[fold_in(seed, "random subject", pair.pair_id) % len(others)] if others else None
+
+
+def list_entries(cfg: EvaluateConfig, bench: Benchmark, out: Path) -> list[Entry]:
+    """All rows to be, in a fixed order: track, method, pair, seed."""
+    entries: list[Entry] = []
+    for track in cfg.tracks:
+        for method, seeds in _methods(cfg, track):
+            entries += [_drawn(out, track, method, pair, seed, cfg) for pair in bench.pairs for seed in seeds]
+        if cfg.floors:
+            entries += _floors(cfg, bench, out, track)
+    return entries
+
+
+def _methods(cfg: EvaluateConfig, track: str) -> list[tuple[str, list[int]]]:
+    seeds, one = seeds_of(cfg), [cfg.seed]
+    if track == "stylize":
+        return [(name, one if s.name == IMAGES else seeds) for name, s in cfg.chosen_stylizers.items()]
+    stylizers = cfg.chosen_stylizers
+    return [
+        (method, one if stylizer is None or stylizers[stylizer].name == IMAGES else seeds)
+        for method, stylizer, _ in insert_methods(cfg)
+    ]
+
+
+def _drawn(out: Path, track: str, method: str, pair: BenchPair, seed: int, cfg: EvaluateConfig) -> Entry:
+    picture = picture_file(out, track, method, pair, seed)
+    return Entry(track, method, pair, seed, picture, mask_file(picture) if track == "insert" else None)
+
+
+def pasted_floors(cfg: EvaluateConfig, bench: Benchmark, pair: BenchPair) -> dict[str, str]:
+    """The floors of an insertion that are made here, and whose picture each pastes."""
+    other = other_subject(bench, pair, cfg.seed)
+    named = {COPY_PASTE: pair.subject, CONTACT_SHADOW: pair.subject, RANDOM_SUBJECT: other}
+    return {method: subject for method, subject in named.items() if subject is not None}
+
+
+def _floors(cfg: EvaluateConfig, bench: Benchmark, out: Path, track: str) -> list[Entry]:
+    """Trivial methods and references for every pair."""
+    entries: list[Entry] = []
+    for pair in bench.pairs:
+        made = pasted_floors(cfg, bench, pair)
+        if track == "stylize":
+            found = {m: bench.subject_file(s) for m, s in made.items() if m != CONTACT_SHADOW}
+        else:
+            found = {method: picture_file(out, "insert", method, pair, cfg.seed) for method in made}
+        given: dict[str, tuple[Path | None, Path | None]] = {
+            method: (picture, mask_file(picture) if track == "insert" else None)
+            for method, picture in found.items()
+        }
+        mask = mask_file(found[COPY_PASTE]) if track == "insert" else None
+        given |= {BACKGROUND: (bench.background_file(pair.background), mask), SELF: (None, mask)}
+        if bench.has_truth:
+            name = "styled" if track == "stylize" else "composite"
+            true_mask = bench.truth_file(pair, "mask") if track == "insert" else None
+            given[TRUTH] = (bench.truth_file(pair, name), true_mask)
+        entries += [Entry(track, method, pair, cfg.seed, *paths) for method, paths in given.items()]
+    return entries
+
+
+def by_unit(entries: Sequence[Entry]) -> list[tuple[tuple[str, str, str], list[Entry]]]:
+    """Entries of one track, method and subject together, in the order they come: what one process does at a time."""
+    units: dict[tuple[str, str, str], list[Entry]] = {}
+    for entry in entries:
+        units.setdefault((entry.track, entry.method, entry.pair.subject), []).append(entry)
+    return list(units.items())
+
+
+# Drawing
 
 
 class Workshop:
@@ -251,20 +382,73 @@ def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
 
 
 def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:
-    """The composites of the floors: the subject's own picture, and another subject's, pasted as they are."""
-    if not (cfg.floors and "insert" in cfg.tracks):
-        return
-    for pair in bench.pairs:
+    """The composites of the floors: pictures pasted as they are, and the subject's own with a contact shadow."""
+    shadow = ContactShadow(InserterConfig(name="contact_shadow"))
+    for pair in bench.pairs if cfg.floors and "insert" in cfg.tracks else ():
         if pair.subject != subject_id:
             continue
-        who = {COPY_PASTE: pair.subject, RANDOM_SUBJECT: other_subject(bench, pair, cfg.seed)}
-        for method, name in who.items():
+        scene = bench.scene(pair.background)
+        for method, name in pasted_floors(cfg, bench, pair).items():
             path = picture_file(out, "insert", method, pair, cfg.seed)
-            if name is not None and not path.is_file():
-                scene = bench.scene(pair.background)
-                made = paste(scene, bench.subject(name), bench.box(pair, scene))
-                save_png(mask_file(path), made.mask)
-                save_png(path, made.rgb)
+            if path.is_file():
+                continue
+            subject, box = bench.subject(name), bench.box(pair, scene)
+            made = paste(scene, subject, box)
+            if method == CONTACT_SHADOW:
+                draw = (cfg.seed, pair.pair_id)
+                made = insert_cutout(scene, subject, box, inserter=shadow, draw=draw).final
+            save_png(mask_file(path), made.mask)
+            save_png(path, made.rgb)
+
+
+# Pictures made elsewhere
+
+
+def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
+    """The file of every pair, by pair_id.
+
+    Raises:
+        UserError: two pairs share a name, files are missing, or there are pictures that belong to no pair.
+    """
+    place = Path(str(images.dir))
+    found = {pair.pair_id: place / name_of(images.pattern, pair) for pair in pairs}
+    if len(set(found.values())) < len(found):
+        raise UserError(
+            f"expected a name of its own for every pair of {method}, got pairs that share one; "
+            "put {side} into its pattern, as in 'res_{subject}_{background}_{side}.jpg'"
+        )
+    missing = [path for path in found.values() if not path.is_file()]
+    folders = sorted({path.parent for path in found.values()})
+    wanted = set(found.values())
+    surplus = [
+        path
+        for folder in folders
+        if folder.is_dir()
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in SUFFIXES and path not in wanted
+    ]
+    if missing or surplus:
+        wrong = [
+            f"{len(paths)} {word} ({_some(paths)})"
+            for word, paths in (("missing", missing), ("surplus", surplus))
+            if paths
+        ]
+        raise UserError(
+            f"expected one picture for each of {len(found)} pairs of {method} in {place}, got {' and '.join(wrong)}; "
+            "choose the pairs with benchmark.subjects, benchmark.backgrounds, benchmark.pairs, or correct the pattern"
+        )
+    return found
+
+
+def name_of(pattern: str, pair: BenchPair) -> str:
+    """The file name of a pair; `{side}` is l or r."""
+    named = pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
+    return named.replace("{side}", pair.side or "")
+
+
+def _some(paths: Sequence[Path]) -> str:
+    names = [path.name for path in paths[:SHOWN]]
+    return ", ".join([*names, "..."] if len(paths) > SHOWN else names)
 
 
 def adopt(

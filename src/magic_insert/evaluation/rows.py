@@ -11,18 +11,21 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Literal
+
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from magic_insert.config.registry import METRICS
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_jsonl, write_text
+from magic_insert.core.jsonl import read_records, write_text
 
 ROWS_FILE = "rows.jsonl"
 TRACKS = ("stylize", "insert")
 MADE = {"stylize": "stylised", "insert": "composite"}  # what a method made, among the images of a row
 Key = tuple[str, str, str, int]
 ENCODERS = ("DINO", "CLIP", "CSD")  # whose names the paper gave its columns
+BY_ENCODER = ("subject", "style", "inside", "likeness")  # groups of columns that encoders fill
 COSINE, SHARE, ANY = (-1.0, 1.0), (0.0, 1.0), (-math.inf, math.inf)
 NOT_NEGATIVE = (0.0, math.inf)
 Better = Literal["higher", "lower", "neither"]
@@ -31,7 +34,7 @@ Better = Literal["higher", "lower", "neither"]
 class Row(TypedDict):
     """`images` are paths relative to the folder of the rows file; `style` is None where nobody named one."""
 
-    track: str
+    track: Literal["stylize", "insert"]
     method: str
     benchmark: str
     subject: str
@@ -57,48 +60,40 @@ def merge(*groups: Iterable[Row]) -> list[Row]:
     """
     rows: dict[Key, Row] = {}
     for row in (row for group in groups for row in group):
-        key = row_key(row)
-        if key in rows and rows[key] != row:
+        if rows.setdefault(row_key(row), row) != row:
             raise UserError(
-                f"expected one row for {' '.join(map(str, key))}, got two that differ; "
+                f"expected one row for {' '.join(map(str, row_key(row)))}, got two that differ; "
                 "score both folders with the same metrics"
             )
-        rows[key] = row
     merged = [rows[key] for key in sorted(rows)]
-    require_one_benchmark(merged)
-    require_one_card(merged)
+    require_comparable(merged)
     return merged
 
 
-def require_one_benchmark(rows: Sequence[Row], expected: str | None = None) -> None:
-    """That all rows speak of one benchmark (`expected`, when given).
+def require_comparable(rows: Sequence[Row], benchmark: str | None = None) -> None:
+    """That all rows speak of one benchmark (`benchmark`, when given), and every role of a track of one encoder.
 
     Raises:
         UserError: they do not; names the digests.
     """
-    found = sorted({row["benchmark"] for row in rows} | ({expected} if expected is not None else set()))
-    if len(found) > 1:
+    others = sorted(
+        {row["benchmark"] for row in rows} - {benchmark or (rows[0]["benchmark"] if rows else "")}
+    )
+    if others:
+        expected = benchmark or rows[0]["benchmark"]
         raise UserError(
-            f"expected rows of one benchmark{f' ({expected})' if expected else ''}, got rows of "
-            f"{', '.join(name for name in found if name != expected)}; leave the other file out or set out=FOLDER"
+            f"expected rows of one benchmark ({expected}), got rows of {', '.join(others)}; leave the other file out "
+            "or set out=FOLDER"
         )
-
-
-def require_one_card(rows: Sequence[Row]) -> None:
-    """That every role of a track was played by one encoder: values of two can neither be averaged nor compared.
-
-    Raises:
-        UserError: it was not; names the role and the digests of the cards.
-    """
     found: dict[tuple[str, str], dict[str, str]] = {}
     for row in rows:
         for role, card in row["cards"].items():
             found.setdefault((row["track"], role), {}).setdefault(card, row["method"])
     for (track, role), cards in found.items():
         if len(cards) > 1:
-            told = " and ".join(f"{card} ({method})" for card, method in sorted(cards.items()))
+            names = " and ".join(f"{card} ({method})" for card, method in sorted(cards.items()))
             raise UserError(
-                f"expected one encoder for {role} in the track {track}, got the cards {told}; "
+                f"expected one encoder for {role} in the track {track}, got the cards {names}; "
                 "score all methods with the same metrics and encoders"
             )
 
@@ -107,36 +102,17 @@ def read_rows(path: str | Path, benchmark: str | None = None) -> list[Row]:
     """The rows of a file, checked; `benchmark` is the digest they must carry.
 
     Raises:
-        UserError: the file is missing or damaged, a row lacks a field, has one too many or a value that is no finite
-            number, two rows share a key or were judged by different encoders, or belong to another benchmark.
+        UserError: the file is missing or damaged, a row lacks a field or has a value that is no finite number, two rows
+            share a key or were judged by different encoders, or belong to another benchmark.
     """
-    rows = [check_row(row, f"row {number} of {path}") for number, row in enumerate(read_jsonl(path), start=1)]
-    require_one_benchmark(rows, benchmark)
-    require_one_card(rows)
+    rows = read_records(path, Row)
+    require_comparable(rows, benchmark)
     seen: set[Key] = set()
     for row in rows:
         if row_key(row) in seen:
             raise UserError(f"expected each row once in {path}, got {' '.join(map(str, row_key(row)))} twice")
         seen.add(row_key(row))
     return rows
-
-
-def check_row(row: Any, where: str) -> Row:
-    """`row` itself when it has exactly the fields of `Row`; `where` names it in the error.
-
-    Raises:
-        UserError: it has not.
-    """
-    wanted = set(Row.__annotations__)
-    if not isinstance(row, dict) or set(row) != wanted:
-        got = sorted(row) if isinstance(row, dict) else type(row).__name__
-        raise UserError(f"expected the fields {sorted(wanted)} in {where}, got {got}")
-    if row["track"] not in TRACKS:
-        raise UserError(f"expected a track out of {', '.join(TRACKS)} in {where}, got {row['track']!r}")
-    for name, value in row["values"].items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < float("inf"):
-            raise UserError(f"expected a finite number for {name} in {where}, got {value!r}")
-    return cast(Row, row)
 
 
 def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
@@ -161,8 +137,9 @@ class Column:
 
     No value can lie outside `bounds`.
 
-    `group` is what the column speaks of: subject, style, image, background, inside, effect or truth. `primary` columns
-    stand in the paired comparisons and in the breakdowns. `of_texts`: no value for what nobody put into words.
+    `group` is what the column speaks of: subject, style, image, background, inside, effect, likeness or truth.
+    `primary` columns stand in the paired comparisons and in the breakdowns. `of_texts`: no value for what nobody put
+    into words.
     """
 
     key: str
@@ -177,7 +154,7 @@ class Column:
 
     def judged_with(self, metrics: str) -> "Column":
         """The column as a set of encoders fills it: micro encoders play the roles of others, and the label says so."""
-        if metrics != "micro" or self.group not in ("subject", "style", "inside"):
+        if metrics != "micro" or self.group not in BY_ENCODER:
             return self
         role = " role" if any(name in self.label for name in ENCODERS) else ""
         return replace(self, label=f"{self.label}{role} (micro)")

@@ -8,19 +8,18 @@ ratio of Student's quantile (degrees of freedom: the smaller number of clusters 
 coverage of the 95 % interval over 400 worlds each: 0.97 with 5 x 4 clusters, 0.95 with 35 x 20, and up to 1.00 where
 the values of a cluster have nothing in common. tests/unit/test_statistics.py repeats it small.
 
-A row is a mapping with track, method, pair_id, subject, background, style, seed and values. Rows of floors and
-ceilings (methods called "floor:..." and "ceiling:...") are judged like any other but never compared as methods.
-Shapes: N values, R draws, M methods.
+Rows of floors and ceilings (methods called "floor:..." and "ceiling:...") are judged like any other but never compared
+as methods. Shapes: N values, R draws, M methods.
 """
 
 import math
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.sparse.csgraph import connected_components
@@ -33,7 +32,9 @@ from magic_insert.evaluation.rows import Column, columns_in, primary_columns
 DRAWS = 2000
 LEVEL = 0.95
 FLOOR, CEILING = "floor:", "ceiling:"
+KINDS = ("floor", "method", "ceiling")
 OURS = "personalized"
+ABOUT = ["method", "pair_id", "seed", "subject", "background", "style"]  # of a row, beside its values
 Array = NDArray[np.float64]
 Row = Mapping[str, Any]
 
@@ -73,11 +74,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Summary:
-    """One method: its `kind` (floor, method or ceiling), the number of its rows, and an estimate per column."""
+    """One method: its `kind` (floor, method, ceiling), the number of its rows if known, and an estimate per column."""
 
     method: str
     kind: str
-    num_rows: int
+    num_rows: int | None
     estimates: Mapping[str, Estimate]
 
 
@@ -139,9 +140,9 @@ def stretched(point: float, replicates: Array, clusters: int) -> tuple[float | N
 
 
 def mean_interval(
-    values: Sequence[float] | Array,
-    first: Sequence[str],
-    second: Sequence[str],
+    values: Sequence[float] | Array | pd.Series,
+    first: Sequence[str] | pd.Series,
+    second: Sequence[str] | pd.Series,
     *,
     seed: int = 0,
     draws: int = DRAWS,
@@ -157,14 +158,12 @@ def mean_interval(
             f"expected one label of each axis per value, got {len(numbers)}, {len(first)} and {len(second)}"
         )
     # Values of one cell of the grid are always drawn together: their sum and their number are all that is needed.
-    cell_of = {cell: number for number, cell in enumerate(sorted(set(zip(first, second, strict=True))))}
-    index = [cell_of[cell] for cell in zip(first, second, strict=True)]
-    sums, counts = np.bincount(index, numbers), np.bincount(index).astype(np.float64)
-    rows, columns = zip(*cell_of, strict=True)
+    cells = pd.Series(numbers).groupby([list(first), list(second)]).agg(["sum", "count"])
+    rows, columns = (tuple(cells.index.get_level_values(axis)) for axis in (0, 1))
     weights, clusters = draw_weights(rows, columns, seed=seed, draws=draws)
     with np.errstate(invalid="ignore", divide="ignore"):
         # A draw that hits no cell of a sparse grid divides by zero and is left out as NaN.
-        replicates = weights @ sums / (weights @ counts)
+        replicates = weights @ cells["sum"].to_numpy() / (weights @ cells["count"].to_numpy(np.float64))
     point = float(numbers.mean())
     return Estimate(point, *stretched(point, replicates, clusters), len(numbers))
 
@@ -207,85 +206,79 @@ def kind_of(method: str) -> str:
     return "method"
 
 
+def frame_of(rows: Iterable[Row], track: str) -> pd.DataFrame:
+    """The rows of `track`: ABOUT, `kind`, and each value that any row has, NaN in the others; floors come first.
+
+    A style that nobody named is called "unknown".
+    """
+    listed = [{**{key: row[key] for key in ABOUT}, **row["values"]} for row in rows if row["track"] == track]
+    frame = pd.DataFrame(listed, columns=None if listed else ABOUT)
+    frame["style"] = frame["style"].fillna("unknown")
+    kinds = frame["method"].map(kind_of)
+    frame.insert(0, "kind", kinds)
+    return frame.iloc[kinds.map(KINDS.index).argsort(kind="stable")].reset_index(drop=True)
+
+
 def tracks_of(rows: Iterable[Row]) -> list[str]:
     """The tracks among `rows`, stylize first."""
     return sorted({row["track"] for row in rows}, reverse=True)
 
 
-def methods_of(rows: Iterable[Row]) -> list[str]:
-    """Method names: floors, then methods in the order of their first row, then ceilings."""
-    names = list(dict.fromkeys(row["method"] for row in rows))
-    return sorted(names, key=lambda name: ("floor", "method", "ceiling").index(kind_of(name)))
+def methods_of(frame: pd.DataFrame, kind: str | None = None) -> list[str]:
+    """Method names: floors, then methods in the order of their first row, then ceilings; or those of one `kind`."""
+    return list(
+        frame["method"].unique() if kind is None else frame.loc[frame["kind"] == kind, "method"].unique()
+    )
 
 
-def grouped(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
-    """Rows by the value of `key`, in the order of appearance; a missing value is called "unknown"."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[str(row[key]) if row.get(key) is not None else "unknown"].append(row)
-    return dict(groups)
-
-
-def present_columns(rows: Sequence[Row], track: str) -> list[Column]:
+def present_columns(frame: pd.DataFrame, track: str) -> list[Column]:
     """The columns for which any row of `track` has a value, in the order of the tables.
 
     A column of texts only where every pair has one: its mean would be that of other pairs than those beside it.
+
+    Raises:
+        UserError: a value that is no column of this track.
     """
-    pairs_with: dict[str, set[str]] = defaultdict(set)
-    chosen = [row for row in rows if row["track"] == track]
-    for row in chosen:
-        for key in row["values"]:
-            pairs_with[key].add(row["pair_id"])
-    pairs = {row["pair_id"] for row in chosen}
-    return [c for c in columns_in(track, pairs_with) if not c.of_texts or pairs_with[c.key] == pairs]
+    keys = [key for key in frame.columns if key not in ("kind", *ABOUT)]
+    whole = frame.groupby("pair_id")[keys].count().gt(0).all()
+    return [column for column in columns_in(track, keys) if not column.of_texts or whole[column.key]]
 
 
-def estimate_of(rows: Sequence[Row], column: Column, *, seed: int = 0) -> Estimate | None:
-    """The mean of `column` over `rows` that have it; None if none has."""
-    found = [row for row in rows if column.key in row["values"]]
-    if not found:
+def estimate_of(frame: pd.DataFrame, column: Column, *, seed: int = 0) -> Estimate | None:
+    """The mean of `column` over the rows that have it; None if none has."""
+    if column.key not in frame or (found := frame.dropna(subset=[column.key])).empty:
         return None
-    values, *clusters = zip(
-        *((row["values"][column.key], row["subject"], row["background"]) for row in found), strict=True
-    )
-    return mean_interval(values, *clusters, seed=seed).within(column.bounds)
+    estimate = mean_interval(found[column.key], found["subject"], found["background"], seed=seed)
+    return estimate.within(column.bounds)
 
 
-def estimates_of(rows: Sequence[Row], columns: Iterable[Column], *, seed: int = 0) -> dict[str, Estimate]:
+def estimates_of(frame: pd.DataFrame, columns: Iterable[Column], *, seed: int = 0) -> dict[str, Estimate]:
     """`estimate_of` for every column that has a value."""
-    found = {column.key: estimate_of(rows, column, seed=seed) for column in columns}
+    found = {column.key: estimate_of(frame, column, seed=seed) for column in columns}
     return {key: estimate for key, estimate in found.items() if estimate is not None}
 
 
-def summaries(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Summary]:
-    """One summary per method of `track`: floors, methods, ceilings."""
-    chosen = [row for row in rows if row["track"] == track]
-    columns = present_columns(rows, track)
-    by_method = grouped(chosen, "method")
+def summaries(frame: pd.DataFrame, columns: Sequence[Column], *, seed: int = 0) -> list[Summary]:
+    """One summary per method: floors, methods, ceilings."""
     return [
-        Summary(name, kind_of(name), len(by_method[name]), estimates_of(by_method[name], columns, seed=seed))
-        for name in methods_of(chosen)
+        Summary(str(name), kind_of(str(name)), len(part), estimates_of(part, columns, seed=seed))
+        for name, part in frame.groupby("method", sort=False)
     ]
 
 
 def breakdown(
-    rows: Sequence[Row], track: str, by: str, *, seed: int = 0
+    frame: pd.DataFrame, columns: Sequence[Column], by: str, *, seed: int = 0
 ) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Estimates of the primary columns by method and by the value of `by` ("style", "subject" or "background")."""
-    chosen = [row for row in rows if row["track"] == track]
-    columns = primary_columns(present_columns(rows, track))
-    return {
-        method: {
-            value: estimates_of(part, columns, seed=seed)
-            for value, part in sorted(grouped(grouped(chosen, "method")[method], by).items())
-        }
-        for method in methods_of(chosen)
-    }
+    """Estimates by method and by the value of `by` ("style", "subject" or "background")."""
+    found: dict[str, dict[str, dict[str, Estimate]]] = {method: {} for method in methods_of(frame)}
+    for (method, value), part in frame.groupby(["method", by]):
+        found[method][str(value)] = estimates_of(part, columns, seed=seed)
+    return found
 
 
-def reference_method(rows: Sequence[Row], track: str) -> str | None:
+def reference_method(frame: pd.DataFrame) -> str | None:
     """The method that others are compared with: our own if it is there, else the first; None if only floors are."""
-    names = [name for name in methods_of(r for r in rows if r["track"] == track) if kind_of(name) == "method"]
+    names = methods_of(frame, "method")
     ours = [name for name in names if name == OURS or name.startswith(OURS + "+")]
     # Pasting is an inserter only by name: whoever inserts goes before it.
     ours.sort(key=lambda name: name.endswith("+copy_paste"))
@@ -293,37 +286,34 @@ def reference_method(rows: Sequence[Row], track: str) -> str | None:
 
 
 def paired(
-    rows: Sequence[Row], track: str, column: Column, method: str, reference: str, *, seed: int = 0
+    frame: pd.DataFrame, column: Column, method: str, reference: str, *, seed: int = 0
 ) -> Paired | None:
     """`method` against `reference` in one column; None if they share no pair."""
-    sides: dict[str, dict[tuple[str, int], Row]] = {method: {}, reference: {}}
-    for row in rows:
-        if row["track"] == track and row["method"] in sides and column.key in row["values"]:
-            sides[row["method"]][row["pair_id"], row["seed"]] = row
-    shared = [(mine, sides[reference][key]) for key, mine in sides[method].items() if key in sides[reference]]
-    if not shared:
+    if column.key not in frame:
         return None
-    differences = [mine["values"][column.key] - theirs["values"][column.key] for mine, theirs in shared]
-    clusters = [mine["subject"] for mine, _ in shared], [mine["background"] for mine, _ in shared]
-    difference = mean_interval(differences, *clusters, seed=seed)
+    sides = frame[frame["method"].isin([method, reference])]
+    wide = sides.pivot(
+        index=["pair_id", "seed", "subject", "background"], columns="method", values=column.key
+    )
+    wide = wide.reindex(columns=[method, reference]).dropna().reset_index()
+    if wide.empty:
+        return None
+    differences = (wide[method] - wide[reference]).to_numpy(np.float64)
+    difference = mean_interval(differences, wide["subject"], wide["background"], seed=seed)
     if column.better == "neither":
         return Paired(method, reference, column.key, difference, None)
-    gains = [column.gain(value) for value in differences]
-    wins = [1.0 if gain > 0 else 0.5 if gain == 0 else 0.0 for gain in gains]
-    rate = mean_interval(wins, *clusters, seed=seed).no_narrower_than_exact(len(wins))
-    return Paired(method, reference, column.key, difference, rate)
+    wins = (np.sign(column.gain(1.0) * differences) + 1) / 2
+    rate = mean_interval(wins, wide["subject"], wide["background"], seed=seed)
+    return Paired(method, reference, column.key, difference, rate.no_narrower_than_exact(len(wins)))
 
 
-def paired_table(rows: Sequence[Row], track: str, *, seed: int = 0) -> list[Paired]:
-    """Every method against the reference method in every primary column."""
-    reference = reference_method(rows, track)
-    if reference is None:
-        return []
-    names = [name for name in methods_of(r for r in rows if r["track"] == track) if kind_of(name) == "method"]
+def paired_table(frame: pd.DataFrame, columns: Sequence[Column], *, seed: int = 0) -> list[Paired]:
+    """Every method against the reference method in every one of `columns` that stands for its group."""
+    reference = reference_method(frame)
     found = [
-        paired(rows, track, column, name, reference, seed=seed)
-        for name in names
-        if name != reference
-        for column in primary_columns(present_columns(rows, track))
+        paired(frame, column, name, reference, seed=seed)
+        for name in methods_of(frame, "method")
+        if reference is not None and name != reference
+        for column in primary_columns(columns)
     ]
     return [result for result in found if result is not None]

@@ -1,9 +1,14 @@
-"""A two-alternative preference study: who is asked what, its folder and page, and the server that collects answers.
+"""A two-alternative preference study: who is asked what, its folder and page, the server, and what the answers say.
 
 The folder holds `index.html` with all forms and `pictures/` under names that say nothing, `study.json` (what the page
 may know) and `key.json` (which picture was whose; never served). Pictures are decoded and written anew, so no note
 inside a file tells its maker. Opened as a file the page works alone and offers the answers for download; served, each
-answer is sent as it is given. Shape letters: H, W pixels.
+answer is sent as it is given.
+
+Shares come with exact (Clopper-Pearson) intervals, which treat all choices as independent, as the paper does. They are
+not: a rater gives many, and a pair is shown to many; so beside them stand intervals clustered by rater and pair, and
+Bradley-Terry strengths. Whoever fails more attention checks than the protocol allows is left out of everything.
+Shape letters: H, W pixels.
 """
 
 import json
@@ -15,8 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
+from scipy.stats import binomtest
 from torch import Tensor
 
 from magic_insert.config.schema import ProtocolConfig, StudyConfig
@@ -25,8 +33,10 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, as_record, read_jsonl, read_record, write_json, write_text
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.evaluation.report import MADE
-from magic_insert.evaluation.rows import read_rows
+from magic_insert.core.tables import markdown_table
+from magic_insert.evaluation.rows import MADE, read_rows
+from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval
+from magic_insert.evaluation.tables import printed_results
 from magic_insert.pages.render import render
 from magic_insert.pages.server import Answer, PageServer, Reply
 
@@ -35,6 +45,8 @@ CONTEXT = ("subject", "background")
 SCRAMBLED = "scrambled"
 TILES = 8
 DAY_MS = 86_400_000
+BT_DRAWS = 300
+ENOUGH_DRAWS = 0.95
 QUESTIONS = {
     "insert": (
         "Which picture is the better insertion of the subject into the background?",
@@ -368,3 +380,149 @@ def run_serve(cfg: StudyConfig) -> None:
     with study_server(Path(cfg.out), cfg.port) as server:
         print(f"{server.address}\nthen: magic-insert study action=analyse out={cfg.out}", flush=True)
         server.serve_forever()
+
+
+# What the raters said
+
+
+def run_analyse(cfg: StudyConfig) -> Path:
+    """Analyses the answers of the study in `cfg.out`; writes analysis.json and analysis.md there, returns the latter.
+
+    Raises:
+        UserError: no answers, or answers to another study.
+    """
+    out = Path(cfg.out)
+    key = read_record(out / "key.json", Key)
+    collected = out / "answers.jsonl"
+    paths = [*([collected] if collected.is_file() else []), *map(Path, cfg.answers)]
+    if not paths:
+        raise UserError(
+            f"expected answers in {out}, got none; collect some with action=serve or set answers=[PATH]"
+        )
+    result = analyse(key, read_answers(paths, key.study, [len(form) for form in key.forms]), seed=cfg.seed)
+    write_json(out / "analysis.json", result)
+    write_text(out / "analysis.md", report(result))
+    print(report(result), end="")
+    return out / "analysis.md"
+
+
+def analyse(key: Key, answers: Mapping[tuple[int, int], Choice], *, seed: int = 0) -> dict[str, Any]:
+    """Everything as one JSON-able record.
+
+    Raises:
+        UserError: no choice is left after the attention checks.
+    """
+    rows = []
+    for (rater, number), answer in sorted(answers.items()):
+        task, left = key.forms[rater][number], answer.choice == "left"
+        winner, loser = (task.left, task.right) if left else (task.right, task.left)
+        rows.append([str(rater), task.pair_id, winner, loser, left, task.is_check, answer.milliseconds])
+    names = ["rater", "pair_id", "winner", "loser", "left", "check", "milliseconds"]
+    given = pd.DataFrame(rows, columns=names)
+    failed = (given["check"] & (given["winner"] == SCRAMBLED)).groupby(given["rater"]).sum()
+    excluded = failed.index[failed > key.protocol.max_failed]
+    votes = given[~given["check"].astype(bool) & ~given["rater"].isin(excluded)]
+    if votes.empty:
+        raise UserError(
+            f"expected a choice by an attentive rater, got none of {len(failed)} raters; collect more answers"
+        )
+    against = sorted({*votes["winner"], *votes["loser"]} - {key.ours})
+    return {
+        "study": key.study,
+        "ours": key.ours,
+        "raters": len(failed),
+        "complete": sum(
+            len(key.forms[int(rater)]) == n for rater, n in given["rater"].value_counts().items()
+        ),
+        "excluded": sorted(map(int, excluded)),
+        "choices": len(votes),
+        "median_milliseconds": int(given["milliseconds"].quantile(0.5, interpolation="higher")),
+        "left": _share(int(votes["left"].sum()), len(votes)),
+        "comparisons": [comparison(votes, key.ours, baseline, seed=seed) for baseline in against],
+        "bradley_terry": strengths(votes, seed=seed),
+    }
+
+
+def _share(wins: int, num: int) -> dict[str, Any]:
+    exact, p = list(exact_interval(wins, num)), float(binomtest(wins, num).pvalue)
+    return {"wins": wins, "choices": num, "share": wins / num, "exact": exact, "p": p}
+
+
+def comparison(votes: pd.DataFrame, ours: str, baseline: str, *, seed: int = 0) -> dict[str, Any]:
+    """How often `ours` was preferred to `baseline`."""
+    mine = votes[votes["winner"].isin([ours, baseline]) & votes["loser"].isin([ours, baseline])]
+    won = (mine["winner"] == ours).astype(float)
+    clustered = mean_interval(won, mine["rater"], mine["pair_id"], seed=seed).no_narrower_than_exact(len(won))
+    return {
+        "against": baseline,
+        **_share(int(won.sum()), len(won)),
+        "clustered": None if clustered.low is None else [clustered.low, clustered.high],
+        "raters": mine["rater"].nunique(),
+    }
+
+
+def strengths(votes: pd.DataFrame, *, seed: int = 0) -> dict[str, Any]:
+    """Bradley-Terry log-strengths (mean zero), 95 % intervals from drawing raters; None where nothing is finite."""
+    names = sorted({*votes["winner"], *votes["loser"]})
+    of_rater = [
+        pd.crosstab(part["winner"], part["loser"]).reindex(index=names, columns=names, fill_value=0)
+        for _, part in votes.groupby("rater")
+    ]
+    wins = np.array(of_rater, dtype=float)
+    if (fitted := bradley_terry(wins.sum(0))) is None:
+        return {"log_strength": None, "reason": "a method, or a group of them, won or lost every choice"}
+    draws = cluster_draws("rater", tuple(sorted(votes["rater"].unique())), seed, BT_DRAWS)
+    found = [bradley_terry(np.tensordot(weights, wins, 1)) for weights in draws] if len(wins) > 1 else []
+    finite = np.array([log_strength for log_strength in found if log_strength is not None])
+    enough = len(finite) >= ENOUGH_DRAWS * BT_DRAWS
+    limits = np.quantile(finite, [0.025, 0.975], axis=0).T.tolist() if enough else None
+    return {
+        "log_strength": dict(zip(names, fitted.tolist(), strict=True)),
+        "interval": limits and dict(zip(names, limits, strict=True)),
+    }
+
+
+def report(result: Mapping[str, Any]) -> str:
+    """The analysis as Markdown."""
+    left, fitted = result["left"], result["bradley_terry"]
+    comparisons = [
+        {
+            f"{result['ours']} against": c["against"], "preferred": f"{c['share']:.1%}", "choices": c["choices"],
+            "exact 95 %": _percent(c["exact"]), "clustered 95 %": _percent(c["clustered"]),
+            "p (one half)": f"{c['p']:.2g}",
+        }
+        for c in result["comparisons"]
+    ]  # fmt: skip
+    strength = f"Bradley-Terry: no finite strengths, {fitted.get('reason')}."
+    if fitted["log_strength"] is not None:
+        ranked = sorted(fitted["log_strength"].items(), key=lambda item: -item[1])
+        limits = {
+            name: "[{:+.3f}, {:+.3f}]".format(*ends) for name, ends in (fitted["interval"] or {}).items()
+        }
+        strength = markdown_table(
+            [
+                {
+                    "method": name,
+                    "log-strength (Bradley-Terry)": f"{value:+.3f}",
+                    "95 % over raters": limits.get(name),
+                }
+                for name, value in ranked
+            ]
+        )
+    preference = printed_results()["preference"]
+    printed = "; ".join(f"{row['share']:.0%} over {row['against']}" for row in preference)
+    parts = [
+        f"# Preference study {result['study']}",
+        f"Raters: {result['raters']}, {result['complete']} complete, {len(result['excluded'])} left out for failed "
+        f"attention checks. Choices: {result['choices']}, median {result['median_milliseconds'] / 1000:.1f} s. "
+        f"The left picture was chosen in {left['share']:.1%} (exact 95 % interval {_percent(left['exact'])}).",
+        markdown_table(comparisons),
+        "Exact: Clopper-Pearson, all choices independent. Clustered: raters and pairs drawn with replacement.",
+        strength,
+        f"Printed by the paper (60 raters, 1200 choices each), other pictures and raters, not comparable: {printed}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _percent(limits: Sequence[float] | None) -> str | None:
+    return None if limits is None else f"[{limits[0]:.1%}, {limits[1]:.1%}]"

@@ -7,14 +7,23 @@ can repeat them, because another number of subjects was released, and no texts. 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from magic_insert.core.tables import MISSING, csv_table, latex_escape, latex_table, markdown_table
 from magic_insert.evaluation.rows import Column
-from magic_insert.evaluation.statistics import Estimate, Paired, Row, Summary, present_columns, summaries
+from magic_insert.evaluation.statistics import (
+    Estimate,
+    Paired,
+    Summary,
+    paired_table,
+    present_columns,
+    summaries,
+)
 
 PRINTED_FILE = Path(__file__).with_name("printed_results.json")
 CSV_HEAD = (
@@ -25,24 +34,21 @@ MEANS = "Means with 95 % intervals clustered by subject and background."
 
 
 @dataclass(frozen=True)
-class Line:
-    """One row of a table. `kind`: floor, method, ceiling or printed. `best` names the columns it leads."""
+class Line(Summary):
+    """One row of a table: floor, method, ceiling or printed. `best` names the columns it leads."""
 
-    method: str
-    kind: str
-    num_rows: int | None
-    estimates: Mapping[str, Estimate]
-    best: frozenset[str]
+    best: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Table:
-    """One track's table: columns, lines, and the `label` that says what made it."""
+    """One track's table: columns, lines, paired comparisons, and the `label` that says what made it."""
 
     track: str
     label: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
+    paired: tuple[Paired, ...]
 
     @property
     def has_printed(self) -> bool:
@@ -68,19 +74,19 @@ def metrics_label(facts: Mapping[str, Any]) -> str:
     return label
 
 
-def main_table(rows: Sequence[Row], track: str, facts: Mapping[str, Any], *, seed: int = 0) -> Table:
-    """The table of `track`: floors, methods, ceilings, printed references."""
+def main_table(frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, seed: int = 0) -> Table:
+    """The table of `track` from its rows (`statistics.frame_of`): floors, methods, ceilings, printed references.
+
+    Raises:
+        UserError: a value that is no column of this track.
+    """
     metrics = str(facts.get("metrics"))
-    columns = tuple(column.judged_with(metrics) for column in present_columns(rows, track))
-    found = summaries(rows, track, seed=seed)
+    columns = tuple(column.judged_with(metrics) for column in present_columns(frame, track))
+    found = summaries(frame, columns, seed=seed)
     best = {column.key: best_methods(found, column) for column in columns}
     lines = [
         Line(
-            s.method,
-            s.kind,
-            s.num_rows,
-            s.estimates,
-            frozenset(k for k, names in best.items() if s.method in names),
+            s.method, s.kind, s.num_rows, s.estimates, frozenset(k for k, m in best.items() if s.method in m)
         )
         for s in found
     ]
@@ -88,8 +94,9 @@ def main_table(rows: Sequence[Row], track: str, facts: Mapping[str, Any], *, see
     for method, values in printed_rows(track):
         estimates = {key: Estimate(value, None, None, 0) for key, value in values.items() if key in shown}
         if estimates:
-            lines.append(Line(f"{method} (printed)", "printed", None, estimates, frozenset()))
-    return Table(track, metrics_label(facts), columns, tuple(lines))
+            lines.append(Line(f"{method} (printed)", "printed", None, estimates))
+    compared = tuple(paired_table(frame, columns, seed=seed))
+    return Table(track, metrics_label(facts), columns, tuple(lines), compared)
 
 
 def best_methods(found: Sequence[Summary], column: Column) -> set[str]:
@@ -156,24 +163,22 @@ def text_rows(table: Table, best: str) -> list[dict[str, str | None]]:
     """The table as text; `best` is the format of a leading value, such as `**{}**`."""
     rows: list[dict[str, str | None]] = []
     for line in table.lines:
-        cells: dict[str, str | None] = {"method": line.method}
-        cells["n"] = None if line.num_rows is None else str(line.num_rows)
+        cells: dict[str, str | None] = dict.fromkeys(["method", "n", *(c.heading for c in table.columns)])
+        cells["method"], cells["n"] = line.method, None if line.num_rows is None else str(line.num_rows)
         for column in table.columns:
-            estimate = line.estimates.get(column.key)
-            text = None if estimate is None else column.text(estimate.mean)
-            if estimate is not None and text is not None:
+            if (estimate := line.estimates.get(column.key)) is not None:
+                text = column.text(estimate.mean)
                 text = best.format(text) if column.key in line.best else text
-                text = f"{text} {interval_text(column, estimate)}".strip()
-            cells[column.heading] = text
+                cells[column.heading] = f"{text} {interval_text(column, estimate)}".strip()
         rows.append(cells)
     return rows
 
 
-def paired_rows(found: Sequence[Paired], table: Table) -> list[dict[str, str | None]]:
+def paired_rows(table: Table) -> list[dict[str, str | None]]:
     """Paired differences and win rates as text."""
     by_key = {column.key: column for column in table.columns}
     rows: list[dict[str, str | None]] = []
-    for result in found:
+    for result in table.paired:
         column, difference, rate = by_key[result.column], result.difference, result.win_rate
         between = None if rate is None or rate.low is None else f"[{rate.low:.0%}, {rate.high:.0%}]"
         rows.append(
@@ -186,18 +191,23 @@ def paired_rows(found: Sequence[Paired], table: Table) -> list[dict[str, str | N
     return rows
 
 
-def markdown(
-    tables: Sequence[Table], paired: Mapping[str, Sequence[Paired]], facts: Mapping[str, Any]
-) -> str:
-    """All tables and the paired comparisons of each track (`statistics.paired_table`) as Markdown."""
+def paired_values(table: Table) -> list[dict[str, Any]]:
+    """Paired differences and win rates as numbers: method, reference, column, and each with its ends."""
+    frame = pd.json_normalize([asdict(result) for result in table.paired], sep="_")
+    rows: list[dict[str, Any]] = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return rows
+
+
+def markdown(tables: Sequence[Table], facts: Mapping[str, Any]) -> str:
+    """All tables and the paired comparisons of each track as Markdown."""
     parts = []
     for table in tables:
         parts += [f"## {table.track}: {table.label}", markdown_table(text_rows(table, "**{}**"))]
         parts += [f"{MEANS} Bold: best method."]
         parts += [printed_note(facts)] if table.has_printed else []
-        if found := paired.get(table.track):
-            parts += [f"Paired differences to {found[0].reference} on shared pairs ({table.label}):"]
-            parts += [markdown_table(paired_rows(found, table), num_text=2)]
+        if table.paired:
+            parts += [f"Paired differences to {table.paired[0].reference} on shared pairs ({table.label}):"]
+            parts += [markdown_table(paired_rows(table), num_text=2)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -22,7 +22,7 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
-from magic_insert.models.edit_unet import edit, load_edit_unet
+from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet
 from magic_insert.models.encoders import Encoders, load_encoders
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import sample
@@ -97,7 +97,7 @@ def measure_style(
 
     def redraw(unet: Any) -> Callable[..., Tensor]:
         return lambda image, mask, names: edit(
-            pipe, unet, image, mask, seed=seed, ids=list(names), steps=EDIT_STEPS
+            pipe, unet, image, mask, EditSampling(seed, list(names), EDIT_STEPS)
         )
 
     removed = _in_chunks(redraw(remover), pair.with_subject, pair.mask, ids)

@@ -4,7 +4,6 @@ Trained on photographs alone, or adapted to drawings by a bootstrap; the class i
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,61 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.inputs import weights_in
-from magic_insert.inserters.base import Insertion
-from magic_insert.models.edit_unet import edit, load_edit_unet, noop
+from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet, noop
 
 
-class EditInserter:
-    """An edit UNet at its own resolution."""
+class EditModel:
+    """The edit UNet in `folder` (or its LoRA) at its own resolution; `pipe` lends the other parts.
 
-    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
-        """Loads the UNet, or its LoRA, from `folder`; `pipe` lends the other parts.
+    Raises:
+        UserError: the weights do not fit.
+    """
 
-        Raises:
-            UserError: the weights do not fit.
-        """
-        self.name, self.settings, self.pipe = settings.name, settings, pipe
-        self.unet = load_edit_unet(folder, device=pipe.device, base=pipe.unet)
+    def __init__(self, pipe: Any, folder: Path) -> None:
+        self.pipe, self.unet = pipe, load_edit_unet(folder, device=pipe.device, base=pipe.unet)
         self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
         self.weights_sha256 = sha256_file(weights_in(folder))
 
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its settings and the digest of its weights."""
-        return {
-            "inserter": self.name,
-            "inserter_sha256": self.weights_sha256,
-            "inserter_steps": self.settings.steps,
-            "inserter_reference": self.settings.reference,
-        }
+    def draw(
+        self,
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        how: EditSampling,
+        *,
+        reference: str,
+        on_step: OnStep = no_step,
+    ) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "3 s s"]]:
+        """The window redrawn, and its `reference` (see `noop`); the steps of a sampled reference count, too."""
+        total = how.steps * (2 if reference == "unmasked" else 1)
+        small, covered = (
+            area_resize(x, self.side, self.side)[None].to(self.unet.device) for x in (window, mask)
+        )
+        output = edit(self.pipe, self.unet, small, covered, how, lambda done, _: on_step(done, total))
+        still = noop(
+            self.pipe,
+            self.unet,
+            small,
+            covered,
+            how,
+            reference=reference,
+            on_step=lambda done, _: on_step(how.steps + done, total),
+        )
+        return output[0].to(window.device), still[0].to(window.device)
+
+
+class EditInserter(InserterBase):
+    """An edit UNet as an inserter."""
+
+    recorded = ("steps", "reference")
+
+    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
+        """Raises:
+        UserError: the weights do not fit.
+        """
+        super().__init__(settings, pipe, folder)
+        self.model = EditModel(pipe, folder)
+        self.weights_sha256 = self.model.weights_sha256
 
     def __call__(
         self,
@@ -54,21 +81,7 @@ class EditInserter:
         id: str,
         on_step: OnStep = no_step,
     ) -> Insertion:
-        """The window at the model's side, redrawn; `on_step` counts the steps of a sampled reference, too."""
-        steps, reference = self.settings.steps, self.settings.reference
-        total = steps * (2 if reference == "unmasked" else 1)
-        small = area_resize(window, self.side, self.side)[None].to(self.unet.device)
-        covered = area_resize(mask, self.side, self.side)[None].to(self.unet.device)
-        draw: dict[str, Any] = {"seed": seed, "ids": [id], "steps": steps}
-        output = edit(self.pipe, self.unet, small, covered, on_step=lambda done: on_step(done, total), **draw)
-        still = noop(
-            self.pipe,
-            self.unet,
-            small,
-            covered,
-            reference=reference,
-            on_step=lambda done: on_step(steps + done, total),
-            **draw,
-        )
-        drawn, reference_drawn = (picture[0].to(window.device) for picture in (output, still))
-        return Insertion.measured(drawn, reference_drawn, mask, self.settings)
+        """The window at the model's side, redrawn, beside its reference."""
+        how, reference = EditSampling(seed, [id], self.settings.steps), self.settings.reference
+        drawn, still = self.model.draw(window, mask, how, reference=reference, on_step=on_step)
+        return Insertion.measured(drawn, still, mask, self.settings)

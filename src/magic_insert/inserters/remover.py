@@ -11,13 +11,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize
-from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fill import fill_hole
-from magic_insert.inputs import weights_in
-from magic_insert.models.edit_unet import edit, load_edit_unet, noop
+from magic_insert.inserters.edit import EditModel
+from magic_insert.models.edit_unet import EditSampling
 
 DRAW = "remove"  # names the noise: one picture, one draw
 
@@ -45,10 +43,8 @@ class Remover:
         Raises:
             UserError: the weights do not fit.
         """
-        self.settings, self.pipe = settings, pipe
-        self.unet = load_edit_unet(folder, device=pipe.device, base=pipe.unet)
-        self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
-        self.weights_sha256 = sha256_file(weights_in(folder))
+        self.settings, self.model = settings, EditModel(pipe, folder)
+        self.weights_sha256 = self.model.weights_sha256
 
     def __call__(
         self,
@@ -59,18 +55,8 @@ class Remover:
         on_step: OnStep = no_step,
     ) -> tuple[Float[Tensor, "3 H H"], Float[Tensor, "1 H H"]]:
         """The window without what `hole` marks, and where it was changed, 0 or 1."""
-        cfg, steps = self.settings, self.settings.steps or 1
-        small, covered = (
-            area_resize(x, self.side, self.side)[None].to(self.unet.device) for x in (window, hole)
-        )
-        draw: dict[str, Any] = {"seed": seed, "ids": [DRAW], "steps": steps}
-        output = edit(self.pipe, self.unet, small, covered, on_step=lambda done: on_step(done, steps), **draw)
-        still = noop(self.pipe, self.unet, small, covered, reference="vae", **draw)
-        return fill_hole(
-            window,
-            hole,
-            output[0].to(window.device),
-            still[0].to(window.device),
-            grow=cfg.grow,
-            config=EffectConfig(threshold=cfg.threshold, reach=cfg.reach),
-        )
+        cfg = self.settings
+        how = EditSampling(seed, [DRAW], cfg.steps or 1)
+        drawn, still = self.model.draw(window, hole, how, reference="vae", on_step=on_step)
+        config = EffectConfig(threshold=cfg.threshold, reach=cfg.reach)
+        return fill_hole(window, hole, drawn, still, grow=cfg.grow, config=config)

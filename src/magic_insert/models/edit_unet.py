@@ -11,7 +11,7 @@ are float32 in [0, 1]; C follows from the UNet, whose input has 2C + 1 channels.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, read_record, write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.lora import ATTENTION, add_lora, lora_state, remove_lora, restore_lora
@@ -30,15 +31,10 @@ from magic_insert.models.pipeline import ddim, decode, encode, quiet
 from magic_insert.models.sampling import image_size, time_ids
 from magic_insert.models.tensor_file import DAMAGED, read_tensors, save_tensors, verify_folder
 
-REFERENCES = ("vae", "unmasked", "input")
 LORA_FILE = "edit_lora.safetensors"
 LORA_CARD = "edit_lora.json"
 LORA = "edit"  # name of the adapter in the UNet
 INPUT = "conv_in."
-
-
-def nobody_watches(step: int) -> None:
-    """The default of `on_step`."""
 
 
 def load_edit_unet(
@@ -103,42 +99,50 @@ def empty_prompt(pipe: Any, batch: int) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class EditSampling:
+    """How a batch is drawn: the noise of each row is named by `seed` and its own name in `ids`."""
+
+    seed: int
+    ids: Sequence[str]
+    steps: int
+
+    def noise(self, purpose: str, like: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
+        """The start noise; drawn on the CPU, so that a GPU starts from the same."""
+        assert len(self.ids) == len(like), f"{len(self.ids)} names for {len(like)} pictures"
+        draws = [
+            torch.randn(like.shape[1:], generator=generator(self.seed, purpose, name)) for name in self.ids
+        ]
+        return torch.stack(draws).to(like)
+
+
 @torch.no_grad()
 def edit(
     pipe: Any,
     unet: UNet2DConditionModel,
     image: Float[Tensor, "B 3 H W"],
     mask: Float[Tensor, "B 1 H W"],
-    *,
-    seed: int,
-    ids: Sequence[str],
-    steps: int,
-    on_step: Callable[[int], None] = nobody_watches,
+    how: EditSampling,
+    on_step: OnStep = no_step,
 ) -> Float[Tensor, "B 3 H W"]:
-    """The picture redrawn by an edit UNet: deterministic DDIM from noise named by `seed` and the row's id.
+    """The picture redrawn by an edit UNet: deterministic DDIM from noise named by seed and the row's id.
 
     A row's picture depends on its own image, mask, id and the seed only, never on its neighbours in the batch.
 
     Args:
         pipe: the SDXL-format pipeline that lends its autoencoder, text encoders and schedule.
         image: the condition picture; nothing in it is masked out.
-        ids: one name per row, for the noise.
-        on_step: called with the number of steps done.
     """
-    if len(ids) != len(image):
-        raise ValueError(f"expected one id per picture ({len(image)}), got {len(ids)}")
     condition = encode(pipe.vae, image)
     cells = latent_mask(mask, *condition.shape[-2:])
     prompt = empty_prompt(pipe, len(image))
     scheduler = ddim(pipe)
-    scheduler.set_timesteps(steps, device=condition.device)
-    # Drawn on the CPU, so that a GPU starts from the same noise.
-    noise = [torch.randn(condition.shape[1:], generator=generator(seed, "edit", name)) for name in ids]
-    latent = torch.stack(noise).to(condition) * scheduler.init_noise_sigma
+    scheduler.set_timesteps(how.steps, device=condition.device)
+    latent = how.noise("edit", condition) * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):
         guess = unet(edit_input(latent, condition, cells), timestep, return_dict=False, **prompt)[0]
         latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
-        on_step(done)
+        on_step(done, how.steps)
     return decode(pipe.vae, latent)
 
 
@@ -148,12 +152,10 @@ def noop(
     unet: UNet2DConditionModel,
     image: Float[Tensor, "B 3 H W"],
     mask: Float[Tensor, "B 1 H W"],
+    how: EditSampling,
     *,
     reference: str,
-    seed: int,
-    ids: Sequence[str],
-    steps: int,
-    on_step: Callable[[int], None] = nobody_watches,
+    on_step: OnStep = no_step,
 ) -> Float[Tensor, "B 3 H W"]:
     """What the same machinery makes of `image` when it is to change nothing; the effect is judged against this.
 
@@ -163,11 +165,10 @@ def noop(
     """
     if reference == "input":
         return image
-    if reference not in REFERENCES:
-        raise ValueError(f"expected a reference among {', '.join(REFERENCES)}, got {reference!r}")
     if reference == "vae":
         return decode(pipe.vae, encode(pipe.vae, image))
-    return edit(pipe, unet, image, torch.zeros_like(mask), seed=seed, ids=ids, steps=steps, on_step=on_step)
+    assert reference == "unmasked", reference
+    return edit(pipe, unet, image, torch.zeros_like(mask), how, on_step)
 
 
 def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
@@ -220,6 +221,11 @@ def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
     unet.save_pretrained(folder)
     config = folder / "config.json"
     write_json(config, {name: value for name, value in read_json(config).items() if name != "_name_or_path"})
+
+
+def without_adapter(unet: UNet2DConditionModel) -> Any:
+    """A copy of `unet` in float32 on the CPU, without an IP-Adapter: what a pipeline's folder holds."""
+    return _rebuilt(unet, unet.conv_in.weight.detach().cpu().float())
 
 
 def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:

@@ -25,7 +25,7 @@ from magic_insert.core.picture_files import decode_picture
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Scene, Subject
 from magic_insert.core.store import Request, Store
-from magic_insert.data.benchmarks import FAINT
+from magic_insert.data.benchmarks import IN_BOX
 from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
 from magic_insert.inputs import require_size
 from magic_insert.toybox.captions import caption, scene_phrase
@@ -102,7 +102,7 @@ class Item:
 
     def cut(self, subject: Subject) -> None:
         """Fills in what is seen of a subject: the cut-out, as tight as it will stand in its box."""
-        at = bounding_box(subject.alpha, FAINT)
+        at = bounding_box(subject.alpha, IN_BOX)
         self.view = view_of(subject.image.crop((at.x, at.y, at.right, at.bottom)))
         self.size = (at.w, at.h)
 

@@ -38,6 +38,8 @@ class BenchmarkConfig:
     """5 x 4 or 35 x 20 pairs (toyplop)."""
     num_subjects: Count | None = None
     """Keep only the first so many subjects."""
+    first: int = 0
+    """Number of the first subject that is kept; counting goes around, so any number names one."""
     num_scenes: Count | None = None
     """Keep only the first so many backgrounds."""
     subjects: list[str] = field(default_factory=list)

@@ -159,31 +159,6 @@ class PersonalizeConfig:
 
 
 @dataclass(frozen=True)
-class DemoConfig:
-    """One held-out Toybox subject in several held-out scenes, beside the truth: a sheet and a page in `out`."""
-
-    out: str = "runs/demo"
-    """The run folder."""
-    seed: int = 0
-    """Root of every random number."""
-    num_scenes: Annotated[int, Range(1, 20)] = 4
-    """How many scenes."""
-    composite: Composite = "effect_layer"
-    """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    stylizer: StylizerConfig = MISSING
-    style: StyleConfig = MISSING
-    sampling: SamplingConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    inserter: InserterConfig = MISSING
-
-    def conflicts(self, at: str) -> Iterator[str]:
-        check_precision(self.personalization.precision, self.model.dtype)
-        yield from ()
-
-
-@dataclass(frozen=True)
 class ExportConfig:
     """A finished personalisation for other programs: a LoRA file and an embedding file in the folder `out`."""
 
@@ -208,7 +183,7 @@ class InsertionConfig:
     out: str = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
-    """Which of the two is trained."""
+    """Which of the two is trained; an effect network only inserts."""
     seed: int = 0
     """Root of every random number."""
     validation_steps: Steps = EDIT_STEPS
@@ -225,6 +200,15 @@ class InsertionConfig:
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
                 "set task=insert"
             )
+        if self.train.architecture != "effect":
+            return
+        if (self.data.name, self.data.styles) != ("toybox", ["photo"]):
+            yield (
+                f"expected data=toybox in its own styles for train.architecture=effect, got data={self.data.name} "
+                f"data.styles={self.data.styles}; leave both as they are"
+            )
+        if self.task == "remove":
+            yield "expected task=insert for train.architecture=effect, got task=remove; set task=insert"
 
 
 @dataclass(frozen=True)
@@ -287,10 +271,11 @@ class EvaluateConfig:
     exec: ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
-        groups = ("personalization", "style", "sampling")
         for name, stylizer in self.chosen_stylizers.items():
-            for group in groups:
-                overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
+            for group in ("personalization", "style", "sampling"):
+                own = overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
+                if group == "personalization" and stylizer.name == "personalized":
+                    check_precision(own.precision, self.model.dtype)
         if "stylize" in self.tracks and not self.chosen_stylizers:
             yield f"expected a method for track={self.track}, got none; set stylizer='[NAME,NAME]'"
         if "insert" in self.tracks and not self.chosen_inserters:

@@ -134,7 +134,7 @@ class InserterConfig:
         str,
         Registered(
             INSERTERS,
-            real_only="an edit UNet trained on photographs alone, as the first round of the paper",
+            diffusion="an edit UNet trained on photographs alone, as the first round of the paper",
             bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
             effect="predicts in one pass how the subject changes the scene's light; belongs to no model",
             contact_shadow="computes a contact shadow from the silhouette",

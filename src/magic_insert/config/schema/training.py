@@ -243,11 +243,19 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How an edit model is trained."""
+    """How an edit model, or the effect network, is trained."""
 
+    architecture: Annotated[
+        str,
+        OneOf(
+            edit_unet="ObjectDrop's UNets, which draw the window again",
+            effect="the effect network, on data.num_pairs scenes in three styles each, lit as in use",
+        ),
+    ] = "edit_unet"
+    """What is trained; `train=effect` is the recipe of the effect network."""
     init: str = "base"
-    """`base` (the model's own UNet, new input channels zero), `shipped` (the network beside the model's weights) or the
-    folder of a run."""
+    """`base` (the model's own UNet, new input channels zero; an effect network that draws a contact shadow), `shipped`
+    (the network beside the model's weights) or the folder of a run."""
     steps: Count = MISSING
     """Optimizer steps."""
     batch_size: Count = MISSING
@@ -282,6 +290,8 @@ class FitConfig:
     def conflicts(self, at: str) -> Iterator[str]:
         if self.save == "lora" and self.lora_rank == 0:
             yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
+        if self.architecture == "effect" and self.lora_rank:
+            yield f"expected {at}lora_rank=0 for {at}architecture=effect, got {self.lora_rank}; set {at}lora_rank=0"
 
 
 @dataclass(frozen=True)

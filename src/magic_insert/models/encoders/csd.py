@@ -17,12 +17,11 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from open_clip.transformer import QuickGELU, VisionTransformer
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders.base import MetricEncoder, unit
+from magic_insert.models.tensor_file import save_tensors
 
 # pytorch_model.bin of tomg-group-umd/CSD-ViT-L at 5bc26a6fb0487f3f00a2a7313135103a005b1b67
 CHECKPOINT_SHA256 = "40e92fad63a361b8136100cd234c42d401ef9b34ff1748234318929ebcc7e7a1"
@@ -30,7 +29,10 @@ STYLE_HEAD, CONTENT_HEAD = "last_layer_style", "last_layer_content"
 
 
 class CsdNet(nn.Module):
-    """`backbone` and `last_layer_style` under the names of the public checkpoint; its content head is left out."""
+    """Cosine of two outputs, scaled to length one, is high for two pictures drawn alike.
+
+    `backbone` and `last_layer_style` under the names of the public checkpoint; its content head is left out.
+    """
 
     def __init__(
         self,
@@ -50,13 +52,6 @@ class CsdNet(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
         return self.backbone(pixels) @ self.last_layer_style
-
-
-class CsdEncoder(MetricEncoder):
-    """Cosine of two embeddings is high for two pictures drawn alike."""
-
-    def features(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
-        return unit(self.network(pixels))
 
 
 def style_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -113,9 +108,7 @@ def convert(checkpoint: Path, out: Path, *, expected_sha256: str | None = CHECKP
     if not isinstance(content, dict) or not isinstance(content.get("model_state_dict"), dict):
         raise UserError(f"expected model_state_dict in {checkpoint}, got none; is it another model?")
     tensors = style_tensors(content["model_state_dict"])
-    partial = out.with_name(f".{out.name}.partial")
-    save_file(tensors, partial, metadata={"source_sha256": found})
-    partial.replace(out)
+    save_tensors(out, tensors, {"source_sha256": found})
     return sha256_file(out)
 
 

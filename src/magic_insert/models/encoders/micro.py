@@ -7,8 +7,10 @@ trained with identity labels, which the Toybox knows. style: how the picture is 
 for CSD. All convolutional: from three thousand subjects they learn shapes where transformers of this size did not.
 """
 
+from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import open_clip
 import timm
@@ -22,11 +24,13 @@ from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.models.encoders.base import (
     EncoderCard,
     PlainEncoder,
+    Role,
     SavedEncoder,
     TextImageEncoder,
     unit,
 )
 
+Module = TypeVar("Module", bound=nn.Module)
 CONFIG_FILE = "config.json"
 CLIP_CONFIG_FILE = "open_clip_config.json"
 CONTEXT_LENGTH = 32
@@ -88,27 +92,28 @@ def new_clip(tokenizer_folder: Path, seed: int) -> "ClipEncoder":
             "hf_tokenizer_name": ".",
         },
     }  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = open_clip.CLIP(**config)
+    network = _seeded(seed, lambda: open_clip.CLIP(**config))
     return ClipEncoder(network, _card("clip", 64, TEXT_TEMPLATE), tokenizer, config).eval()
 
 
 def new_identity(seed: int) -> "IdentityEncoder":
     """An untrained micro identity encoder."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return IdentityEncoder(_card("identity", 64), MICRO_RESNET).eval()
+    return _seeded(seed, lambda: IdentityEncoder(_card("identity", 64), MICRO_RESNET))
 
 
 def new_style(seed: int) -> "StyleEncoder":
     """An untrained micro style encoder."""
+    return _seeded(seed, lambda: StyleEncoder(_card("style", 128), MICRO_STYLE_NET))
+
+
+def _seeded(seed: int, build: "Callable[[], Module]") -> "Module":
+    """A module with first weights that `seed` alone decides, in eval mode."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return StyleEncoder(_card("style", 128), MICRO_STYLE_NET).eval()
+        return build().eval()
 
 
-def _card(role: str, size: int, text_template: str | None = None) -> EncoderCard:
+def _card(role: Role, size: int, text_template: str | None = None) -> EncoderCard:
     return EncoderCard(
         name=f"micro-{role}",
         role=role,
@@ -178,9 +183,9 @@ class ConfiguredEncoder(PlainEncoder, SavedEncoder):
         self.config = config
 
     @staticmethod
+    @abstractmethod
     def build(config: dict[str, Any]) -> nn.Module:
         """The untrained network."""
-        raise NotImplementedError
 
     def write_config(self, folder: Path) -> None:
         write_json(folder / CONFIG_FILE, self.config)
@@ -202,12 +207,8 @@ class IdentityEncoder(ConfiguredEncoder):
     @staticmethod
     def build(config: dict[str, Any]) -> nn.Module:
         """The network of a configuration in timm's format."""
-        return timm.create_model(
-            config["architecture"],
-            pretrained=False,
-            num_classes=config["num_classes"],
-            **config["model_args"],
-        )
+        classes, options = config["num_classes"], config["model_args"]
+        return timm.create_model(config["architecture"], pretrained=False, num_classes=classes, **options)
 
 
 class StyleEncoder(ConfiguredEncoder):

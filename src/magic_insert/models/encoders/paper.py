@@ -22,7 +22,6 @@ import timm
 import torch
 from jaxtyping import Float
 from lpips import LPIPS
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -34,9 +33,11 @@ from magic_insert.models.encoders.base import (
     EncoderCard,
     MetricEncoder,
     PlainEncoder,
+    Role,
     TextImageEncoder,
 )
 from magic_insert.models.encoders.csd import CsdNet
+from magic_insert.models.tensor_file import read_tensors
 
 Triple = tuple[float, float, float]
 IMAGENET: tuple[Triple, Triple] = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,8 +52,9 @@ CROP = 224
 class WeightsFile:
     """One file of weights.
 
-    `file`: its name in a local folder (`encoders.root`). `repo`, `revision`, `hub_file`: where the hub keeps it, `repo`
-    None when it is not there as safetensors. `sha256`: its digest, None when it is not known. `advice`: how to get it.
+    `file`: its name in a local folder (`encoders.root`). `sha256`: its digest, None when it is not known. `repo`,
+    `revision`, `hub_file`: where the hub keeps it, `repo` None when it is not there as safetensors. `advice`: how to
+    get it.
     """
 
     file: str
@@ -168,7 +170,7 @@ class PublishedEncoder:
     name: str
     architecture: str
     build: Callable[[str], nn.Module]
-    role: str
+    role: Role
     weights: WeightsFile
     resize: int
     statistics: tuple[Triple, Triple]
@@ -185,21 +187,11 @@ class PublishedEncoder:
 
     def wrap(self, network: nn.Module, source: Located) -> MetricEncoder:
         """A loaded network as an encoder, with the card that says where its weights are from."""
-        mean, std = self.statistics
+        template = "{}" if self.role == "clip" else None
         card = EncoderCard(
-            name=self.name,
-            role=self.role,
-            weights=f"{self.architecture}, {source.label}",
-            weights_sha256=source.sha256,
-            resize=self.resize,
-            crop=CROP,
-            interpolation="bicubic",
-            mean=mean,
-            std=std,
-            text_template="{}" if self.role == "clip" else None,
-            embedding_dim=self.embedding_dim,
-            trained_on=self.trained_on,
-        )
+            self.name, self.role, f"{self.architecture}, {source.label}", source.sha256, self.resize, CROP, "bicubic",
+            *self.statistics, template, self.embedding_dim, self.trained_on,
+        )  # fmt: skip
         if self.role == "clip":
             return TextImageEncoder(network, card, open_clip.get_tokenizer(self.architecture)).eval()
         return PlainEncoder(network, card).eval()
@@ -214,7 +206,7 @@ class PublishedEncoder:
         """
         source = self.locate(root=root, download=download, accept_unknown=accept_unknown)
         network = self.network()
-        missing, strange = network.load_state_dict(load_file(source.path), strict=False)
+        missing, strange = network.load_state_dict(read_tensors(source.path).tensors, strict=False)
         if wrong := [*missing, *strange]:
             raise UserError(
                 f"expected the tensors of {self.architecture} in {source.path}, got a misfit at {wrong[0]}; is it "
@@ -223,74 +215,52 @@ class PublishedEncoder:
         return self.wrap(network.requires_grad_(False), source)
 
 
-DINO = PublishedEncoder(
-    name="dino_vits16",
-    architecture="vit_small_patch16_224.dino",
-    build=_timm,
-    role="identity",
-    weights=WeightsFile(
-        file="dino_vits16.safetensors",
-        sha256=None,
-        repo="timm/vit_small_patch16_224.dino",
-        revision="733b42a211ebe03aa7327050699cfcee7cd96123",
-        hub_file="model.safetensors",
-    ),
-    resize=256,
-    statistics=IMAGENET,
-    embedding_dim=384,
-    trained_on="ImageNet-1k without labels (Caron et al. 2021)",
-)
-DINOV2 = PublishedEncoder(
-    name="dinov2_vits14",
-    architecture="vit_small_patch14_dinov2.lvd142m",
-    build=_timm,
-    role="identity",
-    weights=WeightsFile(
-        file="dinov2_vits14.safetensors",
-        sha256="04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
-        repo="timm/vit_small_patch14_dinov2.lvd142m",
-        revision="4610ca143709d58a633b6397a74412c2c3842454",
-        hub_file="model.safetensors",
-    ),
-    resize=256,
-    statistics=IMAGENET,
-    embedding_dim=384,
-    trained_on="LVD-142M without labels (Oquab et al. 2023)",
-)
-CLIP_B = PublishedEncoder(
-    name="clip_vitb32",
-    architecture="ViT-B-32-quickgelu",
-    build=_open_clip,
-    role="clip",
-    weights=WeightsFile(
-        file="clip_vitb32_openai.safetensors",
-        sha256="e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
-        repo="timm/vit_base_patch32_clip_224.openai",
-        revision="a6f597a30f7b82c51704746581f9a4e41421e878",
-        hub_file="open_clip_model.safetensors",
-    ),
-    resize=224,
-    statistics=CLIP,
-    embedding_dim=512,
-    trained_on="OpenAI's 400 M image-text pairs (Radford et al. 2021)",
-)
-CLIP_L = PublishedEncoder(
-    name="clip_vitl14",
-    architecture="ViT-L-14-quickgelu",
-    build=_open_clip,
-    role="clip",
-    weights=WeightsFile(
-        file="clip_vitl14_openai.safetensors",
-        sha256="9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
-        repo="timm/vit_large_patch14_clip_224.openai",
-        revision="18d0535469bb561bf468d76c1d73aa35156c922b",
-        hub_file="open_clip_model.safetensors",
-    ),
-    resize=224,
-    statistics=CLIP,
-    embedding_dim=768,
-    trained_on="OpenAI's 400 M image-text pairs (Radford et al. 2021)",
-)
+def _vit(
+    name: str, architecture: str, revision: str, sha256: str | None, trained_on: str
+) -> PublishedEncoder:
+    """A small vision transformer of timm, evaluated as DINO's authors do."""
+    file = f"{name}.safetensors"
+    weights = WeightsFile(file, sha256, f"timm/{architecture}", revision, "model.safetensors")
+    return PublishedEncoder(name, architecture, _timm, "identity", weights, 256, IMAGENET, 384, trained_on)
+
+
+def _openai_clip(
+    name: str, architecture: str, repo: str, revision: str, sha256: str, embedding_dim: int
+) -> PublishedEncoder:
+    """A CLIP as OpenAI trained it, in open_clip's format."""
+    file = f"{name}_openai.safetensors"
+    return PublishedEncoder(
+        name,
+        architecture,
+        _open_clip,
+        "clip",
+        WeightsFile(file, sha256, repo, revision, "open_clip_model.safetensors"),
+        224,
+        CLIP,
+        embedding_dim,
+        "OpenAI's 400 M image-text pairs (Radford et al. 2021)",
+    )
+
+
+DINO = _vit(
+    "dino_vits16", "vit_small_patch16_224.dino", "733b42a211ebe03aa7327050699cfcee7cd96123", None,
+    "ImageNet-1k without labels (Caron et al. 2021)",
+)  # fmt: skip
+DINOV2 = _vit(
+    "dinov2_vits14", "vit_small_patch14_dinov2.lvd142m", "4610ca143709d58a633b6397a74412c2c3842454",
+    "04d27f3400d059fc0cfd7d17dd1909a75bf3ea8fb3eeb48b97cb99e57ee20081",
+    "LVD-142M without labels (Oquab et al. 2023)",
+)  # fmt: skip
+CLIP_B = _openai_clip(
+    "clip_vitb32", "ViT-B-32-quickgelu", "timm/vit_base_patch32_clip_224.openai",
+    "a6f597a30f7b82c51704746581f9a4e41421e878",
+    "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31", 512,
+)  # fmt: skip
+CLIP_L = _openai_clip(
+    "clip_vitl14", "ViT-L-14-quickgelu", "timm/vit_large_patch14_clip_224.openai",
+    "18d0535469bb561bf468d76c1d73aa35156c922b",
+    "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e", 768,
+)  # fmt: skip
 CSD = PublishedEncoder(
     name="csd_vitl14",
     architecture="CSD ViT-L/14",
@@ -376,7 +346,7 @@ def load_lpips(root: Path, *, accept_unknown: bool = False, device: torch.device
         UserError: the file is not there, or not the known one and `accept_unknown` is not set.
     """
     source = locate(ALEXNET, root=root, accept_unknown=accept_unknown)
-    return new_lpips(load_file(source.path), source).to(device)
+    return new_lpips(read_tensors(source.path).tensors, source).to(device)
 
 
 # ImageReward (Xu et al. 2023): how much people would like a picture for a text. The package `image-reward` brings the

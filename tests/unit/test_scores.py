@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.features import CHUNK, FeatureStore, Picture, embed_groups, embeddings, keys_of
+from magic_insert.evaluation.scores import FeatureStore, Picture, embed_groups, embeddings, keys_of
 from magic_insert.models.encoders import EncoderCard, MetricEncoder
 from magic_insert.models.encoders.base import unit
 
@@ -98,15 +98,6 @@ def test_a_group_of_which_one_picture_is_missing_is_embedded_as_if_none_were_the
     assert len(store.of(CARD.digest)) == 3
 
 
-def test_no_more_than_a_chunk_goes_through_the_network_at_once(tmp_path: Path) -> None:
-    paths = [tmp_path / "many" / f"{number}.png" for number in range(2 * CHUNK + 1)]
-    for number, path in enumerate(paths):
-        save_png(path, torch.full((3, 8, 8), number / 40))
-    encoder = Small()
-    run(tmp_path / "f", [[Picture(path) for path in paths]], encoder)
-    assert encoder.seen == [CHUNK, CHUNK, 1]
-
-
 def test_the_subject_is_cut_out_by_its_mask_and_keyed_with_it(tmp_path: Path) -> None:
     rgb = torch.zeros(3, 40, 40)
     rgb[:, 10:20, 5:25] = 0.5
@@ -128,9 +119,15 @@ def test_a_damaged_picture_among_many_is_named_and_finished_groups_are_kept(
     encoder = Small()
     with pytest.raises(UserError, match=r"3\.png"):
         run(tmp_path / "f", [pictures[:2], pictures[2:]], encoder)
+    with pytest.raises(UserError, match=r"gone\.png"):
+        keys_of([Picture(tmp_path / "gone.png")])
     encoder.seen.clear()
     run(tmp_path / "f", [pictures[:2]], encoder)
     assert encoder.seen == []
+    path = next((tmp_path / "f").rglob("*.safetensors"))
+    path.write_bytes(b"nonsense")
+    with pytest.raises(UserError, match=path.name):
+        FeatureStore(tmp_path / "f").of(CARD.digest)
 
 
 def test_an_embedding_that_is_not_finite_is_refused_with_picture_and_encoder(
@@ -139,16 +136,3 @@ def test_an_embedding_that_is_not_finite_is_refused_with_picture_and_encoder(
     with pytest.raises(UserError, match=r"0\.png from mean colours"):
         run(tmp_path / "f", [pictures], Small(scale=float("nan")))
     assert not list((tmp_path / "f").rglob("*.safetensors"))
-
-
-def test_damaged_stored_features_are_named(tmp_path: Path, pictures: list[Picture]) -> None:
-    run(tmp_path / "f", [pictures], Small())
-    path = next((tmp_path / "f").rglob("*.safetensors"))
-    path.write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=path.name):
-        FeatureStore(tmp_path / "f").of(CARD.digest)
-
-
-def test_a_picture_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"gone\.png"):
-        keys_of([Picture(tmp_path / "gone.png")])
