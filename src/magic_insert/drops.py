@@ -30,21 +30,25 @@ WORKED_ON = 80  # bytes for each pixel of a window, at the peak
 
 @dataclass(frozen=True)
 class Redrawn:
-    """A subject in a scene's style on plain ground; `pair_id` names the draw, `record` says what it was made of."""
+    """A subject in a scene's style; `pair_id` names the draw, `record` says what it was made of.
+
+    `rgb`: on plain ground; with `alpha`, the matte of a method that knows it, the subject's own colours.
+    """
 
     rgb: Float[Tensor, "3 h w"]
     subject: str
     pair_id: str
     record: Mapping[str, Any]
     timings: Mapping[str, float]
+    alpha: Float[Tensor, "1 h w"] | None = None
 
     @property
     def image(self) -> Image.Image:
         """The picture."""
-        return to_pil(self.rgb)
+        return to_pil(self.rgb, self.alpha)
 
     def _repr_png_(self) -> bytes:
-        return png_bytes(self.rgb)
+        return png_bytes(self.rgb, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,9 @@ def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[st
 
 def parts_of(made: Inserted, cut: Subject, redrawn: Redrawn | None) -> dict[str, Tensor]:
     """The pictures between, by name."""
-    parts = {} if redrawn is None else {"stylised": redrawn.rgb}
+    parts = {}
+    if redrawn is not None:
+        parts["stylised"] = redrawn.rgb if redrawn.alpha is None else torch.cat([redrawn.rgb, redrawn.alpha])
     parts["cut"] = torch.cat([cut.rgb, cut.alpha])
     parts |= {"pasted": made.pasted.rgb, "effect_region": made.effect}
     if made.drawn.output is not None and made.drawn.reference is not None:

@@ -55,11 +55,12 @@ class InsertInputs:
     """What `insert` was given.
 
     `pictures`: every background with the picture that is written for it. `refused`: of several backgrounds, why some
-    are left out, a line each. `run`: a personalisation of before.
+    are left out, a line each. `longest`: side of all the pictures. `run`: a personalisation of before.
     """
 
     pictures: tuple[tuple[Path, Path], ...]
     refused: tuple[str, ...]
+    longest: int
     run: Path | None
     folders: Folders
     pose: PoseSuggester
@@ -88,7 +89,7 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
             f"expected pose=none for several backgrounds, which share one prompt, got {cfg.pose.name}; "
             "set pose=none or one background"
         )
-    judge_subject(cfg.subject)
+    longest = max(judge_subject(cfg.subject))
     pictures: list[tuple[Path, Path]] = []
     refused: list[str] = []
     for background, out in (
@@ -98,18 +99,21 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
             _require_distinct(out, [taken for _, taken in pictures], background)
             _require_apart(out, cfg.subject, background)
             _require_sidecar(out)
-            _require_inside(cfg.box, judge_picture(background))
+            size = judge_picture(background)
+            _require_inside(cfg.box, size)
         except UserError as error:
             if not many:
                 raise
             refused.append(" ".join(str(error).split()))
         else:
             pictures.append((background, out))
+            longest = max(longest, *size)
     if not pictures:
         raise UserError(refused[0])
-    folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
+    model = None if cfg.mode == "preview" else cfg.model
+    folders = find_folders(model, cfg.inserter, cfg.segmenter)
     check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=cfg.subject_text)
-    return InsertInputs(tuple(pictures), tuple(refused), _find_run(cfg), folders, pose)
+    return InsertInputs(tuple(pictures), tuple(refused), longest, _find_run(cfg), folders, pose)
 
 
 def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
@@ -220,14 +224,15 @@ def judge_picture(path: str | Path) -> tuple[int, int]:
     return size
 
 
-def judge_subject(path: str | Path) -> None:
-    """That `path` is a sound picture with a visible subject; raises `UserError` otherwise."""
+def judge_subject(path: str | Path) -> tuple[int, int]:
+    """Width and height of a sound picture with a visible subject; raises `UserError` otherwise."""
     image = open_picture(path)
     require_size(path, image.size)
     if _highest_alpha(image) < INSIDE:
         raise UserError(
             f"expected a subject with visible pixels in {path}, got alpha below a half everywhere"
         )
+    return image.size
 
 
 def _highest_alpha(image: Image.Image) -> float:
@@ -265,13 +270,13 @@ def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
         )
 
 
-def find_folders(model: ModelConfig, inserter: InserterConfig, segmenter: SegmenterConfig) -> Folders:
-    """The folders of the weights that these settings need.
+def find_folders(model: ModelConfig | None, inserter: InserterConfig, segmenter: SegmenterConfig) -> Folders:
+    """The folders of the weights that these settings need; `model` None: they need none.
 
     Raises:
         UserError: one is missing.
     """
-    model_folder = find_model(model)
+    model_folder = None if model is None else find_model(model)
     return Folders(model_folder, find_inserter(inserter, model_folder), find_segmenter(segmenter))
 
 

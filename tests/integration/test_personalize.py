@@ -27,7 +27,7 @@ from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.text import ENCODERS
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints

@@ -14,7 +14,13 @@ from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema import (
+    FREE_STYLIZERS,
+    ModelConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
@@ -28,10 +34,10 @@ from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
-from magic_insert.stylizers.base import Draw, Stylizer
+from magic_insert.stylizers.draws import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
-DRAWING = [choice for choice in CHOICES if choice != "adain"]
+DRAWING = [choice for choice in CHOICES if choice not in FREE_STYLIZERS]
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
 SAMPLING = SamplingConfig(steps=2, guidance=2.0)
 STYLE = StyleConfig(blocks="all")
@@ -111,7 +117,7 @@ def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
     scenes, steps = [scene(0), scene(1, 70, 50), scene(2)], []
     draws = [Draw(s, *rest) for s, *rest in zip(scenes, (1, 2, 1), "abc", WORDS, strict=True)]
     together = stylizer(draws, on_step=lambda done, total: steps.append((done, total)))
-    assert together.shape == (3, 3, 64, 64)
+    assert together.shape == ((3, 4, 30, 20) if choice == "tone" else (3, 3, 64, 64))
     assert [done for done, _ in steps] == list(range(1, steps[0][1] + 1))
     for i in (0, 1):
         torch.testing.assert_close(stylizer([draws[i]])[0], together[i], atol=2e-4, rtol=0)
@@ -127,7 +133,7 @@ def test_another_seed_is_another_picture(made: Any, choice: str) -> None:
     assert far(draw(stylizer, seed=1), draw(stylizer, seed=2))
 
 
-@pytest.mark.parametrize("choice", ["personalized", "instantstyle", "style_aligned", "adain"])
+@pytest.mark.parametrize("choice", ["personalized", "instantstyle", "style_aligned", *FREE_STYLIZERS])
 def test_another_scene_is_another_picture(made: Any, choice: str) -> None:
     stylizer = made(choice)
     assert far(draw(stylizer, which=0), draw(stylizer, which=3))

@@ -18,7 +18,7 @@ from magic_insert.evaluation.rows import Column
 from magic_insert.inserters.base import Insertion
 from magic_insert.models.encoders.base import EncoderCard, PlainEncoder
 from magic_insert.models.segment import Matte
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 from magic_insert.toybox.styles.view import View, style
 
 

@@ -23,7 +23,7 @@ from magic_insert.stylizers.adain import (
     load_adain,
     spread_colours,
 )
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 
 
 def adain(weights: Path, who: Subject, *, size: int, weight: float = 1.0) -> AdainStylizer:

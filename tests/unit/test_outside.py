@@ -23,7 +23,7 @@ from magic_insert.evaluation.rows import column
 from magic_insert.inserters import build_inserter
 from magic_insert.models.segment import segment
 from magic_insert.stylizers import build_stylizer
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_subjects
 

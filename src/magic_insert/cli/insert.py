@@ -40,15 +40,21 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
     with terminal_bars() as bars:
         clock = Clock(bars)
         magic = MagicInsert(Settings.of(cfg), folders=found.folders)
+        magic = (
+            magic.suited(found.longest, run=found.run)
+            if cfg.pose.name == "none"
+            else magic.using(mode="full")
+        )
         subject = magic.subject(cfg.subject, text=cfg.subject_text, run=found.run, on_event=clock)
         magic.load(clock)
-        if subject.run is None and needs_personalization(cfg.stylizer):
+        if subject.run is None and needs_personalization(magic.settings.stylizer):
             subject = magic.personalize(subject, on_event=clock)
         pose = "" if cfg.pose.name == "none" else _pose(magic, cfg, found, clock)
         suffix = ", ".join(words for words in (cfg.sampling.prompt_suffix, pose) if words)
         magic = magic.using(sampling=replace(cfg.sampling, prompt_suffix=suffix))
         learned = {} if found.run is None else learned_settings(found.run)
-        story = {"pose": pose, "config": {**asdict(cfg), **learned}}
+        used = {"mode": magic.settings.mode, "stylizer": asdict(magic.settings.stylizer)}
+        story = {"pose": pose, "config": {**asdict(cfg), **learned, **used}}
         for start in range(0, len(found.pictures), BATCH):
             part = found.pictures[start : start + BATCH]
             scenes = [magic.scene(background) for background, _ in part]

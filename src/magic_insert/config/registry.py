@@ -124,6 +124,7 @@ STYLIZERS = Registry(
         "instantstyle": f"{_STYLIZERS}.instantstyle:InstantStyleStylizer",
         "style_aligned": f"{_STYLIZERS}.style_aligned:StyleAlignedStylizer",
         "adain": f"{_STYLIZERS}.adain:AdainStylizer",
+        "tone": f"{_STYLIZERS}.tone:ToneStylizer",
     },
 )
 
@@ -192,7 +193,7 @@ _SEGMENTERS = "magic_insert.models.segment"
 SEGMENTERS = Registry(
     "segmenter",
     "magic_insert.segmenters",
-    {name: f"{_SEGMENTERS}:segment_{name}" for name in ("auto", "alpha", "grabcut", "rembg")},
+    {name: f"{_SEGMENTERS}:segment_{name}" for name in ("auto", "alpha", "u2net", "grabcut", "rembg")},
 )
 
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.

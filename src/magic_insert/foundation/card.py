@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
 from magic_insert.config.schema import CardConfig, ModelConfig
 from magic_insert.core.digest import sha256_file
+from magic_insert.core.events import tracked
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
@@ -204,8 +204,8 @@ def run_card(cfg: CardConfig) -> Path:
     remover, inserter = load_edit_unet(source / "remover"), load_edit_unet(source / "inserter")
     rows = {}
     batches = held_out(cfg.num_samples, cfg.seed, size)
-    for data in track(batches, "measuring", total=len(ALL_STYLES), console=Console(stderr=True)):
-        rows[data.style] = measure_style(data, pipe, encoders, remover, inserter, cfg.seed)
+    for style in tracked(ALL_STYLES, "measuring"):
+        rows[style] = measure_style(next(batches), pipe, encoders, remover, inserter, cfg.seed)
     summary = summarise(rows)
     training = source / "training.json"
     weights = {str(p.relative_to(source)): sha256_file(p) for p in sorted(source.rglob("*.safetensors"))}

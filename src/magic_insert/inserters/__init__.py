@@ -9,8 +9,6 @@ from magic_insert.config.schema import InserterConfig
 if TYPE_CHECKING:
     from magic_insert.inserters.base import Inserter
 
-FREE = ("effect", "contact_shadow", "copy_paste")  # need no model
-
 
 def build_inserter(cfg: InserterConfig, pipe: Any, folder: Path | None) -> "Inserter":
     """The inserter that `cfg` names, with the weights in `folder` and the other parts of `pipe`.

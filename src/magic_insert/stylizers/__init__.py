@@ -9,7 +9,7 @@ from magic_insert.core.errors import UserError
 
 if TYPE_CHECKING:
     from magic_insert.core.records import Subject
-    from magic_insert.stylizers.base import Stylizer
+    from magic_insert.stylizers.draws import Stylizer
 
 
 def build_stylizer(

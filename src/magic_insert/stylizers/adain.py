@@ -25,7 +25,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.tensor_file import read_tensors
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 
 EPS = 1e-5
 ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse

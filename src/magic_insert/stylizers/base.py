@@ -1,12 +1,12 @@
-"""What stylizers are, and what those that draw with the diffusion model share.
+"""What the stylizers that draw with the diffusion model share.
 
 Shape letters: S side of the model's square, B pictures, h, w of a picture. Values are float32 in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -20,36 +20,11 @@ from magic_insert.data.subject_images import place
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
 from magic_insert.models.sampling import Handover, StyleContrast, image_size, sample
 from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
+from magic_insert.stylizers.draws import Draw
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
 AUTO_HANDOVER = 0.75  # of `style.handover=auto`, where a target does not read as a photograph
 PHOTOGRAPH = 0.2  # from this share on it does: 6 of 10 photographs of the Toybox, 5 of its 160 drawings
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One picture to draw: the scene that lends its style, and the seed and name of its start noise.
-
-    `style_text`: the scene's style in words ("a watercolour painting"), for methods that take it from words.
-    """
-
-    scene: Float[Tensor, "3 _ _"]
-    seed: int
-    id: str
-    style_text: str = ""
-
-
-@runtime_checkable
-class Stylizer(Protocol):
-    """Redraws one subject, known since construction, in the style of any scene."""
-
-    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 h w"]:
-        """The stylised subject on plain ground; row i depends on `draws[i]` only (to float tolerance)."""
-        ...
-
-    def close(self) -> None:
-        """Removes what it put into a shared pipeline; it cannot be used afterwards."""
-        ...
 
 
 class DiffusionStylizer:

@@ -28,7 +28,8 @@ from magic_insert.models.pipeline import ddim, encode
 from magic_insert.models.sampling import image_size, sample, time_ids
 from magic_insert.models.style import blank_style, has_adapter, square_style_image
 from magic_insert.stylizers.adain import adain
-from magic_insert.stylizers.base import DiffusionStylizer, Draw, counted, draw_seeds, join_words
+from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
+from magic_insert.stylizers.draws import Draw
 
 BATCH = 4  # scenes drawn together, each with its reference
 

@@ -45,6 +45,8 @@ from magic_insert.config.schema.jobs import (
 )
 from magic_insert.config.schema.shared import (
     ADAIN_FILES,
+    FREE_INSERTERS,
+    FREE_STYLIZERS,
     ExecConfig,
     InserterConfig,
     LoggerConfig,
@@ -69,6 +71,8 @@ from magic_insert.config.schema.training import (
 
 __all__ = [
     "ADAIN_FILES",
+    "FREE_INSERTERS",
+    "FREE_STYLIZERS",
     "IMAGES",
     "MAX_PICTURES",
     "MAX_TOKENS",

@@ -29,6 +29,8 @@ from magic_insert.config.schema.evaluation import (
 )
 from magic_insert.config.schema.shared import (
     EDIT_STEPS,
+    FREE_INSERTERS,
+    FREE_STYLIZERS,
     Composite,
     Count,
     ExecConfig,
@@ -82,6 +84,15 @@ class InsertConfig:
     """Write every step between into the folder `<out>_parts`."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
+    mode: Annotated[
+        str,
+        OneOf(
+            auto="preview on a CPU for pictures other than the Toybox's, while no method is chosen; full elsewhere",
+            full="the diffusion model redraws the subject",
+            preview="no diffusion model: stylizer=tone, in about two seconds",
+        ),
+    ] = "auto"
+    """How much is done."""
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -99,9 +110,24 @@ class InsertConfig:
             check_precision(self.personalization.precision, self.model.dtype)
         if self.run is not None and self.stylizer.name != "personalized":
             yield f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
+        if self.mode == "preview":
+            yield from self._preview_conflicts()
         box = self.box or [0, 0, 1, 1]
         if len(box) != 4 or min(box) < 0 or min(box[2:]) < 1:
             yield f"expected box=[x,y,w,h] with x, y >= 0 and w, h >= 1, got {box}; set box=[x,y,w,h] or box=null"
+
+    def _preview_conflicts(self) -> Iterator[str]:
+        """What only a diffusion model could do."""
+        chosen = {
+            "run": (self.run, (None,)),
+            "stylizer": (self.stylizer.name, ("personalized", *FREE_STYLIZERS)),
+            "stylizer.structure": (self.stylizer.structure, ("none",)),
+            "inserter": (self.inserter.name, FREE_INSERTERS),
+            "pose": (self.pose.name, ("none",)),
+        }
+        for key, (value, free) in chosen.items():
+            if value not in free:
+                yield f"expected mode=full for {key}={value}, which needs the model, got preview; set mode=full"
 
 
 @dataclass(frozen=True)
