@@ -175,7 +175,7 @@ def test_the_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
     assert load_rgb(tmp_path / "curve.png").shape[0] == 3
 
 
-def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_step(
+def test_a_step_that_takes_three_times_as_long_is_warned_of_and_not_at_every_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     watch = Watch(CPU, ThreadChoice(1))
@@ -188,7 +188,7 @@ def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_st
     assert [record.getMessage().split(" took ")[0][-3:].strip() for record in caplog.records] == ["21", "121"]
 
 
-def test_memory_that_runs_out_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_that_runs_out_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch(CPU, ThreadChoice(1))
     for held in (10, 95, 99):
         watch.judge_memory(held, 100)

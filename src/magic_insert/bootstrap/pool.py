@@ -359,7 +359,6 @@ def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> Non
             [item.facts["noise"] for item in group],
             steps=settings.steps,
             guidance=settings.guidance,
-            size=settings.size,
         )
         for item, picture in zip(group, drawn, strict=True):
             save(payload.out, WITH, item.id, picture)

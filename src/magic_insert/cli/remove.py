@@ -20,7 +20,7 @@ def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
         UserError: pictures that do not fit, or no remover; raised before a model is imported and with nothing written.
     """
     found = found or resolve_remove(cfg)
-    from magic_insert.inserters.remover import RemoverSettings
+    from magic_insert.inserters.edit import RemoverSettings
     from magic_insert.magic import Models, remove_object
 
     settings = RemoverSettings(cfg.run, cfg.steps, cfg.grow, cfg.threshold, cfg.reach)

@@ -150,6 +150,10 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
     start = {"base": None, "shipped": effect_weights()}.get(
         train.init, Path(train.init) / effect_weights().name
     )
+    if start is not None and not start.is_file():
+        raise UserError(
+            f"expected an effect network at {start} for train.init, got none; set train.init=base"
+        )
     settings = EffectFit(
         train.steps,
         train.batch_size,
