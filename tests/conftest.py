@@ -22,6 +22,14 @@ def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_micro(tmp_path_factory.mktemp("models") / "tiny", seed=0, size="tiny")
 
 
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folders with the hub's own layout, file names and configuration values at the smallest widths."""
+    from hub_model import build_hub
+
+    return build_hub(tmp_path_factory.mktemp("hub"))
+
+
 @pytest.fixture(scope="module")
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""

@@ -13,6 +13,7 @@ from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
+from magic_insert.models.hub import Place
 from magic_insert.models.lora import add_lora, save_lora
 from magic_insert.models.micro import MICRO, TINY, build_controlnet, build_unet
 from magic_insert.models.pipeline import load_pipeline
@@ -123,7 +124,7 @@ def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(
 ) -> None:
     def fresh() -> Any:
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
-        pipe.controlnet_source = tiny_micro / "controlnet"
+        pipe.controlnet_source = Place(str(tiny_micro / "controlnet"))
         return pipe
 
     trained = fresh()

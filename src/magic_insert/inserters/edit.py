@@ -21,7 +21,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
 from magic_insert.inserters.base import InserterBase, Insertion
-from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet, noop
+from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
 
 DRAW = "remove"  # names the noise of a removal: one picture, one draw
 
@@ -34,7 +34,7 @@ class EditModel:
     """
 
     def __init__(self, pipe: Any, folder: Path) -> None:
-        self.pipe, self.unet = pipe, load_edit_unet(folder, device=pipe.device, base=pipe.unet)
+        self.pipe, self.unet = pipe, edit_unet_of(pipe, folder)
         self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
         self.weights_sha256 = sha256_file(weights_in(folder))
 

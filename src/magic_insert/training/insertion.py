@@ -24,6 +24,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
+    FIT_CARD,
     edit_start,
     empty_prompt,
     load_edit_unet,
@@ -39,7 +40,7 @@ from magic_insert.training.trainer import TrainerOptions, TrainingModule, first_
 
 Task = Literal["remove", "insert"]
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
-CARD = "fit.json"
+CARD = FIT_CARD
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
 
 
@@ -237,10 +238,9 @@ def fit_edit(
     Raises:
         UserError: the folder holds a fit of other data or settings, or `start` is no such network.
     """
-    unet = load_edit_unet(start) if isinstance(start, Path) else edit_start(start)
+    unet = load_edit_unet(start, base=pipe.unet) if isinstance(start, Path) else edit_start(start)
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
-    before = weights_digest(unet)
-    contents = settings.contents(before, latents)
+    contents = settings.contents(weights_digest(unet), latents)
     product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
     if _claim(product, work, contents):
         return
@@ -275,7 +275,7 @@ def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path,
     if settings.merged:
         save_unet(staged, unet)
     else:
-        save_edit_lora(staged, unet, rank=settings.lora_rank, start=contents["start"])
+        save_edit_lora(staged, unet, rank=settings.lora_rank)
     sums = {path.name: sha256_file(path) for path in sorted(staged.glob("*.safetensors"))}
     write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
     staged.rename(product)

@@ -40,6 +40,11 @@ class ModelConfig:
     """Folder or hub id in SDXL's format; null is the micro model shipped with the package."""
     revision: str | None = None
     """Commit of a hub id."""
+    variant: str | None = None
+    """Variant of the weights' files, such as fp16; null: the plain files, or what a folder has instead."""
+    vae: str | None = None
+    """Folder or `owner/name@commit` of another autoencoder, such as one that does not overflow in float16; null: that
+    of `source`."""
     dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
     """Precision of its weights."""
     device: Device = "auto"
