@@ -24,7 +24,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.rand import fold_in, generator
@@ -35,7 +34,7 @@ from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
 from magic_insert.toybox.looks import LOOKS
 from magic_insert.toybox.styles.view import luminance
-from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 STORED, TRACED = 144, 192  # sides of kept pictures and of traced ones
@@ -106,9 +105,7 @@ def fit_effect(
     """
     key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
     product, card = folder / effect_weights().name, folder / CARD
-    if card.is_file():
-        if (found := read_object(card).get("key")) != key:
-            raise UserError(f"expected the fit {key} or none in {folder}, got {found}; choose another out=")
+    if is_finished(card, key):
         return product
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(settings.seed, "effect start") % 2**32)
