@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries conf/, the weights of data/micro/ and data/effect/, and the texts of data/subjectplop/.
+"""Build hook: a wheel carries conf/, the weights below data/ and the texts of data/subjectplop/.
 
 An editable install needs no copy.
 """
@@ -12,6 +12,7 @@ SHIPPED = {
     "conf": "magic_insert/_conf",
     "data/micro": "magic_insert/_micro",
     "data/effect": "magic_insert/_effect",
+    "data/cut": "magic_insert/_cut",
     "data/subjectplop": "magic_insert/_subjectplop",
 }
 

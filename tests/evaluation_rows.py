@@ -25,7 +25,7 @@ STYLIZE = {
 }
 INSERT = {
     "floor:copy_paste": (0.90, 0.30),
-    "personalized+real_only": (0.62, 0.52),
+    "personalized+diffusion": (0.62, 0.52),
     "personalized+copy_paste": (0.60, 0.50),
     "ceiling:truth": (0.88, 0.78),
 }

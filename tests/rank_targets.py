@@ -52,9 +52,7 @@ def fit_thrice(payload: Path) -> None:
         folder = payload.parent / name
         for steps in pieces:
             module = Regression()
-            options = TrainerOptions(
-                steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole, progress=False
-            )
+            options = TrainerOptions(steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole)
             fit(module, batch_at, options, folder, log=partial(note, folder / "log.jsonl"))
         save_file(module.state_dict(), folder / f"rank-{rank()}.safetensors")
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig, ModelConfig
+from magic_insert.config.schema.shared import InserterConfig, ModelConfig
 from magic_insert.core.compositing import FAINT, Region, area_resize, region_around, resize
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.events import OnStep, no_step
@@ -33,7 +33,7 @@ from magic_insert.data.pairs import Pair
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Insertion, insert_cutout
-from magic_insert.models.edit_unet import edit, load_edit_unet, noop
+from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet, noop
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import micro_dir
@@ -112,8 +112,9 @@ def remover_draws(pipe: Any, unet: Any, steps: int) -> Callable[[Pair], tuple[Te
     def draw(pair: Pair) -> Insertion:
         size = image_size(pipe)
         small, hole = (area_resize(x, size, size)[None] for x in (pair.with_subject, pair.mask))
-        output = edit(pipe, unet, small, hole, seed=0, ids=[pair.id], steps=steps)[0]
-        still = noop(pipe, unet, small, hole, reference="vae", seed=0, ids=[pair.id], steps=steps)[0]
+        how = EditSampling(0, [pair.id], steps)
+        output = edit(pipe, unet, small, hole, how)[0]
+        still = noop(pipe, unet, small, hole, how, reference="vae")[0]
         return output, still
 
     return draw
@@ -161,13 +162,13 @@ def run(
     loaded = [known.load(i) for i in range(pairs)]
     inserters = {
         name: build_inserter(InserterConfig(name, steps=steps), pipe, source / "inserter")
-        for name in ("real_only", "inpaint", "copy_paste")
+        for name in ("diffusion", "inpaint", "copy_paste")
     }
     ways: dict[str, Callable[[Pair, str], Tensor]] = {
         "insert, oracle": lambda p, c: inserted(
             pipe, p, Oracle(pipe, window_of(p, c).crop(p.with_subject)), c
         ),
-        "insert, shipped": lambda p, c: inserted(pipe, p, inserters["real_only"], c),
+        "insert, shipped": lambda p, c: inserted(pipe, p, inserters["diffusion"], c),
         "insert, inpaint": lambda p, c: inserted(pipe, p, inserters["inpaint"], c),
     }
     takes = {

@@ -38,7 +38,7 @@ def train(steps: int) -> None:
     subject = Subject(torch.rand(3, 96, 96), torch.ones(1, 96, 96), "noise")
     with tempfile.TemporaryDirectory() as scratch:
         began = time.perf_counter()
-        personalize(pipe, subject, cfg.personalization, seed=0, out=Path(scratch) / "run", progress=False)
+        personalize(pipe, subject, cfg.personalization, seed=0, out=Path(scratch) / "run")
         print(f"{time.perf_counter() - began:.1f}")
 
 

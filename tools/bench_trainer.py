@@ -21,7 +21,8 @@ from full_size import build_full_size
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from magic_insert.config.schema import LoggerConfig, ModelConfig, PersonalizationConfig
+from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.rand import generator
 from magic_insert.models.micro import build_micro
 from magic_insert.models.pipeline import load_pipeline
@@ -36,9 +37,8 @@ from magic_insert.training.personalize_module import (
     subject_batches,
     trainables_of,
 )
-from magic_insert.training.ranks import Batch
 from magic_insert.training.subject_views import CachedViews
-from magic_insert.training.trainer import fit
+from magic_insert.training.trainer import Batch, fit
 
 WARM_UP = 2  # steps of a block that are not counted: memory is taken, Lightning sets itself up
 
@@ -144,7 +144,7 @@ def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, C
             fit(
                 module,
                 batch_at,
-                options_of(cfg, pipe, progress=False),
+                options_of(cfg, pipe),
                 Path(scratch),
                 log=tracker.log,
                 callbacks=[clock],

@@ -145,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Measure inserters with the subject in its own light.")
     parser.add_argument("--scenes", type=int, default=40)
     parser.add_argument("--pairs", type=Path)
-    parser.add_argument("--inserters", default="copy_paste,contact_shadow,real_only,effect")
+    parser.add_argument("--inserters", default="copy_paste,contact_shadow,diffusion,effect")
     parser.add_argument("--run", help="folder of other weights for inserter=effect")
     options = parser.parse_args(arguments)
     inserters: dict[str, Finish] = {}

@@ -13,11 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert import inputs
 from magic_insert.core.compositing import Region, region_around
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import as_float, png_bytes, read_picture, save_png, to_pil
-from magic_insert.core.jsonl import write_bytes, write_json
+from magic_insert.core.jsonl import require_writable, write_bytes, write_json
 from magic_insert.core.layered_files import FileLayer, open_raster, photoshop
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Scene, Subject
@@ -25,26 +24,30 @@ from magic_insert.inserters.base import Inserted
 
 LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
 SHOWN = 1024  # pixels of a picture's longer side in a notebook
-WORKED_ON = 80  # bytes for each pixel of a window, at the peak
+WORKED_ON = 110  # bytes for each pixel of a window, at the peak
 
 
 @dataclass(frozen=True)
 class Redrawn:
-    """A subject in a scene's style on plain ground; `pair_id` names the draw, `record` says what it was made of."""
+    """A subject in a scene's style; `pair_id` names the draw, `record` says what it was made of.
+
+    `rgb`: on plain ground; with `alpha`, the matte of a method that knows it, the subject's own colours.
+    """
 
     rgb: Float[Tensor, "3 h w"]
     subject: str
     pair_id: str
     record: Mapping[str, Any]
     timings: Mapping[str, float]
+    alpha: Float[Tensor, "1 h w"] | None = None
 
     @property
     def image(self) -> Image.Image:
         """The picture."""
-        return to_pil(self.rgb)
+        return to_pil(self.rgb, self.alpha)
 
     def _repr_png_(self) -> bytes:
-        return png_bytes(self.rgb)
+        return png_bytes(self.rgb, self.alpha)
 
 
 @dataclass(frozen=True)
@@ -104,10 +107,10 @@ class Drop:
         """
         layered = {".ora": open_raster, ".psd": photoshop}.get(Path(out).suffix.lower())
         if layered is not None:
-            place = inputs.require_output(str(out), Path(out).suffix.lower())
+            place = require_writable(out, suffix=Path(out).suffix.lower())
             write_bytes(place, layered(self.file_layers(), self.image))
             return place
-        place = inputs.require_output(str(out), ".png")
+        place = require_writable(out, suffix=".png")
         content, beside = png_bytes(self.scene.pixels, self.alpha), place.with_suffix(".json")
         write_json(beside, {**self.record, "seconds": dict(self.timings), **more})
         try:
@@ -163,7 +166,9 @@ def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[st
 
 def parts_of(made: Inserted, cut: Subject, redrawn: Redrawn | None) -> dict[str, Tensor]:
     """The pictures between, by name."""
-    parts = {} if redrawn is None else {"stylised": redrawn.rgb}
+    parts = {}
+    if redrawn is not None:
+        parts["stylised"] = redrawn.rgb if redrawn.alpha is None else torch.cat([redrawn.rgb, redrawn.alpha])
     parts["cut"] = torch.cat([cut.rgb, cut.alpha])
     parts |= {"pasted": made.pasted.rgb, "effect_region": made.effect}
     if made.drawn.output is not None and made.drawn.reference is not None:

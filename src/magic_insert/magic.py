@@ -9,26 +9,30 @@ and only the square that the inserter is shown becomes floats.
 Shape letters: h, w a redrawn picture's rows and columns, H, W a scene's. Values are float32 in [0, 1].
 """
 
+import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from magic_insert import __version__, inputs
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import (
+from magic_insert.config.schema.shared import (
+    FREE_INSERTERS,
+    FREE_STYLIZERS,
     InserterConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
     StylizerConfig,
 )
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -52,27 +56,32 @@ from magic_insert.drops import (
     shown,
     window_of,
 )
-from magic_insert.inserters import FREE, build_inserter
+from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import insert_cutout
-from magic_insert.inserters.remover import Remover, RemoverSettings
-from magic_insert.models.pipeline import fingerprint, load_pipeline
 from magic_insert.models.segment import cut_subject, redraw_segmenter
-from magic_insert.models.style import check_blocks, has_adapter
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
-from magic_insert.stylizers.base import Draw
-from magic_insert.training.personalize import ReportSteps, personalize, run_key
+from magic_insert.stylizers.draws import Draw
 
+if TYPE_CHECKING:
+    from magic_insert.inserters.edit import Remover, RemoverSettings
+
+log = logging.getLogger(__name__)
 SUBJECTS = Path("runs/subjects")
 RECIPE = 1  # version of what a personalisation makes of its settings
 INSERTERS_KEPT = 8  # with different settings, of one model
 PRODUCTION_SIDE = 512  # models that draw at least as many pixels a side take the recipe of SDXL
+TOYBOX_SIDE = 256  # a picture with a longer side is taken for no render of the Toybox
 
 Boxes = Box | Sequence[int] | None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A model and how it is used: the groups of `magic-insert insert`, with `subjects`, where personalisations are."""
+    """A model and how it is used: the groups of `magic-insert insert`, with `subjects`, where personalisations are.
+
+    `mode`: `full` draws with the model, `preview` never loads it (`tone` for `personalized`), `auto` chooses between
+    the two for each `insert`, see `MagicInsert.suited`.
+    """
 
     model: ModelConfig
     personalization: PersonalizationConfig
@@ -84,12 +93,25 @@ class Settings:
     composite: str = "effect_layer"
     seed: int = 0
     subjects: Path = SUBJECTS
+    mode: str = "full"
 
     @classmethod
     def of(cls, cfg: Any) -> "Settings":
         """The settings in a job's frozen configuration."""
         found = {part.name: getattr(cfg, part.name) for part in fields(cls) if hasattr(cfg, part.name)}
         return cls(**{**found, "subjects": Path(found.get("subjects", SUBJECTS))})
+
+    @property
+    def in_mode(self) -> "Settings":
+        """The settings as the mode has them: `preview` redraws with the subject's own pixels."""
+        if self.mode != "preview" or self.stylizer.name in FREE_STYLIZERS:
+            return self
+        return replace(self, stylizer=replace(self.stylizer, name="tone", structure="none"))
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the diffusion model has a part in what is drawn."""
+        return self.stylizer.name not in FREE_STYLIZERS or self.inserter.name not in FREE_INSERTERS
 
 
 class MagicInsert:
@@ -101,9 +123,11 @@ class MagicInsert:
         Raises:
             UserError: weights are missing.
         """
-        self.settings = settings
+        self.asked, self.settings = settings, settings.in_mode
+        settings = self.settings
         if folders is None:
-            folders = inputs.find_folders(settings.model, settings.inserter, settings.segmenter)
+            model = settings.model if settings.needs_model else None
+            folders = inputs.find_folders(model, settings.inserter, settings.segmenter)
             check_stylizer(settings.stylizer, settings.model, folders.model, subject_text=None)
         self.folders = folders
         self.models = Models(settings.model, folders.model)
@@ -116,6 +140,7 @@ class MagicInsert:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
         revision: str | None = None,
+        mode: str = "auto",
         overrides: Sequence[str] = (),
     ) -> "MagicInsert":
         """The model `model` with the recipe that belongs to it.
@@ -125,13 +150,14 @@ class MagicInsert:
             device: "auto", "cpu" or "cuda"; None is the recipe's own.
             dtype: "float32", "float16" or "bfloat16"; None is the recipe's own.
             revision: the commit of a hub id.
+            mode: "auto", "full" or "preview", which never loads the model (see `suited`).
             overrides: as on the command line of `magic-insert insert`, such as "sampling.steps=30".
 
         Raises:
             UserError: no such model, or overrides that do not fit.
         """
         choice, changes = recipe_of(str(model), revision)
-        words = ["subject=-", "background=-", "out=-", f"model={choice}", *overrides]
+        words = ["subject=-", "background=-", "out=-", f"model={choice}", f"mode={mode}", *overrides]
         cfg = freeze(compose_job("insert", words))
         if device is not None:
             changes["device"] = device
@@ -140,11 +166,36 @@ class MagicInsert:
         return cls(Settings.of(replace(cfg, model=replace(cfg.model, **changes))))
 
     def using(self, **changes: Any) -> "MagicInsert":
-        """The same model with other settings (`stylizer=...`, `inserter=...`, `seed=...`); what is loaded is shared."""
-        other = MagicInsert(replace(self.settings, **changes))
+        """The same model with other settings (`stylizer=...`, `mode=...`, `seed=...`); what is loaded is shared."""
+        other = MagicInsert(replace(self.asked, **changes))
         if other.settings.model == self.settings.model:
+            self.models.folder = self.models.folder or other.folders.model
             other.models = self.models
         return other
+
+    def suited(self, longest: int, *, run: Path | None = None) -> "MagicInsert":
+        """This, or with `mode=auto` its preview, for pictures larger than Toybox renders where the model is on a CPU.
+
+        Nothing is previewed where a method, or a personalisation of before, was chosen. One line in the log says so.
+
+        Args:
+            longest: the longest side of the pictures, in pixels.
+            run: the subject's personalisation.
+        """
+        settings = self.settings
+        if settings.mode != "auto":
+            return self
+        chosen = run or settings.stylizer.structure != "none" or not needs_personalization(settings.stylizer)
+        device = settings.model.device
+        on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+        if chosen or settings.inserter.name not in FREE_INSERTERS or longest <= TOYBOX_SIDE or not on_cpu:
+            return self.using(mode="full")
+        log.warning(
+            "magic-insert: mode=preview, the subject's own pixels in the background's tone, because no GPU is here to "
+            "redraw pictures of more than %d pixels; set mode=full to redraw all the same",
+            TOYBOX_SIDE,
+        )
+        return self.using(mode="preview")
 
     def load(self, on_event: OnEvent = no_event) -> None:
         """Loads the model and the inserter, unless they are.
@@ -152,13 +203,14 @@ class MagicInsert:
         Raises:
             UserError: weights that do not fit, or style blocks that the model does not have.
         """
-        if self.settings.inserter in self.models.inserters:
-            return
-        with stage(on_event, "load"):
-            pipe, style = self.models.pipe, self.settings.style
-            self.models.inserter(self.settings.inserter, self.folders.inserter)
-        if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(pipe):
-            check_blocks(pipe.unet, style.blocks)
+        settings, models = self.settings, self.models
+        drawing = settings.stylizer.name not in FREE_STYLIZERS
+        if settings.inserter not in models.inserters or (drawing and not models.loaded):
+            with stage(on_event, "load"):
+                models.inserter(settings.inserter, self.folders.inserter)
+                _ = models.pipe if drawing else None
+        if drawing:
+            models.check_style(settings.style)
 
     def subject(
         self,
@@ -213,6 +265,8 @@ class MagicInsert:
         Raises:
             UserError: see `subject` and `training.personalize`.
         """
+        from magic_insert.training.personalize import personalize
+
         cuts = [self.subject(source, text=text, on_event=on_event) for source in listed(subject)]
         self.load(on_event)
         cfg, pipe = self.settings.personalization, self.models.pipe
@@ -220,8 +274,7 @@ class MagicInsert:
         with stage(on_event, "personalise") as running:
 
             def train(folder: Path) -> None:
-                report = ReportSteps(running)
-                personalize(pipe, cuts, cfg, seed=seed, out=folder, progress=False, callbacks=[report])
+                personalize(pipe, cuts, cfg, seed=seed, out=folder, on_step=running)
                 for cut in cuts:
                     save_png(folder / f"{cut.id}.png", cut.rgb, cut.alpha)
 
@@ -236,6 +289,8 @@ class MagicInsert:
         return None if kept is None else kept.folder
 
     def _request(self, cuts: Sequence[Subject]) -> Request:
+        from magic_insert.training.personalize import run_key
+
         cfg, seed = self.settings.personalization, self.settings.seed
         return Request("subject", RECIPE, run_key(self.models.fingerprint, cuts, cfg, seed))
 
@@ -278,32 +333,44 @@ class MagicInsert:
 
     def _redraw(self, subject: Subject, draws: Sequence[Draw], on_event: OnEvent) -> list[Redrawn]:
         settings, clock = self.settings, Clock(on_event)
+        drawing = settings.stylizer.name not in FREE_STYLIZERS
+        pipe = self.models.pipe if drawing else None
         with stage(clock, "stylise") as running:
-            stylizer = build_stylizer(
-                settings.stylizer, self.models.pipe, subject, settings.style, settings.sampling
-            )
+            stylizer = build_stylizer(settings.stylizer, pipe, subject, settings.style, settings.sampling)
             try:
                 pictures = stylizer(draws, on_step=running)
             finally:
                 stylizer.close()
             running.preview = to_pil(pictures[0])
             facts: dict[str, Any] = getattr(stylizer, "facts", {})
-        files = [] if subject.run is None else [subject.run / name for name in inputs.PERSONALIZED_FILES]
-        weights = {"model": self.models.fingerprint, **{path.name: sha256_file(path) for path in files}}
+        files = (
+            []
+            if subject.run is None or not drawing
+            else [subject.run / name for name in inputs.PERSONALIZED_FILES]
+        )
+        weights = {"model": self.models.fingerprint} if drawing else {}
+        weights |= {path.name: sha256_file(path) for path in files}
         share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
         return [
             Redrawn(
-                picture, subject.id, draw.id, {"weights": weights, "drawing": facts.get(draw.id, {})}, share
+                picture[:3],
+                subject.id,
+                draw.id,
+                {"weights": weights, "drawing": facts.get(draw.id, {})},
+                share,
+                picture[3:] if len(picture) == 4 else None,
             )
             for picture, draw in zip(pictures, draws, strict=True)
         ]
 
     def cut(self, redrawn: Redrawn) -> Subject:
-        """The redrawn subject without its ground; a model's own picture is opaque, so its colours decide.
+        """The redrawn subject without its ground; where its picture is opaque, as a model's is, its colours decide.
 
         Raises:
             UserError: nothing stands out from the ground.
         """
+        if redrawn.alpha is not None:
+            return Subject(redrawn.rgb, redrawn.alpha, redrawn.subject)
         return cut_subject(
             redrawn.rgb,
             None,
@@ -334,7 +401,8 @@ class MagicInsert:
         """
         scene, clock, settings = self.scene(scene), Clock(on_event), self.settings
         box = self.box(scene, box)
-        self.load(clock)
+        with stage(clock, "load") if settings.inserter not in self.models.inserters else nullcontext():
+            inserter = self.models.inserter(settings.inserter, self.folders.inserter)
         with stage(clock, "segment"):
             cut = self.cut(redrawn) if isinstance(redrawn, Redrawn) else self.subject(redrawn)
         name, seed = id or f"{cut.id}__{scene.id}", settings.seed if seed is None else seed
@@ -344,7 +412,7 @@ class MagicInsert:
             Scene(scene.crop(window), scene.id),
             cut,
             Box(box.x - window.x, box.y - window.y, box.w, box.h),
-            inserter=self.models.inserter(settings.inserter, self.folders.inserter),
+            inserter=inserter,
             composite=settings.composite,
             draw=(seed, name),
             on_event=clock,
@@ -359,7 +427,7 @@ class MagicInsert:
                 "sampling": settings.sampling.seed,
                 "draws": "fold_in(seed, stage, pair_id)",
             },
-            "weights": {"model": self.models.fingerprint} if given is None else given.record["weights"],
+            "weights": {**self._weights(), **({} if given is None else given.record["weights"])},
             **({} if given is None else {"drawing": given.record.get("drawing", {})}),
             "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
@@ -374,6 +442,10 @@ class MagicInsert:
             given,
             below=scene,
         )
+
+    def _weights(self) -> dict[str, str]:
+        """What tells the model from others, where it has a part in placing."""
+        return {} if self.settings.inserter.name in FREE_INSERTERS else {"model": self.models.fingerprint}
 
     def insert(
         self,
@@ -393,6 +465,10 @@ class MagicInsert:
         clock, scene = Clock(on_event), self.scene(scene)
         box = self.box(scene, box)
         known = self.subject(subject, text=text, on_event=clock)
+        if self.settings.mode == "auto":
+            suited = self.suited(max(*known.rgb.shape, *scene.size), run=known.run)
+            drop = suited.insert(known, scene, box, text=text, seed=seed, on_event=clock)
+            return replace(drop, timings=clock.seconds)
         check_stylizer(
             self.settings.stylizer, self.settings.model, self.folders.model, subject_text=known.text
         )
@@ -407,7 +483,7 @@ class MagicInsert:
         picture: Picture,
         mask: Picture,
         *,
-        settings: RemoverSettings | None = None,
+        settings: "RemoverSettings | None" = None,
         seed: int | None = None,
         on_event: OnEvent = no_event,
     ) -> Drop:
@@ -416,6 +492,8 @@ class MagicInsert:
         Raises:
             UserError: the mask is empty or of another size, or there is no remover.
         """
+        from magic_insert.inserters.edit import RemoverSettings
+
         seed = self.settings.seed if seed is None else seed
         return remove_object(self.models, picture, mask, settings or RemoverSettings(), seed, on_event)
 
@@ -453,26 +531,47 @@ class Models:
         self.inserters: dict[InserterConfig, Any] = {}
         self.removers: dict[RemoverSettings, Remover] = {}
 
+    # diffusers and transformers take ten seconds to import, which a preview does not need.
+
     @cached_property
     def pipe(self) -> Any:
         """The pipeline; raises `UserError` for a model that is not there or not SDXL's."""
+        from magic_insert.models.pipeline import load_pipeline
+
         return load_pipeline(self.model)
 
     @cached_property
     def fingerprint(self) -> str:
         """What tells this model from others."""
+        from magic_insert.models.pipeline import fingerprint
+
         return fingerprint(self.pipe)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the pipeline is there."""
+        return "pipe" in vars(self)
+
+    def check_style(self, style: StyleConfig) -> None:
+        """Raises `UserError` for style blocks that the pipeline does not have."""
+        from magic_insert.models.style import check_blocks, has_adapter
+
+        if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(self.pipe):
+            check_blocks(self.pipe.unet, style.blocks)
 
     def inserter(self, cfg: InserterConfig, folder: Path | None) -> Any:
         """The inserter that `cfg` names, with the weights in `folder`."""
         if cfg not in self.inserters:
             while len(self.inserters) >= INSERTERS_KEPT:
                 del self.inserters[next(iter(self.inserters))]
-            self.inserters[cfg] = build_inserter(cfg, None if cfg.name in FREE else self.pipe, folder)
+            pipe = None if cfg.name in FREE_INSERTERS else self.pipe
+            self.inserters[cfg] = build_inserter(cfg, pipe, folder)
         return self.inserters[cfg]
 
-    def remover(self, cfg: RemoverSettings) -> Remover:
+    def remover(self, cfg: "RemoverSettings") -> "Remover":
         """The remover in `cfg.run`, or beside the model's weights."""
+        from magic_insert.inserters.edit import Remover
+
         if cfg not in self.removers:
             folder = inputs.find_remover(cfg.run, self.folder)
             steps = cfg.steps or self.model.edit_steps
@@ -484,7 +583,7 @@ def remove_object(
     models: Models,
     picture: Picture,
     mask: Picture,
-    settings: RemoverSettings,
+    settings: "RemoverSettings",
     seed: int,
     on_event: OnEvent = no_event,
 ) -> Drop:

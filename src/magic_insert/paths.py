@@ -29,6 +29,11 @@ def effect_weights() -> Path:
     return (CHECKOUT / "data" / "effect" if is_checkout() else PACKAGE / "_effect") / "effect.safetensors"
 
 
+def cut_weights() -> Path:
+    """The shipped weights of the segmenter, absolute."""
+    return (CHECKOUT / "data" / "cut" if is_checkout() else PACKAGE / "_cut") / "u2netp.safetensors"
+
+
 def subjectplop_dir() -> Path:
     """The folder of names, checksums and texts for SubjectPlop, absolute; no pictures are in it."""
     return CHECKOUT / "data" / "subjectplop" if is_checkout() else PACKAGE / "_subjectplop"

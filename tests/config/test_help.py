@@ -18,7 +18,7 @@ def test_every_key_of_a_job_is_described(job: str) -> None:
     assert [key.name for key in keys_of(JOB_SCHEMAS[job]) if not key.doc] == []
 
 
-@pytest.mark.parametrize("job", ["insert", "bootstrap", "status"])
+@pytest.mark.parametrize("job", ["insert", "status"])
 def test_help_has_one_line_for_each_key_of_the_job_and_none_of_hydras(job: str) -> None:
     lines = job_help(job, "summary", []).splitlines()
     named = [line.split("=")[0].strip() for line in lines if line.startswith("  ") and "=" in line]
@@ -42,7 +42,7 @@ def test_help_of_one_key_tells_its_type_its_limits_and_all_of_its_text() -> None
 
 @pytest.mark.parametrize("group", ["segmenter", "filter", "stylizer", "model", "data"])
 def test_every_choice_of_a_group_is_described(group: str) -> None:
-    plain = ("personalized", "instantstyle", "style_aligned", "adain")
+    plain = ("personalized", "instantstyle", "style_aligned", "adain", "tone")
     assert [name for name, text in described_options(group).items() if not text and name not in plain] == []
 
 
@@ -62,7 +62,7 @@ _magic_insert; printf '%s\\n' "${{COMPREPLY[@]}}"
     ("words", "replies"),
     [
         (["pers"], ["personalize"]),
-        (["insert", "mod"], ["model=micro", "model=sdxl", "model=sdxl_inpaint", "model.name="]),
+        (["insert", "model"], ["model=micro", "model=sdxl", "model=sdxl_inpaint", "model.name="]),
         (["insert", "model=sdxl_"], ["sdxl_inpaint"]),
         (["insert", "style.mode=p"], ["prompt"]),
         (["bootstrap", "filter=eff"], ["effect_area"]),

@@ -1,6 +1,5 @@
 """Two ranks that share a batch train as one that has it whole; interrupted, they go on; only the first one writes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,11 +7,11 @@ import torch
 from rank_targets import STEPS, fit_thrice
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.executor import execute
-from magic_insert.training.ranks import my_slice, trainer_options
+from magic_insert.training.trainer import my_slice, trainer_options
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +22,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         write_json(folder / "stage.json", {})
     fit_thrice(folders[1] / "stage.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
         execute("rank_targets:fit_thrice", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
     return folders
@@ -74,7 +72,13 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_ranks_on_several_machines_are_told_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "5"), ("LOCAL_RANK", "1")):
+    for name, value in (
+        ("WORLD_SIZE", "8"),
+        ("LOCAL_WORLD_SIZE", "4"),
+        ("RANK", "5"),
+        ("LOCAL_RANK", "1"),
+        ("GROUP_RANK", "1"),
+    ):
         monkeypatch.setenv(name, value)
     options = trainer_options("cuda:0")
     assert (options["accelerator"], options["devices"], options["num_nodes"]) == ("gpu", 4, 2)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import ModelConfig, PersonalizationConfig, ValidationConfig
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig, ValidationConfig
 from magic_insert.core.records import Subject
 from magic_insert.foundation.parts import PatchCode, VaeModule
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -64,7 +65,7 @@ def test_two_steps_of_training_move_the_weights(tmp_path: Path, precision: str) 
             "step": torch.tensor(step),
         }
 
-    options = TrainerOptions(steps=2, device=DEVICE, precision=precision, progress=False)
+    options = TrainerOptions(steps=2, device=DEVICE, precision=precision)
     fit(module, batch_at, options, tmp_path / "fit")
     after = {name: value.detach().cpu() for name, value in module.named_parameters()}
     assert all(value.isfinite().all() for value in after.values())
@@ -110,8 +111,8 @@ def test_a_personalisation_in_half_precision_trains_and_leaves_the_vae_where_it_
     )  # fmt: skip
     picture = torch.rand(3, 48, 48, generator=torch.Generator().manual_seed(0))
     subject = Subject(picture, torch.ones(1, 48, 48), "noise")
-    run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run", progress=False)
-    start = personalize(pipe, subject, replace(cfg, steps=0), seed=0, out=tmp_path / "start", progress=False)
+    run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run")
+    start = personalize(pipe, subject, replace(cfg, steps=0), seed=0, out=tmp_path / "start")
     before, after = (load_file(folder / LORA_FILE) for folder in (start, run))
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(before[name], after[name]) for name in before)

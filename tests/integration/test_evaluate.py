@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.jobs import check_evaluate as check
-from magic_insert.cli.words import methods_side_by_side as rewrite
-from magic_insert.cli.words import of_the_demo
+from magic_insert.cli.jobs import JOBS, of_the_demo
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -42,8 +41,8 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
 
 METHODS = [
     "stylizer=[personalized,instantstyle]",
-    "inserter=[real_only,copy_paste]",
-    "inserters.real_only.steps=2",
+    "inserter=[diffusion,copy_paste]",
+    "inserters.diffusion.steps=2",
 ]
 ONE = ["stylizer=personalized", "inserter=copy_paste"]
 
@@ -75,7 +74,7 @@ def test_every_method_and_every_floor_has_one_row_per_pair(finished: Path) -> No
     rows = read_rows(finished / "rows.jsonl")
     stylize = {row["method"] for row in rows if row["track"] == "stylize"}
     insert = {row["method"] for row in rows if row["track"] == "insert"}
-    stylizers, inserters = ("personalized", "instantstyle"), ("real_only", "copy_paste")
+    stylizers, inserters = ("personalized", "instantstyle"), ("diffusion", "copy_paste")
     assert stylize == {*stylizers, *TRIVIAL}
     assert insert == {*(f"{s}+{i}" for s in stylizers for i in inserters), *TRIVIAL, SHADOW}
     pairs = {row["pair_id"] for row in rows}
@@ -150,7 +149,7 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
         )
     for pattern in (
         "images/stylize/*/*room*.png",
-        "images/insert/*real_only/*forest*.png",
+        "images/insert/*diffusion/*forest*.png",
         "rows/*/*/*01.json",
     ):
         lost = sorted(out.glob(pattern))
@@ -205,7 +204,7 @@ def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
     theirs = {"stylize": tmp_path / "redrawn", "insert": tmp_path / "composites"}
     masks = tmp_path / "masks"
     masks.mkdir()
-    for track, method in (("stylize", "instantstyle"), ("insert", "instantstyle+real_only")):
+    for track, method in (("stylize", "instantstyle"), ("insert", "instantstyle+diffusion")):
         theirs[track].mkdir()
         for path in (finished / "images" / track / method).glob("*.0.png"):
             shutil.copy(path, theirs[track] / f"{path.name.removesuffix('.0.png')}.png")
@@ -223,7 +222,7 @@ def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
     for row in read_rows(finished / "rows.jsonl"):
         if (row["track"], row["method"]) == ("stylize", "instantstyle"):
             assert rows["stylize", "images", row["pair_id"]] == row["values"]
-        if (row["track"], row["method"]) == ("insert", "instantstyle+real_only"):
+        if (row["track"], row["method"]) == ("insert", "instantstyle+diffusion"):
             assert rows["insert", "other", row["pair_id"]] == row["values"]
     next(theirs["insert"].glob("*.png")).unlink()
     with pytest.raises(UserError, match="1 missing"):
@@ -293,7 +292,7 @@ def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny
 )
 def test_a_folder_that_is_not_there_is_named(more: list[str]) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        check(freeze(compose_job("evaluate", rewrite(more))))
+        JOBS["evaluate"].look(freeze(compose_job("evaluate", rewrite(more))))
 
 
 def test_an_encoder_whose_weights_are_not_those_of_its_card_stops_before_any_row(

@@ -7,7 +7,7 @@ import torch
 from full_size import build_full_size
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -51,7 +51,7 @@ def test_full_size_sdxl_takes_a_training_step_and_draws_with_it(tmp_path: Path) 
     subject = Subject(
         torch.rand(3, 64, 64, generator=generator(0, "subject")), torch.ones(1, 64, 64), "noise"
     )
-    run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run", progress=False)
+    run = personalize(pipe, subject, cfg, seed=0, out=tmp_path / "run")
     learned = load_file(run / LORA_FILE)
     outputs = {name: tensor for name, tensor in learned.items() if "lora_B" in name}
     assert len(outputs) == len(learned) / 2

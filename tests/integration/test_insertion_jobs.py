@@ -9,13 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.cli.remove import run_remove
+from magic_insert.cli.insert import run_remove
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
+from magic_insert.config.schema.shared import InserterConfig
+from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
+from magic_insert.inserters import build_inserter
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
 
@@ -94,7 +97,8 @@ def test_every_setting_of_a_fit_reaches_it_and_a_lora_is_measured_as_it_is_kept(
     assert card["merged"] is False
     assert (out / "inserter" / "edit_lora.safetensors").is_file()
     assert json.loads((out / "validation-insert.json").read_text())["validation_steps"] == 2
-    assert len(list(cache.glob("pairs-*"))) == 2
+    assert list(cache.rglob("*.npy"))
+    assert not (out / "renders").exists()
 
 
 def test_pairs_are_limited_held_out_and_chosen_as_asked(tmp_path: Path) -> None:
@@ -129,6 +133,24 @@ def test_a_model_without_a_remover_cannot_be_the_start(tiny_micro: Path, tmp_pat
     ]
     with pytest.raises(UserError, match="expected a remover"):
         insertion(tiny_micro, tmp_path / "run", *words)
+
+
+def test_the_effect_network_is_trained_by_the_same_job_and_an_inserter_takes_it(tmp_path: Path) -> None:
+    words = [
+        "train=effect",
+        "debug=fast",
+        "model.device=cpu",
+        "data.workers=0",
+        "data.num_pairs=1",
+        "data.held_out=1",
+    ]
+    out = run_insertion(freeze(compose_job("insertion", [f"out={tmp_path / 'run'}", *words])))
+    report = json.loads((out / "validation-effect.json").read_text())
+    assert report["pairs"] == 3
+    assert set(report["all"]) >= {"effect_psnr", "effect_psnr_nothing", "rest_psnr"}
+    assert load_rgb(out / "validation-effect.png").shape[0] == 3
+    inserter = build_inserter(InserterConfig(name="effect"), None, out)
+    assert inserter.provenance["inserter_sha256"] == sha256_file(out / "effect.safetensors")
 
 
 def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,13 @@ from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import (
+    FREE_STYLIZERS,
+    ModelConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
@@ -28,10 +34,11 @@ from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
-from magic_insert.stylizers.base import AUTO_NAMED, Draw, Stylizer
+from magic_insert.stylizers.base import AUTO_NAMED
+from magic_insert.stylizers.draws import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
-DRAWING = [choice for choice in CHOICES if choice != "adain"]
+DRAWING = [choice for choice in CHOICES if choice not in FREE_STYLIZERS]
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
 SAMPLING = SamplingConfig(steps=2, guidance=2.0)
 STYLE = StyleConfig(blocks="all")
@@ -118,7 +125,7 @@ def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
     scenes, steps = [scene(0), scene(1, 70, 50), scene(2)], []
     draws = [Draw(s, *rest) for s, *rest in zip(scenes, (1, 2, 1), "abc", WORDS, strict=True)]
     together = stylizer(draws, on_step=lambda done, total: steps.append((done, total)))
-    assert together.shape == (3, 3, 64, 64)
+    assert together.shape == ((3, 4, 30, 20) if choice == "tone" else (3, 3, 64, 64))
     assert [done for done, _ in steps] == list(range(1, steps[0][1] + 1))
     for i in (0, 1):
         torch.testing.assert_close(stylizer([draws[i]])[0], together[i], atol=2e-4, rtol=0)
@@ -126,18 +133,6 @@ def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
     assert torch.equal(sample(tiny_pipe, ["a red bunny"], [0], steps=1), base)
     stylizer.close()
     assert fingerprint(tiny_pipe) == prints
-
-
-@pytest.mark.parametrize("choice", DRAWING)
-def test_another_seed_is_another_picture(made: Any, choice: str) -> None:
-    stylizer = made(choice)
-    assert far(draw(stylizer, seed=1), draw(stylizer, seed=2))
-
-
-@pytest.mark.parametrize("choice", ["personalized", "instantstyle", "style_aligned", "adain"])
-def test_another_scene_is_another_picture(made: Any, choice: str) -> None:
-    stylizer = made(choice)
-    assert far(draw(stylizer, which=0), draw(stylizer, which=3))
 
 
 @pytest.mark.parametrize(
@@ -185,11 +180,6 @@ def test_style_guidance_moves_the_picture_and_leaves_the_pipeline_as_it_was(
         draw(made(style=replace(STYLE, mode="none", guidance=8.0))),
         draw(made(style=replace(STYLE, mode="none"))),
     )
-
-
-def test_style_guidance_from_the_own_look_to_itself_changes_nothing(made: Any) -> None:
-    own = replace(STYLE, degree=0.0)
-    assert torch.allclose(draw(made(style=replace(own, guidance=8.0))), draw(made(style=own)), atol=1e-4)
 
 
 def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe: Any, made: Any) -> None:
@@ -272,12 +262,6 @@ def test_every_knob_of_style_aligned_turns(made: Any, knob: dict[str, Any]) -> N
     assert far(draw(made("style_aligned", **knob)), draw(made("style_aligned")))
 
 
-@pytest.mark.parametrize("knob", [{"style_weight": 0.3}, {"size": 96}])
-def test_every_knob_of_adain_turns(made: Any, knob: dict[str, Any]) -> None:
-    usual, turned = draw(made("adain")), draw(made("adain", **knob))
-    assert usual.shape != turned.shape or far(usual, turned)
-
-
 def test_adain_draws_without_a_pipeline_at_its_own_size(adain_weights: Path) -> None:
     cfg = StylizerConfig(name="adain", weights=str(adain_weights), size=80)
     assert draw(build_stylizer(cfg, None, subject(), STYLE, SAMPLING)).shape == (3, 80, 80)
@@ -300,11 +284,6 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_loaded(
     with pytest.raises(UserError, match=fix) as caught:
         check_stylizer(cfg, model, tmp_path, subject_text=text)
     assert "\n" not in str(caught.value)
-
-
-def test_a_personalised_stylizer_without_a_run_folder_is_refused(tiny_pipe: Any) -> None:
-    with pytest.raises(UserError, match="personalize first"):
-        build_stylizer(StylizerConfig(), tiny_pipe, subject(), STYLE, SAMPLING)
 
 
 def test_the_insert_job_takes_a_baseline_and_a_pose_and_personalises_nothing(

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import SubjectPlopConfig
+from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
@@ -116,7 +116,7 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
         f"model.source={tiny_micro}", "model.image_size=64", "model.device=cpu", "benchmark=subjectplop",
         f"root={SHARED}", "benchmark.placement=both", f"benchmark.pairs=[{','.join(named)}]", "track=both",
         "personalization.steps=1", "personalization.batch_size=1", "personalization.views=1", "sampling.steps=2",
-        "stylizer=personalized", "inserter=[copy_paste,real_only,official:images]", f"inserters.official.dir={results}",
+        "stylizer=personalized", "inserter=[copy_paste,diffusion,official:images]", f"inserters.official.dir={results}",
         "inserters.official.pattern='res_{subject}_{background}_{side}.jpg'", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
     run_evaluate(freeze(compose_job("evaluate", rewrite(words))))
@@ -125,7 +125,7 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
     def of(track: str, method: str) -> list[dict[str, Any]]:
         return [row for row in every if (row["track"], row["method"]) == (track, method)]
 
-    ours = ("personalized+copy_paste", "personalized+real_only")
+    ours = ("personalized+copy_paste", "personalized+diffusion")
     assert [len(of("stylize", "personalized")), *(len(of("insert", name)) for name in ours)] == [
         len(named)
     ] * 3

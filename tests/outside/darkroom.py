@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from magic_insert.config.fields import Range
-from magic_insert.config.schema import InserterConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import InserterConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
@@ -18,7 +18,7 @@ from magic_insert.evaluation.rows import Column
 from magic_insert.inserters.base import Insertion
 from magic_insert.models.encoders.base import EncoderCard, PlainEncoder
 from magic_insert.models.segment import Matte
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 from magic_insert.toybox.styles.view import View, style
 
 

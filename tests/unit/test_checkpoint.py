@@ -97,7 +97,7 @@ def test_the_last_two_are_kept_and_the_last_is_read(tmp_path: Path) -> None:
     assert found.step == 1000
 
 
-def test_one_changed_bit_anywhere_is_noticed_and_the_checkpoint_before_is_used(
+def test_a_changed_bit_or_a_cut_anywhere_is_noticed_and_the_checkpoint_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, 1, 2)
@@ -113,27 +113,34 @@ def test_one_changed_bit_anywhere_is_noticed_and_the_checkpoint_before_is_used(
         assert record.levelno == logging.WARNING
         assert last.name in record.getMessage()
         assert "\n" not in record.getMessage()
+    content = last.read_bytes()
+    for length in (0, 7, 100, -1):
+        last.write_bytes(content[:length])
+        found = read_last_checkpoint(tmp_path, "mine")
+        assert found is not None
+        assert found.step == 1, f"{length} bytes"
 
 
-@pytest.mark.parametrize("length", [0, 7, 100, -1])
-def test_a_cut_off_file_is_noticed(tmp_path: Path, length: int) -> None:
-    write(tmp_path, 1, 2)
-    last = list_checkpoints(tmp_path)[0]
-    last.write_bytes(last.read_bytes()[:length])
-    found = read_last_checkpoint(tmp_path, "mine")
-    assert found is not None
-    assert found.step == 1
-
-
-def test_when_all_are_damaged_the_user_decides(tmp_path: Path) -> None:
-    write(tmp_path, 1, 2)
+def test_checkpoints_that_are_all_damaged_or_of_another_run_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, 1, 2, key="other")
+    with pytest.raises(UserError, match="another out"):
+        read_last_checkpoint(tmp_path, "mine")
     for path in list_checkpoints(tmp_path):
         damage(path, -1)
     with pytest.raises(UserError, match="2 damaged"):
         read_last_checkpoint(tmp_path, "mine")
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
-    write(tmp_path, 1, key="other")
-    with pytest.raises(UserError, match="another out"):
-        read_last_checkpoint(tmp_path, "mine")
+def test_counters_that_are_no_tensors_survive_a_checkpoint(tmp_path: Path) -> None:
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    optimizer.state[parameter]["count"] = 7
+    save_checkpoint(
+        tmp_path, step=1, key="k", values={"w": parameter}, optimizer=optimizer, scaler={"scale": 2.0**16}
+    )
+    found = read_last_checkpoint(tmp_path, "k")
+    assert found is not None
+    fresh = torch.optim.SGD([parameter], lr=0.1)
+    found.restore_optimizer(fresh)
+    assert fresh.state[parameter]["count"] == 7
+    assert found.scaler == {"scale": 65536.0}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.errors import UserError
@@ -18,6 +18,7 @@ from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Inserted, insert_cutout
 from magic_insert.inserters.inpaint import inpaint, neighbourhood
+from magic_insert.models.edit_unet import EditSampling
 from magic_insert.models.pipeline import decode, encode
 
 
@@ -25,7 +26,7 @@ def noisy(*shape: int, name: str = "noise") -> Tensor:
     return torch.rand(shape, generator=generator(0, name))
 
 
-def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only") -> tuple[Scene, Inserted]:
+def placed(pipe: Any, folder: Path, composite: str, inserter: str = "diffusion") -> tuple[Scene, Inserted]:
     scene = Scene(noisy(3, 256, 320), "scene")
     alpha = torch.zeros(1, 60, 40)
     alpha[:, 5:55, 5:35] = 1
@@ -35,7 +36,7 @@ def placed(pipe: Any, folder: Path, composite: str, inserter: str = "real_only")
     return scene, insert_cutout(scene, subject, box, inserter=made, composite=composite, draw=(0, "pair"))
 
 
-@pytest.mark.parametrize("inserter", ["real_only", "inpaint", "contact_shadow"])
+@pytest.mark.parametrize("inserter", ["diffusion", "inpaint", "contact_shadow"])
 def test_outside_the_effect_an_effect_layer_leaves_every_bit_at_four_times_the_models_size(
     inserter: str, tiny_pipe: Any, tiny_micro: Path
 ) -> None:
@@ -63,11 +64,11 @@ def test_inpainting_nothing_is_the_round_trip_and_a_row_does_not_see_its_neighbo
     images, region = noisy(2, 3, 64, 64), torch.zeros(2, 1, 64, 64)
     still = decode(tiny_pipe.vae, encode(tiny_pipe.vae, images))
     assert torch.allclose(
-        inpaint(tiny_pipe, images, region, seed=0, ids=["a", "b"], steps=2), still, atol=1e-5
+        inpaint(tiny_pipe, images, region, EditSampling(0, ["a", "b"], 2)), still, atol=1e-5
     )
     region[:, :, :, 32:] = 1
-    both = inpaint(tiny_pipe, images, region, seed=0, ids=["a", "b"], steps=2)
-    alone = inpaint(tiny_pipe, images[1:], region[1:], seed=0, ids=["b"], steps=2)
+    both = inpaint(tiny_pipe, images, region, EditSampling(0, ["a", "b"], 2))
+    alone = inpaint(tiny_pipe, images[1:], region[1:], EditSampling(0, ["b"], 2))
     assert torch.allclose(both[1:], alone, atol=1e-4)
     assert (both - still).abs()[..., 40:].max() > 0.01
 

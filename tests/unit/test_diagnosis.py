@@ -54,11 +54,11 @@ def names(rows: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
         ("stylize", "adain", {"subject_dino": 0.25}, "identity lost"),
         ("stylize", "adain", {"style_csd": 0.25}, "style mismatch"),
         ("stylize", "adain", {"style_csd": 0.22, "subject_dino": 0.92}, "copied, not redrawn"),
-        ("insert", "personalized+real_only", {"inside_style": 0.31}, "pasted look"),
-        ("insert", "personalized+real_only", {"outside_psnr": 29.0}, "background changed"),
-        ("insert", "personalized+real_only", {"outside_shift": 8 / 255}, "background changed"),
-        ("insert", "personalized+real_only", {"effect_area": 0.0}, "missing shadow"),
-        ("insert", "personalized+real_only", {"truth_shadow_iou": 0.02}, "misplaced shadow"),
+        ("insert", "personalized+diffusion", {"inside_style": 0.31}, "pasted look"),
+        ("insert", "personalized+diffusion", {"outside_psnr": 29.0}, "background changed"),
+        ("insert", "personalized+diffusion", {"outside_shift": 8 / 255}, "background changed"),
+        ("insert", "personalized+diffusion", {"effect_area": 0.0}, "missing shadow"),
+        ("insert", "personalized+diffusion", {"truth_shadow_iou": 0.02}, "misplaced shadow"),
     ],
 )
 def test_a_failure_is_named_on_its_pair_and_only_there(
@@ -75,12 +75,12 @@ def test_methods_as_good_as_the_truth_are_not_accused() -> None:
 
 
 def test_identity_in_the_picture_is_judged_against_the_bare_background() -> None:
-    rows = rows_with("insert", "personalized+real_only", inside_identity=0.3)
+    rows = rows_with("insert", "personalized+diffusion", inside_identity=0.3)
     assert names(rows) == []  # without a floor there is nothing to judge by
     floor = [{**r, "method": "floor:background"} for r in rows if r["method"] == "floor:copy_paste"]
     for row in floor:
         row["values"] = {"inside_identity": 0.25}
-    assert names(rows + floor) == [("personalized+real_only", PAIR, "identity lost in the picture")]
+    assert names(rows + floor) == [("personalized+diffusion", PAIR, "identity lost in the picture")]
 
 
 def test_a_finding_carries_the_number_its_frame_and_what_to_turn() -> None:
@@ -106,7 +106,7 @@ def test_an_encoder_that_cannot_tell_floor_from_ceiling_accuses_nobody() -> None
 
 
 def test_a_scene_without_any_shadow_asks_for_none() -> None:
-    rows = rows_with("insert", "personalized+real_only", effect_area=0.0)
+    rows = rows_with("insert", "personalized+diffusion", effect_area=0.0)
     for row in rows:
         if row["method"] == "ceiling:truth":
             row["values"]["effect_area"] = 0.0
@@ -114,9 +114,9 @@ def test_a_scene_without_any_shadow_asks_for_none() -> None:
 
 
 def test_without_a_truth_a_picture_that_nothing_changed_beside_the_subject_lacks_its_shadow() -> None:
-    rows = rows_with("insert", "personalized+real_only", effect_area=0.0001)
+    rows = rows_with("insert", "personalized+diffusion", effect_area=0.0001)
     rows = [r for r in rows if r["method"] != "ceiling:truth"]
-    assert names(rows) == [("personalized+real_only", PAIR, "missing shadow")]
+    assert names(rows) == [("personalized+diffusion", PAIR, "missing shadow")]
 
 
 def test_shares_count_every_result_of_every_method() -> None:
@@ -130,7 +130,7 @@ def test_shares_count_every_result_of_every_method() -> None:
 def test_encoders_of_another_world_accuse_nobody_and_pixels_still_do() -> None:
     """Micro encoders know the Toybox; on other pictures only what pixels show is a failure."""
     rows = rows_with(
-        "insert", "personalized+real_only", inside_style=0.31, inside_identity=0.1, outside_psnr=29.0
+        "insert", "personalized+diffusion", inside_style=0.31, inside_identity=0.1, outside_psnr=29.0
     )
     facts = {"metrics": "micro", "benchmark": {"name": "subjectplop, 12 pairs of 36 x 20"}}
     assert [finding.signature for finding in diagnose(rows, facts)] == ["background changed"]

@@ -1,11 +1,15 @@
-"""Silhouettes and the effect network: what they start from and what they never do."""
+"""Silhouettes and the effect network: what they start from, what they never do, and that a stopped fit goes on."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
-from magic_insert.inserters.contact_shadow import contact_shade
-from magic_insert.models.effect_net import EffectNet, EffectNetConfig
+from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade
+from magic_insert.training.effect import EffectFit, fit_effect
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +87,23 @@ def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:
     assert torch.allclose(free.gate_logit[0], given.gate_logit[0], atol=1e-5)
     assert not torch.allclose(free.gate_logit[1], given.gate_logit[1], atol=1e-4)
     assert torch.equal(free.sun, given.sun)
+
+
+def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    settings = EffectFit(steps=2, batch_size=1, lr=1e-3, seed=0, scenes=1, save_every=1)
+
+    def fit(name: str, stop: bool = False, **changes: float) -> bytes:
+        def power_cut(done: int, total: int) -> None:
+            if stop:
+                raise ConnectionError("power cut")
+
+        how = replace(settings, **changes)  # type: ignore[arg-type]
+        return fit_effect(how, tmp_path / name, device="cpu", cache=tmp_path, on_step=power_cut).read_bytes()
+
+    whole = fit("whole")
+    with pytest.raises(ConnectionError):
+        fit("cut", stop=True)
+    assert [path.name for path in (tmp_path / "cut").iterdir()] == ["checkpoint-00000001.safetensors"]
+    assert fit("cut") == whole
+    with pytest.raises(UserError, match="choose another out"):
+        fit("cut", lr=2e-3)

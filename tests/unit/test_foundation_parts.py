@@ -23,6 +23,7 @@ from magic_insert.foundation.generator import (
     toning,
     velocity_loss,
 )
+from magic_insert.models.edit_unet import without_adapter
 from magic_insert.models.micro import (
     TINY,
     build_controlnet,
@@ -34,7 +35,6 @@ from magic_insert.models.micro import (
     load_tokenizers,
     new_adapter,
     publish_adapter,
-    without_adapter,
 )
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
@@ -205,7 +205,7 @@ def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
     fit(
         module,
         lambda step: generator_batch(tokenizers, step),
-        TrainerOptions(steps=2, progress=False),
+        TrainerOptions(steps=2),
         tmp_path,
     )
     moved = {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
@@ -264,7 +264,7 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
     module = ControlNetModule(generator.unet, network, *others, image_size=TINY.image_size, lr=1e-2, steps=2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     edges = (torch.rand(2, 3, 64, 64) > 0.9).float()
-    options = TrainerOptions(steps=2, progress=False)
+    options = TrainerOptions(steps=2)
     fit(module, lambda step: {**generator_batch(tokenizers, step), "edges": edges}, options, tmp_path / "fit")
     moved = {k for k, v in module.state_dict().items() if not torch.equal(before[k], v)}
     assert moved

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from magic_insert.data.pairs import Pair
-from magic_insert.training.insertion_data import ViewConfig, edit_data, view_of
+from magic_insert.training.insertion_job import ViewConfig, edit_data, view_of
 
 CONFIG = ViewConfig(views=4, context=2.2, dilate=0.1, seed=0)
 
@@ -50,11 +50,6 @@ def test_random_windows_differ_and_return_when_asked_again() -> None:
     assert torch.equal(view_of(scene(), 5, 48, CONFIG).mask, view_of(scene(), 5, 48, CONFIG).mask)
 
 
-def test_a_large_context_shows_the_largest_square() -> None:
-    wide = view_of(scene(), 0, 90, ViewConfig(1, 1000, 0, 0))
-    assert torch.equal(wide.without[1], scene().without[1, :, :90])
-
-
 def test_a_loose_mask_only_grows_and_without_dilation_not_at_all() -> None:
     masks = [view_of(scene(), number, 48, CONFIG) for number in range(8)]
     assert all((view.loose_mask >= view.mask).all() for view in masks)
@@ -72,7 +67,7 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
     config = ViewConfig(2, 2.2, 0.1, 0)
     whole = edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "a")
     with pytest.raises(KeyboardInterrupt):
-        edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b", on_progress=stop)
+        edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b", on_step=stop)
     resumed = edit_data(Scenes(), tiny_pipe, config, task, tmp_path / "b")
     for name in ("condition", "target", "mask"):
         first, second = getattr(whole, name), getattr(resumed, name)

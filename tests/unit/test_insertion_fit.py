@@ -8,22 +8,31 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hub_model import Hub
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.edit_unet import edit_start, edit_start_from_inpainting, load_edit_unet
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    edit,
+    edit_start,
+    edit_unet_of,
+    load_edit_unet,
+    start_digest,
+)
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.insertion import (
     CLEAR_CHANGE,
+    EditFit,
     EditLatents,
     InsertionModule,
     edit_batches,
     effect_weights,
+    fit_edit,
     shifted_times,
 )
-from magic_insert.training.insertion_fit import FitOptions, fit_edit
 
 C = TINY.latent_channels
 
@@ -52,11 +61,12 @@ def latents() -> EditLatents:
 
 
 def fit(start: Any, pipe: Any, data: EditLatents, folder: Path, steps: int = 4, **options: Any) -> Path:
-    fit_edit(
-        start, pipe, data, task="insert", steps=steps, batch_size=2, lr=1e-3, seed=5, folder=folder, device="cpu",
-        progress=False, options=FitOptions(save_every=1, **options),
-    )  # fmt: skip
+    fit_edit(start, pipe, data, EditFit("insert", steps, 2, 1e-3, 5, save_every=1, **options), folder)
     return folder / "inserter"
+
+
+def batches(data: EditLatents, batch_size: int = 4, **options: Any) -> dict[str, Tensor]:
+    return edit_batches(data, EditFit("insert", 1, batch_size, 1e-3, 0, **options))(3)
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -81,15 +91,33 @@ def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() ->
     unet = build_unet(TINY, in_channels=2 * C + 1)
     noisy, masked, mask = noise(1, C, 8, 8), noise(1, C, 8, 8, name="masked"), noise(1, 1, 8, 8, name="mask")
     theirs = predict(unet, torch.cat([noisy, mask, masked], dim=1))
-    ours = predict(edit_start_from_inpainting(unet), torch.cat([noisy, masked, mask], dim=1))
+    ours = predict(edit_start(unet), torch.cat([noisy, masked, mask], dim=1))
     assert torch.allclose(ours, theirs, atol=1e-5)
-
-
-def test_a_unet_of_other_channels_is_refused() -> None:
     with pytest.raises(UserError, match="input channels, got 7"):
         edit_start(build_unet(TINY, in_channels=7))
-    with pytest.raises(UserError, match="inpainting UNet"):
-        edit_start_from_inpainting(build_unet(TINY))
+
+
+def test_a_foreign_inpainting_unet_is_not_taken_for_an_edit_unet(hub: Hub) -> None:
+    with pytest.raises(UserError, match="inserter=diffusers"):
+        load_edit_unet(hub.inpaint / "unet")
+
+
+def test_an_edit_unet_is_shown_the_size_that_it_was_trained_with(tiny_micro: Path, tiny_pipe: Any) -> None:
+    """Whatever the size of the pipeline that it draws beside."""
+    seen = []
+    unet = edit_unet_of(tiny_pipe, tiny_micro / "inserter")
+    unet.register_forward_pre_hook(
+        lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    picture = torch.zeros(1, 3, 128, 128)
+    edit(tiny_pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
+    assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
+
+
+def test_an_edit_lora_knows_its_start_in_another_precision(tiny_micro: Path) -> None:
+    unet = build_unet(TINY)
+    assert start_digest(unet) == start_digest(unet.half()) == start_digest(unet.bfloat16())
+    assert start_digest(unet) != start_digest(build_unet(TINY))
 
 
 class Fuse(np.ndarray):
@@ -166,9 +194,7 @@ def test_a_fit_kept_as_a_lora_is_the_merged_one_and_knows_its_base(
 
 
 def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: EditLatents) -> None:
-    shown, hidden = (
-        edit_batches(latents, task="insert", seed=0, batch_size=4, dropout=share)(3) for share in (0.0, 1.0)
-    )
+    shown, hidden = (batches(latents, dropout=share) for share in (0.0, 1.0))
     assert not hidden["condition"].any()
     assert not hidden["mask"].any()
     assert shown["condition"].any()
@@ -177,10 +203,7 @@ def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: Edit
 
 
 def test_noise_on_the_condition_is_as_wide_as_asked_and_touches_nothing_else(latents: EditLatents) -> None:
-    plain, noisy = (
-        edit_batches(latents, task="insert", seed=0, batch_size=64, condition_noise=most)(3)
-        for most in (0.0, 2.0)
-    )
+    plain, noisy = (batches(latents, 64, condition_noise=most) for most in (0.0, 2.0))
     spread = noisy.pop("condition_noise").std(dim=(1, 2, 3))
     assert 0.8 < float(spread.mean()) < 1.2  # uniform from 0 to 2
     assert float(spread.min()) < 0.3
@@ -230,8 +253,4 @@ def test_changed_cells_count_more_and_every_picture_as_much_as_any_other() -> No
     assert torch.allclose(weights.mean(dim=(1, 2, 3)), torch.ones(2))
     assert torch.allclose(weights[0, 0, 0, 0] / weights[0, 0, 3, 3], torch.tensor(13.0))
     assert torch.equal(weights[1], torch.ones(1, 4, 4))
-
-
-def test_without_an_effect_weight_all_cells_count_alike() -> None:
-    weights = effect_weights(noise(2, C, 4, 4), noise(2, C, 4, 4, name="target"), 0.0)
-    assert torch.equal(weights, torch.ones(2, 1, 4, 4))
+    assert torch.equal(effect_weights(condition, target, 0.0), torch.ones(2, 1, 4, 4))

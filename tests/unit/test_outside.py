@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from magic_insert.bootstrap.filters import build_filters
 from magic_insert.cli.help import job_help
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job, frozen_from, group_options
 from magic_insert.config.freeze import freeze, to_yaml
 from magic_insert.config.registry import ENCODERS, METRICS
@@ -23,7 +23,7 @@ from magic_insert.evaluation.rows import column
 from magic_insert.inserters import build_inserter
 from magic_insert.models.segment import segment
 from magic_insert.stylizers import build_stylizer
-from magic_insert.stylizers.base import Draw
+from magic_insert.stylizers.draws import Draw
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_subjects
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from evaluation_rows import FACTS, synthetic_rows
 
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.core.jsonl import read_json
@@ -36,7 +36,7 @@ def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Pa
         for key, estimate in line.estimates.items()
     }
     assert numbers == expected
-    assert "insert.personalized+real_only.truth_effect_psnr" in numbers
+    assert "insert.personalized+diffusion.truth_effect_psnr" in numbers
 
 
 def test_cells_carry_counts_intervals_differences_and_win_rates() -> None:

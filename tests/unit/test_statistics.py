@@ -185,7 +185,7 @@ def test_floors_stand_first_ceilings_last_and_neither_is_compared() -> None:
 
 def test_an_inserter_goes_before_pasting_as_the_reference_and_floors_alone_have_none() -> None:
     frame = frame_of(synthetic_rows(tracks=["insert"])[::-1], "insert")
-    assert reference_method(frame) == "personalized+real_only"
+    assert reference_method(frame) == "personalized+diffusion"
     floors = frame[frame["kind"] == "floor"]
     assert (reference_method(floors), paired_table(floors, present_columns(floors, "insert"))) == (None, [])
 

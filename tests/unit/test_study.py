@@ -18,7 +18,8 @@ from evaluation_rows import synthetic_rows
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.config.schema.evaluation import ProtocolConfig
+from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
@@ -93,7 +94,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_rows(folder / "rows.jsonl", synthetic_rows(tracks=["insert"], pictures=folder))  # type: ignore[arg-type]
     run_build(
         config(
-            folder / "study", f"rows={folder / 'rows.jsonl'}", "ours=personalized+real_only",
+            folder / "study", f"rows={folder / 'rows.jsonl'}", "ours=personalized+diffusion",
             "against=[personalized+copy_paste]", "protocol=quick",
         )
     )  # fmt: skip
@@ -102,7 +103,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_neither_the_page_nor_a_picture_says_whose_it_is(study: Path) -> None:
     page = (study / "index.html").read_text()
-    for secret in ("personalized", "real_only", "copy_paste", "bunny", "forest", SCRAMBLED):
+    for secret in ("personalized", "diffusion", "copy_paste", "bunny", "forest", SCRAMBLED):
         assert secret not in page
         assert all(secret not in path.name for path in (study / "pictures").iterdir())
         assert secret not in (study / "study.json").read_text()
@@ -164,11 +165,11 @@ def test_a_study_of_nothing_is_refused(tmp_path: Path, words: list[str], message
 
 
 def test_a_method_that_is_not_in_the_rows_is_refused_by_name(study: Path, tmp_path: Path) -> None:
-    words = [f"rows={study.parent / 'rows.jsonl'}", "ours=personalized+real_only"]
+    words = [f"rows={study.parent / 'rows.jsonl'}", "ours=personalized+diffusion"]
     with pytest.raises(UserError, match="nobody"):
         run_build(config(tmp_path, *words, "against=[nobody]"))
     with pytest.raises(UserError, match="different methods"):
-        run_build(config(tmp_path, *words, "against=[personalized+real_only]"))
+        run_build(config(tmp_path, *words, "against=[personalized+diffusion]"))
     words += ["against=[personalized+copy_paste]", "protocol=quick"]
     with pytest.raises(UserError, match=r"protocol\.tasks"):
         run_build(config(tmp_path, *words, "protocol.tasks=30"))

@@ -64,18 +64,27 @@ from magic_insert.bootstrap.stages import (
     tracked,
     values_file,
 )
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.effect_layer import transfer_effect
+from magic_insert.core.events import stage
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import local_rank, rank
-from magic_insert.models.edit_unet import blended, edit, load_edit_unet, noop, save_unet
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    blended,
+    edit,
+    edit_unet_of,
+    load_edit_unet,
+    noop,
+    save_unet,
+)
 from magic_insert.models.encoders import load_lpips
 from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
-from magic_insert.training.insertion import EditLatents, mask_cells
-from magic_insert.training.insertion_fit import FitOptions, fit_edit
+from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
+from magic_insert.training.trainer import first_rank_bars
 
 PICTURES = "pictures"
 ENCODED_TOGETHER = 8
@@ -120,11 +129,11 @@ def run_harvest(path: Path) -> None:
     if not groups:
         return
     pipe = open_model(payload.model)
-    remover = load_edit_unet(payload.inputs["remover"], device=pipe.device)
+    remover = edit_unet_of(pipe, payload.inputs["remover"])
     for group in tracked(payload, groups, "removing subjects"):
         ids = ids_of(group)
         on = load(pool, WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
-        removed = edit(pipe, remover, *on, seed=settings.seed, ids=ids, steps=settings.steps)
+        removed = edit(pipe, remover, *on, EditSampling(settings.seed, ids, settings.steps))
         for name, picture in zip(ids, removed, strict=True):
             save(payload.out, WITHOUT, name, picture)
 
@@ -139,7 +148,7 @@ def run_measure(path: Path) -> None:
         return
     pipe = open_model(payload.model)
     cycle = payload.settings.cycle
-    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device) if cycle else None
+    inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
     for group in tracked(payload, groups, "measuring removals"):
         ids = ids_of(group)
         picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
@@ -147,7 +156,7 @@ def run_measure(path: Path) -> None:
         inserted: Sequence[Tensor | None] = [None] * len(ids)
         if inserter is not None:
             on = paste(picture, removed, mask).to(pipe.device), mask.to(pipe.device)
-            inserted = list(edit(pipe, inserter, *on, seed=how.seed, ids=ids, steps=how.steps).cpu())
+            inserted = list(edit(pipe, inserter, *on, EditSampling(how.seed, ids, how.steps)).cpu())
         truth = load(pool, WITHOUT, ids) if known else None
         for i, name in enumerate(ids):
             answer = None if truth is None else truth_of(picture[i], still[i], removed[i], truth[i], mask[i])
@@ -170,17 +179,16 @@ def run_evaluate(path: Path) -> None:
     if not groups:
         return
     pipe = open_model(payload.model)
-    network = load_edit_unet(payload.inputs["network"], device=pipe.device)
+    network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
     for group in tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
         ids = ids_of(group)
         full, empty, mask = load(heldout, WITH, ids), load(heldout, WITHOUT, ids), load_masks(heldout, ids)
         given, target = (paste(full, empty, mask), full) if insert else (full, empty)
-        run: dict[str, Any] = {"seed": how.seed, "ids": ids, "steps": how.steps}
-        on = given.to(pipe.device), mask.to(pipe.device)
-        drawn = edit(pipe, network, *on, **run).cpu()
-        still = noop(pipe, network, *on, reference="vae", **run).cpu()
+        on = given.to(pipe.device), mask.to(pipe.device), EditSampling(how.seed, ids, how.steps)
+        drawn = edit(pipe, network, *on).cpu()
+        still = noop(pipe, network, *on, reference="vae").cpu()
         effect = effect_of(full, empty, mask)
         found = torch.stack([changed_region(*one) for one in zip(still, drawn, mask, strict=True)])
         pictures = {"": drawn}
@@ -210,30 +218,35 @@ def run_fit(path: Path) -> None:
     known = _pairs(
         pipe, task, load(photos, WITH, names), load(photos, WITHOUT, names), load_masks(photos, names)
     )
-    fit_edit(
-        payload.inputs["start"],
-        pipe,
-        mixed(drawn, known, recipe.photo_share),
-        task=task,
-        steps=recipe.steps,
-        batch_size=recipe.batch_size,
-        lr=recipe.lr,
-        seed=payload.settings.seed,
-        folder=payload.work,
-        device=pipe.device.type,
-        progress=payload.progress and rank() == 0,
-        log=lambda step, values: append_jsonl(payload.work / LOSSES, {"step": step, **values}),
-        options=FitOptions(
-            ema_decay=recipe.ema_decay or None,
-            effect_weight=recipe.effect_weight,
-            time_shift=recipe.time_shift,
-            # A remover looks at pictures as they are: nothing in them gives its answer away.
-            condition_noise=recipe.condition_noise if task == "insert" else 0.0,
-            precision=recipe.precision,
-            lora_rank=recipe.lora_rank,
-            save_every=recipe.save_every,
-        ),
+    settings = EditFit(
+        task,
+        recipe.steps,
+        recipe.batch_size,
+        recipe.lr,
+        payload.settings.seed,
+        ema_decay=recipe.ema_decay or None,
+        effect_weight=recipe.effect_weight,
+        time_shift=recipe.time_shift,
+        # A remover looks at pictures as they are: nothing in them gives its answer away.
+        condition_noise=recipe.condition_noise if task == "insert" else 0.0,
+        precision=recipe.precision,
+        lora_rank=recipe.lora_rank,
+        save_every=recipe.save_every,
     )
+    latents = mixed(drawn, known, recipe.photo_share)
+    with (
+        first_rank_bars(payload.progress) as on_event,
+        stage(on_event, f"train the {NETWORKS[task]}") as running,
+    ):
+        fit_edit(
+            payload.inputs["start"],
+            pipe,
+            latents,
+            settings,
+            payload.work,
+            on_step=running,
+            log=lambda step, values: append_jsonl(payload.work / LOSSES, {"step": step, **values}),
+        )
     if rank() == 0:
         product = payload.out / NETWORKS[task]
         shutil.rmtree(product, ignore_errors=True)

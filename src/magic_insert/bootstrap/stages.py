@@ -9,14 +9,14 @@ Importing this costs no torch: the parent of a run plans with it.
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from magic_insert.config.schema import AdaptConfig, ModelConfig, SegmenterConfig
+from magic_insert.config.schema.bootstrap import AdaptConfig
+from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
+from magic_insert.core import events
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import no_event, stage, terminal_bars
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.ranks import rank, shard
@@ -220,12 +220,8 @@ def groups_left(items: Sequence[T], size: int, files_of: Callable[[T], Iterable[
 
 
 def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterator[T]:
-    """`groups`, each an event of the stage `title`, with a progress bar on rank 0."""
-    shown = payload.progress and rank() == 0
-    with terminal_bars() if shown else nullcontext(no_event) as on_event, stage(on_event, title) as on_step:
-        for number, group in enumerate(groups, start=1):
-            yield group
-            on_step(number, len(groups))
+    """`groups`, each a step of the stage `title`, with a progress bar on rank 0."""
+    return events.tracked(groups, title, shown=payload.progress and rank() == 0)
 
 
 def picture_files(folder: Path, masks: Path) -> list[Path]:

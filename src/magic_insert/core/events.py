@@ -6,14 +6,15 @@ cancels the work: the exception leaves through the caller, and no file is half-w
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+Item = TypeVar("Item")
 OnEvent = Callable[[str, int, int, Any], None]
 OnStep = Callable[[int, int], None]  # called with (steps done, steps in all)
 
@@ -73,7 +74,8 @@ def terminal_bars(console: Console | None = None) -> Iterator[OnEvent]:
     console = console or Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, tuple[TaskID, float]] = {}
-    with Progress(*columns, console=console, transient=True) as progress:
+    shown = console.is_terminal  # a log gets the lines alone
+    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
 
         def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
             if stage not in tasks:
@@ -86,3 +88,11 @@ def terminal_bars(console: Console | None = None) -> Iterator[OnEvent]:
                 console.print(f"[dim]{stage} {time.perf_counter() - began:.1f} s[/dim]")
 
         yield on_event
+
+
+def tracked(items: Sequence[Item], title: str, *, shown: bool = True) -> Iterator[Item]:
+    """`items`, each a step of the stage `title`, with a bar on the terminal where `shown`."""
+    with terminal_bars() if shown else nullcontext(no_event) as on_event, stage(on_event, title) as on_step:
+        for number, item in enumerate(items, start=1):
+            yield item
+            on_step(number, len(items))

@@ -13,16 +13,17 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from magic_insert.config.schema import CardConfig, ModelConfig
+from magic_insert.config.schema.jobs import CardConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.digest import sha256_file
+from magic_insert.core.events import tracked
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
-from magic_insert.models.edit_unet import edit, load_edit_unet
+from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet
 from magic_insert.models.encoders import Encoders, load_encoders
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import sample
@@ -97,7 +98,7 @@ def measure_style(
 
     def redraw(unet: Any) -> Callable[..., Tensor]:
         return lambda image, mask, names: edit(
-            pipe, unet, image, mask, seed=seed, ids=list(names), steps=EDIT_STEPS
+            pipe, unet, image, mask, EditSampling(seed, list(names), EDIT_STEPS)
         )
 
     removed = _in_chunks(redraw(remover), pair.with_subject, pair.mask, ids)
@@ -204,8 +205,8 @@ def run_card(cfg: CardConfig) -> Path:
     remover, inserter = load_edit_unet(source / "remover"), load_edit_unet(source / "inserter")
     rows = {}
     batches = held_out(cfg.num_samples, cfg.seed, size)
-    for data in track(batches, "measuring", total=len(ALL_STYLES), console=Console(stderr=True)):
-        rows[data.style] = measure_style(data, pipe, encoders, remover, inserter, cfg.seed)
+    for style in tracked(ALL_STYLES, "measuring"):
+        rows[style] = measure_style(next(batches), pipe, encoders, remover, inserter, cfg.seed)
     summary = summarise(rows)
     training = source / "training.json"
     weights = {str(p.relative_to(source)): sha256_file(p) for p in sorted(source.rglob("*.safetensors"))}

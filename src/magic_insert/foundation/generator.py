@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
 from magic_insert.models.controlnet import Structure, canny_edges
+from magic_insert.models.edit_unet import without_adapter
 from magic_insert.models.micro import (
     build_controlnet,
     build_scheduler,
@@ -30,7 +31,6 @@ from magic_insert.models.micro import (
     load_adapter,
     new_adapter,
     publish_adapter,
-    without_adapter,
 )
 from magic_insert.models.pipeline import size_ids
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look

@@ -14,7 +14,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import FoundationConfig, PartConfig
+from magic_insert.config.schema.jobs import FoundationConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import stage, terminal_bars
 from magic_insert.core.jsonl import read_json, whole_folder, write_json
@@ -38,8 +39,13 @@ from magic_insert.models.tensor_file import verify_folder
 from magic_insert.toybox.captions import corpus
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
-from magic_insert.training.ranks import first_rank_first, first_rank_only
-from magic_insert.training.trainer import TrainerOptions, fit
+from magic_insert.training.trainer import (
+    TrainerOptions,
+    first_rank_bars,
+    first_rank_first,
+    first_rank_only,
+    fit,
+)
 
 PARTS: dict[str, Callable[[Context, PartConfig], Recipe]] = {
     "vae": vae_part,
@@ -177,11 +183,14 @@ def _train_part(
         save_every=cfg.save_every,
         ema_decay=recipe.ema_decay,
         whole_batch=recipe.whole_batch,
-        progress=rank() == 0,
-        title=f"training {name}",
+        key=name,
     )
-    with open_tracker(context.out, name, cfg.logger, thaw(cfg)) as tracker:
-        fit(recipe.module, recipe.batch_at, options, folder, key=name, log=tracker.log)
+    with (
+        open_tracker(context.out, name, cfg.logger, thaw(cfg)) as tracker,
+        first_rank_bars() as on_event,
+        stage(on_event, f"train {name}") as running,
+    ):
+        fit(recipe.module, recipe.batch_at, options, folder, log=tracker.log, on_step=running)
 
     def publish() -> None:
         recipe.publish(folder)

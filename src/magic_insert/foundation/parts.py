@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.fidelity import decibel
 from magic_insert.core.jsonl import read_record
@@ -41,7 +41,14 @@ from magic_insert.models.micro import (
 )
 from magic_insert.models.pipeline import plain_attention
 from magic_insert.toybox.styles import style_phrase
-from magic_insert.training.insertion import EditLatents, InsertionModule, Task, edit_batches, mask_cells
+from magic_insert.training.insertion import (
+    EditFit,
+    EditLatents,
+    InsertionModule,
+    Task,
+    edit_batches,
+    mask_cells,
+)
 from magic_insert.training.trainer import TrainingModule
 
 BatchAt = Callable[[int], Any]
@@ -449,10 +456,7 @@ def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], R
         )
         batches = edit_batches(
             edit_latents(context, task),
-            task=task,
-            seed=context.seed,
-            batch_size=part.batch_size,
-            time_shift=TIME_SHIFT,
+            EditFit(task, part.steps, part.batch_size, part.lr, context.seed, time_shift=TIME_SHIFT),
         )
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 

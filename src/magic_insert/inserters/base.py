@@ -7,13 +7,14 @@ size. Shape letters: H, W the scene's rows and columns, s the side an inserter d
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import Region, area_resize, paste, region_around, resize
 from magic_insert.core.effect_layer import (
     EffectConfig,
@@ -80,6 +81,50 @@ class Inserter(Protocol):
     ) -> Insertion:
         """What the subject `mask`, pasted in the square `window` of `scene`, does to its light; `id` names the draw."""
         ...
+
+
+class InserterBase:
+    """What our inserters share: a name, settings, and a provenance made of those settings that `recorded` names."""
+
+    recorded: tuple[str, ...] = ()
+
+    def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
+        """One that needs neither a model nor weights."""
+        self.name, self.settings, self.pipe = settings.name, settings, pipe
+        self.weights_sha256: str | None = None
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Its settings and the digest of its weights."""
+        weights = {} if self.weights_sha256 is None else {"inserter_sha256": self.weights_sha256}
+        settings = {f"inserter_{name}": getattr(self.settings, name) for name in self.recorded}
+        return {"inserter": self.name, **weights, **settings}
+
+
+class LayerInserter(InserterBase):
+    """An inserter that computes the layer itself: it draws no picture and knows no randomness."""
+
+    def layer(
+        self,
+        scene: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+    ) -> EffectLayer:
+        """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        scene: Float[Tensor, "3 H H"],
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        *,
+        seed: int,
+        id: str,
+        on_step: OnStep = no_step,
+    ) -> Insertion:
+        """The layer alone."""
+        return Insertion(self.layer(scene, window, mask))
 
 
 @dataclass(frozen=True)

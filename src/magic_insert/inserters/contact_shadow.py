@@ -1,30 +1,16 @@
 """A contact shadow: the silhouette squashed onto the ground, and darkness under the feet. Seven numbers, no weights."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectLayer
-from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import blur
-from magic_insert.core.silhouettes import contact, foot_frame, frame_coordinates
-from magic_insert.inserters.base import Insertion
-
-SIDE = 128  # of the layer
-BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
-
-
-def contact_shade(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
-    """The factor in (0, 1] by which the ground is darkened."""
-    frame = foot_frame(mask)
-    broad, tight = contact(mask, frame, frame_coordinates(frame, *mask.shape[-2:]))
-    return (1.0 - BROAD * broad) * (1.0 - TIGHT * tight)
+from magic_insert.core.silhouettes import foot_frame
+from magic_insert.inserters.base import LayerInserter
+from magic_insert.models.effect_net import SIDE, contact_shade
 
 
 def tuned(layer: EffectLayer, longer: float, settings: InserterConfig) -> EffectLayer:
@@ -38,33 +24,10 @@ def tuned(layer: EffectLayer, longer: float, settings: InserterConfig) -> Effect
     return EffectLayer(shade.clamp(max=1.0), (settings.strength * light).clamp(0.0, 1.0))
 
 
-class ContactShadow:
+class ContactShadow(LayerInserter):
     """No weights: darkness under the feet and the silhouette squashed onto the ground, the same in every light."""
 
-    def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
-        self.name, self.settings = settings.name, settings
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its settings."""
-        return {
-            "inserter": self.name,
-            "inserter_strength": self.settings.strength,
-            "inserter_softness": self.settings.softness,
-        }
-
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
-        """The layer; it knows no randomness."""
-        return Insertion(self.layer(scene, window, mask))
+    recorded = ("strength", "softness")
 
     def layer(
         self,
@@ -72,7 +35,6 @@ class ContactShadow:
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
     ) -> EffectLayer:
-        """The layer at the effect network's side."""
         covered = area_resize(mask, SIDE, SIDE)[None]
         shade = contact_shade(covered)[0].expand(3, -1, -1).clone()
         layer = EffectLayer(shade, torch.zeros_like(shade))

@@ -1,30 +1,16 @@
 """The control: what is pasted stays as it is. The floor of every table."""
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
 from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.inserters.base import Insertion
+from magic_insert.inserters.base import InserterBase, Insertion
 
 
-class CopyPaste:
+class CopyPaste(InserterBase):
     """Draws nothing."""
-
-    def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
-        """None of the three is used."""
-        self.name = settings.name
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its name."""
-        return {"inserter": self.name}
 
     def __call__(
         self,

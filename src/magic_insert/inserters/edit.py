@@ -1,48 +1,82 @@
-"""ObjectDrop's insertion model (arXiv 2403.18818): an edit UNet draws the window again, beside its own no-op.
+"""ObjectDrop's two models (arXiv 2403.18818): an edit UNet draws the window again, beside its own no-op.
 
-Trained on photographs alone, or adapted to drawings by a bootstrap; the class is the same.
+The inserter gives a pasted subject its light; trained on photographs alone, or adapted to drawings by a bootstrap, the
+class is the same. The remover draws what a mask marks, and its shadow, away: only the hole and the light around it
+reach the picture (`core.fill`), every other pixel keeps its value.
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
+from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
-from magic_insert.inserters.base import Insertion
-from magic_insert.models.edit_unet import edit, load_edit_unet, noop
+from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
+
+DRAW = "remove"  # names the noise of a removal: one picture, one draw
 
 
-class EditInserter:
-    """An edit UNet at its own resolution."""
+class EditModel:
+    """The edit UNet in `folder` (or its LoRA) at its own resolution; `pipe` lends the other parts.
 
-    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
-        """Loads the UNet, or its LoRA, from `folder`; `pipe` lends the other parts.
+    Raises:
+        UserError: the weights do not fit.
+    """
 
-        Raises:
-            UserError: the weights do not fit.
-        """
-        self.name, self.settings, self.pipe = settings.name, settings, pipe
-        self.unet = load_edit_unet(folder, device=pipe.device, base=pipe.unet)
+    def __init__(self, pipe: Any, folder: Path) -> None:
+        self.pipe, self.unet = pipe, edit_unet_of(pipe, folder)
         self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
         self.weights_sha256 = sha256_file(weights_in(folder))
 
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its settings and the digest of its weights."""
-        return {
-            "inserter": self.name,
-            "inserter_sha256": self.weights_sha256,
-            "inserter_steps": self.settings.steps,
-            "inserter_reference": self.settings.reference,
-        }
+    def draw(
+        self,
+        window: Float[Tensor, "3 H H"],
+        mask: Float[Tensor, "1 H H"],
+        how: EditSampling,
+        *,
+        reference: str,
+        on_step: OnStep = no_step,
+    ) -> tuple[Float[Tensor, "3 s s"], Float[Tensor, "3 s s"]]:
+        """The window redrawn, and its `reference` (see `noop`); the steps of a sampled reference count, too."""
+        total = how.steps * (2 if reference == "unmasked" else 1)
+        small, covered = (
+            area_resize(x, self.side, self.side)[None].to(self.unet.device) for x in (window, mask)
+        )
+        output = edit(self.pipe, self.unet, small, covered, how, lambda done, _: on_step(done, total))
+        still = noop(
+            self.pipe,
+            self.unet,
+            small,
+            covered,
+            how,
+            reference=reference,
+            on_step=lambda done, _: on_step(how.steps + done, total),
+        )
+        return output[0].to(window.device), still[0].to(window.device)
+
+
+class EditInserter(InserterBase):
+    """An edit UNet as an inserter."""
+
+    recorded = ("steps", "reference")
+
+    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
+        """Raises:
+        UserError: the weights do not fit.
+        """
+        super().__init__(settings, pipe, folder)
+        self.model = EditModel(pipe, folder)
+        self.weights_sha256 = self.model.weights_sha256
 
     def __call__(
         self,
@@ -54,21 +88,49 @@ class EditInserter:
         id: str,
         on_step: OnStep = no_step,
     ) -> Insertion:
-        """The window at the model's side, redrawn; `on_step` counts the steps of a sampled reference, too."""
-        steps, reference = self.settings.steps, self.settings.reference
-        total = steps * (2 if reference == "unmasked" else 1)
-        small = area_resize(window, self.side, self.side)[None].to(self.unet.device)
-        covered = area_resize(mask, self.side, self.side)[None].to(self.unet.device)
-        draw: dict[str, Any] = {"seed": seed, "ids": [id], "steps": steps}
-        output = edit(self.pipe, self.unet, small, covered, on_step=lambda done: on_step(done, total), **draw)
-        still = noop(
-            self.pipe,
-            self.unet,
-            small,
-            covered,
-            reference=reference,
-            on_step=lambda done: on_step(steps + done, total),
-            **draw,
-        )
-        drawn, reference_drawn = (picture[0].to(window.device) for picture in (output, still))
-        return Insertion.measured(drawn, reference_drawn, mask, self.settings)
+        """The window at the model's side, redrawn, beside its reference."""
+        how, reference = EditSampling(seed, [id], self.settings.steps), self.settings.reference
+        drawn, still = self.model.draw(window, mask, how, reference=reference, on_step=on_step)
+        return Insertion.measured(drawn, still, mask, self.settings)
+
+
+@dataclass(frozen=True)
+class RemoverSettings:
+    """The keys of `magic-insert remove`.
+
+    `run`: folder that holds `remover/`; None is the one beside the model's weights. `steps`: None is the model's own.
+    """
+
+    run: str | None = None
+    steps: int | None = None
+    grow: float = 0.02
+    threshold: float = 0.03
+    reach: float = 1.2
+
+
+class Remover:
+    """An edit UNet at its own resolution."""
+
+    def __init__(self, settings: RemoverSettings, pipe: Any, folder: Path) -> None:
+        """Loads the UNet, or its LoRA, from `folder`; `pipe` lends the other parts.
+
+        Raises:
+            UserError: the weights do not fit.
+        """
+        self.settings, self.model = settings, EditModel(pipe, folder)
+        self.weights_sha256 = self.model.weights_sha256
+
+    def __call__(
+        self,
+        window: Float[Tensor, "3 H H"],
+        hole: Float[Tensor, "1 H H"],
+        *,
+        seed: int,
+        on_step: OnStep = no_step,
+    ) -> tuple[Float[Tensor, "3 H H"], Float[Tensor, "1 H H"]]:
+        """The window without what `hole` marks, and where it was changed, 0 or 1."""
+        cfg = self.settings
+        how = EditSampling(seed, [DRAW], cfg.steps or 1)
+        drawn, still = self.model.draw(window, hole, how, reference="vae", on_step=on_step)
+        config = EffectConfig(threshold=cfg.threshold, reach=cfg.reach)
+        return fill_hole(window, hole, drawn, still, grow=cfg.grow, config=config)

@@ -5,7 +5,6 @@ reading it from the picture. Shape letters: H side of the square window, s the n
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectLayer, continue_under
-from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.silhouettes import foot_frame
-from magic_insert.inserters.base import Insertion
+from magic_insert.inserters.base import LayerInserter
 from magic_insert.inserters.contact_shadow import tuned
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, hedged, load_effect_net, sun_from
 from magic_insert.paths import effect_weights
 
 
-class EffectInserter:
+class EffectInserter(LayerInserter):
     """The effect network with its settings."""
+
+    recorded = ("sun", "strength", "softness")
 
     def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
         """Loads the weights in `folder` (null: those that come with the package); `pipe` only names the device.
@@ -34,34 +34,10 @@ class EffectInserter:
         Raises:
             UserError: the weights are missing or not an effect network's.
         """
-        self.name, self.settings = settings.name, settings
+        super().__init__(settings, pipe, folder)
         path = effect_weights() if folder is None else folder / effect_weights().name
         self.net: EffectNet = load_effect_net(path).to(getattr(pipe, "device", "cpu"))
         self.weights_sha256 = sha256_file(path)
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its settings and the digest of its weights."""
-        return {
-            "inserter": self.name,
-            "inserter_sha256": self.weights_sha256,
-            "inserter_sun": self.settings.sun,
-            "inserter_strength": self.settings.strength,
-            "inserter_softness": self.settings.softness,
-        }
-
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
-        """The layer; it knows no randomness."""
-        return Insertion(self.layer(scene, window, mask))
 
     @torch.no_grad()
     def layer(
@@ -70,7 +46,6 @@ class EffectInserter:
         window: Float[Tensor, "3 H H"],
         mask: Float[Tensor, "1 H H"],
     ) -> EffectLayer:
-        """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
         device = next(self.net.parameters()).device
         small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in (scene, window, mask)]
         found = hedged(self.net(*small), small[2]) if self.settings.sun == "auto" else self._turned(small)

@@ -7,8 +7,7 @@ trained for it, so nothing tells the model that the subject should throw a shado
 Shape letters: B pictures, H, W rows and columns, s side the model draws at; float32 in [0, 1], 1 is redrawn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,13 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.config.schema import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import INSIDE, bounding_box
-from magic_insert.core.rand import generator
-from magic_insert.inserters.base import Insertion
-from magic_insert.models.edit_unet import empty_prompt, nobody_watches
+from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.models.edit_unet import EditSampling, empty_prompt, predict
 from magic_insert.models.pipeline import ddim, decode, encode
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import blank_style, has_adapter
@@ -30,22 +27,15 @@ from magic_insert.models.style import blank_style, has_adapter
 MARGIN = 0.5  # how far the neighbourhood reaches, in units of the subject's longer side
 
 
-class InpaintInserter:
+class InpaintInserter(InserterBase):
     """Inpainting by the base model, without any training for insertion."""
 
-    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path | None = None) -> None:
-        """No weights beside those of `pipe` are needed."""
-        self.name, self.settings, self.pipe, self.side = settings.name, settings, pipe, image_size(pipe)
+    recorded = ("steps", "reference")
 
     @property
     def provenance(self) -> Mapping[str, Any]:
-        """Its settings."""
-        return {
-            "inserter": self.name,
-            "inserter_steps": self.settings.steps,
-            "inserter_reference": self.settings.reference,
-            "inserter_margin": MARGIN,
-        }
+        """Its settings and how far it redraws."""
+        return {**super().provenance, "inserter_margin": MARGIN}
 
     def __call__(
         self,
@@ -58,12 +48,10 @@ class InpaintInserter:
         on_step: OnStep = no_step,
     ) -> Insertion:
         """The window at the model's side, its subject's neighbourhood redrawn."""
-        pipe, steps = self.pipe, self.settings.steps
-        small = area_resize(window, self.side, self.side)[None].to(pipe.device)
-        ring = neighbourhood(area_resize(mask, self.side, self.side))[None].to(pipe.device)
-        output = inpaint(
-            pipe, small, ring, seed=seed, ids=[id], steps=steps, on_step=lambda done: on_step(done, steps)
-        )
+        pipe, side = self.pipe, image_size(self.pipe)
+        small = area_resize(window, side, side)[None].to(pipe.device)
+        ring = neighbourhood(area_resize(mask, side, side))[None].to(pipe.device)
+        output = inpaint(pipe, small, ring, EditSampling(seed, [id], self.settings.steps), on_step)
         # Where nothing is redrawn, inpainting gives the round trip; an "unmasked" run of it would be just that.
         still = small if self.settings.reference == "input" else decode(pipe.vae, encode(pipe.vae, small))
         drawn, reference = (picture[0].to(window.device) for picture in (output, still))
@@ -86,19 +74,14 @@ def inpaint(
     pipe: Any,
     image: Float[Tensor, "B 3 H W"],
     region: Float[Tensor, "B 1 H W"],
-    *,
-    seed: int,
-    ids: Sequence[str],
-    steps: int,
-    on_step: Callable[[int], None] = nobody_watches,
+    how: EditSampling,
+    on_step: OnStep = no_step,
 ) -> Float[Tensor, "B 3 H W"]:
     """The picture with `region` redrawn under the empty prompt; a latent cell that the region touches is redrawn.
 
     A row depends on its own image, region, id and the seed only. Outside the region the result is the autoencoder's
     round trip of the picture.
     """
-    if len(ids) != len(image):
-        raise ValueError(f"expected one id per picture ({len(image)}), got {len(ids)}")
     known = encode(pipe.vae, image)
     cells = functional.adaptive_max_pool2d(region, known.shape[-2:]).to(known)
     prompt = empty_prompt(pipe, len(image))
@@ -107,26 +90,14 @@ def inpaint(
             blank_style(pipe, 1).expand(len(image)).positive.float()
         ]
     scheduler = ddim(pipe)
-    scheduler.set_timesteps(steps, device=known.device)
-    # Drawn on the CPU, so that a GPU starts from the same noise.
-    draws = [torch.randn(known.shape[1:], generator=generator(seed, "inpaint", name)) for name in ids]
-    noise = torch.stack(draws).to(known)
+    scheduler.set_timesteps(how.steps, device=known.device)
+    noise = how.noise("inpaint", known)
     latent = noise * scheduler.init_noise_sigma
     times = [*scheduler.timesteps[1:], None]
     for done, (timestep, following) in enumerate(zip(scheduler.timesteps, times, strict=True), start=1):
-        inputs = latent.to(pipe.unet.dtype)
-        guess = pipe.unet(inputs, timestep, return_dict=False, **_cast(prompt, pipe.unet.dtype))[0].float()
+        guess = predict(pipe.unet, latent, timestep, prompt)
         latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
         kept = known if following is None else scheduler.add_noise(known, noise, following[None])
         latent = cells * latent + (1 - cells) * kept
-        on_step(done)
+        on_step(done, how.steps)
     return decode(pipe.vae, latent)
-
-
-def _cast(prompt: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The prompt in the precision of the network."""
-    added = {
-        name: [part.to(dtype) for part in value] if isinstance(value, list) else value.to(dtype)
-        for name, value in prompt["added_cond_kwargs"].items()
-    }
-    return {"encoder_hidden_states": prompt["encoder_hidden_states"].to(dtype), "added_cond_kwargs": added}

@@ -29,7 +29,7 @@ CASTS = tuple(
     for sign in (-1.0, 1.0)
 )  # right and down per unit of height; along < 0 falls behind the subject
 SUN = 5  # unit direction towards the sun (right, up, towards the camera), softness, share of the sun in the light
-BROAD, TIGHT = 0.33, 0.34  # darkening of the contact shadow that the network starts from
+BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
 UNSURE, SURE = 0.15, 0.4  # horizontal length of a sun that was read as nowhere and as somewhere
 STRONGER = 1.2  # of the contact shadow that stands in
@@ -61,6 +61,16 @@ class Effect:
         return open_gate(self.gate_logit)
 
 
+def contact_shade(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
+    """The factor in (0, 1] by which a plain contact shadow darkens the ground."""
+    frame = foot_frame(mask)
+    return _darkened(*contact(mask, frame, frame_coordinates(frame, *mask.shape[-2:])))
+
+
+def _darkened(broad: Tensor, tight: Tensor) -> Tensor:
+    return (1.0 - BROAD * broad) * (1.0 - TIGHT * tight)
+
+
 def open_gate(logit: Tensor) -> Tensor:
     """A sigmoid that reaches exactly 0 and 1."""
     return (torch.sigmoid(logit) * (1.0 + 2.0 * GATE_MARGIN) - GATE_MARGIN).clamp(0.0, 1.0)
@@ -78,7 +88,7 @@ def suggestions(
     mirror = sample_at(torch.cat([pasted * mask, mask], 1), frame, upside_down)
     mirror = mirror * (points[:, 1:2] > 0).to(mask.dtype)
     shown = [2 * scene - 1, 2 * pasted - 1, mask, points.clamp(-2, 2), broad, tight, *casts, mirror]
-    start = torch.log((1.0 - BROAD * broad) * (1.0 - TIGHT * tight))
+    start = torch.log(_darkened(broad, tight))
     return torch.cat(shown, 1), start
 
 
@@ -179,8 +189,6 @@ def load_effect_net(path: Path) -> EffectNet:
     Raises:
         UserError: the file is missing, broken, or not an effect network's.
     """
-    if not path.is_file():
-        raise UserError(f"expected the weights of an effect network at {path}, found nothing")
     try:
         tensors, about = read_tensors(path)
         widths = tuple(int(width) for width in about["widths"].split(","))
@@ -201,9 +209,7 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     flat = effect.sun[:, [0, 2]].norm(dim=1).view(-1, 1, 1, 1)
     sure = ((flat - UNSURE) / (SURE - UNSURE)).clamp(0.0, 1.0)
     sure = sure * sure * (3.0 - 2.0 * sure)
-    frame = foot_frame(mask)
-    broad, tight = contact(mask, frame, frame_coordinates(frame, *mask.shape[-2:]))
-    under = STRONGER * torch.log((1.0 - BROAD * broad) * (1.0 - TIGHT * tight))
+    under = STRONGER * torch.log(contact_shade(mask))
     # Training counts cells with an effect more than once, which darkens where one is unlikely; the gate is plain.
     likely = 0.5 + 0.5 * torch.sigmoid(effect.gate_logit)
     drawn = torch.log1p(-likely * -torch.expm1(effect.log_shade))

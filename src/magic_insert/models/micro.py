@@ -6,7 +6,7 @@ C x H/8 x W/8 (f8, C = 16 channels); prompts are 32 tokens; `up_blocks.0` carrie
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.models.edit_unet import edit_start
+from magic_insert.models.edit_unet import ORDER, ORDER_KEY, edit_start, save_unet
 from magic_insert.models.tensor_file import read_tensors
 
 IP_ADAPTER_FILE = "ip_adapter_micro.safetensors"
@@ -239,28 +239,11 @@ def build_image_processor(sizes: MicroSizes) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
 
 
-def save_pipeline(
-    folder: Path,
-    *,
-    vae: AutoencoderKL,
-    text_encoder: CLIPTextModel,
-    text_encoder_2: CLIPTextModelWithProjection,
-    tokenizer: CLIPTokenizer,
-    tokenizer_2: CLIPTokenizer,
-    unet: UNet2DConditionModel,
-    image_encoder: CLIPVisionModelWithProjection,
-    sizes: MicroSizes,
-) -> None:
-    """Write the parts as one SDXL folder, image encoder included, with diffusers' own writer."""
+def save_pipeline(folder: Path, sizes: MicroSizes, parts: Mapping[str, Any]) -> None:
+    """Write the `parts`, by their names in a pipeline, as one SDXL folder, with diffusers' own writer."""
     StableDiffusionXLPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        text_encoder_2=text_encoder_2,
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer_2,
-        unet=unet,
+        **parts,
         scheduler=build_scheduler(),
-        image_encoder=image_encoder,
         feature_extractor=build_image_processor(sizes),
         add_watermarker=False,
         force_zeros_for_empty_prompt=False,
@@ -352,15 +335,6 @@ def load_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
     unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
 
 
-def without_adapter(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A copy of `unet` with its weights and without the adapter loaded into it: what a pipeline's folder holds."""
-    config = {k: v for k, v in dict(unet.config).items() if k != "encoder_hid_dim_type"}
-    bare = UNet2DConditionModel.from_config(config)
-    own = bare.state_dict()
-    bare.load_state_dict({k: v for k, v in unet.state_dict().items() if k in own})
-    return bare
-
-
 def _adapter_file(folder: Path) -> Path:
     return next((folder / "ip_adapter").glob("*.safetensors"))
 
@@ -372,22 +346,18 @@ def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
 def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, sizes: MicroSizes) -> None:
     """Write the trained parts below `parts` as one SDXL folder in float16, its additions beside the pipeline."""
     half = torch.float16
-    save_pipeline(
-        folder,
-        vae=load_part(parts / "vae" / "vae", "vae").to(half),
-        text_encoder=load_part(parts / "clip" / "text_encoder", "text_encoder").to(half),
-        text_encoder_2=load_part(parts / "clip" / "text_encoder_2", "text_encoder_2").to(half),
-        tokenizer=tokenizer,
-        tokenizer_2=tokenizer_2,
-        unet=load_part(parts / "generator" / "unet", "unet").to(half),
-        image_encoder=load_part(parts / "clip" / "image_encoder", "image_encoder").to(half),
-        sizes=sizes,
-    )
+    homes = {
+        "vae": "vae", "text_encoder": "clip", "text_encoder_2": "clip", "image_encoder": "clip", "unet": "generator",
+    }  # fmt: skip
+    networks = {name: load_part(parts / home / name, name).to(half) for name, home in homes.items()}
+    save_pipeline(folder, sizes, {**networks, "tokenizer": tokenizer, "tokenizer_2": tokenizer_2})
     save_ip_adapter(folder, read_tensors(_adapter_file(parts / "generator")).tensors, half)
     for name in ("controlnet", "remover", "inserter"):
         load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):
         config = read_json(path)
+        if path.parent.name in ("remover", "inserter"):
+            config[ORDER_KEY] = ORDER
         # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
         config.pop("_name_or_path", None)
         # Stored in half, meant for float32: transformers would keep the stored type where diffusers does not, and a
@@ -407,17 +377,16 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
         build_tokenizer(folder / "tokenizer", phrases, context=sizes.context)
         tokenizer, tokenizer_2 = load_tokenizers(folder / "tokenizer")
         unet = build_unet(sizes)
-        save_pipeline(
-            folder,
-            vae=build_vae(sizes),
-            text_encoder=build_text_encoder(sizes, tokenizer, second=False),
-            text_encoder_2=build_text_encoder(sizes, tokenizer, second=True),
-            tokenizer=tokenizer,
-            tokenizer_2=tokenizer_2,
-            unet=unet,
-            image_encoder=build_image_encoder(sizes),
-            sizes=sizes,
-        )
+        parts = {
+            "vae": build_vae(sizes),
+            "text_encoder": build_text_encoder(sizes, tokenizer, second=False),
+            "text_encoder_2": build_text_encoder(sizes, tokenizer, second=True),
+            "tokenizer": tokenizer,
+            "tokenizer_2": tokenizer_2,
+            "unet": unet,
+            "image_encoder": build_image_encoder(sizes),
+        }
+        save_pipeline(folder, sizes, parts)
         state = ip_adapter_state(unet, sizes.embed_dim)
         flat = {f"{part}.{k}": v for part, values in state.items() for k, v in values.items()}
         save_ip_adapter(folder, flat)
@@ -428,5 +397,5 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
         torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.1)
         controlnet.save_pretrained(folder / "controlnet")
         for task in ("remover", "inserter"):
-            edit_start(unet).save_pretrained(folder / task)
+            save_unet(folder / task, edit_start(unet))
     return folder

@@ -24,6 +24,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.masks import area, blur, components, dilate, erode, fill_holes, largest_component
 from magic_insert.core.records import Subject
 from magic_insert.models.ground import GROUND_STEP, ground_of
+from magic_insert.models.u2net import load_u2net, salient
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
@@ -37,6 +38,7 @@ PALE, EDGELESS_SHARE = 0.12, 0.08
 LINE_COVER, LINE_THICK = 0.83, 0.7
 SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
+FITTED_SIDE, FIT_REACH, FIT_SMOOTH, FIT_RANGE = 1024, 0.006, 1e-3, (0.1, 0.9)
 
 
 class NothingFound(UserError):
@@ -229,6 +231,54 @@ def _refine(
         solid, torch.ones_like(share), torch.where(share < 0.03, torch.zeros_like(share), share)
     )
     return Matte(colour.clamp(0.0, 1.0), alpha)
+
+
+def segment_u2net(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
+) -> Matte:
+    """What stands out, by U2-Net; its map, drawn at 320 pixels, is fitted to the picture's own edges."""
+    rgb = on_white(rgb, alpha)
+    height, width = rgb.shape[-2:]
+    likely = salient(rgb, load_u2net())
+    if area(likely) < 1e-3:
+        raise NothingFound("expected a subject that stands out, got a picture in which nothing does; "
+                           "give a picture with alpha or set segmenter=grabcut")  # fmt: skip
+    scale = min(1.0, FITTED_SIDE / max(height, width))
+    h, w = max(8, round(height * scale)), max(8, round(width * scale))
+    small, map_ = resize(rgb, h, w), resize(likely, h, w)
+    fitted = fit_to_edges(small, map_, max(2, round(FIT_REACH * max(h, w))))
+    return with_own_colours(rgb, resize(fitted, height, width))
+
+
+def fit_to_edges(
+    rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"], reach: int
+) -> Float[Tensor, "1 h w"]:
+    """A coarse map moved to the edges of the picture that lie within `reach`: the guided filter of He et al. (2010).
+
+    Where the map is sure and nothing else is near, it stays.
+    """
+    guide = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
+    coarse = _flat(likely)
+    size = (2 * reach + 1, 2 * reach + 1)
+    mean, mean_p = cv2.blur(guide, size), cv2.blur(coarse, size)
+    cross = cv2.blur(guide * coarse[..., None], size) - mean * mean_p[..., None]
+    spread = np.empty((*coarse.shape, 3, 3), np.float32)
+    for i in range(3):
+        for j in range(i + 1):
+            spread[..., i, j] = cv2.blur(guide[..., i] * guide[..., j], size) - mean[..., i] * mean[..., j]
+            spread[..., j, i] = spread[..., i, j]
+    spread += FIT_SMOOTH * np.eye(3, dtype=np.float32)
+    slope = np.linalg.solve(spread, cross[..., None])[..., 0]
+    level = mean_p - (slope * mean).sum(-1)
+    found = (cv2.blur(slope, size) * guide).sum(-1) + cv2.blur(level, size)
+    low, high = FIT_RANGE
+    made = torch.from_numpy(((found - low) / (high - low)).clip(0, 1))[None]
+    return made
+
+
+def with_own_colours(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]) -> Matte:
+    """The cut-out with the ground taken out of the colours of its border."""
+    return Matte(rgb, alpha)
 
 
 def require_rembg(model_folder: Path | None) -> Path:

@@ -173,17 +173,26 @@ def photo_shares(pipe: Any, styles: StyleEmbeds) -> list[float] | None:
 
     None where its image encoder and its second text encoder share no space, as with an adapter of another encoder.
     """
-    encoder = pipe.text_encoder_2
-    pictures = styles.positive.flatten(1).float()
-    if pictures.shape[1] != encoder.config.projection_dim:
+    if styles.positive.flatten(1).shape[1] != pipe.text_encoder_2.config.projection_dim:
         return None
-    tokenizer = pipe.tokenizer_2
-    padding = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
-    ids = tokenizer(list(LOOKS), return_tensors="pt", **padding).input_ids
-    words = encoder(ids.to(encoder.device)).text_embeds.float()
-    likeness = functional.normalize(pictures.to(words.device), dim=1) @ functional.normalize(words, dim=1).T
+    words = text_rows(pipe, LOOKS)
+    likeness = picture_rows(styles).to(words.device) @ words.T
     shares: list[float] = (likeness * SHARPNESS).softmax(dim=1)[:, 0].tolist()
     return shares
+
+
+def picture_rows(styles: StyleEmbeds) -> Float[Tensor, "B D"]:
+    """Style pictures as unit rows of the model's own CLIP."""
+    return functional.normalize(styles.positive.flatten(1).float(), dim=-1)
+
+
+@torch.no_grad()
+def text_rows(pipe: Any, texts: Sequence[str]) -> Float[Tensor, "T D"]:
+    """Texts as unit rows of the second text encoder, whose space a CLIP image encoder may share."""
+    tokenizer, encoder = pipe.tokenizer_2, pipe.text_encoder_2
+    padding = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
+    ids = tokenizer(list(texts), return_tensors="pt", **padding).input_ids
+    return functional.normalize(encoder(ids.to(encoder.device)).text_embeds.float(), dim=-1)
 
 
 @torch.no_grad()

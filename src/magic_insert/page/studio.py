@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from magic_insert.config.freeze import overridden
+from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, no_event
@@ -28,7 +29,6 @@ from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.records import Scene, Subject
 from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
-from magic_insert.inserters import FREE
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.commands import command_line, python_code
 from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish, without_folders
@@ -260,7 +260,7 @@ class Studio:
             if len(session.tasks) >= MOST_TASKS:
                 raise UserError(f"expected at most {MOST_TASKS} pictures in the queue, got one more; wait")
             drawn = wish.kind == "preview" or wish.drawing in self._redrawn
-            task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE)
+            task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE_INSERTERS)
             session.tasks[task.id] = task
         self._put(partial(self._run, session, task), URGENT if task.quick else LONG)
         self._tell(session)

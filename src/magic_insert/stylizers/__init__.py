@@ -4,12 +4,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import ADAIN_FILES, ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import (
+    ADAIN_FILES,
+    ModelConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.core.errors import UserError
 
 if TYPE_CHECKING:
     from magic_insert.core.records import Subject
-    from magic_insert.stylizers.base import Stylizer
+    from magic_insert.stylizers.draws import Stylizer
 
 
 def build_stylizer(

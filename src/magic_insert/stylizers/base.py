@@ -1,25 +1,26 @@
-"""What stylizers are, and what those that draw with the diffusion model share.
+"""What the stylizers that draw with the diffusion model share.
 
 Shape letters: S side of the model's square, B pictures, h, w of a picture. Values are float32 in [0, 1].
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
-from magic_insert.models.sampling import Handover, StyleContrast, image_size, sample
+from magic_insert.models.sampling import Features, Handover, StyleContrast, image_size, sample
 from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
+from magic_insert.stylizers.draws import Draw
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
@@ -27,32 +28,6 @@ BATCH = 8  # pictures drawn together; the rows do not depend on it
 AUTO_NAMED, AUTO_UNNAMED = 0.3, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
 PHOTOGRAPH = 0.2  # from this share on it does: 6 of 10 photographs of the Toybox, 5 of its 160 drawings
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One picture to draw: the scene that lends its style, and the seed and name of its start noise.
-
-    `style_text`: the scene's style in words ("a watercolour painting"), for methods that take it from words.
-    """
-
-    scene: Float[Tensor, "3 _ _"]
-    seed: int
-    id: str
-    style_text: str = ""
-
-
-@runtime_checkable
-class Stylizer(Protocol):
-    """Redraws one subject, known since construction, in the style of any scene."""
-
-    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 h w"]:
-        """The stylised subject on plain ground; row i depends on `draws[i]` only (to float tolerance)."""
-        ...
-
-    def close(self) -> None:
-        """Removes what it put into a shared pipeline; it cannot be used afterwards."""
-        ...
 
 
 class DiffusionStylizer:
@@ -145,9 +120,11 @@ class DiffusionStylizer:
                     style=None
                     if embeds is None
                     else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
-                    structure=self.structure if share == 1 else self._outline(),
-                    contrast=contrast,
-                    handover=None if base is None or share == 1 else Handover(share, base, known),
+                    features=Features(
+                        structure=self.structure if share == 1 else self._outline(),
+                        contrast=contrast,
+                        handover=None if base is None or share == 1 else Handover(share, base, known),
+                    ),
                     on_step=counted(on_step, number * steps, len(batches) * steps),
                 )
                 pictures.update(zip(rows, drawn.cpu(), strict=True))

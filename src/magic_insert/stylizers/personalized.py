@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -25,7 +25,8 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import load_lora, remove_lora, use_lora
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
-from magic_insert.stylizers.base import DiffusionStylizer, Draw
+from magic_insert.stylizers.base import DiffusionStylizer
+from magic_insert.stylizers.draws import Draw
 
 
 class PersonalizedStylizer(DiffusionStylizer):

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.progress import track
 
 from magic_insert.config.registry import STYLES
-from magic_insert.config.schema import ToyboxConfig
+from magic_insert.config.schema.jobs import ToyboxConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import tracked
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.rand import fold_in
@@ -131,7 +131,7 @@ def export_benchmark(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
             f"expected styles that a scene of the benchmark has, got {', '.join(styles)}; set styles=[]"
         )
     pairs = [(subject, scene) for subject in subjects for scene in scenes]
-    for subject, scene in track(pairs, "benchmark"):
+    for subject, scene in tracked(pairs, "benchmark"):
         truth = toyplop_pair(subject, scene, cfg.size)
         views = {
             "styled": torch.cat([truth.subject_styled, truth.subject_alpha]),
@@ -153,7 +153,7 @@ def export_benchmark(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
 def export_sheet(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
     """`sheet.png`: the first subjects of the export as rows, every style as a column."""
     cells = []
-    for index in track(range(cfg.num_subjects), "sheet"):
+    for index in tracked(range(cfg.num_subjects), "sheet"):
         count = len(styles)
         seeds = [fold_in(cfg.seed, "export", "paper", index)] * count
         images = render_subjects(
@@ -167,7 +167,7 @@ def export_sheet(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
 
 def batches(total: int, label: str) -> Iterator[range]:
     """0..total-1 in ranges of at most BATCH, with a progress bar on a terminal."""
-    for start in track(range(0, total, BATCH), label):
+    for start in tracked(range(0, total, BATCH), label):
         yield range(start, min(start + BATCH, total))
 
 

@@ -251,60 +251,74 @@ def _box(covered: Tensor) -> Tensor:
     return box * found.flatten(1).any(1, keepdim=True)
 
 
+def _shade(
+    stage: Stage, size: tuple[int, int], rays: Tensor, surface: Tensor, image: Tensor, distance: Tensor
+) -> dict[str, Tensor]:
+    """What light does at every pixel's surface, by field of the G-buffer: columns P or 3 P; in the sky, nothing.
+
+    rays 6 P: origin and direction; surface, image and distance P.
+    """
+    shapes, n, b = stage.shapes, stage.shapes.kind.shape[0], stage.eye.shape[1]
+    eye, direction = rays[:3], rays[3:]
+    position = eye + distance * direction
+    colour = sky_colour(stage, image, direction)
+    found = {
+        "albedo": colour,
+        "position": position,
+        "normal": torch.zeros_like(colour),
+        "mirror": torch.zeros_like(colour),
+        "mirror_id": torch.full_like(surface, SKY_ID),
+        **{name: torch.zeros_like(distance) for name in ("sun", "gloss")},
+        **{name: torch.ones_like(distance) for name in ("visibility", "hard_visibility", "occlusion")},
+    }
+    solid = (surface >= 0).nonzero()[:, 0]
+    if not len(solid):
+        return found
+    s, i, p, d = (take(each, solid) for each in (surface, image, position, direction))
+    paint, facing = look_at(stage, i, s, p, d, take(distance, solid))
+    lit = dot(facing, take(stage.sun.t(), i)).clamp_min(0.0)
+    soft, sharp, open_sky = torch.ones_like(lit), torch.ones_like(lit), torch.ones_like(lit)
+    if n:
+        points = Points(solid, i, p, facing, s)
+        sun_pairs, sky_pairs = light_pairs(shapes, points, size, stage.sun, stage.spread, lit > 0)
+        soft, sharp = sunlight(shapes, points, sun_pairs, stage.sun, stage.samples)
+        lies = (s >= n) & (s < n + b)
+        open_sky = openness(shapes, points, sky_pairs, take(stage.ground, i), lies)
+    away = lit <= 0
+    found["albedo"].index_copy_(1, solid, paint)
+    found["normal"].index_copy_(1, solid, facing)
+    found["sun"].index_copy_(0, solid, lit)
+    found["visibility"].index_copy_(0, solid, soft.masked_fill(away, 0.0))
+    found["hard_visibility"].index_copy_(0, solid, sharp.masked_fill(away, 0.0))
+    found["occlusion"].index_copy_(0, solid, open_sky)
+    strength = take(stage.paints.values[7], s)
+    glossy = (strength > 0).nonzero()[:, 0]
+    if len(glossy):
+        look, up = take(d, glossy), take(facing, glossy)
+        seen, seen_id = _mirror(stage, take(i, glossy), take(s, glossy), take(p, glossy), up, look)
+        graze = 1.0 - dot(up, look).abs().clamp_max(1.0)
+        grow = FRESNEL_FLOOR + (1.0 - FRESNEL_FLOOR) * graze * graze * graze
+        place = take(solid, glossy)
+        found["mirror"].index_copy_(1, place, seen)
+        found["mirror_id"].index_copy_(0, place, seen_id)
+        found["gloss"].index_copy_(0, place, take(strength, glossy) * grow)
+    return found
+
+
 def _trace_chunk(
     worlds: Sequence[World], size: tuple[int, int], device: torch.device, sun_samples: int
 ) -> GBuffer:
     stage = pack_stage(worlds, size, device, sun_samples)
-    shapes, n, b = stage.shapes, stage.shapes.kind.shape[0], len(worlds)
-    height, width = size
-    total = b * height * width
-
-    number = torch.arange(total, device=device)
+    b, (height, width) = len(worlds), size
+    number = torch.arange(b * height * width, device=device)
     image = number // (height * width)
     row = (number // width) % height
     x, y = (number % width).to(torch.float32) + 0.5, row.to(torch.float32) + 0.5
     direction = camera_rays(stage, image, x, y, size)
     eye = take(stage.eye, image)
     distance, surface = nearest(stage, image, eye, direction, picture_pairs(stage, size))
-    position = eye + distance * direction
     object_id, part_id = identity(stage, surface)
-
-    colour = sky_colour(stage, image, direction)
-    normal, mirror = torch.zeros_like(colour), torch.zeros_like(colour)
-    mirror_id = torch.full_like(object_id, SKY_ID)
-    sun, gloss = torch.zeros_like(distance), torch.zeros_like(distance)
-    visibility, hard, occlusion = (torch.ones_like(distance) for _ in range(3))
-
-    solid = (surface >= 0).nonzero()[:, 0]
-    if len(solid):
-        s, i, p, d = (take(each, solid) for each in (surface, image, position, direction))
-        paint, facing = look_at(stage, i, s, p, d, take(distance, solid))
-        colour.index_copy_(1, solid, paint)
-        normal.index_copy_(1, solid, facing)
-        lit = dot(facing, take(stage.sun.t(), i)).clamp_min(0.0)
-        sun.index_copy_(0, solid, lit)
-        soft, sharp, open_sky = torch.ones_like(lit), torch.ones_like(lit), torch.ones_like(lit)
-        if n:
-            points = Points(solid, i, p, facing, s)
-            sun_pairs, sky_pairs = light_pairs(shapes, points, size, stage.sun, stage.spread, lit > 0)
-            soft, sharp = sunlight(shapes, points, sun_pairs, stage.sun, stage.samples)
-            lies = (s >= n) & (s < n + b)
-            open_sky = openness(shapes, points, sky_pairs, take(stage.ground, i), lies)
-        away = lit <= 0
-        visibility.index_copy_(0, solid, soft.masked_fill(away, 0.0))
-        hard.index_copy_(0, solid, sharp.masked_fill(away, 0.0))
-        occlusion.index_copy_(0, solid, open_sky)
-        strength = take(stage.paints.values[7], s)
-        glossy = (strength > 0).nonzero()[:, 0]
-        if len(glossy):
-            look, up = take(d, glossy), take(facing, glossy)
-            seen, seen_id = _mirror(stage, take(i, glossy), take(s, glossy), take(p, glossy), up, look)
-            graze = 1.0 - dot(up, look).abs().clamp_max(1.0)
-            grow = FRESNEL_FLOOR + (1.0 - FRESNEL_FLOOR) * graze * graze * graze
-            place = take(solid, glossy)
-            mirror.index_copy_(1, place, seen)
-            mirror_id.index_copy_(0, place, seen_id)
-            gloss.index_copy_(0, place, take(strength, glossy) * grow)
+    shaded = _shade(stage, size, torch.cat([eye, direction]), surface, image, distance)
 
     def picture(values: Tensor) -> Tensor:
         return values.reshape(-1, b, height, width).transpose(0, 1).contiguous()
@@ -312,20 +326,11 @@ def _trace_chunk(
     ids = picture(object_id)
     coverage = _coverage(stage, (ids == SUBJECT_ID).to(torch.float32), size)
     return GBuffer(
-        albedo=picture(colour),
-        normal=picture(normal),
-        position=picture(position),
+        **{name: picture(values) for name, values in shaded.items()},
         depth=picture(distance),
         object_id=ids,
         part_id=picture(part_id),
         coverage=coverage,
-        sun=picture(sun),
-        visibility=picture(visibility),
-        hard_visibility=picture(hard),
-        occlusion=picture(occlusion),
-        gloss=picture(gloss),
-        mirror=picture(mirror),
-        mirror_id=picture(mirror_id),
         sun_direction=stage.sun,
         sun_colour=stage.colours[:3].t().contiguous(),
         sky_colour=stage.colours[3:].t().contiguous(),

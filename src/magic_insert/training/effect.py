@@ -1,62 +1,243 @@
 """Fits the effect network to Toybox scenes that are rendered while it learns.
 
-Run as `python -m magic_insert.training.effect --minutes 3 --workers 14 --device cuda --out FOLDER`. Workers render
-fresh scenes into a buffer; every batch is drawn from it anew and randomised (`effect_looks`). What it writes every half
-minute is a complete weights file; `--start FILE` goes on from one.
-Shape letters: B rows of a batch, H, W the network's rows and columns.
+The subject is lit by its own picture, so the light has to be read from the scene. Batch k draws from the drawings that
+it may know at that step and waits for those still to be rendered; they are kept in the run folder, so a killed fit goes
+on to the same weights.
+
+Every batch is randomised: the Toybox has clean surfaces and a handful of styles; real pictures do not. Every change
+keeps the relation between condition and target: surfaces get a texture in both, looks and grain are laid over both, the
+subject's shading is only its own. One group of rows in each batch stands on made-up ground with a made-up contact
+shadow, so that where a picture resembles nothing known the network still knows what most pictures do.
+
+Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0, 1].
 """
 
-import argparse
-import itertools
-import json
-import math
 import multiprocessing
-import os
-import queue
-import threading
-import time
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.nn import functional
 
-from magic_insert.core.fidelity import psnr_pooled, region_sums
+from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.jsonl import read_object, write_json
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.core.silhouettes import ContactShape, cast, contact, foot_frame, frame_coordinates
 from magic_insert.data.relit_pairs import RelitPairs, training_chunk
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net
-from magic_insert.training.effect_looks import Batch, Dice, randomised
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, hedged, load_effect_net
+from magic_insert.models.tensor_file import save_tensors
+from magic_insert.paths import effect_weights
+from magic_insert.toybox.looks import LOOKS
+from magic_insert.toybox.styles.view import luminance
+from magic_insert.training.checkpoint import clear_checkpoints, is_finished
+from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
-STORED, TRACED, CHUNK = (
-    144,
-    192,
-    4,
-)  # side of buffered pictures, of traced ones, scenes a worker renders at once
+STORED, TRACED = 144, 192  # sides of kept pictures and of traced ones
+CHUNK, DRAWINGS = 4, 3  # scenes rendered at once, drawings of each
+FIRST = 256  # drawings before the first step
+INVENTED, SCENE_LIT = (
+    0.3,
+    0.2,
+)  # shares of rows on made-up ground, and of rows whose subject keeps the scene's light
+TOLD = 0.4  # share of rows that are told the sun
+TOGETHER = 16  # held-out drawings judged at once
 VISIBLE = 0.04  # a change of this size is an effect without doubt
+CARD = "card.json"
+PICTURES, SUNS, STATE = "pictures.npy", "suns.npy", "state.json"
 
 
 @dataclass(frozen=True)
-class EffectOptions:
-    """What a run of the training is asked for."""
+class EffectFit:
+    """How the network is fitted to `scenes` scenes; `start` is the digest of weights to go on from, None for none."""
 
-    minutes: float = 3.0
-    workers: int = 2
-    device: str = "cpu"
-    batch: int = 64
-    drawings: int = 3
-    lr: float = 1e-3
-    seed: int = 0
-    buffer: int = 24_000
-    first: int = 256  # drawings before the first step
-    invent: float = 0.3
-    scene_lit: float = 0.2
-    warm: int = 100  # steps until the full rate
-    ema: float = 0.998
-    refine: int = 0  # 1: the encoder and what reads the sun stay as they are
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    scenes: int
+    precision: str = "32-true"
+    ema_decay: float | None = 0.998
+    clip_norm: float = 1.0
+    save_every: int = 100
+    start: str | None = None
+
+
+class Batch(NamedTuple):
+    """Condition and target: the scene, the subject under its own light, its mask; the scene with it; its sun."""
+
+    scene: Tensor  # B 3 H W
+    own: Tensor  # B 3 H W
+    mask: Tensor  # B 1 H W
+    truth: Tensor  # B 3 H W, right outside the mask
+    sun: Tensor  # B 5
+    known: Tensor  # B, 1 where `sun` is the scene's
+
+    @property
+    def pasted(self) -> Tensor:
+        return self.mask * self.own + (1.0 - self.mask) * self.scene
+
+
+def fit_effect(
+    settings: EffectFit,
+    folder: Path,
+    *,
+    device: str,
+    start: Path | None = None,
+    cache: Path | None = None,
+    workers: int = 0,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_step: OnStep = no_step,
+) -> Path:
+    """Trains the network and writes `effect.safetensors` and `card.json` into `folder`; the path of the weights.
+
+    Args:
+        start: weights to go on from; None for a network that draws the plain contact shadow.
+        cache: where drawings are kept; None is `folder`.
+        workers: processes that render beside the training; below 2 the training renders.
+
+    Raises:
+        UserError: the folder holds another fit, or `start` is no effect network's.
+    """
+    key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
+    product, card = folder / effect_weights().name, folder / CARD
+    if is_finished(card, key):
+        return product
+    with torch.random.fork_rng():
+        torch.manual_seed(fold_in(settings.seed, "effect start") % 2**32)
+        net = EffectNet(EffectNetConfig()) if start is None else load_effect_net(start)
+    module = EffectModule(net.train().requires_grad_(True), settings)
+    options = TrainerOptions(
+        steps=settings.steps,
+        key=key,
+        device=device,
+        precision=settings.precision,
+        clip_norm=settings.clip_norm,
+        ema_decay=settings.ema_decay,
+        ema_warmup=True,
+        save_every=settings.save_every,
+        alone=True,
+    )
+    with Drawings(cache or folder, settings.seed, settings.scenes, workers) as drawings:
+        fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
+    write_weights(net, product)
+    facts = {"parameters": sum(p.numel() for p in net.parameters())}
+    sums = {product.name: sha256_file(product)}
+    write_json(card, {"key": key, **asdict(settings), **facts, "weights_sha256": sums})
+    clear_checkpoints(folder)
+    return product
+
+
+def write_weights(net: EffectNet, path: Path) -> None:
+    """The weights in half precision, with what is needed to build the network in the metadata."""
+    config = net.config
+    shape = {
+        "widths": ",".join(map(str, config.widths)),
+        "blocks": str(config.blocks),
+        "fine": str(config.fine),
+    }
+    save_tensors(path, {k: v.to("cpu", torch.float16) for k, v in net.state_dict().items()}, shape)
+
+
+class Drawings:
+    """Drawings of scenes in training styles, rendered in order as far as they are asked for, and kept below `root`."""
+
+    def __init__(self, root: Path, seed: int, scenes: int, workers: int = 0) -> None:
+        folder = root / f"drawings-{digest([seed, scenes])}"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.count = folder, scenes * DRAWINGS
+        shapes = {PICTURES: ((10, STORED, STORED), np.uint8), SUNS: ((5,), np.float32)}
+        self.pictures, self.suns = (
+            np.lib.format.open_memmap(
+                folder / name,
+                mode="r+" if (folder / name).is_file() else "w+",
+                dtype=dtype,
+                shape=(self.count, *shape),
+            )
+            for name, (shape, dtype) in shapes.items()
+        )
+        self.done = int(read_object(folder / STATE)["done"]) if (folder / STATE).is_file() else 0
+        jobs = [(seed, i, min(CHUNK, scenes - i)) for i in range(self.done // DRAWINGS, scenes, CHUNK)]
+        self.pool = None
+        if workers > 1 and jobs:
+            # Ctrl-C is the trainer's to handle.
+            ignore = (signal.SIGINT, signal.SIG_IGN)
+            self.pool = multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
+        self.rendered: Iterator[RelitPairs] = (
+            map(_render, jobs) if self.pool is None else self.pool.imap(_render, jobs)
+        )
+
+    def take(self, count: int) -> None:
+        """Returns when the first `count` drawings are there."""
+        while self.done < min(count, self.count):
+            made = next(self.rendered)
+            place = slice(self.done, self.done + len(made.sun))
+            self.pictures[place] = np.concatenate([made.without, made.own, made.mask, made.with_subject], 1)
+            self.suns[place] = made.sun
+            # Pixels reach the disk before the count that vouches for them.
+            self.pictures.flush()
+            self.suns.flush()
+            self.done = place.stop
+            write_json(self.folder / STATE, {"done": self.done})
+
+    def rows(self, numbers: list[int]) -> tuple[Tensor, Tensor]:
+        """Pictures, uint8 B 10 S S (scene, own, mask, truth), and suns, B 5."""
+        return torch.from_numpy(self.pictures[numbers]), torch.from_numpy(self.suns[numbers])
+
+    def __enter__(self) -> "Drawings":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Ends the processes that render."""
+        if self.pool is not None:
+            self.pool.terminate()
+
+
+def _render(job: tuple[int, int, int]) -> RelitPairs:
+    if multiprocessing.parent_process() is not None:
+        torch.set_num_threads(1)
+    seed, first, count = job
+    return training_chunk(seed, first, count, drawings=DRAWINGS, side=STORED, traced=TRACED)
+
+
+def effect_batches(drawings: Drawings, settings: EffectFit) -> Callable[[int], dict[str, Any]]:
+    """Batch k as a function of k; the drawings it may come from grow until half of the steps are done."""
+    first = min(FIRST, drawings.count)
+
+    def batch_at(step: int) -> dict[str, Any]:
+        known = first + round((drawings.count - first) * min(1.0, 2 * step / settings.steps))
+        drawings.take(known)
+        draw = generator(settings.seed, "effect", step)
+        numbers = torch.randint(0, known, (settings.batch_size,), generator=draw).tolist()
+        pictures, suns = drawings.rows(numbers)
+        return {"pictures": pictures, "suns": suns, "step": step}
+
+    return batch_at
+
+
+class EffectModule(TrainingModule):
+    """The effect network and its loss."""
+
+    def __init__(self, net: EffectNet, settings: EffectFit) -> None:
+        super().__init__(lr=settings.lr, steps=settings.steps, weight_decay=0.02)
+        self.net, self.seed = net, settings.seed
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        seed = fold_in(self.seed, "looks", batch["step"])
+        dice = Dice(torch.Generator(self.device).manual_seed(seed))
+        with torch.autocast(self.device.type, enabled=False):
+            shown = randomised(as_batch(batch["pictures"], batch["suns"]), dice, SIDE)
+        given = dice.chance(len(shown.scene), TOLD).view(-1) * shown.known
+        effect = self.net(shown.scene, shown.pasted, shown.mask, shown.sun, given)
+        parts = effect_loss(effect, shown)
+        loss = torch.stack(list(parts.values())).sum()
+        self.log_dict({"loss": loss, **parts}, batch_size=len(shown.scene))
+        return loss
 
 
 def effect_loss(effect: Effect, batch: Batch) -> dict[str, Tensor]:
@@ -81,219 +262,220 @@ def effect_loss(effect: Effect, batch: Batch) -> dict[str, Tensor]:
     }
 
 
-class EffectModule(pl.LightningModule):
-    """The effect network, its loss, and the moving average of its weights, which is what is shipped."""
+def as_batch(pictures: Tensor, suns: Tensor) -> Batch:
+    """Kept drawings as floats, their suns known."""
+    scene, own, mask, truth = (pictures.float() / 255.0).split([3, 3, 1, 3], 1)
+    return Batch(scene, own, mask, truth, suns, torch.ones(len(suns), device=suns.device))
 
-    def __init__(self, net: EffectNet, options: EffectOptions) -> None:
-        super().__init__()
-        self.net, self.options = net, options
-        self.average = {k: v.detach().clone().float() for k, v in net.state_dict().items()}
-        if options.refine:
-            for part in (net.stem, net.down, net.encoder, net.read_sun, net.sun, net.middle):
-                part.requires_grad_(False)
-        self.began = time.monotonic()
-        self.generator = torch.Generator(options.device).manual_seed(options.seed)
 
-    @property
-    def share(self) -> float:
-        """How much of the time is over, in [0, 1]."""
-        return min(1.0, (time.monotonic() - self.began) / (60.0 * self.options.minutes))
-
-    def training_step(self, batch: Batch, index: int) -> Tensor:
-        options = self.options
-        dice = Dice(self.generator)
-        with torch.autocast(self.device.type, enabled=False):
-            batch = randomised(batch, dice, SIDE, invent=options.invent, scene_lit=options.scene_lit)
-        given = dice.chance(len(batch.scene), 0.4).view(-1) * batch.known
-        effect = self.net(batch.scene, batch.pasted, batch.mask, batch.sun, given)
-        parts = effect_loss(effect, batch)
-        loss = torch.stack(list(parts.values())).sum()
-        if index % 50 == 0:
-            self._report(effect, batch, parts)
-        return loss
-
-    @torch.no_grad()
-    def _report(self, effect: Effect, batch: Batch, parts: dict[str, Tensor]) -> None:
-        """One line: the parts of the loss, and how far the batch's effects came from doing nothing."""
-        region = (1.0 - batch.mask) * ((batch.truth - batch.scene).abs().amax(1, keepdim=True) > VISIBLE)
-        found = batch.scene * torch.exp(effect.log_shade) + effect.light
-        nothing, made = (psnr_pooled(region_sums(p, batch.truth, region)) for p in (batch.scene, found))
-        text = " ".join(f"{name} {float(part):.4f}" for name, part in parts.items())
-        gain = 0.0 if nothing is None or made is None else made - nothing
-        print(f"step {self.global_step} {self.share:.2f} {text} gain {gain:.2f} dB", flush=True)
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        warm = min(1.0, (self.global_step + 1) / self.options.warm)
-        rate = self.options.lr * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * self.share)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        keep = min(self.options.ema, (1 + self.global_step) / (10 + self.global_step))
-        state = self.net.state_dict()
-        names = list(state)
-        old = [self.average[n].to(state[n].device) for n in names]
-        torch._foreach_lerp_(old, [state[n].float() for n in names], 1 - keep)
-        self.average = dict(zip(names, old, strict=True))
-        if self.share >= 1.0:
-            self.trainer.should_stop = True
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            [p for p in self.net.parameters() if p.requires_grad],
-            lr=self.options.lr,
-            weight_decay=0.02,
-            betas=(0.9, 0.98),
+@torch.no_grad()
+def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
+    """All drawings at the network's side, not randomised, and what the network makes of them in use: B 3 H W."""
+    drawings.take(drawings.count)
+    made: list[tuple[Batch, Tensor]] = []
+    for start in range(0, drawings.count, TOGETHER):
+        batch = as_batch(*drawings.rows(list(range(start, min(start + TOGETHER, drawings.count)))))
+        small = batch._replace(
+            **{
+                name: functional.interpolate(getattr(batch, name), (SIDE, SIDE), mode="area")
+                for name in ("scene", "own", "mask", "truth")
+            }
         )
+        effect = hedged(net(small.scene, small.pasted, small.mask), small.mask)
+        layer = (small.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
+        made.append((small, small.mask * small.own + (1 - small.mask) * layer))
+    columns = zip(*(batch for batch, _ in made), strict=True)
+    return Batch(*(torch.cat(column) for column in columns)), torch.cat([drawn for _, drawn in made])
 
 
-class Buffer(IterableDataset):
-    """Drawings as uint8 on the training device, filled while it is read; the oldest are overwritten."""
+class Dice:
+    """Uniform numbers of one generator on one device."""
 
-    def __init__(self, options: EffectOptions) -> None:
-        self.options = options
-        self.filled, self.written, self.lock = 0, 0, threading.Lock()
-        self.pictures = torch.empty(
-            options.buffer, 10, STORED, STORED, dtype=torch.uint8, device=options.device
-        )
-        self.suns = torch.empty(options.buffer, 5, device=options.device)
-        self.generator = torch.Generator(options.device).manual_seed(options.seed + 1)
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.device = generator.device
 
-    def add(self, pairs: RelitPairs) -> None:
-        stack = np.concatenate([pairs.without, pairs.own, pairs.mask, pairs.with_subject], 1)
-        with self.lock:
-            place = (torch.arange(len(stack)) + self.written) % self.options.buffer
-            self.pictures[place.to(self.pictures.device)] = torch.from_numpy(stack).to(self.pictures.device)
-            self.suns[place.to(self.suns.device)] = torch.from_numpy(pairs.sun).to(self.suns.device)
-            self.written += len(stack)
-            self.filled = min(self.written, self.options.buffer)
+    def uniform(self, rows: int, low: float, high: float, channels: int = 1) -> Tensor:
+        """B C 1 1 numbers."""
+        drawn = torch.rand(rows, channels, 1, 1, generator=self.generator, device=self.device)
+        return low + (high - low) * drawn
 
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            pick = torch.rand(self.options.batch, generator=self.generator, device=self.generator.device)
-            index = (pick * self.filled).long()
-            scene, own, mask, truth = (self.pictures[index].float() / 255.0).split([3, 3, 1, 3], 1)
-            known = torch.ones(len(index), device=index.device)
-            yield Batch(scene, own, mask, truth, self.suns[index], known)
+    def chance(self, rows: int, share: float) -> Tensor:
+        """B 1 1 1, 1.0 in about `share` of the rows."""
+        return (self.uniform(rows, 0.0, 1.0) < share).float()
 
+    def number(self, low: float, high: float) -> float:
+        return float(self.uniform(1, low, high))
 
-def _render(options: EffectOptions, number: int, out: Any) -> None:
-    """A worker: renders every `workers`-th chunk of scenes until it is stopped."""
-    torch.set_num_threads(1)
-    for chunk in itertools.count(number, options.workers):
-        pairs = training_chunk(
-            options.seed, chunk * CHUNK, CHUNK, drawings=options.drawings, side=STORED, traced=TRACED
-        )
-        out.put(asdict(pairs))
+    def noise(self, rows: int, size: tuple[int, int], roughness: float, channels: int = 1) -> Tensor:
+        """B C H W noise of many octaves in about [-1, 1]; `roughness` is the gain from one octave to the next finer."""
+        total = torch.zeros(rows, channels, *size, device=self.device)
+        weight, cells = 1.0, 3
+        while cells <= size[0]:
+            shape = (rows, channels, cells, max(2, round(cells * size[1] / size[0])))
+            grid = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
+            total += weight * functional.interpolate(grid, size, mode="bilinear", align_corners=False)
+            weight, cells = weight * roughness, cells * 2
+        return total / total.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
 
 
-def _drain(out: Any, buffer: Buffer, stop: threading.Event) -> None:
-    while not stop.is_set():
-        try:
-            buffer.add(RelitPairs(**out.get(timeout=0.5)))
-        except queue.Empty:
-            continue
+def framed(batch: Batch, dice: Dice, side: int) -> Batch:
+    """A window of `side` pixels on each picture, flipped in half of the rows."""
+    rows = len(batch.scene)
+    flip = 1.0 - 2.0 * dice.chance(rows, 0.5).view(-1)
+    zoom = dice.uniform(rows, 0.78, 1.0).view(-1)
+    shift = dice.uniform(rows, -1.0, 1.0, 2).view(rows, 2) * (1.0 - zoom)[:, None]
+    theta = torch.zeros(rows, 2, 3, device=zoom.device)
+    theta[:, 0, 0], theta[:, 1, 1] = zoom * flip, zoom
+    theta[:, :, 2] = shift
+    grid = functional.affine_grid(theta, [rows, 1, side, side], align_corners=False)
+    stack = torch.cat([batch.scene, batch.own, batch.mask, batch.truth], 1)
+    moved = functional.grid_sample(stack, grid, padding_mode="border", align_corners=False)
+    sun = torch.cat([batch.sun[:, :1] * flip[:, None], batch.sun[:, 1:]], 1)
+    scene, own, mask, truth = moved.split([3, 3, 1, 3], 1)
+    return Batch(scene, own, mask, truth, sun, batch.known)
 
 
-def write_weights(module: EffectModule, path: Path, card: dict[str, Any]) -> None:
-    """The averaged weights in half precision, with what is needed to build the network in the metadata."""
-    from safetensors.torch import save_file
+def shaded(batch: Batch, dice: Dice) -> Batch:
+    """The subject's own picture under a random smooth light, and its mask a little off, as matting leaves it."""
+    rows = len(batch.own)
+    frame = frame_coordinates(foot_frame(batch.mask), *batch.mask.shape[-2:])
+    slope = dice.uniform(rows, -0.7, 0.7, 2) * dice.chance(rows, 0.6)
+    ramp = torch.exp(
+        (slope * (frame + torch.tensor([0.0, 0.5], device=frame.device).view(1, 2, 1, 1))).sum(1, True)
+    )
+    gain = torch.exp(dice.uniform(rows, -0.35, 0.25) * dice.chance(rows, 0.5))
+    tint = torch.exp(dice.uniform(rows, -0.12, 0.12, 3) * dice.chance(rows, 0.5))
+    gamma = torch.exp(dice.uniform(rows, -0.35, 0.35) * dice.chance(rows, 0.4))
+    own = (batch.own.clamp_min(1e-3) ** gamma * (ramp * gain * tint)).clamp(0, 1)
+    soft = functional.avg_pool2d(batch.mask, 3, 1, 1)
+    sharp = ((soft - 0.5) * dice.uniform(rows, 1.0, 3.0) + 0.5 + dice.uniform(rows, -0.2, 0.25)).clamp(0, 1)
+    return batch._replace(own=own, mask=torch.where(dice.chance(rows, 0.35) > 0, sharp, batch.mask))
 
-    config = module.net.config
-    shape = {
-        "widths": ",".join(map(str, config.widths)),
-        "blocks": str(config.blocks),
-        "fine": str(config.fine),
-    }
-    tensors = {k: v.to("cpu", torch.float16).contiguous() for k, v in module.average.items()}
-    partial = path.with_suffix(".tmp")
-    save_file(tensors, partial, metadata={**shape, "card": json.dumps(card)})
-    os.replace(partial, path)
+
+def textured(batch: Batch, dice: Dice) -> Batch:
+    """Surfaces with a texture: the scene's paint multiplied by noise, with and without the subject."""
+    rows, size = len(batch.scene), (batch.scene.shape[-2], batch.scene.shape[-1])
+    noise = dice.noise(rows, size, dice.number(0.5, 1.0))
+    speckle = dice.noise(rows, size, dice.number(0.7, 1.1), 3)
+    amount = dice.uniform(rows, 0.0, 0.35) * dice.chance(rows, 0.4)
+    factor = torch.exp(amount * noise + 0.4 * amount * speckle)
+    return batch._replace(scene=(batch.scene * factor).clamp(0, 1), truth=(batch.truth * factor).clamp(0, 1))
 
 
-def fit_effect(options: EffectOptions, folder: Path, *, start: Path | None, pool: Path | None) -> Path:
-    """Trains for the given minutes and writes `effect.safetensors` and `card.json` into `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    # Workers fork before the device is touched: they cost no second import of torch.
-    context, stop = multiprocessing.get_context("fork"), threading.Event()
-    out = context.Queue(64)
-    workers = [
-        context.Process(target=_render, args=(options, number, out), daemon=True)
-        for number in range(options.workers)
+def invented(batch: Batch, dice: Dice, share: float) -> Batch:
+    """The first `share` of the rows in a picture that tells no light, with a made-up soft shadow as their truth.
+
+    Their scene is made-up ground, or the scene of another row bent until its shadows point nowhere. The shadow lies
+    under the subject and often before it, as most pictures have it.
+    """
+    count = round(share * len(batch.scene))
+    if count == 0:
+        return batch
+    size = (batch.scene.shape[-2], batch.scene.shape[-1])
+    mask = batch.mask[:count]
+    frame = foot_frame(mask)
+    points = frame_coordinates(frame, *size)
+    kind = dice.uniform(count, 0.0, 1.0)
+    scene = torch.where(kind < 0.8, _bent(batch.scene.flip(0)[:count], dice), batch.scene[:count])
+    scene = torch.where(kind < 0.4, _made_ground(points, dice), scene)
+    truth = scene * _soft_shadow(mask, frame, points, dice)
+    return batch._replace(
+        scene=torch.cat([scene, batch.scene[count:]]),
+        truth=torch.cat([truth, batch.truth[count:]]),
+        known=torch.cat([torch.zeros_like(batch.known[:count]), batch.known[count:]]),
+    )
+
+
+def _made_ground(points: Tensor, dice: Dice) -> Tensor:
+    """Two rough colours that meet at a horizon, brighter to one side: B 3 H W."""
+    count, size = len(points), (points.shape[-2], points.shape[-1])
+    horizon = dice.uniform(count, -1.0, -0.15)
+    edge = points[:, 1:2] - horizon + 0.1 * dice.noise(count, size, 0.6)
+    ground = torch.sigmoid(edge * dice.uniform(count, 4, 40))
+    colours = [
+        dice.uniform(count, 0.15, 0.95) * torch.exp(dice.uniform(count, -0.35, 0.35, 3)) for _ in range(2)
     ]
-    for worker in workers:
-        worker.start()
-    torch.manual_seed(options.seed)
-    net = (
-        EffectNet(EffectNetConfig()) if start is None else load_effect_net(start).train().requires_grad_(True)
+    paint = ground * colours[0] + (1 - ground) * colours[1]
+    fade = torch.exp(dice.uniform(count, -0.5, 0.5, 2).mul(points).sum(1, keepdim=True))
+    rough = dice.noise(count, size, dice.number(0.5, 1.0), 3)
+    return (paint * fade * torch.exp(dice.uniform(count, 0.0, 0.6) * rough)).clamp(0, 1)
+
+
+def _bent(scene: Tensor, dice: Dice) -> Tensor:
+    """A scene whose every part is moved by smooth noise."""
+    count, size = len(scene), (scene.shape[-2], scene.shape[-1])
+    still = torch.eye(2, 3, device=scene.device).expand(count, -1, -1)
+    grid = functional.affine_grid(still, [count, 1, *size], align_corners=False)
+    moves = dice.noise(count, size, dice.number(0.4, 0.7), 2) * dice.uniform(count, 0.1, 0.4)
+    return functional.grid_sample(
+        scene, grid + moves.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
     )
-    module = EffectModule(net.to(memory_format=torch.channels_last), options)
-    buffer = Buffer(options)
-    for file in sorted(pool.glob("*.npz")) if pool else []:
-        with np.load(file) as saved:
-            buffer.add(RelitPairs(**{name: saved[name] for name in saved.files}))
-    drain = threading.Thread(target=_drain, args=(out, buffer, stop), daemon=True)
-    drain.start()
-    while buffer.filled < options.first:
-        time.sleep(0.1)
-    print(f"{buffer.filled} drawings after {time.monotonic() - module.began:.0f} s", flush=True)
-    trainer = pl.Trainer(
-        accelerator="gpu" if options.device.startswith("cuda") else "cpu",
-        devices=1,
-        max_epochs=-1,
-        precision="bf16-mixed" if options.device.startswith("cuda") else "32-true",
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[_Keep(folder, buffer)],
+
+
+def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Tensor:
+    """The factor, B 3 H W, of contact under the feet and of a soft shadow that leans and falls to the front."""
+    count, one = len(mask), (len(mask), 1, 1)
+    lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
+    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
+    shape = ContactShape(
+        tall=dice.uniform(count, 0.14, 0.55).view(one),
+        wide=dice.uniform(count, 0.95, 1.35).view(one),
+        down=dice.uniform(count, 0.02, 0.22).view(one),
+        softness=dice.number(0.03, 0.13),
+        lowest=dice.number(0.06, 0.2),
+        tightness=dice.number(0.012, 0.05),
     )
-    trainer.fit(module, DataLoader(buffer, batch_size=None))
-    stop.set()
-    for worker in workers:
-        worker.terminate()
-    return _keep(module, folder, buffer)
+    broad, tight = contact(mask, frame, leaned, shape)
+    tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
+    depth = dice.uniform(count, 0.2, 0.8) * tinge
+    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
+    front = cast(mask, frame, points, dice.number(-0.8, 0.8), dice.number(0.1, 0.4))
+    front = functional.avg_pool2d(functional.avg_pool2d(front, 9, 1, 4), 7, 1, 3)
+    return shade * (1 - dice.uniform(count, 0.1, 0.5) * dice.chance(count, 0.3) * front)
 
 
-def _keep(module: EffectModule, folder: Path, buffer: Buffer) -> Path:
-    card = {
-        **asdict(module.options),
-        "steps": module.global_step,
-        "drawings_rendered": buffer.written,
-        "parameters": sum(p.numel() for p in module.net.parameters()),
-    }
-    write_weights(module, folder / "effect.safetensors", card)
-    (folder / "card.json").write_text(json.dumps(card, indent=1) + "\n")
-    return folder / "effect.safetensors"
+def looked(batch: Batch, dice: Dice) -> Batch:
+    """One look over scene, subject and truth: exposure, colours, a named look, poster steps, edges, paper, grain."""
+    rows, size = len(batch.scene), (batch.scene.shape[-2], batch.scene.shape[-1])
+    gamma = torch.exp(dice.uniform(rows, -0.5, 0.45) * dice.chance(rows, 0.6))
+    contrast = torch.exp(dice.uniform(rows, -0.4, 0.3) * dice.chance(rows, 0.6))
+    middle = dice.uniform(rows, 0.3, 0.7)
+    tint = torch.exp(dice.uniform(rows, -0.25, 0.25, 3) * dice.chance(rows, 0.6))
+    chroma = torch.exp(dice.uniform(rows, -1.2, 0.5) * dice.chance(rows, 0.5))
+    levels = dice.uniform(rows, 4.0, 12.0)
+    steps = dice.chance(rows, 0.07)
+    lines = dice.uniform(rows, 0.3, 1.0) * dice.chance(rows, 0.08)
+    paper = dice.noise(rows, size, 1.0) * (dice.uniform(rows, 0.0, 0.12) * dice.chance(rows, 0.25))
+    grain = torch.randn(rows, 3, *size, generator=dice.generator, device=dice.device)
+    grain = grain * (dice.uniform(rows, 0.0, 0.04) * dice.chance(rows, 0.3))
+    soft = dice.chance(rows, 0.15)
+    names = [list(LOOKS)[int(dice.number(0, len(LOOKS) - 0.001))] for _ in range(4)]
+    which = (dice.uniform(rows, 0.0, 16.0)).floor()  # the first four of sixteen parts wear a named look
+
+    def over(image: Tensor) -> Tensor:
+        image = image.clamp(1e-3, 1) ** gamma * tint
+        image = luminance(image) + (image - luminance(image)) * chroma
+        image = (middle + (image - middle) * contrast).clamp(0, 1)
+        for part, name in enumerate(names):
+            image = torch.where(which == part, LOOKS[name](image).clamp(0, 1), image)
+        image = torch.where(steps > 0, (image * levels).round() / levels, image)
+        grey = luminance(image)
+        edge = (functional.avg_pool2d(grey, 3, 1, 1) - grey).abs() * 8
+        image = image * (1 - lines * edge.clamp(0, 1)) * (1 + paper) + grain
+        blurred = functional.avg_pool2d(functional.pad(image, (1, 1, 1, 1), mode="replicate"), 3, 1)
+        return torch.where(soft > 0, blurred, image).clamp(0, 1)
+
+    return batch._replace(scene=over(batch.scene), own=over(batch.own), truth=over(batch.truth))
 
 
-class _Keep(pl.Callback):
-    """Writes the weights every half minute."""
+def randomised(batch: Batch, dice: Dice, side: int) -> Batch:
+    """All of it, in the order in which the world makes a picture: place, surface, light, look.
 
-    def __init__(self, folder: Path, buffer: Buffer) -> None:
-        self.folder, self.buffer, self.last = folder, buffer, time.monotonic()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
-        if time.monotonic() - self.last > 30:
-            self.last = time.monotonic()
-            assert isinstance(module, EffectModule)
-            _keep(module, self.folder, self.buffer)
-            print(f"kept at step {module.global_step}, {self.buffer.written} drawings", flush=True)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
-    parser = argparse.ArgumentParser(description="Train the effect network on fresh Toybox scenes.")
-    for name, value in asdict(EffectOptions()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path)
-    parser.add_argument("--pool", type=Path, help="a folder of rendered chunks (.npz) to begin with")
-    given = vars(parser.parse_args(arguments))
-    folder, start, pool = given.pop("out"), given.pop("start"), given.pop("pool")
-    print(fit_effect(EffectOptions(**given), folder, start=start, pool=pool))
-
-
-if __name__ == "__main__":
-    main()
+    SCENE_LIT of the rows keep the scene's light on their subject, as where a photograph has no other truth.
+    """
+    rows = len(batch.scene)
+    batch = framed(batch, dice, side)
+    batch = batch._replace(own=torch.where(dice.chance(rows, SCENE_LIT) > 0, batch.truth, batch.own))
+    batch = invented(textured(shaded(batch, dice), dice), dice, INVENTED)
+    return looked(batch, dice)

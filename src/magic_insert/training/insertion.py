@@ -1,11 +1,16 @@
-"""ObjectDrop's tasks, removal and insertion, as one LightningModule with a task switch (arXiv 2403.18818, section 4).
+"""ObjectDrop's tasks, removal and insertion, as one fit with a task switch (arXiv 2403.18818, section 4).
 
 The UNet sees [noisy target latent, condition latent with nothing masked out, mask]; the prompt is empty.
 remove: condition = picture with the subject, target = without. insert: condition = copy-paste, target = with.
+One fit takes weights to start from and cached latents, and publishes a folder with the trained UNet. Killed at any step
+and called again, it goes on from its checkpoint; finished, it returns at once.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,11 +18,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
-from magic_insert.models.pipeline import size_ids
-from magic_insert.training.trainer import TrainingModule
+from magic_insert.models.edit_unet import (
+    FIT_CARD,
+    edit_start,
+    empty_prompt,
+    load_edit_unet,
+    merge_lora,
+    open_for_lora,
+    save_edit_lora,
+    save_unet,
+    weights_digest,
+)
+from magic_insert.models.pipeline import ddim, plain_attention, size_ids
+from magic_insert.models.sampling import image_size
+from magic_insert.training.checkpoint import is_finished
+from magic_insert.training.trainer import TrainerOptions, TrainingModule, first_rank_only, fit
 
 Task = Literal["remove", "insert"]
+PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
+CARD = FIT_CARD
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
 
 
@@ -28,6 +51,38 @@ class EditLatents:
     condition: np.ndarray
     target: np.ndarray
     mask: np.ndarray  # [N, K, 1, h, w] in [0, 1]
+
+
+@dataclass(frozen=True)
+class EditFit:
+    """How one network is fitted.
+
+    `effect_weight`: how much more the changed cells count. `time_shift` above 1: more training on noisy times.
+    `condition_noise`: largest spread of the noise on the condition.
+    `lora_rank` 0 trains every weight; otherwise a LoRA and the input layer, written `merged` or, with `merged` off, as
+    the difference that `models.edit_unet` reads.
+    """
+
+    task: Task
+    steps: int
+    batch_size: int
+    lr: float
+    seed: int
+    precision: str = "32-true"
+    dropout: float = 0.0
+    ema_decay: float | None = None
+    clip_norm: float = 1.0
+    effect_weight: float = 0.0
+    time_shift: float = 1.0
+    condition_noise: float = 0.0
+    lora_rank: int = 0
+    merged: bool = True
+    save_every: int = 100
+
+    def contents(self, start: str, latents: EditLatents) -> dict[str, Any]:
+        """What the product depends on: everything but when checkpoints are written."""
+        settings = {name: value for name, value in asdict(self).items() if name != "save_every"}
+        return {**settings, "start": start, "data": latents_digest(latents)}
 
 
 class InsertionModule(TrainingModule):
@@ -55,6 +110,20 @@ class InsertionModule(TrainingModule):
         self.effect_weight = effect_weight
         self.register_buffer("states", empty[0].detach().clone(), persistent=False)
         self.register_buffer("pooled", empty[1].detach().clone(), persistent=False)
+
+    @classmethod
+    def of(cls, unet: nn.Module, pipe: Any, settings: EditFit) -> "InsertionModule":
+        """The module of a fit under the empty prompt of `pipe`."""
+        prompt = empty_prompt(pipe, 1)
+        return cls(
+            unet,
+            ddim(pipe),
+            (prompt["encoder_hidden_states"], prompt["added_cond_kwargs"]["text_embeds"]),
+            image_size=image_size(pipe),
+            lr=settings.lr,
+            steps=settings.steps,
+            effect_weight=settings.effect_weight,
+        )
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.denoising_loss(batch)
@@ -101,26 +170,19 @@ def mask_cells(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def edit_batches(
-    data: EditLatents,
-    *,
-    task: Task,
-    seed: int,
-    batch_size: int,
-    dropout: float = 0.0,
-    time_shift: float = 1.0,
-    condition_noise: float = 0.0,
-    num_times: int = 1000,
+    data: EditLatents, settings: EditFit, num_times: int = 1000
 ) -> Callable[[int], dict[str, Tensor]]:
-    """Batch k of `task` as a function of k; a share `dropout` of the rows is shown neither condition nor mask.
+    """Batch k of a task as a function of k; a share `dropout` of the rows is shown neither condition nor mask.
 
     `time_shift` above 1 draws noisier times more often, see `shifted_times`. The condition is shown with Gaussian
     noise, of a spread drawn for each row from 0 to `condition_noise`, in units of the scaled latents, so that traces
     fainter than it teach nothing (conditioning augmentation, Ho et al. 2021, arXiv 2106.15282, section 4.2).
     """
     count, variants = data.target.shape[:2]
+    batch_size = settings.batch_size
 
     def batch_at(step: int) -> dict[str, Tensor]:
-        draw = generator(seed, task, step)
+        draw = generator(settings.seed, settings.task, step)
         picks = torch.randint(0, 2**31, (batch_size, 2), generator=draw).tolist()
         places = [(a % count, b % variants) for a, b in picks]
 
@@ -129,8 +191,8 @@ def edit_batches(
 
         latents = rows(data.target)
         noise = torch.randn(latents.shape, generator=draw)
-        times = shifted_times(torch.rand(batch_size, generator=draw), time_shift, num_times)
-        shown = (torch.rand(batch_size, 1, 1, 1, generator=draw) >= dropout).float()
+        times = shifted_times(torch.rand(batch_size, generator=draw), settings.time_shift, num_times)
+        shown = (torch.rand(batch_size, 1, 1, 1, generator=draw) >= settings.dropout).float()
         batch = {
             "latents": latents,
             "condition": shown * rows(data.condition),
@@ -138,8 +200,8 @@ def edit_batches(
             "noise": noise,
             "timesteps": times,
         }
-        if condition_noise > 0:
-            spread = condition_noise * torch.rand(batch_size, 1, 1, 1, generator=draw)
+        if settings.condition_noise > 0:
+            spread = settings.condition_noise * torch.rand(batch_size, 1, 1, 1, generator=draw)
             batch["condition_noise"] = shown * spread * torch.randn(latents.shape, generator=draw)
         return batch
 
@@ -152,3 +214,81 @@ def shifted_times(uniform: Tensor, shift: float, num_times: int) -> Tensor:
     What an edit changes is decided while the picture is mostly noise; shift 3 puts half of the times above 0.75.
     """
     return (shift * uniform / (1.0 + (shift - 1.0) * uniform) * num_times).long().clamp(max=num_times - 1)
+
+
+def fit_edit(
+    start: Path | Any,
+    pipe: Any,
+    latents: EditLatents,
+    settings: EditFit,
+    folder: Path,
+    *,
+    on_step: OnStep = no_step,
+    log: Callable[[int, Mapping[str, float]], None] | None = None,
+) -> None:
+    """Trains a remover or an inserter and writes it to `folder`/remover or `folder`/inserter, whole or not at all.
+
+    Args:
+        start: a folder with an edit UNet, an edit UNet (2C + 1 channels), or a text-to-image UNet (C channels), which
+            is given the further channels with zero weights. It is copied, never changed.
+        pipe: lends its text encoders for the empty prompt, its schedule, its picture size and its device.
+        latents: what to train on, in the units of the pipe's autoencoder.
+        log: takes a step and its loss now and then.
+
+    Raises:
+        UserError: the folder holds a fit of other data or settings, or `start` is no such network.
+    """
+    unet = load_edit_unet(start, base=pipe.unet) if isinstance(start, Path) else edit_start(start)
+    unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
+    contents = settings.contents(weights_digest(unet), latents)
+    product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
+    key = digest(contents)
+    if is_finished(product / CARD, key, work / CARD):
+        return
+    write_json(work / CARD, {"key": key, **contents})
+    device = pipe.device.type
+    unet.train().requires_grad_(True)
+    if settings.lora_rank:
+        open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    if device == "cpu":
+        plain_attention(unet)
+    module = InsertionModule.of(unet, pipe, settings)
+    options = TrainerOptions(
+        steps=settings.steps,
+        device=device,
+        precision=settings.precision,
+        save_every=settings.save_every,
+        ema_decay=settings.ema_decay,
+        clip_norm=settings.clip_norm,
+        key=key,
+    )
+    batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
+    fit(module, batches, options, work, log=log, on_step=on_step)
+    unet.cpu()
+    first_rank_only(lambda: _publish(unet, settings, contents, work, product))
+
+
+def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path, product: Path) -> None:
+    """Moves the finished network to its place in one step."""
+    staged = work / "product"
+    shutil.rmtree(staged, ignore_errors=True)
+    if settings.lora_rank and settings.merged:
+        merge_lora(unet)
+    if settings.merged:
+        save_unet(staged, unet)
+    else:
+        save_edit_lora(staged, unet, rank=settings.lora_rank)
+    sums = {path.name: sha256_file(path) for path in sorted(staged.glob("*.safetensors"))}
+    write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
+    staged.rename(product)
+    shutil.rmtree(work)
+
+
+def latents_digest(latents: EditLatents) -> str:
+    """16 hex digits of all values."""
+    sha = hashlib.sha256()
+    for array in (latents.condition, latents.target, latents.mask):
+        sha.update(f"{array.dtype}{array.shape}".encode())
+        for row in array:
+            sha.update(np.ascontiguousarray(row).tobytes())
+    return sha.hexdigest()[:16]

@@ -2,43 +2,67 @@
 
 Every step is kept in the run folder and found there by the same command: rendered or checked pairs, latents, the fit's
 checkpoint, the finished networks. With several ranks rank 0 prepares and measures, all train.
+
+Pairs become views: windows around the subject at the model's size s, and their latents, computed once. N pairs, K views
+of each, C x h x w latents in float16 `.npy` files (memory-mapped), so a pool need not fit into memory. View 0 is the
+pair as it is, view 1 mirrored, further ones look through windows of random width, every other mirrored.
+
+Held-out pairs are measured in decibels inside the true effect: what the subject changed outside its own mask by more
+than the Toybox's step; in photographs that were not taken with one exposure it also holds their noise.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import DataConfig, FitConfig, InsertionConfig
+from magic_insert.config.schema.jobs import InsertionConfig
+from magic_insert.config.schema.training import DataConfig
+from magic_insert.core.compositing import Region, area_resize, region_around
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage
+from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
+from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.core.rand import fold_in
+from magic_insert.core.masks import bounding_box, dilate
+from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.ranks import rank
 from magic_insert.core.store import Store
-from magic_insert.data.pairs import LISTERS, FilePairs, PairSet, sound_pairs
+from magic_insert.data.pairs import LISTERS, FilePairs, Pair, PairSet, sound_pairs
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
-from magic_insert.models.edit_unet import edit_start_from_inpainting, load_edit_unet
-from magic_insert.models.pipeline import find_source, load_pipeline
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    edit,
+    edit_unet_of,
+    latent_mask,
+)
+from magic_insert.models.effect_net import load_effect_net
+from magic_insert.models.pipeline import encode, find_source, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
-from magic_insert.tracking import open_tracker
-from magic_insert.training.insertion import Task
-from magic_insert.training.insertion_data import ViewConfig, edit_data
-from magic_insert.training.insertion_fit import PRODUCTS, FitOptions, fit_edit
-from magic_insert.training.insertion_validation import draw_held_out, save_sheet
-from magic_insert.training.ranks import first_rank_first, first_rank_only
+from magic_insert.paths import effect_weights
+from magic_insert.tracking import Tracker, open_tracker
+from magic_insert.training.effect import Drawings, EffectFit, draw_effects, fit_effect
+from magic_insert.training.insertion import PRODUCTS, EditFit, EditLatents, Task, fit_edit
+from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only
 
-Watcher = Callable[[int, int], None]
-
-
-def tasks_of(cfg: InsertionConfig) -> list[Task]:
-    """What is trained, in order."""
-    both: list[Task] = ["remove", "insert"]
-    return [task for task in both if cfg.task in (task, "both")]
+VIEWS_VERSION = 1
+WIDTHS = (0.75, 1.45)  # of a random window, relative to the asked-for one
+# A random window is not narrower than this share of the model's picture: no blur is trained in.
+SHARPEST = 0.75
+LAYERS: dict[Task, tuple[str, str, str]] = {
+    "remove": ("with_subject", "without", "loose_mask"),
+    "insert": ("pasted", "with_subject", "mask"),
+}
+TOGETHER = 8  # pictures drawn at once
+SHOWN = 8
 
 
 def run_insertion(cfg: InsertionConfig) -> Path:
@@ -47,20 +71,27 @@ def run_insertion(cfg: InsertionConfig) -> Path:
     Raises:
         UserError: bad pairs, a model that does not fit, or a folder that holds another run.
     """
-    out = Path(cfg.out)
+    if cfg.train.architecture == "effect":
+        with first_rank_bars() as on_event:
+            first_rank_only(lambda: train_effect(cfg, on_event))
+        return Path(cfg.out)
     pipe = load_pipeline(cfg.model)
-    training, held_out = first_rank_first(lambda: open_pairs(cfg, image_size(pipe)))
-    for task in tasks_of(cfg):
-        train_task(cfg, pipe, task, training, held_out, out)
-    return out
+    with first_rank_bars() as on_event:
+        training, held_out = first_rank_first(lambda: open_pairs(cfg, image_size(pipe), on_event))
+        for task in ("remove", "insert"):
+            if cfg.task in (task, "both"):
+                TaskRun(cfg, pipe, task, on_event).train(training, held_out)
+    return Path(cfg.out)
 
 
-def open_pairs(cfg: InsertionConfig, size: int) -> tuple[PairSet, PairSet | None]:
+def open_pairs(
+    cfg: InsertionConfig, size: int, on_event: OnEvent = no_event
+) -> tuple[PairSet, PairSet | None]:
     """The pairs to train on and those held out (None for none)."""
     data, out = cfg.data, Path(cfg.out)
     if data.name == "toybox":
-        return _toybox(data, out, size, cfg.seed)
-    found = _sound(data, out)
+        return _toybox(data, out, size, cfg.seed, on_event)
+    found = _sound(data, out, on_event)
     order = sorted(range(len(found.refs)), key=lambda i: fold_in(cfg.seed, "held out", found.ids[i]))
     count = min(data.held_out, len(order) - 1)
     chosen, kept = sorted(order[:count]), sorted(order[count:])
@@ -71,7 +102,9 @@ def open_pairs(cfg: InsertionConfig, size: int) -> tuple[PairSet, PairSet | None
     return part(kept), part(chosen) if chosen else None
 
 
-def _toybox(data: DataConfig, out: Path, size: int, seed: int) -> tuple[PairSet, PairSet | None]:
+def _toybox(
+    data: DataConfig, out: Path, size: int, seed: int, on_event: OnEvent
+) -> tuple[PairSet, PairSet | None]:
     store = (
         Store(out / "renders", key="out") if data.cache is None else Store(Path(data.cache), key="data.cache")
     )
@@ -80,12 +113,12 @@ def _toybox(data: DataConfig, out: Path, size: int, seed: int) -> tuple[PairSet,
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
     made = []
     for each in plans:
-        with bar(f"rendering {each.count} {each.split} pairs") as watch:
-            made.append(ToyboxPairs(render(store, each, workers=data.workers, on_step=watch), each))
+        with stage(on_event, f"render {each.split} pairs") as running:
+            made.append(ToyboxPairs(render(store, each, workers=data.workers, on_step=running), each))
     return made[0], made[1] if data.held_out else None
 
 
-def _sound(data: DataConfig, out: Path) -> FilePairs:
+def _sound(data: DataConfig, out: Path, on_event: OnEvent) -> FilePairs:
     """The sound pairs of a set on disk; the verdict is kept, because reading every picture takes its time."""
     root = Path(str(data.path))
     listing = LISTERS[data.name](root, black_subject=data.subject_in_mask == "black")
@@ -97,116 +130,145 @@ def _sound(data: DataConfig, out: Path) -> FilePairs:
         by_name = {ref.id: ref for ref in listing.pairs}
         return FilePairs([by_name[name] for name in kept["ids"]], kept["digests"])
     console = Console(stderr=True)
-    with bar(f"checking {len(names)} pairs") as watch:
+    with stage(on_event, "check pairs") as running:
         found = sound_pairs(
-            listing, source=str(root), on_error=data.on_error, report=console.print, on_step=watch
+            listing, source=str(root), on_error=data.on_error, report=console.print, on_step=running
         )
     if rank() == 0:
         write_json(verdict, {"listed": names, "ids": found.ids, "digests": list(found.digests)})
     return found
 
 
-def start_of(fit: FitConfig, pipe: Any, task: Task, cfg: InsertionConfig) -> Any:
-    """What a task's training starts from: a UNet of the pipeline, or the folder of an edit UNet.
+def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
+    """The effect network, and its numbers on scenes of another seed; one process trains.
 
     Raises:
-        UserError: nothing there.
+        UserError: no weights at `train.init`, or a folder that holds another fit.
     """
-    if fit.init == "base":
-        inpainting = pipe.unet.config["in_channels"] != pipe.unet.config["out_channels"]
-        return edit_start_from_inpainting(pipe.unet) if inpainting else pipe.unet
-    home = Path(str(find_source(cfg.model))) if fit.init == "shipped" else Path(fit.init)
-    folder = home / PRODUCTS[task]
-    if not (folder / "config.json").is_file():
-        raise UserError(
-            f"expected a {PRODUCTS[task]} in {home} for train.init={fit.init}, got none; set train.init=base"
-        )
-    return folder
-
-
-def train_task(
-    cfg: InsertionConfig,
-    pipe: Any,
-    task: Task,
-    training: PairSet,
-    held_out: PairSet | None,
-    out: Path,
-) -> None:
-    """Latents, fit and held-out numbers of one task; a finished one is not done again."""
-    fit = cfg.train
-    views = ViewConfig(fit.views, cfg.data.context, fit.dilate, cfg.seed)
-
-    def prepare() -> Any:
-        with bar(f"encoding for {task}") as watch:
-            return edit_data(training, pipe, views, task, out, on_progress=watch)
-
-    latents = first_rank_first(prepare)
-    with open_tracker(out, f"insertion-{task}", cfg.logger, thaw(cfg)) as tracker:
-        fit_edit(
-            start_of(fit, pipe, task, cfg),
-            pipe,
-            latents,
-            task=task,
-            steps=fit.steps,
-            batch_size=fit.batch_size,
-            lr=fit.lr,
-            seed=fold_in(cfg.seed, "fit", task),
-            folder=out,
-            device=pipe.device.type,
-            progress=rank() == 0,
-            log=tracker.log,
-            options=FitOptions(
-                precision=fit.precision,
-                dropout=fit.dropout,
-                ema_decay=fit.ema_decay or None,
-                clip_norm=fit.clip_norm,
-                effect_weight=fit.effect_weight,
-                time_shift=fit.time_shift,
-                condition_noise=fit.condition_noise,
-                save_every=fit.save_every,
-                lora_rank=fit.lora_rank,
-                merged=fit.save == "merged",
-            ),
-        )
-        if held_out is not None:
-            first_rank_only(lambda: _measure(cfg, pipe, task, held_out, views, out, tracker))
-
-
-def _measure(
-    cfg: InsertionConfig,
-    pipe: Any,
-    task: Task,
-    held_out: PairSet,
-    views: ViewConfig,
-    out: Path,
-    tracker: Any,
-) -> None:
-    """Writes validation-<task>.json and .png, unless they are there."""
-    report = out / f"validation-{task}.json"
-    if report.is_file():
-        return
-    unet = load_edit_unet(out / PRODUCTS[task], device=pipe.device, base=pipe.unet)
-    drawn = draw_held_out(pipe, unet, held_out, task, views, steps=cfg.validation_steps, seed=cfg.seed)
-    numbers = drawn.numbers()
-    styles: dict[str, list[int]] = {}
-    for index, style in enumerate(getattr(held_out, "styles", ())):
-        styles.setdefault(style, []).append(index)
-    save_sheet(out / f"validation-{task}.png", drawn, held_out.ids)
-    tracker.log(cfg.train.steps, numbers)
-    write_json(
-        report,
-        {
-            "task": task,
-            "pairs": len(held_out.ids),
-            "validation_steps": cfg.validation_steps,
-            "all": numbers,
-            "styles": {style: drawn.numbers(rows) for style, rows in styles.items()},
-        },
+    out, train, data = Path(cfg.out), cfg.train, cfg.data
+    cache = out if data.cache is None else Path(data.cache)
+    start = {"base": None, "shipped": effect_weights()}.get(
+        train.init, Path(train.init) / effect_weights().name
     )
-    print(summary(task, numbers, len(held_out.ids)), flush=True)
+    if start is not None and not start.is_file():
+        raise UserError(
+            f"expected an effect network at {start} for train.init, got none; set train.init=base"
+        )
+    settings = EffectFit(
+        train.steps,
+        train.batch_size,
+        train.lr,
+        cfg.seed,
+        data.num_pairs if data.limit is None else min(data.limit, data.num_pairs),
+        precision=train.precision,
+        ema_decay=train.ema_decay or None,
+        clip_norm=train.clip_norm,
+        save_every=train.save_every,
+        start=None if start is None else sha256_file(start),
+    )
+    device = str(resolve_device(cfg.model.device))
+    with open_tracker(out, "insertion-effect", cfg.logger, thaw(cfg)) as tracker:
+        with stage(on_event, "train the effect network") as running:
+            weights = fit_effect(
+                settings,
+                out,
+                device=device,
+                start=start,
+                cache=cache,
+                workers=data.workers,
+                log=tracker.log,
+                on_step=running,
+            )
+        if data.held_out == 0 or (out / "validation-effect.json").is_file():
+            return
+        with Drawings(cache, fold_in(cfg.seed, "held out"), data.held_out, data.workers) as scenes:
+            batch, output = draw_effects(load_effect_net(weights), scenes)
+        effect = effect_of(batch.truth, batch.scene, batch.mask)
+        names = [f"scene-{i}" for i in range(len(output))]
+        drawn = Drawn(names, batch.pasted, output, batch.truth, batch.mask, effect)
+        publish_numbers(out, "effect", drawn, tracker, cfg)
 
 
-def summary(task: Task, numbers: dict[str, float], count: int) -> str:
+class TaskRun:
+    """Latents, fit and held-out numbers of one task of a run; what is finished is not done again."""
+
+    def __init__(self, cfg: InsertionConfig, pipe: Any, task: Task, on_event: OnEvent) -> None:
+        self.cfg, self.pipe, self.task, self.on_event = cfg, pipe, task, on_event
+        self.out = Path(cfg.out)
+        self.views = ViewConfig(cfg.train.views, cfg.data.context, cfg.train.dilate, cfg.seed)
+
+    def train(self, training: PairSet, held_out: PairSet | None) -> None:
+        """Everything, in order."""
+        latents = first_rank_first(lambda: self._latents(training))
+        with open_tracker(self.out, f"insertion-{self.task}", self.cfg.logger, thaw(self.cfg)) as tracker:
+            with stage(self.on_event, f"train the {PRODUCTS[self.task]}") as running:
+                fit_edit(
+                    self._start(), self.pipe, latents, self._fit(), self.out, on_step=running, log=tracker.log
+                )
+            if held_out is not None:
+                first_rank_only(lambda: self._measure(held_out, tracker))
+
+    def _latents(self, pairs: PairSet) -> EditLatents:
+        with stage(self.on_event, f"encode for the {PRODUCTS[self.task]}") as running:
+            return edit_data(pairs, self.pipe, self.views, self.task, self.out, on_step=running)
+
+    def _start(self) -> Any:
+        """What the training starts from: a UNet of the pipeline, or the folder of an edit UNet.
+
+        Raises:
+            UserError: nothing there.
+        """
+        init = self.cfg.train.init
+        if init == "base":
+            return self.pipe.unet
+        home = Path(find_source(self.cfg.model).name) if init == "shipped" else Path(init)
+        folder = home / PRODUCTS[self.task]
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"expected a {PRODUCTS[self.task]} in {home} for train.init={init}, got none; set train.init=base"
+            )
+        return folder
+
+    def _fit(self) -> EditFit:
+        train = self.cfg.train
+        same = {part.name for part in fields(EditFit)} & {part.name for part in fields(train)}
+        return EditFit(
+            **{name: getattr(train, name) for name in same - {"ema_decay"}},
+            task=self.task,
+            seed=fold_in(self.cfg.seed, "fit", self.task),
+            ema_decay=train.ema_decay or None,
+            merged=train.save == "merged",
+        )
+
+    def _measure(self, held_out: PairSet, tracker: Tracker) -> None:
+        """Writes validation-<task>.json and .png, unless they are there."""
+        if (self.out / f"validation-{self.task}.json").is_file():
+            return
+        unet = edit_unet_of(self.pipe, self.out / PRODUCTS[self.task])
+        drawn = draw_held_out(self.pipe, unet, held_out, self.task, self.views, self.cfg.validation_steps)
+        publish_numbers(self.out, self.task, drawn, tracker, self.cfg, getattr(held_out, "styles", ()))
+
+
+def publish_numbers(
+    out: Path, what: str, drawn: "Drawn", tracker: Tracker, cfg: InsertionConfig, styles: Sequence[str] = ()
+) -> None:
+    """Writes validation-<what>.png and .json, all pairs together and by their style, and prints a line."""
+    numbers, count = drawn.numbers(), len(drawn.output)
+    rows = {style: [i for i, own in enumerate(styles) if own == style] for style in dict.fromkeys(styles)}
+    save_sheet(out / f"validation-{what}.png", drawn)
+    tracker.log(cfg.train.steps, numbers)
+    report = {
+        "task": what,
+        "pairs": count,
+        "validation_steps": cfg.validation_steps,
+        "all": numbers,
+        "styles": {style: drawn.numbers(own) for style, own in rows.items()},
+    }
+    write_json(out / f"validation-{what}.json", report)
+    print(summary(what, numbers, count), flush=True)
+
+
+def summary(task: str, numbers: dict[str, float], count: int) -> str:
     """One line for the terminal."""
     if "effect_psnr" not in numbers:
         return f"{task}: no effect to measure on {count} held-out pairs"
@@ -216,10 +278,176 @@ def summary(task: Task, numbers: dict[str, float], count: int) -> str:
     )
 
 
-@contextmanager
-def bar(text: str) -> Iterator[Watcher]:
-    """A progress bar on rank 0; yields what is told (done, total)."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=rank() != 0) as progress:
-        task = progress.add_task(text, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+@dataclass(frozen=True)
+class ViewConfig:
+    """How pairs become views: their number, the window in units of the subject's longer side, growth of the mask."""
+
+    views: int
+    context: float
+    dilate: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class View:
+    """One window at the model's size s; `pasted` is the subject's own pixels on the empty scene.
+
+    y = M * x + (1 - M) * z (ObjectDrop, section 4); `loose_mask` is the mask, grown by a random width.
+    """
+
+    with_subject: Float[Tensor, "3 s s"]
+    without: Float[Tensor, "3 s s"]
+    pasted: Float[Tensor, "3 s s"]
+    mask: Float[Tensor, "1 s s"]
+    loose_mask: Float[Tensor, "1 s s"]
+
+
+def view_of(pair: Pair, number: int, size: int, config: ViewConfig) -> View:
+    """View `number` of a pair: a function of the pair's name, the number and `config.seed`."""
+    draw = generator(config.seed, "view", pair.id, number)
+    width, growth = torch.rand(2, generator=draw).tolist()
+    region = _window(pair, size, config.context, None if number < 2 else width)
+    pasted = pair.mask * pair.with_subject + (1 - pair.mask) * pair.without
+
+    def seen(image: Tensor) -> Tensor:
+        small = area_resize(region.crop(image), size, size)
+        return small.flip(-1) if number % 2 else small
+
+    mask = seen(pair.mask)
+    return View(
+        seen(pair.with_subject),
+        seen(pair.without),
+        seen(pasted),
+        mask,
+        dilate(mask, round(growth * config.dilate * size)),
+    )
+
+
+def _window(pair: Pair, size: int, context: float, width: float | None) -> Region:
+    height, breadth = pair.mask.shape[-2:]
+    box = bounding_box(pair.mask, min(0.5, float(pair.mask.max())))
+    whole = min(height, breadth)
+    context = min(context, whole / max(box.w, box.h))
+    if width is not None:
+        low = min(context, SHARPEST * size / max(box.w, box.h))
+        context = max(low, context * (WIDTHS[0] + (WIDTHS[1] - WIDTHS[0]) * width))
+    return region_around(box, height, breadth, context=max(1.0, context))
+
+
+def edit_data(
+    pairs: PairSet,
+    pipe: Any,
+    config: ViewConfig,
+    task: Task,
+    folder: Path,
+    *,
+    on_step: OnStep = no_step,
+) -> EditLatents:
+    """The latents of every view for one task, kept in `folder` and continued there when they are not complete."""
+    size = image_size(pipe)
+    side = size // pipe.vae_scale_factor
+    key = digest(
+        {
+            "version": VIEWS_VERSION,
+            "pairs": [list(pairs.ids), list(pairs.digests)],
+            "views": [config.views, config.context, config.dilate, config.seed, size],
+            "model": fingerprint(pipe),
+            "task": task,
+        }
+    )
+    home = folder / f"latents-{key}"
+    home.mkdir(parents=True, exist_ok=True)
+    state = home / "state.json"
+    total = len(pairs.ids)
+    done = read_json(state)["done"] if state.is_file() else 0
+    arrays = _open_arrays(home, task, (total, config.views), (int(pipe.vae.config.latent_channels), side))
+    for index in range(done, total):
+        pair = pairs.load(index)
+        views = [view_of(pair, number, size, config) for number in range(config.views)]
+        for array, name in zip(arrays, LAYERS[task], strict=True):
+            images = torch.stack([getattr(view, name) for view in views])
+            cells = (
+                latent_mask(images, side, side) if name.endswith("mask") else encode(pipe.vae, images).cpu()
+            )
+            array[index] = cells.to(torch.float16).numpy()
+        if index % 16 == 15 or index == total - 1:
+            # Numbers reach the disk before the count that vouches for them.
+            for array in arrays:
+                array.flush()
+            write_json(state, {"done": index + 1})
+        on_step(index + 1, total)
+    condition, target, mask = arrays
+    return EditLatents(condition=condition, target=target, mask=mask)
+
+
+def _open_arrays(home: Path, task: Task, lead: tuple[int, int], latent: tuple[int, int]) -> list[np.memmap]:
+    arrays = []
+    for name in LAYERS[task]:
+        path = home / f"{name}.npy"
+        channels = 1 if name.endswith("mask") else latent[0]
+        shape = (*lead, channels, latent[1], latent[1])
+        mode = "r+" if path.is_file() else "w+"
+        arrays.append(np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=shape))
+    return arrays
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Held-out pictures B 3 H W of one task: what went in, what came out, the truth; mask and true effect B 1 H W."""
+
+    ids: Sequence[str]
+    condition: Float[Tensor, "B 3 H W"]
+    output: Float[Tensor, "B 3 H W"]
+    truth: Float[Tensor, "B 3 H W"]
+    mask: Float[Tensor, "B 1 H W"]
+    effect: Float[Tensor, "B 1 H W"]
+
+    def numbers(self, rows: Sequence[int] | None = None) -> dict[str, float]:
+        """Decibels of all rows, or of some: in the effect, in the subject's place, elsewhere; doing nothing beside it.
+
+        A region that is empty has no number.
+        """
+        chosen = list(range(len(self.output))) if rows is None else list(rows)
+        output, truth, condition = (x[chosen] for x in (self.output, self.truth, self.condition))
+        effect, subject = self.effect[chosen], (self.mask[chosen] > 0.5).to(output.dtype)
+        values = {
+            "effect_psnr": region_sums(output, truth, effect),
+            "effect_psnr_nothing": region_sums(condition, truth, effect),
+            "subject_psnr": region_sums(output, truth, subject),
+            "rest_psnr": region_sums(output, truth, (1 - effect) * (self.mask[chosen] <= 0)),
+        }
+        pooled = {name: psnr_pooled(sums) for name, sums in values.items()}
+        return {name: round(value, 3) for name, value in pooled.items() if value is not None}
+
+
+def draw_held_out(pipe: Any, unet: Any, pairs: PairSet, task: Task, config: ViewConfig, steps: int) -> Drawn:
+    """Every pair of `pairs`, drawn by `unet`; pair i does not depend on the others."""
+    views = [view_of(pairs.load(i), 0, image_size(pipe), config) for i in range(len(pairs.ids))]
+    with_subject, without, pasted, mask = (
+        torch.stack([getattr(view, name) for view in views])
+        for name in ("with_subject", "without", "pasted", "mask")
+    )
+    condition, truth = (with_subject, without) if task == "remove" else (pasted, with_subject)
+    device = unet.device
+    output = [
+        edit(
+            pipe,
+            unet,
+            condition[i : i + TOGETHER].to(device),
+            mask[i : i + TOGETHER].to(device),
+            EditSampling(config.seed, list(pairs.ids[i : i + TOGETHER]), steps),
+        ).cpu()
+        for i in range(0, len(views), TOGETHER)
+    ]
+    return Drawn(
+        list(pairs.ids), condition, torch.cat(output), truth, mask, effect_of(with_subject, without, mask)
+    )
+
+
+def save_sheet(path: Path, drawn: Drawn) -> None:
+    """Condition, output, truth and effect of the first pairs, a row each."""
+    rows = [
+        [drawn.condition[i], drawn.output[i], drawn.truth[i], drawn.effect[i].expand(3, -1, -1)]
+        for i in range(min(SHOWN, len(drawn.output)))
+    ]
+    save_png(path, contact_sheet(rows, list(drawn.ids[:SHOWN]), ["input", "output", "truth", "effect"]))

@@ -1,36 +1,48 @@
-"""Style-aware personalisation of one subject: pictures in, a run folder of LoRA and learned tokens out.
+"""Style-aware personalisation of one subject: pictures in, a run folder of LoRA and learned tokens out; and the job.
 
-Killed at any step and started again, it goes on from its checkpoint and writes the same bytes. Source: Magic Insert
-(arXiv 2407.02489), section 3.1.
+Killed at any step and started again, it goes on from its checkpoint and writes the same bytes. The job trains one
+subject after the other, or one subject per process of a group. Source: Magic Insert (arXiv 2407.02489), section 3.1.
 """
 
 import hashlib
-import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from magic_insert.config.schema import LoggerConfig, PersonalizationConfig, check_precision
+from magic_insert.config.schema.jobs import PersonalizeConfig
+from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig, check_precision
+from magic_insert.core import ranks
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import OnStep
+from magic_insert.core.events import OnStep, no_step, stage
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_files import CARD_FILE, CLAIM_FILE
-from magic_insert.data.subject_images import check_subject
+from magic_insert.data.subject_files import (
+    CARD_FILE,
+    CLAIM_FILE,
+    SubjectFiles,
+    check_run_folder,
+    request_of,
+    subjects_of,
+)
+from magic_insert.data.subject_images import check_subject, load_subjects
 from magic_insert.models.lora import refuse_unknown_layers
-from magic_insert.models.pipeline import fingerprint
+from magic_insert.models.pipeline import fingerprint, load_pipeline
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
-from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
     PersonalizeModule,
     check_device,
@@ -38,7 +50,7 @@ from magic_insert.training.personalize_module import (
     subject_batches,
     trainables_of,
 )
-from magic_insert.training.personalize_validation import open_validation
+from magic_insert.training.personalize_validation import SampleValidation
 from magic_insert.training.subject_views import (
     LATENTS_FILE,
     check_own_style,
@@ -47,19 +59,160 @@ from magic_insert.training.subject_views import (
     subject_cache,
     vae_on,
 )
-from magic_insert.training.trainer import TrainerOptions, fit
+from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
 
-JSONL = LoggerConfig()
+Work = tuple[SubjectFiles, dict[str, Any]]
+log = logging.getLogger(__name__)
 
 
-class ReportSteps(Callback):
-    """Reports (steps done, steps to do) of a run after each update; an exception from `on_step` ends the run."""
+@dataclass(frozen=True)
+class RunOptions:
+    """What a run does besides training.
 
-    def __init__(self, on_step: OnStep) -> None:
-        self.on_step = on_step
+    `logger`: where the loss goes besides `metrics.jsonl`. `request`: what the user asked for
+    (`data.subject_files.request_of`), kept in the claim and the card. `class_root`: where the pictures of prior
+    preservation are kept, for several runs; None is the run's own folder.
+    """
 
-    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
-        self.on_step(trainer.global_step, trainer.max_steps)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    request: Mapping[str, Any] | None = None
+    class_root: Path | None = None
+
+
+PLAIN = RunOptions()
+
+
+def personalize(
+    pipe: Any,
+    subject: Subject | Sequence[Subject],
+    cfg: PersonalizationConfig,
+    *,
+    seed: int,
+    out: Path,
+    options: RunOptions = PLAIN,
+    on_step: OnStep = no_step,
+    callbacks: Sequence[Callback] = (),
+) -> Path:
+    """Trains one subject's LoRA and tokens; the run folder with the product is returned, `pipe` is left as it came.
+
+    A finished folder of the same run is returned at once, an interrupted one is continued from its checkpoint.
+
+    Args:
+        pipe: a StableDiffusionXLPipeline, its IP-Adapter (if any) at scale 0.
+        subject: one to five pictures of one subject.
+        cfg: how to train.
+        seed: with `cfg.seed`, the root of every draw.
+        out: run folder; gets `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors`, `card.json`.
+        callbacks: further Lightning callbacks.
+
+    Raises:
+        UserError: `out` holds another run, the subject cannot be trained on, or a token is a word already.
+    """
+    subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
+    run = _Run(pipe, subjects, named(cfg, subjects), seed, Path(out), options)
+    if not is_finished(run.out / CARD_FILE, run.key, run.out / CLAIM_FILE):
+        validation = run.begin()
+        began = time.perf_counter()
+        start = run.train(validation, on_step, callbacks)
+        run.publish(validation, start, round(time.perf_counter() - began, 2))
+    return run.out
+
+
+class _Run:
+    """One run of `personalize`, from its settings to its card."""
+
+    def __init__(
+        self,
+        pipe: Any,
+        subjects: Sequence[Subject],
+        cfg: PersonalizationConfig,
+        seed: int,
+        out: Path,
+        options: RunOptions,
+    ) -> None:
+        self.pipe, self.subjects, self.cfg, self.out, self.options = pipe, subjects, cfg, out, options
+        self.tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word, pattern=cfg.token_pattern)
+        refuse_known_words(pipe, self.tokens.names)
+        self.contents = run_key(fingerprint(pipe), subjects, cfg, seed)
+        self.key = digest(self.contents)
+        if options.request is not None:
+            self.contents["request"] = dict(options.request)
+        self.seed = fold_in(seed, "personalize", cfg.seed)
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """How to use the product, and how it came about."""
+        return {
+            "prompt": self.cfg.prompt,
+            "class_prompt": self.cfg.class_prompt if self.cfg.class_noun.strip() else "",
+            "tokens": list(self.tokens.names),
+            "image_size": image_size(self.pipe),
+            "prediction_type": self.pipe.scheduler.config.prediction_type,
+            **self.contents,
+        }
+
+    def begin(self) -> SampleValidation | None:
+        """Refuses what can be refused, then claims the folder."""
+        pipe, cfg = self.pipe, self.cfg
+        refuse_unknown_layers(pipe.unet, cfg.targets)
+        check_device(cfg, pipe.unet.device)
+        check_own_style(pipe, cfg)
+        check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
+        validation = None
+        if cfg.validation.every:
+            validation = SampleValidation(
+                pipe, self.subjects, self.tokens, cfg, seed=self.seed, out=self.out, facts=self.facts
+            )
+        write_json(self.out / CLAIM_FILE, {"key": self.key, **self.contents})
+        return validation
+
+    def train(
+        self, validation: SampleValidation | None, on_step: OnStep, callbacks: Sequence[Callback]
+    ) -> int:
+        """Writes LoRA and tokens; the step that the training went on from."""
+        pipe, cfg, seed, out = self.pipe, self.cfg, self.seed, self.out
+        cache = subject_cache(pipe, self.subjects, cfg, seed=seed, out=out)
+        prior = class_cache(pipe, cfg, seed=seed, root=self.options.class_root or out, out=out)
+        with (
+            trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
+            vae_on(pipe, "cpu"),
+            checkpointed(pipe, cfg.gradient_checkpointing),
+            open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
+        ):
+            module = PersonalizeModule(trainables, cfg)
+            if validation is not None:
+                validation.begin(trainables, tracker)
+            try:
+                start = fit(
+                    module,
+                    subject_batches(cache, cfg, seed=seed, num_times=len(module.kept), prior=prior),
+                    options_of(cfg, pipe, key=self.key),
+                    out,
+                    log=tracker.log,
+                    on_step=on_step,
+                    validation=validation,
+                    callbacks=callbacks,
+                )
+            finally:
+                silence(pipe.unet)  # a run that ended within a step leaves the adapter as it found it
+            trainables.save(out)
+        return start
+
+    def publish(self, validation: SampleValidation | None, start: int, seconds: float) -> None:
+        """Writes the card, by which the folder counts as finished, and clears what only the training needed."""
+        card = {
+            "key": self.key,
+            "steps": self.cfg.steps,
+            "seconds": seconds,
+            "resumed_from": start,
+            "mask_loss": counts_only_subject(self.subjects, self.cfg),
+            **(validation.finish() if validation is not None else {}),
+            **self.facts,
+        }
+        write_json(self.out / CARD_FILE, card)
+        clear_checkpoints(self.out)
+        for path in self.out.glob(f"*{LATENTS_FILE}"):
+            path.unlink()
 
 
 def named(cfg: PersonalizationConfig, subjects: Sequence[Subject]) -> PersonalizationConfig:
@@ -92,110 +245,11 @@ def _pixels(image: Tensor) -> str:
     return digest([list(image.shape), hashlib.sha256(samples).hexdigest()])
 
 
-def personalize(
-    pipe: Any,
-    subject: Subject | Sequence[Subject],
-    cfg: PersonalizationConfig,
-    *,
-    seed: int,
-    out: Path,
-    progress: bool,
-    logger: LoggerConfig = JSONL,
-    callbacks: Sequence[Callback] = (),
-    request: Mapping[str, Any] | None = None,
-    class_root: Path | None = None,
-) -> Path:
-    """Trains one subject's LoRA and tokens; the run folder with the product is returned, `pipe` is left as it came.
-
-    A finished folder of the same run is returned at once, an interrupted one is continued from its checkpoint.
-
-    Args:
-        pipe: a StableDiffusionXLPipeline, its IP-Adapter (if any) at scale 0.
-        subject: one to five pictures of one subject.
-        cfg: how to train.
-        seed: with `cfg.seed`, the root of every draw.
-        out: run folder; gets `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors`, `card.json`.
-        progress: draw a progress bar.
-        logger: where the loss goes besides `metrics.jsonl` in `out`.
-        callbacks: further Lightning callbacks.
-        request: what the user asked for (`data.subject_files.request_of`), kept in the claim and the card.
-        class_root: where the pictures of prior preservation are kept, for several runs; `out` by default.
-
-    Raises:
-        UserError: `out` holds another run, the subject cannot be trained on, or a token is a word already.
-    """
-    subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
-    cfg = named(cfg, subjects)
-    tokens = initial_tokens(pipe, cfg.num_tokens, word=cfg.initial_word, pattern=cfg.token_pattern)
-    refuse_known_words(pipe, tokens.names)
-    contents = run_key(fingerprint(pipe), subjects, cfg, seed)
-    if request is not None:
-        contents = {**contents, "request": dict(request)}
-    key = digest({name: value for name, value in contents.items() if name != "request"})
-    seed = fold_in(seed, "personalize", cfg.seed)
-    out = Path(out)
-    if _is_finished(out, key):
-        return out
-    refuse_unknown_layers(pipe.unet, cfg.targets)
-    check_device(cfg, pipe.unet.device)
-    check_own_style(pipe, cfg)
-    check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
-    facts = {
-        "prompt": cfg.prompt,
-        "class_prompt": cfg.class_prompt if cfg.class_noun.strip() else "",
-        "tokens": list(tokens.names),
-        "image_size": image_size(pipe),
-        "prediction_type": pipe.scheduler.config.prediction_type,
-        **contents,
-    }
-    validation = open_validation(pipe, subjects, tokens, cfg, seed=seed, out=out, facts=facts)
-    write_json(out / CLAIM_FILE, {"key": key, **contents})  # all that can be refused is behind us
-    began = time.perf_counter()
-    cache = subject_cache(pipe, subjects, cfg, seed=seed, out=out)
-    prior = class_cache(pipe, cfg, seed=seed, root=class_root or out, out=out)
-    with (
-        trainables_of(pipe, tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
-        vae_on(pipe, "cpu"),
-        checkpointed(pipe, cfg.gradient_checkpointing),
-        open_tracker(out, "personalize", logger, contents) as tracker,
-    ):
-        module = PersonalizeModule(trainables, cfg)
-        if validation is not None:
-            validation.begin(trainables, tracker)
-        try:
-            start = fit(
-                module,
-                subject_batches(cache, cfg, seed=seed, num_times=len(module.kept), prior=prior),
-                options_of(cfg, pipe, progress=progress),
-                out,
-                key=key,
-                log=tracker.log,
-                validation=validation,
-                callbacks=callbacks,
-            )
-        finally:
-            silence(pipe.unet)  # a run that ended within a step leaves the adapter as it found it
-        trainables.save(out)
-    card = {
-        "key": key,
-        "steps": cfg.steps,
-        "seconds": round(time.perf_counter() - began, 2),
-        "resumed_from": start,
-        "mask_loss": counts_only_subject(subjects, cfg),
-        **(validation.finish() if validation is not None else {}),
-        **facts,
-    }
-    write_json(out / CARD_FILE, card)
-    clear_checkpoints(out)
-    for path in out.glob(f"*{LATENTS_FILE}"):
-        path.unlink()
-    return out
-
-
-def options_of(cfg: PersonalizationConfig, pipe: Any, *, progress: bool) -> TrainerOptions:
+def options_of(cfg: PersonalizationConfig, pipe: Any, *, key: str = "") -> TrainerOptions:
     """How the trainer runs what `cfg` asks for: on the device of `pipe`, in this process alone."""
     return TrainerOptions(
         steps=cfg.steps,
+        key=key,
         device=str(pipe.unet.device),
         precision=cfg.precision,
         accumulate=cfg.accumulate,
@@ -205,21 +259,56 @@ def options_of(cfg: PersonalizationConfig, pipe: Any, *, progress: bool) -> Trai
         save_every=cfg.checkpoint_every,
         log_every=10,
         alone=True,
-        progress=progress,
-        title="personalising",
     )
 
 
-def _is_finished(out: Path, key: str) -> bool:
-    """Whether `out` already holds this run's product.
+def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
+    """Trains every subject that `cfg.subject` names and that is this process's share; their run folders.
 
     Raises:
-        UserError: the folder belongs to another run.
+        UserError: see `subjects_of`, `load_subjects`, `load_pipeline` and `personalize`.
     """
-    for name in (CLAIM_FILE, CARD_FILE):
-        path = out / name
-        if path.is_file() and (found := json.loads(path.read_text()).get("key")) != key:
-            raise UserError(
-                f"expected run {key} or an empty folder at {out}, got run {found}; choose another out="
-            )
-    return (out / CARD_FILE).is_file()
+    jobs = subjects_of(cfg)
+    requests = [request_of(cfg, job) for job in jobs]
+    for job, request in zip(jobs, requests, strict=True):
+        check_run_folder(job.out, request)
+        load_subjects(job.pictures)
+    mine = share(list(zip(jobs, requests, strict=True)))
+    if not mine:
+        return []
+    pipe = load_pipeline(cfg.model, device=own_device(cfg.model))
+    with first_rank_bars() as on_event:
+        for number, (job, request) in enumerate(mine, start=1):
+            if len(mine) > 1:
+                log.warning("magic-insert: subject %d of %d: %s", number, len(mine), job.out.name)
+            options = RunOptions(cfg.logger, request, Path(cfg.out))
+            subjects = load_subjects(job.pictures)
+            with stage(on_event, "personalise") as running:
+                personalize(
+                    pipe,
+                    subjects,
+                    cfg.personalization,
+                    seed=cfg.seed,
+                    out=job.out,
+                    options=options,
+                    on_step=running,
+                )
+    return [job.out for job, _ in mine]
+
+
+def share(work: Sequence[Work]) -> list[Work]:
+    """This process's part of the subjects: of those still to learn, and of those that only have to be looked at.
+
+    A folder that is half done is shared out anew, so that no process is left with nothing but finished subjects.
+    """
+    todo = [item for item in work if not (item[0].out / CARD_FILE).is_file()]
+    done = [item for item in work if item not in todo]
+    if torch.distributed.is_initialized():
+        wait_for_all()  # nobody may finish a subject that another has not counted yet
+    return ranks.shard(todo) + ranks.shard(done)
+
+
+def own_device(model: ModelConfig) -> str | None:
+    """The GPU of this process in a group; None leaves the choice to the configuration."""
+    grouped = ranks.world_size() > 1 and model.device != "cpu" and torch.cuda.is_available()
+    return f"cuda:{ranks.local_rank()}" if grouped else None

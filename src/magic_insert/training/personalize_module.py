@@ -9,7 +9,6 @@ Shape letters: B batch, V views, C x h x w latents.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magic_insert.config.extras import require_optimizer
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig, require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -33,9 +31,8 @@ from magic_insert.models.sampling import time_ids
 from magic_insert.models.style import blank_style, has_adapter, set_blocks, silence
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, save_tokens
-from magic_insert.training.ranks import Batch
 from magic_insert.training.subject_views import CachedViews
-from magic_insert.training.trainer import TrainingModule, lr_factor
+from magic_insert.training.trainer import Batch, TrainingModule, lr_factor
 
 
 class Trainables:
@@ -164,50 +161,28 @@ def rate_of(cfg: PersonalizationConfig, step: int, part: str) -> float:
     return lr_factor(step, cfg.steps, cfg.lr_schedule, warmup=cfg.warmup_steps)
 
 
-@dataclass(frozen=True)
-class Draw:
-    """The random numbers of one step."""
-
-    views: Int[Tensor, " B"]
-    times: Int[Tensor, " B"]
-    noise: Float[Tensor, "B C h w"]
-
-
 def draw(
-    seed: int,
-    step: int,
-    cache: CachedViews,
-    batch: int,
-    num_times: int,
-    *,
-    stream: str = "personalize",
-    noise_offset: float = 0.0,
-) -> Draw:
-    """What micro-batch `step` trains on: its rows are numbers `step * batch` and on, each a function of its number.
+    seed: int, number: int, cache: CachedViews, cfg: PersonalizationConfig, *, num_times: int, stream: str
+) -> Batch:
+    """What micro-batch `number` trains on: its rows are numbers `number * B` and on, each a function of its number.
 
-    So n micro-batches of one row are one batch of n rows, and a resumed run needs nothing but the step.
-
-    Args:
-        seed: root of the draws.
-        step: number of the micro-batch, from 0.
-        cache: the views to draw from.
-        batch: rows B.
-        num_times: number of the scheduler's training times.
-        stream: name of the draws; another name gives other numbers.
-        noise_offset: strength of a noise that is the same all over each channel, so that very dark and very bright
-            pictures can be learned (Guttenberg 2023).
+    So n micro-batches of one row are one batch of n rows, and a resumed run needs nothing but the step. Another
+    `stream` gives other numbers. `cfg.noise_offset` adds noise that is the same all over each channel, so that very
+    dark and very bright pictures can be learned (Guttenberg 2023).
     """
     count, *shape = cache.latents.shape
     views, times, noise = [], [], []
-    for row in range(step * batch, (step + 1) * batch):
+    for row in range(number * cfg.batch_size, (number + 1) * cfg.batch_size):
         numbers = generator(seed, stream, row)
         views.append(torch.randint(count, (1,), generator=numbers))
         times.append(torch.randint(num_times, (1,), generator=numbers))
         drawn = torch.randn(1, *shape, generator=numbers)
-        if noise_offset:
-            drawn = drawn + noise_offset * torch.randn(1, shape[0], 1, 1, generator=numbers)
+        if cfg.noise_offset:
+            drawn = drawn + cfg.noise_offset * torch.randn(1, shape[0], 1, 1, generator=numbers)
         noise.append(drawn)
-    return Draw(torch.cat(views), torch.cat(times), torch.cat(noise))
+    rows = torch.cat(views)
+    picked = {name: value[rows] for name, value in cache.tensors().items()}
+    return {**picked, "times": torch.cat(times), "noise": torch.cat(noise)}
 
 
 def subject_batches(
@@ -223,19 +198,9 @@ def subject_batches(
 
     def batch_at(number: int) -> Batch:
         draws = [
-            draw(seed, number, views, cfg.batch_size, num_times, stream=stream, noise_offset=cfg.noise_offset)
-            for stream, views in sources
+            draw(seed, number, views, cfg, num_times=num_times, stream=stream) for stream, views in sources
         ]
-        picked = [(views, d.views) for (_, views), d in zip(sources, draws, strict=True)]
-        batch = {
-            "latents": torch.cat([views.latents[rows] for views, rows in picked]),
-            "weights": torch.cat([views.weights[rows] for views, rows in picked]),
-            "times": torch.cat([d.times for d in draws]),
-            "noise": torch.cat([d.noise for d in draws]),
-        }
-        if cfg.own_style != "none":
-            batch["styles"] = torch.cat([views.styles[rows] for views, rows in picked])  # type: ignore[index]
-        return batch
+        return {name: torch.cat([part[name] for part in draws]) for name in draws[0]}
 
     return batch_at
 

@@ -12,20 +12,21 @@ before any LoRA is, so that it does not change while the model learns.
 Shape letters: B pictures, S side in pixels, D embedding dimensions, T texts.
 """
 
-import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas
 import torch
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn import functional
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_bytes, write_json, write_text
@@ -36,7 +37,7 @@ from magic_insert.data.subject_images import place
 from magic_insert.models.encoders import load_encoders
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.sampling import image_size, sample
-from magic_insert.models.style import has_adapter, listening, style_embeds
+from magic_insert.models.style import has_adapter, listening, picture_rows, style_embeds, text_rows
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens
 from magic_insert.paths import micro_dir
@@ -56,21 +57,14 @@ COLUMNS = ("step", "identity", "prompt")
 Embed = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
 class SampleScorer:
-    """Judges samples against one subject and a list of edit texts; all embeddings are unit rows."""
+    """Judges samples against one subject (B D) and the texts of the edits (T D); all embeddings are unit rows."""
 
-    def __init__(
-        self,
-        *,
-        subject: Float[Tensor, "B 3 S S"],
-        texts: Sequence[str],
-        identity: Embed,
-        clip_image: Embed,
-        clip_text: Callable[[list[str]], Tensor],
-    ) -> None:
-        self.identity, self.clip_image = identity, clip_image
-        self.subject = identity(subject)
-        self.texts = clip_text(list(texts)) if texts else None
+    identity: Embed
+    clip_image: Embed
+    subject: Tensor
+    texts: Tensor | None
 
     def scores(self, plain: Float[Tensor, "B 3 S S"], edits: Sequence[Tensor]) -> dict[str, float]:
         """`identity`: mean cosine of plain samples and subject; `prompt`: of edited samples and their texts."""
@@ -87,37 +81,36 @@ def step_folder(out: Path, step: int) -> Path:
 
 
 class SampleValidation:
-    """Validates a run in `out` every `cfg.validation.every` steps and at its last one (a `trainer.Validation`)."""
+    """Validates a run in `out` every `cfg.validation.every` steps and at its last one (a `trainer.Validation`).
+
+    Made while `pipe` carries no LoRA yet. `facts`: what the card of every saved step records besides the step: how to
+    use the product and how it came about.
+
+    Raises:
+        UserError: the style picture cannot be read, or the scorer does not fit the model.
+    """
 
     def __init__(
         self,
         pipe: Any,
+        subjects: Sequence[Subject],
+        tokens: LearnedTokens,
         cfg: PersonalizationConfig,
         *,
-        words: str,
-        picture: Float[Tensor, "3 S S"],
-        style_picture: Float[Tensor, "3 _ _"],
-        scorer: SampleScorer | None,
         seed: int,
         out: Path,
         facts: Mapping[str, Any],
     ) -> None:
-        """Args:
-        pipe: the pipeline in training.
-        cfg: how it is trained and validated.
-        words: the training prompt with the learned words.
-        picture: the subject as it is trained on, for the sheet.
-        style_picture: the style of the last column.
-        scorer: judges the samples; None for no scores.
-        seed: root of the samples' seeds.
-        out: run folder.
-        facts: what the card of every saved step records besides the step: how to use the product and how it came about.
-        """
-        self.pipe, self.cfg, self.picture, self.out = pipe, cfg, picture, out
-        self.style_picture, self.scorer, self.words, self.facts = style_picture, scorer, words, facts
+        asked = cfg.validation
+        self.pipe, self.cfg, self.out, self.facts = pipe, cfg, out, facts
+        pictures = torch.stack([place(subject, image_size(pipe))[0] for subject in subjects])
+        self.picture = pictures[0]
+        self.style_picture = toybox_style() if asked.style is None else load_rgb(asked.style)
+        self.scorer = build_scorer(asked.scorer, pipe, pictures, edit_texts(cfg.class_noun, asked.edits))
+        words = tokens.text(cfg.prompt)
         phrase = words.rstrip().rstrip(".")
-        self.prompts = [words, *(f"{phrase} {edit.strip()}." for edit in cfg.validation.edits)]
-        self.seeds = [fold_in(seed, "look", i) for i in range(cfg.validation.seeds)]
+        self.prompts = [words, *(f"{phrase} {edit.strip()}." for edit in asked.edits)]
+        self.seeds = [fold_in(seed, "look", i) for i in range(asked.seeds)]
 
     def begin(self, trainables: Trainables, tracker: Tracker) -> None:
         """From here on `run` saves `trainables`, and scores go to `tracker`."""
@@ -176,7 +169,7 @@ class SampleValidation:
                 return sets[0], sets[1:], None
             with listening(self.pipe, validation.style_blocks, 1.0):
                 style = style_embeds(self.pipe, [self.style_picture])
-                styled = self._sample(self.words, stop, style)
+                styled = self._sample(self.prompts[0], stop, style)
         return sets[0], sets[1:], styled
 
     def _sample(self, prompt: str, stop: StopRequest, style: Any = None) -> Float[Tensor, "B 3 S S"]:
@@ -202,40 +195,6 @@ def toybox_style() -> Float[Tensor, "3 S S"]:
     return draw(buffer, [STYLE], [0.5], [STYLE_SEED])[0]
 
 
-def open_validation(
-    pipe: Any,
-    subjects: Sequence[Subject],
-    tokens: LearnedTokens,
-    cfg: PersonalizationConfig,
-    *,
-    seed: int,
-    out: Path,
-    facts: Mapping[str, Any],
-) -> SampleValidation | None:
-    """The validation of a run as `cfg.validation` asks for it; None for none. `pipe` carries no LoRA yet.
-
-    The card of every saved step will hold `facts`.
-
-    Raises:
-        UserError: the style picture cannot be read, or the scorer does not fit the model.
-    """
-    asked = cfg.validation
-    if not asked.every:
-        return None
-    pictures = torch.stack([place(subject, image_size(pipe))[0] for subject in subjects])
-    return SampleValidation(
-        pipe,
-        cfg,
-        words=tokens.text(cfg.prompt),
-        picture=pictures[0],
-        style_picture=toybox_style() if asked.style is None else load_rgb(asked.style),
-        scorer=build_scorer(asked.scorer, pipe, pictures, edit_texts(cfg.class_noun, asked.edits)),
-        seed=seed,
-        out=out,
-        facts=facts,
-    )
-
-
 def edit_texts(noun: str, edits: Sequence[str]) -> list[str]:
     """What an edited sample should look like, in words that a judge knows."""
     return [f"a {noun.strip() or 'toy'} {edit.strip()}" for edit in edits]
@@ -252,48 +211,36 @@ def build_scorer(
     """
     if name == "none":
         return None
+    device = pipe.unet.device
+    identity: Embed
+    clip: Embed
     if name == "micro":
-        encoders = load_encoders(micro_dir() / "encoders", pipe.unet.device)
-        device = pipe.unet.device
+        encoders = load_encoders(micro_dir() / "encoders", device)
+        identity, clip = encoders["identity"].embed_images, encoders["clip"].embed_images
+        words = encoders["clip"].embed_texts
+    else:
+        if (
+            pipe.image_encoder is None
+            or pipe.image_encoder.config.projection_dim != pipe.text_encoder_2.config.projection_dim
+        ):
+            raise UserError(
+                "expected a model whose image encoder shares a space with its second text encoder, got none; "
+                "set personalization.validation.scorer=none"
+            )
 
-        def on_device(embed: Embed) -> Embed:
-            return lambda images: embed(images.to(device)).cpu()
+        def own_clip(images: Tensor) -> Tensor:
+            return picture_rows(style_embeds(pipe, list(images), how="pad"))
 
-        return SampleScorer(
-            subject=subject,
-            texts=texts,
-            identity=on_device(encoders["identity"].embed_images),
-            clip_image=on_device(encoders["clip"].embed_images),
-            clip_text=lambda words: encoders["clip"].embed_texts(words).cpu(),
-        )
-    width = pipe.text_encoder_2.config.projection_dim
-    if pipe.image_encoder is None or pipe.image_encoder.config.projection_dim != width:
-        raise UserError(
-            "expected a model whose image encoder shares a space with its second text encoder, got none; "
-            "set personalization.validation.scorer=none"
-        )
+        identity, clip, words = own_clip, own_clip, partial(text_rows, pipe)
 
-    def embed_images(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            positive = style_embeds(pipe, list(images), how="pad").positive
-        rows = positive.flatten(1)
-        return functional.normalize(rows.float(), dim=-1).cpu()
-
-    def embed_texts(words: list[str]) -> Tensor:
-        tokenizer = pipe.tokenizer_2
-        ids = tokenizer(
-            words,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
-        with torch.no_grad():
-            rows = pipe.text_encoder_2(ids.to(pipe.text_encoder_2.device)).text_embeds
-        return functional.normalize(rows.float(), dim=-1).cpu()
+    def on_device(embed: Embed) -> Embed:
+        return lambda images: embed(images.to(device)).cpu()
 
     return SampleScorer(
-        subject=subject, texts=texts, identity=embed_images, clip_image=embed_images, clip_text=embed_texts
+        on_device(identity),
+        on_device(clip),
+        subject=on_device(identity)(subject),
+        texts=words(list(texts)).cpu() if texts else None,
     )
 
 
@@ -311,11 +258,8 @@ def pick_best(rows: Sequence[Mapping[str, Any]], tolerance: float) -> int:
 
 def write_curve(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes `curve.csv` (step, identity, prompt) and `curve.png` (prompt fit across, identity up, steps as labels)."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([[row.get(name, "") for name in COLUMNS] for row in rows])
-    write_text(out / f"{CURVE}.csv", text.getvalue())
+    table = pandas.DataFrame(rows).reindex(columns=list(COLUMNS))
+    write_text(out / f"{CURVE}.csv", table.to_csv(index=False, lineterminator="\n"))
     figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     across, up = [row["prompt"] for row in rows], [row["identity"] for row in rows]

@@ -2,49 +2,51 @@
 
 Batch k, its noise and its learning rates are functions of k, so a resumed run computes what an unbroken one computes,
 bit for bit. Lightning runs the loop and the precision; where a run stands is in our checkpoints (training/checkpoint),
-because Lightning's own mid-epoch resume repeats or skips samples. With several ranks (RANK and WORLD_SIZE set, see
-launch/) every rank computes the global batch and trains on its slice.
+because Lightning's own mid-epoch resume repeats or skips samples.
+
+With several ranks, started from outside by torchrun or Slurm (RANK and WORLD_SIZE set, see launch/), each holds the
+whole model and trains on a contiguous slice of every global batch; gradients are averaged (DDP). Because the slices are
+equal, the average over ranks of a mean loss is the mean over the global batch.
 """
 
 import logging
 import math
-import resource
+import os
+import signal
 import statistics
-import sys
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor, nn
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+from torch import Tensor, distributed, nn
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, terminal_bars
 from magic_insert.core.ranks import rank, world_size
-from magic_insert.core.threads import ThreadChoice
+from magic_insert.core.threads import REMEMBERED, SLOW, ThreadChoice
 from magic_insert.training.checkpoint import (
-    Checkpoint,
     Stopped,
     StopRequest,
     between_steps,
     read_last_checkpoint,
     save_checkpoint,
 )
-from magic_insert.training.ranks import my_slice, trainer_options
 
+Batch = dict[str, Tensor]
+Made = TypeVar("Made")
 MEAN = "mean."
 THREADS = "threads"
 GIGABYTE = 1e9
-SLOW = 3.0  # a step this many times longer than the median of the last ones is worth a warning
-REMEMBERED = 20
 QUIET_STEPS = 100  # between two warnings about slow steps
 NEARLY_FULL = 0.92  # share of the device's memory
 log = logging.getLogger(__name__)
@@ -54,13 +56,15 @@ log = logging.getLogger(__name__)
 class TrainerOptions:
     """How a training runs, whatever it trains.
 
-    `accumulate`: batches a step. `ema_decay`: the result is the exponential mean of the weights; None: the last ones.
-    With `ema_warmup` its early steps forget faster, decay (1 + n) / (10 + n) at step n. `save_every`, `log_every`: in
-    steps. `alone`: this process trains by itself, whatever the other ranks do. `whole_batch`: every rank trains on all
-    rows, for losses that compare the rows of a batch with each other. `title`: what the progress bar calls it.
+    `key` says which run this is; a checkpoint of another one is refused. `accumulate`: batches a step. `ema_decay`: the
+    result is the exponential mean of the weights; None: the last ones. With `ema_warmup` its early steps forget faster,
+    decay (1 + n) / (10 + n) at step n. `save_every`, `log_every`: in steps. `alone`: this process trains by itself,
+    whatever the other ranks do. `whole_batch`: every rank trains on all rows, for losses that compare the rows of a
+    batch with each other.
     """
 
     steps: int
+    key: str = ""
     device: str = "cpu"
     precision: str = "32-true"
     accumulate: int = 1
@@ -71,8 +75,6 @@ class TrainerOptions:
     log_every: int = 20
     alone: bool = False
     whole_batch: bool = False
-    progress: bool = True
-    title: str = "training"
 
 
 class TrainingModule(pl.LightningModule):
@@ -164,8 +166,8 @@ def fit(
     options: TrainerOptions,
     folder: Path,
     *,
-    key: str = "",
     log: Callable[[int, Mapping[str, float]], None] | None = None,
+    on_step: OnStep = no_step,
     validation: Validation | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> int:
@@ -180,8 +182,8 @@ def fit(
         batch_at: batch k as a function of k; with accumulation step s trains on batches s * n to s * n + n - 1.
         options: length, device, averaging and periods.
         folder: where checkpoints are kept; rank 0 alone writes them.
-        key: says which run this is; a checkpoint of another one is refused.
         log: takes a step and the means of the logged numbers over the ranks, on rank 0.
+        on_step: called after each step; raising in it ends the training between two steps.
         validation: looks at the module between two steps.
         callbacks: further Lightning callbacks.
 
@@ -190,21 +192,20 @@ def fit(
             checkpoints or those of another run.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; the step that ran is finished and kept.
     """
-    last = read_last_checkpoint(folder, key)
-    start = last.step if last is not None else 0
     with between_steps() as stop:
-        loop = _Loop(module, options, folder, key, last, stop, log, validation)
-        if start >= options.steps:
-            loop.look(start)
+        loop = _Loop(module, options, folder, stop, log=log, on_step=on_step, validation=validation)
+        if loop.start >= options.steps:
+            loop.look(loop.start)
             loop.finish()
-            return start
-        numbers = range(start * options.accumulate, options.steps * options.accumulate)
-        trainer = _lightning(options, start, [loop, StopOnNonFinite(loop), *callbacks], folder)
-        with warnings.catch_warnings(), loop.bar, same_threads_after():
+            return loop.start
+        numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
+        trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
+        with warnings.catch_warnings(), same_threads_after():
             # The data are functions of step numbers; workers would cost more than they carry.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, of a torch newer than it
             trainer.fit(module, _Batches(batch_at, numbers, options))
-    return start
+    return loop.start
 
 
 @contextmanager
@@ -258,17 +259,18 @@ class _Loop(Callback):
         module: TrainingModule,
         options: TrainerOptions,
         folder: Path,
-        key: str,
-        last: Checkpoint | None,
         stop: StopRequest,
-        write: Callable[[int, Mapping[str, float]], None] | None,
+        *,
+        log: Callable[[int, Mapping[str, float]], None] | None,
+        on_step: OnStep,
         validation: Validation | None,
     ) -> None:
-        # Not named `log`: Lightning puts its own function under that name on every callback.
-        self.module, self.options, self.folder, self.key, self.last = module, options, folder, key, last
-        self.stop, self.write, self.validation = stop, write, validation
+        self.module, self.options, self.folder = module, options, folder
+        # `log` under another name: Lightning puts its own function under that one on every callback.
+        self.stop, self.write, self.on_step, self.validation = stop, log, on_step, validation
         self.parameters = module.trained()
         self.buffers = sorted(module.state_dict().keys() - dict(module.named_parameters()).keys())
+        self.last = last = read_last_checkpoint(folder, options.key)
         self.start = last.step if last is not None else 0
         self.alone = options.alone or world_size() == 1
         if last is not None:
@@ -284,7 +286,6 @@ class _Loop(Callback):
         settled = int(last.values[THREADS]) if last is not None else 0
         self.threads = ThreadChoice.of_process(settled or None)
         self.watch = Watch(torch.device(options.device), self.threads)
-        self.bar = _Bar(options, self.start)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning has just put a handler of its own in front, which ends a run in the middle of an accumulated step.
@@ -323,14 +324,27 @@ class _Loop(Callback):
             }
             if self.options.alone or rank() == 0:
                 self.write(done, means)
-        self.bar.show(done, trainer.callback_metrics.get("loss"), self.watch)
+            self.watch.memory()
         stopping = self.over_ranks(trainer, torch.tensor(float(self.stop.asked))) > 0
         due = self.validation is not None and self.validation.due(done)
         if last or due or stopping or done % self.options.save_every == 0:
             self.save(trainer, done)
         if stopping:
             raise Stopped(self.stop, f"stopped after step {done} of {self.options.steps}")
+        try:
+            self.on_step(done, self.options.steps)
+        except KeyboardInterrupt:  # Lightning would end the process with code 1
+            self.stop.asked = signal.SIGINT
+            raise Stopped(self.stop, f"stopped after step {done} of {self.options.steps}") from None
         self.look(done)
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
+    ) -> None:
+        # On any rank, and before the optimizer moves.
+        loss = trainer.callback_metrics.get("loss")
+        if loss is not None and not math.isfinite(self.over_ranks(trainer, loss)):
+            raise _diverged(f"loss ({float(loss)})", self.start + trainer.global_step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.finish()
@@ -351,7 +365,7 @@ class _Loop(Callback):
 
     def product(self) -> AbstractContextManager[None]:
         """Inside this block the module holds what would be the product now."""
-        return _nothing() if self.mean is None else self.mean.in_place()
+        return nullcontext() if self.mean is None else self.mean.in_place()
 
     def finish(self) -> None:
         """The module becomes the product."""
@@ -372,32 +386,13 @@ class _Loop(Callback):
             save_checkpoint(
                 self.folder,
                 step=done,
-                key=self.key,
+                key=self.options.key,
                 values=values,
                 optimizer=trainer.optimizers[0],
                 scaler=trainer.precision_plugin.state_dict(),
             )
         if not self.alone:
             trainer.strategy.barrier()  # nobody may look for a checkpoint that is being written
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
-
-
-class StopOnNonFinite(Callback):
-    """Ends the run before the optimizer moves on a loss that is not a number, on any rank, and names the step."""
-
-    def __init__(self, loop: _Loop) -> None:
-        self.loop = loop
-
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any
-    ) -> None:
-        loss = trainer.callback_metrics.get("loss")
-        if loss is not None and not math.isfinite(self.loop.over_ranks(trainer, loss)):
-            raise _diverged(f"loss ({float(loss)})", self.loop.start + trainer.global_step)
 
 
 def _diverged(what: str, step: int) -> UserError:
@@ -443,14 +438,11 @@ class Watch:
             )
         self.spent.append(seconds)
 
-    def memory(self) -> float:
-        """The most memory held so far, in 10^9 bytes: of the GPU, or of this process on a CPU."""
-        if self.device.type != "cuda":
-            unit = 1 if sys.platform == "darwin" else 1024
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GIGABYTE
-        held = torch.cuda.max_memory_reserved(self.device)
-        self.judge_memory(held, torch.cuda.get_device_properties(self.device).total_memory)
-        return held / GIGABYTE
+    def memory(self) -> None:
+        """Looks at how much of a GPU's memory was held so far."""
+        if self.device.type == "cuda":
+            held = torch.cuda.max_memory_reserved(self.device)
+            self.judge_memory(held, torch.cuda.get_device_properties(self.device).total_memory)
 
     def judge_memory(self, held: int, total: int) -> None:
         """Warns once that `held` bytes come near the device's `total`."""
@@ -465,31 +457,78 @@ class Watch:
         )
 
 
-class _Bar:
-    """A progress bar on standard error with loss and memory, gone when the training ends."""
+def ranks_per_node() -> int:
+    """How many processes of the job share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
-    def __init__(self, options: TrainerOptions, start: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[facts]}"),
-        )
-        self.shown = options.progress
-        self.progress = Progress(
-            *columns, console=Console(stderr=True), transient=True, disable=not self.shown
-        )
-        self.task = self.progress.add_task(options.title, total=options.steps, completed=start, facts="")
 
-    def __enter__(self) -> None:
-        self.progress.start()
+def trainer_options(device: str, *, alone: bool = False) -> dict[str, Any]:
+    """What a Lightning Trainer needs to train on `device` with all ranks of this job, or `alone`."""
+    kind, _, index = device.partition(":")
+    accelerator = "gpu" if kind == "cuda" else "cpu"
+    if alone or world_size() == 1:
+        return {"accelerator": accelerator, "devices": [int(index or 0)] if kind == "cuda" else 1}
+    return {
+        "accelerator": accelerator,
+        "devices": ranks_per_node(),
+        "num_nodes": world_size() // ranks_per_node(),
+        # The text encoders' last layers are not used by the loss, so their parameters get no gradient.
+        "strategy": DDPStrategy(cluster_environment=TorchElasticEnvironment(), find_unused_parameters=True),
+    }
 
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
 
-    def show(self, done: int, loss: Tensor | None, watch: Watch) -> None:
-        """The bar after update `done`."""
-        if self.shown:
-            facts = "" if loss is None else f"loss {float(loss):.3f}  {watch.memory():.1f} GB"
-            self.progress.update(self.task, completed=done, facts=facts)
+def my_slice(batch: Batch) -> Batch:
+    """This rank's rows of a global batch; tensors without rows (a step number) are everybody's.
+
+    Raises:
+        UserError: the rows cannot be shared evenly.
+    """
+    count, mine = world_size(), {}
+    for name, value in batch.items():
+        if value.ndim == 0 or count == 1:
+            mine[name] = value
+            continue
+        if len(value) % count:
+            raise UserError(
+                f"expected a batch size that {count} processes can share, got {len(value)} ({name}); "
+                "set a multiple as batch_size, or exec.devices to a divisor"
+            )
+        share = len(value) // count
+        mine[name] = value[rank() * share : (rank() + 1) * share]
+    return mine
+
+
+def wait_for_all() -> None:
+    """Returns when every rank has come here."""
+    if world_size() > 1:
+        distributed.barrier()
+
+
+def first_rank_only(work: Callable[[], Any]) -> None:
+    """Rank 0 does `work`, which writes files; the others go on when it is done.
+
+    If `work` raises, rank 0 ends and the launcher ends the others.
+    """
+    if rank() == 0:
+        work()
+    wait_for_all()
+
+
+def first_rank_first(work: Callable[[], Made]) -> Made:
+    """`work` on every rank, on rank 0 before the others: what it keeps on disk, they find there."""
+    if rank() != 0:
+        wait_for_all()
+        return work()
+    made = work()
+    wait_for_all()
+    return made
+
+
+@contextmanager
+def first_rank_bars(wanted: bool = True) -> Iterator[OnEvent]:
+    """A callback that draws bars in the terminal of rank 0, if they are `wanted`."""
+    if not wanted or rank() != 0:
+        yield no_event
+        return
+    with terminal_bars() as on_event:
+        yield on_event

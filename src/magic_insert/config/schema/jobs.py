@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import NotEmpty, OneOf, Range
+from magic_insert.config.fields import Input, NotEmpty, OneOf, Output, Range
 from magic_insert.config.freeze import overridden, settings_class, typed
 from magic_insert.config.registry import METRICS, Registered
 from magic_insert.config.schema.bootstrap import (
@@ -29,9 +29,12 @@ from magic_insert.config.schema.evaluation import (
 )
 from magic_insert.config.schema.shared import (
     EDIT_STEPS,
+    FREE_INSERTERS,
+    FREE_STYLIZERS,
     Composite,
     Count,
     ExecConfig,
+    Folder,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
@@ -82,6 +85,15 @@ class InsertConfig:
     """Write every step between into the folder `<out>_parts`."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
+    mode: Annotated[
+        str,
+        OneOf(
+            auto="preview on a CPU for pictures other than the Toybox's, while no method is chosen; full elsewhere",
+            full="the diffusion model redraws the subject",
+            preview="no diffusion model: stylizer=tone, in about two seconds",
+        ),
+    ] = "auto"
+    """How much is done."""
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     stylizer: StylizerConfig = MISSING
@@ -99,22 +111,37 @@ class InsertConfig:
             check_precision(self.personalization.precision, self.model.dtype)
         if self.run is not None and self.stylizer.name != "personalized":
             yield f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
+        if self.mode == "preview":
+            yield from self._preview_conflicts()
         box = self.box or [0, 0, 1, 1]
         if len(box) != 4 or min(box) < 0 or min(box[2:]) < 1:
             yield f"expected box=[x,y,w,h] with x, y >= 0 and w, h >= 1, got {box}; set box=[x,y,w,h] or box=null"
+
+    def _preview_conflicts(self) -> Iterator[str]:
+        """What only a diffusion model could do."""
+        chosen = {
+            "run": (self.run, (None,)),
+            "stylizer": (self.stylizer.name, ("personalized", *FREE_STYLIZERS)),
+            "stylizer.structure": (self.stylizer.structure, ("none",)),
+            "inserter": (self.inserter.name, FREE_INSERTERS),
+            "pose": (self.pose.name, ("none",)),
+        }
+        for key, (value, free) in chosen.items():
+            if value not in free:
+                yield f"expected mode=full for {key}={value}, which needs the model, got preview; set mode=full"
 
 
 @dataclass(frozen=True)
 class PageConfig:
     """Drag and drop in a browser, on this machine alone."""
 
-    out: str = "runs/page"
+    out: Folder = "runs/page"
     """Where the pictures that the page renders for its shelves are kept."""
     port: Annotated[int, Range(0, 65535)] = 0
     """Of the page; 0: any free one."""
     browser: bool = False
     """Open the page in this machine's browser."""
-    subjects: str = "runs/subjects"
+    subjects: Folder = "runs/subjects"
     """Where personalisations are kept, those of `magic-insert insert` among them."""
     seed: int = 0
     """Root of every random number."""
@@ -133,7 +160,7 @@ class PersonalizeConfig:
 
     subject: Any = MISSING
     """A picture, a list of up to 5 as in subject=[a.png,b.png], or a folder of subjects, each with a run folder."""
-    out: str = MISSING
+    out: Folder = MISSING
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -164,7 +191,7 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of the personalisation."""
-    out: str = MISSING
+    out: Folder = MISSING
     """The folder to write."""
     format: Annotated[str, OneOf("kohya", "diffusers")] = "kohya"
     """`kohya` for ComfyUI and A1111, or diffusers' own."""
@@ -180,10 +207,10 @@ class ExportConfig:
 class InsertionConfig:
     """Pairs -> `out`/remover and `out`/inserter, as safetensors in diffusers' format."""
 
-    out: str = MISSING
+    out: Folder = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
-    """Which of the two is trained."""
+    """Which of the two is trained; an effect network only inserts."""
     seed: int = 0
     """Root of every random number."""
     validation_steps: Steps = EDIT_STEPS
@@ -200,6 +227,15 @@ class InsertionConfig:
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
                 "set task=insert"
             )
+        if self.train.architecture != "effect":
+            return
+        if (self.data.name, self.data.styles) != ("toybox", ["photo"]):
+            yield (
+                f"expected data=toybox in its own styles for train.architecture=effect, got data={self.data.name} "
+                f"data.styles={self.data.styles}; leave both as they are"
+            )
+        if self.task == "remove":
+            yield "expected task=insert for train.architecture=effect, got task=remove; set task=insert"
 
 
 @dataclass(frozen=True)
@@ -231,7 +267,7 @@ class RemoveConfig:
 class EvaluateConfig:
     """Methods on a benchmark: pictures, rows and a report in `out`; the same command resumes where it stopped."""
 
-    out: str = "runs/evaluate"
+    out: Folder = "runs/evaluate"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -305,7 +341,7 @@ class SubjectPlopConfig:
 
     action: Annotated[str, OneOf("fetch", "check")] = "check"
     """`fetch` clones the official repository into `out`; `check` compares the pictures in `root` with the released."""
-    root: str | None = None
+    root: Annotated[str | None, Input("folder")] = None
     """Folder of the pictures to check."""
     out: str = "runs/SubjectPlop"
     """Folder to clone into."""
@@ -321,9 +357,9 @@ class SubjectPlopConfig:
 class BootstrapConfig:
     """Stylised pictures + a remover and an inserter of photographs -> an inserter of drawings in `out`/inserter."""
 
-    out: str = "runs/bootstrap"
+    out: Folder = "runs/bootstrap"
     """The run folder."""
-    store: str = "runs/store"
+    store: Folder = "runs/store"
     """Folder where every finished stage is kept and found again, by this run and any other."""
     seed: int = 0
     """Root of every random number."""
@@ -353,11 +389,11 @@ class ReviewConfig:
 
     run: str = MISSING
     """Folder of the bootstrap run."""
-    out: str = "runs/review"
+    out: Folder = "runs/review"
     """The page, the sheet and what was learned."""
     round: Count = 1
     """Whose removals."""
-    verdicts: str | None = None
+    verdicts: Annotated[str | None, Input("file", ("truth",))] = None
     """A file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page."""
     good_db: Decibel = 14.5
     """With verdicts=truth, the PSNR from which a removal is good."""
@@ -367,11 +403,11 @@ class ReviewConfig:
 class ReportConfig:
     """Tables, plots and page of an evaluation, made again from its rows alone."""
 
-    rows: str = MISSING
+    rows: Annotated[str, Input("file")] = MISSING
     """A rows.jsonl; its pictures are looked for beside it."""
-    out: str = "runs/report"
+    out: Folder = "runs/report"
     """The folder to write."""
-    facts: str | None = None
+    facts: Annotated[str | None, Input("file")] = None
     """The facts.json of the evaluation; null: the one beside the rows, if there is one."""
     seed: int = 0
     """Of the bootstrap draws."""
@@ -383,11 +419,11 @@ class StudyConfig:
 
     action: Annotated[str, OneOf("build", "serve", "analyse")] = "build"
     """Build the page, serve it and collect answers, or analyse them."""
-    out: str = "runs/study"
+    out: Folder = "runs/study"
     """Folder of the study."""
     seed: int = 0
     """Of the forms and of the bootstrap draws."""
-    rows: str | None = None
+    rows: Annotated[str | None, Input("file")] = None
     """A rows.jsonl of an evaluation whose pictures are compared."""
     track: Annotated[str, OneOf("insert", "stylize")] = "insert"
     """Which pictures of the rows."""
@@ -395,11 +431,11 @@ class StudyConfig:
     """The method of the rows that is compared with the others."""
     against: list[str] = field(default_factory=list)
     """The others."""
-    folders: list[str] = field(default_factory=list)
+    folders: list[Annotated[str, Input("folder")]] = field(default_factory=list)
     """Folders whose files of equal names are compared, the first being ours; instead of rows."""
-    references: str | None = None
+    references: Annotated[str | None, Input("folder")] = None
     """Folder with pictures of the same names, shown above each choice."""
-    answers: list[str] = field(default_factory=list)
+    answers: list[Annotated[str, Input("file")]] = field(default_factory=list)
     """Files that raters downloaded from the page, analysed with those in `out`."""
     port: Annotated[int, Range(0, 65535)] = 8765
     """Of the page while it is served; 0: any free one."""
@@ -421,7 +457,7 @@ class StudyConfig:
 class ToyboxConfig:
     """Folders of Toybox renders."""
 
-    out: str = "runs/toybox"
+    out: Folder = "runs/toybox"
     """The run folder."""
     what: Annotated[str, OneOf("subjects", "pairs", "benchmark", "sheet")] = "sheet"
     """Subjects on plain ground; scenes with and without subject, mask and effect; ToyPlop; or the contact sheet."""
@@ -445,7 +481,7 @@ class ToyboxConfig:
 class FoundationConfig:
     """Every part of the micro model in the order of training; the same command resumes where it stopped."""
 
-    out: str = "runs/foundation"
+    out: Folder = "runs/foundation"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -476,7 +512,7 @@ class CardConfig:
 
     source: str | None = None
     """The folder; null: the shipped weights."""
-    out: str = "runs/card"
+    out: Folder = "runs/card"
     """The run folder."""
     num_samples: Count = 12
     """Pictures per measurement."""
@@ -500,11 +536,11 @@ class StatusConfig:
 class DashboardConfig:
     """One page about a run or a sweep: charts, tables and pictures."""
 
-    run: str | None = None
+    run: Annotated[str | None, Input("folder")] = None
     """A run folder."""
-    sweep_dir: str | None = None
+    sweep_dir: Annotated[str | None, Input("folder")] = None
     """A sweep folder; the command line also takes sweep=FOLDER."""
-    out: str = "runs/dashboard.html"
+    out: Annotated[str, Output(file=True)] = "runs/dashboard.html"
     """The page. With logger=wandb and an account, the saved view of the same curves in W&B instead."""
     logger: LoggerConfig = MISSING
 

@@ -6,16 +6,20 @@ from typing import Annotated, Any
 
 from omegaconf import II, MISSING
 
-from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Range
+from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Output, Range
 from magic_insert.config.registry import INSERTERS, SEGMENTERS, STYLES, STYLIZERS, Registered
 
 STYLE_MODES = ("ip_adapter", "prompt", "none")
 STYLE_PRESETS = ("instantstyle", "up0", "all")
 ADAIN_FILES = ("adain_encoder_vgg19_relu4_1.safetensors", "adain_decoder.safetensors")
+# Methods that do without the diffusion model.
+FREE_STYLIZERS = ("adain", "tone")
+FREE_INSERTERS = ("effect", "contact_shadow", "copy_paste")
 EDIT_STEPS: Any = II("model.edit_steps")
 LOG_2 = 0.6931471805599453
 
 Count = Annotated[int, Range(1)]
+Folder = Annotated[str, Output()]
 Steps = Annotated[int, Range(1, 1000)]
 Guidance = Annotated[float, Range(0, 50)]
 Share = Annotated[float, Range(0, 1)]
@@ -36,6 +40,11 @@ class ModelConfig:
     """Folder or hub id in SDXL's format; null is the micro model shipped with the package."""
     revision: str | None = None
     """Commit of a hub id."""
+    variant: str | None = None
+    """Variant of the weights' files, such as fp16; null: the plain files, or what a folder has instead."""
+    vae: str | None = None
+    """Folder or `owner/name@commit` of another autoencoder, such as one that does not overflow in float16; null: that
+    of `source`."""
     dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
     """Precision of its weights."""
     device: Device = "auto"
@@ -118,6 +127,7 @@ class SegmenterConfig:
             SEGMENTERS,
             auto="the alpha of a cut-out picture, GrabCut otherwise",
             alpha="only the alpha of the picture; an opaque one is refused",
+            u2net="always U2-Net, whose weights ship with the package",
             grabcut="always GrabCut",
             rembg="U2-Net through rembg: pip install 'magic-insert[rembg]', segmenter.model_dir=FOLDER",
         ),
@@ -135,7 +145,7 @@ class InserterConfig:
         str,
         Registered(
             INSERTERS,
-            real_only="an edit UNet trained on photographs alone, as the first round of the paper",
+            diffusion="an edit UNet trained on photographs alone, as the first round of the paper",
             bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
             effect="predicts in one pass how the subject changes the scene's light; belongs to no model",
             contact_shadow="computes a contact shadow from the silhouette",
@@ -189,6 +199,7 @@ class StylizerConfig:
             instantstyle="InstantStyle: the base model, the subject in words, the style from the picture",
             style_aligned="StyleAligned: the subject in words, drawn beside the inverted background, shared attention",
             adain="AdaIN: the subject's own picture with the background's statistics; stylizer.weights=FOLDER",
+            tone="the subject's own pixels in the background's palette, with its lines and grain; no model at all",
         ),
     ] = "personalized"
     """The method."""
@@ -210,12 +221,18 @@ class StylizerConfig:
     """From the subject's own statistics (0) to the style's (1) (adain)."""
     size: Annotated[int, Range(64, 2048)] = 384
     """Side of its result in pixels (adain)."""
+    strength: Share = 0.8
+    """From the subject's own colours (0) to the background's (1) (tone)."""
+    lines: Share = 1.0
+    """How strong the lines are where the background is drawn with lines (tone)."""
+    grain: Share = 1.0
+    """How much of the background's grain the subject gets (tone)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        if self.structure != "none" and self.name == "adain":
+        if self.structure != "none" and self.name in FREE_STYLIZERS:
             yield (
-                f"expected {at}structure=none for {at}name=adain, which keeps every outline, got {self.structure}; "
-                f"set {at}structure=none"
+                f"expected {at}structure=none for {at}name={self.name}, which keeps every outline, "
+                f"got {self.structure}; set {at}structure=none"
             )
 
 

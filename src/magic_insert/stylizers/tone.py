@@ -1,0 +1,296 @@
+"""Tone: the subject's own pixels in the scene's palette, with its lines and its grain. No weights, no diffusion.
+
+Colours are moved by sliced optimal transport (Pitie et al. 2007, Bonneel et al. 2015) in CIE Lab from the subject's to
+the scene's, where scene colours that are like the subject's own count more. The map is a smooth function of colour, so
+edges and texture stay where they are, at the full resolution of the subject's picture. Where the scene is drawn with
+lines, the subject gets lines (XDoG, Winnemoeller et al. 2012); where it has grain, grain.
+
+Shape letters: h, w of the cut-out, N samples of colour. Lab is L in [0, 100], a and b around 0; alpha in [0, 1].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.core.compositing import FAINT, SUBJECT_HEIGHT, area_resize
+from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.records import Subject
+from magic_insert.stylizers.draws import Draw
+
+Plane = NDArray[np.float32]  # h w
+Lab = NDArray[np.float32]  # h w 3
+
+SAMPLES = 2048  # colours of each side that are matched
+SCENE_SIDE = 1024  # marks and grain are measured at this size
+PALETTE_SIDE = 128
+ROTATIONS = 24
+ALIKE, ANY = (
+    22.0,
+    0.25,
+)  # Lab distance of colours that are alike; what a scene colour counts that is like none
+KERNEL = 9.0  # Lab distance over which the map of colours is smooth
+GRID = (13, 21, 21)
+LIMIT = 110.0  # of a and b in the grid
+# A line is this much darker than both sides, and at most so wide, as a share of the longer side.
+DARK_LINE, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
+GRAIN_SIGMA, PIECE = 1.5, 96
+SHARPNESS, LINE_STEP = 8.0, 12.0
+FEW_LINES, MANY_LINES = (
+    0.006,
+    0.05,
+)  # share of a picture that its lines cover: none, and drawn with lines throughout
+
+
+@dataclass(frozen=True)
+class Marks:
+    """How a scene is drawn: `lines` from 0 to 1 with their width and L (`ink`); spread and a piece of its grain.
+
+    `width` and the piece are at SCENE_SIDE.
+    """
+
+    lines: float
+    width: float
+    ink: float
+    grain: float
+    piece: Plane
+
+
+class ToneStylizer:
+    """Gives the subject's own picture the tone of any scene; knows no randomness and needs no model."""
+
+    def __init__(
+        self,
+        settings: StylizerConfig,
+        pipe: Any,
+        subject: Subject,
+        style: StyleConfig,
+        sampling: SamplingConfig,
+    ) -> None:
+        """Only `settings` and `subject` are used.
+
+        Raises:
+            UserError: the subject's matte is empty.
+        """
+        self.settings = settings
+        box = bounding_box(subject.alpha, FAINT)
+        window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+        self.alpha = subject.alpha[window].contiguous()
+        levels = np.ascontiguousarray(subject.rgb[window].permute(1, 2, 0).numpy())
+        self.lab = clean_border(to_lab(levels), self.alpha[0].numpy())
+
+    def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 4 h w"]:
+        """The subject, cropped, in the tone of each scene, with its own matte."""
+        pictures = []
+        for done, draw in enumerate(draws, start=1):
+            rgb = torch.from_numpy(toned(self.lab, self.alpha[0].numpy(), draw.scene, self.settings))
+            pictures.append(torch.cat([rgb.permute(2, 0, 1), self.alpha]))
+            on_step(done, len(draws))
+        return torch.stack(pictures)
+
+    def close(self) -> None:
+        """Nothing is shared with others."""
+
+
+def toned(
+    lab: Lab, alpha: Plane, scene: Float[Tensor, "3 _ _"], settings: StylizerConfig
+) -> NDArray[np.float32]:
+    """The cut-out `lab` in the tone of `scene`, as h w RGB."""
+    shown = fitted(scene)
+    solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
+    own, target = even(solid, SAMPLES), palette(to_lab(shown), solid)
+    moved = sliced_transport(own, target)
+    result = lab + settings.strength * moved_by(base_of(lab), own, moved - own)
+    marks = measure_marks(to_lab(shown)[..., 0])
+    scale = SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0]  # of the subject's picture where it will stand
+    if settings.lines > 0 and marks.lines > 0:
+        result = with_lines(result, lab[..., 0], alpha, marks, scale, settings.lines)
+    if settings.grain > 0 and marks.grain > 0:
+        result = with_grain(result, alpha, marks, scale, settings.grain)
+    return np.clip(cv2.cvtColor(result, cv2.COLOR_Lab2RGB), 0, 1)
+
+
+def fitted(scene: Float[Tensor, "3 _ _"]) -> NDArray[np.float32]:
+    """The scene as h w RGB with its longer side at most SCENE_SIDE."""
+    height, width = scene.shape[-2:]
+    scale = min(1.0, SCENE_SIDE / max(height, width))
+    small = area_resize(scene, max(1, round(height * scale)), max(1, round(width * scale)))
+    return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+
+
+def to_lab(rgb: NDArray[np.float32]) -> Lab:
+    """RGB in [0, 1] as Lab."""
+    found: Lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)
+    return found
+
+
+def clean_border(lab: Lab, alpha: Plane) -> Lab:
+    """The cut-out with colours from inside where it is not solid: what lay behind it shines through there.
+
+    Colours flow outwards from the solid pixels over growing distances (pull-push, Gortler et al. 1996).
+    """
+    weight = (alpha > 0.95).astype(np.float32)
+    if not weight.any():
+        return lab
+    filled, known = lab * weight[..., None], weight
+    sigma = 1.0
+    while known.min() < 1e-3 and sigma < max(alpha.shape):
+        around = cv2.GaussianBlur(weight, (0, 0), sigma)
+        colours = cv2.GaussianBlur(lab * weight[..., None], (0, 0), sigma)
+        new = (known < 1e-3) & (around > 1e-3)
+        filled[new] = colours[new] / around[new][:, None]
+        known = np.where(new, 1.0, known).astype(np.float32)
+        if known[alpha > FAINT].min() > 0:
+            break
+        sigma *= 2
+    return np.where(known[..., None] > 0, filled, lab).astype(np.float32)
+
+
+def even(colours: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """`count` of the colours, evenly from the first to the last."""
+    return colours[np.linspace(0, len(colours) - 1, count).round().astype(int)]
+
+
+def palette(scene: Lab, subject: NDArray[np.float32]) -> NDArray[np.float32]:
+    """SAMPLES colours of the scene; those like the subject's own are drawn more often."""
+    scale = min(1.0, PALETTE_SIDE / max(scene.shape[:2]))
+    size = (max(1, round(scene.shape[1] * scale)), max(1, round(scene.shape[0] * scale)))
+    colours = cv2.resize(scene, size, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    own = even(subject, 512)
+    distance = ((colours[:, None] - own[None]) ** 2).sum(-1)
+    like = np.exp(-distance / (2 * ALIKE**2)).mean(1)
+    weight = like / max(like.max(), 1e-6) + ANY
+    # Colours in the order of the scene, each as often as it weighs: no draw of chance.
+    steps = (np.arange(SAMPLES) + 0.5) / SAMPLES * weight.sum()
+    return colours[np.searchsorted(np.cumsum(weight), steps).clip(0, len(colours) - 1)]
+
+
+def sliced_transport(own: NDArray[np.float32], target: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Where `own` colours go when their distribution becomes that of `target`, along axes in many directions."""
+    rng = np.random.default_rng(0)
+    moved = own.astype(np.float64)
+    for _ in range(ROTATIONS):
+        axes, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        along, wanted = moved @ axes, np.sort(target @ axes, axis=0)
+        order = np.argsort(along, axis=0, kind="stable")
+        shift = np.empty_like(along)
+        for axis in range(3):
+            shift[order[:, axis], axis] = wanted[:, axis] - along[order[:, axis], axis]
+        moved = moved + shift @ axes.T
+    return moved.astype(np.float32)
+
+
+def moved_by(lab: Lab, at: NDArray[np.float32], shifts: NDArray[np.float32]) -> Lab:
+    """The shift of every pixel by its colour: a smooth map through `shifts` at the colours `at`."""
+    axes = [
+        torch.linspace(low, high, n)
+        for (low, high), n in zip([(0, 100), (-LIMIT, LIMIT), (-LIMIT, LIMIT)], GRID, strict=True)
+    ]
+    nodes = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).reshape(-1, 3)
+    distance = torch.cdist(nodes, torch.from_numpy(at)).square()
+    table = torch.softmax(-distance / (2 * KERNEL**2), dim=1) @ torch.from_numpy(shifts)
+    volume = table.reshape(*GRID, 3).permute(3, 0, 1, 2)[None]
+    spans = torch.tensor([LIMIT, LIMIT, 50.0])
+    place = torch.from_numpy(lab).flip(-1) / spans - torch.tensor([0.0, 0.0, 1.0])
+    found = functional.grid_sample(volume, place[None, None], padding_mode="border", align_corners=True)
+    shift: Lab = found[0, :, 0].permute(1, 2, 0).contiguous().numpy()
+    return shift
+
+
+def base_of(lab: Lab) -> Lab:
+    """The picture without its texture, edges kept: a guided filter by itself (He et al. 2010)."""
+    radius = max(2, max(lab.shape[:2]) // 64)
+    return np.stack([guided(lab[..., i], lab[..., i], radius, 60.0) for i in range(3)], axis=-1)
+
+
+def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
+    """`picture` smoothed within `radius` along the edges of `guide` whose variance is above `smooth`."""
+    size = (2 * radius + 1, 2 * radius + 1)
+    mean_g, mean_p = cv2.blur(guide, size), cv2.blur(picture, size)
+    slope = (cv2.blur(guide * picture, size) - mean_g * mean_p) / (
+        cv2.blur(guide * guide, size) - mean_g * mean_g + smooth
+    )
+    made: Plane = cv2.blur(slope, size) * guide + cv2.blur(mean_p - slope * mean_g, size)
+    return made
+
+
+def measure_marks(light: Plane) -> Marks:
+    """Lines and grain of a scene from its L."""
+    reach = [2 * round(share * max(light.shape) / 2) + 1 for share in LINE_REACH]
+    reach = [max(3, side) for side in reach]
+    hats = [
+        cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light for side in reach
+    ]
+    shares = [float((hat > DARK_LINE).mean()) for hat in hats]
+    lines = float(np.clip((shares[2] - FEW_LINES) / (MANY_LINES - FEW_LINES), 0, 1) ** 0.5)
+    # Lines as wide as the smallest opening in which half of what is found at all is found.
+    width = next(side for side, share in zip(reach, shares, strict=True) if share >= 0.5 * shares[2]) - 1
+    found = hats[2] > DARK_LINE
+    ink = float(np.percentile(light[found], 25)) if found.any() else 0.0
+    residual, spread = texture(light)
+    piece = flattest(residual, light)
+    return Marks(lines, float(width), ink, spread, piece)
+
+
+def texture(light: Plane) -> tuple[Plane, float]:
+    """What is finer than GRAIN_SIGMA, and its spread where nothing else is."""
+    smooth = cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
+    slope = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    flat = slope <= np.percentile(slope, 40)
+    residual = light - smooth
+    return residual, float(np.sqrt(np.mean(residual[flat] ** 2)))
+
+
+def flattest(residual: Plane, light: Plane) -> Plane:
+    """The square of `residual` under which the picture has the fewest edges, neither black nor white."""
+    side = max(8, min(PIECE, *light.shape))
+    best, found = np.inf, residual[:side, :side]
+    for y in range(0, light.shape[0] - side + 1, max(1, side // 2)):
+        for x in range(0, light.shape[1] - side + 1, max(1, side // 2)):
+            there = (slice(y, y + side), slice(x, x + side))
+            spread, mean = float(light[there].std()), float(light[there].mean())
+            cost = spread + 0.5 * abs(mean - 60)
+            if cost < best:
+                best, found = cost, residual[there]
+    return found
+
+
+def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:
+    """The picture with dark lines along its edges and its outline, as wide as the scene's (XDoG)."""
+    sigma = max(0.5, 0.5 * marks.width / scale)
+    near, far = (cv2.GaussianBlur(own, (0, 0), s) for s in (sigma, 1.6 * sigma))
+    sharp = near + SHARPNESS * (near - far)
+    dark = np.clip((near - sharp) / LINE_STEP - 0.3, 0, 1)
+    inside = cv2.GaussianBlur(alpha, (0, 0), sigma)
+    rim = np.clip(2 * (1 - inside), 0, 1) * (alpha > 0)
+    ink = marks.lines * min(strength, 1.0) * np.maximum(dark, np.clip(rim * 1.6 - 0.5, 0, 1))
+    made = lab.copy()
+    made[..., 0] += ink * (np.minimum(marks.ink, lab[..., 0]) - lab[..., 0])
+    made[..., 1:] *= (1 - 0.8 * ink)[..., None]
+    return made
+
+
+def with_grain(lab: Lab, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:
+    """The picture with the scene's own grain, as much as it lacks."""
+    height, width = (max(8, round(side * scale)) for side in alpha.shape)
+    small = cv2.resize(lab[..., 0], (width, height), interpolation=cv2.INTER_AREA)
+    lack = marks.grain**2 - texture(small)[1] ** 2
+    spread = float(marks.piece.std())
+    if lack <= 0 or spread == 0:
+        return lab
+    tile = np.concatenate([marks.piece, marks.piece[:, ::-1]], axis=1)
+    tile = np.concatenate([tile, tile[::-1]], axis=0)
+    times = (-(-height // tile.shape[0]), -(-width // tile.shape[1]))
+    grain = np.tile(tile, times)[:height, :width] * (strength * lack**0.5 / spread)
+    made = lab.copy()
+    made[..., 0] += cv2.resize(grain, alpha.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return made

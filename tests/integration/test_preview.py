@@ -1,0 +1,91 @@
+"""`mode=preview`: a subject in a scene without the diffusion model, and when it is chosen by itself."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from magic_insert import MagicInsert
+from magic_insert.cli.main import main
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.masks import blur
+from magic_insert.core.rand import generator
+
+WORDS = ["model.device=cpu", "personalization.steps=1", "sampling.steps=1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cut-out subject and a background larger than the Toybox's."""
+    made = tmp_path_factory.mktemp("real")
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 300), torch.linspace(-1, 1, 300), indexing="ij")
+    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    save_png(
+        made / "slime.png",
+        torch.cat([texture(300, 300, 0) * torch.tensor([0.4, 1, 0.4])[:, None, None], inside]),
+    )
+    save_png(made / "room.png", texture(300, 400, 1))
+    return made
+
+
+def texture(height: int, width: int, seed: int) -> Tensor:
+    return (0.5 + blur(torch.randn(3, height, width, generator=generator(seed, "t")), 4.0)).clamp(0, 1)
+
+
+def test_a_preview_imports_no_model_library_and_gives_the_command_lines_bytes(
+    folder: Path, tmp_path: Path
+) -> None:
+    code = (
+        "import sys; from magic_insert import MagicInsert; m = MagicInsert.from_pretrained('micro', mode='preview');"
+        f"m.insert({str(folder / 'slime.png')!r}, {str(folder / 'room.png')!r}).save({str(tmp_path / 'a.png')!r});"
+        "print([name for name in ('diffusers', 'transformers', 'pytorch_lightning', 'peft') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    pictures = [f"subject={folder / 'slime.png'}", f"background={folder / 'room.png'}"]
+    main(["insert", *pictures, f"out={tmp_path / 'b.png'}", "mode=preview", *WORDS])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    story = json.loads((tmp_path / "b.json").read_text())
+    assert (story["config"]["mode"], story["config"]["stylizer"]["name"]) == ("preview", "tone")
+    assert story["weights"] == {}
+    changed = (load_rgb(tmp_path / "b.png") - load_rgb(folder / "room.png")).abs().amax(dim=0) > 0
+    assert 0.02 < float(changed.float().mean()) < 0.6
+
+
+def test_preview_is_chosen_on_a_cpu_for_large_pictures_while_no_method_is(
+    tiny_micro: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    magic = MagicInsert.from_pretrained(tiny_micro, device="cpu")
+    assert magic.suited(1024).settings.mode == "preview"
+    assert "mode=full" in caplog.text
+    chosen = magic.using(inserter=magic.settings.inserter.__class__(name="diffusion"))
+    for other in (
+        magic.suited(200),
+        magic.suited(1024, run=Path("r")),
+        chosen.suited(1024),
+        magic.using(mode="full").suited(1024),
+    ):
+        assert other.settings.mode == "full"
+        assert other.settings.stylizer.name == "personalized"
+    assert magic.suited(1024).using(mode="full").settings.stylizer.name == "personalized"
+
+
+@pytest.mark.parametrize(
+    "word", ["stylizer=instantstyle", "inserter=diffusion", "pose=rules", "stylizer=personalized_canny"]
+)
+def test_what_only_a_model_can_do_is_refused_in_a_preview(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    pictures = [
+        f"subject={folder / 'slime.png'}",
+        f"background={folder / 'room.png'}",
+        f"out={tmp_path / 'o.png'}",
+    ]
+    with pytest.raises(SystemExit) as stopped:
+        main(["insert", *pictures, "mode=preview", word])
+    assert stopped.value.code == 2
+    assert "mode=full" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""What a pipeline is when it is loaded, and what is refused, with one line that says what to set."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.core.errors import UserError
+from magic_insert.models.micro import TINY, build_micro, build_unet
+from magic_insert.models.pipeline import (
+    decode,
+    encode,
+    fingerprint,
+    load_pipeline,
+    plain_attention,
+)
+from magic_insert.models.style import has_adapter, listeners
+from magic_insert.paths import conf_dir
+
+
+def config(source: Path | str | None, **more: Any) -> ModelConfig:
+    return ModelConfig(
+        name="tiny", source=str(source) if source else None, image_size=64, device="cpu", **more
+    )
+
+
+def test_everything_is_frozen_and_the_adapter_rests_at_zero(tiny_pipe: Any) -> None:
+    names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+    assert not any(p.requires_grad for name in names for p in getattr(tiny_pipe, name).parameters())
+    assert has_adapter(tiny_pipe)
+    assert {tuple(layer.scale) for layer in listeners(tiny_pipe.unet).values()} == {(0.0,)}
+
+
+def test_weights_stored_in_half_precision_arrive_in_float32(tiny_micro: Path, tmp_path: Path) -> None:
+    folder = build_micro(tmp_path / "half", seed=0, size="tiny")
+    for file in folder.rglob("*.safetensors"):
+        save_file({k: v.half() for k, v in load_file(file).items()}, file, metadata={"format": "pt"})
+    pipe = load_pipeline(config(folder))
+    parts = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder)
+    assert {p.dtype for part in parts for p in part.parameters()} == {torch.float32}
+
+
+def test_the_fingerprint_tells_models_apart_and_is_the_same_for_the_same_weights(
+    tiny_micro: Path, tiny_pipe: Any, tmp_path: Path
+) -> None:
+    assert fingerprint(load_pipeline(config(tiny_micro))) == fingerprint(tiny_pipe)
+    other = build_micro(tmp_path / "other", seed=1, size="tiny")
+    assert fingerprint(load_pipeline(config(other))) != fingerprint(tiny_pipe)
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        ({"source": "/no/such/folder"}, r"model\.source"),
+        ({"source": "plain-word"}, r"model\.source"),
+        ({"source": None}, r"model\.source"),  # only micro is shipped
+        ({"source": "someone/some-model"}, r"model\.revision"),
+        ({"ip_adapter": "not-a-folder"}, r"model\.ip_adapter"),
+        ({"ip_adapter": "owner/name"}, r"owner/name@COMMIT with model\.ip_adapter_weight"),
+        ({"ip_adapter": "owner/name@commit"}, r"owner/name@COMMIT with model\.ip_adapter_weight"),
+        ({"controlnet": "nowhere/at/all"}, "ControlNet folder or hub id"),
+        ({"controlnet": "owner/name@"}, "ControlNet folder or hub id"),
+    ],
+    ids=str,
+)
+def test_what_is_no_folder_must_be_a_pinned_hub_id(
+    tiny_micro: Path, settings: dict[str, Any], fix: str
+) -> None:
+    with pytest.raises(UserError, match=fix) as caught:
+        load_pipeline(config(**{"source": tiny_micro, **settings}))
+    assert "\n" not in str(caught.value)
+
+
+def test_every_hub_id_in_the_configuration_of_sdxl_is_pinned_to_a_commit() -> None:
+    values = yaml.safe_load((conf_dir() / "model" / "sdxl.yaml").read_text())
+    pins = [values["revision"], *(values[key].partition("@")[2] for key in ("ip_adapter", "controlnet"))]
+    assert all(re.fullmatch("[0-9a-f]{40}", pin) for pin in pins)
+
+
+def test_a_folder_that_is_no_sdxl_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"model_index\.json"):
+        load_pipeline(config(tmp_path))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    with pytest.raises(UserError, match="FluxPipeline"):
+        load_pipeline(config(tmp_path))
+
+
+def test_a_folder_without_an_adapter_or_with_a_torn_network_is_refused(
+    tiny_micro: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"model\.ip_adapter"):
+        load_pipeline(config(tiny_micro, ip_adapter=str(tmp_path)))
+    folder = build_micro(tmp_path / "torn", seed=0, size="tiny")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(UserError, match="torn"):
+        load_pipeline(config(folder))
+
+
+def test_latents_do_not_remember_a_random_number(tiny_pipe: Any) -> None:
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    first, second = encode(tiny_pipe.vae, images), encode(tiny_pipe.vae, images)
+    assert torch.equal(first, second)
+    assert decode(tiny_pipe.vae, first).shape == images.shape
+
+
+def test_attention_by_matrix_products_predicts_what_the_fused_kernel_predicts() -> None:
+    torch.manual_seed(0)
+    unet = build_unet(TINY).eval()
+    size = TINY.latent_size
+    inputs = torch.randn(2, TINY.latent_channels, size, size), torch.tensor([3, 700])
+    words = {
+        "encoder_hidden_states": torch.randn(2, 32, TINY.cross_dim),
+        "added_cond_kwargs": {"text_embeds": torch.randn(2, TINY.embed_dim), "time_ids": torch.ones(2, 6)},
+    }
+    with torch.no_grad():
+        fused = unet(*inputs, **words).sample
+        before = {type(p).__name__ for p in unet.attn_processors.values()}
+        plain_attention(unet)
+        plain = unet(*inputs, **words).sample
+    assert before == {"AttnProcessor2_0"}
+    assert {type(p).__name__ for p in unet.attn_processors.values()} == {"AttnProcessor"}
+    torch.testing.assert_close(plain, fused, rtol=1e-4, atol=1e-5)

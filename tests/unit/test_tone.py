@@ -1,0 +1,99 @@
+"""The tone stylizer: laws of its colours, its borders, its lines."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.core.masks import blur
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+from magic_insert.stylizers.draws import Draw
+from magic_insert.stylizers.tone import ToneStylizer, clean_border, fitted, measure_marks, to_lab
+from magic_insert.toybox.scenes import sample_scene
+from magic_insert.toybox.subjects import sample_subject
+from magic_insert.toybox.world import render_pairs
+
+PLAIN = StylizerConfig(name="tone", lines=0.0, grain=0.0)
+GREEN, MAGENTA, GREY = (0.2, 0.7, 0.25), (0.8, 0.2, 0.7), (0.45, 0.45, 0.5)
+
+
+def painted(colour: tuple[float, float, float], seed: int = 0, side: int = 96) -> Tensor:
+    """A soft texture around one colour."""
+    texture = blur(torch.randn(3, side, side, generator=generator(seed, "texture")), 2.0)
+    return (torch.tensor(colour)[:, None, None] + 0.4 * texture).clamp(0, 1)
+
+
+def toned(subject: Subject, scene: Tensor, **settings: float) -> Tensor:
+    cfg = replace(PLAIN, **settings)
+    stylizer = ToneStylizer(cfg, None, subject, StyleConfig(), SamplingConfig(steps=1, guidance=1.0))
+    return stylizer([Draw(scene, 0, "x")])[0]
+
+
+def disc(rgb: Tensor) -> Subject:
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, rgb.shape[1]), torch.linspace(-1, 1, rgb.shape[2]), indexing="ij"
+    )
+    return Subject(rgb, ((x * x + y * y) < 0.8).float()[None], "disc")
+
+
+def mean(rgba: Tensor) -> Tensor:
+    return (rgba[:3] * rgba[3:]).sum(dim=(1, 2)) / rgba[3:].sum()
+
+
+def test_strength_leads_from_the_subjects_own_colours_to_the_scenes_and_the_matte_is_kept() -> None:
+    subject, scene = disc(painted(GREEN)), painted(GREY, seed=1)
+    drawn = [toned(subject, scene, strength=s) for s in (0.0, 0.5, 1.0)]
+    window = subject.alpha.amax(dim=(0, 2)).nonzero()[[0, -1], 0].tolist()
+    crop = slice(window[0], window[1] + 1)
+    inside = subject.alpha[:, crop, crop]
+    assert all(torch.equal(picture[3:], inside) for picture in drawn)
+    torch.testing.assert_close(drawn[0][:3] * inside, subject.rgb[:, crop, crop] * inside, atol=5e-3, rtol=0)
+    away = [float((mean(picture) - scene.mean(dim=(1, 2))).norm()) for picture in drawn]
+    assert away[0] > away[1] > away[2]
+    assert away[2] < 0.06
+
+
+def test_colours_that_the_scene_has_too_stay_nearly_as_they_are() -> None:
+    subject = disc(painted(GREEN))
+    both = torch.cat([painted(GREEN, seed=2), painted(MAGENTA, seed=3)], dim=2)
+    kept = mean(toned(subject, both, strength=1.0))
+    lost = mean(toned(subject, painted(MAGENTA, seed=3), strength=1.0))
+    green = kept[1] - (kept[0] + kept[2]) / 2
+    assert green > 0.1 > lost[1] - (lost[0] + lost[2]) / 2
+
+
+def test_edges_stay_where_they_are() -> None:
+    rgb = painted(GREEN)
+    rgb[:, :, 48:] = rgb[:, :, 48:] * 0.4
+    left = int(disc(rgb).alpha.amax(dim=(0, 1)).nonzero()[0])
+    drawn = toned(disc(rgb), painted(GREY, seed=1), strength=1.0)[:3].mean(dim=0)
+    assert int(drawn[20:60].diff(dim=1).abs().mean(dim=0).argmax()) == 47 - left
+
+
+def test_what_shone_through_the_border_is_gone() -> None:
+    rgb, alpha = torch.tensor(GREEN)[:, None, None].expand(3, 40, 40).clone(), torch.ones(1, 40, 40)
+    alpha[:, :, 20:] = torch.linspace(1, 0, 20)
+    rgb[:, :, 20:] = torch.lerp(torch.ones(3, 40, 20), rgb[:, :, 20:], alpha[:, :, 20:])
+    lab = to_lab(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()))
+    clean = clean_border(lab, alpha[0].numpy())
+    assert np.abs(clean - lab[0, 0]).max() < 2.0
+
+
+def test_lines_are_found_in_drawings_with_lines_alone() -> None:
+    styles = ["ink", "cartoon", "watercolour", "oil"]
+    scenes, subjects = [sample_scene(1)] * 4, [sample_subject(1)] * 4
+    pictures = render_pairs(scenes, subjects, styles, [0.5] * 4, [1] * 4, 128).without
+    found = [measure_marks(to_lab(fitted(picture))[..., 0]).lines for picture in pictures]
+    assert min(found[:2]) > 0.5
+    assert max(found[2:]) == 0
+
+
+def test_lines_darken_the_subject_where_the_scene_is_drawn_with_lines() -> None:
+    scene = torch.full((3, 200, 200), 0.9)
+    scene[:, ::20] = scene[:, 1::20] = 0.05
+    subject = disc(painted(GREEN))
+    plain, lined = (toned(subject, scene, strength=0.0, lines=lines) for lines in (0.0, 1.0))
+    assert float((plain[:3].mean(dim=0) - lined[:3].mean(dim=0)).max()) > 0.2
