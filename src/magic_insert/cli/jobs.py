@@ -356,6 +356,12 @@ JOBS: Mapping[str, Job] = {
         "magic_insert.foundation.card:run_card",
         check_out,
     ),
+    "plan": Job(
+        "what a job takes of a GPU's memory: model=sdxl job=personalize|insertion|insert|remove gpu=24",
+        "magic_insert.models.memory_plan:run_plan",
+        lambda cfg: None,
+        recorded=never,
+    ),
     "status": Job(
         "list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", lambda cfg: None, recorded=never
     ),

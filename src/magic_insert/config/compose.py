@@ -31,6 +31,7 @@ JOB_SCHEMAS: dict[str, type] = {
     "toybox": schema.ToyboxConfig,
     "demo": schema.EvaluateConfig,
     "card": schema.CardConfig,
+    "plan": schema.PlanConfig,
     "status": schema.StatusConfig,
     "dashboard": DashboardConfig,
     "insertion": schema.InsertionConfig,

@@ -4,12 +4,12 @@ from importlib.util import find_spec
 
 from magic_insert.core.errors import UserError
 
-# Value of personalization.optimizer -> package and the extra of ours that installs it.
+# Value of an `optimizer` -> package and the extra of ours that installs it.
 OPTIMIZER_PACKAGES = {"adamw8bit": ("bitsandbytes", "bnb"), "prodigy": ("prodigyopt", "prodigy")}
 
 
-def require_optimizer(name: str) -> None:
-    """That the package behind `personalization.optimizer` is installed.
+def require_optimizer(name: str, group: str = "personalization") -> None:
+    """That the package behind the `optimizer` of a group is installed.
 
     Raises:
         UserError: it is not; the message says what to install.
@@ -17,6 +17,6 @@ def require_optimizer(name: str) -> None:
     package, extra = OPTIMIZER_PACKAGES.get(name, ("", ""))
     if package and find_spec(package) is None:
         raise UserError(
-            f"expected the package {package} for personalization.optimizer={name}, got none; "
-            f"run pip install 'magic-insert[{extra}]' or set personalization.optimizer=adamw"
+            f"expected the package {package} for {group}.optimizer={name}, got none; "
+            f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
         )

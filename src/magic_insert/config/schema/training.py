@@ -59,6 +59,8 @@ class ValidationConfig:
     """Classifier-free guidance, also of the class pictures."""
     scorer: Annotated[str, OneOf("none", "model", "micro")] = "none"
     """Who scores identity and prompt: the CLIP inside the pipeline, the shipped micro encoders (Toybox), or nobody."""
+    keep: Annotated[int, Range(0)] = 0
+    """How many of the saved steps are kept, the last ones and with pick=best the best one; 0: all."""
     pick: Annotated[str, OneOf("last", "best")] = "last"
     """Which step is the product: `best` has the highest identity among steps whose prompt score is good enough."""
     tolerance: Share = 0.05
@@ -160,6 +162,8 @@ class PersonalizationConfig:
     """Precision of the arithmetic."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
+    save_precision: Annotated[str, OneOf("float32", "float16")] = "float32"
+    """Of the LoRA's files; float16 halves them."""
     compile: Annotated[str, OneOf("none", "inductor", "aot_eager")] = "none"
     """Backend of torch.compile."""
     checkpoint_every: Count = 100
@@ -280,6 +284,12 @@ class FitConfig:
     """The LoRA is merged into the UNet, or kept as a small file."""
     precision: Precision = "32-true"
     """Precision of the arithmetic."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    optimizer: Annotated[str, OneOf("adamw", "adamw8bit")] = "adamw"
+    """adamw8bit needs a GPU and magic-insert[bnb]."""
+    accumulate: Annotated[int, Range(1, 1024)] = 1
+    """Batches per step."""
     ema_decay: Decay = 0.0
     """Of the averaged weights that are kept; 0: no average."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
