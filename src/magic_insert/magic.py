@@ -22,17 +22,17 @@ import torch
 from magic_insert import __version__, inputs
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import (
+from magic_insert.config.schema.shared import (
     FREE_INSERTERS,
     FREE_STYLIZERS,
     InserterConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
     StylizerConfig,
 )
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError

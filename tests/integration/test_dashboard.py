@@ -9,7 +9,8 @@ import torch
 from browser import browser_page, find_browser
 from rounds_sample import sample_row, write_run
 
-from magic_insert.config.schema import DashboardConfig, LoggerConfig
+from magic_insert.config.schema.jobs import DashboardConfig
+from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json

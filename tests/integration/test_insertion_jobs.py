@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.cli.remove import run_remove
+from magic_insert.cli.insert import run_remove
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png

@@ -12,14 +12,9 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import (
-    ExportConfig,
-    PersonalizationConfig,
-    SamplingConfig,
-    StyleConfig,
-    StylizerConfig,
-    ValidationConfig,
-)
+from magic_insert.config.schema.jobs import ExportConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.training import PersonalizationConfig, ValidationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl

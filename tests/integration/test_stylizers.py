@@ -14,7 +14,7 @@ from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import (
+from magic_insert.config.schema.shared import (
     FREE_STYLIZERS,
     ModelConfig,
     SamplingConfig,

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba

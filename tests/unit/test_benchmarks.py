@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig
+from magic_insert.config.schema.evaluation import BenchmarkConfig
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of

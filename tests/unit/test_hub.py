@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
 from hub_model import Hub
 from transformers import CLIPVisionModelWithProjection
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device

@@ -9,7 +9,7 @@ from hub_model import Hub
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import PlanConfig
+from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.models.edit_unet import edit_start, open_for_lora
 from magic_insert.models.memory_plan import Sizes, count_insertion, ladder, nbytes, run_plan
 from magic_insert.models.pipeline import load_pipeline

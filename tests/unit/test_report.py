@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from evaluation_rows import FACTS, synthetic_rows
 
-from magic_insert.config.schema import ReportConfig
+from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.tables import csv_table, latex_escape

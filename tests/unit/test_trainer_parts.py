@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from magic_insert.config.extras import OPTIMIZER_PACKAGES, require_optimizer
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import OPTIMIZER_PACKAGES, PersonalizationConfig, require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator
-from magic_insert.core.threads import TRIALS, ThreadChoice, allowed_threads
+from magic_insert.core.threads import REMEMBERED, TRIALS, ThreadChoice, allowed_threads
 from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.export import kohya_state, stability_name
 from magic_insert.training.personalize_module import build_optimizer, rate_of
 from magic_insert.training.personalize_validation import pick_best, write_curve
-from magic_insert.training.trainer import REMEMBERED, RunningMean, Watch, lr_factor
+from magic_insert.training.trainer import RunningMean, Watch, lr_factor
 
 CPU = torch.device("cpu")
 CONFIG = PersonalizationConfig(

@@ -64,7 +64,7 @@ from magic_insert.bootstrap.stages import (
     tracked,
     values_file,
 )
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.events import stage
 from magic_insert.core.fidelity import effect_of

@@ -39,7 +39,7 @@ from magic_insert.bootstrap.stages import (
     tracked,
     write_index,
 )
-from magic_insert.config.schema import SegmenterConfig
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError

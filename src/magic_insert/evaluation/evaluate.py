@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import EvaluateConfig
+from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.events import Clock
 from magic_insert.core.images import contact_sheet, load_rgb, save_png

@@ -15,7 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntr
 from safetensors import safe_open
 from transformers import CLIPVisionModelWithProjection
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.tensor_file import verify

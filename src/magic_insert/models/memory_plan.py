@@ -29,7 +29,8 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from magic_insert.config.schema import ModelConfig, PlanConfig
+from magic_insert.config.schema.jobs import PlanConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
 from magic_insert.models.pipeline import HALF, PRECISIONS, find_source, quiet

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from magic_insert import paths
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.hub import (

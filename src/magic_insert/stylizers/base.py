@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
     FIT_CARD,
@@ -39,6 +38,7 @@ from magic_insert.models.edit_unet import (
 from magic_insert.models.lora import lora_state, restore_lora
 from magic_insert.models.pipeline import HALF, ddim, parts_on, plain_attention, quiet, size_ids
 from magic_insert.models.sampling import image_size
+from magic_insert.training.checkpoint import is_finished
 from magic_insert.training.trainer import (
     TrainerOptions,
     TrainingModule,
@@ -266,8 +266,10 @@ def fit_edit(
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
     contents = settings.contents(weights_digest(unet), latents)
     product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
-    if _claim(product, work, contents):
+    key = digest(contents)
+    if is_finished(product / CARD, key, work / CARD):
         return
+    write_json(work / CARD, {"key": key, **contents})
     device = pipe.device.type
     check_optimizer(settings.optimizer, pipe.device, "train")
     trained = _opened(unet, settings)
@@ -284,7 +286,7 @@ def fit_edit(
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
-        key=digest(contents),
+        key=key,
     )
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
     # Pictures are latents and the prompt is encoded: while it trains, the edit UNet has the device for itself.
@@ -332,25 +334,6 @@ def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path,
     write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
     staged.rename(product)
     shutil.rmtree(work)
-
-
-def _claim(product: Path, work: Path, contents: dict[str, Any]) -> bool:
-    """Whether the product is there already; if not, the work folder is marked as this fit's.
-
-    Raises:
-        UserError: product or work folder belong to another fit.
-    """
-    key = digest(contents)
-    for card in (product / CARD, work / CARD):
-        if card.is_file() and (found := read_json(card)["key"]) != key:
-            raise UserError(
-                f"expected a fit with the settings and data of {card.parent} ({found}), got others ({key}); "
-                "choose another out="
-            )
-    if product.is_dir():
-        return True
-    write_json(work / CARD, {"key": key, **contents})
-    return False
 
 
 def latents_digest(latents: EditLatents) -> str:

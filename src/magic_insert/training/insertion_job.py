@@ -23,7 +23,8 @@ from rich.console import Console
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import DataConfig, InsertionConfig
+from magic_insert.config.schema.jobs import InsertionConfig
+from magic_insert.config.schema.training import DataConfig
 from magic_insert.core.compositing import Region, area_resize, region_around
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
