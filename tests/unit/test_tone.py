@@ -10,8 +10,9 @@ from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConf
 from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
+from magic_insert.models.segment import clean_border
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer, clean_border, fitted, measure_marks, to_lab
+from magic_insert.stylizers.tone import ToneStylizer, fitted, measure_marks, to_lab
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_pairs
