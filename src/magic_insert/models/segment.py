@@ -2,8 +2,8 @@
 
 U2-Net finds what stands out of any picture. A subject's own picture has a plain ground (paper.md: "one subject image on
 a plain background"; generated pictures are the same): there the ground's colour is read along the border, as a plane
-over the picture, which also follows a soft gradient; GrabCut decides between the two, and the outline's true mixture and
-colour are recovered from both. Shape letters h, w; pictures are float32 RGB in [0, 1], mattes 1hw in [0, 1].
+over the picture, which also follows a soft gradient; GrabCut decides between the two, and the outline's true mixture
+and colour are recovered from both. Shape letters h, w; pictures are float32 RGB in [0, 1], mattes 1hw in [0, 1].
 """
 
 import os
