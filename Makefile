@@ -19,7 +19,7 @@ SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop check test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -37,6 +37,13 @@ page: $(STAMP) ## drag and drop in the browser: prints the page's address
 
 demo: $(STAMP) ## one subject into four scenes of four styles, beside the truth; prints the page's path
 	$(RUN) demo $(ARGS)
+
+# The laws of core, configuration and Toybox, and one small run of every job; shapes in signatures are not checked here.
+CHECKED := tests/unit/test_floors.py tests/config tests/unit/test_fields.py tests/unit/test_jsonl.py tests/unit/test_store.py \
+	tests/unit/test_run_folder.py tests/unit/test_masks.py tests/unit/test_compositing.py tests/unit/test_effect_layer.py \
+	tests/unit/test_fidelity.py tests/unit/test_scenes.py tests/unit/test_subjects.py tests/integration/test_smoke.py
+check: $(STAMP) ## within a minute, for the loop between edits: the laws of core, configuration and Toybox, a run of every job
+	$(PYTEST) -n 2 -o addopts="-q --strict-markers" -m "not slow and not gpu" $(CHECKED) $(ARGS)
 
 test: $(STAMP) ## the quick tests, two at a time
 	$(PYTEST) -n 2 -m "not slow and not gpu" $(ARGS)

@@ -1,10 +1,17 @@
 """Shared pieces: a tiny model of SDXL's real classes with random weights, built once, loaded as often as needed."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# Processes that tests start run the sources that the tests run, wherever the package is installed from.
+TESTS = Path(__file__).parent
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS.parent / "src"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
 
 
 @pytest.fixture(scope="session")
@@ -15,10 +22,18 @@ def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_micro(tmp_path_factory.mktemp("models") / "tiny", seed=0, size="tiny")
 
 
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folders with the hub's own layout, file names and configuration values at the smallest widths."""
+    from hub_model import build_hub
+
+    return build_hub(tmp_path_factory.mktemp("hub"))
+
+
 @pytest.fixture(scope="module")
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""
-    from magic_insert.config.schema import ModelConfig
+    from magic_insert.config.schema.shared import ModelConfig
     from magic_insert.models.pipeline import load_pipeline
 
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from rich.console import Console
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig, ModelConfig
+from magic_insert.config.schema.shared import InserterConfig, ModelConfig
 from magic_insert.core.compositing import FAINT, Region, area_resize, region_around, resize
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.events import OnStep, no_step

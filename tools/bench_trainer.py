@@ -21,7 +21,8 @@ from full_size import build_full_size
 from pytorch_lightning.callbacks import Callback
 from torch import nn
 
-from magic_insert.config.schema import LoggerConfig, ModelConfig, PersonalizationConfig
+from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.rand import generator
 from magic_insert.models.micro import build_micro
 from magic_insert.models.pipeline import load_pipeline

@@ -4,7 +4,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from magic_insert.config.schema import CardConfig
+from magic_insert.config.schema.jobs import CardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.foundation.card import run_card
 from magic_insert.paths import micro_dir

@@ -13,11 +13,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert import inputs
 from magic_insert.core.compositing import Region, region_around
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import as_float, png_bytes, read_picture, save_png, to_pil
-from magic_insert.core.jsonl import write_bytes, write_json
+from magic_insert.core.jsonl import require_writable, write_bytes, write_json
 from magic_insert.core.layered_files import FileLayer, open_raster, photoshop
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Scene, Subject
@@ -25,7 +24,7 @@ from magic_insert.inserters.base import Inserted
 
 LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
 SHOWN = 1024  # pixels of a picture's longer side in a notebook
-WORKED_ON = 80  # bytes for each pixel of a window, at the peak
+WORKED_ON = 110  # bytes for each pixel of a window, at the peak
 
 
 @dataclass(frozen=True)
@@ -108,10 +107,10 @@ class Drop:
         """
         layered = {".ora": open_raster, ".psd": photoshop}.get(Path(out).suffix.lower())
         if layered is not None:
-            place = inputs.require_output(str(out), Path(out).suffix.lower())
+            place = require_writable(out, suffix=Path(out).suffix.lower())
             write_bytes(place, layered(self.file_layers(), self.image))
             return place
-        place = inputs.require_output(str(out), ".png")
+        place = require_writable(out, suffix=".png")
         content, beside = png_bytes(self.scene.pixels, self.alpha), place.with_suffix(".json")
         write_json(beside, {**self.record, "seconds": dict(self.timings), **more})
         try:

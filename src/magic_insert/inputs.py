@@ -5,40 +5,32 @@ the disk.
 """
 
 import os
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from magic_insert import paths
-from magic_insert.config.schema import (
-    InsertConfig,
-    InserterConfig,
-    ModelConfig,
-    RemoveConfig,
-    SegmenterConfig,
-)
+from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
+from magic_insert.config.schema.shared import InserterConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import check_name, read_json, require_writable
 from magic_insert.core.picture_files import SUFFIXES, brightness_range, open_picture
+from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE
-from magic_insert.pose import PoseSuggester, build_pose
+from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
 PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
-RECORD_STEM = "run"  # run.json in `out` is the record of the run and no picture's sidecar
+RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
 SMALLEST_SIDE = 16
 INSIDE = 0.5
-LONGEST_NAME = (
-    255 - len(".") - len(".json") - len(".12345678.tmp")
-)  # bytes of a stem, files being written included
 
 
 @dataclass(frozen=True)
@@ -54,16 +46,18 @@ class Folders:
 class InsertInputs:
     """What `insert` was given.
 
-    `pictures`: every background with the picture that is written for it. `refused`: of several backgrounds, why some
-    are left out, a line each. `longest`: side of all the pictures. `run`: a personalisation of before.
+    `pictures`: every background with the picture that is written for it; `many`: in a folder. `refused`: of several
+    backgrounds, why some are left out, a line each. `longest`: side of all the pictures. `run`: a personalisation of
+    before.
     """
 
     pictures: tuple[tuple[Path, Path], ...]
+    many: bool
     refused: tuple[str, ...]
     longest: int
     run: Path | None
     folders: Folders
-    pose: PoseSuggester
+    pose: Suggester
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
     Raises:
         UserError: anything else does not fit, or no background is left.
     """
-    many = isinstance(cfg.background, list) or _is_dir(cfg.background)
+    many = isinstance(cfg.background, list) or os.path.isdir(cfg.background)
     pose = build_pose(cfg.pose)
     if many and cfg.pose.name != "none":
         raise UserError(
@@ -93,7 +87,7 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
     pictures: list[tuple[Path, Path]] = []
     refused: list[str] = []
     for background, out in (
-        _outputs(cfg) if many else [(Path(cfg.background), require_output(cfg.out, ".png"))]
+        _outputs(cfg) if many else [(Path(cfg.background), require_writable(cfg.out, suffix=".png"))]
     ):
         try:
             _require_distinct(out, [taken for _, taken in pictures], background)
@@ -113,7 +107,7 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
     model = None if cfg.mode == "preview" else cfg.model
     folders = find_folders(model, cfg.inserter, cfg.segmenter)
     check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=cfg.subject_text)
-    return InsertInputs(tuple(pictures), tuple(refused), longest, _find_run(cfg), folders, pose)
+    return InsertInputs(tuple(pictures), many, tuple(refused), longest, _find_run(cfg), folders, pose)
 
 
 def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
@@ -122,7 +116,7 @@ def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
     Raises:
         UserError: pictures that are not sound or do not fit, or no remover.
     """
-    out = require_output(cfg.out, ".png")
+    out = require_writable(cfg.out, suffix=".png")
     _require_apart(out, cfg.image, cfg.mask)
     _require_sidecar(out)
     judge_mask(cfg.mask, judge_picture(cfg.image))
@@ -135,7 +129,8 @@ def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
     """The pictures of a list or a folder, each with its output in the folder `out`."""
     if Path(cfg.out).suffix.lower() in SUFFIXES:
         raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
-    folder = require_output(cfg.out)
+    folder = require_writable(cfg.out)
+    refuse_other(folder, insert_request(cfg))
     if isinstance(cfg.background, list):
         found = [Path(path) for path in cfg.background]
     else:
@@ -148,11 +143,21 @@ def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
     return [(path, folder / f"{path.stem}.png") for path in found]
 
 
+def insert_request(cfg: InsertConfig) -> Request:
+    """What the pictures of a folder have in common: no other settings or subject may write between them."""
+    settings = asdict(cfg)
+    for name in ("background", "out", "subject", "subjects", "keep_intermediate"):
+        del settings[name]
+    del settings["model"]["device"]
+    return Request("insert", 1, settings, {"subject": sha256_file(cfg.subject)})
+
+
 def _require_distinct(out: Path, taken: Sequence[Path], background: Path) -> None:
-    """That no other background has the same name, nor the run's record."""
-    if out in taken or out.stem == RECORD_STEM:
+    """That no other background has the same name, nor a record of the run."""
+    if out in taken or out.stem in RECORD_STEMS:
         raise UserError(
-            f"expected backgrounds of different names, and none called {RECORD_STEM}, got {background}; rename it"
+            f"expected backgrounds of different names, and none called {' or '.join(RECORD_STEMS)}, got {background}; "
+            "rename it"
         )
 
 
@@ -163,14 +168,10 @@ def _require_apart(out: Path, *inputs: str | Path) -> None:
 
 
 def _require_sidecar(out: Path) -> None:
-    """That `out` has a name that can be written, and no folder lies in its place or its sidecar's."""
-    if len(os.fsencode(out.stem)) > LONGEST_NAME:
-        raise UserError(
-            f"expected an output name of at most {LONGEST_NAME} bytes, got {len(os.fsencode(out.stem))} in "
-            f"{out.name[:40]}...; set another out="
-        )
-    for file in (out, out.with_suffix(".json")):
-        if file.is_dir():
+    """That the names of a picture, its sidecar and its parts can be written, and no folder lies in their place."""
+    for file in (out, out.with_suffix(".json"), out.with_name(f"{out.stem}_parts")):
+        check_name(file)
+        if file.suffix and file.is_dir():
             raise UserError(f"expected a file to write to, got the folder {file}; set another out=")
 
 
@@ -178,43 +179,6 @@ def _require_inside(box: Sequence[int] | None, size: tuple[int, int]) -> None:
     """That the box of `box=[x,y,w,h]` lies on a picture of `size` (width, height); None is the default box."""
     if box is not None:
         Box(*box).require_inside(size[1], size[0])
-
-
-def _is_dir(path: str | Path) -> bool:
-    """Whether `path` is a folder; one that cannot be asked for is none."""
-    try:
-        return Path(path).is_dir()
-    except OSError:
-        return False
-
-
-def require_output(path: str, suffix: str | None = None) -> Path:
-    """The place to write, known to be writable: its nearest existing parent is a folder that takes a file.
-
-    Args:
-        suffix: of the file to write; None for a folder.
-
-    Raises:
-        UserError: another suffix, a file where a folder should go, a name too long, or no permission.
-    """
-    place = Path(path)
-    if suffix is not None and place.suffix.lower() != suffix:
-        raise UserError(f"expected a file name ending in {suffix}, got {path}; set out=PATH{suffix}")
-    try:
-        if suffix is not None:
-            _require_sidecar(place)
-        elif place.exists() and not place.is_dir():
-            raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
-        parent = place if suffix is None else place.parent
-        while not parent.exists() and parent != parent.parent:
-            parent = parent.parent
-        with tempfile.TemporaryFile(dir=parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"expected to be able to write {path}, got {error.strerror}; set out=... elsewhere"
-        ) from error
-    return place
 
 
 def judge_picture(path: str | Path) -> tuple[int, int]:

@@ -22,17 +22,17 @@ import torch
 from magic_insert import __version__, inputs
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import (
+from magic_insert.config.schema.shared import (
     FREE_INSERTERS,
     FREE_STYLIZERS,
     InserterConfig,
     ModelConfig,
-    PersonalizationConfig,
     SamplingConfig,
     SegmenterConfig,
     StyleConfig,
     StylizerConfig,
 )
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -63,7 +63,7 @@ from magic_insert.stylizers import build_stylizer, check_stylizer, needs_persona
 from magic_insert.stylizers.draws import Draw
 
 if TYPE_CHECKING:
-    from magic_insert.inserters.remover import Remover, RemoverSettings
+    from magic_insert.inserters.edit import Remover, RemoverSettings
 
 log = logging.getLogger(__name__)
 SUBJECTS = Path("runs/subjects")
@@ -492,7 +492,7 @@ class MagicInsert:
         Raises:
             UserError: the mask is empty or of another size, or there is no remover.
         """
-        from magic_insert.inserters.remover import RemoverSettings
+        from magic_insert.inserters.edit import RemoverSettings
 
         seed = self.settings.seed if seed is None else seed
         return remove_object(self.models, picture, mask, settings or RemoverSettings(), seed, on_event)
@@ -570,7 +570,7 @@ class Models:
 
     def remover(self, cfg: "RemoverSettings") -> "Remover":
         """The remover in `cfg.run`, or beside the model's weights."""
-        from magic_insert.inserters.remover import Remover
+        from magic_insert.inserters.edit import Remover
 
         if cfg not in self.removers:
             folder = inputs.find_remover(cfg.run, self.folder)

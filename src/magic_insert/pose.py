@@ -14,13 +14,14 @@ import os
 import re
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 from urllib.parse import urlsplit
 
 from PIL import Image
 
-from magic_insert.config.schema import PoseConfig
+from magic_insert.config.schema.shared import PoseConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 
@@ -50,46 +51,30 @@ QUESTION = (
 )
 
 
-@runtime_checkable
-class PoseSuggester(Protocol):
-    """Suggests words to append to a subject's prompt."""
-
-    def __call__(self, background: Image.Image, crop: Image.Image, *, words: str) -> str:
-        """Words such as "sitting down"; empty when nothing suggests itself.
-
-        Args:
-            background: the whole picture.
-            crop: the part of it where the subject is to stand.
-            words: what is known of the scene in words, such as its file's name.
-        """
-        ...
+# Suggests words to append to a prompt: of the whole picture, the part of it where the subject is to stand, and
+# what is known of the scene in words, such as its file's name. Empty when nothing suggests itself.
+Suggester = Callable[[Image.Image, Image.Image, str], str]
 
 
-class RulePose:
-    """Looks the scene's words up in POSES_BY_WORD."""
-
-    def __call__(self, background: Image.Image, crop: Image.Image, *, words: str) -> str:
-        """The pose of the first entry that has a word in common with `words`; the pictures are not looked at."""
-        known = set(re.findall(r"[a-z]+", words.lower()))
-        return next((pose for keys, pose in POSES_BY_WORD if known & set(keys)), "")
+def pose_by_words(background: Image.Image, crop: Image.Image, words: str) -> str:
+    """The pose of the first entry of POSES_BY_WORD that has a word in common with `words`."""
+    known = set(re.findall(r"[a-z]+", words.lower()))
+    return next((pose for keys, pose in POSES_BY_WORD if known & set(keys)), "")
 
 
-class NoPose:
-    """Suggests nothing."""
-
-    def __call__(self, background: Image.Image, crop: Image.Image, *, words: str) -> str:
-        """Always the empty text."""
-        return ""
+def no_pose(background: Image.Image, crop: Image.Image, words: str) -> str:
+    """Always the empty text."""
+    return ""
 
 
-def build_pose(cfg: PoseConfig) -> PoseSuggester:
+def build_pose(cfg: PoseConfig) -> Suggester:
     """The suggester that `cfg` names.
 
     Raises:
         UserError: `http` without the address of a server in the environment, or without its model's name.
     """
     if cfg.name != "http":
-        return RulePose() if cfg.name == "rules" else NoPose()
+        return pose_by_words if cfg.name == "rules" else no_pose
     url = os.environ.get(URL, "").rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -103,11 +88,9 @@ def build_pose(cfg: PoseConfig) -> PoseSuggester:
     return HttpPose(url, cfg.model, os.environ.get(KEY, ""), cfg.timeout)
 
 
-def suggest(
-    suggester: PoseSuggester, background: Image.Image, box: Box, *, name: str, words: str = ""
-) -> str:
+def suggest(suggester: Suggester, background: Image.Image, box: Box, *, name: str, words: str = "") -> str:
     """The pose for `background`, called `name`, at `box`; the name counts among its words."""
-    return suggester(background, around(background, box), words=f"{name} {words}")
+    return suggester(background, around(background, box), f"{name} {words}")
 
 
 def around(background: Image.Image, box: Box) -> Image.Image:
@@ -134,7 +117,7 @@ class HttpPose:
     key: str = field(repr=False)
     timeout: float = 30.0
 
-    def __call__(self, background: Image.Image, crop: Image.Image, *, words: str) -> str:
+    def __call__(self, background: Image.Image, crop: Image.Image, words: str) -> str:
         """The server's suggestion, cleaned.
 
         Raises:

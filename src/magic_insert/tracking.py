@@ -5,7 +5,6 @@ resumed run goes on in its own page; runs of one folder, or of one sweep, are a 
 Without an account it is kept offline. Of several ranks the first speaks for all. Importing this imports no wandb.
 """
 
-import json
 import netrc
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import LoggerConfig
+from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.digest import digest
-from magic_insert.core.jsonl import append_jsonl
+from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import append_jsonl, parse_json
 from magic_insert.core.ranks import rank
 
 METRICS = "metrics.jsonl"
@@ -77,12 +77,12 @@ class Tracker:
 def written_rows(file: Path, stage: str) -> set[tuple[Any, ...]]:
     """Step and names of every row of `stage` in a metrics file; half a line of a killed writer is passed over."""
     rows = set()
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    for line in file.read_bytes().split(b"\n") if file.is_file() else ():
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = parse_json(line, file)
+        except UserError:
             continue
-        if row.pop("stage", None) == stage:
+        if isinstance(row, dict) and row.pop("stage", None) == stage:
             rows.add((row.pop("step", None), *sorted(row)))
     return rows
 

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.bootstrap.filters import Cycle
-from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from, known_keys
+from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from
 from magic_insert.config.freeze import freeze, thaw, to_yaml
 from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
@@ -135,18 +135,15 @@ def test_an_unknown_key_is_refused_by_name_even_forced_in_with_a_plus(key: str) 
         frozen("insert", f"+{key}=1")
 
 
-def test_an_unknown_key_in_a_yaml_of_the_user_is_refused_by_name(tmp_path: Path) -> None:
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nstyle:\n  scael: 0.5\n")
-    with pytest.raises(HydraException, match="scael"):
-        frozen("insert", f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
-
-
 def test_an_experiment_of_the_user_sets_values_and_the_command_line_wins(tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 7\nstyle:\n  scale: 0.5\n")
-    cfg = frozen("insert", f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine", "style.scale=0.25")
+    words = (f"hydra.searchpath=[file://{tmp_path}]", "experiment=mine")
+    cfg = frozen("insert", *words, "style.scale=0.25")
     assert (cfg.seed, cfg.style.scale) == (7, 0.25)
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nstyle:\n  scael: 0.5\n")
+    with pytest.raises(HydraException, match="scael"):
+        frozen("insert", *words)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +170,6 @@ def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> N
         ("insert", "model.image_size=100", "model.image_size"),
         ("insert", "inserter.name=bootstrapped", "inserter.run"),
         ("insert", "box=[1,2,3]", "box"),
-        ("insert", "box=[1,2,0,3]", "box"),
         ("insert", "box=[-1,2,3,3]", "box"),
         ("insert", "background=[]", "background"),
         ("insert", "background=3", "background"),
@@ -214,12 +210,8 @@ def test_what_freezes_comes_back_from_its_yaml(job: str) -> None:
 def test_one_seed_reaches_every_part() -> None:
     cfg = frozen("insert", "seed=11")
     assert cfg.sampling.seed == cfg.personalization.seed == 11
-
-
-def test_the_model_brings_its_own_way_of_sampling_unless_told_otherwise() -> None:
-    own = frozen("insert", "model=sdxl").sampling
-    assert own != frozen("insert").sampling
-    assert frozen("insert", "model=sdxl", "sampling=micro").sampling == frozen("insert").sampling
+    with pytest.raises(AttributeError):  # frozen is frozen
+        cfg.model.dtype = "float16"
 
 
 def test_the_papers_recipe_is_the_papers() -> None:
@@ -246,20 +238,6 @@ def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job
 def test_what_trains_nothing_does_not_care_about_precision() -> None:
     for words in (("run=r",), ("stylizer=instantstyle", "subject_text=cat")):
         frozen("insert", "model=sdxl", "personalization=paper", *words)
-
-
-def test_a_frozen_configuration_cannot_be_changed() -> None:
-    cfg = frozen("insert")
-    with pytest.raises(AttributeError):
-        cfg.seed = 1
-    with pytest.raises(AttributeError):
-        cfg.model.dtype = "float16"
-
-
-def test_known_keys_reach_every_leaf() -> None:
-    assert {"seed", "model", "model.dtype", "personalization.num_tokens"} <= set(
-        known_keys(JOB_SCHEMAS["insert"])
-    )
 
 
 @pytest.mark.parametrize(("word", "paths"), [("a.png", ["a.png"]), ("[a.png,b/c.png]", ["a.png", "b/c.png"])])

@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from magic_insert.cli.jobs import check_evaluate as check
-from magic_insert.cli.words import VARIANTS
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import JOBS, VARIANTS
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -62,7 +61,7 @@ def made_words(*variables: str) -> list[str]:
 
 def test_make_composes_the_papers_setting_that_its_help_names(tmp_path: Path) -> None:
     cfg = composed(*made_words(*PAPER, f"ROOT={tmp_path}", f"ARGS=out={tmp_path / 'out'}"))
-    check(cfg)
+    JOBS["evaluate"].look(cfg)
     assert (cfg.tracks, cfg.metrics, cfg.model.name) == (("stylize",), "paper", "sdxl")
     names = ("style_aligned", "instantstyle", "personalized")
     assert list(cfg.chosen_stylizers) == [name for base in names for name in (base, f"{base}_canny")]
@@ -83,7 +82,7 @@ def test_the_commands_at_the_top_of_the_page_compose_and_pass_the_check(tmp_path
     lines = [line.partition("#")[0] for line in block if line.startswith("magic-insert evaluate")]
     assert len(lines) == 3
     for line in lines:
-        check(composed(*shlex.split(line)[2:], f"out={tmp_path / 'out'}"))
+        JOBS["evaluate"].look(composed(*shlex.split(line)[2:], f"out={tmp_path / 'out'}"))
 
 
 @pytest.mark.parametrize("path", sorted((conf_dir() / VARIANTS).glob("*.yaml")), ids=lambda path: path.stem)

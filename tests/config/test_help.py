@@ -18,7 +18,7 @@ def test_every_key_of_a_job_is_described(job: str) -> None:
     assert [key.name for key in keys_of(JOB_SCHEMAS[job]) if not key.doc] == []
 
 
-@pytest.mark.parametrize("job", ["insert", "bootstrap", "status"])
+@pytest.mark.parametrize("job", ["insert", "status"])
 def test_help_has_one_line_for_each_key_of_the_job_and_none_of_hydras(job: str) -> None:
     lines = job_help(job, "summary", []).splitlines()
     named = [line.split("=")[0].strip() for line in lines if line.startswith("  ") and "=" in line]

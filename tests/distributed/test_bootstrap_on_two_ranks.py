@@ -1,6 +1,5 @@
 """A bootstrap in process groups of two real ranks: the files of one process, and an end within a minute if one dies."""
 
-import os
 import shutil
 import time
 from dataclasses import replace
@@ -14,7 +13,8 @@ from magic_insert.bootstrap.job import STAGES, Execute, run_plan
 from magic_insert.bootstrap.stages import WEIGHTS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import BootstrapConfig, ExecConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.store import MANIFEST, WORK, flaw_of
 from magic_insert.launch.executor import execute
@@ -94,7 +94,6 @@ def test_two_ranks_train_the_network_of_one_process(stores: dict[str, Path], tin
 def test_a_rank_killed_in_harvest_ends_the_run_within_a_minute_and_the_next_one_ends_the_same(
     stores: dict[str, Path], tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     store = tmp_path / "killed"
     shutil.copytree(stores["two"], store)

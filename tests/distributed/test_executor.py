@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.launch.executor import execute, visible_gpus
@@ -20,13 +20,11 @@ from magic_insert.launch.run import StageFailed
 TWO = ExecConfig(name="torchrun", devices=2)
 PATIENCE = 240  # seconds; a busy machine needs many to import torch
 LOCAL = ExecConfig(name="slurm", cluster="local", devices=2)
-TESTS = Path(__file__).parents[1]
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 
 
 @pytest.fixture
 def payload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("PYTHONPATH", str(TESTS), prepend=os.pathsep)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     write_json(tmp_path / "stage.json", {"items": ["a", "b", "c"]})
     return tmp_path / "stage.json"
@@ -72,7 +70,7 @@ def test_ranks_end_with_their_parent_however_it_ends(payload: Path, number: sign
     code = (
         "from pathlib import Path; from magic_insert.launch.executor import execute; "
         "from magic_insert.launch.run import stop_on_signals; stop_on_signals(); "
-        "from magic_insert.config.schema import ExecConfig; "
+        "from magic_insert.config.schema.shared import ExecConfig; "
         f"execute('rank_targets:wait', Path({str(payload)!r}), ExecConfig(name='torchrun', devices=2))"
     )
     notes = [payload.parent / f"pid-{rank}.json" for rank in range(2)]

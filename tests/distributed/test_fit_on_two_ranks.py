@@ -1,6 +1,5 @@
 """Two ranks that share a batch train as one that has it whole; interrupted, they go on; only the first one writes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from rank_targets import STEPS, fit_thrice
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.executor import execute
@@ -23,7 +22,6 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         write_json(folder / "stage.json", {})
     fit_thrice(folders[1] / "stage.json")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
         patch.setenv("OMP_NUM_THREADS", "1")
         execute("rank_targets:fit_thrice", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
     return folders

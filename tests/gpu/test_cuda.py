@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import ModelConfig, PersonalizationConfig, ValidationConfig
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig, ValidationConfig
 from magic_insert.core.records import Subject
 from magic_insert.foundation.parts import PatchCode, VaeModule
 from magic_insert.models.lora import FILE as LORA_FILE

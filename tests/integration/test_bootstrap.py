@@ -15,10 +15,10 @@ from magic_insert.bootstrap.job import STAGES, log_losses, run_bootstrap, run_pl
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.stages import NETWORK_FILES, ids_of, read_index, read_values
-from magic_insert.cli.jobs import check_bootstrap as check
+from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import BootstrapConfig, ReviewConfig
+from magic_insert.config.schema.jobs import BootstrapConfig, ReviewConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -242,7 +242,7 @@ def test_a_refused_command_leaves_the_rows_of_an_earlier_run(
     [
         ("mine-too", (), r"got notes\.txt there"),
         ("x.png", (), "expected out to be a folder"),
-        ("y", ("evaluate.lpips=nowhere",), r"set evaluate\.lpips=FOLDER"),
+        ("y", ("evaluate.lpips=nowhere",), r"expected evaluate\.lpips to be null or a folder"),
         (
             "y",
             ("filter=learned", "filter.rules.learned.weights=none.json"),
@@ -258,8 +258,8 @@ def test_what_cannot_work_is_refused_before_the_start_and_nothing_is_written_ove
     mine.parent.mkdir(parents=True)
     mine.write_text("thoughts")
     with pytest.raises(UserError, match=why):
-        check(configure(tmp_path, tiny_micro, out, *words))
-    check(configure(tmp_path, tiny_micro, "free"))
+        JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, out, *words))
+    JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "free"))
 
 
 @pytest.mark.parametrize("part", ["remover", "inserter"])

@@ -14,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.jobs import check_evaluate as check
-from magic_insert.cli.words import methods_side_by_side as rewrite
-from magic_insert.cli.words import of_the_demo
+from magic_insert.cli.jobs import JOBS, of_the_demo
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -293,7 +292,7 @@ def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny
 )
 def test_a_folder_that_is_not_there_is_named(more: list[str]) -> None:
     with pytest.raises(UserError, match="nowhere"):
-        check(freeze(compose_job("evaluate", rewrite(more))))
+        JOBS["evaluate"].look(freeze(compose_job("evaluate", rewrite(more))))
 
 
 def test_an_encoder_whose_weights_are_not_those_of_its_card_stops_before_any_row(

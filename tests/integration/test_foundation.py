@@ -13,7 +13,7 @@ from PIL import Image
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import CardConfig
+from magic_insert.config.schema.jobs import CardConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl

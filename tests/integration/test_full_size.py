@@ -7,7 +7,7 @@ import torch
 from full_size import build_full_size
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE

@@ -1,4 +1,4 @@
-"""A personalisation that is killed from outside: the same command goes on and writes the same bytes."""
+"""A training that is killed from outside: the same command goes on and writes the same bytes."""
 
 import os
 import re
@@ -70,9 +70,12 @@ def start(place: Path, model: Path, out: str, options: dict[str, object]) -> sub
         "personalization.views": 4,
         **options,
     }
-    code = "from magic_insert.cli.main import main; main()"
+    return launch(place, ["personalize", *(f"{key}={value}" for key, value in settings.items())])
+
+
+def launch(place: Path, words: list[str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", code, "personalize", *(f"{key}={value}" for key, value in settings.items())],
+        [sys.executable, "-c", "from magic_insert.cli.main import main; main()", *words],
         cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
@@ -127,3 +130,30 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_same_bytes(
         assert (out / file).read_bytes() == (whole / file).read_bytes()
     assert read_jsonl(out / METRICS) == read_jsonl(whole / METRICS)
     assert read_json(out / "run.json")["state"] == "done"
+
+
+def test_an_insertion_ended_by_ctrl_c_goes_on_to_the_same_bytes(place: Path, tiny_micro: Path) -> None:
+    words = ["insertion", "task=insert", f"model.source={tiny_micro}", "model.image_size=64", "model.device=cpu",
+             "data.num_pairs=2", "data.held_out=0", "data.workers=0", "train.steps=30", "train.batch_size=2",
+             "train.views=1", "train.save_every=5"]  # fmt: skip
+
+    def begin(out: str) -> subprocess.Popen[str]:
+        return launch(place, [*words, f"out={out}"])
+
+    finish(begin("inserted"))
+    process = begin("stopped")
+    deadline = time.monotonic() + PATIENCE
+    while len(list_checkpoints(place / "stopped" / "inserter.fit")) < 2:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert re.search("magic-insert: stopped after step .* goes on", errors)
+    finish(begin("stopped"))
+    whole, resumed = (place / out for out in ("inserted", "stopped"))
+    file = "inserter/diffusion_pytorch_model.safetensors"
+    assert (resumed / file).read_bytes() == (whole / file).read_bytes()
+    assert read_jsonl(resumed / METRICS) == read_jsonl(whole / METRICS)

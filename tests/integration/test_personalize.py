@@ -13,13 +13,8 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from magic_insert.config.schema import (
-    LoggerConfig,
-    PersonalizationConfig,
-    SamplingConfig,
-    StyleConfig,
-    StylizerConfig,
-)
+from magic_insert.config.schema.shared import LoggerConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import fold_in, generator

@@ -15,7 +15,7 @@ from magic_insert.bootstrap.review import open_round, run_review
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import ReviewConfig
+from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import Entry, Request, Store

@@ -12,7 +12,7 @@ from evaluation_rows import FACTS, synthetic_rows
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
-from magic_insert.evaluation.report import write_report
+from magic_insert.evaluation.report import REPORT_FILE, write_report
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.study import SCRAMBLED, run_analyse, run_build, study_server
 
@@ -109,8 +109,8 @@ def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: 
 
 def test_a_report_opens_offline_with_every_picture_and_no_complaint(page: Page, tmp_path: Path) -> None:
     rows = synthetic_rows(tracks=["stylize"], pictures=tmp_path)
-    report = write_report(tmp_path, rows, FACTS)
-    page.open(report.as_uri())
+    write_report(tmp_path, rows, FACTS)
+    page.open((tmp_path / REPORT_FILE).as_uri())
     page.ask("document.querySelectorAll('details').forEach(d => { d.open = true; })")
     page.wait("[...document.images].every(image => image.complete || image.loading === 'lazy')")
     assert page.ask("document.images.length") > 50

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import SubjectPlopConfig
+from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json

@@ -1,7 +1,8 @@
 """Sweeps of any job: jobs in processes of their own, failures told and run again, results in tables, never NaN."""
 
+import contextlib
 import csv
-import os
+import io
 import re
 import signal
 import subprocess
@@ -12,7 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from toy_jobs import check_luck
 
+from magic_insert.cli.jobs import JOBS, Job
+from magic_insert.cli.main import main
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, read_jsonl, read_record
@@ -22,70 +26,44 @@ from magic_insert.launch.sweep import LONGEST_NAME, job_name, require_measured, 
 
 PATIENCE = 240  # seconds; the machine may be busy
 
-# Jobs small enough for a test, in place of the real one by their dotted name. Each says that it ran in `ran.jsonl`.
-TOY_JOBS = """
-import os, time
-from pathlib import Path
-from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import append_jsonl
 
-def ran(cfg):
-    append_jsonl("ran.jsonl", {"seed": cfg.seed, "samples": cfg.num_samples, "group": os.environ["MAGIC_INSERT_SWEEP"]})
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
-def climb(cfg):
-    ran(cfg)
-    if cfg.seed == 2 and not Path("mended").exists():
-        raise RuntimeError("the second is broken")
-    append_jsonl(Path(cfg.out) / "metrics.jsonl", {"stage": "toy", "step": 1, "height": 10 * cfg.seed})
-    return cfg.seed + cfg.num_samples / 100
 
-def draw(cfg):
-    ran(cfg)
-    Path(cfg.out).write_bytes(b"a picture")
-
-def lose(cfg):
-    ran(cfg)
-    if cfg.seed == 3:
-        raise UserError("expected another seed,\\n got 3")
-    return float("nan") if cfg.seed == 2 else 5.0
-
-def wait(cfg):
-    ran(cfg)
-    if cfg.seed == 2 and not Path("mended").exists():
-        time.sleep(300)
-"""
 RUN_TOY = """
 import sys
+from toy_jobs import check_luck
 from magic_insert.cli import jobs, main
-from magic_insert.core.errors import UserError
-
-def check(cfg):
-    if cfg.num_samples == 13:
-        raise UserError("expected num_samples without bad luck, got 13")
-
-jobs.JOBS["card"] = jobs.Job("", "toy_jobs:" + sys.argv[1], check)
+jobs.JOBS["card"] = jobs.Job("", "toy_jobs:" + sys.argv[1], check_luck)
 main.main(["card", *sys.argv[2:]])
 """
 
 
-@pytest.fixture
-def toy(tmp_path: Path) -> Path:
-    (tmp_path / "toy_jobs.py").write_text(TOY_JOBS)
-    return tmp_path
-
-
-def start(folder: Path, job: str, *words: str) -> "subprocess.Popen[str]":
+def start(job: str, *words: str) -> "subprocess.Popen[str]":
+    """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place."""
     return subprocess.Popen(
         [sys.executable, "-c", RUN_TOY, job, "-m", *words],
-        cwd=folder, env={**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def run(folder: Path, job: str, *words: str) -> tuple[int, str, str]:
-    process = start(folder, job, *words)
-    told, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, told, errors
+def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
+    """The same in this process: exit code and both outputs."""
+    out, errors, code = io.StringIO(), io.StringIO(), 0
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+    ):
+        patch.setitem(JOBS, name, Job("", f"toy_jobs:{job}", check_luck))  # type: ignore[misc]
+        try:
+            main([name, "-m", *words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+    return code, out.getvalue(), errors.getvalue()
 
 
 def ran(folder: Path) -> list[int]:
@@ -93,46 +71,44 @@ def ran(folder: Path) -> list[int]:
 
 
 def test_a_failed_job_stops_no_other_is_told_with_its_log_and_run_again_alone(toy: Path) -> None:
-    words = ("out=runs/s", "seed=1,2,3", "num_samples=5,7", "sweep.workers=2")
-    code, told, _ = run(toy, "climb", *words)
+    words = ("out=runs/s", "seed=1,2", "num_samples=5,7", "sweep.workers=2")
+    code, told, _ = run("climb", *words)
     assert code == 1
-    assert "2 of 6 jobs failed" in told
+    assert "2 of 4 jobs failed" in told
     failed = next(line for line in told.splitlines() if "seed=2,num_samples=5: FAILED" in line)
     assert "RuntimeError: the second is broken" in failed
     log = toy / failed.split("log: ")[1]
     assert "Traceback" in log.read_text()
     assert told.index(failed) < told.index("table:")
-    assert sorted(ran(toy)) == [1, 1, 2, 2, 3, 3]
+    assert sorted(ran(toy)) == [1, 1, 2, 2]
     assert read_jsonl(toy / "ran.jsonl")[0]["group"] == "card s"
     assert read_json(toy / "runs/s/seed=2,num_samples=5/run.json")["state"] == "failed"
 
     (toy / "mended").touch()
-    code, told, errors = run(toy, "climb", *words)
+    code, told, errors = run("climb", *words)
     assert (code, errors) == (0, "")
-    assert "6 jobs, 4 done before" in told
-    assert sorted(ran(toy)[6:]) == [2, 2]
-    assert "best: seed=3,num_samples=7 (3.07)" in told
+    assert "4 jobs, 2 done before" in told
+    assert sorted(ran(toy)[4:]) == [2, 2]
+    assert "best: seed=2,num_samples=7 (2.07)" in told
     table = list(csv.DictReader((toy / "runs/s/sweep.csv").open()))
     assert [
         (row["seed"], row["num_samples"], float(row["value"]), float(row["height"])) for row in table
     ] == [
-        (str(seed), str(samples), seed + samples / 100, 10.0 * seed)
-        for seed in (1, 2, 3)
-        for samples in (5, 7)
+        (str(seed), str(samples), seed + samples / 100, 10.0 * seed) for seed in (1, 2) for samples in (5, 7)
     ]
-    assert "| 3 | 7 | done | **3.07** | 30 |" in re.sub(" +", " ", (toy / "runs/s/sweep.md").read_text())
+    assert "| 2 | 7 | done | **2.07** | 20 |" in re.sub(" +", " ", (toy / "runs/s/sweep.md").read_text())
     assert "next: magic-insert dashboard sweep=runs/s out=runs/s/dashboard.html" in told
-    assert read_json(toy / "runs/s/seed=3,num_samples=7/run.json")["command"] == [
-        "magic-insert", "card", "seed=3", "num_samples=7", "out=runs/s/seed=3,num_samples=7",
+    assert read_json(toy / "runs/s/seed=2,num_samples=7/run.json")["command"] == [
+        "magic-insert", "card", "seed=2", "num_samples=7", "out=runs/s/seed=2,num_samples=7",
     ]  # fmt: skip
     assert load_rgb(toy / "runs/s/heatmap.png").std() > 0.05
 
 
 def test_a_changed_setting_runs_every_job_again_and_a_metric_may_rank_them(toy: Path) -> None:
     (toy / "mended").touch()
-    run(toy, "climb", "out=runs/s", "seed=1,2")
+    run("climb", "out=runs/s", "seed=1,2")
     words = ("out=runs/s", "seed=1,2", "num_samples=9", "sweep.metric=height", "sweep.direction=min")
-    code, told, _ = run(toy, "climb", *words)
+    code, told, _ = run("climb", *words)
     assert code == 0
     assert ran(toy) == [1, 2, 1, 2]
     assert "best: seed=1 (10)" in told
@@ -140,13 +116,13 @@ def test_a_changed_setting_runs_every_job_again_and_a_metric_may_rank_them(toy: 
 
 
 def test_a_metric_that_no_job_measured_is_named_with_what_there_is_after_the_table(toy: Path) -> None:
-    words = ("out=runs/s", "seed=1,2,3", "sweep.metric=heigth")
-    code, told, errors = run(toy, "climb", *words)
+    words = ("out=runs/s", "seed=1,2", "sweep.metric=heigth")
+    code, told, errors = run("climb", *words)
     assert (code, errors.count("\n")) == (2, 1)
     assert "got heigth; set one that was, such as height, or leave it out" in errors
-    assert told.index("table:") < told.index("1 of 3 jobs failed")
-    assert [row.value for row in read_sweep(toy / "runs/s").jobs] == [None] * 3
-    code, _, errors = run(toy, "lose", "out=runs/t", "seed=1", "sweep.metric=heigth")
+    assert told.index("table:") < told.index("1 of 2 jobs failed")
+    assert [row.value for row in read_sweep(toy / "runs/s").jobs] == [None] * 2
+    code, _, errors = run("lose", "out=runs/t", "seed=1", "sweep.metric=heigth")
     assert code == 2
     assert "got heigth; leave it out" in errors
 
@@ -161,14 +137,14 @@ def test_many_numbers_are_not_all_named_and_one_job_that_measured_is_enough() ->
 
 
 def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
-    assert run(toy, "draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
         "a__seed=1.png",
         "a__seed=2.png",
         "a__sweep",
     ]
     (toy / "runs/a__seed=2.png").unlink()
-    assert run(toy, "draw", "out=runs/a.png", "seed=1,2")[0] == 0
+    assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert ran(toy) == [1, 2, 2]
 
 
@@ -181,7 +157,7 @@ def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
 def test_one_job_that_does_not_fit_keeps_the_whole_sweep_from_starting(
     toy: Path, words: list[str], named: str
 ) -> None:
-    code, told, errors = run(toy, "climb", "out=runs/s", *words)
+    code, told, errors = run("climb", "out=runs/s", *words)
     assert (code, told, errors.count("\n")) == (2, "", 1)
     assert named in errors
     assert not (toy / "ran.jsonl").exists()
@@ -190,7 +166,7 @@ def test_one_job_that_does_not_fit_keeps_the_whole_sweep_from_starting(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path, number: signal.Signals) -> None:
     words = ("out=runs/s", "seed=1,2")
-    process = start(toy, "wait", *words)
+    process = start("wait_for_mending", *words)
     record = toy / "runs/s/seed=2/run.json"
     deadline = time.monotonic() + PATIENCE
     try:
@@ -206,12 +182,12 @@ def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path, num
         assert time.monotonic() < deadline
         time.sleep(0.05)
     (toy / "mended").touch()
-    assert run(toy, "wait", *words)[0] == 0
+    assert run("wait_for_mending", *words)[0] == 0
     assert ran(toy) == [1, 2, 2]
 
 
 def test_an_unfinished_sweep_is_on_the_disk_and_its_dead_job_has_failed(toy: Path) -> None:
-    process = start(toy, "wait", "out=runs/s", "seed=1,2,3")
+    process = start("wait_for_mending", "out=runs/s", "seed=1,2,3")
     deadline = time.monotonic() + PATIENCE
     try:
         while not ((toy / "ran.jsonl").exists() and ran(toy) == [1, 2]):
@@ -238,15 +214,15 @@ def test_optuna_finds_the_top_and_the_same_command_repeats_its_search(toy: Path)
         "sweep.trials=6",
         "sweep.workers=2",
     )
-    assert run(toy, "climb", *words)[0] == 0
+    assert run("climb", *words)[0] == 0
     first = ran(toy)
-    assert run(toy, "climb", *words)[0] == 0
+    assert run("climb", *words)[0] == 0
     assert ran(toy) == first
     assert len({row["samples"] for row in read_jsonl(toy / "ran.jsonl")}) > 1
 
 
 def test_an_interval_without_trials_is_refused(toy: Path) -> None:
-    code, _, errors = run(toy, "climb", "out=runs/s", "seed=interval(1,6)")
+    code, _, errors = run("climb", "out=runs/s", "seed=interval(1,6)")
     assert (code, errors.count("\n")) == (2, 1)
     assert "set sweep.trials=N" in errors
 

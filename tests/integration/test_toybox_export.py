@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.config.schema import ToyboxConfig
+from magic_insert.config.schema.jobs import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.jsonl import read_jsonl

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from magic_insert.config.fields import Range
-from magic_insert.config.schema import InserterConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import InserterConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject

@@ -31,7 +31,7 @@ from magic_insert.bootstrap.stages import (
     require_partners,
     skipped_of,
 )
-from magic_insert.config.schema import ModelConfig, SegmenterConfig
+from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectConfig
 from magic_insert.core.errors import UserError

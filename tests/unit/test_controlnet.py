@@ -9,14 +9,15 @@ import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
+from magic_insert.models.hub import Place
 from magic_insert.models.lora import add_lora, save_lora
 from magic_insert.models.micro import MICRO, TINY, build_controlnet, build_unet
 from magic_insert.models.pipeline import load_pipeline
-from magic_insert.models.sampling import sample
+from magic_insert.models.sampling import Features, sample
 from magic_insert.models.style import style_embeds
 from magic_insert.models.text import attached, initial_tokens
 
@@ -32,7 +33,9 @@ def edges(seed: int) -> torch.Tensor:
 
 
 def draw(pipe: Any, structure: Structure | None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
-    return sample(pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, structure=structure)
+    return sample(
+        pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, features=Features(structure)
+    )
 
 
 def test_a_dark_square_has_edges_along_its_border_and_nowhere_else() -> None:
@@ -121,7 +124,7 @@ def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(
 ) -> None:
     def fresh() -> Any:
         pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
-        pipe.controlnet_source = tiny_micro / "controlnet"
+        pipe.controlnet_source = Place(str(tiny_micro / "controlnet"))
         return pipe
 
     trained = fresh()
@@ -146,7 +149,7 @@ def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(
                 load(pipe)
             style = style_embeds(pipe, [torch.rand(3, 64, 64, generator=generator(0, "style"))])
             structure = Structure(controlnet_of(pipe), edges(0)[None], 0.6)
-            drawn = sample(pipe, ["a red <v1>"], [1], steps=2, style=style, structure=structure)
+            drawn = sample(pipe, ["a red <v1>"], [1], steps=2, style=style, features=Features(structure))
         pictures.append(drawn)
     assert all(torch.equal(pictures[0], picture) for picture in pictures[1:])
     assert (pictures[0] - sample(fresh(), ["a red <v1>"], [1], steps=2)).abs().max() > 1e-4

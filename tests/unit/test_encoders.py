@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torchvision.transforms.functional import to_pil_image
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record
 from magic_insert.foundation.metric_encoders import (

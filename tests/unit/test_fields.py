@@ -3,11 +3,23 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Annotated
 
 import pytest
 
-from magic_insert.config.fields import Holds, MultipleOf, NotEmpty, OneOf, Range, check, field_docs, keys_of
+from magic_insert.config.fields import (
+    Holds,
+    Input,
+    MultipleOf,
+    NotEmpty,
+    OneOf,
+    Output,
+    Range,
+    check,
+    field_docs,
+    keys_of,
+)
 from magic_insert.config.registry import FILTERS, Registered, Registry
 from magic_insert.core.errors import UserError
 
@@ -57,6 +69,34 @@ def test_what_a_field_declares_is_checked_under_its_full_key(whole: Whole, key: 
         check(whole, "job.")
 
 
+@dataclass(frozen=True)
+class Places:
+    """A job's inputs and its output."""
+
+    pictures: list[Annotated[str, Input("file")]] = field(default_factory=list)
+    start: Annotated[str, Input("folder", ("base",))] = "base"
+    out: Annotated[str, Output()] = "out"
+
+
+def test_places_are_looked_at_when_a_job_starts_and_not_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").touch()
+    check(Places(["a.png"], str(tmp_path), "new/out"), places=True)
+    for places, key, got in (
+        (Places(["a.png", "b.png"]), "pictures", "nothing at b.png"),
+        (Places(start="a.png"), "start", "nothing at a.png"),
+        (Places(out="a.webp"), "out", "a.webp"),
+    ):
+        check(places)
+        with pytest.raises(UserError, match=f"expected {key} to be .*{got}"):
+            check(places, places=True)
+    with pytest.raises(UserError, match="got Not a directory"):
+        check(Places(out="a.png/below"), places=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
+
+
 def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
     keys = {key.name: key for key in keys_of(Whole)}
     assert list(keys) == ["part.share", "part.words", "part.limit", "size", "prompt", "names"]
@@ -70,7 +110,7 @@ def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
 def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kinds = Registry("kind", "magic_insert.kinds", {"own": "magic_insert.core.errors:UserError"})
+    kinds = Registry("kind", {"own": "magic_insert.core.errors:UserError"})
     installed = {
         "far": EntryPoint("far", "fractions:Fraction", kinds.group),
         "own": EntryPoint("own", "fractions:Fraction", kinds.group),

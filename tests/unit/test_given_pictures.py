@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.config.schema import ImagesConfig
+from magic_insert.config.schema.evaluation import ImagesConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json

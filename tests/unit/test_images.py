@@ -37,15 +37,8 @@ def test_transparency_survives_saving_and_loading(tmp_path: Path) -> None:
     _, loaded = images.load_rgba(tmp_path / "a.png")
     assert loaded is not None
     assert (loaded - alpha).abs().max() <= 0.5 / 255 + 1e-6
-
-
-def test_load_rgb_lays_transparent_parts_on_white(tmp_path: Path) -> None:
-    images.save_png(tmp_path / "a.png", torch.zeros(4, 3, 3))
-    assert torch.equal(images.load_rgb(tmp_path / "a.png"), torch.ones(3, 3, 3))
-
-
-def test_equal_pictures_give_equal_bytes() -> None:
-    assert images.png_bytes(gradient(9, 9)) == images.png_bytes(gradient(9, 9).clone())
+    images.save_png(tmp_path / "clear.png", torch.zeros(4, 3, 3))
+    assert torch.equal(images.load_rgb(tmp_path / "clear.png"), torch.ones(3, 3, 3))
 
 
 def test_values_beyond_the_range_are_clamped_and_not_wrapped(tmp_path: Path) -> None:
@@ -92,11 +85,6 @@ def test_sixteen_bit_colour_is_scaled_and_not_clipped(tmp_path: Path) -> None:
     )
 
 
-def test_grey_gives_three_equal_channels(tmp_path: Path) -> None:
-    Image.new("L", (3, 2), 51).save(tmp_path / "a.png")
-    assert torch.allclose(images.load_rgb(tmp_path / "a.png"), torch.full((3, 2, 3), 0.2))
-
-
 def test_the_orientation_tag_turns_the_picture_upright(tmp_path: Path) -> None:
     picture = Image.new("RGB", (8, 4), "white")
     exif = Image.Exif()
@@ -126,45 +114,30 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -
         images.load_rgb(tmp_path / "bomb.png")
 
 
-def test_a_picture_just_over_the_pixel_limit_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "least"), [("MAX_PIXELS", 110), ("MAX_BYTES", None)])
+def test_a_picture_over_a_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, least: int | None
 ) -> None:
     Image.new("L", (11, 10)).save(tmp_path / "a.png")
-    monkeypatch.setattr(picture_files, "MAX_PIXELS", 110)
+    least = least or (tmp_path / "a.png").stat().st_size
+    monkeypatch.setattr(picture_files, limit, least)
     images.load_rgb(tmp_path / "a.png")
-    monkeypatch.setattr(picture_files, "MAX_PIXELS", 109)
-    with pytest.raises(UserError, match="109 pixels"):
-        images.load_rgb(tmp_path / "a.png")
-
-
-def test_a_file_over_the_byte_limit_is_refused_unread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.new("L", (4, 4)).save(tmp_path / "a.png")
-    monkeypatch.setattr(picture_files, "MAX_BYTES", 10)
-    with pytest.raises(UserError, match="10 bytes"):
+    monkeypatch.setattr(picture_files, limit, least - 1)
+    with pytest.raises(UserError, match=f"at most {least - 1}"):
         images.load_rgb(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"hello", b"GIF89a" + b"\0" * 50, b"%PDF-1.7", b"\x89PNG\r\n\x1a\n"]
+    "content", [b"", b"hello", b"GIF89a" + b"\0" * 50, b"\x89PNG\r\n\x1a\n", "BMP", None]
 )
-def test_something_else_named_like_a_picture_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "fake.png").write_bytes(content)
+def test_what_is_no_picture_is_refused_by_name(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "fake.png"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        Image.new("RGB", (4, 4)).save(path, format=content)
     with pytest.raises(UserError, match=r"fake\.png"):
-        images.load_rgb(tmp_path / "fake.png")
-
-
-def test_a_sound_file_of_another_format_is_refused(tmp_path: Path) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", format="BMP")
-    with pytest.raises(UserError, match="PNG, JPEG, WEBP"):
-        images.load_rgb(tmp_path / "a.png")
-
-
-def test_a_missing_file_and_a_folder_are_refused_by_name(tmp_path: Path) -> None:
-    for path in (tmp_path / "nowhere.png", tmp_path):
-        with pytest.raises(UserError, match=path.name):
-            images.load_rgb(path)
+        images.load_rgb(path)
 
 
 @settings(max_examples=60, deadline=None)

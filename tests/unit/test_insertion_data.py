@@ -50,11 +50,6 @@ def test_random_windows_differ_and_return_when_asked_again() -> None:
     assert torch.equal(view_of(scene(), 5, 48, CONFIG).mask, view_of(scene(), 5, 48, CONFIG).mask)
 
 
-def test_a_large_context_shows_the_largest_square() -> None:
-    wide = view_of(scene(), 0, 90, ViewConfig(1, 1000, 0, 0))
-    assert torch.equal(wide.without[1], scene().without[1, :, :90])
-
-
 def test_a_loose_mask_only_grows_and_without_dilation_not_at_all() -> None:
     masks = [view_of(scene(), number, 48, CONFIG) for number in range(8)]
     assert all((view.loose_mask >= view.mask).all() for view in masks)

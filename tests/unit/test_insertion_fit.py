@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from hub_model import Hub
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.edit_unet import edit_start, edit_start_from_inpainting, load_edit_unet
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    edit,
+    edit_start,
+    edit_unet_of,
+    load_edit_unet,
+    start_digest,
+)
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.insertion import (
@@ -83,11 +91,33 @@ def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() ->
     unet = build_unet(TINY, in_channels=2 * C + 1)
     noisy, masked, mask = noise(1, C, 8, 8), noise(1, C, 8, 8, name="masked"), noise(1, 1, 8, 8, name="mask")
     theirs = predict(unet, torch.cat([noisy, mask, masked], dim=1))
-    ours = predict(edit_start_from_inpainting(unet), torch.cat([noisy, masked, mask], dim=1))
+    ours = predict(edit_start(unet), torch.cat([noisy, masked, mask], dim=1))
     assert torch.allclose(ours, theirs, atol=1e-5)
-    for refuse, channels in ((edit_start, 7), (edit_start_from_inpainting, C)):
-        with pytest.raises(UserError, match="input channels"):
-            refuse(build_unet(TINY, in_channels=channels))
+    with pytest.raises(UserError, match="input channels, got 7"):
+        edit_start(build_unet(TINY, in_channels=7))
+
+
+def test_a_foreign_inpainting_unet_is_not_taken_for_an_edit_unet(hub: Hub) -> None:
+    with pytest.raises(UserError, match="inserter=diffusers"):
+        load_edit_unet(hub.inpaint / "unet")
+
+
+def test_an_edit_unet_is_shown_the_size_that_it_was_trained_with(tiny_micro: Path, tiny_pipe: Any) -> None:
+    """Whatever the size of the pipeline that it draws beside."""
+    seen = []
+    unet = edit_unet_of(tiny_pipe, tiny_micro / "inserter")
+    unet.register_forward_pre_hook(
+        lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    picture = torch.zeros(1, 3, 128, 128)
+    edit(tiny_pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
+    assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
+
+
+def test_an_edit_lora_knows_its_start_in_another_precision(tiny_micro: Path) -> None:
+    unet = build_unet(TINY)
+    assert start_digest(unet) == start_digest(unet.half()) == start_digest(unet.bfloat16())
+    assert start_digest(unet) != start_digest(build_unet(TINY))
 
 
 class Fuse(np.ndarray):

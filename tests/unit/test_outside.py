@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from magic_insert.bootstrap.filters import build_filters
 from magic_insert.cli.help import job_help
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job, frozen_from, group_options
 from magic_insert.config.freeze import freeze, to_yaml
 from magic_insert.config.registry import ENCODERS, METRICS

@@ -8,13 +8,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusers import ControlNetModel, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
-from transformers import CLIPVisionModelWithProjection
 
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.micro import TINY, build_micro, build_unet
 from magic_insert.models.pipeline import (
     decode,
@@ -22,7 +19,6 @@ from magic_insert.models.pipeline import (
     fingerprint,
     load_pipeline,
     plain_attention,
-    resolve_device,
 )
 from magic_insert.models.style import has_adapter, listeners
 from magic_insert.paths import conf_dir
@@ -81,44 +77,6 @@ def test_what_is_no_folder_must_be_a_pinned_hub_id(
     assert "\n" not in str(caught.value)
 
 
-def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
-    tiny_micro: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stock = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
-    encoder = stock.image_encoder
-    stock.register_modules(image_encoder=None)  # as in SDXL's own repository
-    asked = []
-
-    def fetch(product: Any) -> Any:
-        def from_hub(name: Any, *, revision: str | None = None, subfolder: str = "", **more: Any) -> Any:
-            assert not more.get("local_files_only")
-            asked.append((str(name), revision, subfolder))
-            return product
-
-        return from_hub
-
-    file = tiny_micro / "ip_adapter" / "ip_adapter_micro.safetensors"
-    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", fetch(stock))
-    monkeypatch.setattr(CLIPVisionModelWithProjection, "from_pretrained", fetch(encoder))
-    monkeypatch.setattr("diffusers.loaders.ip_adapter._get_model_file", fetch(file))
-    pipe = load_pipeline(
-        config(
-            "owner/model", revision="aaa", ip_adapter="owner/adapter@bbb", ip_adapter_weight="a.safetensors"
-        )
-    )
-    assert has_adapter(pipe)
-    assert asked == [
-        ("owner/model", "aaa", ""),
-        ("owner/adapter", "bbb", "sdxl_models/image_encoder"),
-        ("owner/adapter", "bbb", "sdxl_models"),
-    ]
-    network = ControlNetModel.from_pretrained(tiny_micro / "controlnet", local_files_only=True)
-    monkeypatch.setattr(ControlNetModel, "from_pretrained", fetch(network))
-    pipe.controlnet_source = "owner/outlines@ccc"
-    controlnet_of(pipe)
-    assert asked[-1] == ("owner/outlines", "ccc", "")
-
-
 def test_every_hub_id_in_the_configuration_of_sdxl_is_pinned_to_a_commit() -> None:
     values = yaml.safe_load((conf_dir() / "model" / "sdxl.yaml").read_text())
     pins = [values["revision"], *(values[key].partition("@")[2] for key in ("ip_adapter", "controlnet"))]
@@ -142,13 +100,6 @@ def test_a_folder_without_an_adapter_or_with_a_torn_network_is_refused(
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(UserError, match="torn"):
         load_pipeline(config(folder))
-
-
-def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert resolve_device("auto") == torch.device("cpu")
-    with pytest.raises(UserError, match=r"model\.device"):
-        resolve_device("cuda")
 
 
 def test_latents_do_not_remember_a_random_number(tiny_pipe: Any) -> None:

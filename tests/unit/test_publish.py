@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from evaluation_rows import FACTS, synthetic_rows
 
-from magic_insert.cli.words import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.core.jsonl import read_json

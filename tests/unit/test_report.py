@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from evaluation_rows import FACTS, synthetic_rows
 
-from magic_insert.config.schema import ReportConfig
+from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.tables import csv_table, latex_escape
@@ -20,9 +20,7 @@ from magic_insert.evaluation.diagnosis import diagnose
 from magic_insert.evaluation.report import (
     REPORT_FILE,
     Album,
-    frontier,
     run_report,
-    varied,
     verdict,
     write_report,
 )
@@ -77,6 +75,10 @@ def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> Non
     assert "http" not in page.replace("http-equiv", "")
     assert "<script" not in page
     assert page.count("data:image/png;base64,") > 100
+    table = csv_table([{"method": "=cmd()", "mean": -0.25}, {"method": "@x", "mean": None}])
+    assert table.splitlines() == ["method,mean", "'=cmd(),-0.25", "'@x,"], (
+        "text, and no formula of a spreadsheet"
+    )
 
 
 def test_every_table_says_which_metrics_made_it(report: Path) -> None:
@@ -206,17 +208,6 @@ def test_a_table_says_why_the_printed_rows_are_not_comparable(rows: list[dict[st
     assert printed_results()["preference"][0]["share"] == 0.85
 
 
-def test_the_frontier_holds_those_that_nobody_beats() -> None:
-    points = {
-        "a": (1.0, 5.0),
-        "b": (2.0, 4.0),
-        "beaten": (1.5, 3.9),
-        "c": (3.0, 1.0),
-        "twin of c": (3.0, 1.0),
-    }
-    assert frontier(points) == ["a", "b", "c", "twin of c"]
-
-
 def test_names_from_outside_are_text_and_not_markup(tmp_path: Path) -> None:
     rows = synthetic_rows(tracks=["stylize"], num_subjects=2, num_backgrounds=2)
     for row in rows:
@@ -237,14 +228,6 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert inside.address("pictures/bunny-00.png") is not None
     assert outside.address("../pictures/bunny-00.png") is None
     assert "no picture" in page_of(tmp_path / "lost", synthetic_rows(tracks=["insert"])).read_text()
-
-
-def test_pairs_for_the_sheet_differ_in_subject_and_background_while_they_can() -> None:
-    rows = synthetic_rows(tracks=["insert"])  # 5 subjects, 4 backgrounds
-    chosen = [name.split("__") for name in varied(rows, 4)]
-    assert len({subject for subject, _ in chosen}) == len({background for _, background in chosen}) == 4
-    assert len(varied(rows, 100)) == 20
-    assert varied(rows, 6) == varied(rows[::-1], 6)
 
 
 def test_the_diagnosis_beside_the_report_is_complete(report: Path) -> None:
@@ -285,8 +268,3 @@ def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
             run_report(
                 ReportConfig(str(tmp_path / "rows.jsonl"), str(tmp_path / "out"), str(tmp_path / "mine.json"))
             )
-
-
-def test_a_cell_that_a_spreadsheet_would_compute_is_text() -> None:
-    table = csv_table([{"method": "=cmd()", "mean": -0.25}, {"method": "@x", "mean": None}])
-    assert table.splitlines() == ["method,mean", "'=cmd(),-0.25", "'@x,"]

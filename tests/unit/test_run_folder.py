@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from magic_insert.config.schema import StatusConfig
+from magic_insert.config.schema.jobs import StatusConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, write_json
 from magic_insert.launch.run import JobPlan, RunRecord, list_runs, recorded_run

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.sampling import Handover, StyleContrast, sample
+from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
 from magic_insert.models.style import StyleEmbeds, listening, set_blocks, silence
 
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
@@ -38,8 +38,7 @@ def first_step(pipe: Any, contrast: StyleContrast | None, *, rows: slice = slice
             steps=2,
             guidance=3.0,
             style=StyleEmbeds(style.positive[rows], style.negative[rows]),
-            contrast=contrast,
-            replace=note,
+            features=Features(contrast=contrast, replace=note),
         )
     return seen[1]
 
@@ -93,7 +92,7 @@ def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe:
 
 def test_a_contrast_without_a_style_is_refused(tiny_pipe: Any) -> None:
     with pytest.raises(UserError, match=r"style\.guidance=0"):
-        sample(tiny_pipe, PROMPTS, SEEDS, steps=1, contrast=contrast(tiny_pipe, 1.0))
+        sample(tiny_pipe, PROMPTS, SEEDS, steps=1, features=Features(contrast=contrast(tiny_pipe, 1.0)))
 
 
 @contextmanager
@@ -106,7 +105,7 @@ def without_adapter(pipe: Any) -> Iterator[None]:
         set_blocks(pipe.unet, "all", 1.0)
 
 
-def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), **features: Any) -> list[Tensor]:
+def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), contrast: Any = None) -> list[Tensor]:
     """The latents before each of four steps, handed over after `share` of them, and the picture."""
     seen: list[Tensor] = []
 
@@ -124,9 +123,7 @@ def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), **featur
             steps=4,
             guidance=3.0,
             style=StyleEmbeds(style.positive[rows], style.negative[rows]),
-            handover=handover,
-            replace=note,
-            **features,
+            features=Features(contrast=contrast, handover=handover, replace=note),
         )
     return [*seen, picture]
 

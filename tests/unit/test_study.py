@@ -18,7 +18,8 @@ from evaluation_rows import synthetic_rows
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.config.schema.evaluation import ProtocolConfig
+from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl

@@ -10,7 +10,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models import sampling
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.pipeline import encode
-from magic_insert.models.sampling import sample
+from magic_insert.models.sampling import Features, sample
 from magic_insert.stylizers.style_aligned import adain, aligned, clean_and_noise, ddim, invert, own_reference
 
 ROWS = 4  # two references, then their two targets
@@ -146,7 +146,6 @@ def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
         [0, 1],
         steps=steps,
         guidance=1.0,
-        scheduler=scheduler,
-        replace=lambda done, latents: trail[done],
+        features=Features(scheduler=scheduler, replace=lambda done, latents: trail[done]),
     )
     torch.testing.assert_close(ends[0], clean, atol=0.15, rtol=0.05)

@@ -6,7 +6,7 @@ import pytest
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema import PersonalizeConfig
+from magic_insert.config.schema.jobs import PersonalizeConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_json
 from magic_insert.data.subject_files import CLAIM_FILE, check_run_folder, request_of, subjects_of

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject

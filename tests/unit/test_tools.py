@@ -18,7 +18,7 @@ from bench_trainer import WARM_UP, compare
 from seed_table import lines_of, main, markdown
 from ship import ship
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text

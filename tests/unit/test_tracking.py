@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.config.schema import LoggerConfig
+from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.tracking import METRICS, SWEEP, has_wandb_account, open_tracker, wandb_id

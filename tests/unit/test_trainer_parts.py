@@ -12,17 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from magic_insert.config.extras import OPTIMIZER_PACKAGES, require_optimizer
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import OPTIMIZER_PACKAGES, PersonalizationConfig, require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator
-from magic_insert.core.threads import TRIALS, ThreadChoice, allowed_threads
+from magic_insert.core.threads import REMEMBERED, TRIALS, ThreadChoice, allowed_threads
 from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.export import kohya_state, stability_name
 from magic_insert.training.personalize_module import build_optimizer, rate_of
 from magic_insert.training.personalize_validation import pick_best, write_curve
-from magic_insert.training.trainer import REMEMBERED, RunningMean, Watch, lr_factor
+from magic_insert.training.trainer import RunningMean, Watch, lr_factor
 
 CPU = torch.device("cpu")
 CONFIG = PersonalizationConfig(
@@ -175,7 +174,7 @@ def test_the_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
     assert load_rgb(tmp_path / "curve.png").shape[0] == 3
 
 
-def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_step(
+def test_a_step_that_takes_three_times_as_long_is_warned_of_and_not_at_every_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     watch = Watch(CPU, ThreadChoice(1))
@@ -188,7 +187,7 @@ def test_a_step_that_takes_three_times_as_long_is_said_aloud_and_not_at_every_st
     assert [record.getMessage().split(" took ")[0][-3:].strip() for record in caplog.records] == ["21", "121"]
 
 
-def test_memory_that_runs_out_is_said_aloud_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_memory_that_runs_out_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
     watch = Watch(CPU, ThreadChoice(1))
     for held in (10, 95, 99):
         watch.judge_memory(held, 100)

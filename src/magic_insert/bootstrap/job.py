@@ -24,7 +24,7 @@ from magic_insert.bootstrap import filters, measure, stages
 from magic_insert.bootstrap.measure import GROUPS, Row, best_round, conclusion, improves, seen
 from magic_insert.bootstrap.review import open_round, write_sheets
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import BootstrapConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, whole_folder, write_bytes, write_json, write_text

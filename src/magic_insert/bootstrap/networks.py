@@ -64,7 +64,7 @@ from magic_insert.bootstrap.stages import (
     tracked,
     values_file,
 )
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.events import stage
 from magic_insert.core.fidelity import effect_of
@@ -72,7 +72,15 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import local_rank, rank
-from magic_insert.models.edit_unet import EditSampling, blended, edit, load_edit_unet, noop, save_unet
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    blended,
+    edit,
+    edit_unet_of,
+    load_edit_unet,
+    noop,
+    save_unet,
+)
 from magic_insert.models.encoders import load_lpips
 from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
@@ -121,7 +129,7 @@ def run_harvest(path: Path) -> None:
     if not groups:
         return
     pipe = open_model(payload.model)
-    remover = load_edit_unet(payload.inputs["remover"], device=pipe.device)
+    remover = edit_unet_of(pipe, payload.inputs["remover"])
     for group in tracked(payload, groups, "removing subjects"):
         ids = ids_of(group)
         on = load(pool, WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
@@ -140,7 +148,7 @@ def run_measure(path: Path) -> None:
         return
     pipe = open_model(payload.model)
     cycle = payload.settings.cycle
-    inserter = load_edit_unet(payload.inputs["inserter"], device=pipe.device) if cycle else None
+    inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
     for group in tracked(payload, groups, "measuring removals"):
         ids = ids_of(group)
         picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
@@ -171,7 +179,7 @@ def run_evaluate(path: Path) -> None:
     if not groups:
         return
     pipe = open_model(payload.model)
-    network = load_edit_unet(payload.inputs["network"], device=pipe.device)
+    network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
     for group in tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):

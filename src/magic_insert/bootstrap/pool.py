@@ -11,7 +11,7 @@ is the subject; a picture in which it finds nothing stays without a mask and out
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from magic_insert.bootstrap.stages import (
     tracked,
     write_index,
 )
-from magic_insert.config.schema import SegmenterConfig
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -182,23 +182,9 @@ def _render_group(out: Path, group: Sequence[View], size: int) -> None:
             save(out, MASK, item.id, covered)
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where a user's pictures, their masks and, of photographs, the pictures without the subject lie."""
-
-    pictures: Path
-    masks: Path
-    without: Path | None
-
-
-@dataclass(frozen=True)
-class Found:
-    """One usable picture: rgb 3 H W, mask 1 H W, and the picture without its subject where there is one."""
-
-    item: Item
-    rgb: Tensor
-    mask: Tensor
-    without: Tensor | None
+Folders = Mapping[
+    str, Path
+]  # by layer: pictures, masks and, of photographs, the pictures without the subject
 
 
 def take_in(path: Path) -> None:
@@ -211,10 +197,9 @@ def take_in(path: Path) -> None:
     if rank() != 0:
         return  # reading files is not worth sharing
     settings, inputs = payload.settings, payload.inputs
+    folders = {WITH: inputs.get("pictures", Path()), MASK: inputs.get("masks", Path())}
     if settings.pairs:
-        folders = Folders(*(inputs["pairs"] / layer for layer in (WITH, MASK, WITHOUT)))
-    else:
-        folders = Folders(inputs["pictures"], inputs["masks"], None)
+        folders = {layer: inputs["pairs"] / layer for layer in (WITH, MASK, WITHOUT)}
     test = {sha256_file(f) for layer in (WITH, WITHOUT) for f in (inputs["heldout"] / layer).glob("*.png")}
     usable, problems = _usable(folders, settings, test)
     if problems and (settings.on_error == "refuse" or not usable):
@@ -227,69 +212,62 @@ def take_in(path: Path) -> None:
     order = sorted(usable, key=lambda file: fold_in(settings.seed, "bootstrap folder", file.name))
     items = []
     for file in sorted(order[: settings.num_samples]):
-        one = read_one(folders, file, settings)
-        save(payload.out, WITH, one.item.id, one.rgb)
-        save(payload.out, MASK, one.item.id, one.mask)
-        if one.without is not None:
-            save(payload.out, WITHOUT, one.item.id, one.without)
-        items.append(one.item)
+        item, layers = read_one(folders, file, settings)
+        for layer, picture in layers.items():
+            save(payload.out, layer, item.id, picture)
+        items.append(item)
     write_index(payload.out, items, truth=settings.pairs)
 
 
 def _usable(folders: Folders, settings: FolderSettings, test: set[str]) -> tuple[list[Path], list[str]]:
     """The files that can be used, and what is wrong with each of the others; `test`: digests of the test's pictures."""
-    files = picture_files(folders.pictures, folders.masks)
+    files = picture_files(folders[WITH], folders[MASK])
     if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders.pictures}, got none")
-    usable: list[Path] = []
+        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders[WITH]}, got none")
+    usable: dict[str, Path] = {}  # by content
     problems: list[str] = []
-    seen: dict[str, Path] = {}
-    named: dict[str, Path] = {}
+    names: dict[str, Path] = {}
     for file in files:
-        inner = file.relative_to(folders.pictures)
-        if (first := named.setdefault(id_of(inner), inner)) != inner:
-            problems.append(
-                f"{inner}: the same name as {first} without suffix and special characters; rename it"
-            )
-            continue
-        try:
-            content = hashlib.sha256(png_bytes(read_one(folders, file, settings).rgb)).hexdigest()
-        except UserError as error:
-            problems.append(f"{inner}: {error}")
-            continue
-        if content in test:
-            problems.append(f"{inner}: a picture of the held-out test")
-        elif content in seen:
-            problems.append(f"{inner}: the same picture as {seen[content]}")
+        inner, flaw, content = file.relative_to(folders[WITH]), None, ""
+        if (first := names.setdefault(id_of(inner), inner)) != inner:
+            flaw = f"the same name as {first} without suffix and special characters; rename it"
         else:
-            seen[content] = inner
-            usable.append(file)
-    return usable, problems
+            try:
+                picture = read_one(folders, file, settings)[1][WITH]
+                content = hashlib.sha256(png_bytes(picture)).hexdigest()
+            except UserError as error:
+                flaw = str(error)
+        if content in test:
+            flaw = "a picture of the held-out test"
+        elif content in usable:
+            flaw = f"the same picture as {usable[content].relative_to(folders[WITH])}"
+        if flaw is None:
+            usable[content] = file
+        else:
+            problems.append(f"{inner}: {flaw}")
+    return list(usable.values()), problems
 
 
-def read_one(folders: Folders, file: Path, settings: FolderSettings) -> Found:
-    """One picture with its mask, both square and of the model's size.
+def read_one(folders: Folders, file: Path, settings: FolderSettings) -> tuple[Item, dict[str, Tensor]]:
+    """One picture and its layers, square and of the model's size: 3 H W, mask 1 H W, without its subject 3 H W.
 
     Raises:
         UserError: something about it cannot be used.
     """
-    inner, size = file.relative_to(folders.pictures), settings.size
+    inner, size = file.relative_to(folders[WITH]), settings.size
     style = PHOTO if settings.pairs else inner.parts[0] if len(inner.parts) > 1 else NO_STYLE
     require_not_held_out([style], "the folder of its style")
-    rgb = load_rgb(file)
-    mask = _mask(rgb, inner, folders.masks, settings)
-    if float(mask.max()) < INSIDE:
+    layers = {WITH: load_rgb(file)}
+    layers[MASK] = _mask(layers[WITH], inner, folders[MASK], settings)
+    if float(layers[MASK].max()) < INSIDE:
         raise UserError("its mask is empty")
-    window = square_around(mask)
-    layers = {"rgb": rgb, "mask": mask}
-    if folders.without is not None:
-        layers["without"] = load_rgb(partner_of(folders.without, inner, "picture without the subject"))
-        if layers["without"].shape != rgb.shape:
+    if WITHOUT in folders:
+        layers[WITHOUT] = load_rgb(partner_of(folders[WITHOUT], inner, "picture without the subject"))
+        if layers[WITHOUT].shape != layers[WITH].shape:
             raise UserError("the picture without the subject has another size")
-    cut = {name: area_resize(layer[:, window[0], window[1]], size, size) for name, layer in layers.items()}
-    return Found(
-        Item(id_of(inner), style, {"file": inner.as_posix()}), cut["rgb"], cut["mask"], cut.get("without")
-    )
+    rows, columns = square_around(layers[MASK])
+    cut = {layer: area_resize(picture[:, rows, columns], size, size) for layer, picture in layers.items()}
+    return Item(id_of(inner), style, {"file": inner.as_posix()}), cut
 
 
 def id_of(inner: Path) -> str:
@@ -381,7 +359,6 @@ def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> Non
             [item.facts["noise"] for item in group],
             steps=settings.steps,
             guidance=settings.guidance,
-            size=settings.size,
         )
         for item, picture in zip(group, drawn, strict=True):
             save(payload.out, WITH, item.id, picture)

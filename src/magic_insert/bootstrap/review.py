@@ -29,7 +29,7 @@ from magic_insert.bootstrap.stages import (
     read_index,
     read_values,
 )
-from magic_insert.config.schema import ReviewConfig
+from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_record, read_records, write_json, write_text

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-from magic_insert.config.schema import AdaptConfig, ModelConfig, SegmenterConfig
+from magic_insert.config.schema.bootstrap import AdaptConfig
+from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core import events
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json

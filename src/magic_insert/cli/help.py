@@ -162,22 +162,18 @@ def key_page() -> str:
             parts += [
                 "",
                 "Groups: "
-                + ", ".join(f"[{group}](#{_anchor(group, hints[group])})" for group in groups)
+                + ", ".join(f"[{group}](#{hints[group].__name__.lower()})" for group in groups)
                 + ".",
             ]
     for cls, names in shared.items():
-        group = names[0] if len(set(names)) == 1 else ", ".join(dict.fromkeys(names))
-        parts += ["", f"## {group}: {cls.__name__}", _first(cls)]
+        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
+        parts += ["", f"## {cls.__name__}", f"{shown}: {_first(cls)}"]
         docs = described_options(names[0])
         parts += (
             ["", *(f"- `{names[0]}={name}`: {text}" for name, text in docs.items() if text)] if docs else []
         )
         parts += _table(cls)
     return "\n".join(parts) + "\n"
-
-
-def _anchor(group: str, cls: type) -> str:
-    return f"{group}-{cls.__name__}".lower()
 
 
 def _table(cls: type) -> list[str]:

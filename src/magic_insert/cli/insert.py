@@ -1,16 +1,26 @@
-"""`magic-insert insert`: one subject into one background, or into many."""
+"""The jobs that make pictures of a user's own: `magic-insert insert`, one subject into one background or many; and
+`magic-insert remove`, an object and its shadow out of a picture. Thin callers of the heart (magic.py).
+"""
 
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magic_insert.config.schema import InsertConfig
+from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, stage, terminal_bars
 from magic_insert.core.picture_files import open_picture
-from magic_insert.inputs import InsertInputs, learned_settings, resolve_insert
+from magic_insert.core.store import claim
+from magic_insert.inputs import (
+    InsertInputs,
+    RemoveInputs,
+    insert_request,
+    learned_settings,
+    resolve_insert,
+    resolve_remove,
+)
 from magic_insert.pose import suggest
 from magic_insert.stylizers import needs_personalization
 
@@ -34,6 +44,8 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
     found = found or resolve_insert(cfg)
     from magic_insert.magic import MagicInsert, Settings
 
+    if found.many:
+        claim(Path(cfg.out), insert_request(cfg))
     refused = list(found.refused)
     for line in refused:
         print(f"magic-insert: left out: {line}", file=sys.stderr)
@@ -63,12 +75,11 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
                 try:
                     drop = magic.place(picture, scene, cfg.box, on_event=bars)
                 except UserError as error:
-                    if len(found.pictures) == 1:
+                    if not found.many:
                         raise
                     refused.append(f"{background}: {error}")
                     continue
-                files = {"subject": cfg.subject, "background": str(background)}
-                inputs = {name: {"path": path, "sha256": sha256_file(path)} for name, path in files.items()}
+                inputs = read_files(subject=cfg.subject, background=str(background))
                 if cfg.keep_intermediate:
                     drop.save_parts(out.with_name(f"{out.stem}_parts"))
                 replace(drop, timings={**clock.seconds, **drop.timings}).save(out, inputs=inputs, **story)
@@ -86,3 +97,30 @@ def _pose(magic: "MagicInsert", cfg: InsertConfig, found: InsertInputs, on_event
         return suggest(
             found.pose, open_picture(background), box, name=background.stem, words=cfg.style.prompt
         )
+
+
+def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
+    """Writes the picture without the object to `cfg.out` (PNG) and a JSON beside it; returns the PNG's path.
+
+    Args:
+        found: what `resolve_remove` found; it is asked where another process composed the configuration.
+
+    Raises:
+        UserError: pictures that do not fit, or no remover; raised before a model is imported and with nothing written.
+    """
+    found = found or resolve_remove(cfg)
+    from magic_insert.inserters.edit import RemoverSettings
+    from magic_insert.magic import Models, remove_object
+
+    settings = RemoverSettings(cfg.run, cfg.steps, cfg.grow, cfg.threshold, cfg.reach)
+    with terminal_bars() as bars:
+        models = Models(cfg.model, found.model)
+        drop = remove_object(models, cfg.image, cfg.mask, settings, cfg.seed, bars)
+    drop.save(found.out, inputs=read_files(image=cfg.image, mask=cfg.mask), config=asdict(cfg))
+    print(f"wrote {found.out} and {found.out.stem}.json", file=sys.stderr)
+    return found.out
+
+
+def read_files(**files: str) -> dict[str, dict[str, str]]:
+    """What a sidecar says of the files that a picture was made from."""
+    return {name: {"path": path, "sha256": sha256_file(path)} for name, path in files.items()}

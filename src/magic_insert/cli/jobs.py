@@ -1,20 +1,36 @@
-"""Every job of the command line: a line about it, the function that does it, and the look at its input before that.
+"""Every job of the command line: a line about it, the function that does it, the look at its input before that, and
+how its words become Hydra's where the two differ.
 
-A check runs in the light parent, without torch; what it returns is handed to the job. Ranges and choices of values are
-checked before, where the fields are declared (config/fields.py).
+The look runs in the light parent, without torch; what it returns is handed to the job. Ranges, choices, and places that
+must be there or be writable are declared beside the fields (config/fields.py); a job's own look is for the rest.
+
+Several methods of an evaluation run side by side: each name of the list `stylizer='[a,b]'` becomes a choice of the
+group for one entry of `stylizers`. `label:name` gives the entry another name; `images` is a folder of pictures made
+elsewhere.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_insert.cli import words
-from magic_insert.config import schema
+from magic_insert.config.compose import group_options
+from magic_insert.config.fields import check as check_fields
+from magic_insert.config.registry import INSERTERS, STYLIZERS
+from magic_insert.config.schema import jobs as schema
+from magic_insert.config.schema.evaluation import IMAGES
 from magic_insert.core.errors import UserError
-from magic_insert.launch.run import is_picture
+
+GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
+DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
+OURS = {"stylizer": "personalized", "inserter": "effect"}
+VARIANTS = "variant"  # stylizers with settings of other groups, which only an evaluation can mix
+SHORT = {key: f"benchmark.{key}" for key in ("root", "split", "num_scenes")}
+NAME = re.compile(r"[A-Za-z0-9_.-]+")
+ACTIONS = ("fetch", "check")
 
 
 @dataclass(frozen=True)
@@ -27,45 +43,24 @@ class Job:
 
     summary: str
     target: str
-    check: Callable[[Any], Any]
+    check: Callable[[Any], Any] = lambda cfg: None
     prepare: Callable[[Sequence[str]], list[str]] = list
     recorded: Callable[[Any], bool] = lambda cfg: True
 
+    def look(self, frozen: Any) -> Any:
+        """The look at the places that its fields declare, then the job's own; returns what that found.
 
-def require(kind: str, key: str, path: str | None, what: str) -> None:
-    """That `path` is a "file", a "folder" or either ("path"); None is fine.
-
-    Raises:
-        UserError: names `key` and `what` was expected.
-    """
-    if path is None:
-        return
-    found = Path(path)
-    if not {"file": found.is_file, "folder": found.is_dir, "path": found.exists}[kind]():
-        place = "FOLDER" if kind == "folder" else "PATH"
-        raise UserError(f"expected {key} to be {what}, got nothing at {path}; set {key}={place}")
+        Raises:
+            UserError: names what does not fit.
+        """
+        check_fields(frozen, places=True)
+        return self.check(frozen)
 
 
-def require_writable(key: str, path: str) -> None:
-    """That `path` can be made or replaced: its nearest existing parent is a folder open for writing.
-
-    Raises:
-        UserError: names `key` and the place that is closed.
-    """
-    place = Path(path).absolute()
-    while not place.exists():
-        place = place.parent
-    if place != Path(path).absolute() and not place.is_dir():
-        raise UserError(
-            f"expected {key} to be a place for output, got {path} below the file {place}; set {key}=PATH"
-        )
-    if not os.access(place, os.W_OK):
-        raise UserError(f"expected {key} to be writable, got {path} ({place} is closed); set {key}=PATH")
-
-
-def check_out(cfg: Any) -> None:
-    """The place of the output."""
-    require_writable("out", cfg.out)
+def require(found: bool, key: str, expected: str, got: object) -> None:
+    """Raises `UserError` unless `found`."""
+    if not found:
+        raise UserError(f"expected {key} to be {expected}, got {got}; set {key}=...")
 
 
 def check_insert(cfg: schema.InsertConfig) -> Any:
@@ -76,12 +71,10 @@ def check_insert(cfg: schema.InsertConfig) -> Any:
 
 
 def check_page(cfg: schema.PageConfig) -> None:
-    """The places of output and the weights."""
+    """The weights."""
     from magic_insert.inputs import find_folders
     from magic_insert.stylizers import check_stylizer
 
-    check_out(cfg)
-    require_writable("subjects", cfg.subjects)
     folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
     check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
 
@@ -94,15 +87,12 @@ def check_remove(cfg: schema.RemoveConfig) -> Any:
 
 
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
-    """Files, packages and the run folder."""
-    from magic_insert.config.extras import require_optimizer
+    """Pictures, packages and the run folders."""
+    from magic_insert.config.schema.training import require_optimizer
     from magic_insert.data.subject_files import check_run_folder, request_of, subjects_of
 
     require_optimizer(cfg.personalization.optimizer)
-    style = cfg.personalization.validation.style
-    require("file", "personalization.validation.style", style, "a picture")
     subjects = subjects_of(cfg)
-    check_out(cfg)
     check_run_folder(Path(cfg.out), {})
     for subject in subjects:
         check_run_folder(subject.out, request_of(cfg, subject))
@@ -110,123 +100,184 @@ def check_personalize(cfg: schema.PersonalizeConfig) -> None:
 
 def check_export(cfg: schema.ExportConfig) -> None:
     """A finished personalisation, and another folder than its own to write to."""
-    if not (Path(cfg.run) / "card.json").is_file():
-        raise UserError(
-            f"expected a finished personalisation at {cfg.run}, got no card.json there; set run=FOLDER"
-        )
-    if Path(cfg.out).resolve() == Path(cfg.run).resolve():
-        raise UserError(f"expected another folder than the run itself for out, got {cfg.out}; set out=FOLDER")
-    check_out(cfg)
-
-
-def check_insertion(cfg: schema.InsertionConfig) -> None:
-    """The places of data, start and output."""
-    require("path", "data.path", None if cfg.data.name == "toybox" else str(cfg.data.path), "there")
-    if cfg.train.init not in ("base", "shipped"):
-        require("folder", "train.init", cfg.train.init, "base, shipped or a run folder")
-    check_out(cfg)
+    require(
+        (Path(cfg.run) / "card.json").is_file(),
+        "run",
+        "a finished personalisation with its card.json",
+        cfg.run,
+    )
+    require(not _same(cfg.out, cfg.run), "out", "another folder than the run itself", cfg.out)
 
 
 def check_evaluate(cfg: schema.EvaluateConfig) -> None:
-    """Folders of pictures, encoders and weights."""
+    """Folders of pictures and weights of the methods."""
     from magic_insert.inputs import find_inserter, find_model, find_segmenter
 
-    check_out(cfg)
-    require("folder", "benchmark.root", cfg.benchmark.root, "a folder of pictures")
-    require("folder", "encoders.root", cfg.encoders.root, "a folder of encoders")
-    stylizers, inserters = cfg.chosen_stylizers, cfg.chosen_inserters
-    methods: list[tuple[str, Any]] = [
-        *((f"stylizers.{name}", method) for name, method in stylizers.items()),
-        *((f"inserters.{name}", method) for name, method in inserters.items()),
-    ]
-    for key, method in methods:
-        if method.name == schema.IMAGES:
-            require("folder", f"{key}.dir", method.dir, "a folder of pictures")
-    for name, inserter in inserters.items():
-        require("folder", f"inserters.{name}.mask_dir", inserter.mask_dir or None, "a folder of masks")
+    groups: dict[str, Mapping[str, Any]] = {
+        "stylizers": cfg.chosen_stylizers,
+        "inserters": cfg.chosen_inserters,
+    }
+    methods = {
+        f"{group}.{name}.": method for group, chosen in groups.items() for name, method in chosen.items()
+    }
+    for key, method in methods.items():
+        check_fields(method, key, places=True)
     find_segmenter(cfg.segmenter)
-    if all(method.name == schema.IMAGES for _, method in methods):
+    if all(method.name == IMAGES for method in methods.values()):
         return
     model_folder = find_model(cfg.model)
-    for inserter in inserters.values():
-        if inserter.name != schema.IMAGES and "insert" in cfg.tracks:
+    for inserter in cfg.chosen_inserters.values():
+        if inserter.name != IMAGES and "insert" in cfg.tracks:
             find_inserter(inserter, model_folder)
 
 
 def check_bootstrap(cfg: schema.BootstrapConfig) -> None:
-    """Filters, folders and places."""
+    """Filters, masks of pictures, and room for the networks."""
     from magic_insert.bootstrap.filters import build_filters
     from magic_insert.bootstrap.stages import LPIPS_FILE, require_partners, require_room
 
     build_filters(cfg.filter.rules)
-    require("folder", "pool.dir", cfg.pool.dir, "a folder of pictures")
-    require("folder", "fit.photos", cfg.fit.photos, "a folder of photographs")
     if cfg.pool.name == "folder" and cfg.data.on_error == "refuse" and not cfg.pool.segment:
         pictures = Path(str(cfg.pool.dir))
         require_partners(pictures, Path(cfg.pool.masks) if cfg.pool.masks else pictures / "masks")
-    if is_picture(cfg.out):
-        raise UserError(f"expected out to be a folder, got the name of a picture, {cfg.out}; set out=FOLDER")
     require_room(Path(cfg.out))
     lpips = cfg.evaluate.lpips
-    if lpips is not None and not (Path(lpips) / LPIPS_FILE).is_file():
-        raise UserError(
-            f"expected evaluate.lpips to be a folder with {LPIPS_FILE}, got none in {lpips}; set "
-            "evaluate.lpips=FOLDER, or null to leave LPIPS out"
-        )
-    check_out(cfg)
-    require_writable("store", cfg.store)
+    there = lpips is None or (Path(lpips) / LPIPS_FILE).is_file()
+    require(there, "evaluate.lpips", f"null or a folder with {LPIPS_FILE}", lpips)
 
 
 def check_review(cfg: schema.ReviewConfig) -> None:
-    """A bootstrap run, and the verdicts."""
-    if not (Path(cfg.run) / "rounds.jsonl").is_file():
-        raise UserError(
-            f"expected run to be the folder of a bootstrap run, got no rounds.jsonl in {cfg.run}; set run=DIR"
-        )
-    verdicts = None if cfg.verdicts == "truth" else cfg.verdicts
-    require("file", "verdicts", verdicts, "a file or truth")
-    check_out(cfg)
+    """A bootstrap run."""
+    rounds = Path(cfg.run) / "rounds.jsonl"
+    require(rounds.is_file(), "run", "the folder of a bootstrap run with its rounds.jsonl", cfg.run)
 
 
 def check_report(cfg: schema.ReportConfig) -> None:
-    """The files, and another folder than theirs to write to."""
-    require("file", "rows", cfg.rows, "a file")
-    require("file", "facts", cfg.facts, "a file")
-    if Path(cfg.rows).resolve().parent == Path(cfg.out).resolve():
-        raise UserError(
-            f"expected out to be another folder than that of the rows (its record would be lost), got {cfg.out}; "
-            "set out=FOLDER"
-        )
-    check_out(cfg)
+    """Another folder than that of the rows, whose record would be lost."""
+    require(not _same(Path(cfg.rows).parent, cfg.out), "out", "another folder than that of the rows", cfg.out)
 
 
 def check_study(cfg: schema.StudyConfig) -> None:
-    """The study, or what it is made from."""
-    if cfg.action != "build":
-        require("file", "out", str(Path(cfg.out) / "study.json"), "the folder of a study that was built")
-        for answers in cfg.answers:
-            require("file", "answers", answers, "files")
-        return
-    require("file", "rows", cfg.rows, "a file")
-    for folder in cfg.folders:
-        require("folder", "folders", folder, "folders of pictures")
-    require("folder", "references", cfg.references, "a folder of pictures")
-    check_out(cfg)
+    """The study that is served or analysed."""
+    there = cfg.action == "build" or (Path(cfg.out) / "study.json").is_file()
+    require(there, "out", "the folder of a study that was built", cfg.out)
 
 
 def check_subjectplop(cfg: schema.SubjectPlopConfig) -> None:
-    """The folder to check, or that there is none to clone into."""
-    if cfg.action == "check":
-        require("folder", "root", cfg.root, "the folder of SubjectPlop")
-    elif Path(cfg.out).exists():
-        raise UserError(f"expected a new folder to clone into, got {cfg.out}; set out=FOLDER")
+    """That there is nothing where the pictures are cloned to."""
+    require(cfg.action == "check" or not Path(cfg.out).exists(), "out", "a new folder to clone into", cfg.out)
 
 
-def check_dashboard(cfg: schema.DashboardConfig) -> None:
-    """The run or the sweep."""
-    require("folder", "run", cfg.run, "a run folder")
-    require("folder", "sweep", cfg.sweep_dir, "the folder of a sweep")
-    require_writable("out", cfg.out)
+def _same(one: str | Path, other: str | Path) -> bool:
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def without_late_settings(words: Sequence[str]) -> list[str]:
+    """The words of `insert`, where nothing is asked of a personalisation which `run=` names as done already.
+
+    Raises:
+        UserError: it is, and would do nothing.
+    """
+    keys = [word.lstrip("+~").partition("=")[0] for word in words]
+    late = [key for key in keys if key.partition(".")[0].partition("@")[0] == "personalization"]
+    if "run" in keys and late:
+        raise UserError(
+            f"expected no {late[0]} beside run=FOLDER, which is personalised already; "
+            "personalise again with it or leave it out"
+        )
+    return list(words)
+
+
+def sweep_folder(words: Sequence[str]) -> list[str]:
+    """The words of `dashboard`, whose key `sweep` would be Hydra's group of sweeps."""
+    return [re.sub("^sweep=", "sweep_dir=", word) for word in words]
+
+
+def action_first(words: Sequence[str]) -> list[str]:
+    """The words of `subjectplop`, of which the first may be the action; raises `UserError` for another."""
+    first, *rest = [*words] or [""]
+    if first in ACTIONS:
+        return [f"action={first}", *rest]
+    if first and "=" not in first:
+        raise UserError(f"expected magic-insert subjectplop {' or '.join(ACTIONS)}, got {first}")
+    return list(words)
+
+
+def of_the_demo(words: Sequence[str]) -> list[str]:
+    """The words of `demo`, an evaluation of our own method alone unless others are chosen."""
+    return methods_side_by_side(words, OURS)
+
+
+def methods_side_by_side(words: Sequence[str], defaults: Mapping[str, str] = DEFAULTS) -> list[str]:
+    """The words as Hydra takes them; a group that nobody chose gets its default unless an experiment may choose it.
+
+    Raises:
+        UserError: a name that cannot be one, the same name twice, or `stylizer.key=...` beside several stylizers.
+    """
+    chosen: dict[str, list[tuple[str, str]]] = {}
+    rest: list[str] = []
+    experiment = False
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in GROUPS:
+            chosen[key] = [*chosen.get(key, []), *_names(key, value)]
+            continue
+        experiment = experiment or (key == "experiment" and value not in ("", "null"))
+        rest.append(f"{SHORT[key]}={value}" if equals and key in SHORT else word)
+    for group in GROUPS:
+        given = any(
+            word.startswith((f"+{group}@", f"+{VARIANTS}@{group}s.", f"++{group}s.")) for word in rest
+        )
+        if group not in chosen and not experiment and not given:
+            chosen[group] = _names(group, defaults[group])
+    made = [_entry(group, label, file) for group, names in chosen.items() for label, file in names]
+    return [*made, *(_own(word, chosen) for word in rest)]
+
+
+def _names(group: str, value: str) -> list[tuple[str, str]]:
+    """`a` or `[a,b:c]` as (label, choice) pairs."""
+    names: list[tuple[str, str]] = []
+    if "," in value and not (value.startswith("[") and value.endswith("]")):
+        raise UserError(f"expected a list of methods, got {group}={value}; set {group}='[{value}]'")
+    for name in value.strip("[]").split(","):
+        label, _, file = name.strip().partition(":")
+        if not NAME.fullmatch(label) or (file and not NAME.fullmatch(file)):
+            raise UserError(f"expected {group}=NAME or {group}='[NAME,LABEL:NAME]', got {value!r}")
+        if label in [known for known, _ in names]:
+            raise UserError(
+                f"expected each {group} once, got {label} twice; set {group}='[{label},OTHER:{label}]'"
+            )
+        names.append((label, file or label))
+    return names
+
+
+def _entry(group: str, label: str, file: str) -> str:
+    registry = GROUPS[group]
+    if file == IMAGES or (file in registry.names() and file not in registry.own):
+        return f"++{group}s.{label}.name={file}"
+    homes = [group, VARIANTS] if group == "stylizer" else [group]
+    for home in homes:
+        if file in group_options(home):
+            return f"+{home}@{group}s.{label}={file}"
+    known = sorted(name for home in homes for name in group_options(home))
+    raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
+
+
+def _own(word: str, chosen: dict[str, list[tuple[str, str]]]) -> str:
+    """`stylizer.key=value` for the only stylizer, and `stylizers.name.key=value`, as Hydra adds or replaces them."""
+    for group in GROUPS:
+        if word.startswith(f"{group}."):
+            labels = [label for label, _ in chosen.get(group, [])]
+            if len(labels) != 1:
+                key = word.partition("=")[0].removeprefix(f"{group}.")
+                raise UserError(
+                    f"expected one {group} for {group}.{key}, got {', '.join(labels) or 'none'}; "
+                    f"set {group}s.NAME.{key}=..."
+                )
+            word = f"{group}s.{labels[0]}.{word.removeprefix(f'{group}.')}"
+        if word.startswith(f"{group}s."):
+            return f"++{word}"
+    return word
 
 
 def show_status(cfg: schema.StatusConfig) -> None:
@@ -273,7 +324,7 @@ JOBS: Mapping[str, Job] = {
         "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
         "magic_insert.cli.insert:run_insert",
         check_insert,
-        words.without_late_settings,
+        without_late_settings,
     ),
     "page": Job(
         "drag and drop in a browser: prints the page's address",
@@ -294,30 +345,29 @@ JOBS: Mapping[str, Job] = {
     "insertion": Job(
         "train a remover and an inserter on pairs: task=remove|insert|both data=toybox|pairs|... out=FOLDER",
         "magic_insert.training.insertion_job:run_insertion",
-        check_insertion,
     ),
     "remove": Job(
         "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",
-        "magic_insert.cli.remove:run_remove",
+        "magic_insert.cli.insert:run_remove",
         check_remove,
     ),
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
         "magic_insert.evaluation.demo:run_demo",
         check_evaluate,
-        words.of_the_demo,
+        of_the_demo,
     ),
     "evaluate": Job(
         "methods on a benchmark, with a report: stylizer='[a,b]' inserter='[x,y]' benchmark=toyplop|folder|...",
         "magic_insert.evaluation.evaluate:run_evaluate",
         check_evaluate,
-        words.methods_side_by_side,
+        methods_side_by_side,
     ),
     "subjectplop": Job(
         "the paper's evaluation pictures: fetch out=FOLDER, check root=FOLDER",
         "magic_insert.data.benchmark_sources:run_subjectplop",
         check_subjectplop,
-        words.action_first,
+        action_first,
         never,
     ),
     "bootstrap": Job(
@@ -344,26 +394,20 @@ JOBS: Mapping[str, Job] = {
     "toybox": Job(
         "render the world with known answers: what=subjects|pairs|benchmark|sheet",
         "magic_insert.toybox.export:run_toybox",
-        check_out,
     ),
     "foundation": Job(
         "train every part of the micro model: preset=cpu|gpu",
         "magic_insert.foundation.job:run_foundation",
-        check_out,
     ),
     "card": Job(
         "measure micro weights on held-out seeds",
         "magic_insert.foundation.card:run_card",
-        check_out,
     ),
-    "status": Job(
-        "list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", lambda cfg: None, recorded=never
-    ),
+    "status": Job("list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", recorded=never),
     "dashboard": Job(
         "one page about a run or a sweep: run=FOLDER or sweep=FOLDER, out=PAGE",
         "magic_insert.cli.jobs:show_dashboard",
-        check_dashboard,
-        words.sweep_folder,
-        never,
+        prepare=sweep_folder,
+        recorded=never,
     ),
 }

@@ -23,7 +23,7 @@ from magic_insert import __version__
 from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS, composer, group_options, known_keys
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, machine_fault
 from magic_insert.launch.run import (
     INTERRUPT_EXIT,
     JobPlan,
@@ -107,6 +107,7 @@ def run_words(words: Sequence[str]) -> None:
 
             print(completion(rest[0] if rest else "", list(JOBS)))
         elif name in JOBS:
+            require_place(words)
             run(name, rest)
         else:
             near = difflib.get_close_matches(name, JOBS, n=1)
@@ -119,6 +120,21 @@ def run_words(words: Sequence[str]) -> None:
     except StageFailed as error:
         print(one_line(error), file=sys.stderr)
         raise SystemExit(1) from None
+    except Exception as error:
+        if (line := machine_fault(error)) is None:
+            raise
+        fail(UserError(line))
+
+
+def require_place(words: Sequence[str]) -> None:
+    """That a job can work here: in a folder that is there, with words that its record can hold."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise UserError("expected a folder to work in, got one that was deleted; cd to another") from None
+    for word in words:
+        if (readable := word.encode(errors="replace").decode()) != word:
+            raise UserError(f"expected words in UTF-8, got {readable[:80]}; rename the file")
 
 
 @dataclass
@@ -179,7 +195,7 @@ def run(name: str, words: Sequence[str]) -> None:
     if not flags.config and (flags.sweep or is_sweep_by_choice(name, prepared)):
         from magic_insert.launch.sweep import run_sweep  # brings libraries for tables and charts
 
-        run_sweep(JobPlan(name, job.target, job.check, tuple(words)), prepared)
+        run_sweep(JobPlan(name, job.target, job.look, tuple(words)), prepared)
         return
     if swept:
         key, _, value = swept[0].partition("=")
@@ -192,9 +208,9 @@ def run(name: str, words: Sequence[str]) -> None:
         print(OmegaConf.to_yaml(cfg, resolve=flags.resolve).rstrip())
         return
     frozen = freeze(cfg)
-    found = job.check(frozen)
+    found = job.look(frozen)
     if job.recorded(frozen):
-        run_job(JobPlan(name, job.target, job.check, tuple(words)), frozen, found)
+        run_job(JobPlan(name, job.target, job.look, tuple(words)), frozen, found)
     else:
         load_function(job.target)(frozen)
 

@@ -14,45 +14,46 @@ from typing import Any, cast, get_type_hints
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from magic_insert.config import schema
 from magic_insert.config.fields import OneOf, rules_of
 from magic_insert.config.freeze import freeze, settings_class, writable_schema
 from magic_insert.config.registry import FILTERS, registry_of
-from magic_insert.config.schema import DashboardConfig, SweepConfig
+from magic_insert.config.schema import bootstrap, evaluation, jobs, shared, training
+from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
 
 JOB_SCHEMAS: dict[str, type] = {
-    "insert": schema.InsertConfig,
-    "page": schema.PageConfig,
-    "personalize": schema.PersonalizeConfig,
-    "export": schema.ExportConfig,
-    "foundation": schema.FoundationConfig,
-    "toybox": schema.ToyboxConfig,
-    "demo": schema.EvaluateConfig,
-    "card": schema.CardConfig,
-    "status": schema.StatusConfig,
-    "dashboard": DashboardConfig,
-    "insertion": schema.InsertionConfig,
-    "remove": schema.RemoveConfig,
-    "evaluate": schema.EvaluateConfig,
-    "subjectplop": schema.SubjectPlopConfig,
-    "report": schema.ReportConfig,
-    "study": schema.StudyConfig,
-    "bootstrap": schema.BootstrapConfig,
-    "review": schema.ReviewConfig,
+    "insert": jobs.InsertConfig,
+    "page": jobs.PageConfig,
+    "personalize": jobs.PersonalizeConfig,
+    "export": jobs.ExportConfig,
+    "foundation": jobs.FoundationConfig,
+    "toybox": jobs.ToyboxConfig,
+    "demo": jobs.EvaluateConfig,
+    "card": jobs.CardConfig,
+    "status": jobs.StatusConfig,
+    "dashboard": jobs.DashboardConfig,
+    "insertion": jobs.InsertionConfig,
+    "remove": jobs.RemoveConfig,
+    "evaluate": jobs.EvaluateConfig,
+    "subjectplop": jobs.SubjectPlopConfig,
+    "report": jobs.ReportConfig,
+    "study": jobs.StudyConfig,
+    "bootstrap": jobs.BootstrapConfig,
+    "review": jobs.ReviewConfig,
 }
 # Groups whose choices are the names of their dataclass; a YAML is only needed where a choice sets more than its name.
 NAMED_GROUPS: dict[str, type] = {
-    "benchmark": schema.BenchmarkConfig,
-    "data": schema.DataConfig,
-    "exec": schema.ExecConfig,
-    "inserter": schema.InserterConfig,
-    "logger": schema.LoggerConfig,
-    "pool": schema.StyledPoolConfig,
-    "pose": schema.PoseConfig,
-    "segmenter": schema.SegmenterConfig,
-    "stylizer": schema.StylizerConfig,
+    "benchmark": evaluation.BenchmarkConfig,
+    "data": training.DataConfig,
+    "exec": shared.ExecConfig,
+    "inserter": shared.InserterConfig,
+    "logger": shared.LoggerConfig,
+    "pool": bootstrap.StyledPoolConfig,
+    "pose": shared.PoseConfig,
+    "segmenter": shared.SegmenterConfig,
+    "stylizer": shared.StylizerConfig,
 }
 
 
@@ -60,7 +61,7 @@ NAMED_GROUPS: dict[str, type] = {
 def register_schemas() -> None:
     """Makes `<job>_schema` of every job and the launcher of sweeps known to Hydra; calling it again does nothing."""
     # Where Hydra keeps a launcher's settings, so that a YAML may set how its sweeps are run.
-    node = writable_schema(SweepConfig)
+    node = writable_schema(jobs.SweepConfig)
     ConfigStore.instance().store(group="hydra/launcher", name="jobs", node=node, provider="magic_insert")
     for job, cls in JOB_SCHEMAS.items():
         _store(f"{job}_schema", writable_schema(cls))
@@ -155,7 +156,13 @@ def composer(job: str) -> Iterator[Compose]:
     def made(overrides: Sequence[str], whole: bool) -> DictConfig:
         register_installed(overrides)
         words = ["hydra/launcher=jobs", *overrides]
-        return compose(config_name=job, overrides=words, return_hydra_config=whole)
+        try:
+            return compose(config_name=job, overrides=words, return_hydra_config=whole)
+        except ValueError as error:
+            if isinstance(error, OmegaConfBaseException):
+                raise
+            given = " ".join(word for word in overrides if word.endswith("=null")) or str(error)
+            raise UserError(f"expected a choice for each group, got {given}; set GROUP=NAME") from error
 
     with initialize_config_dir(config_dir=str(conf_dir()), version_base="1.3", job_name=job):
         yield made

@@ -21,17 +21,30 @@ here imports torch.
 
 import ast
 import inspect
+import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import Annotated, Any, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 from omegaconf import MISSING as REQUIRED
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import require_writable
+from magic_insert.core.picture_files import SUFFIXES
 
 
 @runtime_checkable
@@ -157,10 +170,49 @@ class Holds:
         return f"holds {self.part}"
 
 
-def check(config: Any, prefix: str = "") -> None:
+@dataclass(frozen=True)
+class Input:
+    """A path where a "file", a "folder" or either ("path") must lie when a job starts, or one of some `words`."""
+
+    kind: Literal["file", "folder", "path"]
+    words: tuple[str, ...] = ()
+
+    def holds(self, value: Any) -> bool:
+        found = {"file": os.path.isfile, "folder": os.path.isdir, "path": os.path.exists}
+        return value in self.words or found[self.kind](value)
+
+    @property
+    def expected(self) -> str:
+        return f"to be {' or '.join([*self.words, self.brief])} that is there"
+
+    @property
+    def brief(self) -> str:
+        return f"a {self.kind}"
+
+
+@dataclass(frozen=True)
+class Output:
+    """A place that can be written when a job starts: a folder, which is not named like a picture, or a `file`."""
+
+    file: bool = False
+
+    def holds(self, value: Any) -> bool:
+        require_writable(value, suffix="" if self.file else None)
+        return self.file or not value.lower().endswith(SUFFIXES)
+
+    @property
+    def expected(self) -> str:
+        return f"to be a {'file' if self.file else 'folder and no picture'}"
+
+    brief = ""
+
+
+def check(config: Any, prefix: str = "", *, places: bool = False) -> None:
     """That every value of the dataclass `config`, and of the dataclasses in it, satisfies what its field declares.
 
-    `prefix` is the full key of `config` with a dot behind it.
+    Args:
+        prefix: the full key of `config` with a dot behind it.
+        places: look at inputs and outputs, which only matter where and when a job starts, instead of all the rest.
 
     Raises:
         UserError: one line with the key, what was expected, what came and what to set.
@@ -169,26 +221,28 @@ def check(config: Any, prefix: str = "") -> None:
     for field in fields(config):
         key, value = prefix + field.name, getattr(config, field.name)
         if is_dataclass(value):
-            check(value, f"{key}.")
+            check(value, f"{key}.", places=places)
         else:
-            _check_value(hints[field.name], value, key)
-    if hasattr(config, "conflicts"):
+            _check_value(hints[field.name], value, key, places)
+    if hasattr(config, "conflicts") and not places:
         for conflict in config.conflicts(prefix):
             raise UserError(conflict)
 
 
-def _check_value(hint: Any, value: Any, key: str) -> None:
+def _check_value(hint: Any, value: Any, key: str, places: bool) -> None:
     if value is None:
         return
     for rule in _rules(hint):
-        if not rule.holds(value):
+        if isinstance(rule, Input | Output) == places and not rule.holds(value):
             shown = f"{value:g}" if isinstance(value, float) else repr(value)
+            if isinstance(rule, Input):
+                shown = f"nothing at {value}"
             raise UserError(f"expected {key} {rule.expected}, got {shown}; set {key}=...")
     plain = _plain(hint)
     if get_origin(plain) in (list, dict):
         entries = value.values() if isinstance(value, dict) else value
         for entry in entries:
-            _check_value(get_args(plain)[-1], entry, key)
+            _check_value(get_args(plain)[-1], entry, key, places)
 
 
 def rules_of(cls: type, name: str) -> tuple[Rule, ...]:

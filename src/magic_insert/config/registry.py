@@ -36,12 +36,16 @@ Component = TypeVar("Component")
 
 @dataclass(eq=False)
 class Registry:
-    """The components of one kind. `group`: of entry points. `own`: name -> "module:attribute" of this package."""
+    """The components of one kind. `own`: name -> "module:attribute" of this package."""
 
     kind: str
-    group: str
     own: Mapping[str, str]
     registered: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def group(self) -> str:
+        """The group of entry points by which installed packages add to it."""
+        return f"magic_insert.{self.kind}s"
 
     def names(self) -> list[str]:
         """Every name: this package's in their order, then the others; nothing is imported."""
@@ -115,87 +119,80 @@ def _package(point: EntryPoint) -> str:
     return point.dist.name if point.dist is not None else "an unknown package"
 
 
-_STYLIZERS = "magic_insert.stylizers"
+def _places(package: str, **places: str) -> dict[str, str]:
+    return {name: f"magic_insert.{package}{place}" for name, place in places.items()}
+
+
 STYLIZERS = Registry(
     "stylizer",
-    "magic_insert.stylizers",
-    {
-        "personalized": f"{_STYLIZERS}.personalized:PersonalizedStylizer",
-        "instantstyle": f"{_STYLIZERS}.instantstyle:InstantStyleStylizer",
-        "style_aligned": f"{_STYLIZERS}.style_aligned:StyleAlignedStylizer",
-        "adain": f"{_STYLIZERS}.adain:AdainStylizer",
-        "tone": f"{_STYLIZERS}.tone:ToneStylizer",
-    },
+    _places(
+        "stylizers.",
+        personalized="personalized:PersonalizedStylizer",
+        instantstyle="instantstyle:InstantStyleStylizer",
+        style_aligned="style_aligned:StyleAlignedStylizer",
+        adain="adain:AdainStylizer",
+        tone="tone:ToneStylizer",
+    ),
 )
-
-_INSERTERS = "magic_insert.inserters"
 INSERTERS = Registry(
     "inserter",
-    "magic_insert.inserters",
-    {
-        "diffusion": f"{_INSERTERS}.edit:EditInserter",
-        "bootstrapped": f"{_INSERTERS}.edit:EditInserter",
-        "effect": f"{_INSERTERS}.effect:EffectInserter",
-        "contact_shadow": f"{_INSERTERS}.contact_shadow:ContactShadow",
-        "inpaint": f"{_INSERTERS}.inpaint:InpaintInserter",
-        "copy_paste": f"{_INSERTERS}.copy_paste:CopyPaste",
-    },
+    _places(
+        "inserters.",
+        diffusion="edit:EditInserter",
+        bootstrapped="edit:EditInserter",
+        effect="effect:EffectInserter",
+        contact_shadow="contact_shadow:ContactShadow",
+        inpaint="inpaint:InpaintInserter",
+        copy_paste="copy_paste:CopyPaste",
+    ),
 )
-
-_FILTERS = "magic_insert.bootstrap.filters"
 FILTERS = Registry(
     "filter",
-    "magic_insert.filters",
-    {
-        "residue": f"{_FILTERS}:Residue",
-        "drift": f"{_FILTERS}:Drift",
-        "seam": f"{_FILTERS}:Seam",
-        "hallucination": f"{_FILTERS}:Hallucination",
-        "effect_area": f"{_FILTERS}:EffectArea",
-        "mask_area": f"{_FILTERS}:MaskArea",
-        "border": f"{_FILTERS}:Border",
-        "cycle": f"{_FILTERS}:Cycle",
-        "learned": f"{_FILTERS}:Learned",
-        "people": f"{_FILTERS}:People",
-    },
+    _places(
+        "bootstrap.filters:",
+        residue="Residue",
+        drift="Drift",
+        seam="Seam",
+        hallucination="Hallucination",
+        effect_area="EffectArea",
+        mask_area="MaskArea",
+        border="Border",
+        cycle="Cycle",
+        learned="Learned",
+        people="People",
+    ),
 )
-
-_METRICS = "magic_insert.evaluation.metrics"
 METRICS = Registry(
     "metric",
-    "magic_insert.metrics",
-    {
-        "subject": f"{_METRICS}:subject",
-        "style": f"{_METRICS}:style",
-        "image_reward": f"{_METRICS}:image_reward",
-        "background": f"{_METRICS}:background",
-        "inside": f"{_METRICS}:inside",
-        "effect": f"{_METRICS}:effect",
-        "truth": f"{_METRICS}:truth",
-        "shadow": f"{_METRICS}:shadow",
-    },
+    _places(
+        "evaluation.metrics:",
+        subject="subject",
+        style="style",
+        image_reward="image_reward",
+        background="background",
+        inside="inside",
+        effect="effect",
+        truth="truth",
+        shadow="shadow",
+    ),
 )
-
-_PUBLISHED = "magic_insert.models.encoders.paper"
 ENCODERS = Registry(
     "encoder",
-    "magic_insert.encoders",
-    {
-        "dino_vits16": f"{_PUBLISHED}:DINO",
-        "dinov2_vits14": f"{_PUBLISHED}:DINOV2",
-        "clip_vitb32": f"{_PUBLISHED}:CLIP_B",
-        "clip_vitl14": f"{_PUBLISHED}:CLIP_L",
-        "csd_vitl14": f"{_PUBLISHED}:CSD",
-    },
+    _places(
+        "models.encoders.paper:",
+        dino_vits16="DINO",
+        dinov2_vits14="DINOV2",
+        clip_vitb32="CLIP_B",
+        clip_vitl14="CLIP_L",
+        csd_vitl14="CSD",
+    ),
 )
-
-_SEGMENTERS = "magic_insert.models.segment"
 SEGMENTERS = Registry(
     "segmenter",
-    "magic_insert.segmenters",
-    {name: f"{_SEGMENTERS}:segment_{name}" for name in ("auto", "alpha", "u2net", "grabcut", "rembg")},
+    _places(
+        "models.segment:segment_", **{name: name for name in ("auto", "alpha", "u2net", "grabcut", "rembg")}
+    ),
 )
-
 # Training styles keep the order in which the shipped weights saw them; held-out ones stand beside their kind.
 _STYLES = (
     ("printed", ("photo", "cartoon", "cel")),
@@ -204,6 +201,5 @@ _STYLES = (
 )
 STYLES = Registry(
     "style",
-    "magic_insert.styles",
-    {name: f"magic_insert.toybox.styles.{file}:{name}" for file, names in _STYLES for name in names},
+    _places("toybox.styles.", **{name: f"{file}:{name}" for file, names in _STYLES for name in names}),
 )

@@ -1,5 +1,48 @@
-"""The one error a user is meant to read: a single line, exit code 2."""
+"""What a user is meant to read: a single line, exit code 2. Either the input does not fit, or the machine refused."""
+
+import errno
+import re
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_PLACE = (
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EIO,
+    errno.ESTALE,
+    errno.EMFILE,
+    errno.ENFILE,
+)
+# Torch's CPU allocator raises a plain RuntimeError; pathlib does the same for a loop of symbolic links.
+NO_MEMORY = re.compile(
+    r"not enough memory|can't allocate memory|out of memory|unable to allocate", re.IGNORECASE
+)
+LOOP = re.compile(r"symlink loop", re.IGNORECASE)
 
 
 class UserError(ValueError):
     """Says what was expected, what came and what to do; the command line prints it without a traceback."""
+
+
+def machine_fault(error: BaseException) -> str | None:
+    """What the machine refused, in one line: a disk, a path, its memory; None for any other error.
+
+    Causes are looked at too, since libraries raise errors of their own for these.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (*NO_ROOM, *CLOSED, *NO_PLACE):
+            place = str(seen.filename)[:300] if seen.filename else "its files"
+            return (
+                f"expected to be able to use {place}, got {seen.strerror}; make room or choose another place"
+            )
+        if isinstance(seen, RuntimeError) and LOOP.search(str(seen)):
+            return f"expected a path that ends somewhere, got a loop of symbolic links ({seen}); set another path"
+        if isinstance(seen, MemoryError) or (isinstance(seen, RuntimeError) and NO_MEMORY.search(str(seen))):
+            return (
+                "expected enough memory for this, got too little on this machine; set a smaller batch_size or "
+                "picture, or model.dtype=bfloat16"
+            )
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -12,37 +12,78 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import CLOSED, NO_ROOM, UserError
 from magic_insert.core.ranks import host_tag, is_alive, start_ticks
 
 Record = TypeVar("Record")
 
 LONGEST_NAME = 255  # bytes; what common file systems allow a single name
 LARGEST_INTEGER = 2**64  # beyond this no seed, count or size of ours lies, and conversions to float fail
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 LITTLE_ROOM = 1 << 20  # bytes; with less left a failed write is called a full disk
 TEMPORARY = re.compile(r"^\..*\.([0-9a-f]{8})-(\d+)-(\d+)-\d+\.tmp$", re.DOTALL)
 _numbers = itertools.count()
 
 
 def check_name(path: str | Path) -> None:
-    """That every name in `path` is short enough for a file system.
+    """That every name in `path` is short enough for a file system, and text that a record can hold.
 
     Raises:
         UserError: shows the beginning of the name that is not.
     """
     for name in Path(path).parts:
+        if (readable := name.encode(errors="replace").decode()) != name:
+            raise UserError(f"expected names in UTF-8, got {readable[:40]}; rename it")
         if (length := len(os.fsencode(name))) > LONGEST_NAME:
             raise UserError(
                 f"expected names of at most {LONGEST_NAME} bytes, got {length} in {name[:40]}...; choose a shorter one"
             )
+
+
+def require_writable(path: str | Path, key: str = "out", suffix: str | None = None) -> Path:
+    """The place of an output, judged before any work: its nearest existing folder takes a file.
+
+    Args:
+        key: the setting that names it.
+        suffix: of the file to write, "" for any; None for a folder.
+
+    Raises:
+        UserError: another suffix, a file where a folder should go or the reverse, a name too long, no permission.
+    """
+    place = Path(path)
+    check_name(place)
+    if suffix and place.suffix.lower() != suffix:
+        raise UserError(f"expected a file name ending in {suffix}, got {path}; set {key}=PATH{suffix}")
+    if suffix is not None and place.is_dir():
+        raise UserError(f"expected a file to write to, got the folder {path}; set another {key}=")
+    if suffix is None and place.is_file():
+        raise UserError(f"expected a folder to write to, got the file {path}; set {key}=FOLDER")
+    parent = place if suffix is None else place.parent
+    try:
+        while not _is_there(parent):
+            parent = parent.parent
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"expected to be able to write {path}, got {error.strerror}; set {key}=... elsewhere"
+        ) from error
+    return place
+
+
+def _is_there(path: Path) -> bool:
+    """Unlike `Path.exists`, raises for a loop of symbolic links and for a path below a file."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def disk_trouble(error: BaseException, place: Path) -> str | None:

@@ -5,6 +5,7 @@ name), the file is verified and then opened anew, and truncated data is refused.
 """
 
 import io
+import os
 import warnings
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def read_picture_bytes(path: str | Path) -> bytes:
         UserError: no such file, not readable, or more than MAX_BYTES.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
         raise UserError(f"expected a picture at {path}, got no such file; check the path")
     try:
         if (size := path.stat().st_size) > MAX_BYTES:

@@ -4,6 +4,8 @@ Everything is placed in the subject's own frame: u to the right of the middle of
 in units of its longer side. Shape letters: B subjects, H, W the window.
 """
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -65,33 +67,39 @@ def cast(
     return sample_at(mask, frame, upright) * (height >= 0).to(mask.dtype)[:, None]
 
 
+@dataclass(frozen=True)
+class ContactShape:
+    """How a silhouette touches the ground, in units of its longer side.
+
+    tall, wide, down: height and width of the squashed silhouette in its own, and how far it is moved down.
+    softness, tightness: blur of the squashed silhouette and of its lowest part.
+    lowest: share of the silhouette's longer side that touches the ground.
+    """
+
+    tall: float | Tensor = 0.28
+    wide: float | Tensor = 1.08
+    down: float | Tensor = 0.11
+    softness: float = 0.09
+    lowest: float = 0.1
+    tightness: float = 0.023
+
+
 def contact(
     mask: Float[Tensor, "B 1 H W"],
     frame: Float[Tensor, "B 3"],
     points: Float[Tensor, "B 2 h w"],
-    *,
-    tall: float | Tensor = 0.28,
-    wide: float | Tensor = 1.08,
-    down: float | Tensor = 0.11,
-    softness: float = 0.09,
-    lowest: float = 0.1,
-    tightness: float = 0.023,
+    shape: ContactShape | None = None,
 ) -> tuple[Float[Tensor, "B 1 h w"], Float[Tensor, "B 1 h w"]]:
-    """Two coverages in [0, 1]: the silhouette squashed onto the ground, and its lowest part, both blurred.
-
-    Args:
-        tall, wide, down: height and width of the squashed silhouette in its own, and how far it is moved down.
-        softness, tightness: blur of the two, in units of the longer side.
-        lowest: share of the silhouette's longer side that touches the ground.
-    """
+    """Two coverages in [0, 1]: the silhouette squashed onto the ground, and its lowest part, both blurred."""
+    shape = shape or ContactShape()
     steps = (torch.arange(CELLS, device=mask.device, dtype=mask.dtype) + 0.5) * (SPAN / CELLS)
     v, u = torch.meshgrid(steps - TOP, steps - 0.5 * SPAN, indexing="ij")
     u, v = u.expand(len(mask), -1, -1), v.expand(len(mask), -1, -1)
-    squashed = sample_at(mask, frame, torch.stack([u / wide, (v - down) / tall], 1))
-    foot = sample_at(mask, frame, torch.stack([u, v], 1)) * (v > -lowest).to(mask.dtype)[:, None]
+    squashed = sample_at(mask, frame, torch.stack([u / shape.wide, (v - shape.down) / shape.tall], 1))
+    foot = sample_at(mask, frame, torch.stack([u, v], 1)) * (v > -shape.lowest).to(mask.dtype)[:, None]
     square = torch.stack([points[:, 0], points[:, 1] + TOP - 0.5 * SPAN], 1) * (2.0 / SPAN)
     grid = square.permute(0, 2, 3, 1)
-    blurred = [_blur(squashed, softness * CELLS / SPAN), _blur(foot, tightness * CELLS / SPAN)]
+    blurred = [_blur(squashed, shape.softness * CELLS / SPAN), _blur(foot, shape.tightness * CELLS / SPAN)]
     broad, tight = (functional.grid_sample(image, grid, align_corners=False) for image in blurred)
     return broad, tight
 

@@ -17,7 +17,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import BenchmarkConfig, SegmenterConfig, SubjectPlopConfig
+from magic_insert.config.schema.evaluation import BenchmarkConfig
+from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.config.schema.jobs import SubjectPlopConfig
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.picture_files import SUFFIXES

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import BenchmarkConfig
+from magic_insert.config.schema.evaluation import BenchmarkConfig
 from magic_insert.core.compositing import default_box, side_box
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError

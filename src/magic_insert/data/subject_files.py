@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import MAX_PICTURES, PersonalizeConfig
+from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.picture_files import SUFFIXES
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import check_name, read_json
 
 CLAIM_FILE = "personalization.json"
 CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
@@ -77,6 +77,7 @@ def _one_subject(pictures: Sequence[Path]) -> tuple[Path, ...]:
         )
     seen: dict[str, Path] = {}
     for path in pictures:
+        check_name(path)
         if path.stem in seen:
             raise UserError(
                 f"expected pictures of different names in subject, got {seen[path.stem]} and {path}; "

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from magic_insert.config.schema import EvaluateConfig
+from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_json, write_json, write_text
 from magic_insert.evaluation.evaluate import evaluate

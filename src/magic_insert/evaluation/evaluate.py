@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import EvaluateConfig
+from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.events import Clock
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
@@ -38,11 +38,9 @@ from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows,
 from magic_insert.evaluation.scores import (
     FeatureStore,
     Judges,
-    collect,
     embed_groups,
     embed_texts,
     embeddings,
-    judge_all,
     keys_of,
     picture_groups,
 )
@@ -180,12 +178,12 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) ->
         embed_groups(mine, keys, embeddings(encoders), store, tick)
     wait_for_all()
     store.forget()
-    judges = Judges(encoders, store, embed_texts(bench, encoders), lpips, cfg.extra_metrics)
+    judges = Judges(out, bench, keys, encoders, store, embed_texts(bench, encoders), lpips, cfg.extra_metrics)
     shares = shard(units)
     with bar(console, "rows", sum(len(part) for _, part in shares)) as tick:
-        judge_all(out, shares, bench, keys, judges, tick)
+        judges.judge_all(shares, tick)
     wait_for_all()
-    return (merge(collect(out, units, bench, keys, judges)) if rank() == 0 else []), judges
+    return (merge(judges.collect(units)) if rank() == 0 else []), judges
 
 
 def encoder_set(cfg: EvaluateConfig) -> Any:

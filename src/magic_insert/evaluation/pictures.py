@@ -25,15 +25,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.freeze import overridden
-from magic_insert.config.schema import (
-    IMAGES,
-    EvaluateConfig,
-    EvaluatedInserter,
-    EvaluatedStylizer,
-    ImagesConfig,
-    InserterConfig,
-    StylizerConfig,
-)
+from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, ImagesConfig
+from magic_insert.config.schema.jobs import EvaluateConfig
+from magic_insert.config.schema.shared import InserterConfig, StylizerConfig
 from magic_insert.core.compositing import paste
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError

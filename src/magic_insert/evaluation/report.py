@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from magic_insert.config.schema import ReportConfig
+from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import read_record, write_bytes, write_json, write_text

@@ -13,7 +13,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -205,51 +206,6 @@ def _finite(
 # Judging
 
 
-@dataclass(frozen=True)
-class Judges:
-    """The encoders by role, their embeddings of pictures and texts, the perceptual distance, the metrics by name."""
-
-    encoders: Mapping[str, Any]
-    store: FeatureStore
-    texts: Mapping[str, Float[Tensor, " D"]]
-    lpips: Distance | None
-    extra: Sequence[str] = ()
-    cards: Mapping[str, str] = field(init=False)
-    metrics: Mapping[str, Metric] = field(init=False)
-
-    def __post_init__(self) -> None:
-        cards = {role: encoder.card.digest for role, encoder in self.encoders.items()}
-        if self.lpips is not None:
-            cards["lpips"] = self.lpips.card.digest  # type: ignore[attr-defined]
-        object.__setattr__(self, "cards", cards)
-        object.__setattr__(self, "metrics", {name: METRICS.get(name) for name in (*METRICS.own, *self.extra)})
-
-    def embedding(self, key: str) -> dict[str, Tensor]:
-        """The embeddings of one picture by role."""
-        return {
-            role: self.store.of(encoder.card.digest)[key]
-            for role, encoder in self.encoders.items()
-            if hasattr(encoder, "embed_pixels")
-        }
-
-    def values(self, sample: Sample) -> dict[str, float]:
-        """Every column of the sample's track that can be had."""
-        found: dict[str, float] = {}
-        for metric in self.metrics.values():
-            if sample.track in metric.columns:
-                found |= metric.values(sample)
-        return found
-
-
-def embed_texts(bench: Benchmark, encoders: Mapping[str, Any]) -> dict[str, Float[Tensor, " D"]]:
-    """Every text of the benchmark, embedded once and all together."""
-    texts = {text for s in bench.subjects for text in (s.simple, s.detailed)}
-    wanted = sorted(filter(None, texts | {b.style_text for b in bench.backgrounds}))
-    if "clip_t" not in encoders or not wanted:
-        return {}
-    return dict(zip(wanted, encoders["clip_t"].embed_texts(wanted).cpu(), strict=True))
-
-
 def pictures_of(entry: Entry) -> list[Picture]:
     """What encoders look at for an entry of its own."""
     return [] if entry.picture is None else [Picture(entry.picture, entry.mask)]
@@ -272,9 +228,8 @@ def references_of(entry: Entry, bench: Benchmark) -> dict[str, Picture]:
 def picture_groups(bench: Benchmark, units: Units) -> list[list[Picture]]:
     """Pictures that are embedded together: the references by kind, then those of each unit; each picture once."""
     references = [references_of(entry, bench) for _, entries in units for entry in entries]
-    groups = [
-        [found[name] for found in references if name in found] for name in ("subject", "scene", "answer")
-    ]
+    kinds = ("subject", "scene", "answer")
+    groups = [[found[kind] for found in references if kind in found] for kind in kinds]
     groups += [[picture for entry in entries for picture in pictures_of(entry)] for _, entries in units]
     known: set[Picture] = set()
     fresh = []
@@ -284,90 +239,13 @@ def picture_groups(bench: Benchmark, units: Units) -> list[list[Picture]]:
     return [group for group in fresh if group]
 
 
-def judge(out: Path, entry: Entry, bench: Benchmark, keys: Mapping[Picture, str], judges: Judges) -> Row:
-    """The row of one entry."""
-    pair, track = entry.pair, entry.track
-    sample = (_redrawn if track == "stylize" else _inserted)(entry, bench, keys, judges)
-    if entry.method == SELF and track == "stylize":
-        # A reference against itself: the subject's columns look at the subject, the style's at the background.
-        sides = {"subject": sample.subject, "style": sample.scene}
-        values = {
-            column: value
-            for side, made in sides.items()
-            for column, value in judges.values(replace(sample, made=made)).items()
-            if column.startswith(side)
-        }
-    else:
-        values = judges.values(sample)
-    found = references_of(entry, bench)
-    images = {"subject": found["subject"].file, "background": found["scene"].file}
-    if "answer" in found:
-        images["truth"] = found["answer"].file
-    if entry.picture is not None:
-        images[MADE[track]] = entry.picture
-    return {
-        "track": cast(Any, track),
-        "method": entry.method,
-        "benchmark": bench.digest,
-        "subject": pair.subject,
-        "background": pair.background,
-        "pair_id": pair.pair_id,
-        "style": bench.style_of(pair),
-        "seed": entry.seed,
-        "values": values,
-        "cards": dict(judges.cards),
-        "images": {name: path.relative_to(out).as_posix() for name, path in images.items()},
-    }
-
-
-def _references(
-    entry: Entry, bench: Benchmark, keys: Mapping[Picture, str], judges: Judges
-) -> dict[str, Any]:
-    return {name: judges.embedding(keys[p]) for name, p in references_of(entry, bench).items()}
-
-
-def _redrawn(entry: Entry, bench: Benchmark, keys: Mapping[Picture, str], judges: Judges) -> Sample:
-    """The sample of a redrawn subject."""
-    found = _references(entry, bench, keys, judges)
-    known = bench.subject_words[entry.pair.subject]
-    style = bench.background_words[entry.pair.background].style_text
-    words = {"simple": known.simple, "detailed": known.detailed, "style": style}
-    texts = {name: judges.texts[text] for name, text in words.items() if text in judges.texts}
-    sample = Sample("stylize", {}, **found, words=words, texts=texts)
-    if entry.picture is None:
-        return sample
-    return replace(
-        sample,
-        made=judges.embedding(keys[Picture(entry.picture)]),
-        picture=load_rgb(entry.picture),
-        truth=bench.truth(entry.pair) if bench.has_truth else None,
-        encoders=judges.encoders,
-        lpips=judges.lpips,
-    )
-
-
-def _inserted(entry: Entry, bench: Benchmark, keys: Mapping[Picture, str], judges: Judges) -> Sample:
-    """The sample of a composite; the ceiling of a reference against itself is the background and a perfect subject."""
-    found = _references(entry, bench, keys, judges)
-    background = load_rgb(bench.background_file(entry.pair.background))
-    truth = bench.truth(entry.pair) if bench.has_truth else None
-    expected = expected_mask(bench, entry.pair) if truth is None or entry.method == SELF else truth.mask
-    sample = Sample(
-        "insert", {}, **found, background=background, expected=expected, truth=truth,
-        encoders=judges.encoders, lpips=judges.lpips,
-    )  # fmt: skip
-    if entry.method == SELF:
-        perfect = {**found["scene"], **{role: v for role, v in found["subject"].items() if role == "dino"}}
-        return replace(sample, made=perfect, picture=background, mask=expected, truth=None)
-    assert entry.picture is not None
-    assert entry.mask is not None
-    composite = load_rgb(entry.picture)
-    require_size(composite, (background.shape[-2], background.shape[-1]), entry.picture)
-    made = judges.embedding(keys[Picture(entry.picture, entry.mask)])
-    return replace(sample, made=made, picture=composite, mask=load_rgb(entry.mask)[:1])
-
-
-# Units
+def embed_texts(bench: Benchmark, encoders: Mapping[str, Any]) -> dict[str, Float[Tensor, " D"]]:
+    """Every text of the benchmark, embedded once and all together."""
+    texts = {text for s in bench.subjects for text in (s.simple, s.detailed)}
+    wanted = sorted(filter(None, texts | {b.style_text for b in bench.backgrounds}))
+    if "clip_t" not in encoders or not wanted:
+        return {}
+    return dict(zip(wanted, encoders["clip_t"].embed_texts(wanted).cpu(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -378,79 +256,186 @@ class Stored:
     rows: list[Row]
 
 
-def unit_file(out: Path, unit: Unit) -> Path:
-    """Where the rows of a unit are stored."""
-    track, method, subject = unit
-    return out / "rows" / track / method.replace(":", "-") / f"{subject}.json"
+@dataclass(frozen=True)
+class Judges:
+    """What turns entries into rows: encoders by role, their embeddings of pictures and texts, a perceptual distance.
 
-
-def stored_rows(out: Path, unit: Unit, inputs: str) -> list[Row] | None:
-    """The rows of a unit that was judged on the same inputs; None when it has to be judged (again).
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = unit_file(out, unit)
-    stored = read_record(path, Stored) if path.is_file() else None
-    return stored.rows if stored is not None and stored.inputs == inputs else None
-
-
-def unit_inputs(
-    entries: Sequence[Entry], bench: Benchmark, keys: Mapping[Picture, str], judges: Judges
-) -> str:
-    """A digest of everything the rows of a unit depend on."""
-    pictures = [[e.pair.pair_id, e.seed, [keys[p] for p in pictures_of(e)]] for e in entries]
-    of_pairs = {entry.pair.pair_id: entry for entry in entries}.values()
-    references = [[keys[p] for p in references_of(entry, bench).values()] for entry in of_pairs]
-    return digest([VERSION, bench.digest, dict(judges.cards), list(judges.metrics), pictures, references])
-
-
-def judge_all(
-    out: Path,
-    units: Units,
-    bench: Benchmark,
-    keys: Mapping[Picture, str],
-    judges: Judges,
-    on_row: Callable[[int], None],
-) -> None:
-    """Judges `units`, several at a time, storing each as it is done; `on_row` is called with the number of new rows.
-
-    Judging is decoding and arithmetic, both of which leave Python's lock, so threads are enough. The first error ends
-    it; units that are done by then are kept.
-
-    Raises:
-        UserError: a picture is damaged or has a wrong size; names the file.
+    `out`: the run folder, in which the rows of each unit are stored. `keys`: those of the benchmark's and the methods'
+    pictures. `extra`: further metrics by name.
     """
 
-    def judge_unit(unit: Unit, entries: Sequence[Entry]) -> int:
-        inputs = unit_inputs(entries, bench, keys, judges)
-        if stored_rows(out, unit, inputs) is None:
-            rows = [judge(out, entry, bench, keys, judges) for entry in entries]
-            write_json(unit_file(out, unit), {"inputs": inputs, "rows": rows})
-        return len(entries)
+    out: Path
+    bench: Benchmark
+    keys: Mapping[Picture, str]
+    encoders: Mapping[str, Any]
+    store: FeatureStore
+    texts: Mapping[str, Float[Tensor, " D"]]
+    lpips: Distance | None
+    extra: Sequence[str] = ()
 
-    with ThreadPoolExecutor(WORKERS) as pool:
-        tasks = [pool.submit(judge_unit, unit, entries) for unit, entries in units]
-        try:
-            for task in as_completed(tasks):
-                on_row(task.result())
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    @cached_property
+    def cards(self) -> dict[str, str]:
+        """The digest of each judge's card by role."""
+        lpips = {} if self.lpips is None else {"lpips": self.lpips}
+        return {role: judge.card.digest for role, judge in {**self.encoders, **lpips}.items()}
 
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """What is measured, by name."""
+        return {name: METRICS.get(name) for name in (*METRICS.own, *self.extra)}
 
-def collect(
-    out: Path, units: Units, bench: Benchmark, keys: Mapping[Picture, str], judges: Judges
-) -> list[Row]:
-    """The stored rows of all units.
+    def judge_all(self, units: Units, on_row: Callable[[int], None]) -> None:
+        """Judges `units`, several at a time, storing each as it is done; `on_row` is called with the number of rows.
 
-    Raises:
-        UserError: a unit has none.
-    """
-    rows: list[Row] = []
-    for unit, entries in units:
-        found = stored_rows(out, unit, unit_inputs(entries, bench, keys, judges))
-        if found is None:
-            raise UserError(f"expected rows in {unit_file(out, unit)}, got none; run the same command again")
-        rows += found
-    return rows
+        Judging is decoding and arithmetic, both of which leave Python's lock, so threads are enough. The first error
+        ends it; units that are done by then are kept.
+
+        Raises:
+            UserError: a picture is damaged or has a wrong size; names the file.
+        """
+
+        def judge_unit(unit: Unit, entries: Sequence[Entry]) -> int:
+            if self.stored(unit, entries) is None:
+                rows = [self.judge(entry) for entry in entries]
+                write_json(self.unit_file(unit), {"inputs": self.inputs(entries), "rows": rows})
+            return len(entries)
+
+        with ThreadPoolExecutor(WORKERS) as pool:
+            tasks = [pool.submit(judge_unit, unit, entries) for unit, entries in units]
+            try:
+                for task in as_completed(tasks):
+                    on_row(task.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def collect(self, units: Units) -> list[Row]:
+        """The stored rows of all units.
+
+        Raises:
+            UserError: a unit has none.
+        """
+        rows: list[Row] = []
+        for unit, entries in units:
+            if (found := self.stored(unit, entries)) is None:
+                raise UserError(
+                    f"expected rows in {self.unit_file(unit)}, got none; run the same command again"
+                )
+            rows += found
+        return rows
+
+    def unit_file(self, unit: Unit) -> Path:
+        """Where the rows of a unit are stored."""
+        track, method, subject = unit
+        return self.out / "rows" / track / method.replace(":", "-") / f"{subject}.json"
+
+    def stored(self, unit: Unit, entries: Sequence[Entry]) -> list[Row] | None:
+        """The rows of a unit that was judged on the same inputs; None when it has to be judged (again).
+
+        Raises:
+            UserError: the file is damaged.
+        """
+        path = self.unit_file(unit)
+        found = read_record(path, Stored) if path.is_file() else None
+        return found.rows if found is not None and found.inputs == self.inputs(entries) else None
+
+    def inputs(self, entries: Sequence[Entry]) -> str:
+        """A digest of everything the rows of a unit depend on."""
+        pictures = [[e.pair.pair_id, e.seed, [self.keys[p] for p in pictures_of(e)]] for e in entries]
+        of_pairs = {entry.pair.pair_id: entry for entry in entries}.values()
+        references = [[self.keys[p] for p in references_of(e, self.bench).values()] for e in of_pairs]
+        about = [VERSION, self.bench.digest, self.cards, list(self.metrics)]
+        return digest([*about, pictures, references])
+
+    def judge(self, entry: Entry) -> Row:
+        """The row of one entry."""
+        pair, track = entry.pair, entry.track
+        sample = self._redrawn(entry) if track == "stylize" else self._inserted(entry)
+        if entry.method == SELF and track == "stylize":
+            # A reference against itself: the subject's columns look at the subject, the style's at the background.
+            sides = {"subject": sample.subject, "style": sample.scene}
+            values = {
+                column: value
+                for side, made in sides.items()
+                for column, value in self._values(replace(sample, made=made)).items()
+                if column.startswith(side)
+            }
+        else:
+            values = self._values(sample)
+        found = references_of(entry, self.bench)
+        images = {"subject": found["subject"].file, "background": found["scene"].file}
+        if "answer" in found:
+            images["truth"] = found["answer"].file
+        if entry.picture is not None:
+            images[MADE[track]] = entry.picture
+        return {
+            "track": cast(Any, track),
+            "method": entry.method,
+            "benchmark": self.bench.digest,
+            "subject": pair.subject,
+            "background": pair.background,
+            "pair_id": pair.pair_id,
+            "style": self.bench.style_of(pair),
+            "seed": entry.seed,
+            "values": values,
+            "cards": self.cards,
+            "images": {name: path.relative_to(self.out).as_posix() for name, path in images.items()},
+        }
+
+    def _values(self, sample: Sample) -> dict[str, float]:
+        """Every column of the sample's track that can be had."""
+        found: dict[str, float] = {}
+        for metric in self.metrics.values():
+            if sample.track in metric.columns:
+                found |= metric.values(sample)
+        return found
+
+    def _embedding(self, picture: Picture) -> dict[str, Tensor]:
+        """The embeddings of one picture by role."""
+        key = self.keys[picture]
+        return {
+            role: self.store.of(encoder.card.digest)[key]
+            for role, encoder in self.encoders.items()
+            if hasattr(encoder, "embed_pixels")
+        }
+
+    def _sample(self, entry: Entry, **fields: Any) -> Sample:
+        """The sample of an entry without what was made."""
+        references = references_of(entry, self.bench).items()
+        found = {name: self._embedding(picture) for name, picture in references}
+        about = {"encoders": self.encoders, "lpips": self.lpips, **found, **fields}
+        return Sample(entry.track, {}, **about)
+
+    def _redrawn(self, entry: Entry) -> Sample:
+        """The sample of a redrawn subject."""
+        known = self.bench.subject_words[entry.pair.subject]
+        style = self.bench.background_words[entry.pair.background].style_text
+        words = {"simple": known.simple, "detailed": known.detailed, "style": style}
+        texts = {name: self.texts[text] for name, text in words.items() if text in self.texts}
+        sample = self._sample(entry, words=words, texts=texts)
+        if entry.picture is None:
+            return sample
+        return replace(
+            sample,
+            made=self._embedding(Picture(entry.picture)),
+            picture=load_rgb(entry.picture),
+            truth=self.bench.truth(entry.pair) if self.bench.has_truth else None,
+        )
+
+    def _inserted(self, entry: Entry) -> Sample:
+        """The sample of a composite; a reference against itself is the background and a perfect subject."""
+        bench, pair = self.bench, entry.pair
+        background = load_rgb(bench.background_file(pair.background))
+        truth = bench.truth(pair) if bench.has_truth else None
+        expected = expected_mask(bench, pair) if truth is None or entry.method == SELF else truth.mask
+        sample = self._sample(entry, background=background, expected=expected, truth=truth)
+        if entry.method == SELF:
+            same = {role: vector for role, vector in sample.subject.items() if role == "dino"}
+            perfect = {**sample.scene, **same}
+            return replace(sample, made=perfect, picture=background, mask=expected, truth=None)
+        assert entry.picture is not None
+        assert entry.mask is not None
+        composite = load_rgb(entry.picture)
+        require_size(composite, (background.shape[-2], background.shape[-1]), entry.picture)
+        made = self._embedding(Picture(entry.picture, entry.mask))
+        return replace(sample, made=made, picture=composite, mask=load_rgb(entry.mask)[:1])

@@ -27,11 +27,13 @@ from jaxtyping import Float
 from scipy.stats import binomtest
 from torch import Tensor
 
-from magic_insert.config.schema import ProtocolConfig, StudyConfig
+from magic_insert.config.schema.evaluation import ProtocolConfig
+from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, as_record, read_jsonl, read_record, write_json, write_text
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.tables import markdown_table
 from magic_insert.evaluation.rows import MADE, read_rows
@@ -40,7 +42,6 @@ from magic_insert.evaluation.tables import printed_results
 from magic_insert.pages.render import render
 from magic_insert.pages.server import Answer, PageServer, Reply
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 CONTEXT = ("subject", "background")
 SCRAMBLED = "scrambled"
 TILES = 8

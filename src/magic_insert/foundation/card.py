@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from magic_insert.config.schema import CardConfig, ModelConfig
+from magic_insert.config.schema.jobs import CardConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.events import tracked
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums

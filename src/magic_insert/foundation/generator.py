@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize

@@ -14,7 +14,8 @@ from typing import Any
 import pytorch_lightning as pl
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import FoundationConfig, PartConfig
+from magic_insert.config.schema.jobs import FoundationConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import stage, terminal_bars
 from magic_insert.core.jsonl import read_json, whole_folder, write_json

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate, log_softmax
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.foundation.parts import Context, Recipe

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from magic_insert.config.schema import PartConfig
+from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.fidelity import decibel
 from magic_insert.core.jsonl import read_record

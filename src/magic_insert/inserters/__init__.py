@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magic_insert.config.registry import INSERTERS
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 
 if TYPE_CHECKING:
     from magic_insert.inserters.base import Inserter

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import InserterConfig
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import Region, area_resize, paste, region_around, resize
 from magic_insert.core.effect_layer import (
     EffectConfig,

@@ -19,7 +19,7 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import INSIDE, bounding_box
 from magic_insert.inserters.base import InserterBase, Insertion
-from magic_insert.models.edit_unet import EditSampling, empty_prompt
+from magic_insert.models.edit_unet import EditSampling, empty_prompt, predict
 from magic_insert.models.pipeline import ddim, decode, encode
 from magic_insert.models.sampling import image_size
 from magic_insert.models.style import blank_style, has_adapter
@@ -95,19 +95,9 @@ def inpaint(
     latent = noise * scheduler.init_noise_sigma
     times = [*scheduler.timesteps[1:], None]
     for done, (timestep, following) in enumerate(zip(scheduler.timesteps, times, strict=True), start=1):
-        inputs = latent.to(pipe.unet.dtype)
-        guess = pipe.unet(inputs, timestep, return_dict=False, **_cast(prompt, pipe.unet.dtype))[0].float()
+        guess = predict(pipe.unet, latent, timestep, prompt)
         latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
         kept = known if following is None else scheduler.add_noise(known, noise, following[None])
         latent = cells * latent + (1 - cells) * kept
         on_step(done, how.steps)
     return decode(pipe.vae, latent)
-
-
-def _cast(prompt: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The prompt in the precision of the network."""
-    added = {
-        name: [part.to(dtype) for part in value] if isinstance(value, list) else value.to(dtype)
-        for name, value in prompt["added_cond_kwargs"].items()
-    }
-    return {"encoder_hidden_states": prompt["encoder_hidden_states"].to(dtype), "added_cond_kwargs": added}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import DashboardConfig
+from magic_insert.config.schema.jobs import DashboardConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, read_object, write_text
 from magic_insert.launch.results import ROUNDS, Sweep, flat_numbers, read_rounds, read_sweep

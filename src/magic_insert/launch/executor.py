@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object, read_record
 from magic_insert.launch.run import StageFailed, die_with_parent, load_function

@@ -23,16 +23,16 @@ from typing import Any, NoReturn
 
 from magic_insert import __version__
 from magic_insert.config.freeze import thaw, to_yaml
-from magic_insert.config.schema import ExecConfig
+from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_object, read_record, write_bytes, write_json, write_text
+from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.ranks import is_alive, start_ticks
 
 RECORD, CONFIG = "run.json", "config.yaml"
 # Jobs that fill their folder: none writes where another has.
 MAKERS = {"insert", "personalize", "insertion", "bootstrap", "evaluate", "toybox", "export", "foundation"}
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # These run in the parent and start a process group per stage.
 STAGED_JOBS = ("bootstrap",)
 INTERRUPT_EXIT, SIGTERM_EXIT = 128 + signal.SIGINT, 128 + signal.SIGTERM
@@ -116,7 +116,7 @@ def run_job(plan: JobPlan, frozen: Any, inputs: Any = None) -> Any:
 
 def is_picture(out: str) -> bool:
     """Whether `out` names a picture and not a folder, by its suffix."""
-    return out.lower().endswith(PICTURE_SUFFIXES)
+    return out.lower().endswith(SUFFIXES)
 
 
 def named_output(frozen: Any, name: str) -> Any:

@@ -34,7 +34,7 @@ from rich.progress import (
 from magic_insert.config.compose import Compose, composer
 from magic_insert.config.fields import check
 from magic_insert.config.freeze import freeze, thaw
-from magic_insert.config.schema import SweepConfig
+from magic_insert.config.schema.jobs import SweepConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, read_record, write_json

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, machine_fault
 from magic_insert.core.jsonl import read_object, read_record, write_json
 from magic_insert.core.ranks import local_rank, rank, world_size
 from magic_insert.launch.run import (
@@ -108,6 +108,10 @@ def run_target(target: str, payload: Path) -> int:
         _report("input", str(error), "")
         return INPUT_EXIT
     except Exception as error:
+        if (line := machine_fault(error)) is not None:
+            print(f"magic-insert: {line}", file=sys.stderr, flush=True)
+            _report("input", line, traceback.format_exc())
+            return INPUT_EXIT
         traceback.print_exc()
         _report("fault", f"{type(error).__name__}: {error}", traceback.format_exc())
         return FAULT_EXIT
@@ -167,9 +171,12 @@ def run_payload(payload: Path, result: Path) -> None:
     plan = JobPlan(job.job, job.target, words=tuple(job.words))
     try:
         returned = run_job(plan, frozen_from(job.config, job.job))
-    except (UserError, StageFailed) as error:
-        print(one_line(error), file=sys.stderr)
-        raise SystemExit(2 if isinstance(error, UserError) else 1) from None
+    except Exception as error:
+        line = str(error) if isinstance(error, UserError | StageFailed) else machine_fault(error)
+        if line is None:
+            raise
+        print(one_line(UserError(line)), file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, StageFailed) else 2) from None
     number = float(returned) if isinstance(returned, int | float) and math.isfinite(returned) else None
     write_json(result, asdict(Result(job.digest, number, round(time.monotonic() - began, 1))))
 

@@ -8,7 +8,6 @@ Shape letters: B pictures, S side of the model's square. Edges are float32, 0 or
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -19,11 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
+from magic_insert.models.hub import UNREACHABLE, Place
 from magic_insert.models.pipeline import quiet
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
-FOLDER = "controlnet"
+PLAIN, HALF = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 SCALE = 0.6  # conditioning strength of InstantStyle's own script
 
 
@@ -85,7 +85,7 @@ class Structure:
 def controlnet_of(pipe: Any) -> Any:
     """The Canny ControlNet that belongs to `pipe`, frozen; loaded on the first call and kept beside it.
 
-    `load_pipeline` says where it lies (`pipe.controlnet_source`): a folder, or `owner/name@commit` on the hub.
+    `load_pipeline` says where it lies (`pipe.controlnet_source`).
 
     Raises:
         UserError: the model has none, or it does not fit the model's UNet.
@@ -93,7 +93,7 @@ def controlnet_of(pipe: Any) -> Any:
     kept = getattr(pipe, "loaded_controlnet", None)
     if kept is not None:
         return kept
-    source: Path | str | None = getattr(pipe, "controlnet_source", None)
+    source: Place | None = getattr(pipe, "controlnet_source", None)
     if source is None:
         raise UserError(
             "expected a model with a Canny ControlNet for structure=canny, got none; "
@@ -104,8 +104,8 @@ def controlnet_of(pipe: Any) -> Any:
     for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
         if _plain(ours[key]) != _plain(theirs[key]):
             raise UserError(
-                f"expected a ControlNet with {key}={theirs[key]} as the model's UNet, got {ours[key]} in {source}; "
-                "set model.controlnet=FOLDER"
+                f"expected a ControlNet with {key}={theirs[key]} as the model's UNet, got {ours[key]} in "
+                f"{source.name}; set model.controlnet=FOLDER"
             )
     pipe.loaded_controlnet = network.to(pipe.device).requires_grad_(False).eval()
     return pipe.loaded_controlnet
@@ -115,21 +115,16 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else value
 
 
-def _load(source: Path | str, dtype: torch.dtype) -> Any:
-    repository, _, commit = str(source).partition("@")
-    local = isinstance(source, Path)
-    if isinstance(source, Path):
-        verify_folder(source)
+def _load(source: Place, dtype: torch.dtype) -> Any:
+    if source.folder is not None:
+        verify_folder(source.folder)
     try:
+        # From the hub half the download where half the precision is wanted; in a folder what is there.
+        plain = dtype is torch.float32 if source.folder is None else source.file(PLAIN) is not None
+        half = not plain and source.file(HALF) is not None
         with quiet():
             return ControlNetModel.from_pretrained(
-                source if local else repository,
-                revision=None if local else commit,
-                torch_dtype=dtype,
-                local_files_only=local,
-                use_safetensors=True,
+                source.name, torch_dtype=dtype, variant="fp16" if half else None, **source.options
             )
-    except DAMAGED as error:
-        raise UserError(
-            f"expected a ControlNet at {source}, got: {str(error).splitlines()[0]}; set model.controlnet=FOLDER"
-        ) from error
+    except (*DAMAGED, *UNREACHABLE) as error:
+        raise source.refusal(error, "a ControlNet", "model.controlnet") from error

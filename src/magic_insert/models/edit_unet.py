@@ -27,7 +27,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, read_record, write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.lora import ATTENTION, add_lora, lora_state, remove_lora, restore_lora
-from magic_insert.models.pipeline import ddim, decode, encode, quiet
+from magic_insert.models.pipeline import ddim, decode, encode, quiet, signature
 from magic_insert.models.sampling import image_size, time_ids
 from magic_insert.models.tensor_file import DAMAGED, read_tensors, save_tensors, verify_folder
 
@@ -35,30 +35,37 @@ LORA_FILE = "edit_lora.safetensors"
 LORA_CARD = "edit_lora.json"
 LORA = "edit"  # name of the adapter in the UNet
 INPUT = "conv_in."
+# In the configuration of an edit UNet, because an inpainting UNet has as many channels in another order.
+ORDER_KEY, ORDER = "input_order", "noisy, condition, mask"
+FIT_CARD = "fit.json"  # beside what a fit wrote before its configuration told the order
 
 
-def load_edit_unet(
-    folder: Path, *, device: torch.device | str = "cpu", base: UNet2DConditionModel | None = None
-) -> UNet2DConditionModel:
-    """The remover or inserter saved in `folder`, in float32, ready to draw.
+def load_edit_unet(folder: Path, *, base: UNet2DConditionModel | None = None) -> UNet2DConditionModel:
+    """The remover or inserter saved in `folder`, frozen, in float32 on the CPU.
 
     Args:
         base: the UNet of the pipeline, from which one that was kept as a LoRA is made.
 
     Raises:
-        UserError: no such folder, or the network in it does not take 2C + 1 channels.
+        UserError: no such folder, the network in it does not take 2C + 1 channels, or takes them in another order.
     """
     if base is not None and (folder / LORA_FILE).is_file():
-        return load_edit_lora(folder, base).to(device).eval().requires_grad_(False)
+        return load_edit_lora(folder, base).eval().requires_grad_(False)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"expected an inserter (config.json and safetensors) in {folder}, got none; set its folder"
         )
     verify_folder(folder)
-    try:
-        unet, found = UNet2DConditionModel.from_pretrained(
-            folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+    if read_json(folder / "config.json").get(ORDER_KEY) != ORDER and not (folder / FIT_CARD).is_file():
+        raise UserError(
+            f"expected an edit network of this program in {folder}, got one that does not say the order of its "
+            "channels; set inserter=diffusers for an inpainting model, or train from it with insertion model.source="
         )
+    try:
+        with quiet():
+            unet, found = UNet2DConditionModel.from_pretrained(
+                folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+            )
     except DAMAGED as error:
         raise UserError(f"expected an edit network in {folder}, got: {str(error).splitlines()[0]}") from error
     if strange := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
@@ -70,7 +77,19 @@ def load_edit_unet(
         raise UserError(
             f"expected {2 * given + 1} input channels (noisy, condition, mask) in {folder}, got {taken}"
         )
-    return unet.to(device).eval().requires_grad_(False)
+    unet.register_to_config(**{ORDER_KEY: ORDER})
+    return unet.eval().requires_grad_(False)
+
+
+def edit_unet_of(pipe: Any, folder: Path) -> UNet2DConditionModel:
+    """The remover or inserter saved in `folder`, ready to draw beside `pipe`: on its device and in its precision.
+
+    Raises:
+        UserError: see `load_edit_unet`.
+    """
+    unet = load_edit_unet(folder, base=pipe.unet)
+    with quiet():
+        return unet.to(pipe.device, pipe.unet.dtype)
 
 
 def latent_mask(mask: Float[Tensor, "B 1 H W"], height: int, width: int) -> Float[Tensor, "B 1 h w"]:
@@ -85,8 +104,11 @@ def edit_input(
     return torch.cat([noisy, condition, mask], dim=1)
 
 
-def empty_prompt(pipe: Any, batch: int) -> dict[str, Any]:
-    """Keyword arguments that tell the UNet of `pipe` "no prompt", for a batch; text-time ids say "a whole picture"."""
+def empty_prompt(pipe: Any, batch: int, size: int | None = None) -> dict[str, Any]:
+    """Keyword arguments for a UNet under the empty prompt, for a batch of whole pictures of `size` pixels.
+
+    None is the size that `pipe` draws; an edit UNet is given the one that it was trained with.
+    """
     tokens, _, pooled, _ = pipe.encode_prompt(
         prompt="", device=pipe.device, num_images_per_prompt=1, do_classifier_free_guidance=False
     )
@@ -94,7 +116,7 @@ def empty_prompt(pipe: Any, batch: int) -> dict[str, Any]:
         "encoder_hidden_states": tokens.float().expand(batch, -1, -1),
         "added_cond_kwargs": {
             "text_embeds": pooled.float().expand(batch, -1),
-            "time_ids": time_ids(pipe, image_size(pipe), batch).float(),
+            "time_ids": time_ids(pipe, size or image_size(pipe), batch).float(),
         },
     }
 
@@ -116,6 +138,20 @@ class EditSampling:
         return torch.stack(draws).to(like)
 
 
+def predict(unet: Any, latents: Tensor, time: Tensor, prompt: dict[str, Any]) -> Tensor:
+    """The UNet's answer in float32, whatever its own precision."""
+    dtype = unet.dtype
+    added = {
+        name: [part.to(dtype) for part in value] if isinstance(value, list) else value.to(dtype)
+        for name, value in prompt["added_cond_kwargs"].items()
+    }
+    states = prompt["encoder_hidden_states"].to(dtype)
+    answer: Tensor = unet(
+        latents.to(dtype), time, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+    )[0]
+    return answer.float()
+
+
 @torch.no_grad()
 def edit(
     pipe: Any,
@@ -135,12 +171,12 @@ def edit(
     """
     condition = encode(pipe.vae, image)
     cells = latent_mask(mask, *condition.shape[-2:])
-    prompt = empty_prompt(pipe, len(image))
+    prompt = empty_prompt(pipe, len(image), unet.config["sample_size"] * pipe.vae_scale_factor)
     scheduler = ddim(pipe)
     scheduler.set_timesteps(how.steps, device=condition.device)
     latent = how.noise("edit", condition) * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        guess = unet(edit_input(latent, condition, cells), timestep, return_dict=False, **prompt)[0]
+        guess = predict(unet, edit_input(latent, condition, cells), timestep, prompt)
         latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
         on_step(done, how.steps)
     return decode(pipe.vae, latent)
@@ -175,7 +211,10 @@ def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """A new UNet with 2C + 1 input channels in float32 on the CPU, made from `unet`, which stays as it is.
 
     A text-to-image UNet (C channels) gets the further ones with zero weights, so that it starts as the model it was
-    (ObjectDrop, section 4). A UNet of 2C + 1 channels is taken for an edit UNet. An IP-Adapter is left behind.
+    (ObjectDrop, section 4). Of 2C + 1 channels it is an edit UNet where its configuration tells our order, and else an
+    inpainting UNet, whose input is [noisy C, mask 1, masked picture's latent C]: the masked picture's channels become
+    the condition's, the mask's go last. ObjectDrop's remover starts so; it then learns that nothing in the condition is
+    masked out any more. An IP-Adapter is left behind.
 
     Raises:
         UserError: another number of input channels.
@@ -187,29 +226,16 @@ def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
         return _rebuilt(unet, torch.cat([weight, zeros], dim=1))
     if taken != 2 * given + 1:
         raise UserError(f"expected a UNet of {given} or {2 * given + 1} input channels, got {taken}")
-    return _rebuilt(unet, weight)
-
-
-def edit_start_from_inpainting(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A new edit UNet from an inpainting UNet, whose input is [noisy C, mask 1, masked picture's latent C].
-
-    The masked picture's channels become the condition's, the mask's go last. ObjectDrop's remover starts so; it then
-    learns that nothing in the condition is masked out any more.
-
-    Raises:
-        UserError: not 2C + 1 input channels.
-    """
-    taken, given = unet.config["in_channels"], unet.config["out_channels"]
-    if taken != 2 * given + 1:
-        raise UserError(f"expected an inpainting UNet of {2 * given + 1} input channels, got {taken}")
-    noisy, mask, masked = unet.conv_in.weight.detach().cpu().float().split([given, 1, given], dim=1)
+    if unet.config.get(ORDER_KEY) == ORDER:
+        return _rebuilt(unet, weight)
+    noisy, mask, masked = weight.split([given, 1, given], dim=1)
     return _rebuilt(unet, torch.cat([noisy, masked, mask], dim=1))
 
 
 @torch.no_grad()
 def blended(start: UNet2DConditionModel, trained: UNet2DConditionModel, share: float) -> UNet2DConditionModel:
     """A new network at `share` of the way from `start` (0) to `trained` (1); both have the same layers."""
-    result: UNet2DConditionModel = UNet2DConditionModel.from_config(dict(trained.config))
+    result = _configured(dict(trained.config))
     first, second = start.state_dict(), trained.state_dict()
     result.load_state_dict({name: first[name].lerp(second[name], share) for name in second})
     return result
@@ -228,10 +254,18 @@ def without_adapter(unet: UNet2DConditionModel) -> Any:
     return _rebuilt(unet, unet.conv_in.weight.detach().cpu().float())
 
 
+def _configured(settings: dict[str, Any]) -> Any:
+    """A UNet of that configuration; an edit UNet tells the order of its channels."""
+    unet = UNet2DConditionModel.from_config({k: v for k, v in settings.items() if k != ORDER_KEY})
+    if settings["in_channels"] == 2 * settings["out_channels"] + 1:
+        unet.register_to_config(**{ORDER_KEY: ORDER})
+    return unet
+
+
 def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
     """A UNet of the same configuration and weights, but for the input layer and without an IP-Adapter."""
     settings = {**dict(unet.config), "in_channels": weight.shape[1], "encoder_hid_dim_type": None}
-    fresh = UNet2DConditionModel.from_config(settings)
+    fresh = _configured(settings)
     state = {
         name: tensor.detach().cpu().float()
         for name, tensor in unet.state_dict().items()
@@ -243,7 +277,7 @@ def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
 
 @dataclass(frozen=True)
 class EditLoraCard:
-    """What is to be known before a LoRA is loaded: its rank, the `weights_digest` of its start, the size of latents."""
+    """What is to be known before a LoRA is loaded: its rank, the `start_digest` of its start, the size of latents."""
 
     rank: int
     start: str
@@ -261,6 +295,11 @@ def weights_digest(module: nn.Module) -> str:
     return sha.hexdigest()[:16]
 
 
+def start_digest(unet: nn.Module) -> str:
+    """16 hex digits of all but the input layer, the same before and after a LoRA is trained, in any precision."""
+    return signature({k: v for k, v in unet.state_dict().items() if not k.startswith(INPUT)}).hex()[:16]
+
+
 def open_for_lora(unet: Any, *, rank: int, seed: int) -> None:
     """Freezes an edit UNet but for a new LoRA on its attentions and its input layer."""
     add_lora(unet, rank=rank, alpha=rank, targets=ATTENTION, seed=seed, name=LORA)
@@ -274,13 +313,14 @@ def merge_lora(unet: Any) -> None:
     remove_lora(unet, LORA)
 
 
-def save_edit_lora(folder: Path, unet: Any, *, rank: int, start: str) -> None:
-    """Writes LoRA and input layer; `start` is the `weights_digest` of the UNet before training."""
+def save_edit_lora(folder: Path, unet: Any, *, rank: int) -> None:
+    """Writes LoRA and input layer."""
     tensors = lora_state(unet, LORA)
     for key, value in unet.conv_in.state_dict().items():
         tensors[INPUT + key] = value
     save_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
-    write_json(folder / LORA_CARD, {"rank": rank, "start": start, "sample_size": unet.config["sample_size"]})
+    card = {"rank": rank, "start": start_digest(unet), "sample_size": unet.config["sample_size"]}
+    write_json(folder / LORA_CARD, card)
 
 
 def load_edit_lora(folder: Path, base: Any) -> Any:
@@ -291,7 +331,7 @@ def load_edit_lora(folder: Path, base: Any) -> Any:
     """
     card = read_record(folder / LORA_CARD, EditLoraCard)
     unet = edit_start(base)
-    if (found := weights_digest(unet)) != card.start:
+    if (found := start_digest(unet)) != card.start:
         raise UserError(
             f"expected the model that {folder} was trained on ({card.start}), got another ({found}); set model="
         )

@@ -189,8 +189,6 @@ def load_effect_net(path: Path) -> EffectNet:
     Raises:
         UserError: the file is missing, broken, or not an effect network's.
     """
-    if not path.is_file():
-        raise UserError(f"expected the weights of an effect network at {path}, found nothing")
     try:
         tensors, about = read_tensors(path)
         widths = tuple(int(width) for width in about["widths"].split(","))

@@ -34,7 +34,7 @@ from transformers import (
 )
 
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.models.edit_unet import edit_start
+from magic_insert.models.edit_unet import ORDER, ORDER_KEY, edit_start, save_unet
 from magic_insert.models.tensor_file import read_tensors
 
 IP_ADAPTER_FILE = "ip_adapter_micro.safetensors"
@@ -356,6 +356,8 @@ def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, 
         load_part(parts / name / name, name).to(half).save_pretrained(folder / name)
     for path in folder.rglob("config.json"):
         config = read_json(path)
+        if path.parent.name in ("remover", "inserter"):
+            config[ORDER_KEY] = ORDER
         # diffusers notes where a part was loaded from: a place on the machine that trained it, no business of others.
         config.pop("_name_or_path", None)
         # Stored in half, meant for float32: transformers would keep the stored type where diffusers does not, and a
@@ -395,5 +397,5 @@ def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny", corpus: Iter
         torch.nn.init.normal_(controlnet.controlnet_cond_embedding.conv_out.weight, std=0.1)
         controlnet.save_pretrained(folder / "controlnet")
         for task in ("remover", "inserter"):
-            edit_start(unet).save_pretrained(folder / task)
+            save_unet(folder / task, edit_start(unet))
     return folder

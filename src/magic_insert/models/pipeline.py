@@ -5,35 +5,46 @@ Shape letters: B pictures of 3HW in [0, 1]; latents B x C x h x w with h = H / 8
 """
 
 import hashlib
-import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float
 from torch import Tensor
-from transformers import CLIPVisionModelWithProjection
 from transformers.utils import logging as transformers_logging
 
 from magic_insert import paths
-from magic_insert.config.schema import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
+from magic_insert.models.hub import (
+    HUB_ID,
+    UNREACHABLE,
+    Place,
+    adapter_file,
+    find_adapter,
+    find_part,
+    fits_encoder,
+    load_image_encoder,
+    load_vae,
+)
 from magic_insert.models.style import silence
-from magic_insert.models.tensor_file import DAMAGED, verify_folder
+from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-OFFICIAL_ADAPTER_FOLDER = "sdxl_models"  # where the IP-Adapter repository keeps those for SDXL
+KINDS = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
 LOADED = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "ip_adapter")
-ADAPTER_FOLDERS = ("ip_adapter", OFFICIAL_ADAPTER_FOLDER)
+SLICED = 512  # pixels from which pictures are decoded one by one
+TILE = 1024  # pixels of a tile's side
+SIGNS = 256  # of each tensor in a fingerprint
 
 
 @contextmanager
@@ -62,8 +73,8 @@ def load_pipeline(
 ) -> StableDiffusionXLPipeline:
     """The pipeline of `model`, frozen, its adapter (if any) loaded and at scale 0, drawing `image_size` pixels.
 
-    Weights stored in half precision arrive in `dtype`. A VAE that overflows in float16 (its card says so) stays in
-    float32.
+    Weights arrive in `dtype`, whatever they are stored in. A VAE that overflows in float16 (its card says so) stays in
+    float32, and any does in bfloat16, whose eight bits are too few for a picture.
 
     Args:
         model: the configuration group; `source` null is the shipped micro model.
@@ -71,41 +82,68 @@ def load_pipeline(
         dtype: overrides `model.dtype`.
 
     Raises:
-        UserError: no such folder, not an SDXL model, an unpinned hub id, an adapter that is not there.
+        UserError: no such device, no such folder, not an SDXL model, an unpinned hub id, an adapter that is not there,
+            a download that fails.
     """
+    device = resolve_device(model.device) if device is None else device
     dtype = dtype or PRECISIONS[model.dtype]
     source = find_source(model)
-    local = isinstance(source, Path)
-    _check_adapter_name(model)
-    controlnet_source = _find_controlnet(model, source)
-    if isinstance(source, Path):
-        verify_folder(source, LOADED)
+    adapter = find_adapter(model, source)
+    vae = find_part(model.vae, "model.vae", "a VAE")
+    controlnet = find_part(model.controlnet, "model.controlnet", "a ControlNet")
+    if controlnet is None and source.folder is not None and (source.folder / "controlnet").is_dir():
+        controlnet = Place(str(source.folder / "controlnet"))
+    if source.folder is not None:
+        verify_folder(source.folder, LOADED)
     try:
         with quiet():
             pipe = StableDiffusionXLPipeline.from_pretrained(
-                source,
-                revision=None if local else model.revision,
+                source.name,
                 dtype=dtype,
-                local_files_only=local,
-                use_safetensors=True,
+                variant=_variant(model, source.folder),
                 add_watermarker=False,
+                **source.options,
             )
-            _load_adapter(pipe, model, source)
-        pipe.controlnet_source = controlnet_source
-    except UserError:
-        raise
-    except DAMAGED as error:
-        raise UserError(
-            f"expected a complete SDXL model at {source}, got: {str(error).splitlines()[0]}"
-        ) from error
+            if vae is not None:
+                pipe.register_modules(vae=load_vae(vae, dtype))
+    except (*DAMAGED, *UNREACHABLE) as error:
+        raise source.refusal(error, "a complete SDXL model") from error
+    if adapter is not None:
+        try:
+            with quiet():
+                _load_adapter(pipe, adapter_file(adapter, model.ip_adapter_weight), adapter, source)
+        except UserError:
+            raise
+        except (*DAMAGED, *UNREACHABLE) as error:
+            raise adapter.refusal(error, "an IP-Adapter", "model.ip_adapter") from error
+    pipe.controlnet_source = controlnet
     for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
         if part is not None:
             part.requires_grad_(False).eval()
-    if dtype is torch.float16 and pipe.vae.config.force_upcast:
-        pipe.vae.to(torch.float32)
+    if dtype is torch.bfloat16 or (dtype is torch.float16 and pipe.vae.config.force_upcast):
+        with quiet():
+            pipe.vae.to(torch.float32)
+    if model.image_size >= SLICED:
+        # One picture at a time, and a large one in overlapping tiles: eight at 1024 pixels would take 26 GB.
+        pipe.vae.enable_slicing()
+        pipe.vae.enable_tiling()
+        pipe.vae.tile_sample_min_size = TILE
+        pipe.vae.tile_latent_min_size = TILE // pipe.vae_scale_factor
     pipe.default_sample_size = model.image_size // pipe.vae_scale_factor
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(resolve_device(model.device) if device is None else device)
+    with quiet():
+        return pipe.to(device)
+
+
+def _variant(model: ModelConfig, folder: Path | None) -> str | None:
+    """The variant to load: of a folder whichever is there, the plain files where the asked-for ones are not."""
+    if folder is None:
+        return model.variant
+    home = folder / "unet"
+    stored = {path.name.split(".")[1] for path in home.glob("diffusion_pytorch_model.*.safetensors")}
+    if model.variant in stored or not (home / "diffusion_pytorch_model.safetensors").is_file():
+        return model.variant if model.variant in stored else min(stored, default=None)
+    return None
 
 
 def resolve_device(name: str) -> torch.device:
@@ -121,8 +159,8 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def find_source(model: ModelConfig) -> Path | str:
-    """The folder of the model, or its hub id.
+def find_source(model: ModelConfig) -> Place:
+    """Where the model lies.
 
     Raises:
         UserError: neither a folder with an SDXL `model_index.json` nor a pinned hub id.
@@ -132,10 +170,10 @@ def find_source(model: ModelConfig) -> Path | str:
             raise UserError(
                 f"expected model.source for the model {model.name!r}, got null; set model.source=FOLDER"
             )
-        return _check_layout(paths.micro_dir())
+        return Place(str(_check_layout(paths.micro_dir())))
     folder = Path(model.source).expanduser()
     if folder.is_dir():
-        return _check_layout(folder)
+        return Place(str(_check_layout(folder)))
     if folder.is_absolute() or model.source.startswith((".", "~")) or not HUB_ID.fullmatch(model.source):
         raise UserError(f"expected a model folder or hub id, got {model.source}; set model.source=FOLDER")
     if not model.revision:
@@ -143,7 +181,7 @@ def find_source(model: ModelConfig) -> Path | str:
             f"expected a folder at {model.source}, or a pinned commit to load it from the hub; "
             "set model.revision=COMMIT"
         )
-    return model.source
+    return Place(model.source, model.revision)
 
 
 def _check_layout(folder: Path) -> Path:
@@ -153,7 +191,7 @@ def _check_layout(folder: Path) -> Path:
             f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
         )
     parts = read_object(index)
-    if (kind := parts.get("_class_name")) != StableDiffusionXLPipeline.__name__:
+    if (kind := parts.get("_class_name")) not in KINDS:
         raise UserError(f"expected an SDXL model in {folder}, got a {kind}; set model.source=FOLDER")
     for name, library in parts.items():
         if not isinstance(library, list) or None in library:
@@ -166,106 +204,42 @@ def _check_layout(folder: Path) -> Path:
     return folder
 
 
-def _check_adapter_name(model: ModelConfig) -> None:
-    """That the configuration names a folder, or a file of a hub id with its commit, or no adapter.
-
-    Raises:
-        UserError: something else.
-    """
-    named = model.ip_adapter
-    if named is None or Path(named).expanduser().is_dir():
-        return
-    repository, _, commit = named.partition("@")
-    if not (HUB_ID.fullmatch(repository) and commit and model.ip_adapter_weight):
-        raise UserError(
-            f"expected an IP-Adapter folder or pinned hub id, got {named}; "
-            "set model.ip_adapter=FOLDER, or owner/name@COMMIT with model.ip_adapter_weight=FILE"
-        )
-
-
-def _load_adapter(pipe: Any, model: ModelConfig, source: Path | str) -> None:
-    """Loads the adapter the configuration names (a folder, or `owner/name@commit`), or the one in a model folder."""
-    if model.ip_adapter is None and not (isinstance(source, Path) and (source / "ip_adapter").is_dir()):
-        return
-    home = Path(model.ip_adapter).expanduser() if model.ip_adapter else Path(source)
-    if home.is_dir():
-        found = _adapter_file(home, model.ip_adapter_weight)
-        subfolder = found.parent.relative_to(home).as_posix()
-        pipe.load_ip_adapter(home, subfolder=subfolder, weight_name=found.name, local_files_only=True)
-    else:
-        repository, _, commit = str(model.ip_adapter).partition("@")
-        subfolder, _, weight = str(model.ip_adapter_weight).rpartition("/")
-        where = subfolder or OFFICIAL_ADAPTER_FOLDER
-        if pipe.image_encoder is None:
-            # diffusers would take the encoder from the branch's end, whatever the revision of the adapter.
-            encoder = CLIPVisionModelWithProjection.from_pretrained(
-                repository,
-                subfolder=f"{where}/image_encoder",
-                revision=commit,
-                dtype=pipe.dtype,
-                use_safetensors=True,
-            )
-            pipe.register_modules(image_encoder=encoder)
-        pipe.load_ip_adapter(repository, subfolder=where, weight_name=weight, revision=commit)
+def _load_adapter(pipe: Any, file: Path, place: Place, source: Place) -> None:
+    """Loads the adapter and, unless the pipeline has it, the image encoder that it was trained with."""
+    if not fits_encoder(file, pipe.image_encoder):
+        encoder = load_image_encoder(file, [place] if place == source else [place, source], pipe.dtype)
+        pipe.register_modules(image_encoder=encoder, feature_extractor=None)
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in read_tensors(file).tensors.items():
+        part, _, name = key.partition(".")
+        state.setdefault(part, {})[name] = value
+    pipe.load_ip_adapter(state, subfolder="", weight_name=file.name)
     silence(pipe.unet)
-
-
-def _find_controlnet(model: ModelConfig, source: Path | str) -> Path | str | None:
-    """Where the model's Canny ControlNet lies, if anywhere; `models.controlnet` loads it when it is asked for."""
-    if model.controlnet is None:
-        inside = Path(source) / "controlnet"
-        return inside if isinstance(source, Path) and inside.is_dir() else None
-    folder = Path(model.controlnet).expanduser()
-    repository, _, commit = model.controlnet.partition("@")
-    if folder.is_dir():
-        return folder
-    if HUB_ID.fullmatch(repository) and commit:
-        return model.controlnet
-    raise UserError(
-        f"expected a ControlNet folder or hub id, got {model.controlnet}; "
-        "set model.controlnet=FOLDER or owner/name@COMMIT"
-    )
-
-
-def _adapter_file(home: Path, weight: str | None) -> Path:
-    """The adapter's safetensors file under `home`: the named one, or the only one there is."""
-    if weight is not None:
-        candidates = [home / weight, *(home / folder / weight for folder in ADAPTER_FOLDERS)]
-        found = [path for path in candidates if path.is_file()]
-    else:
-        found = sorted(p for folder in (".", *ADAPTER_FOLDERS) for p in (home / folder).glob("*.safetensors"))
-    if not found or (weight is None and len(found) > 1):
-        raise UserError(
-            f"expected one IP-Adapter file {weight or '*.safetensors'} in {home}, got {[p.name for p in found]}; "
-            "set model.ip_adapter_weight=FILE"
-        )
-    if found[0].suffix != ".safetensors":
-        raise UserError(f"expected an IP-Adapter as safetensors, got {found[0].name}")
-    return found[0]
 
 
 @torch.no_grad()
 def fingerprint(pipe: Any) -> str:
-    """16 hex digits that tell two base models apart: names, shapes and the first values of every tensor.
+    """16 hex digits that tell two base models apart: names and shapes of every tensor, and the signs of its values.
 
-    LoRAs and precision are left out as far as they can be: values are compared in bfloat16, and names as they are
-    without an adapter.
+    No precision changes a sign, so a model is the same in float32, in half precision, and stored in either. LoRAs and
+    an image adapter are left out.
     """
     sha = hashlib.sha256()
     for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
-        tensors = {
-            f"{name}.{k.replace('.base_layer', '')}": v for k, v in getattr(pipe, name).state_dict().items()
-        }
-        for key, tensor in sorted(tensors.items()):
-            if "lora_" not in key:
-                sha.update(f"{key}{list(tensor.shape)}".encode())
-                sha.update(_head(tensor))
+        sha.update(signature({f"{name}.{k}": v for k, v in getattr(pipe, name).state_dict().items()}))
     return sha.hexdigest()[:16]
 
 
-def _head(tensor: Tensor) -> bytes:
-    values = tensor.flatten()[:8].to("cpu", torch.bfloat16)
-    return values.view(torch.int16).numpy().tobytes()
+def signature(tensors: Mapping[str, Tensor]) -> bytes:
+    """A digest of names, shapes and up to SIGNS evenly spread signs of each tensor, without those of a LoRA."""
+    sha = hashlib.sha256()
+    own = {k.replace(".base_layer", ""): v for k, v in tensors.items() if "lora_" not in k}
+    for key, tensor in sorted(own.items()):
+        flat = tensor.detach().flatten()
+        picked = torch.signbit(flat[:: max(1, len(flat) // SIGNS)]).cpu()
+        sha.update(f"{key}{list(tensor.shape)}".encode())
+        sha.update(np.packbits(picked.numpy()).tobytes())
+    return sha.digest()
 
 
 def _units(vae: Any, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -69,6 +69,26 @@ class Handover:
     base: BaseModel
 
 
+@dataclass(frozen=True)
+class Features:
+    """What takes part in the drawing besides prompt and style; by default nothing.
+
+    `structure`: edges to follow, one for all rows or B of them. `contrast`: a push from another look to the style, at
+    the price of a second prediction for two pictures a row. `handover`: the share of the steps after which the base
+    model goes on, without a `contrast`. `scheduler`: instead of the pipeline's own. `replace`: called with the number
+    of steps done, from 0, and the latents BChw; what it returns goes on instead.
+    """
+
+    structure: Structure | None = None
+    contrast: StyleContrast | None = None
+    handover: Handover | None = None
+    scheduler: Any = None
+    replace: Callable[[int, Tensor], Tensor] | None = None
+
+
+PLAIN = Features()
+
+
 @torch.no_grad()
 def sample(
     pipe: Any,
@@ -78,13 +98,7 @@ def sample(
     steps: int = 30,
     guidance: float = 5.0,
     style: StyleEmbeds | None = None,
-    negative_prompt: str | None = None,
-    size: int | None = None,
-    structure: Structure | None = None,
-    contrast: StyleContrast | None = None,
-    handover: Handover | None = None,
-    scheduler: Any = None,
-    replace: Callable[[int, Tensor], Tensor] | None = None,
+    features: Features = PLAIN,
     on_step: Callable[[int], None] = lambda done: None,
 ) -> Float[Tensor, "B 3 S S"]:
     """One picture per prompt, in [0, 1]; row i depends on prompt, seed and style i only (to float tolerance).
@@ -96,14 +110,6 @@ def sample(
         steps: denoising steps, at least 1.
         guidance: weight of classifier-free guidance; 1 or less switches it off.
         style: one style for all rows or B of them; None for no style.
-        negative_prompt: the text to move away from; None leaves it to the model's own convention.
-        size: side in pixels; the model's own by default.
-        structure: edges to follow, one for all rows or B of them; None for none.
-        contrast: a push from another look to `style`, at the price of a second prediction for two pictures a row; None
-            for none. Needs `style`.
-        handover: the share of the steps after which the base model goes on, without a `contrast`; None for never.
-        scheduler: instead of the pipeline's own.
-        replace: called with the number of steps done, from 0, and the latents BChw; what it returns goes on instead.
         on_step: called with the number of steps done.
 
     Raises:
@@ -115,42 +121,52 @@ def sample(
         )
     if steps < 1:
         raise UserError(f"expected at least 1 sampling step, got {steps}; set sampling.steps")
-    if contrast is not None and style is None:
-        raise UserError("expected a style for a contrast of looks, got none; set style.guidance=0")
-    count, size = len(prompts), size or image_size(pipe)
-    followed = None if structure is None else structure.expand(count)
-
-    def denoiser() -> Denoiser:
-        """The pipeline as it is now."""
-        conditions = conditions_of(
-            pipe, prompts, size, style=style, guided=guidance > 1, negative_prompt=negative_prompt
-        )
-        return guided(network(pipe, conditions, followed), guidance)
-
-    denoise = denoiser()
-    if contrast is not None and style is not None:
-        denoise = pushed(denoise, pipe, contrast, style.expand(count), size)
-    if handover is not None and handover.share < 1:
-        with handover.base():
-            base = denoiser()
-        denoise = handed_over(denoise, inside(handover.base, base), round(handover.share * steps))
-
+    denoise = _denoiser(pipe, prompts, steps, guidance, style, features)
     # A scheduler remembers where it is; a copy keeps two calls apart.
-    original = scheduler or pipe.scheduler
+    original = features.scheduler or pipe.scheduler
     scheduler = type(original).from_config(original.config)
     scheduler.set_timesteps(steps, device=pipe.device)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = (1, pipe.unet.config.in_channels, size // pipe.vae_scale_factor, size // pipe.vae_scale_factor)
+    side = image_size(pipe) // pipe.vae_scale_factor
+    shape = (1, pipe.unet.config.in_channels, side, side)
     noise = [torch.randn(shape, generator=g, dtype=pipe.unet.dtype) for g in generators]
     latents = torch.cat(noise).to(pipe.device) * scheduler.init_noise_sigma
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for done, t in enumerate(scheduler.timesteps):
-        if replace is not None:
-            latents = replace(done, latents)
+        if features.replace is not None:
+            latents = features.replace(done, latents)
         predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
         latents = scheduler.step(predicted, t, latents, return_dict=False, **extra)[0].to(pipe.unet.dtype)
         on_step(done + 1)
     return decode(pipe.vae, latents.float())
+
+
+def _denoiser(
+    pipe: Any,
+    prompts: Sequence[str],
+    steps: int,
+    guidance: float,
+    style: StyleEmbeds | None,
+    features: Features,
+) -> Denoiser:
+    """The pipeline under its conditions, wrapped by whatever is asked for."""
+    count, contrast, handover = len(prompts), features.contrast, features.handover
+    if contrast is not None and style is None:
+        raise UserError("expected a style for a contrast of looks, got none; set style.guidance=0")
+    followed = None if features.structure is None else features.structure.expand(count)
+
+    def as_it_is() -> Denoiser:
+        conditions = conditions_of(pipe, prompts, style=style, guided=guidance > 1)
+        return guided(network(pipe, conditions, followed), guidance)
+
+    denoise = as_it_is()
+    if contrast is not None and style is not None:
+        denoise = pushed(denoise, pipe, contrast, style.expand(count))
+    if handover is not None and handover.share < 1:
+        with handover.base():
+            base = as_it_is()
+        denoise = handed_over(denoise, inside(handover.base, base), round(handover.share * steps))
+    return denoise
 
 
 @dataclass(frozen=True)
@@ -164,11 +180,9 @@ class Conditions:
 def conditions_of(
     pipe: Any,
     prompts: Sequence[str],
-    size: int,
     *,
     style: StyleEmbeds | None = None,
     guided: bool = False,
-    negative_prompt: str | None = None,
 ) -> Conditions:
     """The conditions of `prompts` and `style`; with `guided` the rows without prompt and style stand before them.
 
@@ -177,9 +191,9 @@ def conditions_of(
     """
     count = len(prompts)
     text, no_text, pooled, no_pooled = pipe.encode_prompt(
-        list(prompts), device=pipe.device, do_classifier_free_guidance=guided, negative_prompt=negative_prompt
+        list(prompts), device=pipe.device, do_classifier_free_guidance=guided
     )
-    added: dict[str, Any] = {"text_embeds": pooled, "time_ids": time_ids(pipe, size, count)}
+    added: dict[str, Any] = {"text_embeds": pooled, "time_ids": time_ids(pipe, image_size(pipe), count)}
     if guided:
         text, added["text_embeds"] = torch.cat([no_text, text]), torch.cat([no_pooled, pooled])
         added["time_ids"] = added["time_ids"].repeat(2, 1)
@@ -226,12 +240,12 @@ def guided(denoise: Denoiser, weight: float) -> Denoiser:
     return combined
 
 
-def pushed(denoise: Denoiser, pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds, size: int) -> Denoiser:
+def pushed(denoise: Denoiser, pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds) -> Denoiser:
     """`denoise` plus the push of `contrast` from its own look to the `wanted` ones."""
     count = len(wanted)
     looks = torch.cat([wanted.positive, contrast.own.expand(count).positive])
     with contrast.base():
-        conditions = conditions_of(pipe, [""] * 2 * count, size, style=StyleEmbeds(looks, looks))
+        conditions = conditions_of(pipe, [""] * 2 * count, style=StyleEmbeds(looks, looks))
     base = inside(contrast.base, network(pipe, conditions))
 
     def combined(latents: Tensor, t: Tensor, done: int) -> Tensor:

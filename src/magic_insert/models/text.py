@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema import MAX_TOKENS
+from magic_insert.config.schema.training import MAX_TOKENS
 from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 

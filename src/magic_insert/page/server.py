@@ -28,7 +28,7 @@ from starlette.responses import FileResponse, JSONResponse, Response, StreamingR
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from magic_insert.config.schema import PageConfig
+from magic_insert.config.schema.jobs import PageConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes

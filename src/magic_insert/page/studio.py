@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from magic_insert.config.freeze import overridden
-from magic_insert.config.schema import FREE_INSERTERS
+from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, no_event

@@ -4,7 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magic_insert.config.registry import STYLIZERS
-from magic_insert.config.schema import ADAIN_FILES, ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import (
+    ADAIN_FILES,
+    ModelConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.core.errors import UserError
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -152,8 +152,6 @@ def load_adain(folder: Path) -> AdainNetworks:
     networks = {ENCODER_FILE: build_encoder(), DECODER_FILE: build_decoder()}
     for name, network in networks.items():
         path = folder / name
-        if not path.is_file():
-            raise UserError(f"expected {name} in {folder}, got no such file; set stylizer.weights=FOLDER")
         try:
             network.load_state_dict(read_tensors(path).tensors)
         except RuntimeError as error:

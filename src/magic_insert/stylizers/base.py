@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
-from magic_insert.models.sampling import Handover, StyleContrast, image_size, sample
+from magic_insert.models.sampling import Features, Handover, StyleContrast, image_size, sample
 from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
 from magic_insert.stylizers.draws import Draw
 
@@ -110,9 +110,11 @@ class DiffusionStylizer:
                     style=None
                     if embeds is None
                     else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
-                    structure=self.structure if share == 1 else self._outline(),
-                    contrast=contrast,
-                    handover=None if base is None or share == 1 else Handover(share, base),
+                    features=Features(
+                        structure=self.structure if share == 1 else self._outline(),
+                        contrast=contrast,
+                        handover=None if base is None or share == 1 else Handover(share, base),
+                    ),
                     on_step=counted(on_step, number * steps, len(batches) * steps),
                 )
                 pictures.update(zip(rows, drawn.cpu(), strict=True))

@@ -25,7 +25,7 @@ from torch.nn import functional
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.models.pipeline import ddim, encode
-from magic_insert.models.sampling import image_size, sample, time_ids
+from magic_insert.models.sampling import Features, image_size, sample, time_ids
 from magic_insert.models.style import blank_style, has_adapter, square_style_image
 from magic_insert.stylizers.adain import adain
 from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
@@ -80,9 +80,7 @@ class StyleAlignedStylizer(DiffusionStylizer):
                 draw_seeds(draws, self.sampling) * 2,
                 steps=self.sampling.steps,
                 guidance=self.sampling.guidance,
-                scheduler=ddim(self.pipe),
-                structure=structure,
-                replace=retrace,
+                features=Features(structure, scheduler=ddim(self.pipe), replace=retrace),
                 on_step=on_step,
             )
         return pictures[count:].cpu()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.config.schema import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import FAINT, SUBJECT_HEIGHT, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import bounding_box

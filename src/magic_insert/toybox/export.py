@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import STYLES
-from magic_insert.config.schema import ToyboxConfig
+from magic_insert.config.schema.jobs import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import tracked
 from magic_insert.core.images import contact_sheet, save_png

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_object
 from magic_insert.models.tensor_file import fits_itself, read_tensors, save_tensors
 
 STATE = "optimizer.state."
@@ -96,6 +97,21 @@ def save_checkpoint(
     save_tensors(folder / PATTERN.replace("*", f"{step:08d}"), tensors, header)
     for path in list_checkpoints(folder)[KEPT:]:
         path.unlink(missing_ok=True)
+
+
+def is_finished(card: Path, key: str, *claims: Path) -> bool:
+    """Whether the product that `card` describes is there; it and the `claims` of work in progress hold the run's key.
+
+    Raises:
+        UserError: one of them belongs to another run.
+    """
+    for path in (card, *claims):
+        if path.is_file() and (found := read_object(path).get("key")) != key:
+            raise UserError(
+                f"expected the run {key} or an empty folder at {path.parent}, got the run {found}; "
+                "choose another out="
+            )
+    return card.is_file()
 
 
 def clear_checkpoints(folder: Path) -> None:

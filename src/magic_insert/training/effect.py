@@ -13,6 +13,7 @@ Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0
 """
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,18 +25,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
+from magic_insert.core.silhouettes import ContactShape, cast, contact, foot_frame, frame_coordinates
 from magic_insert.data.relit_pairs import RelitPairs, training_chunk
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, hedged, load_effect_net
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
 from magic_insert.toybox.looks import LOOKS
 from magic_insert.toybox.styles.view import luminance
-from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 STORED, TRACED = 144, 192  # sides of kept pictures and of traced ones
@@ -106,9 +106,7 @@ def fit_effect(
     """
     key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
     product, card = folder / effect_weights().name, folder / CARD
-    if card.is_file():
-        if (found := read_object(card).get("key")) != key:
-            raise UserError(f"expected the fit {key} or none in {folder}, got {found}; choose another out=")
+    if is_finished(card, key):
         return product
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(settings.seed, "effect start") % 2**32)
@@ -165,7 +163,11 @@ class Drawings:
         )
         self.done = int(read_object(folder / STATE)["done"]) if (folder / STATE).is_file() else 0
         jobs = [(seed, i, min(CHUNK, scenes - i)) for i in range(self.done // DRAWINGS, scenes, CHUNK)]
-        self.pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 and jobs else None
+        self.pool = None
+        if workers > 1 and jobs:
+            # Ctrl-C is the trainer's to handle.
+            ignore = (signal.SIGINT, signal.SIG_IGN)
+            self.pool = multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
         self.rendered: Iterator[RelitPairs] = (
             map(_render, jobs) if self.pool is None else self.pool.imap(_render, jobs)
         )
@@ -416,10 +418,7 @@ def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Ten
     count, one = len(mask), (len(mask), 1, 1)
     lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
     leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
-    broad, tight = contact(
-        mask,
-        frame,
-        leaned,
+    shape = ContactShape(
         tall=dice.uniform(count, 0.14, 0.55).view(one),
         wide=dice.uniform(count, 0.95, 1.35).view(one),
         down=dice.uniform(count, 0.02, 0.22).view(one),
@@ -427,6 +426,7 @@ def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Ten
         lowest=dice.number(0.06, 0.2),
         tightness=dice.number(0.012, 0.05),
     )
+    broad, tight = contact(mask, frame, leaned, shape)
     tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
     depth = dice.uniform(count, 0.2, 0.8) * tinge
     shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from magic_insert.config.schema import ExportConfig
+from magic_insert.config.schema.jobs import ExportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.core.store import Request, claim

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
+    FIT_CARD,
     edit_start,
     empty_prompt,
     load_edit_unet,
@@ -35,11 +35,12 @@ from magic_insert.models.edit_unet import (
 )
 from magic_insert.models.pipeline import ddim, plain_attention, size_ids
 from magic_insert.models.sampling import image_size
+from magic_insert.training.checkpoint import is_finished
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, first_rank_only, fit
 
 Task = Literal["remove", "insert"]
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
-CARD = "fit.json"
+CARD = FIT_CARD
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
 
 
@@ -237,13 +238,14 @@ def fit_edit(
     Raises:
         UserError: the folder holds a fit of other data or settings, or `start` is no such network.
     """
-    unet = load_edit_unet(start) if isinstance(start, Path) else edit_start(start)
+    unet = load_edit_unet(start, base=pipe.unet) if isinstance(start, Path) else edit_start(start)
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
-    before = weights_digest(unet)
-    contents = settings.contents(before, latents)
+    contents = settings.contents(weights_digest(unet), latents)
     product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
-    if _claim(product, work, contents):
+    key = digest(contents)
+    if is_finished(product / CARD, key, work / CARD):
         return
+    write_json(work / CARD, {"key": key, **contents})
     device = pipe.device.type
     unet.train().requires_grad_(True)
     if settings.lora_rank:
@@ -258,7 +260,7 @@ def fit_edit(
         save_every=settings.save_every,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
-        key=digest(contents),
+        key=key,
     )
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
     fit(module, batches, options, work, log=log, on_step=on_step)
@@ -275,30 +277,11 @@ def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path,
     if settings.merged:
         save_unet(staged, unet)
     else:
-        save_edit_lora(staged, unet, rank=settings.lora_rank, start=contents["start"])
+        save_edit_lora(staged, unet, rank=settings.lora_rank)
     sums = {path.name: sha256_file(path) for path in sorted(staged.glob("*.safetensors"))}
     write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
     staged.rename(product)
     shutil.rmtree(work)
-
-
-def _claim(product: Path, work: Path, contents: dict[str, Any]) -> bool:
-    """Whether the product is there already; if not, the work folder is marked as this fit's.
-
-    Raises:
-        UserError: product or work folder belong to another fit.
-    """
-    key = digest(contents)
-    for card in (product / CARD, work / CARD):
-        if card.is_file() and (found := read_json(card)["key"]) != key:
-            raise UserError(
-                f"expected a fit with the settings and data of {card.parent} ({found}), got others ({key}); "
-                "choose another out="
-            )
-    if product.is_dir():
-        return True
-    write_json(work / CARD, {"key": key, **contents})
-    return False
 
 
 def latents_digest(latents: EditLatents) -> str:

@@ -23,7 +23,8 @@ from rich.console import Console
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
-from magic_insert.config.schema import DataConfig, InsertionConfig
+from magic_insert.config.schema.jobs import InsertionConfig
+from magic_insert.config.schema.training import DataConfig
 from magic_insert.core.compositing import Region, area_resize, region_around
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
@@ -40,9 +41,8 @@ from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.models.edit_unet import (
     EditSampling,
     edit,
-    edit_start_from_inpainting,
+    edit_unet_of,
     latent_mask,
-    load_edit_unet,
 )
 from magic_insert.models.effect_net import load_effect_net
 from magic_insert.models.pipeline import encode, find_source, fingerprint, load_pipeline, resolve_device
@@ -150,6 +150,10 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
     start = {"base": None, "shipped": effect_weights()}.get(
         train.init, Path(train.init) / effect_weights().name
     )
+    if start is not None and not start.is_file():
+        raise UserError(
+            f"expected an effect network at {start} for train.init, got none; set train.init=base"
+        )
     settings = EffectFit(
         train.steps,
         train.batch_size,
@@ -214,11 +218,10 @@ class TaskRun:
         Raises:
             UserError: nothing there.
         """
-        init, unet = self.cfg.train.init, self.pipe.unet
+        init = self.cfg.train.init
         if init == "base":
-            inpainting = unet.config["in_channels"] != unet.config["out_channels"]
-            return edit_start_from_inpainting(unet) if inpainting else unet
-        home = Path(str(find_source(self.cfg.model))) if init == "shipped" else Path(init)
+            return self.pipe.unet
+        home = Path(find_source(self.cfg.model).name) if init == "shipped" else Path(init)
         folder = home / PRODUCTS[self.task]
         if not (folder / "config.json").is_file():
             raise UserError(
@@ -241,7 +244,7 @@ class TaskRun:
         """Writes validation-<task>.json and .png, unless they are there."""
         if (self.out / f"validation-{self.task}.json").is_file():
             return
-        unet = load_edit_unet(self.out / PRODUCTS[self.task], device=self.pipe.device, base=self.pipe.unet)
+        unet = edit_unet_of(self.pipe, self.out / PRODUCTS[self.task])
         drawn = draw_held_out(self.pipe, unet, held_out, self.task, self.views, self.cfg.validation_steps)
         publish_numbers(self.out, self.task, drawn, tracker, self.cfg, getattr(held_out, "styles", ()))
 

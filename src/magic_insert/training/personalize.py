@@ -17,18 +17,13 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from magic_insert.config.schema import (
-    LoggerConfig,
-    ModelConfig,
-    PersonalizationConfig,
-    PersonalizeConfig,
-    check_precision,
-)
+from magic_insert.config.schema.jobs import PersonalizeConfig
+from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
+from magic_insert.config.schema.training import PersonalizationConfig, check_precision
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step, stage
-from magic_insert.core.jsonl import read_object, write_json
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import (
@@ -47,7 +42,7 @@ from magic_insert.models.segment import cut_subject
 from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
-from magic_insert.training.checkpoint import clear_checkpoints
+from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
     PersonalizeModule,
     check_device,
@@ -115,7 +110,7 @@ def personalize(
     """
     subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
     run = _Run(pipe, subjects, cfg, seed, Path(out), options)
-    if not run.is_finished():
+    if not is_finished(run.out / CARD_FILE, run.key, run.out / CLAIM_FILE):
         validation = run.begin()
         began = time.perf_counter()
         start = run.train(validation, on_step, callbacks)
@@ -143,19 +138,6 @@ class _Run:
         if options.request is not None:
             self.contents["request"] = dict(options.request)
         self.seed = fold_in(seed, "personalize", cfg.seed)
-
-    def is_finished(self) -> bool:
-        """Whether the folder already holds this run's product.
-
-        Raises:
-            UserError: it belongs to another run.
-        """
-        for path in (self.out / CLAIM_FILE, self.out / CARD_FILE):
-            if path.is_file() and (found := read_object(path).get("key")) != self.key:
-                raise UserError(
-                    f"expected run {self.key} or an empty folder at {self.out}, got run {found}; choose another out="
-                )
-        return (self.out / CARD_FILE).is_file()
 
     @cached_property
     def facts(self) -> dict[str, Any]:

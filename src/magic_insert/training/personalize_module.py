@@ -16,8 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from magic_insert.config.extras import require_optimizer
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig, require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.models.lora import FILE as LORA_FILE

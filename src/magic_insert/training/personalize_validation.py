@@ -26,7 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_bytes, write_json, write_text

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.config.schema import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png

@@ -33,7 +33,7 @@ from torch import Tensor, distributed, nn
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, terminal_bars
 from magic_insert.core.ranks import rank, world_size
-from magic_insert.core.threads import ThreadChoice
+from magic_insert.core.threads import REMEMBERED, SLOW, ThreadChoice
 from magic_insert.training.checkpoint import (
     Stopped,
     StopRequest,
@@ -47,8 +47,6 @@ Made = TypeVar("Made")
 MEAN = "mean."
 THREADS = "threads"
 GIGABYTE = 1e9
-SLOW = 3.0  # a step this many times longer than the median of the last ones is worth a warning
-REMEMBERED = 20
 QUIET_STEPS = 100  # between two warnings about slow steps
 NEARLY_FULL = 0.92  # share of the device's memory
 log = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import POSITIVE, NotEmpty, OneOf, Range
-from magic_insert.config.schema.shared import EDIT_STEPS, Count, Guidance, OnError, Precision, Share, Steps
+from magic_insert.config.fields import Input, NotEmpty, OneOf, Range
+from magic_insert.config.schema.shared import EDIT_STEPS, Count, Guidance, OnError, Share, Steps
+from magic_insert.config.schema.training import Decay, EditFit
 
 MOST = 1_000_000  # pictures
 # Of photographs: the set is filled up with drawings to match, a hundred times over at most.
@@ -64,7 +65,7 @@ class StyledPoolConfig:
     """Styles of the pictures; empty: every training style but photo (toybox)."""
     occlusion: Share = 0.0
     """Chance that a prop stands before the subject (toybox)."""
-    dir: str | None = None
+    dir: Annotated[str | None, Input("folder")] = None
     """Folder of pictures, DIR/STYLE/NAME.png or DIR/NAME.png (folder)."""
     masks: str | None = None
     """Folder of their masks; null: DIR/masks (folder)."""
@@ -112,38 +113,21 @@ class FilterConfig:
 
 
 @dataclass(frozen=True)
-class AdaptConfig:
+class AdaptConfig(EditFit):
     """One round's training."""
 
-    steps: Count = MISSING
-    """Optimizer steps."""
-    batch_size: Count = MISSING
-    """Pairs per step."""
-    lr: Annotated[float, POSITIVE] = MISSING
-    """Learning rate."""
+    ema_decay: Decay = 0.98
+    """Of the averaged weights that are kept; 0: no average."""
+    save_every: Count = 50
+    """Steps between checkpoints."""
     photo_share: Share = 0.5
     """Share of each batch that is counterfactual photographs: 0, or at least 0.01 and below 1."""
     num_photos: Annotated[int, Range(1, MOST)] = 64
     """How many photographs there are."""
-    photos: str | None = None
+    photos: Annotated[str | None, Input("folder")] = None
     """Folder of photographs with with/, without/ and mask/; null: Toybox renders."""
     background: Annotated[str, OneOf("paper", "composited")] = "paper"
     """`paper` trains on the removed picture as it is, `composited` on the original with only hole and effect of it."""
-    condition_noise: Annotated[float, Range(0, 10)] = 0.0
-    """Conditions get noise of a spread up to this, in scaled latents, which hides what a removal leaves of a shadow;
-    0 is the paper's."""
-    ema_decay: Annotated[float, Range(0, 1, open_high=True)] = 0.98
-    """Of the averaged weights that are kept."""
-    effect_weight: Annotated[float, Range(0, 1000)] = 0.0
-    """How much more a part of the picture counts where the edit changes it; 0 is the paper's plain loss."""
-    time_shift: Annotated[float, Range(0.1, 100)] = 1.0
-    """Above 1 trains more on noisy pictures, where an edit is decided; 1 is the paper's."""
-    precision: Precision = "32-true"
-    """Precision of the arithmetic."""
-    lora_rank: Annotated[int, Range(0)] = 0
-    """0 trains all weights; otherwise a LoRA and the input layer, merged into the result."""
-    save_every: Count = 50
-    """Steps between checkpoints."""
     blend: Annotated[float, Range(0.01, 1)] = 1.0
     """What is kept lies this far between the network a round started from and the one it trained; 1 is the paper's."""
 

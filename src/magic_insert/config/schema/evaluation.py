@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import Holds, OneOf, Range
+from magic_insert.config.fields import Holds, Input, OneOf, Range
 from magic_insert.config.registry import ENCODERS, INSERTERS, STYLIZERS, Registered
 from magic_insert.config.schema.shared import (
     Composite,
@@ -32,7 +32,7 @@ class BenchmarkConfig:
         ),
     ] = MISSING
     """The benchmark."""
-    root: str | None = None
+    root: Annotated[str | None, Input("folder")] = None
     """Folder of the pictures (subjectplop, folder)."""
     split: Annotated[str, OneOf("mini", "full")] = "mini"
     """5 x 4 or 35 x 20 pairs (toyplop)."""
@@ -64,7 +64,7 @@ class BenchmarkConfig:
 class EncodersConfig:
     """Where the encoders' weights come from, and which there are beyond those of the tables."""
 
-    root: str | None = None
+    root: Annotated[str | None, Input("folder")] = None
     """Folder of weights; null: the shipped micro encoders, or the hub's cache for those of the paper."""
     lpips: str | None = None
     """Folder of LPIPS's AlexNet trunk; null: `root`; without the file the LPIPS columns are left out."""
@@ -96,7 +96,7 @@ class EvaluatedStylizer(StylizerConfig):
 
     name: Annotated[str, Registered(STYLIZERS, IMAGES)] = "personalized"
     """The method."""
-    dir: str | None = None
+    dir: Annotated[str | None, Input("folder")] = None
     """Folder of the pictures (images)."""
     pattern: Pattern = "{subject}__{background}.png"
     """A file's name with {subject} and {background} (images)."""
@@ -126,11 +126,11 @@ class EvaluatedInserter(InserterConfig):
     """The method."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's own pixels outside the effect, `paper` the whole redrawn picture."""
-    dir: str | None = None
+    dir: Annotated[str | None, Input("folder")] = None
     """Folder of the composites (images)."""
     pattern: Pattern = "{subject}__{background}.png"
     """A file's name with {subject} and {background} (images)."""
-    mask_dir: str | None = None
+    mask_dir: Annotated[str | None, Input("folder")] = None
     """Coverage of the subject in each composite, files of the same names; null: seen in its difference (images)."""
 
     def conflicts(self, at: str) -> Iterator[str]:

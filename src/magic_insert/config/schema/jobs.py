@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import NotEmpty, OneOf, Range
+from magic_insert.config.fields import Input, NotEmpty, OneOf, Output, Range
 from magic_insert.config.freeze import overridden, settings_class, typed
 from magic_insert.config.registry import METRICS, Registered
 from magic_insert.config.schema.bootstrap import (
@@ -34,6 +34,7 @@ from magic_insert.config.schema.shared import (
     Composite,
     Count,
     ExecConfig,
+    Folder,
     InserterConfig,
     LoggerConfig,
     ModelConfig,
@@ -134,13 +135,13 @@ class InsertConfig:
 class PageConfig:
     """Drag and drop in a browser, on this machine alone."""
 
-    out: str = "runs/page"
+    out: Folder = "runs/page"
     """Where the pictures that the page renders for its shelves are kept."""
     port: Annotated[int, Range(0, 65535)] = 0
     """Of the page; 0: any free one."""
     browser: bool = False
     """Open the page in this machine's browser."""
-    subjects: str = "runs/subjects"
+    subjects: Folder = "runs/subjects"
     """Where personalisations are kept, those of `magic-insert insert` among them."""
     seed: int = 0
     """Root of every random number."""
@@ -159,7 +160,7 @@ class PersonalizeConfig:
 
     subject: Any = MISSING
     """A picture, a list of up to 5 as in subject=[a.png,b.png], or a folder of subjects, each with a run folder."""
-    out: str = MISSING
+    out: Folder = MISSING
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -190,7 +191,7 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of the personalisation."""
-    out: str = MISSING
+    out: Folder = MISSING
     """The folder to write."""
     format: Annotated[str, OneOf("kohya", "diffusers")] = "kohya"
     """`kohya` for ComfyUI and A1111, or diffusers' own."""
@@ -206,7 +207,7 @@ class ExportConfig:
 class InsertionConfig:
     """Pairs -> `out`/remover and `out`/inserter, as safetensors in diffusers' format."""
 
-    out: str = MISSING
+    out: Folder = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
     """Which of the two is trained; an effect network only inserts."""
@@ -266,7 +267,7 @@ class RemoveConfig:
 class EvaluateConfig:
     """Methods on a benchmark: pictures, rows and a report in `out`; the same command resumes where it stopped."""
 
-    out: str = "runs/evaluate"
+    out: Folder = "runs/evaluate"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -340,7 +341,7 @@ class SubjectPlopConfig:
 
     action: Annotated[str, OneOf("fetch", "check")] = "check"
     """`fetch` clones the official repository into `out`; `check` compares the pictures in `root` with the released."""
-    root: str | None = None
+    root: Annotated[str | None, Input("folder")] = None
     """Folder of the pictures to check."""
     out: str = "runs/SubjectPlop"
     """Folder to clone into."""
@@ -356,9 +357,9 @@ class SubjectPlopConfig:
 class BootstrapConfig:
     """Stylised pictures + a remover and an inserter of photographs -> an inserter of drawings in `out`/inserter."""
 
-    out: str = "runs/bootstrap"
+    out: Folder = "runs/bootstrap"
     """The run folder."""
-    store: str = "runs/store"
+    store: Folder = "runs/store"
     """Folder where every finished stage is kept and found again, by this run and any other."""
     seed: int = 0
     """Root of every random number."""
@@ -388,11 +389,11 @@ class ReviewConfig:
 
     run: str = MISSING
     """Folder of the bootstrap run."""
-    out: str = "runs/review"
+    out: Folder = "runs/review"
     """The page, the sheet and what was learned."""
     round: Count = 1
     """Whose removals."""
-    verdicts: str | None = None
+    verdicts: Annotated[str | None, Input("file", ("truth",))] = None
     """A file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page."""
     good_db: Decibel = 14.5
     """With verdicts=truth, the PSNR from which a removal is good."""
@@ -402,11 +403,11 @@ class ReviewConfig:
 class ReportConfig:
     """Tables, plots and page of an evaluation, made again from its rows alone."""
 
-    rows: str = MISSING
+    rows: Annotated[str, Input("file")] = MISSING
     """A rows.jsonl; its pictures are looked for beside it."""
-    out: str = "runs/report"
+    out: Folder = "runs/report"
     """The folder to write."""
-    facts: str | None = None
+    facts: Annotated[str | None, Input("file")] = None
     """The facts.json of the evaluation; null: the one beside the rows, if there is one."""
     seed: int = 0
     """Of the bootstrap draws."""
@@ -418,11 +419,11 @@ class StudyConfig:
 
     action: Annotated[str, OneOf("build", "serve", "analyse")] = "build"
     """Build the page, serve it and collect answers, or analyse them."""
-    out: str = "runs/study"
+    out: Folder = "runs/study"
     """Folder of the study."""
     seed: int = 0
     """Of the forms and of the bootstrap draws."""
-    rows: str | None = None
+    rows: Annotated[str | None, Input("file")] = None
     """A rows.jsonl of an evaluation whose pictures are compared."""
     track: Annotated[str, OneOf("insert", "stylize")] = "insert"
     """Which pictures of the rows."""
@@ -430,11 +431,11 @@ class StudyConfig:
     """The method of the rows that is compared with the others."""
     against: list[str] = field(default_factory=list)
     """The others."""
-    folders: list[str] = field(default_factory=list)
+    folders: list[Annotated[str, Input("folder")]] = field(default_factory=list)
     """Folders whose files of equal names are compared, the first being ours; instead of rows."""
-    references: str | None = None
+    references: Annotated[str | None, Input("folder")] = None
     """Folder with pictures of the same names, shown above each choice."""
-    answers: list[str] = field(default_factory=list)
+    answers: list[Annotated[str, Input("file")]] = field(default_factory=list)
     """Files that raters downloaded from the page, analysed with those in `out`."""
     port: Annotated[int, Range(0, 65535)] = 8765
     """Of the page while it is served; 0: any free one."""
@@ -456,7 +457,7 @@ class StudyConfig:
 class ToyboxConfig:
     """Folders of Toybox renders."""
 
-    out: str = "runs/toybox"
+    out: Folder = "runs/toybox"
     """The run folder."""
     what: Annotated[str, OneOf("subjects", "pairs", "benchmark", "sheet")] = "sheet"
     """Subjects on plain ground; scenes with and without subject, mask and effect; ToyPlop; or the contact sheet."""
@@ -480,7 +481,7 @@ class ToyboxConfig:
 class FoundationConfig:
     """Every part of the micro model in the order of training; the same command resumes where it stopped."""
 
-    out: str = "runs/foundation"
+    out: Folder = "runs/foundation"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -511,7 +512,7 @@ class CardConfig:
 
     source: str | None = None
     """The folder; null: the shipped weights."""
-    out: str = "runs/card"
+    out: Folder = "runs/card"
     """The run folder."""
     num_samples: Count = 12
     """Pictures per measurement."""
@@ -535,11 +536,11 @@ class StatusConfig:
 class DashboardConfig:
     """One page about a run or a sweep: charts, tables and pictures."""
 
-    run: str | None = None
+    run: Annotated[str | None, Input("folder")] = None
     """A run folder."""
-    sweep_dir: str | None = None
+    sweep_dir: Annotated[str | None, Input("folder")] = None
     """A sweep folder; the command line also takes sweep=FOLDER."""
-    out: str = "runs/dashboard.html"
+    out: Annotated[str, Output(file=True)] = "runs/dashboard.html"
     """The page. With logger=wandb and an account, the saved view of the same curves in W&B instead."""
     logger: LoggerConfig = MISSING
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from omegaconf import II, MISSING
 
-from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Range
+from magic_insert.config.fields import POSITIVE, MultipleOf, OneOf, Output, Range
 from magic_insert.config.registry import INSERTERS, SEGMENTERS, STYLES, STYLIZERS, Registered
 
 STYLE_MODES = ("ip_adapter", "prompt", "none")
@@ -19,6 +19,7 @@ EDIT_STEPS: Any = II("model.edit_steps")
 LOG_2 = 0.6931471805599453
 
 Count = Annotated[int, Range(1)]
+Folder = Annotated[str, Output()]
 Steps = Annotated[int, Range(1, 1000)]
 Guidance = Annotated[float, Range(0, 50)]
 Share = Annotated[float, Range(0, 1)]
@@ -39,6 +40,11 @@ class ModelConfig:
     """Folder or hub id in SDXL's format; null is the micro model shipped with the package."""
     revision: str | None = None
     """Commit of a hub id."""
+    variant: str | None = None
+    """Variant of the weights' files, such as fp16; null: the plain files, or what a folder has instead."""
+    vae: str | None = None
+    """Folder or `owner/name@commit` of another autoencoder, such as one that does not overflow in float16; null: that
+    of `source`."""
     dtype: Annotated[str, OneOf("float32", "float16", "bfloat16")] = "float32"
     """Precision of its weights."""
     device: Device = "auto"

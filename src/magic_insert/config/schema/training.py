@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Annotated
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import POSITIVE, Holds, NotEmpty, OneOf, Range
+from magic_insert.config.fields import POSITIVE, Holds, Input, NotEmpty, OneOf, Range
 from magic_insert.config.schema.shared import (
     STYLE_PRESETS,
     Count,
@@ -24,6 +25,24 @@ MAX_TOKENS = 8
 Rate = Annotated[float, Range(0)]
 Rank = Annotated[int, Range(0, 1024)]
 Decay = Annotated[float, Range(0, 0.99999)]
+
+
+# Value of personalization.optimizer -> package and the extra of ours that installs it.
+OPTIMIZER_PACKAGES = {"adamw8bit": ("bitsandbytes", "bnb"), "prodigy": ("prodigyopt", "prodigy")}
+
+
+def require_optimizer(name: str) -> None:
+    """That the package behind `personalization.optimizer` is installed.
+
+    Raises:
+        UserError: it is not; the message says what to install.
+    """
+    package, extra = OPTIMIZER_PACKAGES.get(name, ("", ""))
+    if package and find_spec(package) is None:
+        raise UserError(
+            f"expected the package {package} for personalization.optimizer={name}, got none; "
+            f"run pip install 'magic-insert[{extra}]' or set personalization.optimizer=adamw"
+        )
 
 
 def check_precision(precision: str, dtype: str) -> None:
@@ -49,7 +68,7 @@ class ValidationConfig:
     """Pictures per prompt, drawn from the same noise each time."""
     edits: list[str] = field(default_factory=lambda: ["sitting", "with a red hat"])
     """Texts appended to the training prompt; the sheet's columns after the plain one."""
-    style: str | None = None
+    style: Annotated[str | None, Input("file")] = None
     """Picture whose style the last column takes through the adapter; null: a Toybox drawing."""
     style_blocks: Annotated[str, OneOf(*STYLE_PRESETS)] = "instantstyle"
     """Blocks in which the adapter acts for that column."""
@@ -213,7 +232,7 @@ class DataConfig:
         ),
     ] = MISSING
     """The data set; all but toybox need data.path."""
-    path: str | None = None
+    path: Annotated[str | None, Input("path")] = None
     """Folder or file of the data set, for all but toybox."""
     on_error: OnError = "refuse"
     """Bad pairs are refused by name, or skipped."""
@@ -242,8 +261,35 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class FitConfig:
-    """How an edit model, or the effect network, is trained."""
+class EditFit:
+    """What every training of an edit model has."""
+
+    steps: Count = MISSING
+    """Optimizer steps."""
+    batch_size: Count = MISSING
+    """Pairs per step."""
+    lr: Annotated[float, POSITIVE] = MISSING
+    """Learning rate."""
+    effect_weight: Annotated[float, Range(0, 1000)] = 0.0
+    """How much more a part of the picture counts where the edit changes it; 0 is the papers' plain loss."""
+    time_shift: Annotated[float, Range(0.1, 100)] = 1.0
+    """Above 1 trains more on noisy pictures, where an edit is decided; 1 on all alike as the papers do."""
+    condition_noise: Annotated[float, Range(0, 10)] = 0.0
+    """Conditions get noise of a spread up to this, in scaled latents, which hides what a removal leaves of a shadow;
+    0 is the papers'."""
+    lora_rank: Rank = 0
+    """0 trains all weights; otherwise a LoRA and the input layer."""
+    precision: Precision = "32-true"
+    """Precision of the arithmetic."""
+    ema_decay: Decay = 0.0
+    """Of the averaged weights that are kept; 0: no average."""
+    save_every: Count = 100
+    """Steps between checkpoints."""
+
+
+@dataclass(frozen=True)
+class FitConfig(EditFit):
+    """How an edit model, or the effect network, is trained on pairs."""
 
     architecture: Annotated[
         str,
@@ -253,39 +299,19 @@ class FitConfig:
         ),
     ] = "edit_unet"
     """What is trained; `train=effect` is the recipe of the effect network."""
-    init: str = "base"
+    init: Annotated[str, Input("folder", ("base", "shipped"))] = "base"
     """`base` (the model's own UNet, new input channels zero; an effect network that draws a contact shadow), `shipped`
     (the network beside the model's weights) or the folder of a run."""
-    steps: Count = MISSING
-    """Optimizer steps."""
-    batch_size: Count = MISSING
-    """Pairs per step."""
-    lr: Annotated[float, POSITIVE] = MISSING
-    """Learning rate."""
     views: Annotated[int, Range(1, 64)] = 4
     """Training views of a pair: as it is, mirrored, then in windows of random width."""
     dilate: Annotated[float, Range(0, 0.5)] = 0.02
     """Largest random growth of the mask for removal, as a share of the window's side."""
     dropout: Share = 0.0
     """Share of rows without condition and mask."""
-    effect_weight: Annotated[float, Range(0, 1000)] = 0.0
-    """How much more a part of the picture counts where the edit changes it; 0 is ObjectDrop's plain loss."""
-    time_shift: Annotated[float, Range(0.1, 100)] = 1.0
-    """Above 1 trains more on noisy pictures; 1 on all alike as the papers do."""
-    condition_noise: Annotated[float, Range(0, 10)] = 0.0
-    """Conditions get noise of a spread up to this, in scaled latents."""
-    lora_rank: Rank = 0
-    """0 trains all weights; otherwise a LoRA and the input layer."""
     save: Annotated[str, OneOf("merged", "lora")] = "merged"
     """The LoRA is merged into the UNet, or kept as a small file."""
-    precision: Precision = "32-true"
-    """Precision of the arithmetic."""
-    ema_decay: Decay = 0.0
-    """Of the averaged weights that are kept; 0: no average."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
-    save_every: Count = 100
-    """Steps between checkpoints."""
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.save == "lora" and self.lora_rank == 0:

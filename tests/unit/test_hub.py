@@ -1,0 +1,134 @@
+"""SDXL as it comes from the hub: what is loaded of its repositories, from where, and in which precision."""
+
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
+from hub_model import Hub
+from transformers import CLIPVisionModelWithProjection
+
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.core.errors import UserError
+from magic_insert.models.controlnet import controlnet_of
+from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.sampling import sample
+from magic_insert.models.style import style_embeds
+
+
+def config(source: Path | str | None, **more: Any) -> ModelConfig:
+    return ModelConfig(
+        name="tiny", source=str(source) if source else None, image_size=64, device="cpu", **more
+    )
+
+
+def hub_config(hub: Hub, **changes: Any) -> ModelConfig:
+    return ModelConfig(
+        **{"name": "sdxl", "source": str(hub.base), "image_size": 64, "device": "cpu", **changes}
+    )
+
+
+def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None, str]] = []
+    copies = {
+        "owner/model": hub.base,
+        "owner/adapter": hub.adapter,
+        "owner/vae": hub.vae,
+        "owner/c": hub.controlnet,
+    }
+
+    def from_copy(load: Any) -> Any:
+        def loaded(name: Any, *args: Any, **more: Any) -> Any:
+            if str(name) in copies:  # and not a part of a folder
+                assert not more.pop("local_files_only")
+                asked.append((name, more.pop("revision"), more.get("subfolder", "")))
+            return load(copies.get(str(name), name), *args, **more)
+
+        return loaded
+
+    def download(name: str, path: str, *, revision: str) -> str:
+        asked.append((name, revision, path))
+        if not (copies[name] / path).is_file():
+            raise huggingface_hub.errors.EntryNotFoundError("none")
+        return str(copies[name] / path)
+
+    for kind in (StableDiffusionXLPipeline, CLIPVisionModelWithProjection, AutoencoderKL, ControlNetModel):
+        monkeypatch.setattr(kind, "from_pretrained", from_copy(kind.from_pretrained))
+    monkeypatch.setattr("magic_insert.models.hub.hf_hub_download", download)
+    named = {"ip_adapter": "owner/adapter@b", "vae": "owner/vae@c", "controlnet": "owner/c@d"}
+    weight = "ip-adapter_sdxl_vit-h.safetensors"
+    half = {"variant": "fp16", "dtype": "float16"}
+    pipe = load_pipeline(config("owner/model", revision="a", ip_adapter_weight=weight, **half, **named))
+    controlnet_of(pipe)
+    assert {(name, revision) for name, revision, _ in asked} == {
+        ("owner/model", "a"), ("owner/adapter", "b"), ("owner/vae", "c"), ("owner/c", "d")
+    }  # fmt: skip
+    assert ("owner/adapter", "b", "models/image_encoder") in asked
+    assert not pipe.vae.config.force_upcast
+
+
+def test_a_device_that_is_not_there_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device("auto") == torch.device("cpu")
+    with pytest.raises(UserError, match=r"model\.device"):
+        load_pipeline(ModelConfig(name="x", source="owner/model", revision="a", device="cuda", image_size=64))
+
+
+def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*names: Any, **options: Any) -> Any:
+        raise huggingface_hub.errors.LocalEntryNotFoundError(
+            "An error happened while trying to locate files. " * 9
+        )
+
+    monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", offline)
+    with pytest.raises(
+        UserError, match=r"^expected to download owner/model .*set model\.source=FOLDER"
+    ) as refused:
+        load_pipeline(config("owner/model", revision="a"))
+    assert len(str(refused.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("weight", "encoder", "tokens"),
+    [
+        ("ip-adapter_sdxl.safetensors", 24, False),
+        ("ip-adapter_sdxl_vit-h.safetensors", 16, False),
+        ("ip-adapter-plus_sdxl_vit-h.safetensors", 16, True),
+    ],
+)
+def test_an_adapter_comes_with_the_image_encoder_that_it_reads(
+    hub: Hub, weight: str, encoder: int, tokens: bool
+) -> None:
+    pipe = load_pipeline(hub_config(hub, ip_adapter=str(hub.adapter), ip_adapter_weight=weight))
+    assert pipe.image_encoder.config.projection_dim == encoder
+    style = style_embeds(pipe, [torch.rand(3, 40, 40)])
+    assert style.positive.shape[2:] == ((5, 20) if tokens else (encoder,))
+    pictures = sample(pipe, ["a cat"], [0], steps=1, style=style)
+    assert pictures.isfinite().all()
+
+
+def test_a_model_is_the_same_in_every_precision(hub: Hub) -> None:
+    prints = {fingerprint(load_pipeline(hub_config(hub, dtype=dtype))) for dtype in PRECISIONS}
+    assert len(prints) == 1
+
+
+def test_pictures_are_decoded_in_float32_where_half_precision_would_spoil_them(hub: Hub) -> None:
+    kinds = {dtype: load_pipeline(hub_config(hub, dtype=dtype)).vae.dtype for dtype in PRECISIONS}
+    assert set(kinds.values()) == {torch.float32}
+    mended = load_pipeline(hub_config(hub, dtype="float16", vae=str(hub.vae)))
+    assert mended.vae.dtype == torch.float16
+
+
+def test_the_inpainting_model_loads_from_a_folder(hub: Hub) -> None:
+    pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
+    assert pipe.unet.config.in_channels == 9
+
+
+def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub) -> None:
+    small, large = (load_pipeline(hub_config(hub, image_size=size)).vae for size in (64, 1024))
+    assert (small.use_slicing, large.use_slicing, large.use_tiling) == (False, True, True)
+    assert large.tile_latent_min_size == 128  # one tile at 1024 pixels: no seams where none are needed
