@@ -307,7 +307,7 @@ def opened(page: Page, server: PageServer, **look: Any) -> None:
     page.ask("localStorage.clear()")
     page.open(server.address)
     page.wait("document.querySelector('#scene').naturalWidth > 0")
-    page.ask("document.querySelector('#redraw').checked = false")
+    page.click("#redraw")
 
 
 RESULT = "[...document.querySelectorAll('#history button')].length"
@@ -368,7 +368,7 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
 @needs_browser
 def test_a_finger_drags_and_a_reload_finds_the_job_going_on(page: Page, server: PageServer) -> None:
     opened(page, server, width=420, height=880, touch=True)
-    page.ask("document.querySelector('#redraw').checked = true")
+    page.click("#redraw")
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
     page.wait("document.querySelector('#history').children.length === 1")
     page.open(f"{server.address}?again")

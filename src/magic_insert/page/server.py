@@ -136,6 +136,8 @@ def page_app(studio: Studio) -> Starlette:
         found, part = result_of(session, request), request.path_params["part"]
         if part == "view":
             return shown(found.view)
+        if part == "truth":
+            return shown(None if found.verdict is None else found.verdict.truth)
         name = Path(file_name(found.wish))
         if part in ("png", "json"):
             return FileResponse(found.file.with_suffix(f".{part}"), filename=f"{name.stem}.{part}")
@@ -226,7 +228,7 @@ async def event_stream(studio: Studio, session: Session) -> AsyncIterator[str]:
     with studio.lock:
         session.changed.add(wake)
     try:
-        while True:
+        while not studio.stopped:
             changed.clear()
             yield f"data: {json.dumps(studio.told(session))}\n\n"
             await asyncio.sleep(PAUSE)
@@ -237,6 +239,19 @@ async def event_stream(studio: Studio, session: Session) -> AsyncIterator[str]:
     finally:
         with studio.lock:
             session.changed.discard(wake)
+
+
+class Server(uvicorn.Server):
+    """Ends the open streams of events first, so that no browser keeps it waiting."""
+
+    def __init__(self, config: uvicorn.Config, studio: Studio) -> None:
+        super().__init__(config)
+        self.studio = studio
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called when the server is to end."""
+        self.studio.close()
+        await super().shutdown(sockets)
 
 
 @dataclass
@@ -279,7 +294,7 @@ def page_server(settings: Settings, out: Path, port: int) -> Any:
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, backlog=1024
         )
         try:
-            yield PageServer(uvicorn.Server(options), bound, f"http://{HOST}:{port}/{token}/", studio)
+            yield PageServer(Server(options, studio), bound, f"http://{HOST}:{port}/{token}/", studio)
         finally:
             studio.stop()
             bound.close()

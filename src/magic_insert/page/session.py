@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from magic_insert.core.box import Box
 from magic_insert.page.shelf import Item
+from magic_insert.page.verdict import Verdict
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
 ABSOLUTE = re.compile(r"(?<![\w./-])/(?:[^\s/,;:'\"]+/)+")  # the folders of an absolute path
@@ -112,12 +113,13 @@ class Result:
     command: str
     code: str
     places: Mapping[str, Sequence[int]]
-    verdict: str = ""
+    verdict: Verdict | None = None
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
-        names = ("id", "seconds", "command", "code", "places", "verdict")
-        return {**self.wish.told(), **{name: getattr(self, name) for name in names}}
+        names = ("id", "seconds", "command", "code", "places")
+        verdict = None if self.verdict is None else self.verdict.line
+        return {**self.wish.told(), **{name: getattr(self, name) for name in names}, "verdict": verdict}
 
 
 @dataclass
@@ -136,10 +138,11 @@ class Session:
         """Whether no browser listens and nothing is to be done."""
         return not self.changed and not any(task.live for task in self.tasks.values())
 
-    def told(self, shared: Sequence[Item], ready: bool) -> dict[str, Any]:
+    def told(self, shared: Sequence[Item], ready: bool, model: str) -> dict[str, Any]:
         """All of it as JSON, with what stands on everybody's shelves."""
         return {
             "ready": ready,
+            "model": model,
             "items": [item.told() for item in [*shared, *self.items.values()]],
             "tasks": [task.told() for task in self.tasks.values()],
             "results": [result.told() for result in self.results.values()],

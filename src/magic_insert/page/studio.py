@@ -33,6 +33,7 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.commands import command_line, python_code
 from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish, without_folders
 from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
+from magic_insert.page.verdict import judge
 from magic_insert.stylizers import needs_personalization
 
 KNOBS = ("style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
@@ -65,7 +66,7 @@ class Studio:
         self._filled = threading.Condition(self.lock)
         self._cuts, self._scenes = Recent[Subject](32), Recent[Scene](16)
         self._redrawn, self._drops = Recent[Redrawn](64), Recent[Drop](8)
-        self._stopped = False
+        self.stopped = False
         self._open_shelves(out)
         self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
         self._thread.start()
@@ -83,9 +84,9 @@ class Studio:
         """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
         with self._filled:
             if wait:
-                self._filled.wait_for(lambda: self._stopped or any(self._queues))
+                self._filled.wait_for(lambda: self.stopped or any(self._queues))
             queue = next((queue for queue in self._queues[: last + 1] if queue), None)
-            return None if self._stopped or queue is None else queue.popleft()
+            return None if self.stopped or queue is None else queue.popleft()
 
     def _put(self, work: Callable[[], None], rank: int) -> None:
         with self._filled:
@@ -105,14 +106,19 @@ class Studio:
         self._put(run, URGENT)
         return future
 
-    def stop(self) -> None:
-        """Cancels everything and waits for the worker."""
+    def close(self) -> None:
+        """Cancels everything; browsers are told no more."""
         with self._filled:
-            self._stopped = True
+            self.stopped = True
             for session in self.sessions.values():
                 for task in session.tasks.values():
                     self.cancel(session, task.id)
             self._filled.notify()
+        self._tell()
+
+    def stop(self) -> None:
+        """Closes, and waits for the worker."""
+        self.close()
         self._thread.join()
 
     def _tell(self, session: Session | None = None) -> None:
@@ -127,7 +133,7 @@ class Studio:
     def _open_shelves(self, out: Path) -> None:
         """Puts the Toybox's pictures on the shelves, and the rendering of them and the model's loading in the queue."""
         store, toys = Store(out, key="out"), toy_items()
-        self.shelf = {name: toy.item for name, toy in toys.items()}
+        self.toys, self.shelf = toys, {name: toy.item for name, toy in toys.items()}
         first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
 
         def render(name: str) -> None:
@@ -212,7 +218,7 @@ class Studio:
     def told(self, session: Session) -> dict[str, Any]:
         """What the browser is told."""
         with self.lock:
-            return session.told(list(self.shelf.values()), self.ready)
+            return session.told(list(self.shelf.values()), self.ready, self.magic.settings.model.name)
 
     def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
         """Takes a dropped picture; the same one again is the one that is there.
@@ -316,6 +322,7 @@ class Studio:
         try:
             drop, wish = self._draw(task, on_event)
             result = self._keep(session, drop, wish, time.perf_counter() - began)
+            self._put(partial(self._judge, session, result, drop), SHELF)
             with self.lock:
                 task.state = "done"
                 session.results[result.id] = result
@@ -375,6 +382,14 @@ class Studio:
             python_code(wish, self.words),
             {name: layer_box(layer) for name, layer in drop.layers.items()},
         )
+
+    def _judge(self, session: Session, result: Result, drop: Drop) -> None:
+        """Adds what the Toybox knows of a picture, where both the scene and the subject are its own."""
+        wish = result.wish
+        if {wish.scene.id, wish.subject.id} <= set(self.toys):
+            scene, subject = self.toys[wish.scene.id], self.toys[wish.subject.id]
+            result.verdict = judge(drop, wish.box, scene, subject, self._subject(wish.subject))
+            self._tell(session)
 
     def drop_of(self, result: Result) -> Drop:
         """A result with its layers, placed again unless it is recent; for the worker's thread."""

@@ -13,6 +13,7 @@ let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
 let asked = {}; // kind -> id of the last task
 let shown = null; // the result on the stage
+let decided = false; // whether the user has said if subjects are to be redrawn
 const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
@@ -99,7 +100,9 @@ function chooseScene(item, { place = true } = {}) {
 function chooseSubject(item) {
   subject = item; factor = 1;
   $("ghost").src = picture(item);
-  $("redraw").disabled = false;
+  const strange = state.model === "micro" && [item, scene].some((one) => one?.origin === "own");
+  if (!decided) $("redraw").checked = !strange; // the small model knows toys
+  if (strange) $("hint").textContent = "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well.";
   render();
 }
 
@@ -295,6 +298,7 @@ function renderHistory() {
       image.src = `${session}/results/${result.id}/view`; image.alt = "";
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
       button.append(image, label);
+      button.classList.toggle("seed", seed !== undefined);
       button.addEventListener("click", () => show(resultOf(result.id)));
       box.prepend(button);
     }
@@ -310,7 +314,7 @@ function render() {
     node.classList.toggle("off", off);
     for (const input of node.matches("button") ? [node] : node.querySelectorAll("input")) input.disabled = off;
   }
-  $("verdict").hidden = !shown?.verdict; $("verdict").textContent = shown?.verdict ?? "";
+  $("verdict").hidden = !shown?.verdict; $("verdict").firstChild.textContent = shown?.verdict ?? "";
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
     $("downloads").replaceChildren(...(shown ? ["png", "json", "ora", "psd"] : []).map((part) => {
@@ -412,7 +416,7 @@ for (const input of document.querySelectorAll(".add input")) {
 // Tools
 
 $("cancel").addEventListener("click", () => { for (const task of state.tasks) if (["waiting", "running"].includes(task.state)) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
-$("redraw").addEventListener("change", () => { render(); drop(); });
+$("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", knobs); input.addEventListener("change", drop); }
@@ -423,6 +427,16 @@ $("next").addEventListener("click", async () => {
   arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
   settle();
 });
+for (const name of ["pointerdown", "pointerup", "pointerleave", "keydown", "keyup", "blur"]) {
+  $("truth").addEventListener(name, (event) => { // as long as it is held
+    const on = name.endsWith("down") && (!event.key || event.key === " " || event.key === "Enter");
+    $("pictures").querySelector(".truth")?.remove();
+    if (!on || !shown) return;
+    const image = new Image();
+    image.className = "on truth"; image.src = `${session}/results/${shown.id}/truth`; image.alt = "the true picture";
+    $("pictures").append(image);
+  });
+}
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
 $("code").addEventListener("click", () => copy($("code"), shown.code));
