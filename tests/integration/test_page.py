@@ -24,8 +24,9 @@ from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.magic import Settings
 from magic_insert.page import shelf
-from magic_insert.page.server import MOST_BYTES, PageServer, page_server
+from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.studio import Studio
+from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
 BOX = [70, 60, 40, 60]
@@ -37,16 +38,13 @@ class Browser:
     """What a browser does, without one."""
 
     server: PageServer
+    studio: Studio
     id: str
     http: httpx.Client
 
-    @property
-    def studio(self) -> Studio:
-        return self.server.studio
-
     def post(self, path: str, content: Any) -> httpx.Response:
-        content = content if isinstance(content, bytes) else json.dumps(content)
-        return self.http.post(f"{self.server.address}{self.id}/{path}", content=content)
+        sent = {"content": content} if isinstance(content, bytes) else {"json": content}
+        return self.http.post(f"{self.server.address}{self.id}/{path}", **sent)
 
     def get(self, path: str) -> httpx.Response:
         return self.http.get(f"{self.server.address}{self.id}/{path}")
@@ -109,33 +107,40 @@ def meadow(height: int = 128, width: int = 192) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    """The page with a small shelf and a training of two steps, beside the store of personalisations `subjects`."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PageServer, Studio]]:
+    """The page with a small shelf and a training of two steps."""
     home = tmp_path_factory.mktemp("page")
+    words = ["debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}"]
+    cfg = freeze(compose_job("page", words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shelf, "SIDE", 96)
         patch.setattr(shelf, "TOY_SUBJECTS", ("bunny-01",))
         patch.setattr(shelf, "TOY_SCENES", ("forest-12",))
-        cfg = freeze(
-            compose_job("page", ["debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}"])
-        )
-        with page_server(Settings.of(cfg), Path(cfg.out), 0) as made:
-            thread = threading.Thread(target=made.serve, daemon=True)
+        with page_server(Settings.of(cfg), Path(cfg.out), 0) as (server, studio):
+            thread = threading.Thread(target=server.serve, daemon=True)
             thread.start()
             deadline = time.monotonic() + WAIT
-            while (
-                not (made.studio.ready and made.studio.shelf["bunny-01"].size) and time.monotonic() < deadline
-            ):
+            while not (studio.ready and studio.shelf["bunny-01"].size) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            yield made
-            made.stop()
+            yield server, studio
+            server.stop()
             thread.join(10)
 
 
+@pytest.fixture(scope="module")
+def server(served: tuple[PageServer, Studio]) -> PageServer:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def studio(served: tuple[PageServer, Studio]) -> Studio:
+    return served[1]
+
+
 @pytest.fixture
-def browser(server: PageServer, request: pytest.FixtureRequest) -> Iterator[Browser]:
+def browser(server: PageServer, studio: Studio, request: pytest.FixtureRequest) -> Iterator[Browser]:
     with httpx.Client(timeout=WAIT) as http:
-        yield Browser(server, f"{abs(hash(request.node.name)):016x}", http)
+        yield Browser(server, studio, f"{abs(hash(request.node.name)):016x}", http)
 
 
 def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
@@ -221,7 +226,7 @@ def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
 
 
 def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:
-    page, port = browser.server.address, browser.server.bound.getsockname()[1]
+    page, port = browser.server.address, browser.server.port
     ask = browser.http.get
     assert ask(page).status_code == 200
     assert ask(page, headers={"Host": f"localhost:{port}"}).status_code == 200
@@ -270,9 +275,11 @@ def test_a_picture_of_100_mb_is_refused_unread(browser: Browser) -> None:
     assert MOST_BYTES < 100_000_000
 
 
-def test_two_browsers_never_mix_and_300_posts_at_once_lose_nothing(server: PageServer) -> None:
+def test_two_browsers_never_mix_and_300_posts_at_once_lose_nothing(
+    server: PageServer, studio: Studio
+) -> None:
     with httpx.Client(timeout=WAIT, limits=httpx.Limits(max_connections=60)) as http:
-        browsers = [Browser(server, f"{n:08d}", http) for n in range(10)]
+        browsers = [Browser(server, studio, f"{n:08d}", http) for n in range(10)]
 
         def post(number: int) -> None:
             content = blob((number % 256, 40, 40), 24 + number // 20)
@@ -314,13 +321,13 @@ RESULT = "[...document.querySelectorAll('#history button')].length"
 SHOWN = "!!document.querySelector('#pictures img.on') && !document.querySelector('#frame').classList.contains('ghost')"
 
 
-def last(server: PageServer, page: Page) -> Any:
-    return list(server.studio.session(page.ask("localStorage.session")).results.values())[-1]
+def last(studio: Studio, page: Page) -> Any:
+    return list(studio.session(page.ask("localStorage.session")).results.values())[-1]
 
 
 @needs_browser
 def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_the_machine(
-    page: Page, server: PageServer, tmp_path: Path
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
 ) -> None:
     opened(page, server)
     picture = tmp_path / "disc.png"
@@ -328,11 +335,11 @@ def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_th
     stage = page.centre("#stage")
     page.drop_file(picture, (stage[0] - 100, stage[1] + 100))
     page.wait(SHOWN)
-    first = last(server, page)
+    first = last(studio, page)
     assert first.wish.subject.title == "disc"
     page.drag(page.centre("#frame"), (stage[0] + 120, stage[1] + 60))
     page.wait(f"{RESULT} === 2 && {SHOWN}")
-    box = last(server, page).wish.box
+    box = last(studio, page).wish.box
     assert box.x > first.wish.box.x
     shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
                      "[['left', 'top', 'width', 'height'][n]]) / 100 * 96)")  # fmt: skip
@@ -345,28 +352,30 @@ def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_th
 
 
 @needs_browser
-def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer) -> None:
+def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer, studio: Studio) -> None:
     opened(page, server)
     for _ in range(3):
         if page.ask("document.activeElement.dataset.id") != "bunny-01":
             page.press("Tab")
     page.press("Enter")
     page.wait(SHOWN)
-    first = last(server, page).wish.box
+    first = last(studio, page).wish.box
     assert page.ask("document.activeElement.id") == "frame"
     for _ in range(5):
         page.press("ArrowRight")
     page.wait(f"{RESULT} === 2 && {SHOWN}")
-    moved = last(server, page).wish.box
+    moved = last(studio, page).wish.box
     assert (moved.x - first.x, moved.y) == (5, first.y)
     page.press("ArrowUp")
     page.wait(f"{RESULT} === 3 && {SHOWN}")
-    assert last(server, page).wish.box.h <= first.h
+    assert last(studio, page).wish.box.h <= first.h
     assert page.complaints == []
 
 
 @needs_browser
-def test_a_finger_drags_and_a_reload_finds_the_job_going_on(page: Page, server: PageServer) -> None:
+def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
     opened(page, server, width=420, height=880, touch=True)
     page.click("#redraw")
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
@@ -374,6 +383,6 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(page: Page, server: 
     page.open(f"{server.address}?again")
     page.wait("document.querySelector('#history').children.length === 2")
     page.wait(SHOWN)
-    assert last(server, page).wish.kind == "full"
+    assert last(studio, page).wish.kind == "full"
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.complaints == []

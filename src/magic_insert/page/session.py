@@ -1,6 +1,5 @@
 """What the page knows of one browser: its pictures, what it asked for, what it got, as the browser is told."""
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from magic_insert.page.shelf import Item
 from magic_insert.page.verdict import Verdict
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
-ABSOLUTE = re.compile(r"(?<![\w./-])/(?:[^\s/,;:'\"]+/)+")  # the folders of an absolute path
 Kept = TypeVar("Kept")
 
 
@@ -147,12 +145,3 @@ class Session:
             "tasks": [task.told() for task in self.tasks.values()],
             "results": [result.told() for result in self.results.values()],
         }
-
-
-def without_folders(value: Any) -> Any:
-    """JSON values without the folders of this machine: of an absolute path its last name stays."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(entry) for entry in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value

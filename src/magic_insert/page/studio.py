@@ -31,9 +31,10 @@ from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.commands import command_line, python_code
-from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish, without_folders
+from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish
 from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
 from magic_insert.page.verdict import judge
+from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 
 KNOBS = ("style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)

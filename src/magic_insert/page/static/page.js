@@ -21,7 +21,8 @@ const picture = (item) => `${session}/items/${item.id}`;
 const resultOf = (id) => state.results.find((result) => result.id === id);
 
 async function send(path, method = "POST", body) {
-  const reply = await fetch(`${session}/${path}`, { method, body });
+  const headers = typeof body === "string" ? { "Content-Type": "application/json" } : {};
+  const reply = await fetch(`${session}/${path}`, { method, body, headers });
   const said = await reply.json().catch(() => ({ trouble: reply.status === 413 ? "that picture is too large (32 MB at most)" : "the page was refused; open the printed address again" }));
   if (!reply.ok) { complain(said.trouble); throw new Error(said.trouble); }
   return said;
