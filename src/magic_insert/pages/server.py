@@ -113,6 +113,7 @@ class PageServer:
         self._bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self._bound.bind((HOST, port))
+            self._bound.listen(WAITING)
         except OSError as error:
             self._bound.close()
             raise UserError(f"expected port {port} to be free, got {error.strerror}; set port=0") from error
