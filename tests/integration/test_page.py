@@ -107,10 +107,13 @@ def meadow(height: int = 128, width: int = 192) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PageServer, Studio]]:
-    """The page with a small shelf and a training of two steps."""
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterator[tuple[PageServer, Studio]]:
+    """The page with a small shelf, a tiny model and a training of two steps."""
     home = tmp_path_factory.mktemp("page")
-    words = ["debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}"]
+    words = [
+        "debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
+        "model.image_size=64", "style.outline=0", "style.guidance=0",
+    ]  # fmt: skip
     cfg = freeze(compose_job("page", words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shelf, "SIDE", 96)
@@ -150,9 +153,9 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
         browser.upload("subject", "my%20disc.png", blob((200, 40, 40))),
         browser.upload("scene", "m.png", meadow()),
     )
-    result = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
-    assert result["box"] == BOX
-    made = browser.get(f"results/{result['id']}/png").content
+    full = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
+    preview = browser.draw("preview", subject, scene, **{"stylizer.strength": 0.5})
+    assert full["box"] == preview["box"] == BOX
     monkeypatch.chdir(tmp_path)
     for item in (subject, scene):
         reply = browser.get(f"items/{item}?file")
@@ -160,15 +163,17 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
         Path(name).write_bytes(reply.content)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "subjects").symlink_to(browser.studio.magic.settings.subjects)
-    program, *words = shlex.split(result["command"])
-    assert program == "magic-insert"
-    main(words)
-    out = next(word.removeprefix("out=") for word in words if word.startswith("out="))
-    assert Path(out).read_bytes() == made
-    Path(out).unlink()
-    exec(result["code"], {})
-    assert Path(out).read_bytes() == made
-    sidecar = browser.get(f"results/{result['id']}/json").json()
+    for result in (full, preview):
+        made = browser.get(f"results/{result['id']}/png").content
+        program, *words = shlex.split(result["command"])
+        assert program == "magic-insert"
+        main(words)
+        out = Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
+        assert out.read_bytes() == made
+        out.unlink()
+        exec(result["code"], {})
+        assert out.read_bytes() == made
+    sidecar = browser.get(f"results/{full['id']}/json").json()
     assert sidecar["inputs"]["subject"]["path"] == "my-disc.png"
     assert sidecar["config"]["inserter"]["sun"] == "40"
 
@@ -381,7 +386,7 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
     page.wait("document.querySelector('#history').children.length === 1")
     page.open(f"{server.address}?again")
-    page.wait("document.querySelector('#history').children.length === 2")
+    page.wait("document.querySelector('#history').children.length === 2", WAIT)
     page.wait(SHOWN)
     assert last(studio, page).wish.kind == "full"
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

@@ -37,7 +37,7 @@ from magic_insert.page.verdict import judge
 from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 
-KNOBS = ("style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
+KNOBS = ("stylizer.strength", "style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 Made = TypeVar("Made")
@@ -65,12 +65,15 @@ class Studio:
         self.ready = False
         self._queues = [deque[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
         self._filled = threading.Condition(self.lock)
-        self._cuts, self._scenes = Recent[Subject](32), Recent[Scene](16)
-        self._redrawn, self._drops = Recent[Redrawn](64), Recent[Drop](8)
+        # A picture of 64 million pixels is 200 MB; a cut-out or a preview at most 70 MB.
+        self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
+        self._toned, self._redrawn, self._drops = Recent[Redrawn](6), Recent[Redrawn](32), Recent[Drop](4)
         self.stopped = False
         self._open_shelves(out)
         self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
+        self._loading = threading.Thread(target=self._load, name="page model", daemon=True)
         self._thread.start()
+        self._loading.start()
 
     def _work(self) -> None:
         while (work := self._next(LONG, wait=True)) is not None:
@@ -132,7 +135,7 @@ class Studio:
     # Shelves
 
     def _open_shelves(self, out: Path) -> None:
-        """Puts the Toybox's pictures on the shelves, and the rendering of them and the model's loading in the queue."""
+        """Puts the Toybox's pictures on the shelves and the rendering of them in the queue, one of a kind first."""
         store, toys = Store(out, key="out"), toy_items()
         self.toys, self.shelf = toys, {name: toy.item for name, toy in toys.items()}
         first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
@@ -141,24 +144,30 @@ class Studio:
             self.shelf[name].path = rendered(store, toys[name])
             self._examine(self.shelf[name])
 
-        for name in first:
-            self._put(partial(render, name), SHELF)
-        self._put(self._load, SHELF)
-        for name in (name for name in toys if name not in first):
+        for name in [*first, *(name for name in toys if name not in first)]:
             self._put(partial(render, name), SHELF)
 
     def _load(self) -> None:
-        self.magic.load()
-        _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
+        """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
+        try:
+            self.magic.load()
+            _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
+        except UserError as error:
+            print(f"magic-insert: {error}", file=sys.stderr)
+        else:
+            self._put(self._show_learned, SHELF)
+
+    def _show_learned(self) -> None:
         with self.lock:
             found = [
                 item for item in learned_items(self.magic.settings.subjects) if item.title not in self.shelf
             ]
             self.shelf |= {item.id: item for item in found}
             self.ready = True
+            known = [item for session in self.sessions.values() for item in session.items.values()]
         for item in found:
             self._put(partial(self._examine, item), SHELF)
-        for item in self.shelf.values():
+        for item in [*self.shelf.values(), *known]:
             self._note_learned(item)
         self._tell()
 
@@ -266,7 +275,7 @@ class Studio:
                 del session.tasks[done]
             if len(session.tasks) >= MOST_TASKS:
                 raise UserError(f"expected at most {MOST_TASKS} pictures in the queue, got one more; wait")
-            drawn = wish.kind == "preview" or wish.drawing in self._redrawn
+            drawn = wish.kind == "preview" or wish.drawing in self._redrawn  # or it takes a minute
             task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE_INSERTERS)
             session.tasks[task.id] = task
         self._put(partial(self._run, session, task), URGENT if task.quick else LONG)
@@ -301,7 +310,8 @@ class Studio:
 
     def _magic(self, wish: Wish) -> MagicInsert:
         settings = self._settings(wish)
-        return self.magic.using(style=settings.style, sampling=settings.sampling, inserter=settings.inserter)
+        groups = {name: getattr(settings, name) for name in ("stylizer", "style", "sampling", "inserter")}
+        return self.magic.using(mode=wish.kind, **groups)
 
     def _run(self, session: Session, task: Task) -> None:
         began = time.perf_counter()
@@ -340,19 +350,18 @@ class Studio:
 
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
-        wish = task.wish
-        picture = self._picture(wish, on_event)
+        if task.wish.kind == "full":
+            self._loading.join()
+        picture = self._picture(task.wish, on_event)
         wish = task.wish
         return self._magic(wish).place(picture, self._scene(wish.scene), wish.box, on_event=on_event), wish
 
-    def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Subject | Redrawn:
+    def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
         subject, scene, magic = (
             self._subject(wish.subject, on_event),
             self._scene(wish.scene),
             self._magic(wish),
         )
-        if wish.kind == "preview":
-            return subject
 
         def redraw() -> Redrawn:
             known = subject
@@ -361,7 +370,7 @@ class Studio:
                 wish.subject.learned = True
             return magic.redraw(known, scene, on_event=on_event)[0]
 
-        return self._redrawn.get(wish.drawing, redraw)
+        return (self._toned if wish.kind == "preview" else self._redrawn).get(wish.drawing, redraw)
 
     def _keep(self, session: Session, drop: Drop, wish: Wish, seconds: float) -> Result:
         id = secrets.token_hex(6)

@@ -122,18 +122,19 @@ function clearPictures() {
 
 // Asking
 
-function knobs() {
+function knobs(kind) {
   const found = {};
   for (const input of document.querySelectorAll("[data-knob]")) {
     const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key]?.[0] === value;
     input.nextElementSibling.textContent = auto ? AUTO[key][1] : key === "inserter.sun" ? `${value}°` : String(value);
+    if (input.dataset.kind && input.dataset.kind !== kind) continue;
     if (!auto && input.value !== input.defaultValue) found[key] = key === "inserter.sun" ? String(value) : value;
   }
   return found;
 }
 
 async function ask(kind, more = {}, instead) {
-  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(), ...more }, instead };
+  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(kind), ...more }, instead };
   return (await send("drops", "POST", JSON.stringify(wish))).id;
 }
 
@@ -145,7 +146,7 @@ async function drop() {
   $("stage").classList.remove("moving");
   $("frame").classList.add("ghost");
   $("status").classList.remove("bad");
-  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs()));
+  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs("full")));
   const full = $("redraw").checked;
   if (!(full && drawn)) asked.preview = await ask("preview", {}, asked.preview);
   else if (asked.preview) cancel(asked.preview);
@@ -309,7 +310,7 @@ function renderHistory() {
 
 function render() {
   renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory();
-  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
+  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
     node.classList.toggle("off", off);
@@ -420,7 +421,7 @@ $("cancel").addEventListener("click", () => { for (const task of state.tasks) if
 $("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
-for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", knobs); input.addEventListener("change", drop); }
+for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
 $("seeds").addEventListener("click", async () => { for (const seed of [1, 2, 3, 4]) await ask("full", { "sampling.seed": seed }); });
 $("next").addEventListener("click", async () => {
