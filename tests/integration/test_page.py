@@ -123,6 +123,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterat
             thread = threading.Thread(target=server.serve, daemon=True)
             thread.start()
             deadline = time.monotonic() + WAIT
+            studio.load()
             while not (studio.ready and studio.shelf["bunny-01"].size) and time.monotonic() < deadline:
                 time.sleep(0.05)
             yield server, studio
@@ -226,6 +227,9 @@ def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
     whole = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/png").content))
     assert np.array_equal(Image.open(io.BytesIO(browser.get(f"results/{result['id']}/psd").content)), whole)
     assert browser.get(f"results/{result['id']}/ora").content[:2] == b"PK"
+    truth = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/truth").content))
+    assert truth.size == whole.size
+    assert "shadow" in browser.state()["results"][-1]["verdict"]
     scene = browser.post(f"results/{result['id']}/scene", {}).json()
     assert scene["title"] == "forest-12-with-bunny-01"
 

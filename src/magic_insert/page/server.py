@@ -82,7 +82,8 @@ def page_routes(studio: Studio) -> list[Route]:
         if part == "view":
             return shown(found.view)
         if part == "truth":
-            return shown(None if found.verdict is None else found.verdict.truth)
+            verdict = await asyncio.wrap_future(studio.call(lambda: studio.judge(session, found)))
+            return shown(None if verdict is None else verdict.truth)
         name = Path(file_name(found.wish))
         if part in ("png", "json"):
             return FileResponse(found.file.with_suffix(f".{part}"), filename=f"{name.stem}.{part}")

@@ -33,7 +33,7 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.commands import command_line, python_code
 from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish
 from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
-from magic_insert.page.verdict import judge
+from magic_insert.page.verdict import Verdict, judge
 from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 
@@ -73,7 +73,6 @@ class Studio:
         self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
         self._loading = threading.Thread(target=self._load, name="page model", daemon=True)
         self._thread.start()
-        self._loading.start()
 
     def _work(self) -> None:
         while (work := self._next(LONG, wait=True)) is not None:
@@ -144,8 +143,22 @@ class Studio:
             self.shelf[name].path = rendered(store, toys[name])
             self._examine(self.shelf[name])
 
-        for name in [*first, *(name for name in toys if name not in first)]:
+        for name in first:
             self._put(partial(render, name), SHELF)
+        self._put(partial(self._warm_up, *first), SHELF)
+        for name in (name for name in toys if name not in first):
+            self._put(partial(render, name), SHELF)
+        learned = [item for item in learned_items(self.magic.settings.subjects) if item.title not in toys]
+        self.shelf |= {item.id: item for item in learned}
+        for item in learned:
+            self._put(partial(self._examine, item), SHELF)
+
+    def _warm_up(self, scene: str, subject: str) -> None:
+        """Draws a first preview for nobody: what is imported and loaded for it is there when somebody waits."""
+        place = self.shelf[scene]
+        assert place.box is not None
+        wish = Wish("preview", self.shelf[subject], place, place.box, {})
+        self._magic(wish).place(self._picture(wish), self._scene(place), wish.box)
 
     def _load(self) -> None:
         """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
@@ -155,19 +168,19 @@ class Studio:
         except UserError as error:
             print(f"magic-insert: {error}", file=sys.stderr)
         else:
+            self.ready = True
             self._put(self._show_learned, SHELF)
+
+    def load(self) -> None:
+        """Begins to load the model, unless that was begun; not before the first picture, which it would hold up."""
+        with self.lock:
+            if not self._loading.ident:
+                self._loading.start()
 
     def _show_learned(self) -> None:
         with self.lock:
-            found = [
-                item for item in learned_items(self.magic.settings.subjects) if item.title not in self.shelf
-            ]
-            self.shelf |= {item.id: item for item in found}
-            self.ready = True
-            known = [item for session in self.sessions.values() for item in session.items.values()]
-        for item in found:
-            self._put(partial(self._examine, item), SHELF)
-        for item in [*self.shelf.values(), *known]:
+            own = [item for session in self.sessions.values() for item in session.items.values()]
+        for item in [*self.shelf.values(), *own]:
             self._note_learned(item)
         self._tell()
 
@@ -333,7 +346,7 @@ class Studio:
         try:
             drop, wish = self._draw(task, on_event)
             result = self._keep(session, drop, wish, time.perf_counter() - began)
-            self._put(partial(self._judge, session, result, drop), SHELF)
+            self.load()
             with self.lock:
                 task.state = "done"
                 session.results[result.id] = result
@@ -351,6 +364,7 @@ class Studio:
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
         if task.wish.kind == "full":
+            self.load()
             self._loading.join()
         picture = self._picture(task.wish, on_event)
         wish = task.wish
@@ -393,13 +407,16 @@ class Studio:
             {name: layer_box(layer) for name, layer in drop.layers.items()},
         )
 
-    def _judge(self, session: Session, result: Result, drop: Drop) -> None:
-        """Adds what the Toybox knows of a picture, where both the scene and the subject are its own."""
+    def judge(self, session: Session, result: Result) -> Verdict | None:
+        """What the Toybox knows of a picture whose scene and subject are its own; for the worker's thread."""
         wish = result.wish
-        if {wish.scene.id, wish.subject.id} <= set(self.toys):
+        if result.verdict is None and {wish.scene.id, wish.subject.id} <= set(self.toys):
             scene, subject = self.toys[wish.scene.id], self.toys[wish.subject.id]
-            result.verdict = judge(drop, wish.box, scene, subject, self._subject(wish.subject))
+            result.verdict = judge(
+                self.drop_of(result), wish.box, scene, subject, self._subject(wish.subject)
+            )
             self._tell(session)
+        return result.verdict
 
     def drop_of(self, result: Result) -> Drop:
         """A result with its layers, placed again unless it is recent; for the worker's thread."""

@@ -200,6 +200,7 @@ function show(result) {
     if (shown !== result) return;
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
+    $("pictures").querySelector(".truth")?.remove();
     for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), 400);
     if ($("stage").classList.contains("moving")) return;
     const [x, y, w, h] = result.box;
@@ -316,7 +317,9 @@ function render() {
     node.classList.toggle("off", off);
     for (const input of node.matches("button") ? [node] : node.querySelectorAll("input")) input.disabled = off;
   }
-  $("verdict").hidden = !shown?.verdict; $("verdict").firstChild.textContent = shown?.verdict ?? "";
+  const toys = shown && [shown.subject, shown.scene].every((id) => itemOf(id)?.origin === "toybox");
+  $("verdict").hidden = !toys; $("verdict").lastChild.textContent = shown?.verdict ?? "";
+  if (!$("pictures").querySelector(".truth")) $("truth").setAttribute("aria-pressed", "false");
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
     $("downloads").replaceChildren(...(shown ? ["png", "json", "ora", "psd"] : []).map((part) => {
@@ -429,16 +432,15 @@ $("next").addEventListener("click", async () => {
   arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
   settle();
 });
-for (const name of ["pointerdown", "pointerup", "pointerleave", "keydown", "keyup", "blur"]) {
-  $("truth").addEventListener(name, (event) => { // as long as it is held
-    const on = name.endsWith("down") && (!event.key || event.key === " " || event.key === "Enter");
-    $("pictures").querySelector(".truth")?.remove();
-    if (!on || !shown) return;
-    const image = new Image();
-    image.className = "on truth"; image.src = `${session}/results/${shown.id}/truth`; image.alt = "the true picture";
-    $("pictures").append(image);
-  });
-}
+$("truth").addEventListener("click", async () => { // the Toybox knows it: over the result, until it is pressed again
+  const on = !$("pictures").querySelector(".truth");
+  $("pictures").querySelector(".truth")?.remove();
+  $("truth").setAttribute("aria-pressed", on);
+  if (!on) return;
+  const image = new Image(), asked = shown;
+  image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
+  await image.decode().then(() => { if (shown === asked || shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
+});
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
 $("code").addEventListener("click", () => copy($("code"), shown.code));
