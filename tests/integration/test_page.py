@@ -323,7 +323,7 @@ def opened(page: Page, server: PageServer, **look: Any) -> None:
     page.ask("localStorage.clear()")
     page.open(server.address)
     page.wait("document.querySelector('#scene').naturalWidth > 0")
-    page.click("#redraw")
+    page.ask("document.querySelector('#redraw').click()")
 
 
 RESULT = "[...document.querySelectorAll('#history button')].length"
@@ -386,7 +386,7 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     page: Page, server: PageServer, studio: Studio
 ) -> None:
     opened(page, server, width=420, height=880, touch=True)
-    page.click("#redraw")
+    page.ask("document.querySelector('#redraw').click()")
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
     page.wait("document.querySelector('#history').children.length === 1")
     page.open(f"{server.address}?again")
