@@ -147,6 +147,7 @@ def browser(server: PageServer, studio: Studio, request: pytest.FixtureRequest) 
         yield Browser(server, studio, f"{abs(hash(request.node.name)):016x}", http)
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,6 +180,7 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     assert sidecar["config"]["inserter"]["sun"] == "40"
 
 
+@pytest.mark.slow
 def test_a_second_scene_learns_nothing_again_and_another_place_redraws_nothing(browser: Browser) -> None:
     subject, scene = (
         browser.upload("subject", "two.png", blob((40, 90, 200))),
@@ -381,6 +383,7 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
     assert page.complaints == []
 
 
+@pytest.mark.slow
 @needs_browser
 def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     page: Page, server: PageServer, studio: Studio
