@@ -13,6 +13,7 @@ Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0
 """
 
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,7 +163,11 @@ class Drawings:
         )
         self.done = int(read_object(folder / STATE)["done"]) if (folder / STATE).is_file() else 0
         jobs = [(seed, i, min(CHUNK, scenes - i)) for i in range(self.done // DRAWINGS, scenes, CHUNK)]
-        self.pool = multiprocessing.get_context("spawn").Pool(workers) if workers > 1 and jobs else None
+        self.pool = None
+        if workers > 1 and jobs:
+            # Ctrl-C is the trainer's to handle.
+            ignore = (signal.SIGINT, signal.SIG_IGN)
+            self.pool = multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
         self.rendered: Iterator[RelitPairs] = (
             map(_render, jobs) if self.pool is None else self.pool.imap(_render, jobs)
         )

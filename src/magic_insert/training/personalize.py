@@ -38,6 +38,7 @@ from magic_insert.data.subject_images import check_subject, load_subjects
 from magic_insert.models.lora import refuse_unknown_layers
 from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size
+from magic_insert.models.segment import cut_subject
 from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
@@ -251,7 +252,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     requests = [request_of(cfg, job) for job in jobs]
     for job, request in zip(jobs, requests, strict=True):
         check_run_folder(job.out, request)
-        load_subjects(job.pictures)
+        load_subjects(job.pictures)  # judged before the model is loaded
     mine = share(list(zip(jobs, requests, strict=True)))
     if not mine:
         return []
@@ -261,7 +262,9 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
             if len(mine) > 1:
                 log.warning("magic-insert: subject %d of %d: %s", number, len(mine), job.out.name)
             options = RunOptions(cfg.logger, request, Path(cfg.out))
-            subjects = load_subjects(job.pictures)
+            subjects = [
+                cut_subject(subject.rgb, subject.alpha, subject.id) for subject in load_subjects(job.pictures)
+            ]
             with stage(on_event, "personalise") as running:
                 personalize(
                     pipe,

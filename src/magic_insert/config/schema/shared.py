@@ -126,7 +126,7 @@ class SegmenterConfig:
         str,
         Registered(
             SEGMENTERS,
-            auto="the alpha of a cut-out picture, GrabCut otherwise",
+            auto="the alpha of a cut-out picture; otherwise U2-Net, or GrabCut up to 256 pixels a side",
             alpha="only the alpha of the picture; an opaque one is refused",
             u2net="always U2-Net, whose weights ship with the package",
             grabcut="always GrabCut",
