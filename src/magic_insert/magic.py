@@ -104,14 +104,19 @@ class Settings:
     @property
     def in_mode(self) -> "Settings":
         """The settings as the mode has them: `preview` redraws with the subject's own pixels."""
-        if self.mode != "preview" or self.stylizer.name in FREE_STYLIZERS:
+        if self.mode != "preview" or not self.drawing:
             return self
         return replace(self, stylizer=replace(self.stylizer, name="tone", structure="none"))
 
     @property
+    def drawing(self) -> bool:
+        """Whether the stylizer draws with the diffusion model."""
+        return self.stylizer.name not in FREE_STYLIZERS
+
+    @property
     def needs_model(self) -> bool:
-        """Whether the diffusion model has a part in what is drawn."""
-        return self.stylizer.name not in FREE_STYLIZERS or self.inserter.name not in FREE_INSERTERS
+        """Whether the diffusion model has a part in what is made."""
+        return self.drawing or self.inserter.name not in FREE_INSERTERS
 
 
 class MagicInsert:
@@ -204,12 +209,11 @@ class MagicInsert:
             UserError: weights that do not fit, or style blocks that the model does not have.
         """
         settings, models = self.settings, self.models
-        drawing = settings.stylizer.name not in FREE_STYLIZERS
-        if settings.inserter not in models.inserters or (drawing and not models.loaded):
+        if settings.inserter not in models.inserters or (settings.drawing and not models.loaded):
             with stage(on_event, "load"):
                 models.inserter(settings.inserter, self.folders.inserter)
-                _ = models.pipe if drawing else None
-        if drawing:
+                _ = models.pipe if settings.drawing else None
+        if settings.drawing:
             models.check_style(settings.style)
 
     def subject(
@@ -333,8 +337,7 @@ class MagicInsert:
 
     def _redraw(self, subject: Subject, draws: Sequence[Draw], on_event: OnEvent) -> list[Redrawn]:
         settings, clock = self.settings, Clock(on_event)
-        drawing = settings.stylizer.name not in FREE_STYLIZERS
-        pipe = self.models.pipe if drawing else None
+        pipe = self.models.pipe if settings.drawing else None
         with stage(clock, "stylise") as running:
             stylizer = build_stylizer(settings.stylizer, pipe, subject, settings.style, settings.sampling)
             try:
@@ -343,13 +346,11 @@ class MagicInsert:
                 stylizer.close()
             running.preview = to_pil(pictures[0])
             facts: dict[str, Any] = getattr(stylizer, "facts", {})
-        files = (
-            []
-            if subject.run is None or not drawing
-            else [subject.run / name for name in inputs.PERSONALIZED_FILES]
-        )
-        weights = {"model": self.models.fingerprint} if drawing else {}
-        weights |= {path.name: sha256_file(path) for path in files}
+        weights: dict[str, str] = {}
+        if settings.drawing:
+            weights["model"] = self.models.fingerprint
+            if subject.run is not None:
+                weights |= {name: sha256_file(subject.run / name) for name in inputs.PERSONALIZED_FILES}
         share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
         return [
             Redrawn(

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.bootstrap.filters import Cycle
+from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from
 from magic_insert.config.freeze import freeze, thaw, to_yaml
 from magic_insert.core.errors import UserError
@@ -33,6 +34,8 @@ GIVEN = {
     "subjectplop": ["root=r"],
     "study": ["rows=r.jsonl", "ours=a", "against=[b]"],
 }
+GIVEN["demo"] = JOBS["demo"].prepare([])
+
 # What a choice cannot do without, because only its user knows it.
 NEEDED = {("inserter", "bootstrapped"): ["inserter.run=r"], ("data", "rord"): ["data.path=d"]}
 # A model for one purpose: other jobs have no settings for it, and say so.

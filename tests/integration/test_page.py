@@ -24,8 +24,9 @@ from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.magic import Settings
 from magic_insert.page import shelf
-from magic_insert.page.server import MOST_BYTES, PageServer, page_server
+from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.studio import Studio
+from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
 BOX = [70, 60, 40, 60]
@@ -37,16 +38,13 @@ class Browser:
     """What a browser does, without one."""
 
     server: PageServer
+    studio: Studio
     id: str
     http: httpx.Client
 
-    @property
-    def studio(self) -> Studio:
-        return self.server.studio
-
     def post(self, path: str, content: Any) -> httpx.Response:
-        content = content if isinstance(content, bytes) else json.dumps(content)
-        return self.http.post(f"{self.server.address}{self.id}/{path}", content=content)
+        sent = {"content": content} if isinstance(content, bytes) else {"json": content}
+        return self.http.post(f"{self.server.address}{self.id}/{path}", **sent)
 
     def get(self, path: str) -> httpx.Response:
         return self.http.get(f"{self.server.address}{self.id}/{path}")
@@ -109,35 +107,47 @@ def meadow(height: int = 128, width: int = 192) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    """The page with a small shelf and a training of two steps, beside the store of personalisations `subjects`."""
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterator[tuple[PageServer, Studio]]:
+    """The page with a small shelf, a tiny model and a training of two steps."""
     home = tmp_path_factory.mktemp("page")
+    words = [
+        "debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
+        "model.image_size=64", "style.outline=0", "style.guidance=0",
+    ]  # fmt: skip
+    cfg = freeze(compose_job("page", words))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shelf, "SIDE", 96)
         patch.setattr(shelf, "TOY_SUBJECTS", ("bunny-01",))
         patch.setattr(shelf, "TOY_SCENES", ("forest-12",))
-        cfg = freeze(
-            compose_job("page", ["debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}"])
-        )
-        with page_server(Settings.of(cfg), Path(cfg.out), 0) as made:
-            thread = threading.Thread(target=made.serve, daemon=True)
+        with page_server(Settings.of(cfg), Path(cfg.out), 0) as (server, studio):
+            thread = threading.Thread(target=server.serve, daemon=True)
             thread.start()
             deadline = time.monotonic() + WAIT
-            while (
-                not (made.studio.ready and made.studio.shelf["bunny-01"].size) and time.monotonic() < deadline
-            ):
+            studio.load()
+            while not (studio.ready and studio.shelf["bunny-01"].size) and time.monotonic() < deadline:
                 time.sleep(0.05)
-            yield made
-            made.stop()
+            yield server, studio
+            server.stop()
             thread.join(10)
 
 
+@pytest.fixture(scope="module")
+def server(served: tuple[PageServer, Studio]) -> PageServer:
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def studio(served: tuple[PageServer, Studio]) -> Studio:
+    return served[1]
+
+
 @pytest.fixture
-def browser(server: PageServer, request: pytest.FixtureRequest) -> Iterator[Browser]:
+def browser(server: PageServer, studio: Studio, request: pytest.FixtureRequest) -> Iterator[Browser]:
     with httpx.Client(timeout=WAIT) as http:
-        yield Browser(server, f"{abs(hash(request.node.name)):016x}", http)
+        yield Browser(server, studio, f"{abs(hash(request.node.name)):016x}", http)
 
 
+@pytest.mark.slow
 def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,9 +155,9 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
         browser.upload("subject", "my%20disc.png", blob((200, 40, 40))),
         browser.upload("scene", "m.png", meadow()),
     )
-    result = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
-    assert result["box"] == BOX
-    made = browser.get(f"results/{result['id']}/png").content
+    full = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
+    preview = browser.draw("preview", subject, scene, **{"stylizer.strength": 0.5})
+    assert full["box"] == preview["box"] == BOX
     monkeypatch.chdir(tmp_path)
     for item in (subject, scene):
         reply = browser.get(f"items/{item}?file")
@@ -155,19 +165,22 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
         Path(name).write_bytes(reply.content)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "subjects").symlink_to(browser.studio.magic.settings.subjects)
-    program, *words = shlex.split(result["command"])
-    assert program == "magic-insert"
-    main(words)
-    out = next(word.removeprefix("out=") for word in words if word.startswith("out="))
-    assert Path(out).read_bytes() == made
-    Path(out).unlink()
-    exec(result["code"], {})
-    assert Path(out).read_bytes() == made
-    sidecar = browser.get(f"results/{result['id']}/json").json()
+    for result in (full, preview):
+        made = browser.get(f"results/{result['id']}/png").content
+        program, *words = shlex.split(result["command"])
+        assert program == "magic-insert"
+        main(words)
+        out = Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
+        assert out.read_bytes() == made
+        out.unlink()
+        exec(result["code"], {})
+        assert out.read_bytes() == made
+    sidecar = browser.get(f"results/{full['id']}/json").json()
     assert sidecar["inputs"]["subject"]["path"] == "my-disc.png"
     assert sidecar["config"]["inserter"]["sun"] == "40"
 
 
+@pytest.mark.slow
 def test_a_second_scene_learns_nothing_again_and_another_place_redraws_nothing(browser: Browser) -> None:
     subject, scene = (
         browser.upload("subject", "two.png", blob((40, 90, 200))),
@@ -216,12 +229,15 @@ def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
     whole = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/png").content))
     assert np.array_equal(Image.open(io.BytesIO(browser.get(f"results/{result['id']}/psd").content)), whole)
     assert browser.get(f"results/{result['id']}/ora").content[:2] == b"PK"
+    truth = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/truth").content))
+    assert truth.size == whole.size
+    assert "shadow" in browser.state()["results"][-1]["verdict"]
     scene = browser.post(f"results/{result['id']}/scene", {}).json()
     assert scene["title"] == "forest-12-with-bunny-01"
 
 
 def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:
-    page, port = browser.server.address, browser.server.bound.getsockname()[1]
+    page, port = browser.server.address, browser.server.port
     ask = browser.http.get
     assert ask(page).status_code == 200
     assert ask(page, headers={"Host": f"localhost:{port}"}).status_code == 200
@@ -270,9 +286,11 @@ def test_a_picture_of_100_mb_is_refused_unread(browser: Browser) -> None:
     assert MOST_BYTES < 100_000_000
 
 
-def test_two_browsers_never_mix_and_300_posts_at_once_lose_nothing(server: PageServer) -> None:
+def test_two_browsers_never_mix_and_300_posts_at_once_lose_nothing(
+    server: PageServer, studio: Studio
+) -> None:
     with httpx.Client(timeout=WAIT, limits=httpx.Limits(max_connections=60)) as http:
-        browsers = [Browser(server, f"{n:08d}", http) for n in range(10)]
+        browsers = [Browser(server, studio, f"{n:08d}", http) for n in range(10)]
 
         def post(number: int) -> None:
             content = blob((number % 256, 40, 40), 24 + number // 20)
@@ -307,20 +325,20 @@ def opened(page: Page, server: PageServer, **look: Any) -> None:
     page.ask("localStorage.clear()")
     page.open(server.address)
     page.wait("document.querySelector('#scene').naturalWidth > 0")
-    page.ask("document.querySelector('#redraw').checked = false")
+    page.ask("document.querySelector('#redraw').click()")
 
 
 RESULT = "[...document.querySelectorAll('#history button')].length"
 SHOWN = "!!document.querySelector('#pictures img.on') && !document.querySelector('#frame').classList.contains('ghost')"
 
 
-def last(server: PageServer, page: Page) -> Any:
-    return list(server.studio.session(page.ask("localStorage.session")).results.values())[-1]
+def last(studio: Studio, page: Page) -> Any:
+    return list(studio.session(page.ask("localStorage.session")).results.values())[-1]
 
 
 @needs_browser
 def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_the_machine(
-    page: Page, server: PageServer, tmp_path: Path
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
 ) -> None:
     opened(page, server)
     picture = tmp_path / "disc.png"
@@ -328,11 +346,11 @@ def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_th
     stage = page.centre("#stage")
     page.drop_file(picture, (stage[0] - 100, stage[1] + 100))
     page.wait(SHOWN)
-    first = last(server, page)
+    first = last(studio, page)
     assert first.wish.subject.title == "disc"
     page.drag(page.centre("#frame"), (stage[0] + 120, stage[1] + 60))
     page.wait(f"{RESULT} === 2 && {SHOWN}")
-    box = last(server, page).wish.box
+    box = last(studio, page).wish.box
     assert box.x > first.wish.box.x
     shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
                      "[['left', 'top', 'width', 'height'][n]]) / 100 * 96)")  # fmt: skip
@@ -345,35 +363,38 @@ def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_th
 
 
 @needs_browser
-def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer) -> None:
+def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer, studio: Studio) -> None:
     opened(page, server)
     for _ in range(3):
         if page.ask("document.activeElement.dataset.id") != "bunny-01":
             page.press("Tab")
     page.press("Enter")
     page.wait(SHOWN)
-    first = last(server, page).wish.box
+    first = last(studio, page).wish.box
     assert page.ask("document.activeElement.id") == "frame"
     for _ in range(5):
         page.press("ArrowRight")
     page.wait(f"{RESULT} === 2 && {SHOWN}")
-    moved = last(server, page).wish.box
+    moved = last(studio, page).wish.box
     assert (moved.x - first.x, moved.y) == (5, first.y)
     page.press("ArrowUp")
     page.wait(f"{RESULT} === 3 && {SHOWN}")
-    assert last(server, page).wish.box.h <= first.h
+    assert last(studio, page).wish.box.h <= first.h
     assert page.complaints == []
 
 
+@pytest.mark.slow
 @needs_browser
-def test_a_finger_drags_and_a_reload_finds_the_job_going_on(page: Page, server: PageServer) -> None:
+def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
     opened(page, server, width=420, height=880, touch=True)
-    page.ask("document.querySelector('#redraw').checked = true")
+    page.ask("document.querySelector('#redraw').click()")
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
     page.wait("document.querySelector('#history').children.length === 1")
     page.open(f"{server.address}?again")
-    page.wait("document.querySelector('#history').children.length === 2")
+    page.wait("document.querySelector('#history').children.length === 2", WAIT)
     page.wait(SHOWN)
-    assert last(server, page).wish.kind == "full"
+    assert last(studio, page).wish.kind == "full"
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.complaints == []

@@ -79,10 +79,10 @@ def test_a_rater_answers_by_keyboard_from_a_file_and_downloads(
 
 def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: Page, study: Path) -> None:
     with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve, daemon=True)
         thread.start()
         try:
-            address = f"http://127.0.0.1:{server.server_address[1]}/"
+            address = f"http://127.0.0.1:{server.port}/"
             page.open(address)
             page.wait("document.getElementById('number').value === '0'")
             page.press("Enter")
@@ -97,7 +97,7 @@ def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: 
             answer_all(page, study, 0)
             page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
         finally:
-            server.shutdown()
+            server.stop()
             thread.join()
     rows = read_jsonl(study / "answers.jsonl")
     assert {row["rater"] for row in rows} == {0}

@@ -193,14 +193,14 @@ def test_an_unfinished_sweep_is_on_the_disk_and_its_dead_job_has_failed(toy: Pat
         while not ((toy / "ran.jsonl").exists() and ran(toy) == [1, 2]):
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        assert [row.state for row in read_sweep(toy / "runs/s").jobs] == ["done", "running", "waiting"]
+        jobs = read_sweep(toy / "runs/s").jobs
+        assert [row.state for row in jobs] == ["done", "running", "waiting"]
     finally:
         process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130
     assert errors.splitlines()[-1] == "magic-insert: stopped"
-    (out,) = (row.out for row in read_sweep(toy / "runs/s").jobs if row.state == "running")
-    record = read_json(toy / out / "run.json")
+    record = read_json(toy / jobs[1].out / "run.json")
     assert record["state"] == "stopped"
 
 

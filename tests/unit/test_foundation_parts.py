@@ -39,7 +39,7 @@ from magic_insert.models.micro import (
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
-from magic_insert.training.insertion import EditLatents, edit_batches, mask_cells
+from magic_insert.training.insertion import mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
 
 PLAN = PoolPlan(
@@ -285,15 +285,6 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
 
     loss = velocity_loss(Oracle(), scheduler, latents, noise, steps, states=torch.zeros(1), added={})
     assert float(loss) < 1e-10
-
-
-def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
-    number = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1)
-    full = np.ones((5, 2, 1, 4, 4), np.float32) * number
-    data = EditLatents(condition=full, target=full + 100, mask=full + 200)
-    batch = edit_batches(data, task="remove", seed=0, batch_size=8)(3)
-    assert torch.equal(batch["latents"], batch["condition"] + 100)
-    assert torch.equal(batch["mask"], batch["condition"] + 200)
 
 
 def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
+from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
 from magic_insert.models.ground import ground_colour
 from magic_insert.models.segment import has_cutout, segment
@@ -178,3 +179,27 @@ def test_a_belly_that_fades_into_the_grounds_white_is_kept_and_a_gap_is_not(pale
     picture = body * (inner * belly + (1 - inner) * skin) + (1 - body)
     alpha = segment(picture, segmenter="grabcut").alpha
     assert bool(alpha[0, 50, 64] > 0.5) == kept
+
+
+def striped(side: int = 320) -> tuple[Tensor, Tensor]:
+    """Two discs of one colour on a ground that no plane describes, and where they are."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    ground = torch.stack([0.5 + 0.2 * (7 * x).sin(), 0.6 + 0.1 * (5 * y).cos(), 0.7 + 0.2 * x])
+    inside = torch.zeros(side, side)
+    for centre in (-0.45, 0.45):
+        inside = torch.maximum(inside, (((x - centre) ** 2 + y**2) < 0.1).float())
+    colour = torch.tensor([0.9, 0.15, 0.1])[:, None, None]
+    return (ground + inside * (colour - ground)).clamp(0, 1), inside[None]
+
+
+def test_u2net_keeps_several_parts_apart() -> None:
+    picture, body = striped()
+    matte = segment(picture)
+    assert overlap((matte.alpha > 0.5).float(), body) > 0.93
+    assert int(components(matte.alpha).unique().numel()) == 3
+
+
+def test_u2net_takes_pictures_of_any_shape() -> None:
+    picture, body = striped()
+    wide = segment(picture[:, 60:260], segmenter="u2net")
+    assert overlap((wide.alpha > 0.5).float(), body[:, 60:260]) > 0.93

@@ -203,10 +203,10 @@ def test_an_answer_that_belongs_elsewhere_is_refused(changes: dict[str, Any]) ->
 def port(study: Path) -> Iterator[int]:
     """The study served; answers are swept away afterwards."""
     with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve, daemon=True)
         thread.start()
-        yield server.server_address[1]
-        server.shutdown()
+        yield server.port
+        server.stop()
         thread.join()
     (study / "answers.jsonl").unlink(missing_ok=True)
 
@@ -232,7 +232,7 @@ def test_the_server_gives_the_page_and_listed_pictures_and_nothing_else(study: P
 
 def test_the_server_listens_on_this_machine_and_to_its_own_name_only(study: Path, port: int) -> None:
     with study_server(study, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
+        assert server.address == f"http://127.0.0.1:{server.port}/"
     with pytest.raises(UserError, match="port=0"):
         study_server(study, port)
     assert ask(port, "GET", "/", Host=f"localhost:{port}")[0] == 200

@@ -196,7 +196,9 @@ def write_json(path: str | Path, obj: Any) -> None:
         UserError: the place cannot be written, or its name is too long.
         ValueError: a number is not finite.
     """
-    write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False)
+    # A file name that is not UTF-8 holds lone surrogates; written as escapes they stay JSON.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
 def append_jsonl(path: str | Path, row: dict[str, Any]) -> None:

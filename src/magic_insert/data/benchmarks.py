@@ -6,6 +6,7 @@ encoders, the report, other people's programs) reads the same bytes:
 Shape letters: h, w of a subject, H, W of a background. Values are float32 in [0, 1].
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -75,7 +76,7 @@ class Truth:
     effect: Float[Tensor, "1 H W"]
 
 
-class Source:
+class Source(ABC):
     """Where a benchmark's pictures come from.
 
     `whole`: how many subjects and backgrounds the published benchmark has, whether or not they are all here.
@@ -90,17 +91,17 @@ class Source:
     deviations: Sequence[str] = ()
 
     @property
+    @abstractmethod
     def contents(self) -> Any:
         """What the benchmark consists of, as JSON values, whatever part of it is used."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subject(self, name: str) -> Subject:
         """The cut-out subject."""
-        raise NotImplementedError
 
+    @abstractmethod
     def background(self, name: str) -> Float[Tensor, "3 H W"]:
         """The target picture."""
-        raise NotImplementedError
 
     def truth(self, subject: str, background: str) -> Truth:
         """The answer; only asked for where `has_truth`."""

@@ -11,7 +11,6 @@ Bradley-Terry strengths. Whoever fails more attention checks than the protocol a
 Shape letters: H, W pixels.
 """
 
-import json
 import random
 import shutil
 import threading
@@ -25,6 +24,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import ProtocolConfig
@@ -40,7 +44,7 @@ from magic_insert.evaluation.rows import MADE, read_rows
 from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval
 from magic_insert.evaluation.tables import printed_results
 from magic_insert.pages.render import render
-from magic_insert.pages.server import Answer, PageServer, Reply
+from magic_insert.pages.server import PageServer, json_of
 
 CONTEXT = ("subject", "background")
 SCRAMBLED = "scrambled"
@@ -351,36 +355,44 @@ def study_server(folder: Path, port: int) -> PageServer:
         threading.Lock(),
     )
 
-    def store(found: Any) -> Reply:
-        answer = check_answer(found, study.study, study.forms, "this answer")
-        with lock:
-            append_jsonl(answers, asdict(answer))
-        return Reply(b"{}")
+    async def store(request: Request) -> Response:
+        answer = check_answer(await json_of(request), study.study, study.forms, "this answer")
+        await run_in_threadpool(append, asdict(answer))
+        return JSONResponse({})
 
-    def next_rater(_: Any) -> Reply:
+    def append(answer: dict[str, Any]) -> None:
+        with lock:
+            append_jsonl(answers, answer)
+
+    def next_rater(request: Request) -> Response:
         with lock:
             begun = {row.get("rater") for row in read_jsonl(answers)} if answers.is_file() else set()
         free = next((number for number in range(len(study.forms)) if number not in begun), 0)
-        return Reply(json.dumps({"rater": free}).encode())
+        return JSONResponse({"rater": free})
 
-    def route(method: str, path: str) -> Answer | None:
-        if method == "POST":
-            return store if path == "/answers" else None
-        if path in ("/", "/index.html"):
-            return lambda _: Reply((folder / "index.html").read_bytes(), "text/html; charset=utf-8")
-        parent, _, name = path.rpartition("/")
-        if parent == "/pictures" and name in study.pictures:
-            return lambda _: Reply((folder / "pictures" / name).read_bytes(), "image/png")
-        return next_rater if path == "/next" else None
+    def page(request: Request) -> Response:
+        return FileResponse(folder / "index.html")
 
-    return PageServer(route, port)
+    def picture(request: Request) -> Response:
+        if (name := request.path_params["name"]) not in study.pictures:
+            raise HTTPException(404)
+        return FileResponse(folder / "pictures" / name)
+
+    routes = [
+        Route("/", page),
+        Route("/index.html", page),
+        Route("/pictures/{name}", picture),
+        Route("/next", next_rater),
+        Route("/answers", store, methods=["POST"]),
+    ]
+    return PageServer(routes, port)
 
 
 def run_serve(cfg: StudyConfig) -> None:
     """Serves the study in `cfg.out` until stopped; prints the address first."""
     with study_server(Path(cfg.out), cfg.port) as server:
         print(f"{server.address}\nthen: magic-insert study action=analyse out={cfg.out}", flush=True)
-        server.serve_forever()
+        server.serve()
 
 
 # What the raters said

@@ -5,6 +5,7 @@ stays as it was, bit for bit. `paper` keeps the whole regenerated picture, as Ma
 size. Shape letters: H, W the scene's rows and columns, s the side an inserter draws. Values are float32 in [0, 1].
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,9 +102,10 @@ class InserterBase:
         return {"inserter": self.name, **weights, **settings}
 
 
-class LayerInserter(InserterBase):
+class LayerInserter(InserterBase, ABC):
     """An inserter that computes the layer itself: it draws no picture and knows no randomness."""
 
+    @abstractmethod
     def layer(
         self,
         scene: Float[Tensor, "3 H H"],
@@ -111,7 +113,6 @@ class LayerInserter(InserterBase):
         mask: Float[Tensor, "1 H H"],
     ) -> EffectLayer:
         """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
-        raise NotImplementedError
 
     def __call__(
         self,

@@ -1,9 +1,9 @@
-"""Cutting a subject out of its picture: the file's own alpha, GrabCut seeded from the border, or rembg.
+"""Cutting a subject out of its picture: the file's own alpha, U2-Net, GrabCut seeded from the border, or rembg.
 
-A subject picture stands on a plain ground (paper.md: "one subject image on a plain background"; generated pictures are
-the same). So the ground's colour is read along the border, as a plane over the picture, which also follows a soft
-gradient; GrabCut decides between the two, and the outline's true mixture and colour are recovered from ground and
-subject. Shape letters h, w; pictures are float32 RGB in [0, 1], mattes 1hw in [0, 1].
+U2-Net finds what stands out of any picture. A subject's own picture has a plain ground (paper.md: "one subject image on
+a plain background"; generated pictures are the same): there the ground's colour is read along the border, as a plane
+over the picture, which also follows a soft gradient; GrabCut decides between the two, and the outline's true mixture
+and colour are recovered from both. Shape letters h, w; pictures are float32 RGB in [0, 1], mattes 1hw in [0, 1].
 """
 
 import os
@@ -19,10 +19,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from magic_insert.config.registry import SEGMENTERS
-from magic_insert.core.compositing import resize
+from magic_insert.core.compositing import FAINT, resize
 from magic_insert.core.errors import UserError
-from magic_insert.core.masks import area, blur, components, dilate, erode, fill_holes, largest_component
-from magic_insert.core.records import Subject
+from magic_insert.core.masks import (
+    area,
+    blur,
+    bounding_box,
+    components,
+    dilate,
+    erode,
+    fill_holes,
+    largest_component,
+)
+from magic_insert.core.records import Box, Subject
 from magic_insert.models.ground import GROUND_STEP, ground_of
 from magic_insert.models.u2net import load_u2net, salient
 
@@ -38,7 +47,12 @@ PALE, EDGELESS_SHARE = 0.12, 0.08
 LINE_COVER, LINE_THICK = 0.83, 0.7
 SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
-FITTED_SIDE, FIT_REACH, FIT_SMOOTH, FIT_RANGE = 1024, 0.006, 1e-3, (0.1, 0.9)
+LOOK_MARGIN, LOOK_AGAIN = (
+    0.12,
+    0.7,
+)  # around what was found, where that is less than this share of the picture
+FIT_REACH, FIT_SMOOTH, FIT_LOW = 3, 1e-3, 0.1
+SMALL_SIDE = 256  # pictures up to this side are drawn by the micro model or the Toybox, on plain ground
 
 
 class NothingFound(UserError):
@@ -81,10 +95,11 @@ def segment(
 def segment_auto(
     rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
 ) -> Matte:
-    """The file's alpha where it cuts something out, and GrabCut elsewhere."""
-    return (
-        Matte(rgb, alpha) if alpha is not None and has_cutout(alpha) else segment_grabcut(rgb, alpha, folder)
-    )
+    """The file's alpha where it cuts something out; elsewhere U2-Net, and GrabCut for small pictures."""
+    if alpha is not None and has_cutout(alpha):
+        return Matte(rgb, alpha)
+    small = max(rgb.shape[-2:]) <= SMALL_SIDE
+    return segment_grabcut(rgb, alpha, folder) if small else segment_u2net(rgb, alpha, folder)
 
 
 def segment_alpha(
@@ -236,49 +251,78 @@ def _refine(
 def segment_u2net(
     rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
 ) -> Matte:
-    """What stands out, by U2-Net; its map, drawn at 320 pixels, is fitted to the picture's own edges."""
-    rgb = on_white(rgb, alpha)
-    height, width = rgb.shape[-2:]
-    likely = salient(rgb, load_u2net())
+    """What stands out, by U2-Net in two looks: at the whole picture, then at the part around what it found.
+
+    Parts stay apart and gaps open: nothing is filled or dropped.
+    """
+    rgb, net = on_white(rgb, alpha), load_u2net()
+    likely = resize(salient(rgb, net), *rgb.shape[-2:])
     if area(likely) < 1e-3:
         raise NothingFound("expected a subject that stands out, got a picture in which nothing does; "
                            "give a picture with alpha or set segmenter=grabcut")  # fmt: skip
-    scale = min(1.0, FITTED_SIDE / max(height, width))
-    h, w = max(8, round(height * scale)), max(8, round(width * scale))
-    small, map_ = resize(rgb, h, w), resize(likely, h, w)
-    fitted = fit_to_edges(small, map_, max(2, round(FIT_REACH * max(h, w))))
-    return with_own_colours(rgb, resize(fitted, height, width))
+    near = around(bounding_box(likely), LOOK_MARGIN, rgb)
+    if near.w * near.h < LOOK_AGAIN * likely.numel():
+        part = (slice(None), slice(near.y, near.bottom), slice(near.x, near.right))
+        closer = torch.zeros_like(likely)
+        closer[part] = resize(salient(rgb[part], net), near.h, near.w)
+        likely = closer
+    matte = fit_to_edges(rgb, likely)
+    colours = clean_border(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), _flat(matte))
+    return Matte(torch.from_numpy(colours).permute(2, 0, 1).contiguous(), matte)
 
 
-def fit_to_edges(
-    rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"], reach: int
-) -> Float[Tensor, "1 h w"]:
-    """A coarse map moved to the edges of the picture that lie within `reach`: the guided filter of He et al. (2010).
+def around(box: Box, margin: float, picture: Float[Tensor, "3 h w"]) -> Box:
+    """`box` grown by a share of its longer side, cut to the picture."""
+    height, width = picture.shape[-2:]
+    step = round(margin * max(box.w, box.h))
+    x, y = max(0, box.x - step), max(0, box.y - step)
+    return Box(x, y, min(width, box.right + step) - x, min(height, box.bottom + step) - y)
 
-    Where the map is sure and nothing else is near, it stays.
+
+def fit_to_edges(rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
+    """A coarse map moved to the picture's own edges nearby, at full size: the fast guided filter (He and Sun 2015)."""
+    height, width = rgb.shape[-2:]
+    scale = min(1.0, WORKING_SIDE / max(height, width))
+    small = resize(rgb, max(8, round(height * scale)), max(8, round(width * scale)))
+    guide = np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+    coarse = np.ascontiguousarray(_flat(resize(likely, *small.shape[-2:])))
+    size = (2 * FIT_REACH + 1, 2 * FIT_REACH + 1)
+    mean, mean_map = cv2.blur(guide, size), cv2.blur(coarse, size)
+    shared = cv2.blur(guide * coarse[..., None], size) - mean * mean_map[..., None]
+    products = cv2.blur((guide[..., :, None] * guide[..., None, :]).reshape(*coarse.shape, 9), size)
+    spread = products.reshape(*coarse.shape, 3, 3) - mean[..., :, None] * mean[..., None, :]
+    slope = np.linalg.solve(spread + FIT_SMOOTH * np.eye(3, dtype=np.float32), shared[..., None])[..., 0]
+    level = mean_map - (slope * mean).sum(-1)
+    fit = [cv2.resize(cv2.blur(part, size), (width, height)) for part in (slope, level)]
+    found = (torch.from_numpy(fit[0]).permute(2, 0, 1) * rgb).sum(dim=0, keepdim=True) + torch.from_numpy(
+        fit[1]
+    )
+    return ((found - FIT_LOW) / (1 - 2 * FIT_LOW)).clamp(0.0, 1.0)
+
+
+def clean_border(picture: NDArray[np.float32], alpha: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A cut-out, h w 3, with colours from inside where it is not solid: what lay behind it shines through there.
+
+    Colours flow outwards from the solid pixels, from coarse to fine (pull-push, Gortler et al. 1996).
     """
-    guide = np.ascontiguousarray(rgb.permute(1, 2, 0).numpy())
-    coarse = _flat(likely)
-    size = (2 * reach + 1, 2 * reach + 1)
-    mean, mean_p = cv2.blur(guide, size), cv2.blur(coarse, size)
-    cross = cv2.blur(guide * coarse[..., None], size) - mean * mean_p[..., None]
-    spread = np.empty((*coarse.shape, 3, 3), np.float32)
-    for i in range(3):
-        for j in range(i + 1):
-            spread[..., i, j] = cv2.blur(guide[..., i] * guide[..., j], size) - mean[..., i] * mean[..., j]
-            spread[..., j, i] = spread[..., i, j]
-    spread += FIT_SMOOTH * np.eye(3, dtype=np.float32)
-    slope = np.linalg.solve(spread, cross[..., None])[..., 0]
-    level = mean_p - (slope * mean).sum(-1)
-    found = (cv2.blur(slope, size) * guide).sum(-1) + cv2.blur(level, size)
-    low, high = FIT_RANGE
-    made = torch.from_numpy(((found - low) / (high - low)).clip(0, 1))[None]
-    return made
-
-
-def with_own_colours(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]) -> Matte:
-    """The cut-out with the ground taken out of the colours of its border."""
-    return Matte(rgb, alpha)
+    solid = (alpha > 0.95).astype(np.float32)
+    wanted = (alpha > FAINT) & (solid == 0)
+    if not solid.any() or not wanted.any():
+        return picture
+    # The outermost solid pixels may still be mixed; thin parts have no others.
+    core = cv2.erode(solid, np.ones((3, 3), np.uint8))
+    core = core if core.any() else solid
+    levels = [(picture * core[..., None], core)]
+    while max(levels[-1][1].shape) > 1:
+        size = tuple(max(1, side // 2) for side in levels[-1][1].shape[::-1])
+        colours, weight = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in levels[-1])
+        levels.append((colours, weight))
+    colours, weight = levels.pop()
+    filled = np.broadcast_to(colours / weight, (1, 1, 3)).astype(np.float32)
+    for colours, weight in reversed(levels):
+        coarse = cv2.resize(filled, weight.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        filled = colours + (1 - weight[..., None]) * coarse.reshape(colours.shape)
+    return np.where(wanted[..., None], filled, picture)
 
 
 def require_rembg(model_folder: Path | None) -> Path:

@@ -21,6 +21,7 @@ from magic_insert.paths import cut_weights
 
 SIDE = 320  # of the square that it was trained on
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+FAINTEST = 0.1  # probability below which nothing in a picture stands out
 MID, OUT = 16, 64  # channels inside a block and between blocks
 
 
@@ -109,15 +110,15 @@ def load_u2net(path: Path | None = None) -> U2NetP:
         raise UserError(
             f"expected the weights of U2-Net at {path}, got: {str(error).splitlines()[0]}"
         ) from error
-    return net.requires_grad_(False).eval()
+    return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def salient(rgb: Float[Tensor, "3 h w"], net: U2NetP) -> Float[Tensor, "1 S S"]:
-    """How likely each part of the picture is its subject, stretched from 0 to 1, at SIDE x SIDE."""
+    """How likely each part of the picture is its subject, stretched from 0 to 1, at SIDE x SIDE; 0 where nothing is."""
     small = area_resize(rgb, SIDE, SIDE)
     small = small / small.max().clamp_min(1e-6)
     mean, spread = (torch.tensor(values)[:, None, None] for values in (MEAN, SPREAD))
     found = net(((small - mean) / spread)[None])[0]
     low, high = found.min(), found.max()
-    return (found - low) / (high - low).clamp_min(1e-6)
+    return (found - low) / (high - low) if high > FAINTEST else torch.zeros_like(found)

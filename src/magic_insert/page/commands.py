@@ -23,7 +23,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
     for key, value in new.items():
         if isinstance(value, Mapping) and isinstance(old.get(key), Mapping):
             words += _changes(old[key], value, f"{prefix}{key}.")
-        elif key != "subjects" and value != old.get(key):
+        elif key not in ("subjects", "mode") and value != old.get(key):
             words.append(f"{prefix}{key}={_value(value)}")
     return words
 
@@ -50,7 +50,8 @@ def command_line(wish: Wish, words: Sequence[str]) -> str:
     """The command, to be run beside the two pictures."""
     box = f"box=[{wish.box.x},{wish.box.y},{wish.box.w},{wish.box.h}]"
     given = [f"subject={wish.subject.path.name}", f"background={wish.scene.path.name}", box]
-    return shlex.join(["magic-insert", "insert", *given, f"out={file_name(wish)}", *_words(wish, words)])
+    given += [f"out={file_name(wish)}", f"mode={wish.kind}"]
+    return shlex.join(["magic-insert", "insert", *given, *_words(wish, words)])
 
 
 def python_code(wish: Wish, words: Sequence[str]) -> str:
@@ -62,7 +63,7 @@ def python_code(wish: Wish, words: Sequence[str]) -> str:
         [
             "from magic_insert import MagicInsert",
             "",
-            f"magic = MagicInsert.from_pretrained({name!r}, overrides={own!r})",
+            f"magic = MagicInsert.from_pretrained({name!r}, mode={wish.kind!r}, overrides={own!r})",
             f"drop = magic.insert({wish.subject.path.name!r}, {wish.scene.path.name!r}, box={box})",
             f"drop.save({file_name(wish)!r})",
         ]

@@ -1,6 +1,5 @@
 """What the page knows of one browser: its pictures, what it asked for, what it got, as the browser is told."""
 
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from magic_insert.core.box import Box
 from magic_insert.page.shelf import Item
+from magic_insert.page.verdict import Verdict
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
-ABSOLUTE = re.compile(r"(?<![\w./-])/(?:[^\s/,;:'\"]+/)+")  # the folders of an absolute path
 Kept = TypeVar("Kept")
 
 
@@ -112,12 +111,13 @@ class Result:
     command: str
     code: str
     places: Mapping[str, Sequence[int]]
-    verdict: str = ""
+    verdict: Verdict | None = None
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
-        names = ("id", "seconds", "command", "code", "places", "verdict")
-        return {**self.wish.told(), **{name: getattr(self, name) for name in names}}
+        names = ("id", "seconds", "command", "code", "places")
+        verdict = None if self.verdict is None else self.verdict.line
+        return {**self.wish.told(), **{name: getattr(self, name) for name in names}, "verdict": verdict}
 
 
 @dataclass
@@ -136,20 +136,12 @@ class Session:
         """Whether no browser listens and nothing is to be done."""
         return not self.changed and not any(task.live for task in self.tasks.values())
 
-    def told(self, shared: Sequence[Item], ready: bool) -> dict[str, Any]:
+    def told(self, shared: Sequence[Item], ready: bool, model: str) -> dict[str, Any]:
         """All of it as JSON, with what stands on everybody's shelves."""
         return {
             "ready": ready,
+            "model": model,
             "items": [item.told() for item in [*shared, *self.items.values()]],
             "tasks": [task.told() for task in self.tasks.values()],
             "results": [result.told() for result in self.results.values()],
         }
-
-
-def without_folders(value: Any) -> Any:
-    """JSON values without the folders of this machine: of an absolute path its last name stays."""
-    if isinstance(value, Mapping):
-        return {key: without_folders(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_folders(entry) for entry in value]
-    return ABSOLUTE.sub("", value) if isinstance(value, str) else value

@@ -31,11 +31,13 @@ from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.commands import command_line, python_code
-from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish, without_folders
+from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish
 from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
+from magic_insert.page.verdict import Verdict, judge
+from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 
-KNOBS = ("style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
+KNOBS = ("stylizer.strength", "style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 Made = TypeVar("Made")
@@ -63,11 +65,13 @@ class Studio:
         self.ready = False
         self._queues = [deque[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
         self._filled = threading.Condition(self.lock)
-        self._cuts, self._scenes = Recent[Subject](32), Recent[Scene](16)
-        self._redrawn, self._drops = Recent[Redrawn](64), Recent[Drop](8)
-        self._stopped = False
+        # A picture of 64 million pixels is 200 MB; a cut-out or a preview at most 70 MB.
+        self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
+        self._toned, self._redrawn, self._drops = Recent[Redrawn](6), Recent[Redrawn](32), Recent[Drop](4)
+        self.stopped = False
         self._open_shelves(out)
         self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
+        self._loading = threading.Thread(target=self._load, name="page model", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
@@ -83,9 +87,9 @@ class Studio:
         """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
         with self._filled:
             if wait:
-                self._filled.wait_for(lambda: self._stopped or any(self._queues))
+                self._filled.wait_for(lambda: self.stopped or any(self._queues))
             queue = next((queue for queue in self._queues[: last + 1] if queue), None)
-            return None if self._stopped or queue is None else queue.popleft()
+            return None if self.stopped or queue is None else queue.popleft()
 
     def _put(self, work: Callable[[], None], rank: int) -> None:
         with self._filled:
@@ -105,14 +109,19 @@ class Studio:
         self._put(run, URGENT)
         return future
 
-    def stop(self) -> None:
-        """Cancels everything and waits for the worker."""
+    def close(self) -> None:
+        """Cancels everything; browsers are told no more."""
         with self._filled:
-            self._stopped = True
+            self.stopped = True
             for session in self.sessions.values():
                 for task in session.tasks.values():
                     self.cancel(session, task.id)
             self._filled.notify()
+        self._tell()
+
+    def stop(self) -> None:
+        """Closes, and waits for the worker."""
+        self.close()
         self._thread.join()
 
     def _tell(self, session: Session | None = None) -> None:
@@ -125,9 +134,9 @@ class Studio:
     # Shelves
 
     def _open_shelves(self, out: Path) -> None:
-        """Puts the Toybox's pictures on the shelves, and the rendering of them and the model's loading in the queue."""
+        """Puts the Toybox's pictures on the shelves and the rendering of them in the queue, one of a kind first."""
         store, toys = Store(out, key="out"), toy_items()
-        self.shelf = {name: toy.item for name, toy in toys.items()}
+        self.toys, self.shelf = toys, {name: toy.item for name, toy in toys.items()}
         first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
 
         def render(name: str) -> None:
@@ -136,22 +145,42 @@ class Studio:
 
         for name in first:
             self._put(partial(render, name), SHELF)
-        self._put(self._load, SHELF)
+        self._put(partial(self._warm_up, *first), SHELF)
         for name in (name for name in toys if name not in first):
             self._put(partial(render, name), SHELF)
+        learned = [item for item in learned_items(self.magic.settings.subjects) if item.title not in toys]
+        self.shelf |= {item.id: item for item in learned}
+        for item in learned:
+            self._put(partial(self._examine, item), SHELF)
+
+    def _warm_up(self, scene: str, subject: str) -> None:
+        """Draws a first preview for nobody: what is imported and loaded for it is there when somebody waits."""
+        place = self.shelf[scene]
+        assert place.box is not None
+        wish = Wish("preview", self.shelf[subject], place, place.box, {})
+        self._magic(wish).place(self._picture(wish), self._scene(place), wish.box)
 
     def _load(self) -> None:
-        self.magic.load()
-        _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
-        with self.lock:
-            found = [
-                item for item in learned_items(self.magic.settings.subjects) if item.title not in self.shelf
-            ]
-            self.shelf |= {item.id: item for item in found}
+        """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
+        try:
+            self.magic.load()
+            _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
+        except UserError as error:
+            print(f"magic-insert: {error}", file=sys.stderr)
+        else:
             self.ready = True
-        for item in found:
-            self._put(partial(self._examine, item), SHELF)
-        for item in self.shelf.values():
+            self._put(self._show_learned, SHELF)
+
+    def load(self) -> None:
+        """Begins to load the model, unless that was begun; not before the first picture, which it would hold up."""
+        with self.lock:
+            if not self._loading.ident:
+                self._loading.start()
+
+    def _show_learned(self) -> None:
+        with self.lock:
+            own = [item for session in self.sessions.values() for item in session.items.values()]
+        for item in [*self.shelf.values(), *own]:
             self._note_learned(item)
         self._tell()
 
@@ -212,7 +241,7 @@ class Studio:
     def told(self, session: Session) -> dict[str, Any]:
         """What the browser is told."""
         with self.lock:
-            return session.told(list(self.shelf.values()), self.ready)
+            return session.told(list(self.shelf.values()), self.ready, self.magic.settings.model.name)
 
     def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
         """Takes a dropped picture; the same one again is the one that is there.
@@ -259,7 +288,7 @@ class Studio:
                 del session.tasks[done]
             if len(session.tasks) >= MOST_TASKS:
                 raise UserError(f"expected at most {MOST_TASKS} pictures in the queue, got one more; wait")
-            drawn = wish.kind == "preview" or wish.drawing in self._redrawn
+            drawn = wish.kind == "preview" or wish.drawing in self._redrawn  # or it takes a minute
             task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE_INSERTERS)
             session.tasks[task.id] = task
         self._put(partial(self._run, session, task), URGENT if task.quick else LONG)
@@ -294,7 +323,8 @@ class Studio:
 
     def _magic(self, wish: Wish) -> MagicInsert:
         settings = self._settings(wish)
-        return self.magic.using(style=settings.style, sampling=settings.sampling, inserter=settings.inserter)
+        groups = {name: getattr(settings, name) for name in ("stylizer", "style", "sampling", "inserter")}
+        return self.magic.using(mode=wish.kind, **groups)
 
     def _run(self, session: Session, task: Task) -> None:
         began = time.perf_counter()
@@ -316,6 +346,7 @@ class Studio:
         try:
             drop, wish = self._draw(task, on_event)
             result = self._keep(session, drop, wish, time.perf_counter() - began)
+            self.load()
             with self.lock:
                 task.state = "done"
                 session.results[result.id] = result
@@ -332,19 +363,19 @@ class Studio:
 
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
-        wish = task.wish
-        picture = self._picture(wish, on_event)
+        if task.wish.kind == "full":
+            self.load()
+            self._loading.join()
+        picture = self._picture(task.wish, on_event)
         wish = task.wish
         return self._magic(wish).place(picture, self._scene(wish.scene), wish.box, on_event=on_event), wish
 
-    def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Subject | Redrawn:
+    def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
         subject, scene, magic = (
             self._subject(wish.subject, on_event),
             self._scene(wish.scene),
             self._magic(wish),
         )
-        if wish.kind == "preview":
-            return subject
 
         def redraw() -> Redrawn:
             known = subject
@@ -353,7 +384,7 @@ class Studio:
                 wish.subject.learned = True
             return magic.redraw(known, scene, on_event=on_event)[0]
 
-        return self._redrawn.get(wish.drawing, redraw)
+        return (self._toned if wish.kind == "preview" else self._redrawn).get(wish.drawing, redraw)
 
     def _keep(self, session: Session, drop: Drop, wish: Wish, seconds: float) -> Result:
         id = secrets.token_hex(6)
@@ -375,6 +406,17 @@ class Studio:
             python_code(wish, self.words),
             {name: layer_box(layer) for name, layer in drop.layers.items()},
         )
+
+    def judge(self, session: Session, result: Result) -> Verdict | None:
+        """What the Toybox knows of a picture whose scene and subject are its own; for the worker's thread."""
+        wish = result.wish
+        if result.verdict is None and {wish.scene.id, wish.subject.id} <= set(self.toys):
+            scene, subject = self.toys[wish.scene.id], self.toys[wish.subject.id]
+            result.verdict = judge(
+                self.drop_of(result), wish.box, scene, subject, self._subject(wish.subject)
+            )
+            self._tell(session)
+        return result.verdict
 
     def drop_of(self, result: Result) -> Drop:
         """A result with its layers, placed again unless it is recent; for the worker's thread."""

@@ -25,6 +25,7 @@ from magic_insert.core.compositing import FAINT, SUBJECT_HEIGHT, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Subject
+from magic_insert.models.segment import clean_border
 from magic_insert.stylizers.draws import Draw
 
 Plane = NDArray[np.float32]  # h w
@@ -32,14 +33,15 @@ Lab = NDArray[np.float32]  # h w 3
 
 SAMPLES = 2048  # colours of each side that are matched
 SCENE_SIDE = 1024  # marks and grain are measured at this size
-PALETTE_SIDE = 128
+PALETTE_SIDE = 64
 ROTATIONS = 24
 ALIKE, ANY = (
     22.0,
     0.25,
 )  # Lab distance of colours that are alike; what a scene colour counts that is like none
 KERNEL = 9.0  # Lab distance over which the map of colours is smooth
-GRID = (13, 21, 21)
+GRID = (11, 17, 17)
+MAP_SIDE = 512
 LIMIT = 110.0  # of a and b in the grid
 # A line is this much darker than both sides, and at most so wide, as a share of the longer side.
 DARK_LINE, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
@@ -109,7 +111,10 @@ def toned(
     solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
     own, target = even(solid, SAMPLES), palette(to_lab(shown), solid)
     moved = sliced_transport(own, target)
-    result = lab + settings.strength * moved_by(base_of(lab), own, moved - own)
+    scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
+    size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
+    shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
+    result = lab + settings.strength * cv2.resize(shift, alpha.shape[::-1])
     marks = measure_marks(to_lab(shown)[..., 0])
     scale = SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0]  # of the subject's picture where it will stand
     if settings.lines > 0 and marks.lines > 0:
@@ -133,28 +138,6 @@ def to_lab(rgb: NDArray[np.float32]) -> Lab:
     return found
 
 
-def clean_border(lab: Lab, alpha: Plane) -> Lab:
-    """The cut-out with colours from inside where it is not solid: what lay behind it shines through there.
-
-    Colours flow outwards from the solid pixels over growing distances (pull-push, Gortler et al. 1996).
-    """
-    weight = (alpha > 0.95).astype(np.float32)
-    if not weight.any():
-        return lab
-    filled, known = lab * weight[..., None], weight
-    sigma = 1.0
-    while known.min() < 1e-3 and sigma < max(alpha.shape):
-        around = cv2.GaussianBlur(weight, (0, 0), sigma)
-        colours = cv2.GaussianBlur(lab * weight[..., None], (0, 0), sigma)
-        new = (known < 1e-3) & (around > 1e-3)
-        filled[new] = colours[new] / around[new][:, None]
-        known = np.where(new, 1.0, known).astype(np.float32)
-        if known[alpha > FAINT].min() > 0:
-            break
-        sigma *= 2
-    return np.where(known[..., None] > 0, filled, lab).astype(np.float32)
-
-
 def even(colours: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     """`count` of the colours, evenly from the first to the last."""
     return colours[np.linspace(0, len(colours) - 1, count).round().astype(int)]
@@ -165,7 +148,7 @@ def palette(scene: Lab, subject: NDArray[np.float32]) -> NDArray[np.float32]:
     scale = min(1.0, PALETTE_SIDE / max(scene.shape[:2]))
     size = (max(1, round(scene.shape[1] * scale)), max(1, round(scene.shape[0] * scale)))
     colours = cv2.resize(scene, size, interpolation=cv2.INTER_AREA).reshape(-1, 3)
-    own = even(subject, 512)
+    own = even(subject, 256)
     distance = ((colours[:, None] - own[None]) ** 2).sum(-1)
     like = np.exp(-distance / (2 * ALIKE**2)).mean(1)
     weight = like / max(like.max(), 1e-6) + ANY

@@ -37,13 +37,15 @@ from magic_insert.data.subject_files import (
 )
 from magic_insert.data.subject_images import check_subject, load_subjects
 from magic_insert.models.lora import refuse_unknown_layers
-from magic_insert.models.pipeline import fingerprint, load_pipeline
+from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size
+from magic_insert.models.segment import cut_subject
 from magic_insert.models.style import silence
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
+    UNTRAINED,
     PersonalizeModule,
     check_device,
     checkpointed,
@@ -57,7 +59,6 @@ from magic_insert.training.subject_views import (
     class_cache,
     counts_only_subject,
     subject_cache,
-    vae_on,
 )
 from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
 
@@ -175,8 +176,8 @@ class _Run:
         prior = class_cache(pipe, cfg, seed=seed, root=self.options.class_root or out, out=out)
         with (
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
-            vae_on(pipe, "cpu"),
-            checkpointed(pipe, cfg.gradient_checkpointing),
+            parts_on(pipe, "cpu", UNTRAINED),
+            checkpointed(pipe.unet, cfg.gradient_checkpointing),
             open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
         ):
             module = PersonalizeModule(trainables, cfg)
@@ -272,7 +273,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     requests = [request_of(cfg, job) for job in jobs]
     for job, request in zip(jobs, requests, strict=True):
         check_run_folder(job.out, request)
-        load_subjects(job.pictures)
+        load_subjects(job.pictures)  # judged before the model is loaded
     mine = share(list(zip(jobs, requests, strict=True)))
     if not mine:
         return []
@@ -282,7 +283,9 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
             if len(mine) > 1:
                 log.warning("magic-insert: subject %d of %d: %s", number, len(mine), job.out.name)
             options = RunOptions(cfg.logger, request, Path(cfg.out))
-            subjects = load_subjects(job.pictures)
+            subjects = [
+                cut_subject(subject.rgb, subject.alpha, subject.id) for subject in load_subjects(job.pictures)
+            ]
             with stage(on_event, "personalise") as running:
                 personalize(
                     pipe,

@@ -49,6 +49,8 @@ class ModelConfig:
     """Precision of its weights."""
     device: Device = "auto"
     """Where it runs."""
+    offload: bool = False
+    """Text and image encoders wait on the CPU and are on the GPU only while they encode."""
     image_size: Annotated[int, Range(32, 4096), MultipleOf(8)] = MISSING
     """Side of the square that it draws, in pixels."""
     edit_steps: Steps = 20
@@ -125,7 +127,7 @@ class SegmenterConfig:
         str,
         Registered(
             SEGMENTERS,
-            auto="the alpha of a cut-out picture, GrabCut otherwise",
+            auto="the alpha of a cut-out picture; otherwise U2-Net, or GrabCut up to 256 pixels a side",
             alpha="only the alpha of the picture; an opaque one is refused",
             u2net="always U2-Net, whose weights ship with the package",
             grabcut="always GrabCut",

@@ -13,6 +13,7 @@ let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
 let asked = {}; // kind -> id of the last task
 let shown = null; // the result on the stage
+let decided = false; // whether the user has said if subjects are to be redrawn
 const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
@@ -20,7 +21,8 @@ const picture = (item) => `${session}/items/${item.id}`;
 const resultOf = (id) => state.results.find((result) => result.id === id);
 
 async function send(path, method = "POST", body) {
-  const reply = await fetch(`${session}/${path}`, { method, body });
+  const headers = typeof body === "string" ? { "Content-Type": "application/json" } : {};
+  const reply = await fetch(`${session}/${path}`, { method, body, headers });
   const said = await reply.json().catch(() => ({ trouble: reply.status === 413 ? "that picture is too large (32 MB at most)" : "the page was refused; open the printed address again" }));
   if (!reply.ok) { complain(said.trouble); throw new Error(said.trouble); }
   return said;
@@ -99,7 +101,9 @@ function chooseScene(item, { place = true } = {}) {
 function chooseSubject(item) {
   subject = item; factor = 1;
   $("ghost").src = picture(item);
-  $("redraw").disabled = false;
+  const strange = state.model === "micro" && [item, scene].some((one) => one?.origin === "own");
+  if (!decided) $("redraw").checked = !strange; // the small model knows toys
+  if (strange) $("hint").textContent = "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well.";
   render();
 }
 
@@ -118,18 +122,19 @@ function clearPictures() {
 
 // Asking
 
-function knobs() {
+function knobs(kind) {
   const found = {};
   for (const input of document.querySelectorAll("[data-knob]")) {
     const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key]?.[0] === value;
     input.nextElementSibling.textContent = auto ? AUTO[key][1] : key === "inserter.sun" ? `${value}°` : String(value);
+    if (input.dataset.kind && input.dataset.kind !== kind) continue;
     if (!auto && input.value !== input.defaultValue) found[key] = key === "inserter.sun" ? String(value) : value;
   }
   return found;
 }
 
 async function ask(kind, more = {}, instead) {
-  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(), ...more }, instead };
+  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(kind), ...more }, instead };
   return (await send("drops", "POST", JSON.stringify(wish))).id;
 }
 
@@ -141,7 +146,7 @@ async function drop() {
   $("stage").classList.remove("moving");
   $("frame").classList.add("ghost");
   $("status").classList.remove("bad");
-  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs()));
+  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs("full")));
   const full = $("redraw").checked;
   if (!(full && drawn)) asked.preview = await ask("preview", {}, asked.preview);
   else if (asked.preview) cancel(asked.preview);
@@ -195,6 +200,7 @@ function show(result) {
     if (shown !== result) return;
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
+    $("pictures").querySelector(".truth")?.remove();
     for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), 400);
     if ($("stage").classList.contains("moving")) return;
     const [x, y, w, h] = result.box;
@@ -295,6 +301,7 @@ function renderHistory() {
       image.src = `${session}/results/${result.id}/view`; image.alt = "";
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
       button.append(image, label);
+      button.classList.toggle("seed", seed !== undefined);
       button.addEventListener("click", () => show(resultOf(result.id)));
       box.prepend(button);
     }
@@ -304,13 +311,15 @@ function renderHistory() {
 
 function render() {
   renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory();
-  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
+  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
     node.classList.toggle("off", off);
     for (const input of node.matches("button") ? [node] : node.querySelectorAll("input")) input.disabled = off;
   }
-  $("verdict").hidden = !shown?.verdict; $("verdict").textContent = shown?.verdict ?? "";
+  const toys = shown && [shown.subject, shown.scene].every((id) => itemOf(id)?.origin === "toybox");
+  $("verdict").hidden = !toys; $("verdict").lastChild.textContent = shown?.verdict ?? "";
+  if (!$("pictures").querySelector(".truth")) $("truth").setAttribute("aria-pressed", "false");
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
     $("downloads").replaceChildren(...(shown ? ["png", "json", "ora", "psd"] : []).map((part) => {
@@ -412,16 +421,25 @@ for (const input of document.querySelectorAll(".add input")) {
 // Tools
 
 $("cancel").addEventListener("click", () => { for (const task of state.tasks) if (["waiting", "running"].includes(task.state)) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
-$("redraw").addEventListener("change", () => { render(); drop(); });
+$("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
-for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", knobs); input.addEventListener("change", drop); }
+for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
 $("seeds").addEventListener("click", async () => { for (const seed of [1, 2, 3, 4]) await ask("full", { "sampling.seed": seed }); });
 $("next").addEventListener("click", async () => {
   const item = await send(`results/${shown.id}/scene`);
   arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
   settle();
+});
+$("truth").addEventListener("click", async () => { // the Toybox knows it: over the result, until it is pressed again
+  const on = !$("pictures").querySelector(".truth");
+  $("pictures").querySelector(".truth")?.remove();
+  $("truth").setAttribute("aria-pressed", on);
+  if (!on) return;
+  const image = new Image(), asked = shown;
+  image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
+  await image.decode().then(() => { if (shown === asked || shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
 });
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
