@@ -6,6 +6,7 @@ reach the picture (`core.fill`), every other pixel keeps its value.
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ class EditModel:
         self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
         self.weights_sha256 = sha256_file(weights_in(folder))
 
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """What tells this network from others, for a record."""
+        return {"sha256": self.weights_sha256}
+
     def draw(
         self,
         window: Float[Tensor, "3 H H"],
@@ -68,7 +74,8 @@ class EditModel:
 class EditInserter(InserterBase):
     """An edit UNet as an inserter."""
 
-    recorded = ("steps", "reference")
+    recorded: tuple[str, ...] = ("steps", "reference")
+    model: Any  # EditModel, or another that draws as it does
 
     def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
         """Raises:
@@ -90,15 +97,21 @@ class EditInserter(InserterBase):
     ) -> Insertion:
         """The window at the model's side, redrawn, beside its reference."""
         how, reference = EditSampling(seed, [id], self.settings.steps), self.settings.reference
-        drawn, still = self.model.draw(window, mask, how, reference=reference, on_step=on_step)
+        region = self.region(mask)
+        drawn, still = self.model.draw(window, region, how, reference=reference, on_step=on_step)
         return Insertion.measured(drawn, still, mask, self.settings)
+
+    def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
+        """The mask that the model is given: the subject's."""
+        return mask
 
 
 @dataclass(frozen=True)
 class RemoverSettings:
     """The keys of `magic-insert remove`.
 
-    `run`: folder that holds `remover/`; None is the one beside the model's weights. `steps`: None is the model's own.
+    `remover`: "edit" is our network, in the folder `run`/remover or, for None, beside the model's weights; "diffusers"
+    the pipeline `run`, asked with `prompt` and `guidance`. `steps`: None is the model's own.
     """
 
     run: str | None = None
@@ -106,19 +119,16 @@ class RemoverSettings:
     grow: float = 0.02
     threshold: float = 0.03
     reach: float = 1.2
+    remover: str = "edit"
+    prompt: str = ""
+    guidance: float | None = None
 
 
 class Remover:
-    """An edit UNet at its own resolution."""
+    """A model that redraws at its own resolution: `EditModel`, or `foreign.ForeignModel`."""
 
-    def __init__(self, settings: RemoverSettings, pipe: Any, folder: Path) -> None:
-        """Loads the UNet, or its LoRA, from `folder`; `pipe` lends the other parts.
-
-        Raises:
-            UserError: the weights do not fit.
-        """
-        self.settings, self.model = settings, EditModel(pipe, folder)
-        self.weights_sha256 = self.model.weights_sha256
+    def __init__(self, settings: RemoverSettings, model: Any) -> None:
+        self.settings, self.model = settings, model
 
     def __call__(
         self,
