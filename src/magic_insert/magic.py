@@ -576,7 +576,7 @@ class Models:
         if cfg not in self.removers:
             steps = cfg.steps or self.model.edit_steps
             if cfg.remover == "diffusers":
-                from magic_insert.inserters.foreign import ForeignModel, Runtime
+                from magic_insert.models.foreign import ForeignModel, Runtime
                 from magic_insert.models.pipeline import PRECISIONS, resolve_device
 
                 run = Runtime(

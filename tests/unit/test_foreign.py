@@ -27,7 +27,8 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
-from magic_insert.inserters.foreign import ForeignInserter, Runtime, load_foreign
+from magic_insert.inserters.edit import ForeignInserter
+from magic_insert.models.foreign import Runtime, load_foreign
 from magic_insert.models.pipeline import load_pipeline
 
 SIDE = 64
@@ -148,7 +149,7 @@ def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
 def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
     kind: str, pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_insert.inserters.foreign.LARGEST", SIDE)
+    monkeypatch.setattr("magic_insert.models.foreign.LARGEST", SIDE)
     save_png(tmp_path / "photo.png", scene())
     hole = torch.zeros(1, 96, 96)
     hole[:, 40:50, 40:50] = 1

@@ -22,7 +22,9 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
 from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.inserters.inpaint import neighbourhood
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
+from magic_insert.models.foreign import ForeignModel, Runtime
 
 DRAW = "remove"  # names the noise of a removal: one picture, one draw
 
@@ -106,6 +108,35 @@ class EditInserter(InserterBase):
         return mask
 
 
+class ForeignInserter(EditInserter):
+    """A pipeline of diffusers as an inserter."""
+
+    recorded = ("steps", "reference", "prompt", "guidance")
+
+    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path | None = None) -> None:
+        """The pipeline at `settings.run`; `pipe` says where it runs and how precisely.
+
+        Raises:
+            UserError: see `load_foreign`.
+        """
+        super(EditInserter, self).__init__(settings, pipe, folder)
+        run = Runtime(pipe.device, pipe.unet.dtype, getattr(pipe, "offloads", False))
+        prompt, guidance = settings.prompt, settings.guidance
+        self.model = ForeignModel(
+            settings.run or "", "inserter.run", prompt=prompt, guidance=guidance, run=run
+        )
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Its settings and what its pipeline is."""
+        made = {f"inserter_{name}": value for name, value in self.model.weights.items()}
+        return {**super().provenance, **made}
+
+    def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
+        """What is redrawn: the subject's neighbourhood, without the subject."""
+        return neighbourhood(mask)
+
+
 @dataclass(frozen=True)
 class RemoverSettings:
     """The keys of `magic-insert remove`.
@@ -125,7 +156,7 @@ class RemoverSettings:
 
 
 class Remover:
-    """A model that redraws at its own resolution: `EditModel`, or `foreign.ForeignModel`."""
+    """A model that redraws at its own resolution: `EditModel`, or `models.foreign.ForeignModel`."""
 
     def __init__(self, settings: RemoverSettings, model: Any) -> None:
         self.settings, self.model = settings, model

@@ -9,7 +9,6 @@ Shape letters: H side of the square window, s side the pipeline draws at; float3
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +16,11 @@ from diffusers import AutoencoderKLQwenImage, AutoPipelineForInpainting, Diffusi
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.images import to_pil
 from magic_insert.core.rand import generator
-from magic_insert.inserters.edit import EditInserter
-from magic_insert.inserters.inpaint import neighbourhood
 from magic_insert.models.edit_unet import EditSampling
 from magic_insert.models.hub import UNREACHABLE, Place
 from magic_insert.models.pipeline import quiet, signature
@@ -44,7 +40,7 @@ class Runtime:
 
 
 class ForeignModel:
-    """An inpainting or editing pipeline at its own resolution, as `edit.EditModel` is our edit UNet.
+    """An inpainting or editing pipeline at its own resolution, which draws as `inserters.edit.EditModel` does.
 
     `inpaints`: it is given a mask. `digest`: of its denoiser, in any precision.
     """
@@ -194,32 +190,3 @@ def _variant(place: Place) -> str | None:
     names = [p.name for part in PARTS[:2] for p in (place.folder / part).glob("*.safetensors")]
     plain = [name for name in names if name.count(".") == 1]
     return None if plain or not names else min(name.split(".")[1] for name in names)
-
-
-class ForeignInserter(EditInserter):
-    """A pipeline of diffusers as an inserter."""
-
-    recorded = ("steps", "reference", "prompt", "guidance")
-
-    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path | None = None) -> None:
-        """The pipeline at `settings.run`; `pipe` says where it runs and how precisely.
-
-        Raises:
-            UserError: see `load_foreign`.
-        """
-        super(EditInserter, self).__init__(settings, pipe, folder)
-        run = Runtime(pipe.device, pipe.unet.dtype, getattr(pipe, "offloads", False))
-        prompt, guidance = settings.prompt, settings.guidance
-        self.model = ForeignModel(
-            settings.run or "", "inserter.run", prompt=prompt, guidance=guidance, run=run
-        )
-
-    @property
-    def provenance(self) -> Mapping[str, Any]:
-        """Its settings and what its pipeline is."""
-        made = {f"inserter_{name}": value for name, value in self.model.weights.items()}
-        return {**super().provenance, **made}
-
-    def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
-        """What is redrawn: the subject's neighbourhood, without the subject."""
-        return neighbourhood(mask)
