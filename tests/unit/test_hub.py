@@ -127,7 +127,7 @@ def test_pictures_are_decoded_in_float32_where_half_precision_would_spoil_them(h
 def test_the_inpainting_model_loads_from_a_folder(hub: Hub) -> None:
     pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
     assert pipe.unet.config.in_channels == 9
-    with pytest.raises(UserError, match="inserter=diffusers"):  # it is no edit UNet of ours
+    with pytest.raises(UserError, match="model=sdxl_inpaint"):  # it is no edit UNet of ours
         load_edit_unet(hub.inpaint / "unet")
 
 

@@ -36,7 +36,7 @@ from magic_insert.data.subject_files import (
 )
 from magic_insert.data.subject_images import check_subject, load_subjects
 from magic_insert.models.lora import refuse_unknown_layers
-from magic_insert.models.pipeline import fingerprint, load_pipeline
+from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.style import silence
@@ -44,6 +44,7 @@ from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
+    UNTRAINED,
     PersonalizeModule,
     check_device,
     checkpointed,
@@ -57,7 +58,6 @@ from magic_insert.training.subject_views import (
     class_cache,
     counts_only_subject,
     subject_cache,
-    vae_on,
 )
 from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
 
@@ -174,8 +174,8 @@ class _Run:
         prior = class_cache(pipe, cfg, seed=seed, root=self.options.class_root or out, out=out)
         with (
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
-            vae_on(pipe, "cpu"),
-            checkpointed(pipe, cfg.gradient_checkpointing),
+            parts_on(pipe, "cpu", UNTRAINED),
+            checkpointed(pipe.unet, cfg.gradient_checkpointing),
             open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
         ):
             module = PersonalizeModule(trainables, cfg)

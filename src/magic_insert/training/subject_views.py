@@ -7,8 +7,7 @@ each, and used by every run that asks for the same (DreamBooth, Ruiz et al. 2023
 Shape letters: V views, C x h x w latents, S side in pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,17 +87,6 @@ def cache_views(
     # Tensors of a safetensors file are pages of the file: they cost memory only while they are used.
     with safe_open(file, framework="pt") as content:
         return CachedViews(**{name: content.get_tensor(name) for name in views.tensors()})
-
-
-@contextmanager
-def vae_on(pipe: Any, device: torch.device | str) -> Iterator[None]:
-    """Inside this block the VAE is on `device`; afterwards where it was."""
-    before = pipe.vae.device
-    pipe.vae.to(device)
-    try:
-        yield
-    finally:
-        pipe.vae.to(before)
 
 
 def counts_only_subject(subjects: Sequence[Subject], cfg: PersonalizationConfig) -> bool:
