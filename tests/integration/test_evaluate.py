@@ -21,7 +21,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.demo import run_demo
+from magic_insert.evaluation.demo import PairView, counted, run_demo
 from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
 from magic_insert.launch.run import JobPlan, run_job
 
@@ -299,6 +299,16 @@ def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
     assert not (out / "inputs").exists()
 
 
+def test_verdicts_count_what_reaches_the_threshold_and_leave_out_what_has_no_answer() -> None:
+    good = {"truth_style": 0.9, "truth_identity": 0.75, "truth_side": 1.0}
+    bad = {"truth_style": 0.74, "truth_identity": 0.2}
+    views = [PairView("", "", {}, {"ours": values}) for values in (good, bad)]
+    assert counted(views, "ours") == (
+        "style followed in 1 of 2, identity kept in 1 of 2, shadow on the right side in 1 of 1"
+    )
+    assert views[1].verdict("ours") == ["NOT: style followed", "NOT: identity kept"]
+
+
 def test_the_demo_is_an_evaluation_that_shows_truth_and_floor(tmp_path: Path, tiny_micro: Path) -> None:
     arguments = [*words(tiny_micro, tmp_path / "demo"), "benchmark.num_subjects=1", "num_scenes=1", "seed=2"]
     page = run_demo(freeze(compose_job("demo", of_the_demo(arguments))))
@@ -306,8 +316,13 @@ def test_the_demo_is_an_evaluation_that_shows_truth_and_floor(tmp_path: Path, ti
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 6
     assert "http" not in text
-    (pair,) = read_json(page.with_suffix(".json")).items()
-    assert pair[0] == "person-01 in room-01 (photo)", "another seed shows another subject"
+    found = read_json(page.with_suffix(".json"))
+    (pair,) = found["pairs"].items()
+    assert pair[0] == "bear-01 in room-01 (photo)", "another seed shows another subject"
+    shown = PairView("", "", {}, pair[1])
+    for method, counts in found["counts"].items():
+        assert counts == counted([shown], method)
+        assert all(line.removeprefix("NOT: ") in text for line in shown.verdict(method))
     floor = pair[1]["floor: pasted as it is"]
     assert (floor["outside_equal"], pair[1].keys()) == (1.0, {"ours", "floor: pasted as it is"})
     assert floor["truth_effect_psnr"] < 30
