@@ -25,7 +25,7 @@ from magic_insert.stylizers.draws import Draw
 BATCH = 8  # pictures drawn together; the rows do not depend on it
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
-AUTO_NAMED, AUTO_UNNAMED = 0.3, 0.6
+AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
 PHOTOGRAPH = 0.2  # from this share on it does: 6 of 10 photographs of the Toybox, 5 of its 160 drawings
 
@@ -64,11 +64,6 @@ class DiffusionStylizer:
     @property
     def words(self) -> str:
         """The subject in words."""
-        return self.subject.text
-
-    @property
-    def known_words(self) -> str:
-        """The subject in words that the base model knows; empty where there are none."""
         return self.subject.text
 
     def prompt(self, style_text: str = "", words: str = "") -> str:
@@ -110,7 +105,7 @@ class DiffusionStylizer:
         with listening(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
             for number, (share, rows) in enumerate(batches):
                 texts = [draws[i].style_text for i in rows]
-                prompts, known = ([self.prompt(t, w) for t in texts] for w in ("", self.known_words))
+                prompts, known = ([self.prompt(t, w) for t in texts] for w in ("", self.subject.text))
                 drawn = sample(
                     self.pipe,
                     prompts,
@@ -136,7 +131,7 @@ class DiffusionStylizer:
         if asked != "auto":
             return [float(asked)] * len(embeds)
         photographs = photo_shares(self.pipe, embeds) or [0.0] * len(embeds)
-        drawn = AUTO_NAMED if self.known_words else AUTO_UNNAMED
+        drawn = AUTO_NAMED if self.subject.text else AUTO_UNNAMED
         return [1.0 if share >= PHOTOGRAPH else drawn for share in photographs]
 
     def _outline(self) -> Structure | None:

@@ -61,11 +61,6 @@ class PersonalizedStylizer(DiffusionStylizer):
         """The training prompt with the learned words."""
         return self.tokens.text(self.card["prompt"])
 
-    @property
-    def known_words(self) -> str:
-        """The training prompt without the learned words, if more than they was in it."""
-        return str(self.card.get("class_prompt", ""))
-
     @torch.no_grad()
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""

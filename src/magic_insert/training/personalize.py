@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
 from magic_insert.config.schema.training import PersonalizationConfig, check_precision
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step, stage
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in
@@ -110,7 +109,7 @@ def personalize(
         UserError: `out` holds another run, the subject cannot be trained on, or a token is a word already.
     """
     subjects = [check_subject(s) for s in ([subject] if isinstance(subject, Subject) else subject)]
-    run = _Run(pipe, subjects, named(cfg, subjects), seed, Path(out), options)
+    run = _Run(pipe, subjects, cfg, seed, Path(out), options)
     if not is_finished(run.out / CARD_FILE, run.key, run.out / CLAIM_FILE):
         validation = run.begin()
         began = time.perf_counter()
@@ -145,7 +144,6 @@ class _Run:
         """How to use the product, and how it came about."""
         return {
             "prompt": self.cfg.prompt,
-            "class_prompt": self.cfg.class_prompt if self.cfg.class_noun.strip() else "",
             "tokens": list(self.tokens.names),
             "image_size": image_size(self.pipe),
             "prediction_type": self.pipe.scheduler.config.prediction_type,
@@ -216,27 +214,8 @@ class _Run:
             path.unlink()
 
 
-def named(cfg: PersonalizationConfig, subjects: Sequence[Subject]) -> PersonalizationConfig:
-    """`cfg` with the subject's words, without their article, for `{text}` in its class noun.
-
-    Raises:
-        UserError: there are none, and prior preservation needs a class noun.
-    """
-    given = next((s.text for s in subjects if s.text.strip()), "")
-    words = given.replace("{", "").replace("}", "").strip().rstrip(".")
-    article, _, rest = words.partition(" ")
-    noun = cfg.class_noun.replace("{text}", rest if article.lower() in ("a", "an", "the") else words)
-    if cfg.prior_images and not noun.strip():
-        raise UserError(
-            f"expected a class noun for personalization.prior_images={cfg.prior_images}, got none; "
-            "set personalization.class_noun=dog"
-        )
-    return replace(cfg, class_noun=noun)
-
-
 def run_key(model: str, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
     """What the product depends on, as plain JSON: the model's fingerprint, pictures, settings, seed."""
-    cfg = named(cfg, subjects)
     pictures = [[s.id, _pixels(s.rgb), _pixels(s.alpha)] for s in subjects]
     return {"model": model, "subjects": pictures, "config": asdict(cfg), "seed": seed}
 

@@ -81,8 +81,8 @@ class StyleConfig:
     handover: Any = 1.0
     """The share of the steps, from 0 to 1, after which the personalised model gives way to the base model, which draws
     lines and texture without the look of the subject's own picture (personalized). auto: 1 where the target reads as a
-    photograph, as subjects mostly are; elsewhere 0.3 where the subject was learned with its words (subject_text), which
-    the base model knows, and 0.6 where it was learned by its tokens alone. 1 is the paper's way."""
+    photograph, as subjects mostly are; elsewhere 0.4 where subject_text says what the subject is, which the base model
+    then goes on with, and 0.6 where it has the learned tokens alone. 1 is the paper's way."""
     outline: Annotated[float, Range(0, 2)] = 0.0
     """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
     ask for a pose (personalized); 0 not at all."""
@@ -149,6 +149,7 @@ class InserterConfig:
             INSERTERS,
             diffusion="an edit UNet trained on photographs alone, as the first round of the paper",
             bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
+            diffusers="an inpainting or editing pipeline of diffusers: inserter.run=FOLDER or owner/name@COMMIT",
             effect="predicts in one pass how the subject changes the scene's light; belongs to no model",
             contact_shadow="computes a contact shadow from the silhouette",
             inpaint="the alternative that the paper rejects: the base model redraws what surrounds the subject",
@@ -157,7 +158,12 @@ class InserterConfig:
     ] = "effect"
     """The method."""
     run: str | None = None
-    """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
+    """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's. A pipeline's
+    folder or `owner/name@commit` (diffusers)."""
+    prompt: str = ""
+    """What the pipeline is asked to draw, or to change (diffusers)."""
+    guidance: Annotated[float | None, Range(0, 50)] = None
+    """Scale of its guidance; null: its own (diffusers)."""
     steps: Steps = 20
     """Denoising steps."""
     reference: Annotated[str, OneOf("vae", "unmasked", "input")] = "vae"
@@ -180,6 +186,11 @@ class InserterConfig:
             yield f"expected {at}sun to be auto or degrees from -360 to 360, got {self.sun!r}; set {at}sun=auto"
         if self.name == "bootstrapped" and not self.run:
             yield f"expected {at}run to name a run folder for {at}name=bootstrapped, got nothing; set {at}run=FOLDER"
+        if self.name == "diffusers" and not self.run:
+            yield (
+                f"expected {at}run to name a pipeline for {at}name=diffusers, got nothing; "
+                f"set {at}run=FOLDER or {at}run=owner/name@COMMIT"
+            )
 
 
 def _is_angle(text: str) -> bool:
