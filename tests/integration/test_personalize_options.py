@@ -422,17 +422,6 @@ def test_a_view_is_encoded_as_the_pipeline_encodes_its_picture(tiny_pipe: Any, t
         assert torch.equal(cache.styles, style_embeds(tiny_pipe, [picture]).positive)
 
 
-def test_a_run_that_breaks_within_a_step_leaves_the_adapter_off(tiny_pipe: Any, tmp_path: Path) -> None:
-    class PowerCut(Callback):
-        def on_before_backward(self, trainer: pl.Trainer, module: Any, loss: Any) -> None:
-            assert any(scales_of(tiny_pipe.unet).values())
-            raise ConnectionError("power cut")
-
-    with pytest.raises(ConnectionError):
-        train(tiny_pipe, tmp_path / "run", OWN, callbacks=[PowerCut()])
-    assert not any(scales_of(tiny_pipe.unet).values())
-
-
 def test_a_model_without_an_adapter_is_refused_before_anything_is_written(
     stock_pipe: Any, tmp_path: Path
 ) -> None:

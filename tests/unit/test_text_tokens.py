@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
@@ -15,7 +14,6 @@ from magic_insert.models.text import (
     attached,
     initial_tokens,
     load_tokens,
-    save_tokens,
     token_names,
 )
 
@@ -63,24 +61,6 @@ def test_detached_tokens_are_unknown_again_even_after_an_error(tiny_pipe: Any) -
         raise RuntimeError("stop")
     assert len(tiny_pipe.tokenizer) == words
     assert isinstance(tiny_pipe.text_encoder.get_input_embeddings(), torch.nn.Embedding)
-
-
-def test_plain_diffusers_reads_the_saved_tokens_and_encodes_the_same(
-    tiny_pipe: Any, stock_pipe: Any, tmp_path: Path
-) -> None:
-    tokens = random_tokens(tiny_pipe)
-    save_tokens(tmp_path / "learned_embeds.safetensors", tokens)
-    with attached(tiny_pipe, tokens):
-        ours = embed(tiny_pipe, "A <v1> <v2> on the floor.")
-    rows = load_file(tmp_path / "learned_embeds.safetensors")
-    for key, (encoder, tokenizer) in ENCODERS.items():
-        stock_pipe.load_textual_inversion(
-            rows[key],
-            token=list(tokens.names),
-            text_encoder=getattr(stock_pipe, encoder),
-            tokenizer=getattr(stock_pipe, tokenizer),
-        )
-    torch.testing.assert_close(embed(stock_pipe, "A <v1> <v2> on the floor."), ours, atol=1e-5, rtol=0)
 
 
 def test_tokens_start_at_the_mean_of_the_word_they_are_given(tiny_pipe: Any) -> None:
