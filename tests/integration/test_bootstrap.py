@@ -206,6 +206,11 @@ def test_a_refused_command_leaves_the_rows_of_an_earlier_run(
             ("filter=learned", "filter.rules.learned.weights=none.json"),
             r"filter\.rules\.learned\.weights",
         ),
+        (
+            "y",
+            ("filter=people", "filter.rules.people.verdicts=none.json"),
+            r"filter\.rules\.people\.verdicts",
+        ),
         ("y", ("pool=folder", "pool.dir=nowhere"), r"pool\.dir"),
     ],
 )
