@@ -105,16 +105,6 @@ def test_an_unfinished_sweep_shows_its_jobs_as_they_are(tmp_path: Path) -> None:
     assert "stopped before the sweep ended" in text
 
 
-def test_a_folder_without_measurements_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
-        page_of(tmp_path / "page.html", run=str(tmp_path))
-    (tmp_path / "rounds.jsonl").touch()
-    with pytest.raises(
-        UserError, match=re.escape(f"expected rounds in {tmp_path / 'rounds.jsonl'}, got an empty")
-    ):
-        page_of(tmp_path / "page.html", run=str(tmp_path))
-
-
 def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path) -> None:
     write_sample_sweep(tmp_path)
     content = read_json(tmp_path / "sweep.json")

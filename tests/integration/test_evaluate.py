@@ -134,7 +134,7 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
     finished: Path, tmp_path: Path, tiny_micro: Path
 ) -> None:
     out = copy_of(finished, tmp_path)
-    first, *_ = sorted({row["pair_id"] for row in read_rows(out / "rows.jsonl")})
+    first, *_ = sorted({row["subject"] for row in read_rows(out / "rows.jsonl")})
     for pattern in (f"images/*/*/{first}*", f"rows/*/*/{first}*"):
         lost = sorted(out.glob(pattern))
         assert lost

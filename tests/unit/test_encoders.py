@@ -22,7 +22,6 @@ from magic_insert.foundation.metric_encoders import (
     SAMPLERS,
     caption_contrast,
     clip_batch,
-    crop_frames,
     encoder_recipe,
     new_encoder,
     style_batch,
@@ -252,16 +251,6 @@ def test_a_style_batch_shows_every_style_and_photo_is_not_the_most_frequent(pool
     counts = sum(style_batch(pool, 0, step, 12).labels.bincount(minlength=3) for step in range(30))
     assert isinstance(counts, torch.Tensor)
     assert 0 < counts[0] < min(counts[1], counts[2])
-
-
-def test_the_whole_frame_is_the_whole_picture_and_a_mirror_mirrors_it() -> None:
-    images = (rainbow(1, 64, 64) * 255).to(torch.uint8)
-    whole = torch.eye(2, 3)[None]
-    mirror = whole * torch.tensor([[[-1.0], [1.0]]])
-    torch.testing.assert_close(crop_frames(images, whole, 64) * 255, images.float(), atol=1e-2, rtol=0)
-    torch.testing.assert_close(
-        crop_frames(images, mirror, 64) * 255, images.float().flip(3), atol=1e-2, rtol=0
-    )
 
 
 def test_caption_contrast_is_the_mean_of_two_cross_entropies() -> None:
