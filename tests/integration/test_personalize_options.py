@@ -126,6 +126,7 @@ def power_cut() -> None:
     raise ConnectionError("power cut")
 
 
+@pytest.mark.slow
 def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
     tiny_pipe: Any, everything: Path, tmp_path: Path
 ) -> None:
