@@ -87,9 +87,3 @@ def test_the_sheet_has_a_column_per_style(tmp_path: Path) -> None:
         sheets.append(load_rgba(tmp_path / name / "sheet.png")[0])
     narrow, wide = sheets
     assert wide.shape[2] - narrow.shape[2] == 32 + 2
-
-
-def test_an_unknown_style_is_named_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="graffiti"):
-        run_toybox(replace(CONFIG, out=str(tmp_path / "a"), styles=["graffiti"]))
-    assert not (tmp_path / "a").exists()

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.store import Store
 from magic_insert.data.renders import (
     PairsPlan,
@@ -68,11 +67,6 @@ def test_a_longer_plan_begins_like_a_shorter_one(tmp_path: Path) -> None:
     one = many.load(0)
     assert not torch.equal(one.with_subject, one.without)
     assert (one.with_subject == one.without).all(0, keepdim=True)[one.mask == 0].float().mean() > 0.5
-
-
-def test_an_unknown_style_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"data\.styles.*graffiti"):
-        PairsPlan(styles=("graffiti",))
 
 
 def test_photo_scenes_are_the_scenes_after_the_drawn_ones(pool: ToyboxPool, tmp_path: Path) -> None:

@@ -174,14 +174,12 @@ def pair_id(subject: NamedSubject, scene: NamedScene) -> str:
     return f"{subject[0]}__{scene[0]}"
 
 
-def toyplop_pair(
-    subject: NamedSubject, scene: NamedScene, size: int = 128, device: torch.device | str = "cpu"
-) -> PlopTruth:
+def toyplop_pair(subject: NamedSubject, scene: NamedScene, size: int = 128) -> PlopTruth:
     """Renders one pair with all its truth."""
     name, (_, spec), (scene_name, place, style) = pair_id(subject, scene), subject, scene
     seed = fold_in(0, "toyplop", scene_name)
-    alone = render_subjects([spec, spec], ["photo", style], [COMPLEXITY] * 2, [seed] * 2, size, device)
-    pair = render_pairs([place], [spec], [style], [COMPLEXITY], [seed], size, device)
+    alone = render_subjects([spec, spec], ["photo", style], [COMPLEXITY] * 2, [seed] * 2, size)
+    pair = render_pairs([place], [spec], [style], [COMPLEXITY], [seed], size)
     return PlopTruth(
         pair_id=name,
         caption=caption(spec),
