@@ -43,17 +43,10 @@ class Structure:
     scale: float | Sequence[float] = SCALE
 
     def expand(self, count: int) -> "Structure":
-        """The one structure repeated for `count` pictures; `count` structures are returned as they are.
-
-        Raises:
-            UserError: neither one nor `count` pictures of edges, or another number of strengths.
-        """
+        """The one structure repeated for `count` pictures; `count` structures are returned as they are."""
         edges = self.edges.expand(count, -1, -1, -1) if len(self.edges) == 1 else self.edges
         scales = [self.scale] * count if isinstance(self.scale, int | float) else list(self.scale)
-        if len(edges) != count or len(scales) != count:
-            raise UserError(
-                f"expected edges and strengths for {count} pictures, got {len(edges)} and {len(scales)}"
-            )
+        assert len(edges) == len(scales) == count
         return Structure(self.network, edges, scales)
 
     def residuals(

@@ -113,14 +113,11 @@ def sample(
         on_step: called with the number of steps done.
 
     Raises:
-        UserError: lengths disagree, steps below 1, or a contrast without a style.
+        UserError: a style, and the model has no adapter.
     """
-    if not prompts or len(prompts) != len(seeds):
-        raise UserError(
-            f"expected as many seeds as prompts and at least one, got {len(seeds)} and {len(prompts)}"
-        )
-    if steps < 1:
-        raise UserError(f"expected at least 1 sampling step, got {steps}; set sampling.steps")
+    assert prompts
+    assert len(prompts) == len(seeds)
+    assert steps >= 1
     denoise = _denoiser(pipe, prompts, steps, guidance, style, features)
     # A scheduler remembers where it is; a copy keeps two calls apart.
     original = features.scheduler or pipe.scheduler
@@ -151,8 +148,6 @@ def _denoiser(
 ) -> Denoiser:
     """The pipeline under its conditions, wrapped by whatever is asked for."""
     count, contrast, handover = len(prompts), features.contrast, features.handover
-    if contrast is not None and style is None:
-        raise UserError("expected a style for a contrast of looks, got none; set style.guidance=0")
     followed = None if features.structure is None else features.structure.expand(count)
 
     def as_it_is() -> Denoiser:
@@ -160,7 +155,8 @@ def _denoiser(
         return guided(network(pipe, conditions, followed), guidance)
 
     denoise = as_it_is()
-    if contrast is not None and style is not None:
+    if contrast is not None:
+        assert style is not None, "a push needs the look to push to"
         denoise = pushed(denoise, pipe, contrast, style.expand(count))
     if handover is not None and handover.share < 1:
         with handover.base():

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import ENCODERS
-from magic_insert.core.errors import UserError
 from magic_insert.models.encoders.base import EncoderCard, MetricEncoder, SavedEncoder, preprocess
 from magic_insert.models.encoders.micro import (
     ClipEncoder,
@@ -79,13 +78,6 @@ class EncoderSet:
     extra: tuple[str, ...] = ()
     download: bool = False
     accept_unknown: bool = False
-
-    def __post_init__(self) -> None:
-        if self.metrics not in SETS:
-            raise UserError(f"expected metrics of {', '.join(SETS)}, got {self.metrics!r}; set metrics=...")
-        added = [name for name in ("dinov2", "image_reward") if getattr(self, name)]
-        if self.metrics == "micro" and added:
-            raise UserError(f"expected metrics=paper for {added[0]}, got micro; set metrics=paper")
 
     def check(self) -> None:
         """That `load` will find its files, with the digests they must have; builds no network.

@@ -51,12 +51,9 @@ class EncoderCard:
     trained_on: str
 
     def __post_init__(self) -> None:
-        if not (0 < self.crop <= self.resize or self.crop == self.resize == 0):
-            raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
-        if min(self.std) <= 0:
-            raise UserError(f"expected positive stds, got {self.std}")
-        if self.text_template is not None and self.text_template.count("{}") != 1:
-            raise UserError(f"expected a text template with one {{}}, got {self.text_template!r}")
+        assert 0 < self.crop <= self.resize or self.crop == self.resize == 0, "crop larger than resize"
+        assert min(self.std) > 0, "a std that is not positive"
+        assert self.text_template is None or self.text_template.count("{}") == 1, "not one {} in the template"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values, in the order of declaration."""
