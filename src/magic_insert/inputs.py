@@ -19,7 +19,13 @@ from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import check_name, read_json, require_writable
-from magic_insert.core.picture_files import SUFFIXES, brightness_range, open_picture
+from magic_insert.core.picture_files import (
+    SUFFIXES,
+    brightness_range,
+    open_picture,
+    pictures_in,
+    require_size,
+)
 from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.pose import Suggester, build_pose
@@ -29,7 +35,6 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
 PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
-SMALLEST_SIDE = 16
 INSIDE = 0.5
 
 
@@ -131,11 +136,8 @@ def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
         raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
     folder = require_writable(cfg.out)
     refuse_other(folder, insert_request(cfg))
-    if isinstance(cfg.background, list):
-        found = [Path(path) for path in cfg.background]
-    else:
-        found = sorted(p for p in Path(cfg.background).iterdir() if p.suffix.lower() in SUFFIXES)
-        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    given = cfg.background
+    found = [Path(path) for path in given] if isinstance(given, list) else pictures_in(given)
     if not found:
         raise UserError(
             f"expected pictures ({', '.join(SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
@@ -204,14 +206,6 @@ def _highest_alpha(image: Image.Image) -> float:
         return 1.0
     _, high = image.convert("RGBA").getchannel("A").getextrema()
     return float(high) / 255  # type: ignore[arg-type]
-
-
-def require_size(name: str | Path, size: tuple[int, int]) -> None:
-    """That a picture of `size` (width, height) is large enough; raises `UserError` otherwise."""
-    if min(size) < SMALLEST_SIDE:
-        raise UserError(
-            f"expected a picture of at least {SMALLEST_SIDE} pixels a side in {name}, got {size[0]} x {size[1]}"
-        )
 
 
 def judge_mask(path: str | Path, size: tuple[int, int]) -> None:

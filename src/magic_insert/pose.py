@@ -125,11 +125,11 @@ class HttpPose:
             # Redirects are not followed: one would carry the key to another host.
             with httpx.stream("POST", where, json=body, headers=headers, timeout=self.timeout) as answer:
                 answer.raise_for_status()
-                content = b"".join(islice(answer.iter_bytes(BLOCK), MOST_BLOCKS))
-            return clean(json.loads(content)["choices"][0]["message"]["content"])
+                said = b"".join(islice(answer.iter_bytes(BLOCK), MOST_BLOCKS))
+            return clean(json.loads(said)["choices"][0]["message"]["content"])
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            refused = isinstance(error, httpx.HTTPStatusError)
-            reason = f"status {error.response.status_code}" if refused else str(error)
+            answered = isinstance(error, httpx.HTTPStatusError)
+            reason = f"status {error.response.status_code}" if answered else str(error)  # type: ignore[union-attr]
             raise UserError(
                 f"expected a pose from the chat server in {URL}, got: {reason}; set pose=rules or pose=none"
             ) from error

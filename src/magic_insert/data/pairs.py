@@ -33,7 +33,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.images import decode_mask, decode_rgb, png_bytes
 from magic_insert.core.jsonl import read_jsonl, write_bytes
-from magic_insert.core.picture_files import SUFFIXES, read_picture_bytes
+from magic_insert.core.picture_files import SUFFIXES, pictures_in, read_picture_bytes
 
 LAYERS = ("with", "without", "mask")
 OBER_COLUMNS = ("input", "gt", "object_mask")
@@ -288,8 +288,7 @@ def _from_folders(root: Path, names: Sequence[str], black_subject: bool) -> List
 
 
 def _by_stem(folder: Path) -> dict[str, Blob]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {path.stem: file_blob(path) for path in files}
+    return {path.stem: file_blob(path) for path in pictures_in(folder)}
 
 
 def list_ober(root: Path, *, black_subject: bool = False) -> Listing:

@@ -12,7 +12,7 @@ from typing import Any
 from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import SUFFIXES, is_picture_file, pictures_in
 from magic_insert.core.jsonl import check_name, read_json
 
 CLAIM_FILE = "personalization.json"
@@ -47,10 +47,8 @@ def subjects_of(cfg: PersonalizeConfig) -> list[SubjectFiles]:
 def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
     found: dict[str, SubjectFiles] = {}
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        pictures = sorted(p for p in entry.iterdir() if _is_picture(p)) if entry.is_dir() else [entry]
-        if not pictures or not all(map(_is_picture, pictures)):
+        pictures = pictures_in(entry) if entry.is_dir() else [entry]
+        if entry.name.startswith(".") or not pictures or not all(map(is_picture_file, pictures)):
             continue
         name = entry.name if entry.is_dir() else entry.stem
         if name in found:
@@ -64,10 +62,6 @@ def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
             f"expected pictures ({', '.join(SUFFIXES)}) or folders of them in {folder}, got none; set subject=PATH"
         )
     return list(found.values())
-
-
-def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _one_subject(pictures: Sequence[Path]) -> tuple[Path, ...]:

@@ -35,7 +35,7 @@ from magic_insert.core.events import OnEvent
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import pictures_in
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST, Manifest, Request, claim, refuse_other
@@ -415,11 +415,7 @@ def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -
     folders = sorted({path.parent for path in found.values()})
     wanted = set(found.values())
     surplus = [
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and path not in wanted
+        path for folder in folders if folder.is_dir() for path in pictures_in(folder) if path not in wanted
     ]
     if missing or surplus:
         wrong = [

@@ -21,13 +21,12 @@ from magic_insert.core.compositing import area_resize, default_box
 from magic_insert.core.images import save_png, to_pil
 from magic_insert.core.jsonl import read_json, write_bytes
 from magic_insert.core.masks import bounding_box
-from magic_insert.core.picture_files import decode_picture
+from magic_insert.core.picture_files import SUFFIXES, decode_picture, require_size
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Scene, Subject
 from magic_insert.core.store import Request, Store
 from magic_insert.data.benchmarks import IN_BOX
-from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
-from magic_insert.inputs import require_size
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, project, scene_world
 from magic_insert.toybox.styles import draw, style_phrase
