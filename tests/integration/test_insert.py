@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from random_micro import build_micro
 from torch import Tensor
 
 from magic_insert.cli.insert import run_insert
@@ -15,7 +16,6 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
-from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
 from magic_insert.training.personalize import run_personalize

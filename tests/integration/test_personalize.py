@@ -27,8 +27,7 @@ from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.personalize import RunOptions, personalize
-from magic_insert.training.personalize_module import diffuse, draw, min_snr_weight
-from magic_insert.training.subject_views import CachedViews
+from magic_insert.training.personalize_module import CachedViews, diffuse, draw, min_snr_weight
 
 CONFIG = PersonalizationConfig(
     steps=6,

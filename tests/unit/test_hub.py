@@ -12,9 +12,8 @@ from transformers import CLIPVisionModelWithProjection
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
-from magic_insert.models.sampling import sample
+from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.style import style_embeds
 
 

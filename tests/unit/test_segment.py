@@ -11,8 +11,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
-from magic_insert.models.ground import ground_colour
-from magic_insert.models.segment import has_cutout, segment
+from magic_insert.models.segment import ground_colour, has_cutout, segment
 
 SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
 

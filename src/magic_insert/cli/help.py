@@ -1,4 +1,4 @@
-"""Help, shell completion and the key tables of the docs: all three are read from the declarations of the fields.
+"""Help and shell completion, read from the declarations of the fields (as are the key tables of the docs, tools/keys).
 
 `job_help` shows a job's own keys and groups with their values as composed; the others compose nothing.
 """
@@ -52,7 +52,7 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
     hints = get_type_hints(JOB_SCHEMAS[job])
     for group in [field.name for field in fields(JOB_SCHEMAS[job]) if is_dataclass(hints[field.name])]:
         options = f"{group}={' | '.join(group_options(group))}" if group in groups else group
-        lines += ["", *_fitted(f"{options}: {_first(_class(cfg, group, hints[group]))}")]
+        lines += ["", *_fitted(f"{options}: {first_sentence(_class(cfg, group, hints[group]))}")]
         lines += [
             _line(key, value)
             for key, value in keys.values()
@@ -91,13 +91,14 @@ def _class(cfg: DictConfig, group: str, declared: type) -> type:
     return OmegaConf.get_type(cfg, group) or declared
 
 
-def _first(cls: type) -> str:
+def first_sentence(cls: type) -> str:
+    """What the docstring of a dataclass says first."""
     return str(cls.__doc__).strip().split("\n\n")[0].replace("\n    ", " ")
 
 
 def _line(key: Key, value: Any) -> str:
     """A key on one line: its value, what it may be, and as much of its text as fits."""
-    name = f"  {key.name}={_shown(value)}"
+    name = f"  {key.name}={shown(value)}"
     line = f"{name:<{NAME_WIDTH}}  {'. '.join(part for part in (key.limits, key.doc) if part)}".rstrip()
     width = _width()
     return line if len(line) <= width else line[: max(width - 3, len(name))] + "..."
@@ -111,7 +112,8 @@ def _width() -> int:
     return shutil.get_terminal_size((120, 24)).columns
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as the command line takes it."""
     if value == "???":
         return "..."
     if OmegaConf.is_config(value):
@@ -135,7 +137,7 @@ def _one(wanted: str, keys: Mapping[str, tuple[Key, Any]], groups: Mapping[str, 
     ]
     for key, value in own:
         lines += [
-            f"{key.name}={_shown(value)}",
+            f"{key.name}={shown(value)}",
             *_fitted(f"  {key.type}{key.limits and ', '}{key.limits}. {key.doc}"),
         ]
     if not lines:
@@ -143,50 +145,6 @@ def _one(wanted: str, keys: Mapping[str, tuple[Key, Any]], groups: Mapping[str, 
         hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --help lists them"
         raise UserError(f"expected a key or group of {job}, got {wanted}; {hint}")
     return "\n".join(lines)
-
-
-def key_page() -> str:
-    """docs/keys.md: every key of every job in tables, groups that several jobs share once."""
-    parts = [
-        "# Keys",
-        "Made from the fields' declarations by `tools/keys`; `magic-insert JOB --help` prints the same.",
-    ]
-    shared: dict[type, list[str]] = {}
-    for job, cls in JOB_SCHEMAS.items():
-        hints = get_type_hints(cls)
-        parts += ["", f"## {job}", _first(cls), *_table(cls)]
-        groups = [field.name for field in fields(cls) if is_dataclass(hints[field.name])]
-        for group in groups:
-            shared.setdefault(hints[group], []).append(group)
-        if groups:
-            parts += [
-                "",
-                "Groups: "
-                + ", ".join(f"[{group}](#{hints[group].__name__.lower()})" for group in groups)
-                + ".",
-            ]
-    for cls, names in shared.items():
-        shown = ", ".join(f"`{name}`" for name in dict.fromkeys(names))
-        parts += ["", f"## {cls.__name__}", f"{shown}: {_first(cls)}"]
-        docs = described_options(names[0])
-        parts += (
-            ["", *(f"- `{names[0]}={name}`: {text}" for name, text in docs.items() if text)] if docs else []
-        )
-        parts += _table(cls)
-    return "\n".join(parts) + "\n"
-
-
-def _table(cls: type) -> list[str]:
-    """The leaf keys of a dataclass as a Markdown table."""
-    hints = get_type_hints(cls)
-    keys = [key for key in keys_of(cls) if not is_dataclass(hints.get(key.name.partition(".")[0]))]
-    nested = [key for key in keys_of(cls) if "." in key.name and cls not in JOB_SCHEMAS.values()]
-    rows = [
-        f"| `{key.name}` | {key.type} | {'required' if key.required else f'`{_shown(key.default) or chr(34) * 2}`'} | "
-        f"{key.limits.replace('|', 'or')} | {key.doc} |"
-        for key in [*keys, *nested]
-    ]
-    return ["", "| key | type | default | limits | meaning |", "|---|---|---|---|---|", *rows] if rows else []
 
 
 def completion(shell: str, jobs: Sequence[str]) -> str:

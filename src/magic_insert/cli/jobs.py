@@ -393,7 +393,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "toybox": Job(
         "render the world with known answers: what=subjects|pairs|benchmark|sheet",
-        "magic_insert.toybox.export:run_toybox",
+        "magic_insert.toybox.world:run_toybox",
     ),
     "foundation": Job(
         "train every part of the micro model: preset=cpu|gpu",

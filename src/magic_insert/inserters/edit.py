@@ -2,7 +2,7 @@
 
 The inserter gives a pasted subject its light; trained on photographs alone, or adapted to drawings by a bootstrap, the
 class is the same. The remover draws what a mask marks, and its shadow, away: only the hole and the light around it
-reach the picture (`core.fill`), every other pixel keeps its value.
+reach the picture (`core.effect_layer.fill_hole`), every other pixel keeps its value.
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
@@ -16,9 +16,8 @@ from torch import Tensor
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
 from magic_insert.inserters.base import InserterBase, Insertion
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop

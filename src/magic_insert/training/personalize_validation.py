@@ -46,8 +46,7 @@ from magic_insert.toybox.styles import draw
 from magic_insert.toybox.tracer import trace
 from magic_insert.tracking import Tracker
 from magic_insert.training.checkpoint import StopRequest
-from magic_insert.training.personalize_module import Trainables
-from magic_insert.training.subject_views import vae_on
+from magic_insert.training.personalize_module import Trainables, vae_on
 
 ROWS_FILE = "validation.jsonl"
 BATCH = 4
