@@ -17,6 +17,7 @@ from torchvision.transforms.functional import to_pil_image
 from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record
+from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.metric_encoders import (
     DETAILS,
     SAMPLERS,
@@ -31,16 +32,8 @@ from magic_insert.foundation.metric_encoders import (
     supervised_contrast,
     tell,
 )
-from magic_insert.models.encoders import (
-    EncoderCard,
-    Encoders,
-    SavedEncoder,
-    load_encoders,
-    new_clip,
-    new_identity,
-    new_style,
-    preprocess,
-)
+from magic_insert.models.encoders.base import EncoderCard, SavedEncoder, preprocess
+from magic_insert.models.encoders.micro import Encoders, load_encoders, new_clip, new_identity, new_style
 from magic_insert.models.micro import build_tokenizer
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
 from magic_insert.training.trainer import TrainerOptions, fit
@@ -50,7 +43,7 @@ TEMPLATES = ("ball", "box", "bar")
 ROLES = ("clip", "identity", "style")
 
 
-class TinyPool:
+class TinyPool(ToyboxPool):
     """Coloured shapes on paper: 12 identities (colour x shape) in two places, drawn flat, dark or striped."""
 
     def __init__(self) -> None:

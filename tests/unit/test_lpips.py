@@ -14,8 +14,7 @@ from torchvision.models import alexnet
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb
 from magic_insert.core.masks import blur
-from magic_insert.models.encoders import Lpips, load_lpips
-from magic_insert.models.encoders.paper import ALEXNET, Located, new_lpips
+from magic_insert.models.encoders.paper import ALEXNET, Located, Lpips, load_lpips, new_lpips
 
 SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).parents[2].parent / "shared"))
 WEIGHTS = SHARED / "weights"

@@ -22,7 +22,8 @@ from torch import nn
 from magic_insert.config.registry import ENCODERS
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders import EncoderSet, preprocess
+from magic_insert.models.encoders import EncoderSet
+from magic_insert.models.encoders.base import preprocess
 from magic_insert.models.encoders.paper import CLIP_B, DINO, CsdNet, Located, WeightsFile, load_reward, locate
 
 FORMULA = Located(Path("formula"), "0" * 64, "a formula")

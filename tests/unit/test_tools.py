@@ -23,7 +23,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
-from magic_insert.models.encoders import new_identity, new_style
+from magic_insert.models.encoders.micro import new_identity, new_style
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 GROUPS = ("photo", "seen", "unseen")

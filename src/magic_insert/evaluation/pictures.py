@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.freeze import overridden
-from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, ImagesConfig
+from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, MadeElsewhere
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.config.schema.shared import InserterConfig, StylizerConfig
 from magic_insert.core.compositing import paste
@@ -215,11 +215,9 @@ class Workshop:
             **{("stylize", name): s for name, s in redrawn.items() if s.name == IMAGES},
             **{("insert", name): i for name, i in inserted.items() if i.name == IMAGES},
         }
-        self.made_elsewhere = {
-            key: match_files(method.images, bench.pairs, key[1]) for key, method in given.items()
-        }
+        self.made_elsewhere = {key: match_files(method, bench.pairs, key[1]) for key, method in given.items()}
         self.masks_elsewhere = {
-            name: match_files(ImagesConfig(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
+            name: match_files(MadeElsewhere(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
             for name, i in inserted.items()
             if i.name == IMAGES and i.mask_dir
         }
@@ -398,7 +396,7 @@ def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id:
 # Pictures made elsewhere
 
 
-def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
+def match_files(images: MadeElsewhere, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
     """The file of every pair, by pair_id.
 
     Raises:

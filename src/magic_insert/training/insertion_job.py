@@ -121,7 +121,9 @@ def _toybox(
 def _sound(data: DataConfig, out: Path, on_event: OnEvent) -> FilePairs:
     """The sound pairs of a set on disk; the verdict is kept, because reading every picture takes its time."""
     root = Path(str(data.path))
-    listing = LISTERS[data.name](root, black_subject=data.subject_in_mask == "black")
+    listing = LISTERS[data.name](root)
+    if data.subject_in_mask == "black":
+        listing = replace(listing, pairs=[replace(ref, black_subject=True) for ref in listing.pairs])
     if data.limit is not None:
         listing = replace(listing, pairs=listing.pairs[: data.limit])
     names = [ref.id for ref in listing.pairs]

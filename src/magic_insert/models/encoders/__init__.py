@@ -12,16 +12,7 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import ENCODERS
-from magic_insert.models.encoders.base import EncoderCard, MetricEncoder, SavedEncoder, preprocess
-from magic_insert.models.encoders.micro import (
-    ClipEncoder,
-    Encoders,
-    check_encoders,
-    load_encoders,
-    new_clip,
-    new_identity,
-    new_style,
-)
+from magic_insert.models.encoders.micro import check_encoders, load_encoders
 from magic_insert.models.encoders.paper import (
     ALEXNET,
     Lpips,
@@ -31,22 +22,6 @@ from magic_insert.models.encoders.paper import (
     locate,
 )
 from magic_insert.paths import micro_dir
-
-__all__ = [
-    "ClipEncoder",
-    "EncoderCard",
-    "EncoderSet",
-    "Encoders",
-    "Lpips",
-    "MetricEncoder",
-    "SavedEncoder",
-    "load_encoders",
-    "load_lpips",
-    "new_clip",
-    "new_identity",
-    "new_style",
-    "preprocess",
-]
 
 SETS: Mapping[str, Mapping[str, str]] = {
     "micro": {},  # its three are no published files
