@@ -6,8 +6,8 @@ from runpy import run_path
 
 import pytest
 
-from magic_insert.cli.help import completion, job_groups, job_help
 from magic_insert.cli.jobs import JOBS
+from magic_insert.cli.main import completion, job_groups, job_help
 from magic_insert.config.compose import JOB_SCHEMAS, described_options
 from magic_insert.config.fields import keys_of
 from magic_insert.core.errors import UserError

@@ -9,7 +9,7 @@ from magic_insert.bootstrap.job import flat
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
-from magic_insert.launch.dashboard import build_view, require_workspaces
+from magic_insert.launch.results import build_view, require_workspaces
 
 INSTALLED = find_spec("wandb_workspaces") is not None
 needs_workspaces = pytest.mark.skipif(

@@ -283,7 +283,7 @@ def show_status(cfg: schema.StatusConfig) -> None:
 
 def show_dashboard(cfg: schema.DashboardConfig) -> None:
     """Writes the page and prints its path; with an account and `logger=wandb` the view's address."""
-    from magic_insert.launch.dashboard import save_view, write_dashboard
+    from magic_insert.launch.results import save_view, write_dashboard
     from magic_insert.tracking import has_wandb_account
 
     if cfg.logger.name == "wandb":

@@ -33,8 +33,8 @@ from magic_insert.models.micro import (
 )
 from magic_insert.models.pipeline import size_ids
 from magic_insert.models.sampling import Structure, canny_edges
-from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import style_phrase
+from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
 from magic_insert.training.trainer import TrainingModule
 
 

@@ -19,7 +19,7 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.inputs import weights_in
-from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
 
 DRAW = "remove"  # names the noise of a removal: one picture, one draw
@@ -77,20 +77,11 @@ class EditInserter(InserterBase):
         self.model = EditModel(pipe, folder)
         self.weights_sha256 = self.model.weights_sha256
 
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """The window at the model's side, redrawn, beside its reference."""
-        how, reference = EditSampling(seed, [id], self.settings.steps), self.settings.reference
-        drawn, still = self.model.draw(window, mask, how, reference=reference, on_step=on_step)
-        return Insertion.measured(drawn, still, mask, self.settings)
+        how, reference = EditSampling(window.seed, [window.id], self.settings.steps), self.settings.reference
+        drawn, still = self.model.draw(window.pasted, window.mask, how, reference=reference, on_step=on_step)
+        return Insertion.measured(drawn, still, window.mask, self.settings)
 
 
 @dataclass(frozen=True)
