@@ -98,7 +98,7 @@ def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() ->
 
 
 def test_a_foreign_inpainting_unet_is_not_taken_for_an_edit_unet(hub: Hub) -> None:
-    with pytest.raises(UserError, match="inserter=diffusers"):
+    with pytest.raises(UserError, match="model=sdxl_inpaint"):
         load_edit_unet(hub.inpaint / "unet")
 
 

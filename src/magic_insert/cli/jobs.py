@@ -385,6 +385,11 @@ JOBS: Mapping[str, Job] = {
         "measure micro weights on held-out seeds",
         "magic_insert.foundation.card:run_card",
     ),
+    "plan": Job(
+        "what a job takes of a GPU's memory: model=sdxl job=personalize|insertion|insert|remove gpu=24",
+        "magic_insert.models.memory_plan:run_plan",
+        recorded=lambda cfg: False,
+    ),
     "status": Job(
         "list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", recorded=lambda cfg: False
     ),

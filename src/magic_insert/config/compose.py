@@ -32,6 +32,7 @@ JOB_SCHEMAS: dict[str, type] = {
     "toybox": jobs.ToyboxConfig,
     "demo": jobs.EvaluateConfig,
     "card": jobs.CardConfig,
+    "plan": jobs.PlanConfig,
     "status": jobs.StatusConfig,
     "dashboard": jobs.DashboardConfig,
     "insertion": jobs.InsertionConfig,

@@ -59,7 +59,7 @@ def load_edit_unet(folder: Path, *, base: UNet2DConditionModel | None = None) ->
     if read_json(folder / "config.json").get(ORDER_KEY) != ORDER and not (folder / FIT_CARD).is_file():
         raise UserError(
             f"expected an edit network of this program in {folder}, got one that does not say the order of its "
-            "channels; set inserter=diffusers for an inpainting model, or train from it with insertion model.source="
+            "channels; train from an inpainting model with insertion model=sdxl_inpaint model.source=FOLDER"
         )
     try:
         with quiet():

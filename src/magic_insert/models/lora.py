@@ -142,11 +142,15 @@ def _nesting(part_name: str, part: Any) -> str:
 
 
 def save_lora(
-    path: Path, model: Any, name: str = "subject", state: Mapping[str, Tensor] | None = None
+    path: Path,
+    model: Any,
+    name: str = "subject",
+    state: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Writes a file that diffusers reads with `load_lora_weights`, its scale (alpha / rank) included.
 
-    With `state` (as of `lora_state`) its values are written in place of the present ones.
+    With `state` (as of `lora_state`) its values are written in place of the present ones; `dtype` is their precision.
     """
     scale: dict[str, Any] = {}
     for part_name, part in carriers(model, name).items():
@@ -158,7 +162,8 @@ def save_lora(
         if config.use_dora:
             scale[f"{part_name}.use_dora"] = True
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(scale, sort_keys=True)}
-    save_tensors(path, lora_state(model, name) if state is None else state, metadata)
+    values = lora_state(model, name) if state is None else state
+    save_tensors(path, {key: value.to(dtype) for key, value in values.items()}, metadata)
 
 
 def load_lora(pipe: Any, path: Path, name: str) -> None:

@@ -6,18 +6,19 @@ Shape letters: B pictures of 3HW in [0, 1]; latents B x C x h x w with h = H / 8
 
 import hashlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from diffusers.utils import logging as diffusers_logging
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
 from magic_insert import paths
@@ -39,9 +40,11 @@ from magic_insert.models.style import silence
 from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of the arithmetic of a training
 KINDS = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
-LOADED = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "ip_adapter")
+PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+LOADED = (*PARTS, "ip_adapter")
 SLICED = 512  # pixels from which pictures are decoded one by one
 TILE = 1024  # pixels of a tile's side
 SIGNS = 256  # of each tensor in a fingerprint
@@ -117,7 +120,7 @@ def load_pipeline(
         except (*DAMAGED, *UNREACHABLE) as error:
             raise adapter.refusal(error, "an IP-Adapter", "model.ip_adapter") from error
     pipe.controlnet_source = controlnet
-    for part in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
+    for part in (getattr(pipe, name) for name in PARTS):
         if part is not None:
             part.requires_grad_(False).eval()
     if dtype is torch.bfloat16 or (dtype is torch.float16 and pipe.vae.config.force_upcast):
@@ -132,7 +135,28 @@ def load_pipeline(
     pipe.default_sample_size = model.image_size // pipe.vae_scale_factor
     pipe.set_progress_bar_config(disable=True)
     with quiet():
-        return pipe.to(device)
+        pipe = pipe.to(device)
+    if model.offload:
+        for encoder in (pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
+            if encoder is not None:
+                _wait_on_cpu(encoder, torch.device(device))
+    return pipe
+
+
+def _wait_on_cpu(encoder: Any, device: torch.device) -> None:
+    """From now on the encoder is on `device` only while it encodes; while something is trained through it, it stays."""
+
+    def come(module: nn.Module, args: Any, options: Any) -> tuple[Any, Any]:
+        module.to(device)
+        return send_to_device(args, device), send_to_device(options, device)
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        if not torch.is_grad_enabled():
+            module.to("cpu")
+
+    encoder.to("cpu")
+    encoder.register_forward_pre_hook(come, with_kwargs=True)
+    encoder.register_forward_hook(leave)
 
 
 def _variant(model: ModelConfig, folder: Path | None) -> str | None:
@@ -144,6 +168,21 @@ def _variant(model: ModelConfig, folder: Path | None) -> str | None:
     if model.variant in stored or not (home / "diffusion_pytorch_model.safetensors").is_file():
         return model.variant if model.variant in stored else min(stored, default=None)
     return None
+
+
+@contextmanager
+def parts_on(pipe: Any, device: torch.device | str, names: Sequence[str] = PARTS) -> Iterator[None]:
+    """Inside this block the named networks of `pipe` are on `device`; afterwards where they were."""
+    before = {name: part.device for name in names if (part := getattr(pipe, name)) is not None}
+    with quiet():
+        for name in before:
+            getattr(pipe, name).to(device)
+    try:
+        yield
+    finally:
+        with quiet():
+            for name, home in before.items():
+                getattr(pipe, name).to(home)
 
 
 def resolve_device(name: str) -> torch.device:

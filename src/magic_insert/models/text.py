@@ -102,7 +102,7 @@ class ExtendedEmbedding(nn.Module):
     def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         new = ids >= self.first
         known = self.table(ids.masked_fill(new, 0))
-        learned = functional.embedding((ids - self.first).clamp(min=0), self.rows)
+        learned = functional.embedding((ids - self.first).clamp(min=0), self.rows.to(ids.device))
         return torch.where(new[..., None], learned.to(known.dtype), known)
 
 

@@ -6,6 +6,7 @@ One fit takes weights to start from and cached latents, and publishes a folder w
 and called again, it goes on from its checkpoint; finished, it returns at once.
 """
 
+import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
     FIT_CARD,
+    LORA,
     edit_start,
     empty_prompt,
     load_edit_unet,
@@ -33,10 +35,18 @@ from magic_insert.models.edit_unet import (
     save_unet,
     weights_digest,
 )
-from magic_insert.models.pipeline import ddim, plain_attention, size_ids
+from magic_insert.models.lora import lora_state, restore_lora
+from magic_insert.models.pipeline import HALF, ddim, parts_on, plain_attention, quiet, size_ids
 from magic_insert.models.sampling import image_size
 from magic_insert.training.checkpoint import is_finished
-from magic_insert.training.trainer import TrainerOptions, TrainingModule, first_rank_only, fit
+from magic_insert.training.trainer import (
+    TrainerOptions,
+    TrainingModule,
+    adamw8bit,
+    check_optimizer,
+    first_rank_only,
+    fit,
+)
 
 Task = Literal["remove", "insert"]
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
@@ -78,10 +88,14 @@ class EditFit:
     lora_rank: int = 0
     merged: bool = True
     save_every: int = 100
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    accumulate: int = 1
 
     def contents(self, start: str, latents: EditLatents) -> dict[str, Any]:
-        """What the product depends on: everything but when checkpoints are written."""
-        settings = {name: value for name, value in asdict(self).items() if name != "save_every"}
+        """What the product depends on: everything but when checkpoints are written, and which activations are kept."""
+        free = ("save_every", "gradient_checkpointing")
+        settings = {name: value for name, value in asdict(self).items() if name not in free}
         return {**settings, "start": start, "data": latents_digest(latents)}
 
 
@@ -104,8 +118,10 @@ class InsertionModule(TrainingModule):
         lr: float,
         steps: int,
         effect_weight: float = 0.0,
+        optimizer: str = "adamw",
     ):
         super().__init__(lr=lr, steps=steps)
+        self.optimizer = optimizer
         self.unet, self.scheduler, self.image_size = unet, scheduler, image_size
         self.effect_weight = effect_weight
         self.register_buffer("states", empty[0].detach().clone(), persistent=False)
@@ -123,7 +139,14 @@ class InsertionModule(TrainingModule):
             lr=settings.lr,
             steps=settings.steps,
             effect_weight=settings.effect_weight,
+            optimizer=settings.optimizer,
         )
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        if self.optimizer == "adamw":
+            return super().configure_optimizers()
+        options = {"lr": self.lr, "betas": (0.9, 0.99), "weight_decay": self.weight_decay}
+        return adamw8bit(list(self.trained().values()), **options)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.denoising_loss(batch)
@@ -140,7 +163,8 @@ class InsertionModule(TrainingModule):
         predicted = self.unet(
             torch.cat([noisy, shown, batch["mask"]], dim=1),
             times,
-            encoder_hidden_states=self.states.expand(count, -1, -1),  # type: ignore[operator]
+            # Repeated once: of an expanded tensor every attention layer would keep a copy of its own.
+            encoder_hidden_states=self.states.repeat(count, 1, 1),  # type: ignore[operator]
             added_cond_kwargs={
                 "text_embeds": self.pooled.expand(count, -1),  # type: ignore[operator]
                 "time_ids": size_ids(count, self.image_size, latents.device),
@@ -247,12 +271,13 @@ def fit_edit(
         return
     write_json(work / CARD, {"key": key, **contents})
     device = pipe.device.type
-    unet.train().requires_grad_(True)
-    if settings.lora_rank:
-        open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    check_optimizer(settings.optimizer, pipe.device, "train")
+    trained = _opened(unet, settings)
     if device == "cpu":
-        plain_attention(unet)
-    module = InsertionModule.of(unet, pipe, settings)
+        plain_attention(trained)
+    if settings.gradient_checkpointing:
+        trained.enable_gradient_checkpointing()
+    module = InsertionModule.of(trained, pipe, settings)
     options = TrainerOptions(
         steps=settings.steps,
         device=device,
@@ -260,12 +285,39 @@ def fit_edit(
         save_every=settings.save_every,
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
+        accumulate=settings.accumulate,
         key=key,
     )
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
-    fit(module, batches, options, work, log=log, on_step=on_step)
-    unet.cpu()
-    first_rank_only(lambda: _publish(unet, settings, contents, work, product))
+    # Pictures are latents and the prompt is encoded: while it trains, the edit UNet has the device for itself.
+    with parts_on(pipe, "cpu"):
+        fit(module, batches, options, work, log=log, on_step=on_step)
+        trained.cpu()
+    first_rank_only(lambda: _publish(_finished(unet, trained, settings), settings, contents, work, product))
+
+
+def _opened(unet: Any, settings: EditFit) -> Any:
+    """The network to train: `unet` with all its weights or with a LoRA; its frozen weights, where the arithmetic is in
+    half precision, in a copy of that precision."""
+    unet.train().requires_grad_(True)
+    if not settings.lora_rank:
+        return unet
+    if (half := HALF.get(settings.precision)) is not None:
+        with quiet():
+            unet = copy.deepcopy(unet).to(half)
+            unet.conv_in.float()
+    open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    return unet
+
+
+def _finished(unet: Any, trained: Any, settings: EditFit) -> Any:
+    """The trained network; what was learned beside a copy in half precision stands beside the weights themselves."""
+    if trained is unet:
+        return unet
+    open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    restore_lora(unet, lora_state(trained, LORA), LORA)
+    unet.conv_in.load_state_dict(trained.conv_in.state_dict())
+    return unet
 
 
 def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path, product: Path) -> None:

@@ -36,7 +36,7 @@ from magic_insert.data.subject_files import (
 )
 from magic_insert.data.subject_images import check_subject, load_subjects
 from magic_insert.models.lora import refuse_unknown_layers
-from magic_insert.models.pipeline import fingerprint, load_pipeline
+from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.style import silence
@@ -45,6 +45,7 @@ from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
     LATENTS_FILE,
+    UNTRAINED,
     PersonalizeModule,
     check_device,
     check_own_style,
@@ -54,7 +55,6 @@ from magic_insert.training.personalize_module import (
     subject_batches,
     subject_cache,
     trainables_of,
-    vae_on,
 )
 from magic_insert.training.personalize_validation import SampleValidation
 from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
@@ -172,8 +172,8 @@ class _Run:
         prior = class_cache(pipe, cfg, seed=seed, root=self.options.class_root or out, out=out)
         with (
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
-            vae_on(pipe, "cpu"),
-            checkpointed(pipe, cfg.gradient_checkpointing),
+            parts_on(pipe, "cpu", UNTRAINED),
+            checkpointed(pipe.unet, cfg.gradient_checkpointing),
             open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
         ):
             module = PersonalizeModule(trainables, cfg)

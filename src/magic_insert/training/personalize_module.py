@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema.training import PersonalizationConfig, require_optimizer
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -34,13 +34,15 @@ from magic_insert.models.lora import (
     remove_lora,
     save_lora,
 )
-from magic_insert.models.pipeline import encode, fingerprint
+from magic_insert.models.pipeline import PRECISIONS, encode, fingerprint
 from magic_insert.models.sampling import image_size, sample, time_ids
 from magic_insert.models.style import blank_style, has_adapter, set_blocks, silence, style_embeds
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, save_tokens
-from magic_insert.training.trainer import Batch, TrainingModule, lr_factor
+from magic_insert.training.trainer import Batch, TrainingModule, adamw8bit, check_optimizer, lr_factor
+
+UNTRAINED = ("vae", "image_encoder")  # wait on the CPU while a subject is learned
 
 LATENTS_FILE = "latents.safetensors"
 CLASS_BATCH = 4
@@ -99,17 +101,6 @@ def cache_views(
     # Tensors of a safetensors file are pages of the file: they cost memory only while they are used.
     with safe_open(file, framework="pt") as content:
         return CachedViews(**{name: content.get_tensor(name) for name in views.tensors()})
-
-
-@contextmanager
-def vae_on(pipe: Any, device: torch.device | str) -> Iterator[None]:
-    """Inside this block the VAE is on `device`; afterwards where it was."""
-    before = pipe.vae.device
-    pipe.vae.to(device)
-    try:
-        yield
-    finally:
-        pipe.vae.to(before)
 
 
 def counts_only_subject(subjects: Sequence[Subject], cfg: PersonalizationConfig) -> bool:
@@ -205,8 +196,15 @@ class Trainables:
     """Everything that training changes, in parts with rates of their own: LoRA of the UNet, rows of the learned tokens,
     LoRA of the text encoders. Made by `trainables_of`, valid inside its block."""
 
-    def __init__(self, pipe: Any, tokens: LearnedTokens, parts: Mapping[str, list[nn.Parameter]]) -> None:
-        self.pipe, self.tokens, self.parts = pipe, tokens, dict(parts)
+    def __init__(
+        self,
+        pipe: Any,
+        tokens: LearnedTokens,
+        parts: Mapping[str, list[nn.Parameter]],
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`dtype` is the precision of the LoRA's file."""
+        self.pipe, self.tokens, self.parts, self.dtype = pipe, tokens, dict(parts), dtype
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """All parameters by part and number, in a fixed order."""
@@ -214,7 +212,7 @@ class Trainables:
 
     def save(self, folder: Path) -> None:
         """Writes the product: a LoRA file and a token file that diffusers reads."""
-        save_lora(folder / LORA_FILE, self.pipe)
+        save_lora(folder / LORA_FILE, self.pipe, dtype=self.dtype)
         save_tokens(folder / TOKENS_FILE, self.tokens)
 
 
@@ -250,22 +248,22 @@ def trainables_of(
                         dora=cfg.dora,
                     )
                 ]
-            yield Trainables(pipe, tokens, parts)
+            yield Trainables(pipe, tokens, parts, PRECISIONS[cfg.save_precision])
         finally:
             remove_lora(pipe, "subject")
 
 
 @contextmanager
-def checkpointed(pipe: Any, wanted: bool) -> Iterator[None]:
+def checkpointed(unet: Any, wanted: bool) -> Iterator[None]:
     """Inside this block the UNet's activations are computed again in the backward pass instead of kept, if `wanted`."""
     if not wanted:
         yield
         return
-    pipe.unet.enable_gradient_checkpointing()
+    unet.enable_gradient_checkpointing()
     try:
         yield
     finally:
-        pipe.unet.disable_gradient_checkpointing()
+        unet.disable_gradient_checkpointing()
 
 
 def check_device(cfg: PersonalizationConfig, device: torch.device) -> None:
@@ -274,15 +272,8 @@ def check_device(cfg: PersonalizationConfig, device: torch.device) -> None:
     Raises:
         UserError: 8-bit states or float16 were asked for without a GPU, or a package is missing.
     """
-    require_optimizer(cfg.optimizer)
-    if device.type == "cuda":
-        return
-    if cfg.optimizer == "adamw8bit":
-        raise UserError(
-            f"expected a GPU for personalization.optimizer=adamw8bit, got {device}; "
-            "set personalization.optimizer=adamw"
-        )
-    if cfg.precision == "16-mixed":
+    check_optimizer(cfg.optimizer, device, "personalization")
+    if device.type != "cuda" and cfg.precision == "16-mixed":
         raise UserError(
             f"expected a GPU for personalization.precision=16-mixed, got {device}; "
             "set personalization.precision=bf16-mixed"
@@ -308,9 +299,7 @@ def build_optimizer(
     ]
     check_device(cfg, device)
     if cfg.optimizer == "adamw8bit":
-        from bitsandbytes.optim import AdamW8bit
-
-        return AdamW8bit(groups)
+        return adamw8bit(groups)
     if cfg.optimizer == "prodigy":
         from prodigyopt import Prodigy
 

@@ -13,6 +13,7 @@ Shape letters: B pictures, S side in pixels, D embedding dimensions, T texts.
 """
 
 import io
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,7 @@ from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.data.subject_images import place
 from magic_insert.models.encoders.micro import load_encoders
 from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.pipeline import parts_on
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.style import has_adapter, listening, picture_rows, style_embeds, text_rows
 from magic_insert.models.text import FILE as TOKENS_FILE
@@ -46,7 +48,7 @@ from magic_insert.toybox.styles import draw
 from magic_insert.toybox.tracer import trace
 from magic_insert.tracking import Tracker
 from magic_insert.training.checkpoint import StopRequest
-from magic_insert.training.personalize_module import Trainables, vae_on
+from magic_insert.training.personalize_module import UNTRAINED, Trainables
 
 ROWS_FILE = "validation.jsonl"
 BATCH = 4
@@ -105,7 +107,8 @@ class SampleValidation:
         pictures = torch.stack([place(subject, image_size(pipe))[0] for subject in subjects])
         self.picture = pictures[0]
         self.style_picture = toybox_style() if asked.style is None else load_rgb(asked.style)
-        self.scorer = build_scorer(asked.scorer, pipe, pictures, edit_texts(cfg.class_noun, asked.edits))
+        texts = edit_texts(cfg.class_noun, asked.edits, toys=asked.scorer == "micro")
+        self.scorer = build_scorer(asked.scorer, pipe, pictures, texts)
         words = tokens.text(cfg.prompt)
         phrase = words.rstrip().rstrip(".")
         self.prompts = [words, *(f"{phrase} {edit.strip()}." for edit in asked.edits)]
@@ -129,7 +132,9 @@ class SampleValidation:
 
     def run(self, step: int, stop: StopRequest) -> None:
         """Draws, judges and saves what the run would produce if it ended after update `step`."""
-        plain, edits, styled = self._draw(stop)
+        with parts_on(self.pipe, self.pipe.unet.device, UNTRAINED), torch.no_grad():
+            plain, edits, styled = self._draw(stop)
+            scores = {} if self.scorer is None else self.scorer.scores(plain, edits)
         columns = ["subject", "plain", *self.cfg.validation.edits]
         rows = []
         for i in range(len(self.seeds)):
@@ -138,7 +143,6 @@ class SampleValidation:
         if styled is not None:
             columns.append("styled")
         save_png(self.out / "samples" / f"step-{step:06d}.png", contact_sheet(rows, None, columns))
-        scores = {} if self.scorer is None else self.scorer.scores(plain, edits)
         found = {"step": step, **scores}
         home = step_folder(self.out, step)
         self.trainables.save(home)
@@ -146,6 +150,20 @@ class SampleValidation:
         append_jsonl(self.out / ROWS_FILE, found)
         if scores:
             self.tracker.log(step, scores)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Removes the saved steps that `keep` does not want; the best one so far stays where it is to be picked."""
+        asked = self.cfg.validation
+        if not asked.keep:
+            return
+        steps = sorted(path for path in (self.out / "steps").iterdir() if path.is_dir())
+        kept = set(steps[-asked.keep :])
+        if asked.pick == "best":
+            kept.add(step_folder(self.out, pick_best(list(self.rows().values()), asked.tolerance)))
+        for path in steps:
+            if path not in kept:
+                shutil.rmtree(path)
 
     def finish(self) -> dict[str, Any]:
         """Draws the curve and puts the picked step's files in the place of the last one's; what goes into the card."""
@@ -161,14 +179,12 @@ class SampleValidation:
     def _draw(self, stop: StopRequest) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Samples of the plain prompt, of each edit, and of the plain prompt in another style (with an adapter)."""
         validation = self.cfg.validation
-        device = self.pipe.unet.device
-        with vae_on(self.pipe, device), torch.no_grad():
-            sets = [self._sample(prompt, stop) for prompt in self.prompts]
-            if not has_adapter(self.pipe):
-                return sets[0], sets[1:], None
-            with listening(self.pipe, validation.style_blocks, 1.0):
-                style = style_embeds(self.pipe, [self.style_picture])
-                styled = self._sample(self.prompts[0], stop, style)
+        sets = [self._sample(prompt, stop) for prompt in self.prompts]
+        if not has_adapter(self.pipe):
+            return sets[0], sets[1:], None
+        with listening(self.pipe, validation.style_blocks, 1.0):
+            style = style_embeds(self.pipe, [self.style_picture])
+            styled = self._sample(self.prompts[0], stop, style)
         return sets[0], sets[1:], styled
 
     def _sample(self, prompt: str, stop: StopRequest, style: Any = None) -> Float[Tensor, "B 3 S S"]:
@@ -194,9 +210,13 @@ def toybox_style() -> Float[Tensor, "3 S S"]:
     return draw(buffer, [STYLE], [0.5], [STYLE_SEED])[0]
 
 
-def edit_texts(noun: str, edits: Sequence[str]) -> list[str]:
-    """What an edited sample should look like, in words that a judge knows."""
-    return [f"a {noun.strip() or 'toy'} {edit.strip()}" for edit in edits]
+def edit_texts(noun: str, edits: Sequence[str], *, toys: bool) -> list[str]:
+    """What an edited sample should look like, in words that a judge knows; without a noun of a thing the edit alone.
+
+    `toys`: the judge is of the Toybox, where every subject is a toy.
+    """
+    thing = noun.strip() or ("toy" if toys else "")
+    return [f"a {thing} {edit.strip()}" if thing else edit.strip() for edit in edits]
 
 
 @torch.no_grad()

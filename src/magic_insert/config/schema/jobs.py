@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from omegaconf import MISSING
 
-from magic_insert.config.fields import Input, NotEmpty, OneOf, Output, Range
+from magic_insert.config.fields import POSITIVE, Input, NotEmpty, OneOf, Output, Range
 from magic_insert.config.freeze import overridden, settings_class, typed
 from magic_insert.config.registry import METRICS, Registered
 from magic_insert.config.schema.bootstrap import (
@@ -521,6 +521,23 @@ class CardConfig:
     """Pictures per measurement."""
     seed: int = 0
     """Root of every random number."""
+
+
+@dataclass(frozen=True)
+class PlanConfig:
+    """What a job holds in a GPU's memory, counted without a GPU and without weights, and what makes it fit."""
+
+    job: Annotated[str, OneOf("personalize", "insertion", "insert", "remove")] = "personalize"
+    """The job; its settings are those of the groups below."""
+    gpu: Annotated[float, POSITIVE] = 24.0
+    """The card's memory in GB."""
+    batch: Count = 1
+    """Backgrounds that are drawn together (insert)."""
+    seed: int = 0
+    """Changes nothing here; the recipes refer to it."""
+    model: ModelConfig = MISSING
+    personalization: PersonalizationConfig = MISSING
+    train: FitConfig = MISSING
 
 
 @dataclass(frozen=True)

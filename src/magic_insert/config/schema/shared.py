@@ -49,6 +49,8 @@ class ModelConfig:
     """Precision of its weights."""
     device: Device = "auto"
     """Where it runs."""
+    offload: bool = False
+    """Text and image encoders wait on the CPU and are on the GPU only while they encode."""
     image_size: Annotated[int, Range(32, 4096), MultipleOf(8)] = MISSING
     """Side of the square that it draws, in pixels."""
     edit_steps: Steps = 20

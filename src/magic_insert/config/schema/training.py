@@ -31,8 +31,8 @@ Decay = Annotated[float, Range(0, 0.99999)]
 OPTIMIZER_PACKAGES = {"adamw8bit": ("bitsandbytes", "bnb"), "prodigy": ("prodigyopt", "prodigy")}
 
 
-def require_optimizer(name: str) -> None:
-    """That the package behind `personalization.optimizer` is installed.
+def require_optimizer(name: str, group: str = "personalization") -> None:
+    """That the package behind the `optimizer` of a group is installed.
 
     Raises:
         UserError: it is not; the message says what to install.
@@ -40,8 +40,8 @@ def require_optimizer(name: str) -> None:
     package, extra = OPTIMIZER_PACKAGES.get(name, ("", ""))
     if package and find_spec(package) is None:
         raise UserError(
-            f"expected the package {package} for personalization.optimizer={name}, got none; "
-            f"run pip install 'magic-insert[{extra}]' or set personalization.optimizer=adamw"
+            f"expected the package {package} for {group}.optimizer={name}, got none; "
+            f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
         )
 
 
@@ -78,6 +78,8 @@ class ValidationConfig:
     """Classifier-free guidance, also of the class pictures."""
     scorer: Annotated[str, OneOf("none", "model", "micro")] = "none"
     """Who scores identity and prompt: the CLIP inside the pipeline, the shipped micro encoders (Toybox), or nobody."""
+    keep: Annotated[int, Range(0)] = 0
+    """How many of the saved steps are kept, the last ones and with pick=best the best one; 0: all."""
     pick: Annotated[str, OneOf("last", "best")] = "last"
     """Which step is the product: `best` has the highest identity among steps whose prompt score is good enough."""
     tolerance: Share = 0.05
@@ -179,6 +181,8 @@ class PersonalizationConfig:
     """Precision of the arithmetic."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
+    save_precision: Annotated[str, OneOf("float32", "float16")] = "float32"
+    """Of the LoRA's files; float16 halves them."""
     compile: Annotated[str, OneOf("none", "inductor", "aot_eager")] = "none"
     """Backend of torch.compile."""
     checkpoint_every: Count = 100
@@ -310,6 +314,12 @@ class FitConfig(EditFit):
     """Share of rows without condition and mask."""
     save: Annotated[str, OneOf("merged", "lora")] = "merged"
     """The LoRA is merged into the UNet, or kept as a small file."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    optimizer: Annotated[str, OneOf("adamw", "adamw8bit")] = "adamw"
+    """adamw8bit needs a GPU and magic-insert[bnb]."""
+    accumulate: Annotated[int, Range(1, 1024)] = 1
+    """Batches per step."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
 

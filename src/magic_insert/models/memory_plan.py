@@ -1,0 +1,607 @@
+"""What a job holds in a GPU's memory, counted from the sizes of its networks: no weight is loaded, no GPU is needed.
+
+Weights, gradients, moments and the running mean are counted on meta tensors; what a step keeps for its backward pass is
+counted by running it on fake tensors, which have shapes, devices and a precision but no values. A model in a folder is
+counted by its own configurations, one from the hub as SDXL's base. Not counted: the GPU's own context (about half a
+gigabyte) and what the allocator leaves unused, so a job fits when it takes no more than NEARLY_FULL of the memory.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
+from peft import LoraConfig
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from magic_insert.config.schema.jobs import PlanConfig
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.core.jsonl import read_object
+from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
+from magic_insert.models.pipeline import HALF, PRECISIONS, find_source, quiet
+
+GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
+GPUS = (12, 24, 48, 80)  # GB of common cards
+UNITS = (BasicTransformerBlock, ResnetBlock2D)  # what gradient checkpointing computes again
+CONTEXT = 77  # words of a prompt
+ROWS = ("weights", "gradients", "optimizer", "mean", "activations")
+
+UNET = {
+    "sample_size": 128,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "cross_attention_dim": 2048,
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+VAE = {
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+    "force_upcast": True,
+}
+WORDS = {"vocab_size": 49408, "max_position_embeddings": CONTEXT}
+TEXT = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+        "projection_dim": 768, "hidden_act": "quick_gelu"}  # fmt: skip
+TEXT_2 = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+          "projection_dim": 1280, "hidden_act": "gelu"}  # fmt: skip
+BIG_G = {"hidden_size": 1664, "intermediate_size": 8192, "num_hidden_layers": 48, "num_attention_heads": 16,
+         "projection_dim": 1280, "image_size": 224, "patch_size": 14, "hidden_act": "gelu"}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Configurations of a pipeline's networks; `image_encoder` is None without an adapter."""
+
+    unet: dict[str, Any] = field(default_factory=lambda: dict(UNET))
+    vae: dict[str, Any] = field(default_factory=lambda: dict(VAE))
+    text: dict[str, Any] = field(default_factory=lambda: {**TEXT, **WORDS})
+    text_2: dict[str, Any] = field(default_factory=lambda: {**TEXT_2, **WORDS})
+    image_encoder: dict[str, Any] | None = field(default_factory=lambda: dict(BIG_G))
+
+    @classmethod
+    def of(cls, model: ModelConfig) -> "Sizes":
+        """Those of `model`: of its folder, or SDXL's own."""
+        folder = Path(model.source or "").expanduser()
+        if model.source is None or not (folder / "unet" / "config.json").is_file():
+            own = cls()
+            return own if model.ip_adapter else replace(own, image_encoder=None)
+        unet, vae, text, text_2 = (
+            read_object(folder / name / "config.json")
+            for name in ("unet", "vae", "text_encoder", "text_encoder_2")
+        )
+        home = Path(model.ip_adapter).expanduser() if model.ip_adapter else folder
+        places = [home / part / "image_encoder" for part in (".", "sdxl_models", "models")]
+        found = next((place for place in places if (place / "config.json").is_file()), None)
+        return cls(unet, vae, text, text_2, None if found is None else read_object(found / "config.json"))
+
+    def build_unet(self, *, in_channels: int | None = None, layers: int | None = None) -> Any:
+        """The UNet on meta tensors, with `layers` blocks in each of its transformers if that is asked for."""
+        changes: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
+        if layers is not None:
+            changes["transformer_layers_per_block"] = layers
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config({**self.unet, **changes})
+
+    def build_others(self) -> dict[str, Any]:
+        """The other networks on meta tensors, by their names in a pipeline."""
+        with torch.device("meta"):
+            parts = {
+                "vae": AutoencoderKL.from_config(self.vae),
+                "text_encoder": CLIPTextModel(CLIPTextConfig(**_plain(self.text))),
+                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**_plain(self.text_2))),
+            }
+            if self.image_encoder is not None:
+                config = CLIPVisionConfig(**_plain(self.image_encoder))
+                parts["image_encoder"] = CLIPVisionModelWithProjection(config)
+        return parts
+
+
+def _plain(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in ("architectures", "model_type")}
+
+
+@dataclass
+class Saved:
+    """Bytes that a step keeps for its backward pass.
+
+    `rows`: what grows with the batch, for one row. `casts`: copies of weights in the precision of the arithmetic.
+    `checkpointed`: as `rows`, where the units keep their inputs only. `outside`: casts outside the units.
+    `largest`: rows and casts of the largest unit, which the backward pass computes again.
+    """
+
+    rows: int = 0
+    casts: int = 0
+    checkpointed: int = 0
+    outside: int = 0
+    largest: tuple[int, int] = (0, 0)
+
+    def total(self, batch: int, *, checkpointing: bool) -> int:
+        """Of a batch."""
+        if not checkpointing:
+            return batch * self.rows + self.casts
+        rows, casts = self.largest
+        return batch * (self.checkpointed + rows) + self.outside + casts
+
+
+def nbytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of all `tensors`."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def count_saved(
+    network: nn.Module,
+    inputs: Sequence[Any],
+    options: dict[str, Any],
+    *,
+    arithmetic: torch.dtype | None,
+    device: str = "cuda",
+    depths: Callable[[str], int] = lambda name: 1,
+) -> Saved:
+    """What `network`, on meta tensors or real ones, keeps of a forward pass of one row.
+
+    Args:
+        inputs: shapes of its positional inputs, numbers or tensors for what has none.
+        options: its keyword arguments, shapes likewise.
+        arithmetic: precision of autocast; None for none.
+        device: where the fake tensors are said to lie.
+        depths: how many units a unit, named by its path, stands for.
+    """
+    saved = Saved()
+    seen: set[int] = set()
+    casts: set[int] = set()
+    entered: list[nn.Module] = []
+    units = {module: name for name, module in network.named_modules() if isinstance(module, UNITS)}
+    inner = dict.fromkeys(units, (0, 0))
+    kept: set[int] = set()
+
+    class Casts(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if func is torch.ops.aten._to_copy.default and _storage(args[0]) in own:
+                casts.add(_storage(out))
+            return out
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = _storage(tensor)
+        if storage in own or storage in seen:
+            return tensor
+        seen.add(storage)
+        size, unit = tensor.untyped_storage().nbytes(), entered[-1] if entered else None
+        times = 1 if unit is None else depths(units[unit])
+        cast = storage in casts
+        if cast:
+            saved.casts += times * size
+        else:
+            saved.rows += times * size
+        if unit is not None and storage not in kept:
+            rows, cast_bytes = inner[unit]
+            inner[unit] = (rows, cast_bytes + size) if cast else (rows + size, cast_bytes)
+        elif unit is None:
+            saved.outside += size if cast else 0
+            saved.checkpointed += 0 if cast or storage in kept else size
+        return tensor
+
+    def enter(module: nn.Module, args: Any) -> None:
+        entered.append(module)
+        for tensor in args:
+            if isinstance(tensor, Tensor) and _storage(tensor) not in kept:
+                kept.add(_storage(tensor))
+                saved.checkpointed += depths(units[module]) * tensor.untyped_storage().nbytes()
+
+    def leave(module: nn.Module, args: Any, out: Any) -> None:
+        entered.pop()
+
+    handles: list[Any] = [unit.register_forward_pre_hook(enter) for unit in units]
+    handles += [unit.register_forward_hook(leave) for unit in units]
+    try:
+        with faked(network, device) as (state, make):
+            own = {_storage(tensor) for tensor in state.values()}
+            given = {name: make(value) for name, value in options.items()}
+            with (
+                autocast(device, arithmetic),
+                Casts(),
+                torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+            ):
+                args = tuple(make(value) for value in inputs)
+                out = torch.func.functional_call(network, state, args, given)
+                loss = first(out).float().square().mean()  # noqa: F841 - holds the graph
+    finally:
+        for handle in handles:
+            handle.remove()
+    saved.largest = max(inner.values(), key=sum, default=(0, 0))
+    return saved
+
+
+def peak(
+    network: nn.Module,
+    inputs: Sequence[Any],
+    options: dict[str, Any],
+    *,
+    device: str = "cuda",
+    method: str = "forward",
+) -> int:
+    """The most bytes that a pass without gradients holds at once beside the weights, its inputs included."""
+    live, most, known = 0, 0, set()
+
+    def gone(storage: int, size: int) -> None:
+        nonlocal live
+        live -= size
+        known.discard(storage)
+
+    class Live(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal live, most
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, tuple | list) else (out,):
+                if isinstance(tensor, Tensor) and _storage(tensor) not in own | known:
+                    storage = tensor.untyped_storage()
+                    known.add(_storage(tensor))
+                    live += storage.nbytes()
+                    most = max(most, live)
+                    weakref.finalize(storage, gone, _storage(tensor), storage.nbytes())
+            return out
+
+    with faked(network, device) as (state, make), torch.no_grad():
+        own = {_storage(tensor) for tensor in state.values()}
+        with Live():
+            given = {name: make(value) for name, value in options.items()}
+            args = tuple(make(value) for value in inputs)
+            _call(network, method, state, args, given)
+    return most
+
+
+def _call(network: nn.Module, method: str, state: dict[str, Tensor], args: Any, options: Any) -> Any:
+    if method == "forward":
+        return torch.func.functional_call(network, state, args, options)
+
+    class Other(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *args: Any, **options: Any) -> Any:
+            return getattr(self.network, method)(*args, **options)
+
+    named = {f"network.{name}": tensor for name, tensor in state.items()}
+    return torch.func.functional_call(Other(), named, args, options)
+
+
+@contextmanager
+def faked(network: nn.Module, device: str) -> Iterator[tuple[dict[str, Tensor], Callable[[Any], Any]]]:
+    """Fake tensors for all that `network` holds, and what turns shapes into fake inputs of its precision."""
+    precision = next(network.parameters()).dtype
+    with FakeTensorMode():
+
+        def make(value: Any) -> Any:
+            if isinstance(value, torch.Size):
+                return torch.empty(value, dtype=precision, device=device)
+            if isinstance(value, dict):
+                return {name: make(part) for name, part in value.items()}
+            if isinstance(value, Tensor):
+                return torch.empty(value.shape, dtype=value.dtype, device=device)
+            return value
+
+        state = {
+            name: torch.empty(p.shape, dtype=p.dtype, device=device, requires_grad=p.requires_grad)
+            for name, p in network.named_parameters()
+        }
+        state |= {n: torch.empty(b.shape, dtype=b.dtype, device=device) for n, b in network.named_buffers()}
+        yield state, make
+
+
+@contextmanager
+def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
+    """`torch.autocast`, also for a GPU that is not there."""
+    if dtype is None or device != "cuda":
+        with nullcontext() if dtype is None else torch.autocast(device, dtype):
+            yield
+        return
+    before = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    torch.set_autocast_enabled(device, True)
+    torch.set_autocast_dtype(device, dtype)
+    torch.autocast_increment_nesting()
+    try:
+        yield
+    finally:
+        torch.autocast_decrement_nesting()
+        torch.clear_autocast_cache()
+        torch.set_autocast_enabled(device, before[0])
+        torch.set_autocast_dtype(device, before[1])
+
+
+def first(out: Any) -> Tensor:
+    """The first tensor of a network's answer."""
+    return (
+        out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
+    )
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def conditions(sizes: Sizes, batch: int) -> dict[str, Any]:
+    """Shapes of what a UNet is given beside latents and times."""
+    embed = sizes.text_2["projection_dim"]
+    return {
+        "encoder_hidden_states": torch.Size((batch, CONTEXT, sizes.unet["cross_attention_dim"])),
+        "added_cond_kwargs": {"text_embeds": torch.Size((batch, embed)), "time_ids": torch.Size((batch, 6))},
+        "return_dict": False,
+    }
+
+
+def times(batch: int) -> Tensor:
+    """Times of a batch on the meta device."""
+    return torch.empty(batch, dtype=torch.long, device="meta")
+
+
+@dataclass(frozen=True)
+class Bill:
+    """Bytes of a job by ROWS; `setting` says what was changed to come to it."""
+
+    setting: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return sum(self.parts.values())
+
+    def fits(self, gigabytes: float) -> bool:
+        """Whether a card of that size can hold it."""
+        return self.total <= NEARLY_FULL * gigabytes * GIGABYTE
+
+
+def adapted(unet: Any, rank: int, targets: Sequence[str]) -> None:
+    """Freezes a network but for a new LoRA in float32."""
+    unet.requires_grad_(False)
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(targets)))
+    for name, parameter in unet.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def trained_bytes(networks: Iterable[nn.Module], optimizer: str) -> tuple[int, int]:
+    """Bytes of all trained parameters, and of what the optimizer keeps for them."""
+    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    count = sum(p.numel() for p in trained)
+    moments = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}[optimizer]
+    return nbytes(trained), moments * count
+
+
+def step_of(
+    sizes: Sizes,
+    build: Callable[..., Any],
+    channels: int,
+    side: int,
+    arithmetic: torch.dtype | None,
+    device: str,
+) -> Saved:
+    """What a training step of the UNet keeps; `build` makes it, with fewer layers if asked to.
+
+    Blocks of one transformer are alike: one is run, and counted as often as there are blocks.
+    """
+    full = build()
+    depth = {
+        name: len(module.transformer_blocks)
+        for name, module in full.named_modules()
+        if hasattr(module, "transformer_blocks")
+    }
+
+    def depths(name: str) -> int:
+        return depth.get(name.partition(".transformer_blocks")[0], 1)
+
+    inputs = (torch.Size((1, channels, side, side)), times(1))
+    return count_saved(
+        build(layers=1), inputs, conditions(sizes, 1), arithmetic=arithmetic, device=device, depths=depths
+    )
+
+
+def ip_adapter_bytes(sizes: Sizes, unet: Any, dtype: torch.dtype) -> int:
+    """Of an image adapter's keys, values and projection to four tokens."""
+    if sizes.image_encoder is None:
+        return 0
+    cross, embed = sizes.unet["cross_attention_dim"], sizes.image_encoder["projection_dim"]
+    keys = [m.to_k for name, m in unet.named_modules() if name.endswith("attn2")]
+    layers = sum(2 * layer.out_features * cross for layer in keys)
+    return (layers + 4 * cross * (embed + 1)) * dtype.itemsize
+
+
+def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+    """A step of `personalize`: frozen networks, LoRA and tokens; VAE and image encoder wait on the CPU."""
+    recipe, sizes, dtype = cfg.personalization, Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
+
+    def build(layers: int | None = None) -> Any:
+        with quiet():
+            unet = sizes.build_unet(layers=layers).to(dtype)
+        adapted(unet, recipe.rank, recipe.targets)
+        return unet
+
+    unet, others = build(), sizes.build_others()
+    encoders = [others[name].to(dtype).requires_grad_(False) for name in ("text_encoder", "text_encoder_2")]
+    if recipe.text_rank:
+        for encoder in encoders:
+            adapted(encoder, recipe.text_rank, TEXT_ATTENTION)
+    for encoder in encoders:  # the tokens' rows: gradients pass through every layer
+        encoder.get_input_embeddings().requires_grad_(True)
+    arithmetic = HALF.get(recipe.precision)
+    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
+    step = step_of(sizes, build, sizes.unet["in_channels"], side, arithmetic, device)
+    prompts = torch.empty(2 if recipe.prior_images else 1, CONTEXT, dtype=torch.long, device="meta")
+    options = {"output_hidden_states": True}
+    texts = [count_saved(e, (prompts,), options, arithmetic=arithmetic, device=device) for e in encoders]
+    for encoder in encoders:
+        encoder.get_input_embeddings().requires_grad_(False)
+    trained, moments = trained_bytes([unet, *encoders], recipe.optimizer)
+    frozen = nbytes([*unet.parameters(), *(p for e in encoders for p in e.parameters())])
+    rows = recipe.batch_size * (2 if recipe.prior_images else 1)
+    kept = step.total(rows, checkpointing=recipe.gradient_checkpointing)
+    return {
+        "weights": frozen + ip_adapter_bytes(sizes, sizes.build_unet(), dtype),
+        "gradients": trained,
+        "optimizer": moments,
+        "mean": 0 if recipe.ema_decay is None else trained,
+        "activations": kept + sum(text.total(1, checkpointing=False) for text in texts),
+    }
+
+
+def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+    """A step of `insertion`: the edit UNet alone; the pipeline waits on the CPU, pictures are latents already."""
+    fit, sizes = cfg.train, Sizes.of(cfg.model)
+    channels, arithmetic = 2 * sizes.unet["out_channels"] + 1, HALF.get(fit.precision)
+
+    def build(layers: int | None = None) -> Any:
+        unet = sizes.build_unet(in_channels=channels, layers=layers)
+        if fit.lora_rank:
+            with quiet():
+                adapted(unet.to(arithmetic or torch.float32), fit.lora_rank, ATTENTION)
+            unet.conv_in.float().requires_grad_(True)
+        return unet
+
+    unet = build()
+    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
+    step = step_of(sizes, build, channels, side, arithmetic, device)
+    trained, moments = trained_bytes([unet], fit.optimizer)
+    return {
+        "weights": nbytes(unet.parameters()),
+        "gradients": trained,
+        "optimizer": moments,
+        "mean": trained if fit.ema_decay else 0,
+        "activations": step.total(fit.batch_size, checkpointing=fit.gradient_checkpointing),
+    }
+
+
+def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+    """`insert` of `plan.batch` backgrounds at a time (`remove`: an edit UNet beside the pipeline): weights and peak."""
+    sizes, dtype = Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
+    others, unet = sizes.build_others(), sizes.build_unet()
+    edit = sizes.build_unet(in_channels=2 * sizes.unet["out_channels"] + 1)
+    small = sizes.build_unet(layers=1)
+    whole = dtype is torch.bfloat16 or sizes.vae.get("force_upcast", True)
+    with quiet():
+        for part in (*others.values(), unet, edit, small):
+            part.to(torch.float32 if part is others["vae"] and whole else dtype)
+    waiting = ("text_encoder", "text_encoder_2", "image_encoder") if cfg.model.offload else ()
+    held = [unet, *([edit] if cfg.job == "remove" else [])]
+    held += [part for name, part in others.items() if name not in waiting]
+    weights = nbytes(p for part in held for p in part.parameters())
+    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
+    rows, channels = (2 * cfg.batch, sizes.unet["in_channels"])
+    inputs = (torch.Size((rows, channels, side, side)), times(rows))
+    drawn = peak(small, inputs, conditions(sizes, rows), device=device)
+    # Sliced and tiled, the autoencoder sees one picture, and of a large one a tile.
+    tile = min(side, sizes.vae["sample_size"] // 2 ** (len(sizes.vae["block_out_channels"]) - 1))
+    latents = (torch.Size((1, sizes.vae["latent_channels"], tile, tile)),)
+    decoded = peak(others["vae"], latents, {}, device=device, method="decode")
+    return {
+        "weights": weights + ip_adapter_bytes(sizes, unet, dtype),
+        "gradients": 0,
+        "optimizer": 0,
+        "mean": 0,
+        "activations": max(drawn, decoded),
+    }
+
+
+COUNTS = {
+    "personalize": count_personalize,
+    "insertion": count_insertion,
+    "insert": count_drawing,
+    "remove": count_drawing,
+}
+
+
+def ladder(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
+    """`cfg` as it is, then with one setting after the other that saves memory, the cheapest first."""
+    yield "as it is", cfg
+    part = {"personalize": "personalization", "insertion": "train"}.get(cfg.job)
+    rungs: list[tuple[str, str, Any]] = []
+    if part is not None:
+        recipe = getattr(cfg, part)
+        rungs += [(part, "gradient_checkpointing", True)]
+        if cfg.job == "personalize" and recipe.precision == "bf16-mixed":
+            rungs += [("model", "dtype", "bfloat16")]
+        if recipe.batch_size > 1:
+            rungs += [(part, "batch_size", 1)]
+        rungs += [(part, "optimizer", "adamw8bit")]
+        rank, least = ("rank", 16) if cfg.job == "personalize" else ("lora_rank", 64)
+        if not 0 < getattr(recipe, rank) <= least:
+            rungs += [(part, rank, least)]
+    else:
+        half = [] if cfg.model.dtype != "float32" else [("model", "dtype", "float16")]
+        rungs += [*half, *([("", "batch", 1)] if cfg.batch > 1 else []), ("model", "offload", True)]
+    rungs += [("model", "image_size", size) for size in (768, 512) if size < cfg.model.image_size]
+    for group, key, value in rungs:
+        if not group:
+            cfg = replace(cfg, **{key: value})
+        elif getattr(old := getattr(cfg, group), key) != value:
+            changes = {key: value}
+            if key == "batch_size":
+                changes["accumulate"] = old.accumulate * old.batch_size
+            cfg = replace(cfg, **{group: replace(old, **changes)})
+            value = f"{value} {group}.accumulate={changes['accumulate']}" if len(changes) > 1 else value
+        else:
+            continue
+        yield f"{group}{'.' if group else ''}{key}={str(value).lower() if value is True else value}", cfg
+
+
+def run_plan(cfg: PlanConfig) -> None:
+    """Prints what the job takes as it is and with what saves memory, and what fits the asked-for card.
+
+    Raises:
+        UserError: a model that is not there.
+    """
+    # A folder is judged as the job would judge it; the hub is not asked.
+    find_source(cfg.model)
+    bills: list[Bill] = []
+    print(
+        f"{cfg.job}, model {cfg.model.name}, {cfg.model.image_size} pixels; in GB (10^9 bytes), line by line added"
+    )
+    print(f"{'':<58}" + "".join(f"{name:>13}" for name in (*ROWS, "total")) + "  fits into")
+    for setting, changed in ladder(cfg):
+        bills.append(Bill(setting, COUNTS[cfg.job](changed)))
+        print(line(bills[-1], cfg.gpu), flush=True)
+        if bills[-1].fits(min(*GPUS, cfg.gpu)):
+            break
+    enough = next((number for number, bill in enumerate(bills) if bill.fits(cfg.gpu)), None)
+    if enough is None:
+        print(f"{cfg.gpu:g} GB: does not fit; more GPUs do not change that, because each holds all of it")
+    else:
+        words = " ".join(bill.setting for bill in bills[1 : enough + 1])
+        print(f"{cfg.gpu:g} GB: fits {'with ' + words if words else 'as it is'}")
+
+
+def line(bill: Bill, gpu: float) -> str:
+    """A line of the table."""
+    fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if bill.fits(size)]
+    numbers = [*(bill.parts[name] for name in ROWS), bill.total]
+    cells = "".join(f"{number / GIGABYTE:13.1f}" for number in numbers)
+    return f"{bill.setting:<58}{cells}  {', '.join(fitting) or 'none'}"

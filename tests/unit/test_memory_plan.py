@@ -1,0 +1,101 @@
+"""The plan of a job's memory against tensors that a real step allocates, on the smallest model of the hub's layout."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from hub_model import Hub
+
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema.jobs import PlanConfig
+from magic_insert.models.edit_unet import edit_start, open_for_lora
+from magic_insert.models.memory_plan import Sizes, count_insertion, ladder, nbytes, run_plan
+from magic_insert.models.pipeline import load_pipeline
+from magic_insert.training.insertion import EditFit, InsertionModule
+
+BATCH, SIDE = 3, 8
+
+
+def plan_of(hub: Hub, *words: str) -> PlanConfig:
+    return freeze(compose_job("plan", [*hub.words(ip_adapter="null"), *words]))
+
+
+def allocated(module: InsertionModule) -> dict[str, int]:
+    """What one step of `module` holds, counted in real tensors."""
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    shape = (BATCH, 4, SIDE, SIDE)
+    batch = {name: torch.randn(shape) for name in ("latents", "condition", "noise")}
+    batch |= {"mask": torch.rand(BATCH, 1, SIDE, SIDE), "timesteps": torch.zeros(BATCH, dtype=torch.long)}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = module.denoising_loss(batch)
+    own = {p.untyped_storage().data_ptr() for p in module.parameters()}
+    loss.backward()
+    optimizer = module.configure_optimizers()
+    optimizer.step()
+    trained = list(module.trained().values())
+    moments = [value for state in optimizer.state.values() for value in state.values() if value.ndim]
+    return {
+        "weights": nbytes(module.unet.parameters()),
+        "gradients": nbytes(p.grad for p in trained if p.grad is not None),
+        "optimizer": nbytes(moments),
+        "activations": sum(size for place, size in saved.items() if place not in own),
+    }
+
+
+@pytest.mark.parametrize("rank", [0, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_training_step_takes_what_was_planned(hub: Hub, rank: int) -> None:
+    words = (f"train.lora_rank={rank}", f"train.batch_size={BATCH}", "train.precision=32-true")
+    cfg = plan_of(hub, "train.gradient_checkpointing=false", "train.ema_decay=0", *words)
+    pipe = load_pipeline(cfg.model)
+    unet = edit_start(pipe.unet).train().requires_grad_(True)
+    if rank:
+        open_for_lora(unet, rank=rank, seed=0)
+    settings = EditFit("insert", 1, BATCH, 1e-4, 0)
+    real = allocated(InsertionModule.of(unet, pipe, settings))
+    planned = count_insertion(cfg, device="cpu")
+    for name, size in real.items():
+        assert planned[name] == pytest.approx(size, rel=0.05), name
+    assert planned["mean"] == 0
+
+
+@pytest.mark.slow
+def test_checkpointing_keeps_little_and_a_mean_costs_what_is_trained(hub: Hub) -> None:
+    whole = plan_of(hub, "train.gradient_checkpointing=false", f"train.batch_size={BATCH}")
+    kept = count_insertion(whole)
+    less = count_insertion(replace(whole, train=replace(whole.train, gradient_checkpointing=True)))
+    assert less["activations"] < 0.5 * kept["activations"]
+    assert (
+        kept["mean"]
+        == kept["gradients"]
+        == nbytes(p.float() for p in Sizes.of(whole.model).build_unet(in_channels=9).parameters())
+    )
+
+
+def test_sdxls_own_sizes_are_counted_without_a_file(hub: Hub) -> None:
+    """2.57 billion parameters in the UNet, 0.82 in the text encoders."""
+    cfg = freeze(compose_job("plan", ["model=sdxl"]))
+    sizes = Sizes.of(cfg.model)
+    count = sum(p.numel() for p in sizes.build_unet().parameters())
+    assert count == 2_567_463_684
+    others = sizes.build_others()
+    texts = sum(p.numel() for name in ("text_encoder", "text_encoder_2") for p in others[name].parameters())
+    assert texts == pytest.approx(0.818e9, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_plan_names_what_makes_a_job_fit(hub: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train.batch_size=4", "train.gradient_checkpointing=false", "train.lora_rank=4")
+    cfg = plan_of(hub, "job=insertion", *words)
+    whole, checkpointed = (
+        sum(count_insertion(c).values()) / 1e9 for _, c in itertools.islice(ladder(cfg), 2)
+    )
+    run_plan(replace(cfg, gpu=(whole + checkpointed) / 2 / 0.92))
+    assert "fits with train.gradient_checkpointing=true" in capsys.readouterr().out
