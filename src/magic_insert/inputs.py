@@ -27,13 +27,12 @@ from magic_insert.core.picture_files import (
     require_size,
 )
 from magic_insert.core.store import Request, refuse_other
-from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
-PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
 INSIDE = 0.5
 
@@ -318,12 +317,7 @@ def _find_run(cfg: InsertConfig) -> Path | None:
     """
     if cfg.run is None:
         return None
-    run = Path(cfg.run)
-    missing = [name for name in (CARD_FILE, *PERSONALIZED_FILES) if not (run / name).is_file()]
-    if missing:
-        raise UserError(
-            f"expected a finished personalisation at {run}, got no {missing[0]} there; set run=FOLDER"
-        )
+    run = finished_run(cfg.run)
     learned = _request(run).get("pictures", [])
     if learned and sha256_file(cfg.subject) not in [digest for _, digest in learned]:
         names = ", ".join(name for name, _ in learned)

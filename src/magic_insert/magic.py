@@ -42,7 +42,7 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.core.picture_files import require_size
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
-from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.data.subject_files import CARD_FILE, PERSONALIZED_FILES
 from magic_insert.drops import (
     LONGEST,
     Drop,
@@ -351,7 +351,7 @@ class MagicInsert:
         if settings.drawing:
             weights["model"] = self.models.fingerprint
             if subject.run is not None:
-                weights |= {name: sha256_file(subject.run / name) for name in inputs.PERSONALIZED_FILES}
+                weights |= {name: sha256_file(subject.run / name) for name in PERSONALIZED_FILES}
         share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
         return [
             Redrawn(

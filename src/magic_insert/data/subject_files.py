@@ -18,6 +18,7 @@ from magic_insert.core.jsonl import check_name, read_json
 CLAIM_FILE = "personalization.json"
 CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
 RUN_FILE = "run.json"
+PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 
 
 @dataclass(frozen=True)
@@ -110,3 +111,13 @@ def check_run_folder(out: Path, request: Mapping[str, Any]) -> None:
             f"expected {out} to be free or to hold the same run, got one with other {' and '.join(other)}; "
             "choose another out="
         )
+
+
+def finished_run(folder: str | Path) -> Path:
+    """The folder of a personalisation that is done; raises `UserError` where a file of one is missing."""
+    for name in (CARD_FILE, *PERSONALIZED_FILES):
+        if not (Path(folder) / name).is_file():
+            raise UserError(
+                f"expected a finished personalisation at {folder}, got no {name} there; set run=FOLDER"
+            )
+    return Path(folder)

@@ -172,8 +172,6 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
     Raises:
         UserError: no such file, a damaged one, or a LoRA of another model.
     """
-    if not path.is_file():
-        raise UserError(f"expected a LoRA at {path}, got no such file; run magic-insert personalize first")
     stored = {key: value.shape for key, value in read_tensors(path).tensors.items()}
     try:
         with torch.random.fork_rng(), quiet():

@@ -28,7 +28,7 @@ from torch import Tensor
 from magic_insert.core.errors import UserError
 from magic_insert.models.hub import UNREACHABLE, Place
 from magic_insert.models.pipeline import decode, quiet
-from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter
+from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter, require_adapter
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
@@ -307,7 +307,7 @@ def conditions_of(
         images = torch.cat([given.negative, given.positive]) if guided else given.positive
         added["image_embeds"] = [images.to(pipe.device, pipe.unet.dtype)]
     elif style is not None:
-        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
+        require_adapter(pipe)
     return Conditions(text, added)
 
 

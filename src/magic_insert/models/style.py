@@ -57,6 +57,14 @@ def has_adapter(pipe: Any) -> bool:
     return getattr(pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
 
 
+def require_adapter(pipe: Any, instead: str = "style.mode=none") -> None:
+    """That the model can hear a picture; raises `UserError` with the setting to do without otherwise."""
+    if not has_adapter(pipe):
+        raise UserError(
+            f"expected a model with an IP-Adapter for style from a picture, got none; set {instead}"
+        )
+
+
 def square_style_image(image: Float[Tensor, "3 H W"], how: Square = "crop") -> Float[Tensor, "3 S S"]:
     """A square version of the style picture, because CLIP's preprocessing would silently cut it to its centre.
 
@@ -130,13 +138,10 @@ def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[
     Raises:
         UserError: a scale other than 0 without an adapter; see `set_blocks`.
     """
-    if not has_adapter(pipe):
-        if scale != 0:
-            raise UserError(
-                "expected a model with an IP-Adapter for style from a picture; set style.mode=none"
-            )
+    if not has_adapter(pipe) and scale == 0:
         yield
         return
+    require_adapter(pipe)
     set_blocks(pipe.unet, blocks, scale)
     try:
         yield
@@ -151,8 +156,7 @@ def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: Squar
     Raises:
         UserError: the pipeline has no IP-Adapter.
     """
-    if not has_adapter(pipe):
-        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
+    require_adapter(pipe)
     squares = [square_style_image(image, how) for image in images]
     pictures = [
         Image.fromarray((s.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()) for s in squares

@@ -36,7 +36,14 @@ from magic_insert.models.lora import (
 )
 from magic_insert.models.pipeline import PRECISIONS, encode, fingerprint
 from magic_insert.models.sampling import image_size, sample, time_ids
-from magic_insert.models.style import blank_style, has_adapter, set_blocks, silence, style_embeds
+from magic_insert.models.style import (
+    blank_style,
+    has_adapter,
+    require_adapter,
+    set_blocks,
+    silence,
+    style_embeds,
+)
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, save_tokens
@@ -114,11 +121,8 @@ def check_own_style(pipe: Any, cfg: PersonalizationConfig) -> None:
     Raises:
         UserError: it has none.
     """
-    if cfg.own_style != "none" and not has_adapter(pipe):
-        raise UserError(
-            f"expected a model with an IP-Adapter for personalization.own_style={cfg.own_style}, got none; "
-            "set personalization.own_style=none"
-        )
+    if cfg.own_style != "none":
+        require_adapter(pipe, "personalization.own_style=none")
 
 
 def _own_style(pipe: Any, cfg: PersonalizationConfig) -> Callable[[Tensor], Tensor] | None:
