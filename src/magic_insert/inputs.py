@@ -5,6 +5,7 @@ the disk.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from magic_insert.config.schema.shared import InserterConfig, ModelConfig, Segme
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import check_name, read_json, require_writable
+from magic_insert.core.jsonl import check_name, read_json, read_object, require_writable
 from magic_insert.core.picture_files import (
     SUFFIXES,
     brightness_range,
@@ -31,6 +32,9 @@ from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
@@ -249,23 +253,44 @@ def find_segmenter(cfg: SegmenterConfig) -> Path | None:
 
 
 def find_model(cfg: ModelConfig) -> Path | None:
-    """The local folder of the model; None when it is a hub id, which cannot be judged without asking the hub.
+    """The local folder of the model; None when it is a pinned hub id, which only the hub can judge.
 
     Raises:
-        UserError: a folder was named, or is meant by default, that holds no model.
+        UserError: neither a pinned hub id nor a folder with a whole SDXL model.
     """
     if cfg.source is None and cfg.name != "micro":
         raise UserError(
             f"expected model.source for the model {cfg.name!r}, got null; set model.source=FOLDER"
         )
     folder = paths.micro_dir() if cfg.source is None else Path(cfg.source).expanduser()
-    if (folder / "model_index.json").is_file():
+    if cfg.source is None or folder.is_dir():
+        _check_layout(folder)
         return folder
-    if cfg.source is not None and not folder.exists() and cfg.revision:
-        return None
-    raise UserError(
-        f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
-    )
+    if folder.is_absolute() or cfg.source.startswith((".", "~")) or not HUB_ID.fullmatch(cfg.source):
+        raise UserError(f"expected a model folder or hub id, got {cfg.source}; set model.source=FOLDER")
+    if not cfg.revision:
+        raise UserError(
+            f"expected a folder at {cfg.source}, or a pinned commit to load it from the hub; "
+            "set model.revision=COMMIT"
+        )
+    return None
+
+
+def _check_layout(folder: Path) -> None:
+    index = folder / "model_index.json"
+    parts = read_object(index) if index.is_file() else {}
+    trouble = None
+    if not parts:
+        trouble = "no model_index.json there"
+    elif (kind := parts.get("_class_name")) not in PIPELINES:
+        trouble = f"a {kind}"
+    for name, library in parts.items():
+        if isinstance(library, list) and None not in library:
+            files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
+            if not any(any((folder / name).glob(file)) for file in files):
+                trouble = trouble or f"no {name} there"
+    if trouble:
+        raise UserError(f"expected a complete SDXL model in {folder}, got {trouble}; set model.source=FOLDER")
 
 
 def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None:
@@ -283,15 +308,16 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         return weights.parent
     if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
-    return _edit_weights("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
+    return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
 
 
 def find_remover(run: str | None, model_folder: Path | None) -> Path:
     """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
-    return _edit_weights("remover", run, model_folder, "remove; set run=FOLDER")
+    return edit_folder("remover", run, model_folder, "remove; set run=FOLDER")
 
 
-def _edit_weights(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
+def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
+    """The folder `part` of `run`, or of the model, with weights of an edit network; else raises `UserError`."""
     home = Path(run) if run is not None else model_folder
     if home is None:
         raise UserError(

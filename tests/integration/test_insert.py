@@ -190,7 +190,7 @@ REFUSED = {
     "truncated file": (["background=broken.png"], "damaged"),
     "alpha zero everywhere": (["subject=clear.png"], "alpha below a half"),
     "output under a file": (["out=text.png/out.png"], "able to write"),
-    "no model": (["model.source=nowhere"], "model_index.json"),
+    "no model": (["model.source=nowhere"], "a model folder or hub id"),
     "cut-out wanted": (["subject=opaque.png", "segmenter=alpha"], "transparent ground"),
     "no rembg": (["segmenter=rembg"], "rembg"),
     "no such block": (["style.blocks=[nowhere]"], "UNet block that hears"),

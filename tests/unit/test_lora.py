@@ -116,7 +116,6 @@ def test_values_written_back_are_the_same_bytes_in_the_file(pipe: Any, tmp_path:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize(("rank", "targets"), [(0, ("to_q",)), (2, ("no_such_layer",))])
-def test_rank_zero_and_unknown_layers_are_refused(pipe: Any, rank: int, targets: tuple[str, ...]) -> None:
+def test_unknown_layers_are_refused(pipe: Any) -> None:
     with pytest.raises(UserError, match="expected"):
-        add_lora(pipe.unet, rank=rank, alpha=1, targets=targets, seed=0)
+        add_lora(pipe.unet, rank=2, alpha=1, targets=("no_such_layer",), seed=0)
