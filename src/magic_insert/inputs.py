@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
+REMBG_WEIGHTS = "u2netp.onnx"
 INSIDE = 0.5
 
 
@@ -242,13 +244,19 @@ def find_folders(model: ModelConfig | None, inserter: InserterConfig, segmenter:
 
 
 def find_segmenter(cfg: SegmenterConfig) -> Path | None:
-    """The folder of segmentation weights, which only rembg needs; raises `UserError` where it is missing."""
+    """The folder of segmentation weights; raises `UserError` where rembg lacks its package or its weights."""
     folder = None if cfg.model_dir is None else Path(cfg.model_dir)
-    if cfg.name == "rembg" and (folder is None or not folder.is_dir()):
-        raise UserError(
-            f"expected a local folder with u2netp.onnx for segmenter=rembg, got {cfg.model_dir}; "
-            "set segmenter.model_dir=FOLDER or segmenter=grabcut"
-        )
+    if cfg.name == "rembg":
+        if util.find_spec("rembg") is None:
+            raise UserError(
+                "expected the package rembg for segmenter=rembg, got none; pip install 'magic-insert[rembg]' or set "
+                "segmenter=grabcut"
+            )
+        if folder is None or not (folder / REMBG_WEIGHTS).is_file():
+            raise UserError(
+                f"expected {REMBG_WEIGHTS} in a folder for segmenter=rembg, got {cfg.model_dir}; "
+                "set segmenter.model_dir=FOLDER or segmenter=grabcut"
+            )
     return folder
 
 

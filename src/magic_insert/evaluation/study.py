@@ -43,7 +43,7 @@ from magic_insert.core.tables import markdown_table
 from magic_insert.evaluation.rows import MADE, read_rows
 from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval
 from magic_insert.evaluation.tables import printed_results
-from magic_insert.pages.render import render
+from magic_insert.pages import render
 from magic_insert.pages.server import PageServer, json_of
 
 CONTEXT = ("subject", "background")

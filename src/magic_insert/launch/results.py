@@ -18,8 +18,8 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_jsonl, read_object, read_record, write_bytes, write_json, write_text
 from magic_insert.core.tables import csv_table, markdown_table
 from magic_insert.launch.run import RECORD, RunRecord
+from magic_insert.pages import render
 from magic_insert.pages.charts import Chart, Curve, Grid, bar_chart, heat_map, line_chart
-from magic_insert.pages.render import render
 from magic_insert.tracking import METRICS
 
 ROUNDS, RESULT, CARD, SWEEP_FILE = "rounds.jsonl", "result.json", "card.json", "sweep.json"

@@ -9,7 +9,6 @@ are float32 RGB in [0, 1], mattes 1hw in [0, 1].
 
 import os
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 import cv2
@@ -325,22 +324,12 @@ def clean_border(picture: NDArray[np.float32], alpha: NDArray[np.float32]) -> ND
     return np.where(wanted[..., None], filled, picture)
 
 
-def require_rembg(model_folder: Path | None) -> Path:
-    """The folder with rembg's model, or a UserError that says what is missing; imports nothing."""
-    if util.find_spec("rembg") is None:
-        raise UserError("expected the package rembg for segmenter=rembg, got none; pip install 'rembg[cpu]' "
-                        "or set segmenter=grabcut")  # fmt: skip
-    if model_folder is None or not (model_folder / f"{REMBG_MODEL}.onnx").is_file():
-        raise UserError(f"expected {REMBG_MODEL}.onnx in a folder for segmenter=rembg, got {model_folder}; "
-                        "set segmenter.model_dir=FOLDER or segmenter=grabcut")  # fmt: skip
-    return model_folder
-
-
 def segment_rembg(
     rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
 ) -> Matte:
     """U2-Net through rembg, with the model's file in `folder`."""
-    rgb, folder = on_white(rgb, alpha), require_rembg(folder)
+    assert folder is not None, "judged by inputs.find_segmenter"
+    rgb = on_white(rgb, alpha)
     os.environ["U2NET_HOME"] = str(folder.resolve())
     import rembg
 
