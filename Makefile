@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/magic-insert
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# Two processes; a file stays with one of them, so that what its tests share is made once.
+BY_TWO := -n 2 --dist loadfile
 
 # Passed on to a job: make train-personalization SUBJECT=cat.png OUT=runs/cat ARGS="personalization.rank=16"
 ARGS ?=
@@ -43,13 +45,13 @@ CHECKED := tests/unit/test_floors.py tests/config tests/unit/test_fields.py test
 	tests/unit/test_run_folder.py tests/unit/test_masks.py tests/unit/test_compositing.py tests/unit/test_effect_layer.py \
 	tests/unit/test_fidelity.py tests/unit/test_scenes.py tests/unit/test_subjects.py tests/integration/test_smoke.py
 check: $(STAMP) ## within a minute, for the loop between edits: the laws of core, configuration and Toybox, a run of every job
-	$(PYTEST) -n 2 -o addopts="-q --strict-markers" -m "not slow and not gpu" $(CHECKED) $(ARGS)
+	$(PYTEST) $(BY_TWO) -o addopts="-q --strict-markers" -m "not slow and not gpu" $(CHECKED) $(ARGS)
 
 test: $(STAMP) ## the quick tests, two at a time
-	$(PYTEST) -n 2 -m "not slow and not gpu" $(ARGS)
+	$(PYTEST) $(BY_TWO) -m "not slow and not gpu" $(ARGS)
 
 test-all: $(STAMP) ## every test; those for a GPU skip without one
-	$(PYTEST) -n 2 $(ARGS)
+	$(PYTEST) $(BY_TWO) $(ARGS)
 
 lint: $(STAMP) ## ruff, ruff format --check, mypy
 	$(BIN)/ruff check .

@@ -30,6 +30,9 @@ class Regression(TrainingModule):
         self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
         self.idle = nn.Linear(2, 2)
 
+    def sharded(self) -> list[nn.Module]:
+        return [self.net[0], self.net]
+
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = (self.net(batch["x"]) - batch["y"]).square().mean()
         self.log("loss", loss)
@@ -45,16 +48,58 @@ def note(path: Path, step: int, values: Mapping[str, float]) -> None:
     append_jsonl(path, {"step": step, **values})
 
 
-def fit_thrice(payload: Path) -> None:
-    """Three fits below the payload's folder: unbroken, interrupted half-way, and on whole batches."""
-    plans = (("unbroken", [STEPS], False), ("resumed", [HALF, STEPS], False), ("whole", [STEPS], True))
-    for name, pieces, whole in plans:
+def fit_in_all_ways(payload: Path) -> None:
+    """Fits below the payload's folder: unbroken, interrupted half-way, on whole batches, and with shared weights."""
+    plans = (
+        ("unbroken", [STEPS], False, "ddp"),
+        ("resumed", [HALF, STEPS], False, "ddp"),
+        ("whole", [STEPS], True, "ddp"),
+        ("shards", [STEPS], False, "fsdp2"),
+        ("shards resumed", [HALF, STEPS], False, "fsdp2"),
+    )
+    for name, pieces, whole, strategy in plans:
         folder = payload.parent / name
         for steps in pieces:
             module = Regression()
-            options = TrainerOptions(steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole)
+            options = TrainerOptions(
+                steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole, strategy=strategy
+            )
             fit(module, batch_at, options, folder, log=partial(note, folder / "log.jsonl"))
         save_file(module.state_dict(), folder / f"rank-{rank()}.safetensors")
+
+
+def fit_an_edit_unet(payload: Path) -> None:
+    """A short fit of the model in the payload; where `kill_after` is there, every rank dies after that step, once."""
+    import numpy as np
+
+    from magic_insert.config.schema.shared import ModelConfig
+    from magic_insert.models.pipeline import load_pipeline
+    from magic_insert.training.insertion import EditFit, EditLatents, fit_edit
+
+    told, folder = read_json(payload), payload.parent
+    mark = folder / f"killed-{rank()}"
+
+    def on_step(done: int, total: int) -> None:
+        if done == told.get("kill_after") and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    draw = np.random.default_rng(0)
+    condition, target = (draw.standard_normal((4, 1, 4, 8, 8)).astype(np.float16) for _ in range(2))
+    latents = EditLatents(condition, target, (condition[:, :, :1] > 0).astype(np.float16))
+    settings = EditFit(
+        "insert",
+        4,
+        4,
+        1e-3,
+        0,
+        ema_decay=0.9,
+        save_every=2,
+        strategy=told["strategy"],
+        gradient_checkpointing=True,
+    )
+    pipe = load_pipeline(ModelConfig("tiny", told["model"], device="cpu", image_size=64))
+    fit_edit(pipe.unet, pipe, latents, settings, folder, on_step=on_step)
 
 
 def share(payload: Path) -> None:

@@ -40,6 +40,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
 REMBG_WEIGHTS = "u2netp.onnx"
+PINNED = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a repository of the hub at a commit
 INSIDE = 0.5
 
 
@@ -130,6 +131,9 @@ def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
     _require_apart(out, cfg.image, cfg.mask)
     _require_sidecar(out)
     judge_mask(cfg.mask, judge_picture(cfg.image))
+    if cfg.remover == "diffusers":
+        find_pipeline(cfg.run or "", "run")
+        return RemoveInputs(out, None)
     model = find_model(cfg.model)
     find_remover(cfg.run, model)
     return RemoveInputs(out, model)
@@ -314,6 +318,9 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
                 f"expected weights for inserter=effect at {weights}, got none; set inserter.run=FOLDER"
             )
         return weights.parent
+    if cfg.name == "diffusers":
+        find_pipeline(cfg.run or "", "inserter.run")
+        return None
     if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
     return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
@@ -321,7 +328,22 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
 
 def find_remover(run: str | None, model_folder: Path | None) -> Path:
     """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
-    return edit_folder("remover", run, model_folder, "remove; set run=FOLDER")
+    wanted_for = "remove; set run=FOLDER, or remover=diffusers run=FOLDER of an inpainting pipeline"
+    return edit_folder("remover", run, model_folder, wanted_for)
+
+
+def find_pipeline(named: str, key: str) -> None:
+    """That `named` may be a pipeline of diffusers: a folder with its index, or a pinned repository, which is not asked.
+
+    Raises:
+        UserError: neither.
+    """
+    folder = Path(named).expanduser()
+    if not (folder / "model_index.json").is_file() and (folder.exists() or not PINNED.fullmatch(named)):
+        raise UserError(
+            f"expected a diffusers pipeline at {named}, got no model_index.json there; "
+            f"set {key}=FOLDER or {key}=owner/name@COMMIT"
+        )
 
 
 def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:

@@ -571,13 +571,23 @@ class Models:
         return self.inserters[cfg]
 
     def remover(self, cfg: "RemoverSettings") -> "Remover":
-        """The remover in `cfg.run`, or beside the model's weights."""
-        from magic_insert.inserters.edit import Remover
+        """The remover that `cfg` names; one that is a pipeline of its own leaves `pipe` unloaded."""
+        from magic_insert.inserters.edit import EditModel, Remover
 
         if cfg not in self.removers:
-            folder = inputs.find_remover(cfg.run, self.folder)
             steps = cfg.steps or self.model.edit_steps
-            self.removers[cfg] = Remover(replace(cfg, steps=steps), self.pipe, folder)
+            if cfg.remover == "diffusers":
+                from magic_insert.models.foreign import ForeignModel, Runtime
+                from magic_insert.models.pipeline import PRECISIONS, resolve_device
+
+                run = Runtime(
+                    resolve_device(self.model.device), PRECISIONS[self.model.dtype], self.model.offload
+                )
+                prompt, guidance = cfg.prompt, cfg.guidance
+                model: Any = ForeignModel(cfg.run or "", "run", prompt=prompt, guidance=guidance, run=run)
+            else:
+                model = EditModel(self.pipe, inputs.find_remover(cfg.run, self.folder))
+            self.removers[cfg] = Remover(replace(cfg, steps=steps), model)
         return self.removers[cfg]
 
 
@@ -610,7 +620,10 @@ def remove_object(
     record = {
         "magic_insert": __version__,
         "seed": seed,
-        "weights": {"model": models.fingerprint, "remover_sha256": remover.weights_sha256},
+        "weights": {
+            **({"model": models.fingerprint} if settings.remover == "edit" else {}),
+            **{f"remover_{name}": value for name, value in remover.model.weights.items()},
+        },
         "result": {
             "window": [region.x, region.y, region.side],
             "masked_share": float((covered > 0).sum()) / area,

@@ -1,7 +1,6 @@
 """Every configuration composes; a wrong key, type or range is refused by name before anything starts."""
 
 import re
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import yaml
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from magic_insert.bootstrap.filters import Cycle
 from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from
 from magic_insert.config.freeze import freeze, thaw, to_yaml
@@ -91,23 +89,6 @@ def test_every_choice_of_every_group_serves_a_job_and_freezes(group: str, choice
             assert arrived == value
 
 
-@pytest.mark.parametrize(
-    ("job", "word"),
-    [
-        ("insert", "segmenter=rembg"),
-        ("insert", "pose=rules"),
-        ("bootstrap", "exec=slurm"),
-    ],
-)
-def test_a_choice_without_a_file_sets_the_name_of_its_group(job: str, word: str) -> None:
-    group, name = word.split("=")
-    assert thaw(frozen(job, word))[group]["name"] == name
-
-
-def test_a_filter_is_a_choice_with_the_bounds_of_its_class() -> None:
-    assert frozen("bootstrap", "filter=cycle").filter.rules == {"cycle": asdict(Cycle())}
-
-
 @pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
 def test_both_ends_of_an_experiment_that_ships_freeze_as_the_job_it_names(path: Path) -> None:
     text = path.read_text()
@@ -147,21 +128,6 @@ def test_an_experiment_of_the_user_sets_values_and_the_command_line_wins(tmp_pat
     (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\nstyle:\n  scael: 0.5\n")
     with pytest.raises(HydraException, match="scael"):
         frozen("insert", *words)
-
-
-@pytest.mark.parametrize(
-    ("job", "override", "key"),
-    [
-        ("insert", "box=[a,b,c,d]", "box"),
-        ("insert", "model.image_size=big", "model.image_size"),
-        ("personalize", "personalization.targets=3", "personalization.targets"),
-        ("foundation", "vae.steps=1.5", "vae.steps"),
-    ],
-)
-def test_a_wrong_type_is_refused_by_name(job: str, override: str, key: str) -> None:
-    with pytest.raises(HydraException) as caught:
-        frozen(job, override)
-    assert key in f"{caught.value} {caught.value.__cause__}"
 
 
 @pytest.mark.parametrize(
@@ -236,13 +202,3 @@ def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job
     cfg = frozen(job, *words, *told)
     assert (cfg.personalization.precision, cfg.personalization.gradient_checkpointing) == ("bf16-mixed", True)
     assert frozen(job, *words, "model.dtype=bfloat16").personalization.precision == "32-true"
-
-
-def test_what_trains_nothing_does_not_care_about_precision() -> None:
-    for words in (("run=r",), ("stylizer=instantstyle", "subject_text=cat")):
-        frozen("insert", "model=sdxl", "personalization=paper", *words)
-
-
-@pytest.mark.parametrize(("word", "paths"), [("a.png", ["a.png"]), ("[a.png,b/c.png]", ["a.png", "b/c.png"])])
-def test_a_subject_is_one_picture_or_a_list_of_them(word: str, paths: list[str]) -> None:
-    assert frozen("personalize", f"subject={word}").pictures == paths

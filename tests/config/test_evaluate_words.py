@@ -67,24 +67,6 @@ def test_make_composes_the_papers_setting_that_its_help_names(tmp_path: Path) ->
     assert list(cfg.chosen_stylizers) == [name for base in names for name in (base, f"{base}_canny")]
 
 
-def test_what_the_user_tells_make_goes_before_the_papers_setting(tmp_path: Path) -> None:
-    mine = "ARGS=stylizer=personalized track=both metrics=paper_large"
-    cfg = composed(*made_words(*PAPER, f"ROOT={tmp_path}", mine))
-    assert (list(cfg.chosen_stylizers), cfg.track, cfg.metrics) == (["personalized"], "both", "paper_large")
-    assert composed(*made_words(*PAPER, f"ROOT={tmp_path}", "METRICS=micro")).metrics == "micro"
-    assert made_words() == ["benchmark=toyplop"]
-    assert "track=stylize" not in made_words("BENCHMARK=subjectplop", f"ROOT={tmp_path}")
-
-
-def test_the_commands_at_the_top_of_the_page_compose_and_pass_the_check(tmp_path: Path) -> None:
-    page = (CHECKOUT / "docs" / "evaluate.md").read_text()
-    block = page.split("```")[1].replace("FOLDER", str(tmp_path)).splitlines()
-    lines = [line.partition("#")[0] for line in block if line.startswith("magic-insert evaluate")]
-    assert len(lines) == 3
-    for line in lines:
-        JOBS["evaluate"].look(composed(*shlex.split(line)[2:], f"out={tmp_path / 'out'}"))
-
-
 @pytest.mark.parametrize("path", sorted((conf_dir() / VARIANTS).glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_variant_is_a_stylizer_of_an_evaluation(path: Any) -> None:
     chosen = composed(f"stylizer={path.stem}").chosen_stylizers[path.stem]

@@ -14,7 +14,7 @@ import pytest
 from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.launch.executor import execute, visible_gpus
+from magic_insert.launch.executor import execute
 from magic_insert.launch.run import StageFailed
 
 TWO = ExecConfig(name="torchrun", devices=2)
@@ -39,6 +39,7 @@ def test_inline_runs_the_function_here(payload: Path) -> None:
     assert shares(payload) == [{"items": ["a", "b", "c"], "total": 1.0, "threads": "1"}]
 
 
+@pytest.mark.slow
 def test_a_killed_rank_ends_the_stage_within_a_minute_and_the_next_one_works(payload: Path) -> None:
     with pytest.raises(StageFailed, match=r"rank 1 of rank_targets:lose_a_rank was ended by SIGKILL; log: "):
         execute("rank_targets:lose_a_rank", payload, TWO)
@@ -98,13 +99,6 @@ def alive(pid: int) -> bool:
         return False
     # A child of a container's first process may stay as a zombie that nobody collects.
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
-
-
-def test_gpus_are_those_that_the_environment_leaves_visible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    assert visible_gpus() == ["3", "5"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert visible_gpus() == []
 
 
 def test_every_gpu_of_a_machine_without_one_is_refused_with_the_fix(

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from rank_targets import STEPS, fit_thrice
+from rank_targets import STEPS, fit_an_edit_unet, fit_in_all_ways
 from safetensors.torch import load_file
 
 from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_jsonl, write_json
-from magic_insert.launch.executor import execute
+from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.launch.executor import StageFailed, execute
+from magic_insert.training.checkpoint import read_last_checkpoint
 from magic_insert.training.trainer import my_slice, trainer_options
 
 
@@ -20,10 +21,12 @@ def fits(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     folders = {ranks: tmp_path_factory.mktemp(f"ranks{ranks}") for ranks in (1, 2)}
     for folder in folders.values():
         write_json(folder / "stage.json", {})
-    fit_thrice(folders[1] / "stage.json")
+    fit_in_all_ways(folders[1] / "stage.json")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        execute("rank_targets:fit_thrice", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2))
+        execute(
+            "rank_targets:fit_in_all_ways", folders[2] / "stage.json", ExecConfig(name="torchrun", devices=2)
+        )
     return folders
 
 
@@ -31,25 +34,47 @@ def weights(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
     return load_file(folder / name / f"rank-{rank}.safetensors")
 
 
-@pytest.mark.parametrize("name", ["unbroken", "resumed", "whole"])
+@pytest.mark.parametrize("name", ["unbroken", "resumed", "whole", "shards", "shards resumed"])
 def test_two_ranks_reach_the_weights_of_one(fits: dict[int, Path], name: str) -> None:
     torch.testing.assert_close(weights(fits[2], name), weights(fits[1], name), rtol=1e-4, atol=1e-6)
 
 
-def test_both_ranks_hold_the_same_averaged_weights(fits: dict[int, Path]) -> None:
-    torch.testing.assert_close(
-        weights(fits[2], "unbroken", 0), weights(fits[2], "unbroken", 1), rtol=0, atol=0
-    )
+@pytest.mark.parametrize(("broken", "whole"), [("resumed", "unbroken"), ("shards resumed", "shards")])
+def test_a_fit_of_two_ranks_goes_on_where_it_stopped(fits: dict[int, Path], broken: str, whole: str) -> None:
+    torch.testing.assert_close(weights(fits[2], broken), weights(fits[2], whole), rtol=0, atol=0)
 
 
-def test_a_fit_of_two_ranks_goes_on_where_it_stopped(fits: dict[int, Path]) -> None:
-    torch.testing.assert_close(weights(fits[2], "resumed"), weights(fits[2], "unbroken"), rtol=0, atol=0)
+def test_two_shards_keep_one_checkpoint_that_one_process_reads(fits: dict[int, Path]) -> None:
+    two, one = (read_last_checkpoint(fits[ranks] / "shards", "") for ranks in (2, 1))
+    assert two is not None
+    assert one is not None
+    torch.testing.assert_close(dict(two.values), dict(one.values), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dict(two.optimizer), dict(one.optimizer), rtol=1e-4, atol=1e-6)
 
 
 def test_the_first_rank_alone_logs_the_mean_of_all(fits: dict[int, Path]) -> None:
     one, two = (read_jsonl(fits[ranks] / "unbroken" / "log.jsonl") for ranks in (1, 2))
     assert [row["step"] for row in two] == [STEPS]
     assert two[0]["loss"] == pytest.approx(one[0]["loss"], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_an_edit_unet_in_two_shards_is_killed_and_goes_on_to_the_weights_of_one_process(
+    tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    one, two = tmp_path / "one", tmp_path / "two"
+    told = {"model": str(tiny_micro), "strategy": "fsdp2"}
+    write_json(one / "stage.json", {**told, "strategy": "ddp"})
+    write_json(two / "stage.json", {**told, "kill_after": 3})
+    fit_an_edit_unet(one / "stage.json")
+    ranks = ExecConfig(name="torchrun", devices=2)
+    with pytest.raises(StageFailed, match="SIGKILL"):
+        execute("rank_targets:fit_an_edit_unet", two / "stage.json", ranks)
+    assert read_last_checkpoint(two / "inserter.fit", read_json(two / "inserter.fit" / "fit.json")["key"])
+    execute("rank_targets:fit_an_edit_unet", two / "stage.json", ranks)
+    file = "inserter/diffusion_pytorch_model.safetensors"
+    torch.testing.assert_close(load_file(two / file), load_file(one / file), rtol=0, atol=1e-5)
 
 
 def test_slices_of_all_ranks_are_the_batch_and_a_step_number_is_everybodys(

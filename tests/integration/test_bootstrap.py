@@ -1,7 +1,6 @@
 """The whole bootstrap on a tiny model: rows, reuse, damage, products, several ranks, kills."""
 
 import json
-import math
 import shutil
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,14 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from magic_insert.bootstrap.job import STAGES, log_losses, run_bootstrap, run_plan
+from magic_insert.bootstrap.job import STAGES, run_bootstrap, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
-from magic_insert.bootstrap.review import open_round, run_review
-from magic_insert.bootstrap.stages import NETWORK_FILES, ids_of, read_index, read_values
+from magic_insert.bootstrap.stages import NETWORK_FILES, ids_of, read_index
 from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.jobs import BootstrapConfig, ReviewConfig
+from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -27,13 +25,11 @@ from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
 from magic_insert.models.edit_unet import load_edit_unet
-from magic_insert.tracking import Tracker
 
 SETTINGS = (
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
     "bootstrap.retrain=both", "harvest.batch_size=1",
 )  # fmt: skip
-PATIENCE = 600  # seconds; a busy machine needs many to import torch
 
 
 @cache
@@ -91,17 +87,6 @@ def test_every_stage_is_made_and_the_last_line_says_what_changed(first: Outcome)
     assert made.count("run_harvest") == made.count("run_measure") == 1
     assert said[-1] == conclusion(rows, 0.3)
     assert "dB" in said[-1]
-
-
-def test_every_fit_tells_its_losses_before_its_work_goes(first: Outcome, place: Path) -> None:
-    assert set(first.losses) == {"fit-insert-1", "fit-remove-1"}
-    for rows in first.losses.values():
-        assert [row["step"] for row in rows][-1] == composed(*SETTINGS).fit.steps
-        assert all(math.isfinite(row["loss"]) and row["loss"] > 0 for row in rows)
-    tracker = Tracker(place / "told", "bootstrap", None)
-    log_losses(tracker.part("fit-insert-1"), first.losses["fit-insert-1"])
-    told = read_jsonl(place / "told" / "metrics.jsonl")
-    assert told == [{"stage": "fit-insert-1", **row} for row in first.losses["fit-insert-1"]]
 
 
 def test_the_plan_is_not_for_several_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -170,33 +155,6 @@ def test_another_selection_shares_harvest_and_measurements(
     assert again.made == ["run_fit", "run_evaluate"]
     assert (again.rows[1]["accepted"], again.rows[1]["rejected_by"]) == (1, {"people": 1})
     assert load_rgb(place / "chosen" / "sheets" / "round-1-rejected.png").shape[0] == 3
-
-
-def test_subjects_are_put_back_for_a_filter_that_asks_and_for_no_other(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
-    def measured(outcome: Outcome) -> dict[str, Any]:
-        entry = stage(place, "measure", outcome.rows[1]["stages"]["measure"])
-        return read_values(
-            entry, ids_of(read_index(stage(place, "render", outcome.rows[1]["stages"]["pool"])))
-        )
-
-    asked = run(configure(place, tiny_micro, "cycle", "filter=cycle", "bootstrap.retrain=insertion"))
-    assert asked.made[0] == "run_measure"
-    for name, row in measured(first).items():
-        assert "cycle" not in row["measures"]
-        with_cycle = measured(asked)[name]["measures"]
-        assert with_cycle.pop("cycle") >= 0
-        assert with_cycle == row["measures"]
-
-
-def test_what_is_published_is_the_best_round_that_photographs_can_bear(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
-    for limit in (0.0, 100.0):
-        again = run(configure(place, tiny_micro, "limit", f"bootstrap.max_photo_loss={limit}"))
-        assert again.made == []
-        assert read_json(place / "limit" / "card.json")["round"] == best_round(first.rows, limit)
 
 
 def stage(place: Path, kind: str, key: str) -> Path:
@@ -270,23 +228,6 @@ def test_a_model_without_the_networks_to_start_from_is_refused_with_the_key(
     shutil.copytree(tiny_micro, model, ignore=shutil.ignore_patterns(part))
     with pytest.raises(UserError, match=rf"set bootstrap\.{part}=FOLDER"):
         run(configure(tmp_path, model, "run"))
-
-
-def test_people_judge_on_a_page_and_their_verdicts_come_back(
-    first: Outcome, place: Path, tmp_path: Path
-) -> None:
-    cfg = configure(place, tmp_path, "first")
-    page = run_review(ReviewConfig(run=cfg.out, out=str(tmp_path))).read_text()
-    ids = open_round(Path(cfg.out), 1).ids
-    assert all(f'data-id="{name}"' in page for name in ids)
-    assert page.count("data:image/png;base64,") == 2 * len(ids)
-    assert load_rgb(tmp_path / "sheet.png").shape[0] == 3
-    assert set(read_json(tmp_path / "verdicts.json")["verdicts"]) == set(ids)
-    write_json(tmp_path / "other.json", {"verdicts": {"somebody-else": "accept"}})
-    with pytest.raises(UserError, match="somebody-else"):
-        run_review(ReviewConfig(run=cfg.out, out=str(tmp_path), verdicts=str(tmp_path / "other.json")))
-    with pytest.raises(UserError, match=r"among \[1\], got 7"):
-        run_review(ReviewConfig(run=cfg.out, out=str(tmp_path), round=7))
 
 
 @pytest.mark.parametrize("kind", ["render", "harvest", "measure", "evaluate"])

@@ -83,19 +83,6 @@ def test_samples_carry_their_own_scores_and_the_last_one_is_among_them(tmp_path:
     assert (found[0], found[-1]) == (("10", "0.010"), ("300", "0.300"))
 
 
-def test_the_losses_of_a_bootstraps_fits_have_a_chart_of_their_own(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", rounds=1)
-    before = page_of(tmp_path / "before.html", run=str(tmp_path / "run"))
-    for step in (1, 2):
-        append_jsonl(
-            tmp_path / "run" / "metrics.jsonl", {"stage": "fit-insert-1", "step": step, "loss": 0.5 / step}
-        )
-    after = page_of(tmp_path / "after.html", run=str(tmp_path / "run"))
-    assert "Training" not in before
-    assert "Training" in after
-    assert "fit-insert-1" in after
-
-
 def test_a_page_of_a_sweep_has_its_map_and_names_the_failure(tmp_path: Path) -> None:
     assert write_sample_sweep(tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
     text = page_of(tmp_path / "page.html", sweep_dir=str(tmp_path / "sweep"))
@@ -115,17 +102,6 @@ def test_an_unfinished_sweep_shows_its_jobs_as_they_are(tmp_path: Path) -> None:
     text = page_of(tmp_path / "page.html", sweep_dir=str(tmp_path))
     assert "1 failed, 1 done, 1 waiting" in text
     assert "stopped before the sweep ended" in text
-
-
-def test_any_other_job_gets_a_chart_per_number_and_the_last_row_of_a_step(tmp_path: Path) -> None:
-    for step, loss in ((10, 3.0), (20, 2.0), (20, 1.5)):
-        append_jsonl(tmp_path / "metrics.jsonl", {"stage": "personalize", "step": step, "loss": loss})
-    one = page_of(tmp_path / "page.html", run=str(tmp_path))
-    assert charts(one) == ["loss"]
-    (tmp_path / "metrics.jsonl").unlink()
-    for step, loss in ((10, 3.0), (20, 1.5)):
-        append_jsonl(tmp_path / "metrics.jsonl", {"stage": "personalize", "step": step, "loss": loss})
-    assert page_of(tmp_path / "page.html", run=str(tmp_path)) == one
 
 
 def test_a_folder_without_measurements_is_refused_by_name(tmp_path: Path) -> None:

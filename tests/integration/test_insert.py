@@ -167,14 +167,6 @@ def test_one_personalisation_serves_many_backgrounds_as_it_serves_each_alone(
     assert not torch.equal(*drawn)
 
 
-def test_a_saved_step_is_a_run_for_the_job_too(files: Path, tiny_micro: Path, learned: Path) -> None:
-    step = learned / "run" / "steps" / "000001"
-    out = run(files, tiny_micro, f"run={step}", f"subject={learned / 'cut.png'}")
-    story = json.loads(out.with_suffix(".json").read_text())
-    assert "personalise" not in story["seconds"]
-    assert story["weights"][TOKENS_FILE] == sha256_file(step / TOKENS_FILE)
-
-
 REFUSED = {
     "no run": (["run=nowhere"], "finished personalisation"),
     "another subject": (["run=RUN", "subject=opaque.png"], "a picture that"),

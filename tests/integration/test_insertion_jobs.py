@@ -1,7 +1,6 @@
 """The insertion and remove jobs on tiny models: what they write, that they go on, what they refuse."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,19 +121,6 @@ def test_pairs_are_limited_held_out_and_chosen_as_asked(tmp_path: Path) -> None:
     assert toybox.load(0).mask.shape == (1, 32, 32)
 
 
-def test_a_model_without_a_remover_cannot_be_the_start(tiny_micro: Path, tmp_path: Path) -> None:
-    write_pairs(tmp_path / "pairs", 2)
-    (tmp_path / "empty").mkdir()
-    words = [
-        "task=remove",
-        "data=pairs",
-        f"data.path={tmp_path / 'pairs'}",
-        f"train.init={tmp_path / 'empty'}",
-    ]
-    with pytest.raises(UserError, match="expected a remover"):
-        insertion(tiny_micro, tmp_path / "run", *words)
-
-
 def test_the_effect_network_is_trained_by_the_same_job_and_an_inserter_takes_it(tmp_path: Path) -> None:
     words = [
         "train=effect",
@@ -206,27 +192,3 @@ def test_a_wider_rim_and_a_deafer_threshold_are_heard(tiny_micro: Path, tmp_path
     plain = changed("threshold=1")
     assert plain < changed("threshold=1", "grow=0.1")
     assert plain < changed("threshold=0.01")
-
-
-@pytest.mark.parametrize(
-    ("mask", "named"),
-    [
-        (torch.zeros(1, 120, 150), "got no white"),
-        (torch.ones(1, 120, 150), "got no black"),
-        (torch.ones(1, 20, 30), "150 x 120"),
-    ],
-    ids=["empty", "full", "other size"],
-)
-def test_a_mask_that_cannot_be_is_refused_with_nothing_written(
-    mask: Tensor, named: str, tiny_micro: Path, tmp_path: Path
-) -> None:
-    cfg = freeze(compose_job("remove", ["image=a", "mask=b", "out=c", f"model.source={tiny_micro}"]))
-    image, _ = picture()
-    save_png(tmp_path / "image.png", image)
-    save_png(tmp_path / "mask.png", mask)
-    cfg: Any = replace(
-        cfg, image=str(tmp_path / "image.png"), mask=str(tmp_path / "mask.png"), out=str(tmp_path / "out.png")
-    )
-    with pytest.raises(UserError, match=named):
-        run_remove(cfg)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["image.png", "mask.png"]

@@ -13,10 +13,9 @@ from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 
-from magic_insert.config.schema.shared import LoggerConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -24,9 +23,8 @@ from magic_insert.models.text import ENCODERS
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
-from magic_insert.tracking import METRICS
 from magic_insert.training.checkpoint import list_checkpoints
-from magic_insert.training.personalize import RunOptions, personalize
+from magic_insert.training.personalize import personalize
 from magic_insert.training.personalize_module import CachedViews, diffuse, draw, min_snr_weight
 
 CONFIG = PersonalizationConfig(
@@ -139,18 +137,15 @@ def test_after_training_the_pipeline_is_what_it_was(tiny_pipe: Any, tmp_path: Pa
     assert len(tiny_pipe.tokenizer) == words
 
 
-@pytest.mark.parametrize("step", [1, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_same_bytes(
-    tiny_pipe: Any, run: Path, tmp_path: Path, step: int
-) -> None:
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny_pipe: Any, run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConnectionError):
-        train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(step)])
-    assert len(list_checkpoints(tmp_path / "run")) == step // 2
+        train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(3)])
+    assert len(list_checkpoints(tmp_path / "run")) == 1
     train(tiny_pipe, tmp_path / "run")
     for name in PRODUCTS:
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
     card = json.loads((tmp_path / "run" / "card.json").read_text())
-    assert card["resumed_from"] == step - step % 2
+    assert card["resumed_from"] == 2
     assert not list_checkpoints(tmp_path / "run")
 
 
@@ -165,19 +160,6 @@ def test_a_damaged_last_checkpoint_costs_a_few_steps_and_not_the_result(
     assert f"{last} is damaged" in caplog.text
     assert json.loads((tmp_path / "run" / "card.json").read_text())["resumed_from"] == 2
     assert all((tmp_path / "run" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
-
-
-def test_the_loss_goes_into_the_run_folder_and_to_wandb_when_asked(
-    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    train(
-        tiny_pipe, tmp_path / "run", replace(CONFIG, steps=10), options=RunOptions(LoggerConfig(name="wandb"))
-    )
-    (row,) = read_jsonl(tmp_path / "run" / METRICS)
-    assert (row["stage"], row["step"]) == ("personalize", 10)
-    assert row["loss"] > 0
-    assert list((tmp_path / "run").glob("wandb/offline-run-*/*.wandb"))
 
 
 def test_training_moves_lora_and_tokens_and_another_seed_moves_them_elsewhere(
@@ -284,14 +266,3 @@ def test_the_draws_of_a_step_depend_on_seed_and_step_alone() -> None:
     assert torch.equal(later["noise"], same["noise"])
     assert torch.equal(later["times"], same["times"])
     assert not torch.equal(later["noise"], other["noise"])
-
-
-def test_interrupting_from_a_callback_is_ctrl_c_and_not_lightnings_exit(
-    tiny_pipe: Any, tmp_path: Path
-) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt, match="stopped after step 2 of 6; the same command goes on"):
-        train(tiny_pipe, tmp_path / "run", on_step=stop)

@@ -136,22 +136,6 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
         assert everything_in(tmp_path) == before, named
 
 
-def test_a_folder_of_another_configuration_is_not_touched(
-    model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40, generator=generator(0, "cat")))
-    words = ("personalize", f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'out'}", *model)
-    assert run(*words) == 0
-    before = everything_in(tmp_path / "out")
-    for change in ("personalization.rank=2", "seed=4", "model.dtype=bfloat16"):
-        assert run(*words, change) == 2
-        assert "choose another out=" in capsys.readouterr().err
-        assert everything_in(tmp_path / "out") == before
-    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40, generator=generator(1, "cat")))
-    assert run(*words) == 2
-    assert everything_in(tmp_path / "out") == before
-
-
 def test_export_writes_two_files_with_a_modelspec_header(
     model: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,10 +20,6 @@ def test_every_weight_file_is_the_one_the_card_names() -> None:
     assert found == json.loads(CARD.read_text())["weights_sha256"]
 
 
-def test_the_package_carries_at_most_72_megabytes() -> None:
-    assert sum(p.stat().st_size for p in micro_dir().rglob("*") if p.is_file()) <= 72e6
-
-
 def test_plain_diffusers_loads_and_draws_without_any_hint() -> None:
     from diffusers import StableDiffusionXLPipeline
 

@@ -7,19 +7,20 @@ import pytest
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 
-SMALL = "benchmark.size=64 benchmark.num_subjects=1"
+SMALL = "benchmark.size=64 benchmark.num_subjects=1 personalization.views=1"
 PAIR = "ours=personalized+effect against=[personalized+copy_paste]"
 FAST = "debug=fast model.source={model} model.image_size=64 model.device=cpu"
+QUICK = f"{FAST} personalization.views=1 personalization.batch_size=1"
 CHAINS = {
     "pictures": [
         "toybox what=subjects num_subjects=1 styles=[photo] size=64 out=toy",
         "toybox what=pairs num_subjects=1 num_scenes=1 size=64 out=pairs",
-        f"personalize subject=toy/subjects/000000.png out=cat {FAST}",
+        f"personalize subject=toy/subjects/000000.png out=cat {QUICK}",
         "export run=cat out=exported",
         f"insert run=cat subject=toy/subjects/000000.png background=pairs/without/000000.png out=o.png {FAST}",
         "remove image=pairs/with/000000.png mask=pairs/mask/000000.png out=clean.png model.source={model} steps=1",
-        f"insertion out=edit data.num_pairs=2 data.held_out=1 data.workers=0 {FAST}",
-        f"demo out=demo {FAST}",
+        f"insertion task=insert out=edit data.num_pairs=2 data.held_out=1 data.workers=0 {FAST}",
+        f"demo num_scenes=1 out=demo {SMALL} {FAST}",
         "status root=.",
         "dashboard run=cat out=page.html",
     ],
@@ -47,4 +48,4 @@ def test_every_job_runs(
 
 def test_no_job_is_left_out() -> None:
     run = {line.split()[0] for lines in CHAINS.values() for line in lines}
-    assert set(JOBS) - run == {"subjectplop", "card", "page"}  # network, minutes, a browser
+    assert set(JOBS) - run == {"subjectplop", "card", "page", "plan"}  # network, minutes, a browser, SDXL

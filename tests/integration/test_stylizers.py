@@ -13,9 +13,7 @@ from torch import Tensor
 from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
-from magic_insert.config.registry import STYLIZERS
 from magic_insert.config.schema.shared import (
-    FREE_STYLIZERS,
     ModelConfig,
     SamplingConfig,
     StyleConfig,
@@ -30,14 +28,12 @@ from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
 from magic_insert.models.pipeline import fingerprint
 from magic_insert.models.sampling import sample
-from magic_insert.models.style import StyleEmbeds, photo_shares, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw, Stylizer
 
 CHOICES = group_options("stylizer")
-DRAWING = [choice for choice in CHOICES if choice not in FREE_STYLIZERS]
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
 SAMPLING = SamplingConfig(steps=2, guidance=2.0)
 STYLE = StyleConfig(blocks="all")
@@ -95,16 +91,6 @@ def draw(stylizer: Stylizer, seed: int = 1, style_text: str = "", which: int = 0
 
 def far(a: Tensor, b: Tensor) -> bool:
     return bool((a - b).abs().max() > 1e-5)
-
-
-def test_every_method_has_a_configuration_and_every_configuration_a_method() -> None:
-    names = {
-        freeze(
-            compose_job("insert", ["subject=s", "background=b", "out=o", f"stylizer={choice}"])
-        ).stylizer.name
-        for choice in CHOICES
-    }
-    assert names == set(STYLIZERS.names())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -197,14 +183,6 @@ def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
     assert [stylizer.facts[name]["handover"] for name in "abc"] == [1.0, 0.5, 1.0]
     for i, same in enumerate((True, False, True)):
         assert torch.allclose(mixed[i], plain[i], atol=1e-4) == same
-
-
-def test_how_much_a_style_reads_as_a_photograph_is_a_share(tiny_pipe: Any) -> None:
-    shares = photo_shares(tiny_pipe, style_embeds(tiny_pipe, [scene(0), scene(1)]))
-    assert shares is not None
-    assert all(0 <= share <= 1 for share in shares)
-    other = torch.zeros(1, 1, tiny_pipe.text_encoder_2.config.projection_dim + 1)
-    assert photo_shares(tiny_pipe, StyleEmbeds(other, other)) is None
 
 
 def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(

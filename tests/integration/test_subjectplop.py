@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,29 +55,9 @@ def test_fetch_clones_and_tells_what_is_there_and_that_no_licence_is_stated(
     assert backgrounds.present == ("cave",)
 
 
-def test_pictures_without_a_licence_land_where_git_and_packages_do_not_look() -> None:
-    place = Path(SubjectPlopConfig("fetch").out).parts[0]
-    assert f"{place}/" in (CHECKOUT / ".gitignore").read_text().splitlines()
-
-
 def test_a_place_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="url="):
         fetch(str(tmp_path / "nothing"), tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["fetch"], "new folder"), (["check"], "root=FOLDER"), (["steal"], "fetch or check")],
-)
-def test_the_command_line_refuses_in_one_line(tmp_path: Path, words: list[str], message: str) -> None:
-    code = "from magic_insert.cli.main import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "subjectplop", *words, f"out={tmp_path}"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 def test_texts_and_checksums_speak_of_the_36_released_subjects_and_the_20_backgrounds() -> None:

@@ -42,18 +42,6 @@ def test_an_export_grows_in_its_folder_and_overwrites_no_other(tmp_path: Path) -
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.png")} == before
 
 
-def test_subjects_carry_their_alpha_style_and_caption(tmp_path: Path) -> None:
-    run_toybox(replace(CONFIG, out=str(tmp_path)))
-    rows = read_jsonl(tmp_path / "captions.jsonl")
-    assert [row["style"] for row in rows] == ["photo", "cartoon"]
-    for row in rows:
-        _, alpha = load_rgba(tmp_path / row["file"])
-        assert alpha is not None
-        assert 0.1 < alpha.mean() < 0.9
-        assert row["caption"].startswith(("a ", "an "))
-    assert (tmp_path / "sheet.png").is_file()
-
-
 def test_a_pair_differs_inside_its_mask_and_effect_only(tmp_path: Path) -> None:
     run_toybox(replace(CONFIG, out=str(tmp_path), what="pairs"))
     views = {
@@ -76,14 +64,3 @@ def test_the_benchmark_has_the_truth_of_every_pair(tmp_path: Path) -> None:
     inserted, _ = load_rgba(tmp_path / "truth" / row["pair_id"] / "with.png")
     assert background.shape == inserted.shape == (3, 32, 32)
     assert not torch.equal(background, inserted)
-
-
-def test_the_sheet_has_a_column_per_style(tmp_path: Path) -> None:
-    sheets = []
-    for name, styles in (("narrow", CONFIG.styles), ("wide", ["photo", "cel", "neon"])):
-        run_toybox(
-            replace(CONFIG, out=str(tmp_path / name), what="sheet", num_subjects=1, styles=list(styles))
-        )
-        sheets.append(load_rgba(tmp_path / name / "sheet.png")[0])
-    narrow, wide = sheets
-    assert wide.shape[2] - narrow.shape[2] == 32 + 2

@@ -1,7 +1,6 @@
 """Benchmarks: the same protocol for rendered and for found pictures; selections, places, words, and what is refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,6 @@ from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
-from magic_insert.foundation.metric_encoders import tell
-from magic_insert.stylizers.base import join_words
 from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
 
 AUTO = SegmenterConfig()
@@ -86,28 +83,6 @@ def test_a_larger_selection_begins_with_the_smaller_and_shares_its_digest() -> N
     assert many[:3] == few
     assert few_digest == many_digest
     assert len({name.rpartition("-")[0] for name in many}) == 10, "ten different kinds of subject"
-
-
-def test_toyplop_says_styles_in_the_words_that_the_micro_models_learned() -> None:
-    source = ToyPlop(BenchmarkConfig("toyplop", split="full"))
-    for background in source.backgrounds:
-        assert background.style is not None
-        assert background.style_text == tell("", "", background.style, "style"), "of the metric's CLIP"
-    words = {b.style: join_words("a red bunny", "", b.style_text) for b in source.backgrounds}
-    assert words["watercolour"] == "a red bunny, as a watercolour painting", "of the denoiser and the adapter"
-
-
-def test_a_changed_text_is_another_benchmark() -> None:
-    cfg = BenchmarkConfig("toyplop")
-    digests = {describe(ToyPlop(cfg), cfg, Path("x")).digest}
-    for changed in ("simple", "detailed"):
-        source = ToyPlop(cfg)
-        source.subjects = [replace(source.subjects[0], **{changed: "a thing"}), *source.subjects[1:]]
-        digests.add(describe(source, cfg, Path("x")).digest)
-    source = ToyPlop(cfg)
-    source.backgrounds = [*source.backgrounds[:-1], replace(source.backgrounds[-1], style_text="a thing")]
-    digests.add(describe(source, cfg, Path("x")).digest)
-    assert len(digests) == 4
 
 
 def test_a_name_that_the_benchmark_does_not_have_is_refused_by_its_key(pictures: Path) -> None:

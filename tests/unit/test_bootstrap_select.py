@@ -147,13 +147,6 @@ def test_a_filter_of_a_flaw_never_likes_more_of_it(name: str) -> None:
     assert scores == sorted(scores, reverse=True)
 
 
-def test_the_learned_judge_ranks_removals_it_was_not_taught() -> None:
-    verdicts = {name: row["measures"]["residue"] < 0.15 for name, row in VALUES.items()}
-    order = ranking(left_out(VALUES, verdicts), verdicts)
-    assert order is not None
-    assert order > 0.9
-
-
 def test_only_the_cycle_and_a_judge_that_knows_it_have_the_subjects_put_back(tmp_path: Path) -> None:
     asking = {}
     for name, measured in (("knows", MEASURES), ("does-not", MEASURES[:-1])):

@@ -1,6 +1,5 @@
 """Laws of structure: diffusers reads the folder, strength 0 is absence, rows follow their own edges."""
 
-import itertools
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -139,11 +138,11 @@ def test_tokens_lora_adapter_and_controlnet_may_be_loaded_in_any_order(
 
     learned = initial_tokens(trained, 1, word="bunny")
     pictures = []
-    for number, parts in enumerate(itertools.permutations((lora, adapter, controlnet_of))):
+    for number, parts in enumerate(((lora, adapter, controlnet_of), (controlnet_of, adapter, lora))):
         pipe = fresh()
         with ExitStack() as stack:
             order = list(parts)
-            order.insert(number % 4, lambda pipe, stack=stack: stack.enter_context(attached(pipe, learned)))
+            order.insert(2 * number, lambda pipe, stack=stack: stack.enter_context(attached(pipe, learned)))
             for load in order:
                 load(pipe)
             style = style_embeds(pipe, [torch.rand(3, 64, 64, generator=generator(0, "style"))])

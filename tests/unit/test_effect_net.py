@@ -8,7 +8,7 @@ import torch
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
-from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade
+from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade, predict
 from magic_insert.training.effect import EffectFit, fit_effect
 
 
@@ -52,6 +52,21 @@ def test_a_silhouette_cast_to_the_right_lies_to_the_right() -> None:
     shadow = cast(mask, frame, frame_coordinates(frame, 64, 64), 0.8, -0.3)
     columns = torch.arange(64) + 0.5
     assert float((shadow[0, 0].sum(0) * columns).sum() / shadow.sum()) > 36
+
+
+def test_a_mirrored_picture_is_given_the_mirrored_effect_and_the_mirrored_sun() -> None:
+    torch.manual_seed(1)
+    net = EffectNet(EffectNetConfig((8, 8, 8, 8), 1, 4)).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    scene, mask = torch.rand(1, 3, 64, 64), block(20, 36, 12, 42)
+    with torch.no_grad():
+        one = predict(net, scene, scene, mask)
+        other = predict(net, scene.flip(-1), scene.flip(-1), mask.flip(-1))
+    assert float(one.log_shade.abs().amax()) > 0
+    assert torch.allclose(other.log_shade.flip(-1), one.log_shade, atol=1e-5)
+    assert torch.allclose(other.light.flip(-1), one.light, atol=1e-5)
+    assert torch.allclose(other.sun[:, 0], -one.sun[:, 0], atol=1e-5)
 
 
 def test_an_untrained_network_draws_the_contact_shadow(net: EffectNet) -> None:

@@ -25,14 +25,11 @@ from magic_insert.foundation.metric_encoders import (
     clip_batch,
     crop_frames,
     encoder_recipe,
-    identity_batch,
     new_encoder,
-    random_frames,
     style_batch,
     supervised_contrast,
-    tell,
 )
-from magic_insert.models.encoders.base import EncoderCard, SavedEncoder, preprocess
+from magic_insert.models.encoders.base import EncoderCard, SavedEncoder
 from magic_insert.models.encoders.micro import Encoders, load_encoders, new_clip, new_identity, new_style
 from magic_insert.models.micro import build_tokenizer
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
@@ -148,12 +145,6 @@ def test_timm_alone_builds_the_identity_network_from_its_configuration(
     torch.testing.assert_close(encoders["identity"].embed_pixels(pixels), theirs, atol=1e-5, rtol=0)
 
 
-def test_padding_behind_the_longest_text_changes_nothing(encoders: Encoders) -> None:
-    short, long = "a box", "a red ball, sitting, in a forest"
-    together = encoders["clip"].embed_texts([short, long])[0]
-    torch.testing.assert_close(together, encoders["clip"].embed_texts([short])[0], atol=1e-6, rtol=0)
-
-
 def test_weights_that_are_not_the_cards_are_refused(folder: Path, tmp_path: Path) -> None:
     card = new_style(seed=1).save(tmp_path / "style", trained_on="another seed")
     assert card.weights_sha256
@@ -214,11 +205,6 @@ def test_a_batch_gives_what_its_pictures_give_alone(role: Any, encoders: Encoder
     torch.testing.assert_close(together.norm(dim=1), torch.ones(5))
 
 
-def test_preprocessing_looks_at_the_centre_of_a_wide_picture(encoders: Encoders) -> None:
-    images = rainbow(1, 64, 100)
-    torch.testing.assert_close(preprocess(images, encoders["clip"].card) * 0.5 + 0.5, images[..., 18:82])
-
-
 def test_the_style_of_a_picture_does_not_depend_on_where_things_are(encoders: Encoders) -> None:
     image = torch.full((1, 3, 128, 128), 0.9)
     image[..., 30:60, 20:50] = rainbow(1, 30, 30)
@@ -256,37 +242,10 @@ def test_every_picture_of_a_clip_batch_is_told_what_is_true_of_it(pool: TinyPool
                 assert said["template"] == f"a {pool.templates[row]}"
 
 
-def test_only_scenes_are_told_no_template_and_subjects_come_in_two_drawings(pool: TinyPool) -> None:
-    batch = clip_batch(pool, 0, 0, 20)
-    full, template = batch.told[DETAILS.index("full")], batch.told[DETAILS.index("template")]
-    scenes = [batch.texts[row].endswith("in a forest") for row in full]
-    assert sum(scenes) == 4
-    assert [row < 0 for row in template.tolist()] == scenes
-    assert full[4:].bincount().tolist().count(2) == 8
-
-
-def test_every_identity_of_a_batch_is_drawn_twice_in_two_poses(pool: TinyPool) -> None:
-    batch = identity_batch(pool, 0, 0, 16)
-    assert sorted(batch.labels.bincount().tolist())[-8:] == [2] * 8
-
-
 def test_a_style_batch_shows_every_style_and_photo_is_not_the_most_frequent(pool: TinyPool) -> None:
     counts = sum(style_batch(pool, 0, step, 12).labels.bincount(minlength=3) for step in range(30))
     assert isinstance(counts, torch.Tensor)
     assert 0 < counts[0] < min(counts[1], counts[2])
-
-
-def test_a_pool_smaller_than_the_batch_is_named(pool: TinyPool) -> None:
-    with pytest.raises(UserError, match="lower batch_size"):
-        style_batch(pool, 0, 0, 100)
-
-
-def test_a_caption_is_told_in_four_details() -> None:
-    caption = "a yellow striped bunny with a red hat, sitting"
-    assert tell(caption, "bunny", "photo", "full") == caption
-    assert tell(caption, "bunny", "photo", "short") == "a yellow striped bunny"
-    assert tell(caption, "teddy_bear", "photo", "template") == "a teddy bear"
-    assert tell(caption, "bunny", "pencil", "style") == "as a pencil drawing"
 
 
 def test_the_whole_frame_is_the_whole_picture_and_a_mirror_mirrors_it() -> None:
@@ -297,13 +256,6 @@ def test_the_whole_frame_is_the_whole_picture_and_a_mirror_mirrors_it() -> None:
     torch.testing.assert_close(
         crop_frames(images, mirror, 64) * 255, images.float().flip(3), atol=1e-2, rtol=0
     )
-
-
-def test_a_random_frame_never_leaves_the_picture() -> None:
-    frames = random_frames(500, torch.Generator().manual_seed(0), (0.6, 0.9))
-    reach = frames[:, :, :2].abs().sum(2) + frames[:, :, 2].abs()
-    assert reach.max() <= 1 + 1e-6
-    assert frames[:, 1, 1].min() >= 0.6
 
 
 def test_caption_contrast_is_the_mean_of_two_cross_entropies() -> None:
@@ -374,31 +326,3 @@ def test_a_few_steps_lower_the_loss_and_leave_a_folder_that_loads(
     for other in set(ROLES) - {role}:
         (tmp_path / other).symlink_to(folder / other)
     assert load_encoders(tmp_path)[role].card.trained_on == "coloured shapes"
-
-
-def test_a_stopped_training_goes_on_to_the_very_same_weights(pool: TinyPool, tmp_path: Path) -> None:
-    def stop(step: int) -> None:
-        if step == 6:
-            raise KeyError("the plug was pulled")
-
-    train(new_encoder("identity", 1), pool, tmp_path / "straight", 10)
-    with pytest.raises(KeyError):
-        train(new_encoder("identity", 1), pool, tmp_path / "stopped", 10, stop)
-    seen: list[int] = []
-    train(new_encoder("identity", 1), pool, tmp_path / "stopped", 10, seen.append)
-    assert seen == [5, 6, 7, 8, 9, 10]
-    weights = [
-        load_file(*(tmp_path / name / "encoder").glob("*.safetensors")) for name in ("straight", "stopped")
-    ]
-    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-
-
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(
-    pool: TinyPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "magic_insert.foundation.metric_encoders.supervised_contrast",
-        lambda features, labels: features.sum() / 0.0,
-    )
-    with pytest.raises(UserError, match="step 0"):
-        train(new_encoder("style", 0), pool, tmp_path / "style", 3)

@@ -58,11 +58,6 @@ def test_overlap_agrees_with_sets_of_pixels() -> None:
     assert iou(one, other) == len(first & second) / len(first | second)
 
 
-def test_no_shadow_where_none_belongs_is_perfect_and_an_invented_one_is_zero() -> None:
-    none, some = torch.zeros(1, 4, 4, dtype=torch.bool), torch.ones(1, 4, 4, dtype=torch.bool)
-    assert (iou(none, none), iou(some, none)) == (1.0, 0.0)
-
-
 def test_the_effect_is_what_a_channel_changes_by_more_than_the_step_outside_the_mask() -> None:
     before, mask = torch.zeros(1, 3, 1, 4), torch.zeros(1, 1, 1, 4)
     mask[..., 3] = 1

@@ -20,7 +20,7 @@ from magic_insert.config.fields import (
     field_docs,
     keys_of,
 )
-from magic_insert.config.registry import FILTERS, Registered, Registry
+from magic_insert.config.registry import Registered, Registry
 from magic_insert.core.errors import UserError
 
 
@@ -128,8 +128,3 @@ def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
         kinds.register("own")(Part)
     assert Registered(kinds).holds("far")
     assert not Registered(kinds).holds("none")
-
-
-@pytest.mark.parametrize("name", FILTERS.own)
-def test_every_filter_has_the_settings_that_its_name_promises(name: str) -> None:
-    assert list(keys_of(FILTERS.get(name)))

@@ -20,7 +20,6 @@ from magic_insert.evaluation.pictures import (
     match_files,
     method_folder,
     picture_file,
-    require_size,
 )
 
 PAIRS = [BenchPair("alien", "desert_oil", "r"), BenchPair("dog", "forest", "l")]
@@ -67,12 +66,6 @@ def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_pictur
     found = estimate_mask(composite, background, torch.zeros_like(truth))
     overlap = float(((found > 0.5) & (truth > 0.5)).sum() / ((found > 0.5) | (truth > 0.5)).sum())
     assert overlap > 0.8
-
-
-def test_a_composite_of_another_size_is_refused_by_name(tmp_path: Path) -> None:
-    save_png(tmp_path / "small.png", torch.zeros(3, 8, 9))
-    with pytest.raises(UserError, match=r"12 x 10 .*small\.png, got 9 x 8"):
-        require_size(torch.zeros(3, 8, 9), (10, 12), tmp_path / "small.png")
 
 
 PAIR = BenchPair("ball", "park")

@@ -12,6 +12,7 @@ from transformers import CLIPVisionModelWithProjection
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
+from magic_insert.models.edit_unet import load_edit_unet
 from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.style import style_embeds
@@ -125,6 +126,8 @@ def test_pictures_are_decoded_in_float32_where_half_precision_would_spoil_them(h
 def test_the_inpainting_model_loads_from_a_folder(hub: Hub) -> None:
     pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
     assert pipe.unet.config.in_channels == 9
+    with pytest.raises(UserError, match="model=sdxl_inpaint"):  # it is no edit UNet of ours
+        load_edit_unet(hub.inpaint / "unet")
 
 
 def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub) -> None:

@@ -52,17 +52,6 @@ def test_a_picture_with_nan_is_never_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_palette_with_a_transparent_colour_is_resolved(tmp_path: Path) -> None:
-    picture = Image.new("P", (2, 1))
-    picture.putpalette([255, 0, 0, 0, 0, 255])
-    picture.putdata([0, 1])
-    picture.save(tmp_path / "a.png", transparency=1)
-    rgb, alpha = images.load_rgba(tmp_path / "a.png")
-    assert rgb[:, 0, 0].tolist() == [1.0, 0.0, 0.0]
-    assert alpha is not None
-    assert alpha[0, 0].tolist() == [1.0, 0.0]
-
-
 def test_sixteen_bit_grey_keeps_its_precision(tmp_path: Path) -> None:
     levels = np.array([[0, 257, 1000, 65535]], dtype=np.uint16)
     Image.fromarray(levels).save(tmp_path / "a.png")
@@ -172,12 +161,3 @@ def test_a_contact_sheet_holds_every_picture_in_its_place() -> None:
     assert torch.equal(sheet[:, 2:10, 12:20], green)
     assert torch.equal(sheet[:, 12:20, 2:10], green)
     assert torch.equal(sheet[:, 12:20, 12:20], torch.ones(3, 8, 8))
-
-
-def test_labels_make_room_and_never_cover_a_picture() -> None:
-    black = torch.zeros(3, 16, 16)
-    plain = images.contact_sheet([[black]], cell=16)
-    labelled = images.contact_sheet([[black]], ["a long row name"], ["column"], cell=16)
-    assert labelled.shape[1] > plain.shape[1]
-    assert labelled.shape[2] > plain.shape[2]
-    assert torch.equal(labelled[:, -18:-2, -18:-2], black)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
-from hub_model import Hub
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
@@ -95,11 +94,6 @@ def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() ->
     assert torch.allclose(ours, theirs, atol=1e-5)
     with pytest.raises(UserError, match="input channels, got 7"):
         edit_start(build_unet(TINY, in_channels=7))
-
-
-def test_a_foreign_inpainting_unet_is_not_taken_for_an_edit_unet(hub: Hub) -> None:
-    with pytest.raises(UserError, match="model=sdxl_inpaint"):
-        load_edit_unet(hub.inpaint / "unet")
 
 
 def test_an_edit_unet_is_shown_the_size_that_it_was_trained_with(tiny_micro: Path, tiny_pipe: Any) -> None:
@@ -243,6 +237,14 @@ def test_a_time_shift_keeps_both_ends_and_draws_noisy_times_more_often() -> None
     assert shifted[-1] == 999
     assert shifted[500] == 750  # 3 u / (1 + 2 u) at one half
     assert (shifted.diff() >= 0).all()
+
+
+def test_an_edit_batch_pairs_condition_target_and_mask_of_one_scene() -> None:
+    number = np.arange(5, dtype=np.float32).reshape(5, 1, 1, 1, 1)
+    full = np.ones((5, 2, 1, 4, 4), np.float32) * number
+    batch = batches(EditLatents(condition=full, target=full + 100, mask=full + 200), 8)
+    assert torch.equal(batch["latents"], batch["condition"] + 100)
+    assert torch.equal(batch["mask"], batch["condition"] + 200)
 
 
 def test_changed_cells_count_more_and_every_picture_as_much_as_any_other() -> None:

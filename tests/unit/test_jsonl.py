@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -38,13 +37,6 @@ def test_rows_come_back_in_the_order_they_were_added(tmp_path: Path) -> None:
     for row in rows:
         append_jsonl(tmp_path / "new" / "rows.jsonl", row)
     assert read_jsonl(tmp_path / "new" / "rows.jsonl") == rows
-
-
-def test_a_row_after_a_torn_line_starts_on_its_own_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": 2}')
-    append_jsonl(path, {"a": 3})
-    assert [row["a"] for row in read_jsonl(path)] == [1, 2, 3]
 
 
 def add_rows(path: Path, writer: int) -> None:
@@ -237,12 +229,6 @@ def test_a_place_that_cannot_be_written_is_a_user_error_and_leaves_no_litter(tmp
     with pytest.raises(UserError, match="folder"):
         write_text(tmp_path / "folder", "x")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
-
-
-def test_an_atomic_file_is_as_readable_as_an_ordinary_one(tmp_path: Path) -> None:
-    write_text(tmp_path / "a", "x")
-    (tmp_path / "b").write_text("x")
-    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == stat.S_IMODE((tmp_path / "b").stat().st_mode)
 
 
 json_values = st.recursive(

@@ -7,7 +7,7 @@ from pathlib import Path
 import lpips
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torchvision.models import alexnet
 
@@ -84,17 +84,6 @@ def test_tensors_that_are_not_alexnets_are_refused(tmp_path: Path) -> None:
         load_lpips(tmp_path)
     with pytest.raises(UserError, match="AlexNet's features"):
         load_lpips(tmp_path, accept_unknown=True)
-
-
-@pytest.mark.skipif(
-    not (WEIGHTS / ALEXNET.file).is_file(), reason="no AlexNet in MAGIC_INSERT_SHARED/weights"
-)
-def test_the_known_alexnet_loads_without_being_accepted_and_its_digest_is_in_the_card() -> None:
-    distance = load_lpips(WEIGHTS)
-    assert distance.card.weights_sha256 == ALEXNET.sha256
-    assert distance.card.weights == ALEXNET.file
-    trunk = load_file(WEIGHTS / ALEXNET.file)
-    torch.testing.assert_close(distance.network.net.slice1[0].weight, trunk["features.0.weight"])
 
 
 @pytest.mark.skipif(

@@ -53,14 +53,6 @@ def test_a_blur_keeps_the_mean_of_a_picture_whose_border_is_empty() -> None:
     assert float(soft.max()) <= 1
 
 
-def test_a_long_spiral_is_one_component() -> None:
-    mask = torch.zeros(1, 65, 65)
-    mask[:, ::4] = 1
-    for turn, row in enumerate(range(0, 61, 4)):
-        mask[:, row : row + 5, 64 if turn % 2 == 0 else 0] = 1
-    assert len(masks.components(mask).unique()) == 2
-
-
 def test_the_largest_component_wins_and_nothing_stays_nothing() -> None:
     mask = torch.zeros(1, 20, 20)
     mask[:, 2:4, 2:4] = 1

@@ -11,8 +11,7 @@ from magic_insert.config.registry import METRICS
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import CAP_DB
 from magic_insert.data.benchmarks import Truth
-from magic_insert.evaluation.metrics import MARGIN, Metric, Sample, effect_region
-from magic_insert.evaluation.rows import Column, column, columns_of
+from magic_insert.evaluation.metrics import MARGIN, Sample, effect_region
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -146,15 +145,6 @@ def test_a_colour_cast_is_the_shift_and_its_square_the_psnr() -> None:
     assert values["outside_equal"] == 0.0
 
 
-def test_a_shadow_inside_the_region_costs_nothing_outside_and_is_the_effect() -> None:
-    background, mask = torch.full((3, 40, 40), 0.5), square(15, 15, 6)
-    composite = paste(background, mask)
-    composite[:, 21:23, 15:21] = 0.3
-    values = inserted(composite, background, mask)
-    assert values["outside_equal"] == 1.0
-    assert values["effect_area"] == pytest.approx(12 / 1600)
-
-
 def test_the_region_reaches_half_the_subject_and_with_a_truth_it_is_subject_and_true_effect() -> None:
     assert MARGIN == 0.5
     assert torch.equal(effect_region(square(15, 15, 8)), square(15 - 4, 15 - 4, 16) > 0)
@@ -274,18 +264,3 @@ def test_pictures_of_two_sizes_and_broken_ones_are_refused() -> None:
 
 
 # One more metric
-
-
-def test_a_metric_from_outside_brings_its_own_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(METRICS, "registered", {})
-    brightness = Metric(
-        {"insert": (Column("brightness", "brightness", "look", bounds=(0, 1)),)},
-        lambda sample: {} if sample.picture is None else {"brightness": float(sample.picture.mean())},
-    )
-    with pytest.raises(UserError, match="brightness"):
-        column("insert", "brightness")
-    METRICS.register("brightness")(brightness)
-    assert column("insert", "brightness").label == "brightness"
-    assert "brightness" not in [found.key for found in columns_of("insert")]
-    with pytest.raises(UserError, match="brightness"):
-        column("stylize", "brightness")

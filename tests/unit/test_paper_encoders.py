@@ -212,12 +212,6 @@ def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_car
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_another_models_file_is_named(tmp_path: Path) -> None:
-    save_file({"features.0.weight": torch.ones(2)}, tmp_path / "dino_vits16.safetensors")
-    with pytest.raises(UserError, match="another model's file"):
-        DINO.load(root=tmp_path, accept_unknown=True)
-
-
 def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"encoders\.download=true"):

@@ -2,21 +2,22 @@
 
 import csv
 import io
-import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 from evaluation_rows import FACTS, synthetic_rows
 
+from magic_insert.cli.jobs import methods_side_by_side
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_json, read_jsonl, write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.tables import csv_table, latex_escape
 from magic_insert.evaluation import tables
-from magic_insert.evaluation.diagnosis import diagnose
+from magic_insert.evaluation.evaluate import log_tables
 from magic_insert.evaluation.report import (
     REPORT_FILE,
     Album,
@@ -35,6 +36,7 @@ from magic_insert.evaluation.tables import (
     printed_rows,
     why_not_comparable,
 )
+from magic_insert.launch.results import read_numbers
 
 PAPER = {
     "benchmark": {"name": "subjectplop", "deviations": []},
@@ -116,18 +118,6 @@ def test_every_format_tells_the_same_numbers(rows: list[dict[str, Any]]) -> None
                 name = latex_escape(line.method) if written is tex else f"| {line.method} "
                 row = next(one for one in written.splitlines() if one.startswith(name))
                 assert column.text(mean) in row
-
-
-def test_a_column_of_texts_that_some_pairs_lack_is_left_out_and_so_is_its_mean() -> None:
-    rows = synthetic_rows(tracks=["stylize"], num_subjects=3, num_backgrounds=2)
-    whole = [column.key for column in main_table(rows, "stylize").columns]
-    gone = ["subject_clip_t_detailed", "subject_mean"]
-    for row in rows:
-        if row["subject"] != "bunny-00":
-            row["values"] = {key: value for key, value in row["values"].items() if key not in gone}
-    assert [c.key for c in main_table(rows, "stylize").columns] == [k for k in whole if k not in gone]
-    alone = [row for row in rows if row["subject"] == "bunny-00"]
-    assert [column.key for column in main_table(alone, "stylize").columns] == whole
 
 
 def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[dict[str, Any]]) -> None:
@@ -230,16 +220,6 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert "no picture" in page_of(tmp_path / "lost", synthetic_rows(tracks=["insert"])).read_text()
 
 
-def test_the_diagnosis_beside_the_report_is_complete(report: Path) -> None:
-    findings = [
-        finding
-        for track in ("stylize", "insert")
-        for finding in diagnose(frame_of(synthetic_rows(), track), track, FACTS)
-    ]
-    written = read_jsonl(report.parent / "diagnosis.jsonl")
-    assert written == [json.loads(json.dumps(asdict(finding))) for finding in findings]
-
-
 def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
     rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2, pictures=tmp_path / "run")
     write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]
@@ -247,6 +227,21 @@ def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_pat
     again = run_report(ReportConfig(rows=str(tmp_path / "run" / "rows.jsonl"), out=str(tmp_path / "again")))
     assert again.read_bytes() == first.read_bytes()
     assert "deserves trust" in first.read_text(), "where the truth is known"
+
+
+def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Path) -> None:
+    rows = synthetic_rows(num_subjects=3, num_backgrounds=2)
+    both = [main_table(rows, track) for track in ("stylize", "insert")]
+    log_tables(
+        freeze(compose_job("evaluate", methods_side_by_side([f"out={tmp_path}"]))), tmp_path, both, FACTS
+    )
+    assert read_numbers(tmp_path) == {
+        f"{table.track}.{line.method}.{key}": estimate.mean
+        for table in both
+        for line in table.lines
+        if line.kind != "printed"
+        for key, estimate in line.estimates.items()
+    }
 
 
 def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:

@@ -84,12 +84,6 @@ def test_a_refused_run_puts_back_the_files_of_the_run_before(tmp_path: Path, the
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_a_refused_run_wrote_in_a_new_folder_keeps_its_record(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="another toy"):
-        refuse(tmp_path / "a", "half.txt")
-    assert read_json(tmp_path / "a" / "run.json")["state"] == "failed"
-
-
 def test_a_record_written_by_hand_for_ranks_is_no_run_and_keeps_nobody_out(tmp_path: Path) -> None:
     write_json(tmp_path / "byhand" / "run.json", {"job": "card", "target": "toy:run"})
     assert list_runs(tmp_path) == ([], [])

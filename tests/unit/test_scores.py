@@ -127,11 +127,3 @@ def test_a_damaged_picture_among_many_is_named_and_finished_groups_are_kept(
     path.write_bytes(b"nonsense")
     with pytest.raises(UserError, match=path.name):
         FeatureStore(tmp_path / "f").of(CARD.digest)
-
-
-def test_an_embedding_that_is_not_finite_is_refused_with_picture_and_encoder(
-    tmp_path: Path, pictures: list[Picture]
-) -> None:
-    with pytest.raises(UserError, match=r"0\.png from mean colours"):
-        run(tmp_path / "f", [pictures], Small(scale=float("nan")))
-    assert not list((tmp_path / "f").rglob("*.safetensors"))

@@ -89,12 +89,6 @@ def test_a_real_alpha_is_obeyed_and_an_opaque_one_is_not_an_alpha() -> None:
     assert overlap(cut.alpha, alpha) > 0.97
 
 
-def test_the_same_picture_is_cut_the_same_way_twice() -> None:
-    picture = on_ground(disc(), gradient()) + 0.02 * torch.rand(3, 96, 96, generator=generator(3, "grain"))
-    first, second = segment(picture.clamp(0, 1)), segment(picture.clamp(0, 1))
-    assert torch.equal(first.alpha, second.alpha)
-
-
 def test_a_picture_without_a_subject_is_refused() -> None:
     with pytest.raises(UserError, match="stands out"):
         segment(gradient())
@@ -198,9 +192,3 @@ def test_u2net_keeps_several_parts_apart() -> None:
     matte = segment(picture)
     assert overlap((matte.alpha > 0.5).float(), body) > 0.93
     assert int(components(matte.alpha).unique().numel()) == 3
-
-
-def test_u2net_takes_pictures_of_any_shape() -> None:
-    picture, body = striped()
-    wide = segment(picture[:, 60:260], segmenter="u2net")
-    assert overlap((wide.alpha > 0.5).float(), body[:, 60:260]) > 0.93

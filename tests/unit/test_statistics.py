@@ -8,13 +8,12 @@ import pytest
 from evaluation_rows import synthetic_rows
 
 from magic_insert.core.errors import UserError
-from magic_insert.evaluation.rows import axes_of, column, columns_in, primary_columns
+from magic_insert.evaluation.rows import column, columns_in, primary_columns
 from magic_insert.evaluation.statistics import (
     Estimate,
     Paired,
     bradley_terry,
     breakdown,
-    exact_interval,
     frame_of,
     mean_interval,
     methods_of,
@@ -74,10 +73,6 @@ def test_one_cluster_leaves_nothing_to_vary_and_no_value_is_refused() -> None:
     for labels in ([], ["a"]):
         with pytest.raises(ValueError, match="label"):
             mean_interval([], labels, [])
-
-
-def test_ten_wins_of_ten_leave_the_share_above_two_thirds() -> None:
-    assert exact_interval(10, 10) == (pytest.approx(0.025 ** (1 / 10)), 1.0)
 
 
 def test_strengths_are_recovered_from_the_choices_they_predict() -> None:
@@ -183,13 +178,6 @@ def test_floors_stand_first_ceilings_last_and_neither_is_compared() -> None:
     assert {r.column for r in found} == {"subject_mean", "style_mean", "truth_psnr"}
 
 
-def test_an_inserter_goes_before_pasting_as_the_reference_and_floors_alone_have_none() -> None:
-    frame = frame_of(synthetic_rows(tracks=["insert"])[::-1], "insert")
-    assert reference_method(frame) == "personalized+diffusion"
-    floors = frame[frame["kind"] == "floor"]
-    assert (reference_method(floors), paired_table(floors, present_columns(floors, "insert"))) == (None, [])
-
-
 def test_the_parts_of_a_breakdown_average_to_the_whole(two: pd.DataFrame) -> None:
     frame, mean = frame_of(synthetic_rows(tracks=["stylize"]), "stylize"), column("stylize", "style_mean")
     whole = {s.method: s.estimates["style_mean"].mean for s in summaries(frame, [mean])}
@@ -205,10 +193,3 @@ def test_an_unknown_column_is_refused_by_name() -> None:
         present_columns(frame_of([row("x", "s", "b", subject_dyno=0.5)], "stylize"), "stylize")
     with pytest.raises(UserError, match="paint"):
         columns_in("paint", [])
-
-
-def test_a_group_without_its_mean_is_represented_by_its_columns() -> None:
-    some = columns_in("stylize", ["subject_dino", "subject_clip_i", "style_mean", "style_csd"])
-    assert [c.key for c in primary_columns(some)] == ["subject_dino", "subject_clip_i", "style_mean"]
-    assert axes_of("stylize", some) == (some[0], column("stylize", "style_mean"))
-    assert axes_of("stylize", some[:1]) is None

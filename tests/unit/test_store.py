@@ -55,12 +55,6 @@ def test_a_finished_stage_is_found_again_and_not_made_again(store: Store, said: 
     assert said == [f"poem {REQUEST.key}: reused"]
 
 
-def test_what_a_stage_needed_on_the_way_is_not_published(store: Store) -> None:
-    entry = store.obtain(REQUEST, Calls())
-    assert not (entry.folder / WORK).exists()
-    assert not any((store.root / "staging").iterdir())
-
-
 @pytest.mark.parametrize(
     "other",
     [
@@ -140,12 +134,6 @@ def test_damage_is_found_by_checksum_said_and_mended(
     assert any(word in line and REQUEST.key in line for line in said)
 
 
-def test_a_manifest_that_was_moved_to_another_key_is_refused(store: Store) -> None:
-    entry, other = store.obtain(REQUEST, Calls()), Request("poem", 1, {"lines": 3}, {})
-    entry.folder.rename(entry.folder.with_name(other.key))
-    assert store.find(other) is None
-
-
 def test_a_full_disk_is_told_in_one_line_and_leaves_the_store_valid(store: Store) -> None:
     before = store.obtain(REQUEST, Calls())
 
@@ -181,13 +169,6 @@ except UserError as error:
     assert "told: expected to write big" in done.stdout
     assert os.strerror(errno.EFBIG) in done.stdout
     assert not (tmp_path / "big").exists()
-
-
-def test_a_place_that_cannot_hold_a_store_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for place in (Path("/proc/store"), tmp_path / "file" / "store"):
-        with pytest.raises(UserError, match=r"expected a store that can be written .*set store=FOLDER"):
-            Store(place, print)
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])

@@ -21,7 +21,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.evaluation import ProtocolConfig
 from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.study import (
@@ -130,25 +130,6 @@ def test_every_picture_of_a_form_is_there_and_is_the_methods_own(study: Path) ->
             assert [name for name, _ in task["above"]] == ["subject", "background"]
 
 
-def test_folders_of_equal_names_can_be_compared_and_a_reference_is_shown(tmp_path: Path) -> None:
-    for folder in ("ours", "theirs", "above"):
-        for number in range(3):
-            picture = torch.full((3, 16, 16), 0.1 * number + 0.2 * (folder == "ours"))
-            save_png(tmp_path / folder / f"res_{number}.png", picture)
-    save_png(tmp_path / "theirs" / "surplus.png", torch.zeros(3, 8, 8))
-    page = run_build(
-        config(
-            tmp_path / "study", f"folders=[{tmp_path}/ours,{tmp_path}/theirs]", f"references={tmp_path}/above",
-            "protocol=quick", "protocol.tasks=3", "track=stylize",
-        )
-    )  # fmt: skip
-    key = read_json(page.parent / "key.json")
-    assert key["ours"] == "ours"
-    assert {task["pair_id"] for form in key["forms"] for task in form} == {"res_0", "res_1", "res_2"}
-    assert shown(page)[0][0]["above"][0][0] == "reference"
-    assert "better drawing" in page.read_text()
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -162,20 +143,6 @@ def test_a_study_of_nothing_is_refused(tmp_path: Path, words: list[str], message
     with pytest.raises(UserError, match=message):
         run_build(config(tmp_path, *words))
     assert not list(tmp_path.iterdir())
-
-
-def test_a_method_that_is_not_in_the_rows_is_refused_by_name(study: Path, tmp_path: Path) -> None:
-    words = [f"rows={study.parent / 'rows.jsonl'}", "ours=personalized+diffusion"]
-    with pytest.raises(UserError, match="nobody"):
-        run_build(config(tmp_path, *words, "against=[nobody]"))
-    with pytest.raises(UserError, match="different methods"):
-        run_build(config(tmp_path, *words, "against=[personalized+diffusion]"))
-    words += ["against=[personalized+copy_paste]", "protocol=quick"]
-    with pytest.raises(UserError, match=r"protocol\.tasks"):
-        run_build(config(tmp_path, *words, "protocol.tasks=30"))
-    (tmp_path / "answers.jsonl").write_text("")
-    with pytest.raises(UserError, match=r"answers\.jsonl"):
-        run_build(config(tmp_path, *words))
 
 
 def answer(**changes: Any) -> dict[str, Any]:

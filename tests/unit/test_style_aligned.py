@@ -11,7 +11,7 @@ from magic_insert.models import sampling
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.pipeline import encode
 from magic_insert.models.sampling import Features, sample
-from magic_insert.stylizers.style_aligned import adain, aligned, clean_and_noise, ddim, invert, own_reference
+from magic_insert.stylizers.style_aligned import adain, aligned, clean_and_noise, ddim, invert
 
 ROWS = 4  # two references, then their two targets
 
@@ -48,12 +48,6 @@ def test_adain_gives_the_statistics_of_the_style_and_keeps_a_picture_in_its_own(
     torch.testing.assert_close(moved.mean(2), style.mean(2), atol=1e-4, rtol=0)
     torch.testing.assert_close(moved.std(2), style.std(2), atol=1e-3, rtol=0)
     torch.testing.assert_close(adain(content, content, dim=2), content, atol=1e-5, rtol=0)
-
-
-def test_each_row_looks_at_the_reference_of_its_own_half_and_place() -> None:
-    rows = torch.arange(8.0).view(8, 1)  # two halves of two references and two targets
-    assert own_reference(rows, 2).flatten().tolist() == [0, 1, 0, 1, 4, 5, 4, 5]
-    assert own_reference(rows, 1).flatten().tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_a_reference_is_drawn_as_if_alone(unet: Any) -> None:

@@ -33,12 +33,6 @@ def test_a_folder_holds_one_subject_per_picture_and_per_folder(tmp_path: Path) -
     assert [len(subject.pictures) for subject in found] == [1, 2]
 
 
-def test_one_picture_goes_straight_into_the_run_folder(tmp_path: Path) -> None:
-    touch(tmp_path / "cat.png")
-    (found,) = subjects_of(asked(tmp_path / "cat.png", tmp_path / "out"))
-    assert found.out == tmp_path / "out"
-
-
 def test_what_cannot_be_a_subject_is_refused_by_name(tmp_path: Path) -> None:
     touch(tmp_path / "twins" / "cat.png", tmp_path / "twins" / "cat.jpg")
     touch(*(tmp_path / "crowd" / "cat" / f"{i}.png" for i in range(6)))
@@ -79,15 +73,6 @@ def test_a_run_folder_takes_the_same_request_and_no_other(
     else:
         with pytest.raises(UserError, match=rf"other .*\b{named}\b"):
             check_run_folder(tmp_path / "out", second)
-
-
-def test_another_picture_of_the_same_name_is_another_request(tmp_path: Path) -> None:
-    touch(tmp_path / "cat.png")
-    cfg = asked(tmp_path / "cat.png", tmp_path / "out")
-    write_json(tmp_path / "out" / CLAIM_FILE, {"request": request_of(cfg, subjects_of(cfg)[0])})
-    (tmp_path / "cat.png").write_bytes(b"another cat")
-    with pytest.raises(UserError, match="other pictures"):
-        check_run_folder(tmp_path / "out", request_of(cfg, subjects_of(cfg)[0]))
 
 
 def test_the_folder_of_another_job_is_left_alone(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Subject
@@ -61,19 +60,6 @@ def test_a_view_depends_on_its_number_and_the_seed_alone() -> None:
     assert not torch.equal(views_of([block()], 3, seed=4, augment=Augment())[1:], short[1:])
 
 
-def test_without_augmentation_every_view_is_the_first() -> None:
-    views = views_of([block()], 4, seed=0, augment=Augment(0.0, 0.0))
-    assert all(torch.equal(views[0], view) for view in views)
-
-
-def test_only_when_asked_some_views_are_mirrored() -> None:
-    subject = block()
-    subject.rgb[2, 20:80, 10:20] = 1.0  # marks the left side
-    for flip in (False, True):
-        views = views_of([subject], 12, seed=0, augment=Augment(0.0, 0.0, flip))
-        assert any(not torch.equal(views[0], view) for view in views) is flip
-
-
 def test_every_subject_picture_gets_its_turn() -> None:
     other = Subject(1 - block().rgb, block().alpha, "other")
     views = views_of([block(), other], 2, seed=0, augment=Augment())
@@ -89,11 +75,3 @@ def test_pictures_are_read_with_their_matte_and_named_by_their_file(tmp_path: Pa
     assert torch.equal(hare.alpha, subject.alpha)
     assert (opaque.alpha == 1).all()
     assert (hare.id, opaque.id) == ("hare", "opaque")
-
-
-def test_bad_pictures_of_a_subject_are_refused_with_a_reason(tmp_path: Path) -> None:
-    save_png(tmp_path / "small.png", torch.rand(3, 10, 10))
-    save_png(tmp_path / "ghost.png", torch.zeros(4, 40, 40))
-    for name, words in (("small.png", "16 x 16"), ("ghost.png", "transparent everywhere")):
-        with pytest.raises(UserError, match=words):
-            load_subjects([tmp_path / name])

@@ -4,15 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from magic_insert.toybox.captions import PLACE_WORDS, caption, corpus, pose_phrase, scene_phrase
+from magic_insert.toybox.captions import caption, corpus, scene_phrase
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Shape
-from magic_insert.toybox.scenes import KINDS, sample_scene
+from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.solids import ball, block, bounds, limb, rod
-from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, style_phrase
+from magic_insert.toybox.styles import ALL_STYLES, style_phrase
 from magic_insert.toybox.subjects import (
-    ACCESSORIES,
-    COLOURS,
-    PATTERNS,
     POSES,
     REGISTRY,
     TEMPLATES,
@@ -45,15 +42,6 @@ def test_held_out_subjects_share_neither_identity_nor_combination_with_training(
     assert not {s.identity for s in train} & {s.identity for s in held}
     assert not {s.combination for s in train} & {s.combination for s in held}
     assert all(is_held_out(s.combination) for s in held)
-
-
-def test_every_word_of_a_held_out_subject_is_seen_in_training() -> None:
-    train = [sample_subject(n) for n in range(1500)]
-    assert {s.template for s in train} == set(TEMPLATES)
-    assert {s.colour for s in train} == set(COLOURS)
-    assert {s.pattern for s in train} == set(PATTERNS)
-    assert {s.accessory for s in train} == set(ACCESSORIES)
-    assert {s.pose for s in train} == set(POSES)
 
 
 @pytest.mark.parametrize(("template", "accessory"), EVERY_WEAR)
@@ -169,19 +157,3 @@ def test_a_pair_tells_what_the_subject_changed_and_nothing_else() -> None:
     assert not bool(((truth.mask > 0) & (truth.effect > 0)).any())
     change = (truth.with_subject - truth.background).abs().amax(0, keepdim=True)
     assert float(change[(truth.mask <= 0) & (truth.effect <= 0)].max()) <= 0.05
-
-
-def test_every_template_place_and_style_takes_part_with_words_of_its_own() -> None:
-    subjects, scenes = [spec for _, spec in toyplop_subjects()], toyplop_scenes()
-    assert (len(subjects), len(scenes)) == (35, 20)
-    assert (len(toyplop_subjects("mini")), len(toyplop_scenes("mini"))) == (5, 4)
-    assert {spec.template for spec in subjects} == set(TEMPLATES)
-    assert len({spec.combination for spec in subjects}) == 35
-    assert {spec.pose for spec in subjects} == {"stand"}
-    assert {style for *_, style in scenes} == set(ALL_STYLES)
-    assert {style for *_, style in toyplop_scenes("mini")} & set(HELD_OUT_STYLES)
-    assert set(toyplop_subjects("mini")) <= set(toyplop_subjects())
-    assert len({style_phrase(style) for style in ALL_STYLES}) == len(ALL_STYLES)
-    assert len({PLACE_WORDS[kind] for kind in KINDS}) == len(KINDS)
-    for template in TEMPLATES:
-        assert len({pose_phrase(template, pose) for pose in POSES}) == len(POSES)

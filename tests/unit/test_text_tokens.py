@@ -82,14 +82,6 @@ def test_plain_diffusers_reads_the_saved_tokens_and_encodes_the_same(
     torch.testing.assert_close(embed(stock_pipe, "A <v1> <v2> on the floor."), ours, atol=1e-5, rtol=0)
 
 
-def test_tokens_come_back_from_their_file_bit_for_bit(tiny_pipe: Any, tmp_path: Path) -> None:
-    tokens = random_tokens(tiny_pipe, 3)
-    save_tokens(tmp_path / "t.safetensors", tokens)
-    back = load_tokens(tmp_path / "t.safetensors")
-    assert back.names == ("<v1>", "<v2>", "<v3>")
-    assert all(torch.equal(back.rows[key], tokens.rows[key]) for key in ENCODERS)
-
-
 def test_tokens_start_at_the_mean_of_the_word_they_are_given(tiny_pipe: Any) -> None:
     tokens = initial_tokens(tiny_pipe, 2, word="bunny")
     for key, (encoder, tokenizer) in ENCODERS.items():

@@ -12,36 +12,17 @@ from typing import Any
 import pytest
 import torch
 from bench_composite import run as compare_composites
-from bench_scoring import measure, show
-from bench_toybox import rate
 from bench_trainer import WARM_UP, compare
 from seed_table import lines_of, main, markdown
-from ship import ship
 
 from magic_insert.config.schema.training import PersonalizationConfig
-from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
-from magic_insert.models.encoders.micro import new_identity, new_style
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 GROUPS = ("photo", "seen", "unseen")
 PIXELS = 100.0
-
-
-def test_the_bench_of_scoring_times_every_part(tmp_path: Path) -> None:
-    times = measure({"who": new_identity(0), "how": new_style(0)}, pairs=3, size=48, folder=tmp_path)
-    assert times["files"] == 5  # three pairs, one subject, one background
-    assert set(times) == {"files", "encode who", "encode how", "encode", "decode", "pipeline", "loop"}
-    assert min(times.values()) > 0
-    assert f"{times['loop'] / times['pipeline']:.1f} times the loop" in str(show(times, 3, 48).caption)
-
-
-def test_a_rate_counts_the_pictures_of_all_repetitions_but_the_warm_up() -> None:
-    calls: list[int] = []
-    assert rate(lambda: calls.append(1), 3, torch.device("cpu"), seconds=0.01) > 0
-    assert len(calls) > 1
 
 
 @pytest.mark.slow
@@ -62,11 +43,6 @@ def test_the_bench_of_composites_fills_its_table(tiny_micro: Path, tmp_path: Pat
     rows = compare_composites(tiny_micro, tmp_path, pairs=1, scale=1, style="photo", steps=1, seed=0)
     assert rows["insert, copy-paste"]["untouched %"] == 100
     assert len(rows) == 12
-
-
-def test_only_a_finished_model_ships(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="expected a finished micro model"):
-        ship(tmp_path, tmp_path / "micro")
 
 
 def stored(store: Path, key: str, error: float) -> float:

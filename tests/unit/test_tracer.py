@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from magic_insert.core.masks import bounding_box
-from magic_insert.toybox import tracer
 from magic_insert.toybox.records import (
     FAR,
     GROUND_ID,
@@ -58,14 +57,6 @@ def test_every_row_of_a_batch_equals_the_batch_of_one_bit_for_bit() -> None:
     for row, world in enumerate(worlds):
         for name, alone in own_rows(trace([world], 48), 0).items():
             assert torch.equal(own_rows(together, row)[name], alone), name
-
-
-def test_cutting_the_batch_into_chunks_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    worlds = [busy_world(i) for i in range(3)]
-    whole = trace(worlds, 40)
-    monkeypatch.setitem(tracer.CHUNK_PIXELS, "cpu", 1600)
-    pieces = trace(worlds, 40)
-    assert all(torch.equal(getattr(whole, f.name), getattr(pieces, f.name)) for f in fields(GBuffer))
 
 
 def test_a_ball_covers_the_analytic_share_of_the_picture() -> None:
@@ -160,12 +151,6 @@ def test_a_polished_floor_mirrors_the_ball_where_the_mirrored_ball_would_be_seen
     floor = g.object_id == GROUND_ID
     assert expected.sum() > 50
     assert (seen[floor] != expected[floor]).float().sum() <= 2
-
-
-def test_a_dull_floor_has_no_gloss_and_a_polished_one_shines_most_at_grazing_angles() -> None:
-    dull, polished = trace([World((), FLOOR), World((), replace(FLOOR, gloss=0.8))], 64).gloss
-    assert (dull == 0).all()
-    assert 0 < polished[0, -1, 32] < polished[0, 40, 32] <= 0.8
 
 
 @pytest.mark.parametrize("pattern", ["stripes", "dots", "patches", "checker", "planks", "noise"])

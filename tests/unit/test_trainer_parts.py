@@ -1,6 +1,5 @@
 """Parts of the trainer alone: the running mean, optimizers, schedules, the pick, the watch, kohya's names, stopping."""
 
-import importlib.util
 import itertools
 import os
 import signal
@@ -12,15 +11,14 @@ import pytest
 import torch
 from torch import nn
 
-from magic_insert.config.schema.training import OPTIMIZER_PACKAGES, PersonalizationConfig, require_optimizer
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgb
 from magic_insert.core.rand import generator
 from magic_insert.core.threads import REMEMBERED, TRIALS, ThreadChoice, allowed_threads
 from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.export import kohya_state, stability_name
 from magic_insert.training.personalize_module import build_optimizer, rate_of
-from magic_insert.training.personalize_validation import pick_best, write_curve
+from magic_insert.training.personalize_validation import pick_best
 from magic_insert.training.trainer import RunningMean, Watch, lr_factor
 
 CPU = torch.device("cpu")
@@ -58,15 +56,6 @@ def test_rates_follow_the_schedule_and_tokens_rest_after_their_share() -> None:
     assert seen[0] == (1.0, 1.0)
     assert all(tokens > 0 for _, tokens in seen[:5])
     assert all(unet > 0 and tokens == 0 for unet, tokens in seen[5:])
-
-
-@pytest.mark.parametrize("name", sorted(OPTIMIZER_PACKAGES))
-def test_an_optimizer_that_is_not_installed_says_what_to_install(name: str) -> None:
-    package, extra = OPTIMIZER_PACKAGES[name]
-    if importlib.util.find_spec(package) is not None:
-        pytest.skip(f"{package} is installed")
-    with pytest.raises(UserError, match=rf"magic-insert\[{extra}\]"):
-        require_optimizer(name)
 
 
 def with_base_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -168,12 +157,6 @@ def test_the_most_alike_step_wins_among_those_that_still_obey(tolerance: float, 
     )  # the earlier
 
 
-def test_the_curve_is_a_table_and_a_picture(tmp_path: Path) -> None:
-    write_curve(tmp_path, ROWS)
-    assert (tmp_path / "curve.csv").read_text().splitlines()[2] == "200,0.7,0.29"
-    assert load_rgb(tmp_path / "curve.png").shape[0] == 3
-
-
 def test_a_step_that_takes_three_times_as_long_is_warned_of_and_not_at_every_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -185,14 +168,6 @@ def test_a_step_that_takes_three_times_as_long_is_warned_of_and_not_at_every_ste
     for step in (21, 22, 120, 121):
         watch.judge(step, 3.5)
     assert [record.getMessage().split(" took ")[0][-3:].strip() for record in caplog.records] == ["21", "121"]
-
-
-def test_memory_that_runs_out_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
-    watch = Watch(CPU, ThreadChoice(1))
-    for held in (10, 95, 99):
-        watch.judge_memory(held, 100)
-    assert len(caplog.records) == 1
-    assert "gradient_checkpointing" in caplog.records[0].getMessage()
 
 
 @pytest.mark.parametrize(

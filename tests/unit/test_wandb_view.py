@@ -8,8 +8,7 @@ import pytest
 from magic_insert.bootstrap.job import flat
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError
-from magic_insert.launch.results import build_view, require_workspaces
+from magic_insert.launch.results import build_view
 
 INSTALLED = find_spec("wandb_workspaces") is not None
 needs_workspaces = pytest.mark.skipif(
@@ -44,9 +43,3 @@ def test_every_panel_draws_something_that_is_logged() -> None:
     (runs,) = stored["runSets"]
     (rule,) = runs["filters"]["filters"]
     assert (rule["key"]["name"], rule["value"]) == ("group", ["mine", "bootstrap mine"])
-
-
-@pytest.mark.skipif(INSTALLED, reason="wandb-workspaces is installed")
-def test_without_the_package_the_extra_is_named() -> None:
-    with pytest.raises(UserError, match=r"magic-insert\[workspaces\]"):
-        require_workspaces()

@@ -3,7 +3,7 @@
 """
 
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,7 +112,7 @@ def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
     from magic_insert.inserters.edit import RemoverSettings
     from magic_insert.magic import Models, remove_object
 
-    settings = RemoverSettings(cfg.run, cfg.steps, cfg.grow, cfg.threshold, cfg.reach)
+    settings = RemoverSettings(**{part.name: getattr(cfg, part.name) for part in fields(RemoverSettings)})
     with terminal_bars() as bars:
         models = Models(cfg.model, found.model)
         drop = remove_object(models, cfg.image, cfg.mask, settings, cfg.seed, bars)

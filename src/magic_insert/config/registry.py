@@ -140,6 +140,7 @@ INSERTERS = Registry(
         "inserters.",
         diffusion="edit:EditInserter",
         bootstrapped="edit:EditInserter",
+        diffusers="edit:ForeignInserter",
         effect="effect:EffectInserter",
         contact_shadow="contact_shadow:ContactShadow",
         inpaint="inpaint:InpaintInserter",

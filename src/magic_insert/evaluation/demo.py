@@ -4,7 +4,7 @@ One held-out Toybox subject in held-out scenes of several styles; every result s
 the subject's own picture pasted. Pictures and numbers are those of the evaluation in the same folder.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,31 @@ from magic_insert.evaluation.statistics import kind_of
 from magic_insert.pages import render
 
 FLOOR = "floor: pasted as it is"
-COLUMNS = ("truth_effect_psnr", "truth_psnr", "inside_identity", "inside_style", "outside_equal")
+COLUMNS = (
+    "truth_effect_psnr", "truth_psnr", "truth_identity", "truth_style", "truth_side", "outside_equal",
+)  # fmt: skip
 REDRAWN = "redrawn by"
 CELL = 256
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person would ask of a finished picture; yes where the column `key` reaches `least`."""
+
+    asks: str
+    key: str
+    least: float
+
+    def answer(self, values: Mapping[str, float]) -> bool | None:
+        """None where the number is not defined: a shadow right under the feet has no side."""
+        return values[self.key] >= self.least if self.key in values else None
+
+
+QUESTIONS = (
+    Question("style followed", "truth_style", 0.75),
+    Question("identity kept", "truth_identity", 0.75),
+    Question("shadow on the right side", "truth_side", 0.5),
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +57,22 @@ class PairView:
     style: str
     pictures: dict[str, Path]
     scores: dict[str, dict[str, float]]
+
+    def verdict(self, method: str) -> list[str]:
+        """The answers about one method in words: "style followed", "identity not kept"."""
+        answers = {question.asks: question.answer(self.scores[method]) for question in QUESTIONS}
+        return [asks if yes else f"NOT: {asks}" for asks, yes in answers.items() if yes is not None]
+
+
+def counted(views: Sequence[PairView], method: str) -> str:
+    """How many of the pictures of one method pass each question: "style followed in 4 of 4, ..."."""
+    parts = []
+    for question in QUESTIONS:
+        answers = [question.answer(view.scores[method]) for view in views]
+        known = [answer for answer in answers if answer is not None]
+        if known:
+            parts.append(f"{question.asks} in {sum(known)} of {len(known)}")
+    return ", ".join(parts)
 
 
 def run_demo(cfg: EvaluateConfig) -> Path | None:
@@ -50,6 +88,7 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     views = [view_of([row for row in rows if row["pair_id"] == pair], out) for pair in pairs]
     columns = [c.judged_with(cfg.metrics) for c in columns_of("insert") if c.key in COLUMNS]
     seconds = read_json(out / FACTS_FILE)["seconds"]
+    counts = {method: counted(views, method) for method in views[0].scores}
     names = [name for name in views[0].pictures if not name.startswith(REDRAWN)]
     cells = [[load_rgb(view.pictures[name]) for name in names] for view in views]
     save_png(out / "demo.png", contact_sheet(cells, [view.style for view in views], names, cell=CELL))
@@ -58,11 +97,21 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
         title="Magic Insert: demo",
         pairs=views,
         columns=columns,
+        counts=counts,
+        questions=[
+            (question.asks, column.heading, question.least)
+            for question in QUESTIONS
+            for column in columns
+            if column.key == question.key
+        ],
         seconds=", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
     )
     write_text(out / "demo.html", page)
-    write_json(out / "demo.json", {f"{view.title} ({view.style})": view.scores for view in views})
+    numbers = {f"{view.title} ({view.style})": view.scores for view in views}
+    write_json(out / "demo.json", {"counts": counts, "pairs": numbers})
     Console(stderr=True).print(score_table(views, columns))
+    for method, found in counts.items():
+        print(f"{method}: {found}")
     print(f"sheet  {(out / 'demo.png').resolve()}\npage   {(out / 'demo.html').resolve()}")
     print("next   magic-insert insert subject=PICTURE background=PICTURE out=PICTURE.png")
     return out / "demo.html"

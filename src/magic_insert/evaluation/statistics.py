@@ -158,12 +158,12 @@ def mean_interval(
             f"expected one label of each axis per value, got {len(numbers)}, {len(first)} and {len(second)}"
         )
     # Values of one cell of the grid are always drawn together: their sum and their number are all that is needed.
-    cells = pd.Series(numbers).groupby([list(first), list(second)]).agg(["sum", "count"])
-    rows, columns = (tuple(cells.index.get_level_values(axis)) for axis in (0, 1))
-    weights, clusters = draw_weights(rows, columns, seed=seed, draws=draws)
+    cells, place = np.unique(np.array([first, second], dtype=str), axis=1, return_inverse=True)
+    sums, counts = np.bincount(place, numbers), np.bincount(place).astype(np.float64)
+    weights, clusters = draw_weights(*map(tuple, cells.tolist()), seed=seed, draws=draws)
     with np.errstate(invalid="ignore", divide="ignore"):
         # A draw that hits no cell of a sparse grid divides by zero and is left out as NaN.
-        replicates = weights @ cells["sum"].to_numpy() / (weights @ cells["count"].to_numpy(np.float64))
+        replicates = weights @ sums / (weights @ counts)
     point = float(numbers.mean())
     return Estimate(point, *stretched(point, replicates, clusters), len(numbers))
 
@@ -246,7 +246,7 @@ def present_columns(frame: pd.DataFrame, track: str) -> list[Column]:
 
 def estimate_of(frame: pd.DataFrame, column: Column, *, seed: int = 0) -> Estimate | None:
     """The mean of `column` over the rows that have it; None if none has."""
-    if column.key not in frame or (found := frame.dropna(subset=[column.key])).empty:
+    if column.key not in frame or (found := frame[frame[column.key].notna()]).empty:
         return None
     estimate = mean_interval(found[column.key], found["subject"], found["background"], seed=seed)
     return estimate.within(column.bounds)

@@ -6,6 +6,7 @@ reach the picture (`core.effect_layer.fill_hole`), every other pixel keeps its v
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.inputs import weights_in
 from magic_insert.inserters.base import InserterBase, Insertion, Window
+from magic_insert.inserters.inpaint import neighbourhood
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
+from magic_insert.models.foreign import ForeignModel, Runtime
 
 DRAW = "remove"  # names the noise of a removal: one picture, one draw
 
@@ -36,6 +39,11 @@ class EditModel:
         self.pipe, self.unet = pipe, edit_unet_of(pipe, folder)
         self.side = self.unet.config["sample_size"] * pipe.vae_scale_factor
         self.weights_sha256 = sha256_file(weights_in(folder))
+
+    @property
+    def weights(self) -> Mapping[str, str]:
+        """What tells this network from others, for a record."""
+        return {"sha256": self.weights_sha256}
 
     def draw(
         self,
@@ -67,7 +75,8 @@ class EditModel:
 class EditInserter(InserterBase):
     """An edit UNet as an inserter."""
 
-    recorded = ("steps", "reference")
+    recorded: tuple[str, ...] = ("steps", "reference")
+    model: Any  # EditModel, or another that draws as it does
 
     def __init__(self, settings: InserterConfig, pipe: Any, folder: Path) -> None:
         """Raises:
@@ -80,15 +89,50 @@ class EditInserter(InserterBase):
     def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """The window at the model's side, redrawn, beside its reference."""
         how, reference = EditSampling(window.seed, [window.id], self.settings.steps), self.settings.reference
-        drawn, still = self.model.draw(window.pasted, window.mask, how, reference=reference, on_step=on_step)
+        region = self.region(window.mask)
+        drawn, still = self.model.draw(window.pasted, region, how, reference=reference, on_step=on_step)
         return Insertion.measured(drawn, still, window.mask, self.settings)
+
+    def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
+        """The mask that the model is given: the subject's."""
+        return mask
+
+
+class ForeignInserter(EditInserter):
+    """A pipeline of diffusers as an inserter."""
+
+    recorded = ("steps", "reference", "prompt", "guidance")
+
+    def __init__(self, settings: InserterConfig, pipe: Any, folder: Path | None = None) -> None:
+        """The pipeline at `settings.run`; `pipe` says where it runs and how precisely.
+
+        Raises:
+            UserError: see `load_foreign`.
+        """
+        super(EditInserter, self).__init__(settings, pipe, folder)
+        run = Runtime(pipe.device, pipe.unet.dtype, getattr(pipe, "offloads", False))
+        prompt, guidance = settings.prompt, settings.guidance
+        self.model = ForeignModel(
+            settings.run or "", "inserter.run", prompt=prompt, guidance=guidance, run=run
+        )
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Its settings and what its pipeline is."""
+        made = {f"inserter_{name}": value for name, value in self.model.weights.items()}
+        return {**super().provenance, **made}
+
+    def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
+        """What is redrawn: the subject's neighbourhood, without the subject."""
+        return neighbourhood(mask)
 
 
 @dataclass(frozen=True)
 class RemoverSettings:
     """The keys of `magic-insert remove`.
 
-    `run`: folder that holds `remover/`; None is the one beside the model's weights. `steps`: None is the model's own.
+    `remover`: "edit" is our network, in the folder `run`/remover or, for None, beside the model's weights; "diffusers"
+    the pipeline `run`, asked with `prompt` and `guidance`. `steps`: None is the model's own.
     """
 
     run: str | None = None
@@ -96,19 +140,16 @@ class RemoverSettings:
     grow: float = 0.02
     threshold: float = 0.03
     reach: float = 1.2
+    remover: str = "edit"
+    prompt: str = ""
+    guidance: float | None = None
 
 
 class Remover:
-    """An edit UNet at its own resolution."""
+    """A model that redraws at its own resolution: `EditModel`, or `models.foreign.ForeignModel`."""
 
-    def __init__(self, settings: RemoverSettings, pipe: Any, folder: Path) -> None:
-        """Loads the UNet, or its LoRA, from `folder`; `pipe` lends the other parts.
-
-        Raises:
-            UserError: the weights do not fit.
-        """
-        self.settings, self.model = settings, EditModel(pipe, folder)
-        self.weights_sha256 = self.model.weights_sha256
+    def __init__(self, settings: RemoverSettings, model: Any) -> None:
+        self.settings, self.model = settings, model
 
     def __call__(
         self,

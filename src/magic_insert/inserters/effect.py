@@ -18,7 +18,7 @@ from magic_insert.core.effect_layer import EffectLayer, continue_under
 from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import LayerInserter, Window
 from magic_insert.inserters.contact_shadow import tuned
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, hedged, load_effect_net, sun_from
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, load_effect_net, predict, sun_from
 from magic_insert.paths import effect_weights
 
 
@@ -43,7 +43,7 @@ class EffectInserter(LayerInserter):
         device = next(self.net.parameters()).device
         shown = (window.scene, window.pasted, window.mask)
         small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in shown]
-        found = hedged(self.net(*small), small[2]) if self.settings.sun == "auto" else self._turned(small)
+        found = predict(self.net, *small) if self.settings.sun == "auto" else self._turned(small)
         shade, light = torch.exp(found.log_shade[0]), found.light[0]
         covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
         layer = EffectLayer(

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
@@ -37,6 +39,7 @@ LORA = "edit"  # name of the adapter in the UNet
 INPUT = "conv_in."
 # In the configuration of an edit UNet, because an inpainting UNet has as many channels in another order.
 ORDER_KEY, ORDER = "input_order", "noisy, condition, mask"
+UNITS = (BasicTransformerBlock, ResnetBlock2D)  # what gradient checkpointing computes again and ranks share
 FIT_CARD = "fit.json"  # beside what a fit wrote before its configuration told the order
 
 

@@ -32,6 +32,7 @@ SUN = 5  # unit direction towards the sun (right, up, towards the camera), softn
 BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
 UNSURE, SURE = 0.15, 0.4  # horizontal length of a sun that was read as nowhere and as somewhere
+FAINT = 0.05  # a brighter ground than by this is an effect; less is a guess
 STRONGER = 1.2  # of the contact shadow that stands in
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
@@ -204,7 +205,7 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     """The effect, and a contact shadow in its place where the network could not tell where the light comes from.
 
     A sun that was read as the mean of many is short in the horizontal plane. A shadow cast to the wrong side costs more
-    than one that only lies under the feet.
+    than one that only lies under the feet, and so does ground that is brightened a little without a cause.
     """
     flat = effect.sun[:, [0, 2]].norm(dim=1).view(-1, 1, 1, 1)
     sure = ((flat - UNSURE) / (SURE - UNSURE)).clamp(0.0, 1.0)
@@ -217,7 +218,26 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     return replace(
         effect,
         log_shade=sure * drawn + (1.0 - sure) * hedge,
-        light=(0.5 + 0.5 * sure) * likely * effect.light,
+        light=sure * (likely * effect.light - FAINT).clamp_min(0.0),
+    )
+
+
+def predict(
+    net: EffectNet,
+    scene: Float[Tensor, "B 3 H W"],
+    pasted: Float[Tensor, "B 3 H W"],
+    mask: Float[Tensor, "B 1 H W"],
+) -> Effect:
+    """The effect as it is used: hedged, and the mean over each picture and its mirror image."""
+    ahead = hedged(net(scene, pasted, mask), mask)
+    mirrored = mask.flip(-1)
+    back = hedged(net(scene.flip(-1), pasted.flip(-1), mirrored), mirrored)
+    other_side = back.sun.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])
+    return Effect(
+        0.5 * (ahead.log_shade + back.log_shade.flip(-1)),
+        0.5 * (ahead.light + back.light.flip(-1)),
+        0.5 * (ahead.gate_logit + back.gate_logit.flip(-1)),
+        0.5 * (ahead.sun + other_side * back.sun),
     )
 
 

@@ -15,8 +15,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -32,12 +30,12 @@ from transformers import (
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.jsonl import read_object
+from magic_insert.models.edit_unet import UNITS
 from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
 from magic_insert.models.pipeline import HALF, PRECISIONS, find_source, quiet
 
 GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
 GPUS = (12, 24, 48, 80)  # GB of common cards
-UNITS = (BasicTransformerBlock, ResnetBlock2D)  # what gradient checkpointing computes again
 CONTEXT = 77  # words of a prompt
 ROWS = ("weights", "gradients", "optimizer", "mean", "activations")
 
@@ -491,12 +489,14 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
     step = step_of(sizes, build, channels, side, arithmetic, device)
     trained, moments = trained_bytes([unet], fit.optimizer)
+    shares = cfg.gpus if fit.strategy == "fsdp2" else 1
+    rows = -(-fit.batch_size // cfg.gpus)
     return {
-        "weights": nbytes(unet.parameters()),
-        "gradients": trained,
-        "optimizer": moments,
-        "mean": trained if fit.ema_decay else 0,
-        "activations": step.total(fit.batch_size, checkpointing=fit.gradient_checkpointing),
+        "weights": nbytes(unet.parameters()) // shares,
+        "gradients": trained // shares,
+        "optimizer": moments // shares,
+        "mean": trained // shares if fit.ema_decay else 0,
+        "activations": step.total(rows, checkpointing=fit.gradient_checkpointing),
     }
 
 
@@ -593,7 +593,12 @@ def run_plan(cfg: PlanConfig) -> None:
             break
     enough = next((number for number, bill in enumerate(bills) if bill.fits(cfg.gpu)), None)
     if enough is None:
-        print(f"{cfg.gpu:g} GB: does not fit; more GPUs do not change that, because each holds all of it")
+        more = (
+            "gpus=N train.strategy=fsdp2 shares it"
+            if cfg.job == "insertion"
+            else "more GPUs do not change that"
+        )
+        print(f"{cfg.gpu:g} GB: does not fit; {more}")
     else:
         words = " ".join(bill.setting for bill in bills[1 : enough + 1])
         print(f"{cfg.gpu:g} GB: fits {'with ' + words if words else 'as it is'}")

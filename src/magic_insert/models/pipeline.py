@@ -115,7 +115,7 @@ def load_pipeline(
             raise
         except (*DAMAGED, *UNREACHABLE) as error:
             raise adapter.refusal(error, "an IP-Adapter", "model.ip_adapter") from error
-    pipe.controlnet_source = controlnet
+    pipe.controlnet_source, pipe.offloads = controlnet, model.offload
     for part in (getattr(pipe, name) for name in PARTS):
         if part is not None:
             part.requires_grad_(False).eval()

@@ -26,6 +26,7 @@ from torch.optim import Optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.tensor_file import fits_itself, read_tensors, save_tensors
+from magic_insert.training.shards import like, whole
 
 STATE = "optimizer.state."
 NEST = "/"
@@ -61,6 +62,11 @@ class Checkpoint:
             for parent in parents:
                 entries = entries.setdefault(parent, {})
             entries[key] = value
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, moments in state.items():
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == parameters[number].shape:
+                    moments[name] = like(value, parameters[number])
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
@@ -69,7 +75,7 @@ class DamagedCheckpoint(Exception):
 
 
 def save_checkpoint(
-    folder: Path,
+    folder: Path | None,
     *,
     step: int,
     key: str,
@@ -77,16 +83,23 @@ def save_checkpoint(
     optimizer: Optimizer,
     scaler: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes the checkpoint of a run that finished `step` updates; of the older ones only the last stays."""
+    """Writes the checkpoint of a run that finished `step` updates; of the older ones only the last stays.
+
+    Of a network that ranks share each of them must call this; those with `folder` None only hand in their slices.
+    """
     state = optimizer.state_dict()
     tensors, scalars = dict(values), {}
     for index, entries in state["state"].items():
         for name, value in _flat(entries):
             if isinstance(value, Tensor):
-                # A copy each: parameters may share a table of levels, and a file holds no tensor twice.
-                tensors[f"{STATE}{index}.{name}"] = value.detach().to("cpu", copy=True)
+                full = whole(value.detach())
+                if folder is not None:
+                    # A copy each: parameters may share a table of levels, and a file holds no tensor twice.
+                    tensors[f"{STATE}{index}.{name}"] = full.to("cpu", copy=True)
             else:
                 scalars[f"{index}.{name}"] = value
+    if folder is None:
+        return
     header = {
         "step": str(step),
         "key": key,

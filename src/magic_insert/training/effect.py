@@ -30,7 +30,7 @@ from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.silhouettes import ContactShape, cast, contact, foot_frame, frame_coordinates
 from magic_insert.data.relit_pairs import RelitPairs, training_chunk
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, hedged, load_effect_net
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net, predict
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
 from magic_insert.toybox.styles.view import LOOKS, luminance
@@ -280,7 +280,7 @@ def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
                 for name in ("scene", "own", "mask", "truth")
             }
         )
-        effect = hedged(net(small.scene, small.pasted, small.mask), small.mask)
+        effect = predict(net, small.scene, small.pasted, small.mask)
         layer = (small.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
         made.append((small, small.mask * small.own + (1 - small.mask) * layer))
     columns = zip(*(batch for batch, _ in made), strict=True)

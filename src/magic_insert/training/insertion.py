@@ -26,6 +26,7 @@ from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
     FIT_CARD,
     LORA,
+    UNITS,
     edit_start,
     empty_prompt,
     load_edit_unet,
@@ -91,10 +92,11 @@ class EditFit:
     gradient_checkpointing: bool = False
     optimizer: str = "adamw"
     accumulate: int = 1
+    strategy: str = "ddp"
 
     def contents(self, start: str, latents: EditLatents) -> dict[str, Any]:
-        """What the product depends on: everything but when checkpoints are written, and which activations are kept."""
-        free = ("save_every", "gradient_checkpointing")
+        """What the product depends on: everything but when checkpoints are written, and what memory is saved how."""
+        free = ("save_every", "gradient_checkpointing", "strategy")
         settings = {name: value for name, value in asdict(self).items() if name not in free}
         return {**settings, "start": start, "data": latents_digest(latents)}
 
@@ -141,6 +143,9 @@ class InsertionModule(TrainingModule):
             effect_weight=settings.effect_weight,
             optimizer=settings.optimizer,
         )
+
+    def sharded(self) -> list[nn.Module]:
+        return [*(module for module in self.unet.modules() if isinstance(module, UNITS)), self.unet]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":
@@ -286,6 +291,7 @@ def fit_edit(
         ema_decay=settings.ema_decay,
         clip_norm=settings.clip_norm,
         accumulate=settings.accumulate,
+        strategy=settings.strategy,
         key=key,
     )
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)

@@ -6,9 +6,11 @@ because Lightning's own mid-epoch resume repeats or skips samples.
 
 With several ranks, started from outside by torchrun or Slurm (RANK and WORLD_SIZE set, see launch/), each holds the
 whole model and trains on a contiguous slice of every global batch; gradients are averaged (DDP). Because the slices are
-equal, the average over ranks of a mean loss is the mean over the global batch.
+equal, the average over ranks of a mean loss is the mean over the global batch. With `strategy="fsdp2"` each holds a
+slice of the model, too (training/shards).
 """
 
+import copy
 import logging
 import math
 import os
@@ -27,7 +29,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
 
 from magic_insert.config.schema.training import require_optimizer
@@ -42,6 +44,7 @@ from magic_insert.training.checkpoint import (
     read_last_checkpoint,
     save_checkpoint,
 )
+from magic_insert.training.shards import as_shared, gather, like, local, share_out, take_over
 
 Batch = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -61,7 +64,7 @@ class TrainerOptions:
     result is the exponential mean of the weights; None: the last ones. With `ema_warmup` its early steps forget faster,
     decay (1 + n) / (10 + n) at step n. `save_every`, `log_every`: in steps. `alone`: this process trains by itself,
     whatever the other ranks do. `whole_batch`: every rank trains on all rows, for losses that compare the rows of a
-    batch with each other.
+    batch with each other. `strategy`: "ddp", or "fsdp2" for a module whose `sharded` networks hold all it trains.
     """
 
     steps: int
@@ -76,6 +79,7 @@ class TrainerOptions:
     log_every: int = 20
     alone: bool = False
     whole_batch: bool = False
+    strategy: str = "ddp"
 
 
 class TrainingModule(pl.LightningModule):
@@ -91,6 +95,14 @@ class TrainingModule(pl.LightningModule):
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name, in a fixed order."""
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
+
+    def sharded(self) -> list[nn.Module]:
+        """The networks that ranks share with "fsdp2", inner ones first; each is called by its `forward`."""
+        return []
+
+    def configure_model(self) -> None:
+        if self._device_mesh is not None:
+            share_out(self.sharded(), self._device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
@@ -136,11 +148,14 @@ def lr_factor(step: int, steps: int, schedule: str, *, warmup: int = 0, floor: f
 
 
 class RunningMean:
-    """The exponential mean of `parameters`, beside them on their device; it is often a better product than the last."""
+    """The exponential mean of `parameters`, beside them on their device; it is often a better product than the last.
+
+    Of parameters that ranks share it holds the slices of this rank.
+    """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float, *, warmup: bool = False) -> None:
         self.parameters, self.decay, self.warmup = list(parameters), decay, warmup
-        self.means = [p.detach().clone() for p in self.parameters]
+        self.means = [local(p).detach().clone() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -148,12 +163,12 @@ class RunningMean:
         ramp = (1 + step) / (10 + step) if self.warmup else float(step > 1)
         decay = min(self.decay, ramp)
         for i, parameter in enumerate(self.parameters):
-            self.means[i] = self.means[i].to(parameter.device).lerp_(parameter.detach(), 1 - decay)
+            self.means[i] = self.means[i].to(parameter.device).lerp_(local(parameter), 1 - decay)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Inside this block the parameters hold the mean; afterwards their own values, bit for bit."""
-        own = [p.detach().clone() for p in self.parameters]
+        own = [local(p).detach().clone() for p in self.parameters]
         self.adopt()
         try:
             yield
@@ -168,7 +183,7 @@ class RunningMean:
 @torch.no_grad()
 def _copy(values: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> None:
     for parameter, value in zip(parameters, values, strict=True):
-        parameter.copy_(value)
+        local(parameter).copy_(value)
 
 
 @runtime_checkable
@@ -214,11 +229,17 @@ def fit(
             checkpoints or those of another run.
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; the step that ran is finished and kept.
     """
+    shared = options.strategy == "fsdp2" and world_size() > 1 and not options.alone
+    # What is shared out cannot be put together again in place.
+    trained = copy.deepcopy(module) if shared else module
     with between_steps() as stop:
-        loop = _Loop(module, options, folder, stop, log=log, on_step=on_step, validation=validation)
+        loop = _Loop(trained, options, folder, stop, log=log, on_step=on_step, validation=validation)
         if loop.start >= options.steps:
+            loop.hold()
             loop.look(loop.start)
             loop.finish()
+            if shared:
+                take_over(module, trained)
             return loop.start
         numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
         trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
@@ -226,7 +247,9 @@ def fit(
             # The data are functions of step numbers; workers would cost more than they carry.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, of a torch newer than it
-            trainer.fit(module, _Batches(batch_at, numbers, options))
+            trainer.fit(trained, _Batches(batch_at, numbers, options))
+        if shared:
+            take_over(module, trained)
     return loop.start
 
 
@@ -245,7 +268,7 @@ def _lightning(options: TrainerOptions, start: int, callbacks: list[Callback], f
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     return pl.Trainer(
         max_steps=options.steps - start,
-        **trainer_options(options.device, alone=options.alone),
+        **trainer_options(options.device, alone=options.alone, strategy=options.strategy),
         precision=options.precision,  # type: ignore[arg-type]
         gradient_clip_val=options.clip_norm,
         accumulate_grad_batches=options.accumulate,
@@ -290,26 +313,34 @@ class _Loop(Callback):
         self.module, self.options, self.folder = module, options, folder
         # `log` under another name: Lightning puts its own function under that one on every callback.
         self.stop, self.write, self.on_step, self.validation = stop, log, on_step, validation
-        self.parameters = module.trained()
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.mean: RunningMean | None = None
         self.buffers = sorted(module.state_dict().keys() - dict(module.named_parameters()).keys())
         self.last = last = read_last_checkpoint(folder, options.key)
         self.start = last.step if last is not None else 0
         self.alone = options.alone or world_size() == 1
         if last is not None:
-            _copy([last.values[name] for name in self.parameters], list(self.parameters.values()))
+            own = module.trained()
+            _copy([last.values[name] for name in own], list(own.values()))
             module.load_state_dict({name: last.values[name] for name in self.buffers}, strict=False)
-        self.mean = None
-        if options.ema_decay is not None:
-            self.mean = RunningMean(
-                list(self.parameters.values()), options.ema_decay, warmup=options.ema_warmup
-            )
-            if last is not None:
-                self.mean.means = [last.values[MEAN + name].clone() for name in self.parameters]
         settled = int(last.values[THREADS]) if last is not None else 0
         self.threads = ThreadChoice.of_process(settled or None)
         self.watch = Watch(torch.device(options.device), self.threads)
 
+    def hold(self) -> None:
+        """Takes hold of the trained parameters, which sharing out has replaced, and begins or resumes their mean."""
+        self.parameters, decay = self.module.trained(), self.options.ema_decay
+        if decay is None:
+            return
+        self.mean = RunningMean(list(self.parameters.values()), decay, warmup=self.options.ema_warmup)
+        if self.last is not None:
+            kept = self.last.values
+            self.mean.means = [
+                local(like(kept[MEAN + name], p)).clone() for name, p in self.parameters.items()
+            ]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.hold()
         # Lightning has just put a handler of its own in front, which ends a run in the middle of an accumulated step.
         self.stop.listen()
         (optimizer,) = trainer.optimizers
@@ -396,23 +427,24 @@ class _Loop(Callback):
 
     def save(self, trainer: pl.Trainer, done: int) -> None:
         """Writes the checkpoint of `done` updates."""
-        values: dict[str, Tensor] = {name: p.detach() for name, p in self.parameters.items()}
-        if bad := [name for name, value in values.items() if not value.isfinite().all()]:
+        first = self.alone or rank() == 0
+        if bad := [name for name, p in self.parameters.items() if not local(p).isfinite().all()]:
             raise _diverged(f"weights ({bad[0]})", done)
+        values = gather({name: p.detach() for name, p in self.parameters.items()}, keep=first)
         state = self.module.state_dict()
         values |= {name: state[name] for name in self.buffers}
         values[THREADS] = torch.tensor(self.threads.settled or 0)
         if self.mean is not None:
-            values |= {MEAN + name: m for name, m in zip(self.parameters, self.mean.means, strict=True)}
-        if self.alone or rank() == 0:
-            save_checkpoint(
-                self.folder,
-                step=done,
-                key=self.options.key,
-                values=values,
-                optimizer=trainer.optimizers[0],
-                scaler=trainer.precision_plugin.state_dict(),
-            )
+            parts = zip(self.parameters.items(), self.mean.means, strict=True)
+            values |= gather({MEAN + name: as_shared(mean, p) for (name, p), mean in parts}, keep=first)
+        save_checkpoint(
+            self.folder if first else None,
+            step=done,
+            key=self.options.key,
+            values=values,
+            optimizer=trainer.optimizers[0],
+            scaler=trainer.precision_plugin.state_dict(),
+        )
         if not self.alone:
             trainer.strategy.barrier()  # nobody may look for a checkpoint that is being written
 
@@ -484,18 +516,24 @@ def ranks_per_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", world_size()))
 
 
-def trainer_options(device: str, *, alone: bool = False) -> dict[str, Any]:
+def trainer_options(device: str, *, alone: bool = False, strategy: str = "ddp") -> dict[str, Any]:
     """What a Lightning Trainer needs to train on `device` with all ranks of this job, or `alone`."""
     kind, _, index = device.partition(":")
     accelerator = "gpu" if kind == "cuda" else "cpu"
     if alone or world_size() == 1:
         return {"accelerator": accelerator, "devices": [int(index or 0)] if kind == "cuda" else 1}
+    chosen: DDPStrategy | ModelParallelStrategy
+    if strategy == "fsdp2":
+        chosen = ModelParallelStrategy(data_parallel_size=world_size(), tensor_parallel_size=1)
+        chosen.cluster_environment = TorchElasticEnvironment()
+    else:
+        # The text encoders' last layers are not used by the loss, so their parameters get no gradient.
+        chosen = DDPStrategy(cluster_environment=TorchElasticEnvironment(), find_unused_parameters=True)
     return {
         "accelerator": accelerator,
         "devices": ranks_per_node(),
         "num_nodes": world_size() // ranks_per_node(),
-        # The text encoders' last layers are not used by the loss, so their parameters get no gradient.
-        "strategy": DDPStrategy(cluster_environment=TorchElasticEnvironment(), find_unused_parameters=True),
+        "strategy": chosen,
     }
 
 

@@ -248,8 +248,21 @@ class RemoveConfig:
     """White where something is to go."""
     out: str = MISSING
     """The .png to write, with its JSON beside it."""
+    remover: Annotated[
+        str,
+        OneOf(
+            edit="our network, trained by an insertion job or a bootstrap",
+            diffusers="an inpainting or editing pipeline of diffusers: run=FOLDER or owner/name@COMMIT",
+        ),
+    ] = "edit"
+    """The method."""
     run: str | None = None
-    """Folder that holds remover/; null: the one beside the model's weights."""
+    """Folder that holds remover/; null: the one beside the model's weights. A pipeline's folder or
+    `owner/name@commit` (diffusers)."""
+    prompt: str = ""
+    """What the pipeline is asked to draw, or to change (diffusers)."""
+    guidance: Annotated[float | None, Range(0, 50)] = None
+    """Scale of its guidance; null: its own (diffusers)."""
     seed: int = 0
     """Root of every random number."""
     steps: Steps = EDIT_STEPS
@@ -261,6 +274,13 @@ class RemoveConfig:
     reach: Annotated[float, Range(0, 100)] = 1.2
     """How far from the mask an effect may lie, in units of its longer side."""
     model: ModelConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.remover == "diffusers" and not self.run:
+            yield (
+                "expected run to name a pipeline for remover=diffusers, got nothing; "
+                "set run=FOLDER or run=owner/name@COMMIT"
+            )
 
 
 @dataclass(frozen=True)
@@ -531,6 +551,8 @@ class PlanConfig:
     """The job; its settings are those of the groups below."""
     gpu: Annotated[float, POSITIVE] = 24.0
     """The card's memory in GB."""
+    gpus: Count = 1
+    """Cards that train together; they share rows, with train.strategy=fsdp2 everything (insertion)."""
     batch: Count = 1
     """Backgrounds that are drawn together (insert)."""
     seed: int = 0

@@ -148,6 +148,7 @@ class InserterConfig:
             INSERTERS,
             diffusion="an edit UNet trained on photographs alone, as the first round of the paper",
             bootstrapped="adapted to drawings: inserter.run=FOLDER of a bootstrap or of an insertion job",
+            diffusers="an inpainting or editing pipeline of diffusers: inserter.run=FOLDER or owner/name@COMMIT",
             effect="predicts in one pass how the subject changes the scene's light; belongs to no model",
             contact_shadow="computes a contact shadow from the silhouette",
             inpaint="the alternative that the paper rejects: the base model redraws what surrounds the subject",
@@ -156,7 +157,12 @@ class InserterConfig:
     ] = "effect"
     """The method."""
     run: str | None = None
-    """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's."""
+    """Run folder of a bootstrap or of an insertion job with the weights; null: those beside the model's. A pipeline's
+    folder or `owner/name@commit` (diffusers)."""
+    prompt: str = ""
+    """What the pipeline is asked to draw, or to change (diffusers)."""
+    guidance: Annotated[float | None, Range(0, 50)] = None
+    """Scale of its guidance; null: its own (diffusers)."""
     steps: Steps = 20
     """Denoising steps."""
     reference: Annotated[str, OneOf("vae", "unmasked", "input")] = "vae"
@@ -179,6 +185,11 @@ class InserterConfig:
             yield f"expected {at}sun to be auto or degrees from -360 to 360, got {self.sun!r}; set {at}sun=auto"
         if self.name == "bootstrapped" and not self.run:
             yield f"expected {at}run to name a run folder for {at}name=bootstrapped, got nothing; set {at}run=FOLDER"
+        if self.name == "diffusers" and not self.run:
+            yield (
+                f"expected {at}run to name a pipeline for {at}name=diffusers, got nothing; "
+                f"set {at}run=FOLDER or {at}run=owner/name@COMMIT"
+            )
 
 
 def _is_angle(text: str) -> bool:

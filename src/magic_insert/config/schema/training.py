@@ -322,8 +322,24 @@ class FitConfig(EditFit):
     """Batches per step."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
+    strategy: Annotated[
+        str,
+        OneOf(
+            ddp="every process holds the whole network",
+            fsdp2="every process holds a share of weights, gradients, moments and mean",
+        ),
+    ] = "ddp"
+    """How several processes (exec=torchrun) train one edit UNet; the result is the same to rounding."""
 
     def conflicts(self, at: str) -> Iterator[str]:
+        whole = {"architecture": "edit_unet", "lora_rank": 0, "optimizer": "adamw"}
+        odd = [name for name, value in whole.items() if getattr(self, name) != value]
+        if self.strategy == "fsdp2" and (odd or self.precision == "16-mixed"):
+            key, value = (odd[0], whole[odd[0]]) if odd else ("precision", "bf16-mixed")
+            yield (
+                f"expected {at}{key}={value} for {at}strategy=fsdp2, got {getattr(self, key)}; "
+                f"set {at}strategy=ddp or {at}{key}={value}"
+            )
         if self.save == "lora" and self.lora_rank == 0:
             yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
         if self.architecture == "effect" and self.lora_rank:

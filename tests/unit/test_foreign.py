@@ -1,0 +1,197 @@
+"""Pipelines of diffusers as inserters and removers: tiny random ones of the real classes, in folders."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxFillPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    UNet2DConditionModel,
+)
+from hub_model import Hub
+from transformers import T5Config, T5EncoderModel
+
+from magic_insert.cli.insert import run_remove
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema.shared import InserterConfig
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.errors import UserError
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.rand import generator
+from magic_insert.inserters.edit import ForeignInserter
+from magic_insert.models.foreign import Runtime, load_foreign
+from magic_insert.models.pipeline import load_pipeline
+
+SIDE = 64
+KINDS = ("sdxl_inpaint", "sd_inpaint", "flux_fill", "instruct")
+
+
+def small_unet(channels: int, width: int) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=channels,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        cross_attention_dim=width,
+        attention_head_dim=8,
+    )
+
+
+@pytest.fixture(scope="module")
+def pipelines(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder for each of KINDS, with the hub fixture's text encoders and autoencoder."""
+    root = tmp_path_factory.mktemp("foreign")
+    pipe = load_pipeline(freeze(compose_job("plan", hub.words(ip_adapter="null", controlnet="null"))).model)
+    width = pipe.text_encoder.config.hidden_size
+    # The hub's configuration calls the end token 2; Flux pools at it and finds none without the token's own number.
+    pipe.text_encoder.config.eos_token_id = pipe.tokenizer.eos_token_id
+    shared: dict[str, Any] = {
+        "vae": pipe.vae,
+        "text_encoder": pipe.text_encoder,
+        "tokenizer": pipe.tokenizer,
+    }
+    plain = {
+        **shared,
+        "scheduler": DDIMScheduler(steps_offset=1, clip_sample=False),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = {
+            "sd_inpaint": StableDiffusionInpaintPipeline(
+                unet=small_unet(9, width), **plain, requires_safety_checker=False
+            ),
+            "instruct": StableDiffusionInstructPix2PixPipeline(
+                unet=small_unet(8, width), **plain, requires_safety_checker=False
+            ),
+            "flux_fill": FluxFillPipeline(
+                transformer=FluxTransformer2DModel(
+                    in_channels=16 + 16 + 256,
+                    out_channels=16,
+                    num_layers=1,
+                    num_single_layers=1,
+                    attention_head_dim=16,
+                    num_attention_heads=2,
+                    joint_attention_dim=32,
+                    pooled_projection_dim=width,
+                    axes_dims_rope=(4, 4, 8),
+                    guidance_embeds=True,
+                ),
+                text_encoder_2=T5EncoderModel(
+                    T5Config(vocab_size=49408, d_model=32, d_ff=37, d_kv=8, num_layers=1, num_heads=2)
+                ),
+                tokenizer_2=pipe.tokenizer,
+                scheduler=FlowMatchEulerDiscreteScheduler(),
+                **{**shared, "vae": AutoencoderKL.from_config(pipe.vae.config, shift_factor=0.1)},
+            ),
+        }
+    for name, part in made.items():
+        part.save_pretrained(root / name)
+    return {"sdxl_inpaint": hub.inpaint, **{name: root / name for name in made}}
+
+
+@pytest.fixture(scope="module")
+def small_base(hub: Hub) -> Any:
+    return load_pipeline(freeze(compose_job("plan", hub.words(ip_adapter="null", controlnet="null"))).model)
+
+
+def scene() -> torch.Tensor:
+    return area_resize(
+        torch.rand(3, 12, 12, generator=generator(0, "scene"))
+        .repeat_interleave(8, 1)
+        .repeat_interleave(8, 2),
+        96,
+        96,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
+    kind: str, pipelines: dict[str, Path], small_base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = InserterConfig("diffusers", run=str(pipelines[kind]), prompt="a shadow", steps=2)
+    inserter = ForeignInserter(settings, small_base)
+    inserter.model.side = SIDE  # a 1024-pixel picture says nothing more
+    assert inserter.model.inpaints == (kind != "instruct")
+    mask = torch.zeros(1, 96, 96)
+    mask[:, 30:60, 40:60] = 1
+    steps: list[tuple[int, int]] = []
+    drawn = [
+        inserter(scene(), scene(), mask, seed=seed, id="a", on_step=lambda *step: steps.append(step))
+        for seed in (0, 0, 1)
+    ]
+    pictures = [made.output for made in drawn]
+    assert pictures[0] is not None
+    assert pictures[0].shape == (3, SIDE, SIDE)
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+    # SDXL's pipeline leaves the first step out, because it does not begin with noise alone.
+    assert steps == ([(1, 1)] if kind == "sdxl_inpaint" else [(1, 2), (2, 2)]) * 3
+    made = inserter.provenance
+    assert made["inserter_pipeline"] == str(pipelines[kind])
+    assert len(made["inserter_pipeline_digest"]) == 16
+
+
+@pytest.mark.parametrize("kind", ["sdxl_inpaint", "instruct"])
+def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
+    kind: str, pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.models.foreign.LARGEST", SIDE)
+    save_png(tmp_path / "photo.png", scene())
+    hole = torch.zeros(1, 96, 96)
+    hole[:, 40:50, 40:50] = 1
+    save_png(tmp_path / "mask.png", hole)
+    words = [
+        f"image={tmp_path / 'photo.png'}",
+        f"mask={tmp_path / 'mask.png'}",
+        f"out={tmp_path / 'out.png'}",
+    ]
+    words += [
+        "remover=diffusers",
+        f"run={pipelines[kind]}",
+        "steps=2",
+        "guidance=2",
+        "reach=0.5",
+        "model.device=cpu",
+    ]
+    run_remove(freeze(compose_job("remove", words)))
+    after = load_rgb(tmp_path / "out.png")
+    changed = (after - load_rgb(tmp_path / "photo.png")).abs().amax(0) > 0
+    assert changed[40:50, 40:50].any()
+    assert not changed[:20].any()
+    assert not changed[70:].any()
+    record = json.loads((tmp_path / "out.json").read_text())["weights"]
+    assert record["remover_pipeline"] == str(pipelines[kind])
+    assert "model" not in record
+
+
+def test_one_that_draws_from_words_inpaints_with_the_same_parts(hub: Hub) -> None:
+    run = Runtime("cpu", torch.float32, offload=False)
+    assert type(load_foreign(str(hub.base), "run", run)).__name__ == "StableDiffusionXLInpaintPipeline"
+
+
+def test_what_is_no_pipeline_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:
+    run = Runtime("cpu", torch.float32, offload=False)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "ObjectClearPipeline"}')
+    for named, expected in (
+        (tmp_path, "a pipeline that diffusers knows"),
+        (tmp_path / "none", "set run=FOLDER"),
+    ):
+        with pytest.raises(UserError, match=expected) as refused:
+            load_foreign(str(named), "run", run)
+        assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=r"inserter\.run to name a pipeline"):
+        freeze(compose_job("insert", ["subject=a", "background=b", "out=c", "inserter=diffusers"]))
