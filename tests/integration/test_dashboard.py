@@ -14,8 +14,7 @@ from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
-from magic_insert.launch.dashboard import group_curve, write_dashboard
-from magic_insert.launch.results import Outcome, Sweep, read_sweep, write_sweep
+from magic_insert.launch.results import Outcome, Sweep, group_curve, read_sweep, write_dashboard, write_sweep
 
 
 def page_of(out: Path, **place: str) -> str:

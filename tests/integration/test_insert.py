@@ -8,6 +8,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from random_micro import build_micro
 from torch import Tensor
 
 from magic_insert.cli.insert import run_insert
@@ -17,7 +18,6 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
-from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
 from magic_insert.training.personalize import run_personalize
@@ -190,7 +190,7 @@ REFUSED = {
     "truncated file": (["background=broken.png"], "damaged"),
     "alpha zero everywhere": (["subject=clear.png"], "alpha below a half"),
     "output under a file": (["out=text.png/out.png"], "able to write"),
-    "no model": (["model.source=nowhere"], "model_index.json"),
+    "no model": (["model.source=nowhere"], "a model folder or hub id"),
     "cut-out wanted": (["subject=opaque.png", "segmenter.name=alpha"], "transparent ground"),
     "no rembg": (["segmenter.name=rembg"], "rembg"),
     "no such block": (["style.blocks=[nowhere]"], "UNet block that hears"),

@@ -31,8 +31,8 @@ from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.export import run_export
 from magic_insert.training.personalize import RunOptions, personalize
+from magic_insert.training.personalize_module import subject_cache
 from magic_insert.training.personalize_validation import step_folder
-from magic_insert.training.subject_views import subject_cache
 
 CONFIG = PersonalizationConfig(
     steps=4,

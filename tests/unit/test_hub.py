@@ -15,10 +15,9 @@ from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
-from magic_insert.models.controlnet import controlnet_of
 from magic_insert.models.edit_unet import load_edit_unet
 from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
-from magic_insert.models.sampling import sample
+from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.style import style_embeds
 
 

@@ -11,8 +11,7 @@ from torch import nn
 from torchvision.models import alexnet
 
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders import Lpips, load_lpips
-from magic_insert.models.encoders.paper import ALEXNET, Located, new_lpips
+from magic_insert.models.encoders.paper import ALEXNET, Located, Lpips, load_lpips, new_lpips
 
 
 def noise(seed: int, size: int = 64) -> torch.Tensor:

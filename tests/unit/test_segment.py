@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
-from magic_insert.models.ground import ground_colour
-from magic_insert.models.segment import has_cutout, segment
+from magic_insert.inputs import find_segmenter
+from magic_insert.models.segment import ground_colour, has_cutout, segment
 
 
 def disc(size: int = 96, radius: float = 0.3, hole: float = 0.0) -> Tensor:
@@ -95,7 +96,7 @@ def test_a_picture_without_a_subject_is_refused() -> None:
 
 def test_rembg_without_its_package_or_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rembg"):
-        segment(on_ground(disc(), gradient()), segmenter="rembg", model_folder=tmp_path)
+        find_segmenter(SegmenterConfig(name="rembg", model_dir=str(tmp_path)))
 
 
 def _round(y: torch.Tensor, x: torch.Tensor, cy: float, cx: float, radius: float) -> torch.Tensor:

@@ -81,7 +81,7 @@ from magic_insert.models.edit_unet import (
     noop,
     save_unet,
 )
-from magic_insert.models.encoders import load_lpips
+from magic_insert.models.encoders.paper import load_lpips
 from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
 from magic_insert.training.trainer import first_rank_bars

@@ -46,7 +46,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
-from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample
@@ -222,8 +221,6 @@ def take_in(path: Path) -> None:
 def _usable(folders: Folders, settings: FolderSettings, test: set[str]) -> tuple[list[Path], list[str]]:
     """The files that can be used, and what is wrong with each of the others; `test`: digests of the test's pictures."""
     files = picture_files(folders[WITH], folders[MASK])
-    if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders[WITH]}, got none")
     usable: dict[str, Path] = {}  # by content
     problems: list[str] = []
     names: dict[str, Path] = {}

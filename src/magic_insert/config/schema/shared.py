@@ -266,6 +266,10 @@ class PoseConfig:
     timeout: Annotated[float, POSITIVE] = 30.0
     """Seconds to wait for that server."""
 
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.name == "http" and not self.model:
+            yield f"expected {at}model to name the server's model for pose=http, got nothing; set {at}model=NAME"
+
 
 @dataclass(frozen=True)
 class LoggerConfig:

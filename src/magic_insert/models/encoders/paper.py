@@ -22,6 +22,7 @@ import timm
 import torch
 from jaxtyping import Float
 from lpips import LPIPS
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -36,7 +37,6 @@ from magic_insert.models.encoders.base import (
     Role,
     TextImageEncoder,
 )
-from magic_insert.models.encoders.csd import CsdNet
 from magic_insert.models.tensor_file import read_tensors
 
 Triple = tuple[float, float, float]
@@ -215,6 +215,34 @@ class PublishedEncoder:
         return self.wrap(network.requires_grad_(False), source)
 
 
+class CsdNet(nn.Module):
+    """CSD (Somepalli et al. 2024): cosine of two outputs, scaled to length one, is high for two pictures drawn alike.
+
+    The visual tower of OpenAI's CLIP ViT-L/14 (QuickGELU, no projection), fine-tuned, then a linear style head.
+
+    `backbone` and `last_layer_style` under the names of the public checkpoint; its content head is left out.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 14,
+        width: int = 1024,
+        layers: int = 24,
+        heads: int = 16,
+        dim: int = 768,
+    ) -> None:
+        super().__init__()
+        self.backbone = VisionTransformer(
+            image_size, patch_size, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU
+        )
+        self.backbone.proj = None
+        self.last_layer_style = nn.Parameter(torch.randn(width, dim) * width**-0.5)
+
+    def forward(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
+        return self.backbone(pixels) @ self.last_layer_style
+
+
 def _vit(
     name: str, architecture: str, revision: str, sha256: str | None, trained_on: str
 ) -> PublishedEncoder:
@@ -269,7 +297,7 @@ CSD = PublishedEncoder(
     weights=WeightsFile(
         file="csd_vitl14.safetensors",
         sha256=None,
-        advice="convert tomg-group-umd/CSD-ViT-L with python -m magic_insert.models.encoders.csd (docs/metrics.md)",
+        advice="convert tomg-group-umd/CSD-ViT-L with tools/convert_csd.py (docs/metrics.md)",
     ),
     resize=224,
     statistics=CLIP,
