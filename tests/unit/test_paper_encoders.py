@@ -239,6 +239,10 @@ def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
     found = locate(wanted, root=None)
     assert found.path.parent.name == "b" * 40
     assert found.label == "toy/weights@bbbbbbbbbbbb"
+    # What a folder lacks is taken from the hub where that may be asked: CSD is not there, the others are.
+    assert locate(wanted, root=tmp_path, download=True).path == found.path
+    with pytest.raises(UserError, match="no such file"):
+        locate(wanted, root=tmp_path)
     other = replace(wanted, sha256="f" * 64)
     with pytest.raises(UserError, match="sha256 ffffffff"):
         locate(other, root=None)

@@ -50,7 +50,10 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """A user's pictures. `pairs`: photographs with and without their subject; else stylised pictures with masks."""
+    """A user's pictures. `pairs`: pictures with and without their subject; else stylised pictures with masks.
+
+    `heldout`: each is named by its group, as those of the held-out test are.
+    """
 
     pairs: bool
     seed: int
@@ -59,6 +62,7 @@ class FolderSettings:
     on_error: str
     segment: bool = False
     segmenter: SegmenterConfig | None = None
+    heldout: bool = False
 
 
 @dataclass(frozen=True)

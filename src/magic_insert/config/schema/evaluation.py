@@ -75,7 +75,7 @@ class EncodersConfig:
     extra: list[Annotated[str, Registered(ENCODERS)]] = field(default_factory=list)
     """Further encoders by name, for metrics that ask for them."""
     download: bool = False
-    """Fetch what the hub's cache lacks."""
+    """Fetch from the hub what neither `root` nor the hub's cache has."""
     accept_unknown: bool = False
     """Take files whose digest is not the known one; their cards say so."""
 

@@ -84,14 +84,15 @@ def locate(
 ) -> Located:
     """The file on this machine, its digest checked.
 
-    With `root` only that folder is looked at. Without, the hub's cache on this machine is, at the pinned commit, and
-    the hub itself when `download` is set.
+    With `root` that folder is looked at, and nothing else unless `download` is set. Then, and without `root`, so is the
+    hub's cache on this machine, at the pinned commit; the hub itself when `download` is set.
 
     Raises:
         UserError: it is not there, its digest is another than the known one, or none is known and
             `accept_unknown` is not set.
     """
-    path = _in_folder(wanted, root) if root is not None else _from_hub(wanted, download)
+    elsewhere = root is None or (download and wanted.repo is not None and not (root / wanted.file).is_file())
+    path = _from_hub(wanted, download) if root is None or elsewhere else _in_folder(wanted, root)
     found = sha256_file(path)
     origin = wanted.file if wanted.repo is None else f"{wanted.repo}@{(wanted.revision or '')[:12]}"
     if found == wanted.sha256:
