@@ -17,7 +17,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 @pytest.fixture(scope="session")
 def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of the micro model: 64 pixels, random weights."""
-    from magic_insert.models.micro import build_micro
+    from random_micro import build_micro
 
     return build_micro(tmp_path_factory.mktemp("models") / "tiny", seed=0, size="tiny")
 

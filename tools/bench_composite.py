@@ -21,10 +21,9 @@ from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig, ModelConfig
 from magic_insert.core.compositing import FAINT, Region, area_resize, region_around, resize
-from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
-from magic_insert.core.fill import fill_hole
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Scene, Subject

@@ -19,25 +19,25 @@ from typing import Any
 import torch
 from full_size import build_full_size
 from pytorch_lightning.callbacks import Callback
+from random_micro import build_micro
 from torch import nn
 
 from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.rand import generator
-from magic_insert.models.micro import build_micro
 from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.text import initial_tokens
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
 from magic_insert.training.personalize import options_of
 from magic_insert.training.personalize_module import (
+    CachedViews,
     PersonalizeModule,
     checkpointed,
     diffuse,
     subject_batches,
     trainables_of,
 )
-from magic_insert.training.subject_views import CachedViews
 from magic_insert.training.trainer import Batch, fit
 
 WARM_UP = 2  # steps of a block that are not counted: memory is taken, Lightning sets itself up

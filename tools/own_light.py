@@ -25,7 +25,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.tables import markdown_table
 from magic_insert.data.relit_pairs import Sitting, render_relit, studio_light
 from magic_insert.evaluation.statistics import mean_interval
-from magic_insert.inserters.base import Inserter
+from magic_insert.inserters.base import Inserter, Window
 from magic_insert.magic import MagicInsert
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
@@ -96,7 +96,7 @@ def finished_by(inserter: Inserter) -> Finish:
     """The finished window of an inserter."""
 
     def finish(scene: Tensor, pasted: Tensor, mask: Tensor) -> Tensor:
-        layer = inserter(scene, pasted, mask, seed=0, id="own light").layer
+        layer = inserter(Window(scene, pasted, mask, 0, "own light")).layer
         return apply_effect(scene, pasted, mask, upsample_effect(layer, pasted, mask))
 
     return finish

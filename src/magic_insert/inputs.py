@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib import util
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,27 @@ from magic_insert.config.schema.shared import InserterConfig, ModelConfig, Segme
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import check_name, read_json, require_writable
-from magic_insert.core.picture_files import SUFFIXES, brightness_range, open_picture
+from magic_insert.core.jsonl import check_name, read_json, read_object, require_writable
+from magic_insert.core.picture_files import (
+    SUFFIXES,
+    brightness_range,
+    open_picture,
+    pictures_in,
+    require_size,
+)
 from magic_insert.core.store import Request, refuse_other
-from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS = "edit_lora.safetensors"
-PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
+REMBG_WEIGHTS = "u2netp.onnx"
 PINNED = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a repository of the hub at a commit
-SMALLEST_SIDE = 16
 INSIDE = 0.5
 
 
@@ -136,11 +145,8 @@ def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
         raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
     folder = require_writable(cfg.out)
     refuse_other(folder, insert_request(cfg))
-    if isinstance(cfg.background, list):
-        found = [Path(path) for path in cfg.background]
-    else:
-        found = sorted(p for p in Path(cfg.background).iterdir() if p.suffix.lower() in SUFFIXES)
-        found = [path for path in found if path.is_file() and not path.name.startswith(".")]
+    given = cfg.background
+    found = [Path(path) for path in given] if isinstance(given, list) else pictures_in(given)
     if not found:
         raise UserError(
             f"expected pictures ({', '.join(SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
@@ -211,14 +217,6 @@ def _highest_alpha(image: Image.Image) -> float:
     return float(high) / 255  # type: ignore[arg-type]
 
 
-def require_size(name: str | Path, size: tuple[int, int]) -> None:
-    """That a picture of `size` (width, height) is large enough; raises `UserError` otherwise."""
-    if min(size) < SMALLEST_SIDE:
-        raise UserError(
-            f"expected a picture of at least {SMALLEST_SIDE} pixels a side in {name}, got {size[0]} x {size[1]}"
-        )
-
-
 def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
     """That the mask at `path` fits a picture of `size` (width, height), and marks some of it but not all.
 
@@ -250,34 +248,61 @@ def find_folders(model: ModelConfig | None, inserter: InserterConfig, segmenter:
 
 
 def find_segmenter(cfg: SegmenterConfig) -> Path | None:
-    """The folder of segmentation weights, which only rembg needs; raises `UserError` where it is missing."""
+    """The folder of segmentation weights; raises `UserError` where rembg lacks its package or its weights."""
     folder = None if cfg.model_dir is None else Path(cfg.model_dir)
-    if cfg.name == "rembg" and (folder is None or not folder.is_dir()):
-        raise UserError(
-            f"expected a local folder with u2netp.onnx for segmenter=rembg, got {cfg.model_dir}; "
-            "set segmenter.model_dir=FOLDER or segmenter=grabcut"
-        )
+    if cfg.name == "rembg":
+        if util.find_spec("rembg") is None:
+            raise UserError(
+                "expected the package rembg for segmenter=rembg, got none; pip install 'magic-insert[rembg]' or set "
+                "segmenter=grabcut"
+            )
+        if folder is None or not (folder / REMBG_WEIGHTS).is_file():
+            raise UserError(
+                f"expected {REMBG_WEIGHTS} in a folder for segmenter=rembg, got {cfg.model_dir}; "
+                "set segmenter.model_dir=FOLDER or segmenter=grabcut"
+            )
     return folder
 
 
 def find_model(cfg: ModelConfig) -> Path | None:
-    """The local folder of the model; None when it is a hub id, which cannot be judged without asking the hub.
+    """The local folder of the model; None when it is a pinned hub id, which only the hub can judge.
 
     Raises:
-        UserError: a folder was named, or is meant by default, that holds no model.
+        UserError: neither a pinned hub id nor a folder with a whole SDXL model.
     """
     if cfg.source is None and cfg.name != "micro":
         raise UserError(
             f"expected model.source for the model {cfg.name!r}, got null; set model.source=FOLDER"
         )
     folder = paths.micro_dir() if cfg.source is None else Path(cfg.source).expanduser()
-    if (folder / "model_index.json").is_file():
+    if cfg.source is None or folder.is_dir():
+        _check_layout(folder)
         return folder
-    if cfg.source is not None and not folder.exists() and cfg.revision:
-        return None
-    raise UserError(
-        f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
-    )
+    if folder.is_absolute() or cfg.source.startswith((".", "~")) or not HUB_ID.fullmatch(cfg.source):
+        raise UserError(f"expected a model folder or hub id, got {cfg.source}; set model.source=FOLDER")
+    if not cfg.revision:
+        raise UserError(
+            f"expected a folder at {cfg.source}, or a pinned commit to load it from the hub; "
+            "set model.revision=COMMIT"
+        )
+    return None
+
+
+def _check_layout(folder: Path) -> None:
+    index = folder / "model_index.json"
+    parts = read_object(index) if index.is_file() else {}
+    trouble = None
+    if not parts:
+        trouble = "no model_index.json there"
+    elif (kind := parts.get("_class_name")) not in PIPELINES:
+        trouble = f"a {kind}"
+    for name, library in parts.items():
+        if isinstance(library, list) and None not in library:
+            files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
+            if not any(any((folder / name).glob(file)) for file in files):
+                trouble = trouble or f"no {name} there"
+    if trouble:
+        raise UserError(f"expected a complete SDXL model in {folder}, got {trouble}; set model.source=FOLDER")
 
 
 def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None:
@@ -298,13 +323,13 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         return None
     if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
-    return _edit_weights("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
+    return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
 
 
 def find_remover(run: str | None, model_folder: Path | None) -> Path:
     """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
     wanted_for = "remove; set run=FOLDER, or remover=diffusers run=FOLDER of an inpainting pipeline"
-    return _edit_weights("remover", run, model_folder, wanted_for)
+    return edit_folder("remover", run, model_folder, wanted_for)
 
 
 def find_pipeline(named: str, key: str) -> None:
@@ -321,7 +346,8 @@ def find_pipeline(named: str, key: str) -> None:
         )
 
 
-def _edit_weights(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
+def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
+    """The folder `part` of `run`, or of the model, with weights of an edit network; else raises `UserError`."""
     home = Path(run) if run is not None else model_folder
     if home is None:
         raise UserError(
@@ -347,12 +373,7 @@ def _find_run(cfg: InsertConfig) -> Path | None:
     """
     if cfg.run is None:
         return None
-    run = Path(cfg.run)
-    missing = [name for name in (CARD_FILE, *PERSONALIZED_FILES) if not (run / name).is_file()]
-    if missing:
-        raise UserError(
-            f"expected a finished personalisation at {run}, got no {missing[0]} there; set run=FOLDER"
-        )
+    run = finished_run(cfg.run)
     learned = _request(run).get("pictures", [])
     if learned and sha256_file(cfg.subject) not in [digest for _, digest in learned]:
         names = ", ".join(name for name, _ in learned)

@@ -39,9 +39,10 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
 from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, save_png, to_pil
 from magic_insert.core.jsonl import read_json
+from magic_insert.core.picture_files import require_size
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
-from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.data.subject_files import CARD_FILE, PERSONALIZED_FILES
 from magic_insert.drops import (
     LONGEST,
     Drop,
@@ -237,7 +238,7 @@ class MagicInsert:
             return replace(picture, text=text or picture.text, run=run or picture.run)
         with stage(on_event, "cut"):
             pixels, alpha, name = read_picture(picture, longest=LONGEST)
-            inputs.require_size(name, (pixels.shape[-1], pixels.shape[-2]))
+            require_size(name, (pixels.shape[-1], pixels.shape[-2]))
             cut = cut_subject(
                 as_float(pixels),
                 alpha,
@@ -350,7 +351,7 @@ class MagicInsert:
         if settings.drawing:
             weights["model"] = self.models.fingerprint
             if subject.run is not None:
-                weights |= {name: sha256_file(subject.run / name) for name in inputs.PERSONALIZED_FILES}
+                weights |= {name: sha256_file(subject.run / name) for name in PERSONALIZED_FILES}
         share = {name: round(seconds / len(draws), 3) for name, seconds in clock.seconds.items()}
         return [
             Redrawn(
@@ -518,7 +519,7 @@ class MagicInsert:
         if isinstance(picture, Scene):
             return picture
         pixels, alpha, name = read_picture(picture)
-        inputs.require_size(name, (pixels.shape[-1], pixels.shape[-2]))
+        require_size(name, (pixels.shape[-1], pixels.shape[-2]))
         if alpha is not None:
             pixels = as_float(pixels) * alpha + (1 - alpha)
         return Scene(pixels, name)

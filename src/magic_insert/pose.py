@@ -7,18 +7,17 @@ kept. Costs no torch.
 """
 
 import base64
-import http.client
 import io
 import json
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 from PIL import Image
 
 from magic_insert.config.schema.shared import PoseConfig
@@ -43,7 +42,7 @@ CONTEXT = 1.5  # side of the crop in units of the box's longer side
 URL, KEY = "OPENAI_BASE_URL", "OPENAI_API_KEY"
 LONGEST = 512  # pixels of a picture's longer side as it is sent
 MAX_WORDS = 12
-MAX_ANSWER_BYTES = 1 << 20
+BLOCK, MOST_BLOCKS = 1 << 16, 16  # bytes of an answer that are read at once, and how often
 QUESTION = (
     "The first picture is a background, the second a crop of the place where a character will be added. Which pose or "
     "action fits that place? Answer with at most eight words that can follow the character's name in an image prompt, "
@@ -71,7 +70,7 @@ def build_pose(cfg: PoseConfig) -> Suggester:
     """The suggester that `cfg` names.
 
     Raises:
-        UserError: `http` without the address of a server in the environment, or without its model's name.
+        UserError: `http` without the address of a server in the environment.
     """
     if cfg.name != "http":
         return pose_by_words if cfg.name == "rules" else no_pose
@@ -81,11 +80,7 @@ def build_pose(cfg: PoseConfig) -> Suggester:
         raise UserError(
             f"expected the address of a chat server in {URL} for pose=http, got {url!r}; set {URL} or pose=none"
         )
-    if not cfg.model:
-        raise UserError(
-            "expected the name of the server's model for pose=http, got none; set pose.model=NAME"
-        )
-    return HttpPose(url, cfg.model, os.environ.get(KEY, ""), cfg.timeout)
+    return HttpPose(url, str(cfg.model), os.environ.get(KEY, ""), cfg.timeout)
 
 
 def suggest(suggester: Suggester, background: Image.Image, box: Box, *, name: str, words: str = "") -> str:
@@ -99,13 +94,6 @@ def around(background: Image.Image, box: Box) -> Image.Image:
     left, top = box.x + box.w // 2 - side // 2, box.y + box.h // 2 - side // 2
     right, bottom = min(left + side, background.width), min(top + side, background.height)
     return background.crop((max(0, left), max(0, top), right, bottom))
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -131,18 +119,17 @@ class HttpPose:
             "max_tokens": 40,
             "temperature": 0,
         }
-        headers = {"Content-Type": "application/json"}
-        if self.key:
-            headers["Authorization"] = f"Bearer {self.key}"
-        request = urllib.request.Request(
-            f"{self.url}/chat/completions", json.dumps(body).encode(), headers, method="POST"
-        )
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        where = f"{self.url}/chat/completions"
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout) as answer:
-                reply = json.loads(answer.read(MAX_ANSWER_BYTES))
-            return clean(reply["choices"][0]["message"]["content"])
-        except (OSError, http.client.HTTPException) as error:
-            reason = f"status {error.code}" if isinstance(error, urllib.error.HTTPError) else str(error)
+            # Redirects are not followed: one would carry the key to another host.
+            with httpx.stream("POST", where, json=body, headers=headers, timeout=self.timeout) as answer:
+                answer.raise_for_status()
+                said = b"".join(islice(answer.iter_bytes(BLOCK), MOST_BLOCKS))
+            return clean(json.loads(said)["choices"][0]["message"]["content"])
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            answered = isinstance(error, httpx.HTTPStatusError)
+            reason = f"status {error.response.status_code}" if answered else str(error)  # type: ignore[union-attr]
             raise UserError(
                 f"expected a pose from the chat server in {URL}, got: {reason}; set pose=rules or pose=none"
             ) from error

@@ -35,9 +35,13 @@ GIVEN = {
 GIVEN["demo"] = JOBS["demo"].prepare([])
 
 # What a choice cannot do without, because only its user knows it.
-NEEDED = {("inserter", "bootstrapped"): ["inserter.run=r"], ("data", "rord"): ["data.path=d"]}
-# A model for one purpose: other jobs have no settings for it, and say so.
-SERVES_ONLY = {("model", "sdxl_inpaint"): ["insertion"]}
+NEEDED = {
+    ("inserter", "bootstrapped"): ["inserter.run=r"],
+    ("data", "rord"): ["data.path=d"],
+    ("pool", "sdxl"): ["pool.dir=d"],
+}
+# A model for one purpose: other jobs have no settings for it, and say so. The demo sets keys of its benchmark.
+SERVES_ONLY = {("model", "sdxl_inpaint"): ["insertion"], ("benchmark", "toyplop"): ["evaluate"]}
 CONF = conf_dir()
 FOLDERS_OF_PARTS = ("debug", "job_debug", "experiment", "variant")
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in FOLDERS_OF_PARTS)

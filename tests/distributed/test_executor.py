@@ -5,11 +5,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import PATIENCE, wait_until
 
 from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
@@ -18,7 +18,6 @@ from magic_insert.launch.executor import execute
 from magic_insert.launch.run import StageFailed
 
 TWO = ExecConfig(name="torchrun", devices=2)
-PATIENCE = 240  # seconds; a busy machine needs many to import torch
 LOCAL = ExecConfig(name="slurm", cluster="local", devices=2)
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 
@@ -83,13 +82,6 @@ def test_ranks_end_with_their_parent_however_it_ends(payload: Path, number: sign
         assert parent.wait(PATIENCE) == (143 if number == signal.SIGTERM else -number)
     wait_until(lambda: not any(alive(read_json(note)) for note in notes))
     assert all((payload.parent / f"tidied-{rank}").exists() for rank in range(2))
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:

@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -16,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import PATIENCE, Process, finish, launch
 
 from magic_insert.core.digest import digest
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.store import MANIFEST, flaw_of
 
-PATIENCE = 900  # seconds; a busy machine needs many to import torch
 SETTINGS = (
     "debug=fast", "pool=imagine", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2",
     "bootstrap.num_samples=4", "bootstrap.retrain=both", "bootstrap.rounds=2", "bootstrap.early_stop=false",
@@ -37,21 +36,10 @@ CHECKPOINT = "checkpoint-"
 WORKSHOP = [f"magic_insert.bootstrap.{name}" for name in ("pool", "networks")]
 
 
-def start(place: Path, model: Path, name: str, store: str | None = None) -> subprocess.Popen[str]:
+def start(place: Path, model: Path, name: str, store: str | None = None) -> Process:
     """The job as a user starts it, with a store of its own or another."""
-    code = "from magic_insert.cli.main import main; main()"
     words = [*SETTINGS, f"model.source={model}", f"out={name}/out", f"store={store or name + '/store'}"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "bootstrap", *words],
-        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    return out
+    return launch(["bootstrap", *words], place)
 
 
 def stages(store: Path) -> dict[str, str]:

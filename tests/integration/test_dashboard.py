@@ -14,8 +14,7 @@ from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
-from magic_insert.launch.dashboard import group_curve, write_dashboard
-from magic_insert.launch.results import Outcome, Sweep, read_sweep, write_sweep
+from magic_insert.launch.results import Outcome, Sweep, group_curve, read_sweep, write_dashboard, write_sweep
 
 
 def page_of(out: Path, **place: str) -> str:
@@ -103,16 +102,6 @@ def test_an_unfinished_sweep_shows_its_jobs_as_they_are(tmp_path: Path) -> None:
     text = page_of(tmp_path / "page.html", sweep_dir=str(tmp_path))
     assert "1 failed, 1 done, 1 waiting" in text
     assert "stopped before the sweep ended" in text
-
-
-def test_a_folder_without_measurements_is_refused_by_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=re.escape(str(tmp_path))):
-        page_of(tmp_path / "page.html", run=str(tmp_path))
-    (tmp_path / "rounds.jsonl").touch()
-    with pytest.raises(
-        UserError, match=re.escape(f"expected rounds in {tmp_path / 'rounds.jsonl'}, got an empty")
-    ):
-        page_of(tmp_path / "page.html", run=str(tmp_path))
 
 
 def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path) -> None:

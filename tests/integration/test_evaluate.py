@@ -1,17 +1,14 @@
 """The evaluation from pictures to report with a tiny model: complete rows, nothing twice, the same after a kill."""
 
-import os
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from processes import finish, launch, wait_until
 
 from magic_insert.cli.jobs import JOBS, of_the_demo
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
@@ -27,7 +24,6 @@ from magic_insert.launch.run import JobPlan, run_job
 
 TRIVIAL = {"floor:copy_paste", "floor:background", "floor:random_subject", "ceiling:self", "ceiling:truth"}
 SHADOW = "floor:contact_shadow"
-PATIENCE = 900  # seconds; a busy machine needs many to import torch
 
 
 def words(model: Path, out: Path, *more: str) -> list[str]:
@@ -138,14 +134,14 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
     finished: Path, tmp_path: Path, tiny_micro: Path
 ) -> None:
     out = copy_of(finished, tmp_path)
-    first, *_ = sorted({row["pair_id"] for row in read_rows(out / "rows.jsonl")})
+    first, *_ = sorted({row["subject"] for row in read_rows(out / "rows.jsonl")})
     for pattern in (f"images/*/*/{first}*", f"rows/*/*/{first}*"):
         lost = sorted(out.glob(pattern))
         assert lost
         for path in lost:
             path.unlink()
     (out / "rows.jsonl").unlink()
-    kept = [times_of(out / part, "*.*") for part in ("inputs/truth", "personalized", "images", "rows")]
+    kept = [times_of(out / part, "[!.]*.*") for part in ("inputs/truth", "personalized", "images", "rows")]
     rows = run(words(tiny_micro, out, *METHODS))
     assert rows_digest(rows) == rows_digest(read_rows(finished / "rows.jsonl"))
     for path, changed in (item for part in kept for item in part.items()):
@@ -237,42 +233,23 @@ def test_a_folder_of_ones_own_is_scored_without_truth(tmp_path: Path, tiny_micro
     )
 
 
-def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
-    code = "from magic_insert.cli.main import main; main()"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "evaluate", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    _, errors = process.communicate(timeout=PATIENCE)
-    return process.returncode, errors
-
-
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_rows(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     out = tmp_path / "killed"
-    arguments = words(tiny_micro, out, *METHODS)
-    process = start(arguments)
-    deadline = time.monotonic() + PATIENCE
-    while len(list(out.glob("images/insert/personalized+*/*.png"))) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert ended(process)[0] == -signal.SIGKILL
+    arguments = ["evaluate", *words(tiny_micro, out, *METHODS)]
+    process = launch(arguments)
+    wait_until(lambda: len(list(out.glob("images/insert/personalized+*/*.png"))) >= 2, process)
+    process.kill()
+    finish(process, -signal.SIGKILL)
     assert not (out / "rows.jsonl").exists()
-    code, errors = ended(start(arguments))
-    assert code == 0, errors
+    finish(launch(arguments))
     assert rows_digest(read_rows(out / "rows.jsonl")) == rows_digest(read_rows(finished / "rows.jsonl"))
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     out = tmp_path / "two"
-    code, errors = ended(start(words(tiny_micro, out, *METHODS, "exec=torchrun", "exec.devices=2")))
-    assert code == 0, errors
+    finish(launch(["evaluate", *words(tiny_micro, out, *METHODS, "exec=torchrun", "exec.devices=2")]))
     assert rows_digest(read_rows(out / "rows.jsonl")) == rows_digest(read_rows(finished / "rows.jsonl"))
 
 

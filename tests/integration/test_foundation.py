@@ -1,15 +1,13 @@
 """The foundation job end to end at tiny size: what it assembles loads in plain diffusers, and its card is measured."""
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
+from processes import finish, launch, wait_until
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -132,20 +130,11 @@ def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) ->
 
 @pytest.mark.slow
 def test_a_job_killed_again_and_again_ends_with_the_same_weights(model: Path, tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])",
-        "foundation",
-        "debug=fast",
-        f"out={tmp_path / 'run'}",
-    ]
-    command += ["trainer.precision=32-true"]
-    for seconds in (9.0, 12.0, 15.0):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(seconds)
+    words = ["foundation", "debug=fast", f"out={tmp_path / 'run'}", "trainer.precision=32-true"]
+    for number in (1, 3, 6):  # as soon as so many parts have begun
+        process = launch(words)
+        wait_until(lambda n=number: len(list((tmp_path / "run" / "parts").glob("*"))) >= n, process)
         process.kill()
-        process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+        process.communicate()
+    finish(launch(words))
     assert weights(tmp_path / "run" / "micro") == weights(model)

@@ -1,11 +1,14 @@
 """The insert job on real files with a tiny model: what it writes, what it leaves alone, what it refuses."""
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
+from random_micro import build_micro
 from torch import Tensor
 
 from magic_insert.cli.insert import run_insert
@@ -15,7 +18,6 @@ from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
-from magic_insert.models.micro import build_micro
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
 from magic_insert.training.personalize import run_personalize
@@ -63,6 +65,12 @@ def run(
     words = [f"subject={folder / subject}", f"background={folder / background}", f"out={out}", *overrides]
     words.append(f"subjects={folder / 'subjects'}")
     return run_insert(freeze(compose_job("insert", [f"model.source={model}", *FAST, *words])))
+
+
+@cache
+def base() -> DictConfig:
+    """The job as it composes; not to be changed."""
+    return compose_job("insert", ["subject=s", "background=b", "out=o.png", *FAST])
 
 
 def levels(path: Path) -> Tensor:
@@ -176,15 +184,15 @@ REFUSED = {
     "the name of the record": (["background=[places/run.png]", "out=new"], "none called run or manifest"),
     "no pictures": (["background=empty", "out=new"], "got none"),
     "over an input": (["background=[places/a.png]", "out=places"], "not one of the inputs"),
-    "a pose for many": (["background=[scene.png]", "out=new", "pose=rules"], "pose=none"),
+    "a pose for many": (["background=[scene.png]", "out=new", "pose.name=rules"], "pose=none"),
     "no background": (["background=[]", "out=new"], "background=PATH"),
     "a name too long": ([f"out=new/{'a' * 300}.png"], "at most 255 bytes"),
     "truncated file": (["background=broken.png"], "damaged"),
     "alpha zero everywhere": (["subject=clear.png"], "alpha below a half"),
     "output under a file": (["out=text.png/out.png"], "able to write"),
-    "no model": (["model.source=nowhere"], "model_index.json"),
-    "cut-out wanted": (["subject=opaque.png", "segmenter=alpha"], "transparent ground"),
-    "no rembg": (["segmenter=rembg"], "rembg"),
+    "no model": (["model.source=nowhere"], "a model folder or hub id"),
+    "cut-out wanted": (["subject=opaque.png", "segmenter.name=alpha"], "transparent ground"),
+    "no rembg": (["segmenter.name=rembg"], "rembg"),
     "no such block": (["style.blocks=[nowhere]"], "UNet block that hears"),
     "no block at all": (["style.blocks=[]"], "block for the adapter"),
     "a folder for the sidecar": (["out=taken.png"], "folder taken.json"),
@@ -204,8 +212,9 @@ def test_bad_input_is_refused_in_one_line_and_nothing_is_left(
     before = {path: path.read_bytes() for path in files.rglob("*") if path.is_file()}
     words = [f"subject={learned / 'cut.png'}", "background=scene.png", "out=new/folder/out.png"]
     overrides = [word.replace("RUN", str(learned / "run")) for word in overrides]
+    changes = OmegaConf.from_dotlist([*words, f"model.source={tiny_micro}", *overrides])
     with pytest.raises(UserError, match=message):
-        run_insert(freeze(compose_job("insert", [*words, f"model.source={tiny_micro}", *FAST, *overrides])))
+        run_insert(freeze(OmegaConf.merge(base(), changes)))
     assert {path: path.read_bytes() for path in files.rglob("*") if path.is_file()} == before
     assert not (files / "new").exists()
 

@@ -182,13 +182,3 @@ def test_a_seed_is_a_picture_and_transparency_is_kept(tiny_micro: Path, tmp_path
     _, kept = load_rgba(remove(tmp_path, tiny_micro, alpha=alpha))
     assert kept is not None
     assert (kept - alpha).abs().max() < 0.01
-
-
-def test_a_wider_rim_and_a_deafer_threshold_are_heard(tiny_micro: Path, tmp_path: Path) -> None:
-    def changed(*words: str) -> float:
-        story = remove(tmp_path, tiny_micro, *words).with_suffix(".json").read_text()
-        return float(json.loads(story)["result"]["changed_share"])
-
-    plain = changed("threshold=1")
-    assert plain < changed("threshold=1", "grow=0.1")
-    assert plain < changed("threshold=0.01")

@@ -1,15 +1,12 @@
 """A training that is killed from outside: the same command goes on and writes the same bytes."""
 
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
+from processes import Process, finish, launch, wait_until
 
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
@@ -22,7 +19,6 @@ from magic_insert.training.personalize import CARD_FILE
 
 STEPS = 60
 PERIOD = 5
-PATIENCE = 240  # seconds; a busy machine needs many to import torch
 pytestmark = pytest.mark.slow
 
 
@@ -56,7 +52,7 @@ EVERYTHING = {
 PLAIN = {"personalization.validation.every": 0}
 
 
-def start(place: Path, model: Path, out: str, options: dict[str, object]) -> subprocess.Popen[str]:
+def start(place: Path, model: Path, out: str, options: dict[str, object]) -> Process:
     settings = {
         "subject": "toy.png",
         "out": out,
@@ -70,20 +66,7 @@ def start(place: Path, model: Path, out: str, options: dict[str, object]) -> sub
         "personalization.views": 4,
         **options,
     }
-    return launch(place, ["personalize", *(f"{key}={value}" for key, value in settings.items())])
-
-
-def launch(place: Path, words: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "from magic_insert.cli.main import main; main()", *words],
-        cwd=place, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-
-
-def finish(process: subprocess.Popen[str]) -> None:
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
+    return launch(["personalize", *(f"{key}={value}" for key, value in settings.items())], place)
 
 
 @pytest.fixture(scope="module", params=[PLAIN, EVERYTHING], ids=["plain", "everything"])
@@ -113,14 +96,9 @@ def test_a_run_ended_by_a_signal_goes_on_to_the_same_bytes(
     name = f"{number.name}-{len(options)}"
     out = place / name
     process = start(place, tiny_micro, name, options)
-    deadline = time.monotonic() + PATIENCE
-    while len(list_checkpoints(out)) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(list_checkpoints(out)) >= 2, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == code, errors
+    _, errors = finish(process, code)
     assert "Traceback" not in errors
     assert number != signal.SIGINT or re.search("magic-insert: stopped after step .* goes on", errors)
     assert not (out / CARD_FILE).exists()
@@ -137,19 +115,14 @@ def test_an_insertion_ended_by_ctrl_c_goes_on_to_the_same_bytes(place: Path, tin
              "data.num_pairs=2", "data.held_out=0", "data.workers=0", "train.steps=30", "train.batch_size=2",
              "train.views=1", "train.save_every=5"]  # fmt: skip
 
-    def begin(out: str) -> subprocess.Popen[str]:
-        return launch(place, [*words, f"out={out}"])
+    def begin(out: str) -> Process:
+        return launch([*words, f"out={out}"], place)
 
     finish(begin("inserted"))
     process = begin("stopped")
-    deadline = time.monotonic() + PATIENCE
-    while len(list_checkpoints(place / "stopped" / "inserter.fit")) < 2:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(list_checkpoints(place / "stopped" / "inserter.fit")) >= 2, process)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, errors
+    _, errors = finish(process, 130)
     assert "Traceback" not in errors
     assert re.search("magic-insert: stopped after step .* goes on", errors)
     finish(begin("stopped"))

@@ -25,7 +25,7 @@ from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.personalize import personalize
-from magic_insert.training.personalize_module import CachedViews, diffuse, draw, min_snr_weight
+from magic_insert.training.personalize_module import diffuse, min_snr_weight
 
 CONFIG = PersonalizationConfig(
     steps=6,
@@ -254,15 +254,3 @@ def test_min_snr_weights_all_say_the_same_about_the_clean_image() -> None:
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "epsilon") * snr, expected)
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "v_prediction") * (snr + 1), expected)
     torch.testing.assert_close(min_snr_weight(kept, 5.0, "sample"), expected)
-
-
-def test_the_draws_of_a_step_depend_on_seed_and_step_alone() -> None:
-    cache = CachedViews(torch.zeros(5, 4, 8, 8), torch.ones(5, 1, 8, 8))
-
-    def drawn(step: int) -> dict[str, torch.Tensor]:
-        return draw(0, step, cache, replace(CONFIG, batch_size=3), num_times=1000, stream="a")
-
-    later, same, other = drawn(7), drawn(7), drawn(8)
-    assert torch.equal(later["noise"], same["noise"])
-    assert torch.equal(later["times"], same["times"])
-    assert not torch.equal(later["noise"], other["noise"])

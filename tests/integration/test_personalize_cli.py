@@ -1,7 +1,5 @@
 """`magic-insert personalize` as a user types it: odd pictures, bad input, many subjects, SDXL's layout, export."""
 
-import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +10,10 @@ from PIL import Image
 
 from magic_insert.cli.main import main
 from magic_insert.core.images import save_png
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
 from magic_insert.data.subject_files import SubjectFiles
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.training.personalize import share
 
 FAST = ("personalization.steps=1", "personalization.views=1", "personalization.rank=1",
@@ -165,63 +162,3 @@ def test_export_writes_two_files_with_a_modelspec_header(
         capsys.readouterr()
         assert run("export", *words) == 2
         assert named in capsys.readouterr().err
-
-
-@pytest.fixture
-def sdxl_folder(tiny_micro: Path, tmp_path: Path) -> Path:
-    """SDXL's layout and conventions at reduced sizes: Euler, epsilon prediction, a VAE that wants float32."""
-    folder = tmp_path / "sdxl"
-    shutil.copytree(tiny_micro, folder)
-
-    def edit(path: Path, **values: Any) -> None:
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
-
-    index = json.loads((folder / "model_index.json").read_text())
-    edit(folder / "model_index.json", scheduler=["diffusers", "EulerDiscreteScheduler"])
-    assert index["_class_name"] == "StableDiffusionXLPipeline"
-    (folder / "scheduler" / "scheduler_config.json").write_text(
-        json.dumps(
-            {
-                "_class_name": "EulerDiscreteScheduler",
-                "beta_start": 0.00085,
-                "beta_end": 0.012,
-                "beta_schedule": "scaled_linear",
-                "prediction_type": "epsilon",
-                "timestep_spacing": "leading",
-                "steps_offset": 1,
-            }
-        )
-    )
-    edit(folder / "vae" / "config.json", force_upcast=True, scaling_factor=0.13025)
-    return folder
-
-
-def test_a_local_folder_in_sdxls_layout_is_trained_by_its_own_recipe(
-    sdxl_folder: Path, tmp_path: Path
-) -> None:
-    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
-    code = run(
-        "personalize",
-        "model=sdxl",
-        f"model.source={sdxl_folder}",
-        "model.revision=null",
-        "model.ip_adapter=null",
-        "model.ip_adapter_weight=null",
-        "model.controlnet=null",
-        "model.image_size=64",
-        "model.device=cpu",
-        "model.dtype=bfloat16",
-        f"subject={tmp_path / 'cat.png'}",
-        f"out={tmp_path / 'out'}",
-        "personalization.steps=2",
-        "personalization.views=2",
-        "personalization.validation.steps=1",
-        "personalization.validation.seeds=1",
-    )
-    assert code == 0
-    card = read_json(tmp_path / "out" / "card.json")
-    assert card["prediction_type"] == "epsilon"
-    assert card["config"]["precision"] == "bf16-mixed"
-    assert [row["step"] for row in card["scores"]] == [2]
-    assert (tmp_path / "out" / TOKENS_FILE).is_file()
-    assert list((tmp_path / "out" / "samples").iterdir())

@@ -1,4 +1,4 @@
-"""One small run of every job, one after the other as a person would: part of `make check`."""
+"""Small runs of jobs, one after the other as a person would; the Makefile names the tests of the other jobs."""
 
 from pathlib import Path
 
@@ -20,7 +20,6 @@ CHAINS = {
         f"insert run=cat subject=toy/subjects/000000.png background=pairs/without/000000.png out=o.png {FAST}",
         "remove image=pairs/with/000000.png mask=pairs/mask/000000.png out=clean.png model.source={model} steps=1",
         f"insertion task=insert out=edit data.num_pairs=2 data.held_out=1 data.workers=0 {FAST}",
-        f"demo num_scenes=1 out=demo {SMALL} {FAST}",
         "status root=.",
         "dashboard run=cat out=page.html",
     ],
@@ -29,11 +28,6 @@ CHAINS = {
         "report rows=rows/rows.jsonl out=report",
         f"study rows=rows/rows.jsonl {PAIR} protocol.tasks=1 out=study",
     ],
-    "bootstrap": [
-        f"bootstrap out=boot store=store {FAST}",
-        "review run=boot out=review",
-    ],
-    "foundation": ["foundation debug=fast out=found"],
 }
 
 
@@ -48,4 +42,7 @@ def test_every_job_runs(
 
 def test_no_job_is_left_out() -> None:
     run = {line.split()[0] for lines in CHAINS.values() for line in lines}
-    assert set(JOBS) - run == {"subjectplop", "card", "page", "plan"}  # network, minutes, a browser, SDXL
+    elsewhere = {"demo", "bootstrap", "review", "foundation", "card", "page", "plan", "subjectplop"}
+    assert (
+        set(JOBS) == run | elsewhere
+    )  # of those, CHECKED in the Makefile names a test each; the last four take more

@@ -5,13 +5,11 @@ import csv
 import io
 import re
 import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from processes import Process, finish, launch, wait_until
 from toy_jobs import check_luck
 
 from magic_insert.cli.jobs import JOBS, Job
@@ -21,8 +19,6 @@ from magic_insert.core.jsonl import read_json, read_jsonl, read_record
 from magic_insert.launch.results import Outcome, Sweep, read_sweep, write_sweep
 from magic_insert.launch.run import RunRecord
 from magic_insert.launch.sweep import job_name, settings_of
-
-PATIENCE = 240  # seconds; the machine may be busy
 
 
 @pytest.fixture
@@ -40,12 +36,9 @@ main.main(["card", *sys.argv[2:]])
 """
 
 
-def start(job: str, *words: str) -> "subprocess.Popen[str]":
+def start(job: str, *words: str) -> Process:
     """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place."""
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN_TOY, job, "-m", *words],
-        text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    return launch([job, "-m", *words], code=RUN_TOY)
 
 
 def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
@@ -153,42 +146,19 @@ def test_one_job_that_does_not_fit_keeps_the_whole_sweep_from_starting(
 
 
 def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> None:
-    words = ("out=runs/s", "seed=1,2")
+    words = ("out=runs/s", "seed=1,2,3")
     process = start("wait_for_mending", *words)
     record = toy / "runs/s/seed=2/run.json"
-    deadline = time.monotonic() + PATIENCE
     try:
-        while not ((toy / "ran.jsonl").exists() and ran(toy) == [1, 2]):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: (toy / "ran.jsonl").exists() and ran(toy) == [1, 2], process)
+        assert [row.state for row in read_sweep(toy / "runs/s").jobs] == ["done", "running", "waiting"]
     finally:
         process.kill()
-    process.communicate(timeout=PATIENCE)
-    while read_record(record, RunRecord).state_now == "running":
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    finish(process, -signal.SIGKILL)
+    wait_until(lambda: read_record(record, RunRecord).state_now != "running")
     (toy / "mended").touch()
     assert run("wait_for_mending", *words)[0] == 0
-    assert ran(toy) == [1, 2, 2]
-
-
-def test_an_unfinished_sweep_is_on_the_disk_and_its_dead_job_has_failed(toy: Path) -> None:
-    process = start("wait_for_mending", "out=runs/s", "seed=1,2,3")
-    deadline = time.monotonic() + PATIENCE
-    try:
-        while not ((toy / "ran.jsonl").exists() and ran(toy) == [1, 2]):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        jobs = read_sweep(toy / "runs/s").jobs
-        assert [row.state for row in jobs] == ["done", "running", "waiting"]
-    finally:
-        process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "magic-insert: stopped"
-    record = read_json(toy / jobs[1].out / "run.json")
-    assert record["state"] == "stopped"
+    assert ran(toy) == [1, 2, 2, 3]
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")

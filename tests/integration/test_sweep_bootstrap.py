@@ -1,11 +1,10 @@
 """A real sweep: bootstraps of a tiny model at the same time, what they share made once, rounds and pictures in W&B."""
 
 import re
-import sys
 from pathlib import Path
-from subprocess import run
 
 import pytest
+from processes import finish, launch
 
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.launch.results import read_sweep
@@ -24,11 +23,7 @@ def test_two_bootstraps_at_once_make_what_they_share_once(
         "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=3",
         "pool.styles=[cartoon]", "filter.keep_at_most_per_style=1", "fit.steps=2,3", "sweep.workers=2", "logger=wandb",
     ]  # fmt: skip
-    code = "from magic_insert.cli.main import main; main()"
-    done = run(
-        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish(launch(words, tmp_path))
 
     jobs = read_sweep(tmp_path / "sweep").jobs
     assert [job.settings for job in jobs] == [{"fit.steps": "2"}, {"fit.steps": "3"}]

@@ -10,7 +10,7 @@ from magic_insert.config.schema.jobs import ToyboxConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.jsonl import read_jsonl
-from magic_insert.toybox.export import run_toybox
+from magic_insert.toybox.world import run_toybox
 
 CONFIG = ToyboxConfig(
     what="subjects", num_subjects=2, num_scenes=1, size=32, styles=["photo", "cartoon"], seed=5

@@ -15,7 +15,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
 from magic_insert.evaluation.metrics import Metric, Sample
 from magic_insert.evaluation.rows import Column
-from magic_insert.inserters.base import Insertion
+from magic_insert.inserters.base import Insertion, Window
 from magic_insert.models.encoders.base import EncoderCard, PlainEncoder
 from magic_insert.models.segment import Matte
 from magic_insert.stylizers.draws import Draw
@@ -65,18 +65,9 @@ class Gloom:
         """Its name and its settings."""
         return {"inserter": self.name, "darkness": self.settings.darkness}
 
-    def __call__(
-        self,
-        scene: Tensor,
-        window: Tensor,
-        mask: Tensor,
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """A factor of the whole window, and no light."""
-        shade = torch.full_like(window, 1 - self.settings.darkness)
+        shade = torch.full_like(window.pasted, 1 - self.settings.darkness)
         return Insertion(EffectLayer(shade, torch.zeros_like(shade)))
 
 

@@ -198,6 +198,13 @@ def test_a_hair_on_drawings_is_not_worth_two_decibels_on_photographs() -> None:
     assert best_round(rows, 2.5) == 1
 
 
+def test_without_a_held_out_set_the_last_round_is_kept_and_no_verdict_is_given() -> None:
+    rows = [{"round": number, "metrics": {}, "changes": {}} for number in range(3)]
+    assert best_round(rows, 0.3) == 2
+    assert improves(rows, min_gain=1.0, max_photo_loss=0.0)
+    assert "without a verdict" in conclusion(rows, 0.3)
+
+
 def test_the_loss_on_photographs_is_counted_from_the_base_and_not_from_the_last_round() -> None:
     forgetful = [BASE, row(1, 25.0, 26.0), row(2, 22.0, 27.9)]
     assert best_round(forgetful, 0.3) == 2

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
-from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import psnr_pooled, region_sums
-from magic_insert.core.fill import fill_hole
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.inserters import build_inserter

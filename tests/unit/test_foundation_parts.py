@@ -37,8 +37,8 @@ from magic_insert.models.micro import (
     publish_adapter,
 )
 from magic_insert.toybox.captions import corpus
-from magic_insert.toybox.looks import LOOK_NAMES, apply_look
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
+from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
 from magic_insert.training.insertion import mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
 

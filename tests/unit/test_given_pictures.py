@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from magic_insert.config.schema.evaluation import ImagesConfig
+from magic_insert.config.schema.evaluation import MadeElsewhere
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
@@ -34,7 +34,7 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_official_results_are_found_by_their_names(tmp_path: Path) -> None:
     touch(tmp_path, "alien/res_alien_desert_oil_r.jpg", "dog/res_dog_forest_l.jpg", "other/unrelated.jpg")
-    found = match_files(ImagesConfig(str(tmp_path), "{subject}/" + OFFICIAL), PAIRS, "official")
+    found = match_files(MadeElsewhere(str(tmp_path), "{subject}/" + OFFICIAL), PAIRS, "official")
     assert {pair: path.name for pair, path in found.items()} == {
         "alien__desert_oil.r": "res_alien_desert_oil_r.jpg",
         "dog__forest.l": "res_dog_forest_l.jpg",
@@ -44,7 +44,7 @@ def test_official_results_are_found_by_their_names(tmp_path: Path) -> None:
 def test_missing_and_surplus_files_are_counted_and_named(tmp_path: Path) -> None:
     touch(tmp_path, "res_alien_desert_oil_r.jpg", "res_alien_desert_oil_l.jpg", "notes.txt")
     with pytest.raises(UserError) as caught:
-        match_files(ImagesConfig(str(tmp_path), OFFICIAL), PAIRS, "official")
+        match_files(MadeElsewhere(str(tmp_path), OFFICIAL), PAIRS, "official")
     assert "1 missing (res_dog_forest_l.jpg)" in str(caught.value)
     assert "1 surplus (res_alien_desert_oil_l.jpg)" in str(caught.value)
 
@@ -52,7 +52,7 @@ def test_missing_and_surplus_files_are_counted_and_named(tmp_path: Path) -> None
 def test_a_pattern_that_cannot_tell_two_pairs_apart_is_refused(tmp_path: Path) -> None:
     sides = [BenchPair("dog", "forest", side) for side in ("l", "r")]
     with pytest.raises(UserError, match="side"):
-        match_files(ImagesConfig(str(tmp_path)), sides, "official")
+        match_files(MadeElsewhere(str(tmp_path)), sides, "official")
 
 
 def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_picture() -> None:

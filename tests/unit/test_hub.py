@@ -10,12 +10,14 @@ from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
 from hub_model import Hub
 from transformers import CLIPVisionModelWithProjection
 
+from magic_insert.cli.main import main
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.controlnet import controlnet_of
+from magic_insert.core.images import save_png
+from magic_insert.core.jsonl import read_json
 from magic_insert.models.edit_unet import load_edit_unet
 from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
-from magic_insert.models.sampling import sample
+from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.style import style_embeds
 
 
@@ -129,6 +131,20 @@ def test_the_inpainting_model_loads_from_a_folder(hub: Hub) -> None:
     assert pipe.unet.config.in_channels == 9
     with pytest.raises(UserError, match="model=sdxl_inpaint"):  # it is no edit UNet of ours
         load_edit_unet(hub.inpaint / "unet")
+
+
+def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(hub: Hub, tmp_path: Path) -> None:
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    words = [
+        *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
+        f"subject={tmp_path / 'cat.png'}",
+    ]
+    words += ["personalization.steps=2", "personalization.views=2"]
+    words += [f"personalization.validation.{word}" for word in ("steps=1", "seeds=1", "scorer=none")]
+    main(["personalize", *words, f"out={tmp_path / 'out'}"])
+    card = read_json(tmp_path / "out" / "card.json")
+    assert (card["prediction_type"], card["config"]["precision"]) == ("epsilon", "bf16-mixed")
+    assert list((tmp_path / "out" / "samples").iterdir())
 
 
 def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub) -> None:

@@ -44,12 +44,6 @@ def test_every_window_holds_the_whole_subject(number: int) -> None:
     assert 0.05 < float(view.mask.mean()) < 0.7
 
 
-def test_random_windows_differ_and_return_when_asked_again() -> None:
-    widths = {round(float(view_of(scene(), number, 48, CONFIG).mask.mean()), 4) for number in range(2, 8)}
-    assert len(widths) > 3
-    assert torch.equal(view_of(scene(), 5, 48, CONFIG).mask, view_of(scene(), 5, 48, CONFIG).mask)
-
-
 def test_a_loose_mask_only_grows_and_without_dilation_not_at_all() -> None:
     masks = [view_of(scene(), number, 48, CONFIG) for number in range(8)]
     assert all((view.loose_mask >= view.mask).all() for view in masks)

@@ -11,7 +11,6 @@ from magic_insert.core.rand import generator
 from magic_insert.models.lora import (
     FILE,
     add_lora,
-    load_lora,
     lora_state,
     remove_lora,
     save_lora,
@@ -69,23 +68,6 @@ def test_plain_diffusers_reads_the_file_with_its_scale(pipe: Any, stock_pipe: An
     save_lora(tmp_path / FILE, pipe.unet)
     stock_pipe.load_lora_weights(tmp_path)
     torch.testing.assert_close(predict(stock_pipe), predict(pipe), atol=1e-5, rtol=0)
-
-
-def test_two_loras_in_one_model_do_not_hear_each_other(pipe: Any, tmp_path: Path) -> None:
-    outputs = {}
-    for name in ("cat", "dog"):
-        add_lora(pipe.unet, rank=2, alpha=2, seed=0)
-        disturb(pipe.unet, seed=len(outputs))
-        save_lora(tmp_path / name / FILE, pipe.unet)
-        outputs[name] = predict(pipe)
-        remove_lora(pipe.unet, "subject")
-    base = predict(pipe)
-    for name in ("dog", "cat"):
-        load_lora(pipe, tmp_path / name / FILE, name)
-    assert torch.equal(predict(pipe), base)
-    for name in ("cat", "dog", "cat"):
-        use_lora(pipe.unet, name)
-        torch.testing.assert_close(predict(pipe), outputs[name], atol=1e-5, rtol=0)
 
 
 def test_the_start_depends_on_the_seed_alone_and_takes_nothing_from_the_global_stream(pipe: Any) -> None:

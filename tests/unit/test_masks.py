@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import ndimage
 
 from magic_insert.core import masks
 from magic_insert.core.errors import UserError
@@ -52,17 +51,6 @@ def test_a_blur_keeps_the_mean_of_a_picture_whose_border_is_empty() -> None:
     assert masks.area(soft) == pytest.approx(masks.area(mask), rel=1e-4)
     assert float(soft.min()) >= 0
     assert float(soft.max()) <= 1
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.floats(0.1, 0.9))
-def test_components_agree_with_scipy(seed: int, density: float) -> None:
-    mask = random_mask(seed, density)
-    labels = masks.components(mask)
-    theirs, count = ndimage.label(mask[0].numpy(), structure=torch.ones(3, 3).numpy())
-    assert len(labels.unique()) - int((labels == 0).any()) == count
-    pairs = {(int(a), int(b)) for a, b in zip(labels.flatten(), theirs.flatten(), strict=True)}
-    assert len(pairs) == count + int((theirs == 0).any())
 
 
 def test_the_largest_component_wins_and_nothing_stays_nothing() -> None:

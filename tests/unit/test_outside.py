@@ -11,8 +11,8 @@ import torch
 from omegaconf import OmegaConf
 
 from magic_insert.bootstrap.filters import build_filters
-from magic_insert.cli.help import job_help
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
+from magic_insert.cli.main import job_help
 from magic_insert.config.compose import compose_job, frozen_from, group_options
 from magic_insert.config.freeze import freeze, to_yaml
 from magic_insert.config.registry import ENCODERS, METRICS
@@ -21,6 +21,7 @@ from magic_insert.core.records import Subject
 from magic_insert.evaluation.metrics import Sample
 from magic_insert.evaluation.rows import column
 from magic_insert.inserters import build_inserter
+from magic_insert.inserters.base import Window
 from magic_insert.models.segment import segment
 from magic_insert.stylizers import build_stylizer
 from magic_insert.stylizers.draws import Draw
@@ -78,7 +79,7 @@ def test_a_stylizer_and_an_inserter_have_settings_of_their_own_in_help_run_and_r
     assert torch.allclose(stylizer([draw]), torch.full((1, 3, 8, 8), 0.35))
     inserter = build_inserter(cfg.inserter, None, None)
     window, mask = torch.ones(3, 8, 8), torch.ones(1, 8, 8)
-    layer = inserter(window, window, mask, seed=0, id="a").layer
+    layer = inserter(Window(window, window, mask)).layer
     assert torch.equal(layer.shade, torch.full((3, 8, 8), 0.25))
 
 

@@ -4,6 +4,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,8 @@ def desoba(root: Path) -> Listing:
 
 def rord(root: Path) -> Listing:
     write(root / "train", ("img", "gt", "mask"), black_subject=True)
-    return list_rord(root, black_subject=True)
+    found = list_rord(root)
+    return replace(found, pairs=[replace(ref, black_subject=True) for ref in found.pairs])
 
 
 def ober(root: Path) -> Listing:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from random_micro import build_micro
 from safetensors.torch import load_file, save_file
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.micro import TINY, build_micro, build_unet
+from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.pipeline import (
     fingerprint,
     load_pipeline,

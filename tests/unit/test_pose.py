@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from magic_insert.config.fields import check
 from magic_insert.config.schema.shared import PoseConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
@@ -147,7 +148,7 @@ def test_a_server_that_is_not_there_is_an_error_of_one_line(monkeypatch: pytest.
     with pytest.raises(UserError, match="pose=rules"):
         suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
     with pytest.raises(UserError, match=r"pose\.model"):
-        build_pose(PoseConfig(name="http"))
+        check(PoseConfig(name="http"), "pose.")
     for url in ("", "ftp://example.org", "file:///etc/passwd", "example.org"):
         monkeypatch.setenv("OPENAI_BASE_URL", url)
         with pytest.raises(UserError, match="OPENAI_BASE_URL"):

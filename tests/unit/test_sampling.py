@@ -34,9 +34,3 @@ def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: An
             output_type="pt",
         ).images
     torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
-
-
-def test_a_row_does_not_depend_on_its_neighbours(tiny_pipe: Any) -> None:
-    together = sample(tiny_pipe, PROMPTS, (3, 4, 5), steps=2)
-    alone = [sample(tiny_pipe, [p], [s], steps=2) for p, s in zip(PROMPTS, (3, 4, 5), strict=True)]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)

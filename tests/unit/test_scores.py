@@ -11,8 +11,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import generator
 from magic_insert.evaluation.scores import FeatureStore, Picture, embed_groups, embeddings, keys_of
-from magic_insert.models.encoders import EncoderCard, MetricEncoder
-from magic_insert.models.encoders.base import unit
+from magic_insert.models.encoders.base import EncoderCard, MetricEncoder, unit
 
 CARD = EncoderCard(
     name="mean colours", role="identity", weights="none", weights_sha256="0" * 64, resize=8, crop=8,

@@ -1,20 +1,17 @@
 """Cutting subjects out of pictures on plain ground, against mattes that are known."""
 
-import os
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
-from magic_insert.models.ground import ground_colour
-from magic_insert.models.segment import has_cutout, segment
-
-SHARED = Path(os.environ.get("MAGIC_INSERT_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+from magic_insert.inputs import find_segmenter
+from magic_insert.models.segment import ground_colour, has_cutout, segment
 
 
 def disc(size: int = 96, radius: float = 0.3, hole: float = 0.0) -> Tensor:
@@ -99,18 +96,7 @@ def test_a_picture_without_a_subject_is_refused() -> None:
 
 def test_rembg_without_its_package_or_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rembg"):
-        segment(on_ground(disc(), gradient()), segmenter="rembg", model_folder=tmp_path)
-
-
-@pytest.mark.skipif(
-    not (SHARED / "subjectplop").is_dir(), reason="the SubjectPlop examples are not on this machine"
-)
-def test_an_opaque_generated_picture_is_cut_close_to_a_published_matte() -> None:
-    rgb, alpha = load_rgba(SHARED / "subjectplop" / "characters" / "gnome.png")
-    assert alpha is not None
-    alpha = (alpha > 0.5).float()
-    matte = segment((rgb * alpha + (1 - alpha))[:, ::2, ::2].contiguous())
-    assert overlap(matte.alpha, alpha[:, ::2, ::2]) > 0.93
+        find_segmenter(SegmenterConfig(name="rembg", model_dir=str(tmp_path)))
 
 
 def _round(y: torch.Tensor, x: torch.Tensor, cy: float, cx: float, radius: float) -> torch.Tensor:

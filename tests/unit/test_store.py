@@ -149,28 +149,6 @@ def test_a_full_disk_is_told_in_one_line_and_leaves_the_store_valid(store: Store
     assert store.obtain(wanted, Calls()).folder.is_dir()
 
 
-def test_a_write_that_a_quota_stops_leaves_no_published_stage(tmp_path: Path) -> None:
-    code = """
-import resource, signal, sys
-from pathlib import Path
-from magic_insert.core.store import Request, Store
-from magic_insert.core.errors import UserError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-store = Store(Path(sys.argv[1]), print)
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-try:
-    store.obtain(Request("big", 1, {}, {}), lambda folder: (folder / "file").write_bytes(b"x" * 100_000) and None)
-except UserError as error:
-    print("told:", error)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert "told: expected to write big" in done.stdout
-    assert os.strerror(errno.EFBIG) in done.stdout
-    assert not (tmp_path / "big").exists()
-
-
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
 @pytest.mark.parametrize("where", ["lock", "repair", "publish"])
 def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_happens(
@@ -215,14 +193,6 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
         publish(cfg, [], 0, {"inserter": new, "remover": new})
     assert f"got {os.strerror(number)}; make room there" in str(told.value)
     assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
-
-
-def test_a_fault_of_the_stage_itself_is_not_called_a_disk_fault(store: Store) -> None:
-    def fault(folder: Path) -> None:
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        store.obtain(REQUEST, fault)
 
 
 RACER = """

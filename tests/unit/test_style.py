@@ -67,17 +67,6 @@ def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -
     assert set(map(tuple, scales(tiny_pipe).values())) == {(0.0,)}
 
 
-def test_a_row_hears_its_own_style_only(tiny_pipe: Any) -> None:
-    pictures = [picture(seed) for seed in range(3)]
-    with listening(tiny_pipe, "all", 1.0):
-        together = draw(tiny_pipe, style_embeds(tiny_pipe, pictures), (5, 6, 7))
-        alone = [
-            draw(tiny_pipe, style_embeds(tiny_pipe, [p]), (s,))
-            for p, s in zip(pictures, (5, 6, 7), strict=True)
-        ]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
-
-
 def test_a_model_without_adapter_refuses_a_style_picture(stock_pipe: Any) -> None:
     with pytest.raises(UserError, match="IP-Adapter"):
         style_embeds(stock_pipe, [picture(0)])

@@ -3,19 +3,14 @@
 import importlib.util
 import json
 import math
-from dataclasses import replace
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
-from bench_composite import run as compare_composites
-from bench_trainer import WARM_UP, compare
 from seed_table import lines_of, main, markdown
 
-from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
@@ -23,26 +18,6 @@ from magic_insert.launch.results import Outcome, Sweep, write_sweep
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 GROUPS = ("photo", "seen", "unseen")
 PIXELS = 100.0
-
-
-@pytest.mark.slow
-def test_the_bench_of_the_trainer_times_both_loops_and_leaves_the_model_as_it_was(tiny_pipe: Any) -> None:
-    cfg = PersonalizationConfig(
-        steps=WARM_UP + 2, batch_size=1, rank=2, alpha=2.0, targets=["to_q"], lr_unet=1e-3, wd_unet=0.0,
-        lr_tokens=1e-3, wd_tokens=0.0, checkpoint_every=1000,
-    )  # fmt: skip
-    for cost in compare(tiny_pipe, replace(cfg, precision="32-true"), blocks=2):
-        assert len(cost.seconds) == 2 * 2  # two counted steps in each of two blocks
-        assert min(cost.seconds) > 0
-        assert cost.peak_gb > 0.1  # torch alone takes as much
-    assert not hasattr(tiny_pipe.unet, "peft_config")
-
-
-@pytest.mark.slow
-def test_the_bench_of_composites_fills_its_table(tiny_micro: Path, tmp_path: Path) -> None:
-    rows = compare_composites(tiny_micro, tmp_path, pairs=1, scale=1, style="photo", steps=1, seed=0)
-    assert rows["insert, copy-paste"]["untouched %"] == 100
-    assert len(rows) == 12
 
 
 def stored(store: Path, key: str, error: float) -> float:

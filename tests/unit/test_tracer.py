@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+from magic_insert.core.masks import bounding_box
 from magic_insert.toybox.records import (
     FAR,
     GROUND_ID,
@@ -84,9 +85,9 @@ def test_each_solid_seen_from_far_is_as_wide_and_high_as_its_size_says(
     far = Camera(
         position=(0.0, 1.0, 40.0), target=(0.0, 1.0, 0.0), fov_deg=math.degrees(2 * math.atan(1 / 40))
     )
-    x0, y0, x1, y1 = trace([World((shape,), None, camera=far)], 200).subject_box[0].tolist()
-    assert (x1 - x0) / 100 == pytest.approx(width, abs=0.03)
-    assert (y1 - y0) / 100 == pytest.approx(height, abs=0.03)
+    box = bounding_box(trace([World((shape,), None, camera=far)], 200).coverage[0], 1e-6)
+    assert box.w / 100 == pytest.approx(width, abs=0.03)
+    assert box.h / 100 == pytest.approx(height, abs=0.03)
 
 
 def test_sky_wall_and_ground_are_where_they_belong() -> None:

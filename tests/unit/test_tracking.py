@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from magic_insert.config.schema.shared import LoggerConfig
-from magic_insert.core.images import save_png
-from magic_insert.core.jsonl import read_json, read_jsonl
-from magic_insert.tracking import METRICS, SWEEP, has_wandb_account, open_tracker, wandb_id
+from magic_insert.core.jsonl import read_jsonl
+from magic_insert.tracking import METRICS, has_wandb_account, open_tracker, wandb_id
 
 
 def test_rows_carry_their_stage_and_step_and_later_runs_append(tmp_path: Path) -> None:
@@ -55,27 +53,3 @@ def test_ranks_other_than_the_first_are_silent(tmp_path: Path, monkeypatch: pyte
         tracker.log(1, {"loss": 0.5})
         tracker.table(1, "samples", [{"id": "a"}])
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_wandb_without_an_account_keeps_both_stages_with_pictures_and_tables_offline(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv(SWEEP, "bootstrap sweep-7")
-    save_png(tmp_path / "sheet.png", torch.rand(3, 8, 8))
-    for stage in ("vae", "clip"):
-        with open_tracker(tmp_path, stage, LoggerConfig(name="wandb"), {"seed": 1}) as tracker:
-            tracker.log(1, {"loss": 0.5})
-            tracker.pictures(1, {"accepted": tmp_path / "sheet.png"})
-            tracker.table(
-                1, "rejected", [{"id": "a", "score": 0.5}, {"id": "b", "picture": tmp_path / "sheet.png"}]
-            )
-    assert len(read_jsonl(tmp_path / METRICS)) == 2
-    for stage in ("vae", "clip"):
-        (folder,) = tmp_path.glob(f"wandb/offline-run-*-{wandb_id(tmp_path, stage, {'seed': 1})}")
-        assert list(folder.rglob(f"media/images/{stage}/accepted*.png"))
-        (table,) = folder.rglob(f"media/table/{stage}/rejected*.json")
-        assert read_json(table)["columns"] == ["id", "score", "picture"]
-        (written,) = folder.glob("*.wandb")
-        assert b"bootstrap sweep-7" in written.read_bytes()

@@ -113,30 +113,6 @@ def test_prodigy_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights, build)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def test_eight_bit_states_resume_to_the_same_bits(tmp_path: Path, device: str) -> None:
-    bnb = pytest.importorskip("bitsandbytes")
-    if device == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU")
-    cfg = replace(CONFIG, optimizer="adamw8bit")
-
-    def start() -> dict[str, list[nn.Parameter]]:
-        # Below 4096 numbers bitsandbytes keeps 32 bits: one part of each kind.
-        made = [torch.randn(n, generator=generator(n, "weights")) for n in (8192, 8)]
-        unet, tokens = (nn.Parameter(tensor.to(device)) for tensor in made)
-        return {"unet": [unet], "tokens": [tokens]}
-
-    def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-        if device == "cuda":
-            return with_base_rates(build_optimizer(cfg, parts, torch.device(device)))
-        # We refuse it on a CPU, where its authors call it slow; what it leaves in a checkpoint is the same.
-        rates = {"unet": cfg.lr_unet, "tokens": cfg.lr_tokens}
-        groups = [{"params": p, "name": n, "lr": rates[n], "base_lr": rates[n]} for n, p in parts.items()]
-        return bnb.optim.AdamW8bit(groups)
-
-    assert_it_resumes_to_the_same_bits(tmp_path, cfg, start, build)
-
-
 def test_eight_bit_states_are_refused_without_a_gpu_or_the_package() -> None:
     with pytest.raises(UserError, match="adamw8bit"):
         build_optimizer(replace(CONFIG, optimizer="adamw8bit"), weights(), CPU)

@@ -8,7 +8,7 @@ import pytest
 from magic_insert.bootstrap.job import flat
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.launch.dashboard import build_view
+from magic_insert.launch.results import build_view
 
 INSTALLED = find_spec("wandb_workspaces") is not None
 needs_workspaces = pytest.mark.skipif(

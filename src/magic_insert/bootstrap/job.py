@@ -53,13 +53,14 @@ STAGES = {
 }
 SELECT_VERSION = 1
 DRAWN_WITH = ("harvest", "measure", "fit", "evaluate")  # stages that need the model
+TOYBOX = "toybox"
 UNKEYED = ("num_photos", "photos", "save_every", "blend")  # of a recipe: in the inputs, or without effect
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
 def run_bootstrap(cfg: BootstrapConfig) -> float:
     """Runs `cfg`; the last line on standard output says what changed. Returns what a sweep maximises: the kept round's
-    effect-region PSNR of the inserter on seen styles, in decibel.
+    effect-region PSNR of the inserter on seen styles, in decibel; NaN where nothing is held out.
 
     Raises:
         UserError: several processes were started to run it; the plan belongs to one.
@@ -81,7 +82,8 @@ def run_bootstrap(cfg: BootstrapConfig) -> float:
             on_round=lambda row: log_round(tracker, cfg, row),
             on_losses=lambda name, rows: log_losses(tracker.part(name), rows),
         )
-    return seen(rows[best_round(rows, cfg.bootstrap.max_photo_loss)])
+    best = rows[best_round(rows, cfg.bootstrap.max_photo_loss)]
+    return seen(best) if best["metrics"] else math.nan
 
 
 def log_round(tracker: Tracker, cfg: BootstrapConfig, row: Row) -> None:
@@ -242,7 +244,7 @@ class Plan:
             inputs = {
                 "pictures": folder_source(folder),
                 "masks": folder_source(Path(pool.masks) if pool.masks else folder / "masks"),
-                "heldout": source_of(self.held_out()),
+                **self._test(),
             }
             how = cfg.data.on_error, pool.segment, cfg.segmenter
             return self._stage("folder", stages.FolderSettings(False, seed, amount, size, *how), inputs)
@@ -252,21 +254,41 @@ class Plan:
         unet = folder_source(self.model.folder, ("unet",)) if self.model.folder.is_dir() else self.model
         return self._stage("imagine", settings, {"model": self.model, "unet": unet})
 
-    def photos(self) -> Entry:
-        """Counterfactual photographs that are mixed into every training."""
+    def photos(self) -> Entry | None:
+        """Counterfactual photographs that are mixed into every training; None for none."""
         cfg, fit = self.cfg, self.cfg.fit
         seed, size = cfg.seed, cfg.model.image_size
-        if fit.photos is None:
+        source = self._given(fit.photos)
+        if source is None:
+            return None
+        if source == TOYBOX:
             return self._stage("render", stages.RenderSettings("photos", seed, fit.num_photos, size), {})
-        inputs = {"pairs": folder_source(Path(fit.photos)), "heldout": source_of(self.held_out())}
+        inputs = {"pairs": folder_source(Path(source)), **self._test()}
         settings = stages.FolderSettings(True, seed, fit.num_photos, size, cfg.data.on_error)
         return self._stage("folder", settings, inputs)
 
-    def held_out(self) -> Entry:
-        """The test: never seen by any training, the same for every seed's run of this size."""
-        test = self.cfg.evaluate
-        settings = stages.RenderSettings("heldout", test.seed, test.num_scenes, self.cfg.model.image_size)
-        return self._stage("render", settings, {})
+    def held_out(self) -> Entry | None:
+        """The test: never seen by any training, the same for every seed's run of this size; None for none."""
+        test, size = self.cfg.evaluate, self.cfg.model.image_size
+        source = self._given(test.pairs)
+        if source is None:
+            return None
+        if source == TOYBOX:
+            settings = stages.RenderSettings("heldout", test.seed, test.num_scenes, size)
+            return self._stage("render", settings, {})
+        how = stages.FolderSettings(
+            True, test.seed, test.num_scenes, size, self.cfg.data.on_error, heldout=True
+        )
+        return self._stage("folder", how, {"pairs": folder_source(Path(source))})
+
+    def _given(self, source: str | None) -> str | None:
+        """Where pairs come from: a folder of the user or the Toybox; None for nowhere."""
+        return source or (TOYBOX if self.cfg.model.toys else None)
+
+    def _test(self) -> dict[str, Source]:
+        """The test as an input of what must hold none of its pictures."""
+        test = self.held_out()
+        return {} if test is None else {"heldout": source_of(test)}
 
     def harvest(self, pool: Entry, remover: Source) -> Entry:
         """Every subject of the pool removed."""
@@ -306,11 +328,12 @@ class Plan:
     ) -> Source:
         """Round `number`'s network of `task`."""
         seed, share = fold_in(self.cfg.seed, "bootstrap fit", task, number), self.cfg.fit.blend
+        photos = self.photos()
         inputs = {
             "pool": source_of(pool),
             "harvest": source_of(harvest),
             "select": source_of(chosen),
-            "photos": source_of(self.photos()),
+            **({} if photos is None else {"photos": source_of(photos)}),
             "start": start,
         }
         entry = self._stage(
@@ -325,10 +348,10 @@ class Plan:
         ends = {"start": start, "trained": source_of(entry, product)}
         return source_of(self._stage("blend", stages.BlendSettings(task, share), ends), product)
 
-    def evaluate(self, task: stages.Task, network: Source) -> Entry:
-        """What `network` draws of the held-out scenes."""
+    def evaluate(self, task: stages.Task, network: Source, test: Entry) -> Entry:
+        """What `network` draws of the held-out scenes of `test`."""
         cfg = self.cfg.evaluate
-        inputs = {"heldout": source_of(self.held_out()), "network": network}
+        inputs = {"heldout": source_of(test), "network": network}
         if cfg.lpips is not None:
             inputs["lpips"] = folder_source(Path(cfg.lpips), (stages.LPIPS_FILE,))
         how = stages.EditSettings(cfg.steps, self.cfg.harvest.batch_size, seed=0)
@@ -471,18 +494,20 @@ class Loop:
             "resamples": cfg.evaluate.resamples,
             "coverage": cfg.evaluate.coverage,
         }
+        test = self.plan.held_out()
         for task, name in stages.NETWORKS.items():
-            entry = self.plan.evaluate(task, networks[name])
-            values = stages.read_values(
-                entry.folder, stages.ids_of(stages.read_index(self.plan.held_out().folder))
-            )
+            row["stages"][name] = networks[name].content
+            if test is None:
+                continue
+            entry = self.plan.evaluate(task, networks[name], test)
+            values = stages.read_values(entry.folder, stages.ids_of(stages.read_index(test.folder)))
             row["metrics"][name] = measure.metrics(values)
             row["intervals"][name] = measure.intervals(values, **how)
             if self.rows:
                 row["changes"][name] = measure.changes(self.base_values[name], values, **how)
             else:
                 self.base_values[name] = values
-            row["stages"] |= {name: networks[name].content, f"evaluate_{name}": entry.key}
+            row["stages"][f"evaluate_{name}"] = entry.key
         self.networks.append(networks)
         self.rows.append(row)
         if row["round"]:
@@ -491,10 +516,11 @@ class Loop:
             row["stopped"] = loop.early_stop and not helped
         lines = [json.dumps(one, ensure_ascii=False, allow_nan=False) + "\n" for one in self.rows]
         write_text(Path(cfg.out) / ROUNDS, "".join(lines))
-        numbers = row["metrics"]["inserter"]
-        kept = f"kept {row['accepted']} of {row['harvested']}, " if row["round"] else ""
+        numbers = row["metrics"].get("inserter", {})
+        kept = [f"kept {row['accepted']} of {row['harvested']}"] if row["round"] else []
         shown = ", ".join(f"{g} {numbers[g].get('effect_psnr', 0):.2f}" for g in GROUPS if g in numbers)
-        self.announce(f"round {row['round']}: {kept}effect-region PSNR {shown} dB")
+        measured = [f"effect-region PSNR {shown} dB"] if numbers else ["not measured"]
+        self.announce(f"round {row['round']}: {', '.join(kept + measured)}")
         self.on_round(row)
 
 
@@ -518,7 +544,9 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
         "round": best,
         "rounds": len(rows) - 1,
         "chosen_by": "the inserter's effect-region PSNR on held-out scenes in seen styles, among rounds "
-        f"whose photographs lose at most {cfg.bootstrap.max_photo_loss:g} dB",
+        f"whose photographs lose at most {cfg.bootstrap.max_photo_loss:g} dB"
+        if row["metrics"]
+        else "its number alone: nothing was held out to measure on",
         "trained_on": {key: row[key] for key in ("harvested", "accepted", "acceptance", "stages")},
         **{key: row[key] for key in ("metrics", "intervals", "changes")},
         "weights_sha256": {f"{n}/{stages.WEIGHTS}": sha256_file(out / n / stages.WEIGHTS) for n in networks},

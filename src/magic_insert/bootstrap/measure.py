@@ -336,12 +336,19 @@ def photo_loss(base: Row, row: Row) -> float:
 
 
 def best_round(rows: Sequence[Row], max_photo_loss: float) -> int:
-    """The position of the best row with a photo loss of at most `max_photo_loss`; 0, the base, where none is better."""
+    """The position of the best row with a photo loss of at most `max_photo_loss`; 0, the base, where none is better.
+
+    The last one where nothing is held out to tell them apart.
+    """
+    if not rows[0]["metrics"]:
+        return len(rows) - 1
     return max(_eligible(rows, max_photo_loss), key=lambda i: seen(rows[i]))
 
 
 def improves(rows: Sequence[Row], *, min_gain: float, max_photo_loss: float) -> bool:
     """Whether the last row gains more than `min_gain` over the best eligible one before it, and is eligible itself."""
+    if not rows[0]["metrics"]:
+        return True
     gain = seen(rows[-1]) - seen(rows[best_round(rows[:-1], max_photo_loss)])
     return gain > min_gain and len(rows) - 1 in _eligible(rows, max_photo_loss)
 
@@ -350,6 +357,11 @@ def conclusion(rows: Sequence[Row], max_photo_loss: float) -> str:
     """The last line of a run: what changed against the truth, whether beyond chance, and at what price."""
     best = best_round(rows, max_photo_loss)
     base, row = rows[0], rows[best]
+    if not base["metrics"]:
+        return (
+            f"the networks of round {row['round']}, the last one, were kept without a verdict, because nothing is held "
+            "out to measure them on; set evaluate.pairs=FOLDER"
+        )
     if best == 0:
         tried = max(rows, key=seen)
         if tried is base:

@@ -81,7 +81,7 @@ from magic_insert.models.edit_unet import (
     noop,
     save_unet,
 )
-from magic_insert.models.encoders import load_lpips
+from magic_insert.models.encoders.paper import load_lpips
 from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
 from magic_insert.training.trainer import first_rank_bars
@@ -213,11 +213,11 @@ def run_fit(path: Path) -> None:
     task, recipe = payload.settings.task, payload.settings.recipe
     pipe = open_model(payload.model)
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
-    photos = payload.inputs["photos"]
-    names = ids_of(read_index(photos))
-    known = _pairs(
-        pipe, task, load(photos, WITH, names), load(photos, WITHOUT, names), load_masks(photos, names)
-    )
+    known = None
+    if (photos := payload.inputs.get("photos")) is not None:
+        names = ids_of(read_index(photos))
+        layers = load(photos, WITH, names), load(photos, WITHOUT, names), load_masks(photos, names)
+        known = _pairs(pipe, task, *layers)
     settings = EditFit(
         task,
         recipe.steps,
@@ -233,7 +233,7 @@ def run_fit(path: Path) -> None:
         lora_rank=recipe.lora_rank,
         save_every=recipe.save_every,
     )
-    latents = mixed(drawn, known, recipe.photo_share)
+    latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)
     with (
         first_rank_bars(payload.progress) as on_event,
         stage(on_event, f"train the {NETWORKS[task]}") as running,

@@ -46,7 +46,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
-from magic_insert.core.picture_files import SUFFIXES
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
 from magic_insert.models.sampling import sample
@@ -200,7 +199,8 @@ def take_in(path: Path) -> None:
     folders = {WITH: inputs.get("pictures", Path()), MASK: inputs.get("masks", Path())}
     if settings.pairs:
         folders = {layer: inputs["pairs"] / layer for layer in (WITH, MASK, WITHOUT)}
-    test = {sha256_file(f) for layer in (WITH, WITHOUT) for f in (inputs["heldout"] / layer).glob("*.png")}
+    seen = [inputs["heldout"] / layer for layer in (WITH, WITHOUT)] if "heldout" in inputs else []
+    test = {sha256_file(f) for folder in seen for f in folder.glob("*.png")}
     usable, problems = _usable(folders, settings, test)
     if problems and (settings.on_error == "refuse" or not usable):
         more = f" and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
@@ -222,8 +222,6 @@ def take_in(path: Path) -> None:
 def _usable(folders: Folders, settings: FolderSettings, test: set[str]) -> tuple[list[Path], list[str]]:
     """The files that can be used, and what is wrong with each of the others; `test`: digests of the test's pictures."""
     files = picture_files(folders[WITH], folders[MASK])
-    if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folders[WITH]}, got none")
     usable: dict[str, Path] = {}  # by content
     problems: list[str] = []
     names: dict[str, Path] = {}
@@ -255,8 +253,10 @@ def read_one(folders: Folders, file: Path, settings: FolderSettings) -> tuple[It
         UserError: something about it cannot be used.
     """
     inner, size = file.relative_to(folders[WITH]), settings.size
-    style = PHOTO if settings.pairs else inner.parts[0] if len(inner.parts) > 1 else NO_STYLE
-    require_not_held_out([style], "the folder of its style")
+    named = inner.parts[0] if len(inner.parts) > 1 else NO_STYLE
+    style = PHOTO if settings.pairs and not settings.heldout else named
+    if not settings.heldout:
+        require_not_held_out([style], "the folder of its style")
     layers = {WITH: load_rgb(file)}
     layers[MASK] = _mask(layers[WITH], inner, folders[MASK], settings)
     if float(layers[MASK].max()) < INSIDE:
@@ -267,7 +267,8 @@ def read_one(folders: Folders, file: Path, settings: FolderSettings) -> tuple[It
             raise UserError("the picture without the subject has another size")
     rows, columns = square_around(layers[MASK])
     cut = {layer: area_resize(picture[:, rows, columns], size, size) for layer, picture in layers.items()}
-    return Item(id_of(inner), style, {"file": inner.as_posix()}), cut
+    name = id_of(inner) + (f"-{'photo' if style == PHOTO else 'seen'}" if settings.heldout else "")
+    return Item(name, style, {"file": inner.as_posix()}), cut
 
 
 def id_of(inner: Path) -> str:

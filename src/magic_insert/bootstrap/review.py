@@ -34,7 +34,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_record, read_records, write_json, write_text
 from magic_insert.core.store import find_stage
-from magic_insert.pages.render import render
+from magic_insert.pages import render
 
 PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"

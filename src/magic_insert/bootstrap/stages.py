@@ -18,7 +18,7 @@ from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core import events
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import SUFFIXES, is_picture_file
 from magic_insert.core.ranks import rank, shard
 
 T = TypeVar("T")
@@ -50,7 +50,10 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class FolderSettings:
-    """A user's pictures. `pairs`: photographs with and without their subject; else stylised pictures with masks."""
+    """A user's pictures. `pairs`: pictures with and without their subject; else stylised pictures with masks.
+
+    `heldout`: each is named by its group, as those of the held-out test are.
+    """
 
     pairs: bool
     seed: int
@@ -59,6 +62,7 @@ class FolderSettings:
     on_error: str
     segment: bool = False
     segmenter: SegmenterConfig | None = None
+    heldout: bool = False
 
 
 @dataclass(frozen=True)
@@ -225,13 +229,16 @@ def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterator[
 
 
 def picture_files(folder: Path, masks: Path) -> list[Path]:
-    """A user's pictures in `folder` and in its folders of styles, masks left out, sorted."""
-    found = [*folder.glob("*"), *folder.glob("*/*")]
+    """A user's pictures in `folder` and in its folders of styles, masks left out, sorted.
+
+    Raises:
+        UserError: there are none.
+    """
     apart = masks.absolute()  # either may be given as relative
-    inside = [
-        p for p in found if p.suffix.lower() in SUFFIXES and p.is_file() and apart not in p.absolute().parents
-    ]
-    return sorted(inside)
+    found = filter(is_picture_file, (*folder.glob("*"), *folder.glob("*/*")))
+    if not (inside := sorted(path for path in found if apart not in path.absolute().parents)):
+        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set pool.dir=DIR")
+    return inside
 
 
 def partner_of(folder: Path, inner: Path, what: str) -> Path:
@@ -253,8 +260,6 @@ def require_partners(folder: Path, masks: Path) -> None:
         UserError: names the pictures without one.
     """
     files = picture_files(folder, masks)
-    if not files:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set pool.dir=DIR")
     there = {
         path.relative_to(masks).with_suffix("")
         for path in masks.rglob("*")

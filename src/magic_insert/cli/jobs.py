@@ -23,6 +23,7 @@ from magic_insert.config.registry import INSERTERS, STYLIZERS
 from magic_insert.config.schema import jobs as schema
 from magic_insert.config.schema.evaluation import IMAGES
 from magic_insert.core.errors import UserError
+from magic_insert.launch.run import load_function
 
 GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
 DEFAULTS = {"stylizer": "[personalized,instantstyle]", "inserter": "[effect,copy_paste]"}
@@ -63,13 +64,6 @@ def require(found: bool, key: str, expected: str, got: object) -> None:
         raise UserError(f"expected {key} to be {expected}, got {got}; set {key}=...")
 
 
-def check_insert(cfg: schema.InsertConfig) -> Any:
-    """Pictures, boxes, places and weights; what was found."""
-    from magic_insert.inputs import resolve_insert
-
-    return resolve_insert(cfg)
-
-
 def check_page(cfg: schema.PageConfig) -> None:
     """The weights."""
     from magic_insert.inputs import find_folders
@@ -77,13 +71,6 @@ def check_page(cfg: schema.PageConfig) -> None:
 
     folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
     check_stylizer(cfg.stylizer, cfg.model, folders.model, subject_text=None)
-
-
-def check_remove(cfg: schema.RemoveConfig) -> Any:
-    """Pictures, places and weights; what was found."""
-    from magic_insert.inputs import resolve_remove
-
-    return resolve_remove(cfg)
 
 
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
@@ -296,7 +283,7 @@ def show_status(cfg: schema.StatusConfig) -> None:
 
 def show_dashboard(cfg: schema.DashboardConfig) -> None:
     """Writes the page and prints its path; with an account and `logger=wandb` the view's address."""
-    from magic_insert.launch.dashboard import save_view, write_dashboard
+    from magic_insert.launch.results import save_view, write_dashboard
     from magic_insert.tracking import has_wandb_account
 
     if cfg.logger.name == "wandb":
@@ -314,23 +301,18 @@ def run_study(cfg: schema.StudyConfig) -> None:
     {"build": study.run_build, "serve": study.run_serve, "analyse": study.run_analyse}[cfg.action](cfg)
 
 
-def never(cfg: Any) -> bool:
-    """For jobs that keep no run folder."""
-    return False
-
-
 JOBS: Mapping[str, Job] = {
     "insert": Job(
         "drop a subject from one picture into another: subject=PATH background=PATH out=PICTURE",
         "magic_insert.cli.insert:run_insert",
-        check_insert,
+        lambda cfg: load_function("magic_insert.inputs:resolve_insert")(cfg),
         without_late_settings,
     ),
     "page": Job(
         "drag and drop in a browser: prints the page's address",
         "magic_insert.page.server:run_page",
         check_page,
-        recorded=never,
+        recorded=lambda cfg: False,
     ),
     "personalize": Job(
         "teach the model a subject: subject=PATH (or [PATH,PATH], or a folder of many) out=FOLDER",
@@ -349,7 +331,7 @@ JOBS: Mapping[str, Job] = {
     "remove": Job(
         "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",
         "magic_insert.cli.insert:run_remove",
-        check_remove,
+        lambda cfg: load_function("magic_insert.inputs:resolve_remove")(cfg),
     ),
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
@@ -368,7 +350,7 @@ JOBS: Mapping[str, Job] = {
         "magic_insert.data.benchmark_sources:run_subjectplop",
         check_subjectplop,
         action_first,
-        never,
+        recorded=lambda cfg: False,
     ),
     "bootstrap": Job(
         "adapt the inserter from photographs to drawings: bootstrap.rounds=N filter=... store=FOLDER",
@@ -393,7 +375,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "toybox": Job(
         "render the world with known answers: what=subjects|pairs|benchmark|sheet",
-        "magic_insert.toybox.export:run_toybox",
+        "magic_insert.toybox.world:run_toybox",
     ),
     "foundation": Job(
         "train every part of the micro model: preset=cpu|gpu",
@@ -406,13 +388,15 @@ JOBS: Mapping[str, Job] = {
     "plan": Job(
         "what a job takes of a GPU's memory: model=sdxl job=personalize|insertion|insert|remove gpu=24",
         "magic_insert.models.memory_plan:run_plan",
-        recorded=never,
+        recorded=lambda cfg: False,
     ),
-    "status": Job("list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", recorded=never),
+    "status": Job(
+        "list run folders: root=FOLDER", "magic_insert.cli.jobs:show_status", recorded=lambda cfg: False
+    ),
     "dashboard": Job(
         "one page about a run or a sweep: run=FOLDER or sweep=FOLDER, out=PAGE",
         "magic_insert.cli.jobs:show_dashboard",
         prepare=sweep_folder,
-        recorded=never,
+        recorded=lambda cfg: False,
     ),
 }

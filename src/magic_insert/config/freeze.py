@@ -33,10 +33,7 @@ def freeze(cfg: DictConfig) -> Any:
         raise UserError(
             f"expected {error.full_key} to have a value, got {str(error).splitlines()[0]}"
         ) from error
-    if not is_dataclass(frozen):
-        raise UserError(
-            "expected a configuration with a schema, got plain keys; compose it from conf/<job>.yaml"
-        )
+    assert is_dataclass(frozen), "a configuration has a schema"
     check(frozen)
     return frozen
 

@@ -128,7 +128,7 @@ STYLIZERS = Registry(
     _places(
         "stylizers.",
         personalized="personalized:PersonalizedStylizer",
-        instantstyle="instantstyle:InstantStyleStylizer",
+        instantstyle="base:DiffusionStylizer",
         style_aligned="style_aligned:StyleAlignedStylizer",
         adain="adain:AdainStylizer",
         tone="tone:ToneStylizer",

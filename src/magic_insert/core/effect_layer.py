@@ -4,7 +4,8 @@ An inserter redraws the whole picture at low resolution. Compared with a *no-op 
 difference is what it meant to change: shade (a factor <= 1 per channel: shadow, darker reflection) and light (an
 addition >= 0: glow, lighter reflection). Both are cleaned, held to the neighbourhood of the subject, upsampled along
 the edges of the full-resolution picture, and applied to the scene's own pixels. Outside, pixels are the scene's, bit
-for bit. Letters: h, w the model's rows and columns, H, W the full-resolution window. All pictures are in [0, 1].
+for bit. A hole that a remover drew at low resolution is filled in the same way, without a seam. Letters: h, w the
+model's rows and columns, s its side, H, W the full-resolution window. All pictures are in [0, 1].
 """
 
 from dataclasses import dataclass
@@ -15,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.box import Box
-from magic_insert.core.compositing import area_resize
-from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, touching
+from magic_insert.core.compositing import area_resize, cover, resize
+from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, feather, touching
 
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
 REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
@@ -298,3 +299,61 @@ def transfer_effect(
     coarse = measure_effect(output, reference, area_resize(alpha, h, w), config)
     layer = upsample_effect(coarse, composite, alpha, config)
     return apply_effect(background, composite, alpha, layer), layer
+
+
+RING = 0.06  # width of the rim whose colours the fill is matched to, as a share of the side
+SMOOTH = 0.08  # how smoothly the match fades into the hole, as a share of the side
+
+
+def fill_hole(
+    window: Float[Tensor, "3 H H"],
+    hole: Float[Tensor, "1 H H"],
+    output: Float[Tensor, "3 s s"],
+    reference: Float[Tensor, "3 s s"],
+    *,
+    grow: float,
+    config: EffectConfig,
+) -> tuple[Float[Tensor, "3 H H"], Float[Tensor, "1 H H"]]:
+    """The window with its hole filled from `output` and the light around it changed as `output` changed `reference`.
+
+    Outside the hole only the effect layer acts (`core.effect_layer`), on the window's own pixels; what neither reaches
+    keeps its values exactly.
+
+    Args:
+        output: the window redrawn by a remover.
+        reference: the same machinery's picture when it changes nothing.
+        grow: how far around the hole the picture is redrawn, as a share of the side.
+
+    Returns:
+        The new window, and where it was changed, 0 or 1.
+    """
+    side, small = window.shape[-1], output.shape[-1]
+    wide = dilate((hole > 0).to(hole.dtype), max(1, round(grow * side)))
+    coarse = measure_effect(output, reference, area_resize(wide, small, small), config)
+    layer = upsample_effect(coarse, window, wide, config)
+    lit = apply_effect(window, window, torch.zeros_like(hole), layer)
+    matched = (output + _mismatch(lit, wide, output)).clamp(0, 1)
+    soft = _soft_edge(hole, wide, grow * side)
+    changed = torch.maximum((soft > 0).to(hole.dtype), layer.region.to(hole.dtype))
+    return cover(lit, resize(matched, side, side), soft), changed
+
+
+def _mismatch(
+    lit: Float[Tensor, "3 H H"], wide: Float[Tensor, "1 H H"], output: Float[Tensor, "3 s s"]
+) -> Float[Tensor, "3 s s"]:
+    """How far the drawn colours are off at the rim of the hole, continued smoothly into it."""
+    small = output.shape[-1]
+    inside = area_resize(wide, small, small)
+    rim = dilate(inside, max(1, round(RING * small))) * (inside == 0)
+    off = (area_resize(lit, small, small) - output) * rim
+    sigma = max(1.0, SMOOTH * small)
+    return blur(off, sigma) / blur(rim, sigma).clamp_min(1e-3)
+
+
+def _soft_edge(
+    hole: Float[Tensor, "1 H H"], wide: Float[Tensor, "1 H H"], width: float
+) -> Float[Tensor, "1 H H"]:
+    """1 on the hole, falling to 0 within the grown hole, exactly 0 outside it."""
+    half = max(1, round(width / 2))
+    middle = dilate((hole > 0).to(hole.dtype), half)
+    return torch.maximum(feather(middle, half), (hole > 0).to(hole.dtype)) * wide

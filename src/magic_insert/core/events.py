@@ -69,9 +69,9 @@ class Clock:
 
 
 @contextmanager
-def terminal_bars(console: Console | None = None) -> Iterator[OnEvent]:
+def terminal_bars() -> Iterator[OnEvent]:
     """A callback that shows a bar for the stage that runs and prints one line for each that has ended."""
-    console = console or Console(stderr=True)
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, tuple[TaskID, float]] = {}
     shown = console.is_terminal  # a log gets the lines alone

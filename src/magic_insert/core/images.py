@@ -16,7 +16,7 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes
-from magic_insert.core.picture_files import DEEP_MODES, decode_picture, open_picture, read_picture_bytes
+from magic_insert.core.picture_files import DEEP_MODES, decode_picture, open_picture
 
 Pixels = Float[Tensor, "C H W"] | UInt8[Tensor, "C H W"]
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -133,15 +133,6 @@ def decode_rgb(content: bytes, name: str | Path) -> Float[Tensor, "3 H W"]:
     """
     rgb, alpha = _split(decode_picture(content, name))
     return rgb if alpha is None else rgb * alpha + (1 - alpha)
-
-
-def load_mask(path: str | Path) -> Float[Tensor, "1 H W"]:
-    """The mask at `path`: its brightness, 1 where it is white.
-
-    Raises:
-        UserError: not a sound PNG, JPEG or WEBP file within the limits; the message names the file.
-    """
-    return decode_mask(read_picture_bytes(path), path)
 
 
 def decode_mask(content: bytes, name: str | Path) -> Float[Tensor, "1 H W"]:

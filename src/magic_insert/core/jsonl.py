@@ -46,11 +46,10 @@ def check_name(path: str | Path) -> None:
             )
 
 
-def require_writable(path: str | Path, key: str = "out", suffix: str | None = None) -> Path:
+def require_writable(path: str | Path, suffix: str | None = None) -> Path:
     """The place of an output, judged before any work: its nearest existing folder takes a file.
 
     Args:
-        key: the setting that names it.
         suffix: of the file to write, "" for any; None for a folder.
 
     Raises:
@@ -59,11 +58,11 @@ def require_writable(path: str | Path, key: str = "out", suffix: str | None = No
     place = Path(path)
     check_name(place)
     if suffix and place.suffix.lower() != suffix:
-        raise UserError(f"expected a file name ending in {suffix}, got {path}; set {key}=PATH{suffix}")
+        raise UserError(f"expected a file name ending in {suffix}, got {path}; set out=PATH{suffix}")
     if suffix is not None and place.is_dir():
-        raise UserError(f"expected a file to write to, got the folder {path}; set another {key}=")
+        raise UserError(f"expected a file to write to, got the folder {path}; set another out=")
     if suffix is None and place.is_file():
-        raise UserError(f"expected a folder to write to, got the file {path}; set {key}=FOLDER")
+        raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
     parent = place if suffix is None else place.parent
     try:
         while not _is_there(parent):
@@ -72,7 +71,7 @@ def require_writable(path: str | Path, key: str = "out", suffix: str | None = No
             pass
     except OSError as error:
         raise UserError(
-            f"expected to be able to write {path}, got {error.strerror}; set {key}=... elsewhere"
+            f"expected to be able to write {path}, got {error.strerror}; set out=... elsewhere"
         ) from error
     return place
 

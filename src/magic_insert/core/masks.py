@@ -3,8 +3,10 @@
 A mask is 1HW float in [0, 1]; "inside" means at least one half. Nothing here knows what a mask is of.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.records import Box
 
 INSIDE = 0.5
+EIGHT = np.ones((3, 3))  # a pixel touches its eight neighbours
 
 
 def area(mask: Float[Tensor, "*B H W"]) -> float:
@@ -77,25 +80,9 @@ def feather(mask: Float[Tensor, "1 H W"], radius: float) -> Float[Tensor, "1 H W
 
 
 def components(mask: Float[Tensor, "1 H W"]) -> Int[Tensor, "H W"]:
-    """Labels of the 8-connected parts of the mask: 0 outside, one positive number per part.
-
-    Every pixel takes the highest label of its neighbours, then labels are chased through the table of what each
-    label became; the number of rounds grows with the logarithm of the longest path, not with its length.
-    """
-    inside = mask[0] >= INSIDE
-    count = inside.numel()
-    labels = torch.arange(1, count + 1, device=mask.device).view(inside.shape) * inside
-    while True:
-        grown = (
-            functional.max_pool2d(labels.double()[None, None], 3, stride=1, padding=1)[0, 0].long() * inside
-        )
-        if torch.equal(grown, labels):
-            return labels
-        parent = torch.arange(count + 1, device=mask.device)
-        parent.scatter_reduce_(0, labels.flatten(), grown.flatten(), "amax")
-        while not torch.equal(parent[parent], parent):
-            parent = parent[parent]
-        labels = parent[grown] * inside
+    """Labels of the 8-connected parts of the mask: 0 outside, one positive number per part."""
+    labels, _ = ndimage.label((mask[0] >= INSIDE).cpu().numpy(), EIGHT)
+    return torch.from_numpy(labels).long().to(mask.device)
 
 
 def largest_component(mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
@@ -117,9 +104,6 @@ def touching(mask: Float[Tensor, "1 H W"], seed: Float[Tensor, "1 H W"]) -> Floa
 
 def fill_holes(mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
     """The mask with every enclosed hole set to 1; ground that reaches the picture's border stays."""
-    outside = (mask < INSIDE).to(mask.dtype)
-    border = torch.zeros_like(mask)
-    border[:, [0, -1], :] = 1.0
-    border[:, :, [0, -1]] = 1.0
-    open_ground = touching(outside, border)
-    return torch.where((outside > 0) & (open_ground == 0), torch.ones_like(mask), mask)
+    inside = (mask[0] >= INSIDE).cpu().numpy()
+    holes = ndimage.binary_fill_holes(inside, EIGHT) & ~inside
+    return mask.masked_fill(torch.from_numpy(holes).to(mask.device)[None], 1.0)

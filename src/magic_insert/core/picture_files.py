@@ -15,10 +15,47 @@ from magic_insert.core.errors import UserError
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128_000_000
+SMALLEST_SIDE = 16
 FORMATS = ("PNG", "JPEG", "WEBP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # Samples wider than eight bits arrive in these modes and span 0..65535.
 DEEP_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+def is_picture_file(path: Path) -> bool:
+    """Whether a file is there that is named like a picture and not hidden."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def pictures_in(folder: str | Path) -> list[Path]:
+    """The picture files in a folder, sorted."""
+    return sorted(filter(is_picture_file, Path(folder).iterdir()))
+
+
+def named_pictures(folder: Path, key: str) -> dict[str, Path]:
+    """The picture files in the folder that the setting `key` names, by their names without suffix, sorted.
+
+    Raises:
+        UserError: no picture there, or two of one name.
+    """
+    found: dict[str, Path] = {}
+    for path in pictures_in(folder) if folder.is_dir() else ():
+        if path.stem in found:
+            raise UserError(
+                f"expected pictures of different names, got {found[path.stem]} and {path}; rename one"
+            )
+        found[path.stem] = path
+    if not found:
+        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set {key}=FOLDER")
+    return found
+
+
+def require_size(name: str | Path, size: tuple[int, int]) -> None:
+    """That a picture of `size` (width, height) is large enough; raises `UserError` otherwise."""
+    if min(size) < SMALLEST_SIDE:
+        raise UserError(
+            f"expected a picture of at least {SMALLEST_SIDE} pixels a side in {name}, got {size[0]} x {size[1]}"
+        )
 
 
 def open_picture(path: str | Path) -> Image.Image:

@@ -169,15 +169,15 @@ def find_stage(root: Path, key: str) -> Path:
     raise UserError(f"expected the stage {key} in the store {root}, got none; make it again")
 
 
-def claim(folder: Path, request: Request, *, key: str = "out") -> bool:
-    """Marks `folder`, which the user names by `key`, as made from `request`; True where it is finished already.
+def claim(folder: Path, request: Request) -> bool:
+    """Marks `folder` as made from `request`; True where it is finished already.
 
     A folder without a marker is free, whatever lies in it. The same request may claim again, to go on.
 
     Raises:
         UserError: `folder` is made from another request (names what differs), or it is finished and damaged.
     """
-    refuse_other(folder, request, key=key)
+    refuse_other(folder, request)
     path = folder / MANIFEST
     if path.is_file() and read_record(path, Manifest).files is not None:
         if (flaw := flaw_of(folder, whole=False)) is not None:
@@ -190,7 +190,7 @@ def claim(folder: Path, request: Request, *, key: str = "out") -> bool:
     return False
 
 
-def refuse_other(folder: Path, request: Request, *, key: str = "out") -> None:
+def refuse_other(folder: Path, request: Request) -> None:
     """That `folder` is free or made from `request`; writes nothing.
 
     Raises:
@@ -203,7 +203,7 @@ def refuse_other(folder: Path, request: Request, *, key: str = "out") -> None:
         return
     raise UserError(
         f"expected {folder} to be free or to hold the same {request.kind}, got {difference(found.request, request)}; "
-        f"set {key}=FOLDER, or delete the folder"
+        "set out=FOLDER, or delete the folder"
     )
 
 

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import named_pictures, require_size
 from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import named_pictures, require_size
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, load_rgba
 from magic_insert.core.jsonl import read_json, read_record
@@ -38,7 +38,7 @@ from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.world import render_subjects
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
-SMALLEST_SIDE = 16
+ROOT = "benchmark.root"
 TEXTS = "texts.json"
 SUBJECT_FOLDERS = ("characters", "subjects")
 KINDS = ("characters", "backgrounds")
@@ -133,7 +133,7 @@ class PictureFolders(Source):
         """
         path = self.subject_files[name]
         rgb, alpha = load_rgba(path)
-        _check_size(path, rgb)
+        require_size(path, (rgb.shape[-1], rgb.shape[-2]))
         folder = None if self.segmenter.model_dir is None else Path(self.segmenter.model_dir)
         try:
             return cut_subject(rgb, alpha, name, segmenter=self.segmenter.name, model_folder=folder)
@@ -141,8 +141,9 @@ class PictureFolders(Source):
             raise UserError(f"{path}: {error}") from error
 
     def background(self, name: str) -> Float[Tensor, "3 H W"]:
-        rgb = load_rgb(self.background_files[name])
-        _check_size(self.background_files[name], rgb)
+        path = self.background_files[name]
+        rgb = load_rgb(path)
+        require_size(path, (rgb.shape[-1], rgb.shape[-2]))
         return rgb
 
 
@@ -192,37 +193,7 @@ def subjectplop_root(root: Path) -> Path:
 def pictures_below(root: Path) -> tuple[dict[str, Path], dict[str, Path]]:
     """Subjects and backgrounds by name; raises as `named_pictures`."""
     subjects = next((root / name for name in SUBJECT_FOLDERS if (root / name).is_dir()), root / "subjects")
-    return named_pictures(subjects), named_pictures(root / "backgrounds")
-
-
-def named_pictures(place: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without suffix, sorted.
-
-    Raises:
-        UserError: no folder, no picture in it, or two of one name.
-    """
-    if not place.is_dir():
-        raise UserError(f"expected a folder of pictures at {place}, got none; set benchmark.root=FOLDER")
-    found: dict[str, Path] = {}
-    for path in sorted(place.iterdir()):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise UserError(
-                f"expected pictures of different names, got {found[path.stem]} and {path}; rename one"
-            )
-        found[path.stem] = path
-    if not found:
-        raise UserError(
-            f"expected pictures ({', '.join(SUFFIXES)}) in {place}, got none; set benchmark.root=FOLDER"
-        )
-    return found
-
-
-def _check_size(path: Path, rgb: torch.Tensor) -> None:
-    height, width = rgb.shape[-2:]
-    if min(height, width) < SMALLEST_SIDE:
-        raise UserError(f"expected at least {SMALLEST_SIDE} pixels a side in {path}, got {width} x {height}")
+    return named_pictures(subjects, ROOT), named_pictures(root / "backgrounds", ROOT)
 
 
 # SubjectPlop
@@ -253,7 +224,7 @@ def take_inventory(root: Path) -> list[Inventory]:
     """
     manifest = read_json(subjectplop_dir() / "manifest.json")
     place = subjectplop_root(root)
-    return [compare(kind, manifest[kind], named_pictures(place / kind)) for kind in KINDS]
+    return [compare(kind, manifest[kind], named_pictures(place / kind, ROOT)) for kind in KINDS]
 
 
 def compare(kind: str, released: Mapping[str, str | None], files: Mapping[str, Path]) -> Inventory:

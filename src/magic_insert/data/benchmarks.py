@@ -273,12 +273,8 @@ def describe(source: Source, cfg: BenchmarkConfig, folder: Path) -> Benchmark:
     """The benchmark as it will lie in `folder`, nothing written yet.
 
     Raises:
-        UserError: see `select`; or two pictures of one name.
+        UserError: see `select`; or a placement where the truth decides.
     """
-    for kind, items in (("subjects", source.subjects), ("backgrounds", source.backgrounds)):
-        names = [item.id for item in items]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise UserError(f"expected {kind} of different names, got {', '.join(twice)} twice; rename one")
     subjects, backgrounds, pairs = select(source, cfg)
     if source.has_truth and cfg.placement != "auto":
         raise UserError(

@@ -20,7 +20,7 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.images import decode_mask, decode_rgb, png_bytes
 from magic_insert.core.jsonl import read_jsonl, write_bytes
-from magic_insert.core.picture_files import SUFFIXES, read_picture_bytes
+from magic_insert.core.picture_files import SUFFIXES, pictures_in, read_picture_bytes
 
 LAYERS = ("with", "without", "mask")
 OBER_COLUMNS = ("input", "gt", "object_mask")
@@ -130,10 +130,19 @@ class PairRef:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a loader found: pairs, and what is wrong with those that are not whole, by name."""
+    """What a loader found: complete pairs, and what is wrong with the others, by name."""
 
-    pairs: list[PairRef]
-    problems: dict[str, str]
+    pairs: list[PairRef] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, layers: Mapping[str, Blob | None], *, where: str = "") -> None:
+        """One pair; `layers` in the order with, without, mask, None for one that is not there."""
+        missing = [layer for layer, blob in layers.items() if blob is None]
+        if missing:
+            self.problems[name] = f"no {' and no '.join(missing)}{where}"
+        else:
+            with_subject, without, mask = (blob for blob in layers.values() if blob is not None)
+            self.pairs.append(PairRef(name, with_subject, without, mask))
 
 
 @dataclass(frozen=True)
@@ -211,32 +220,15 @@ def name_all(problems: dict[str, str]) -> str:
 # Layouts on disk
 
 
-class Collector:
-    """Pairs as they are found below `root`: complete ones become references, the others problems by name."""
-
-    def __init__(self, black_subject: bool) -> None:
-        self.black_subject = black_subject
-        self.listing = Listing([], {})
-
-    def add(self, name: str, layers: Mapping[str, Blob | None], *, where: str = "") -> None:
-        """One pair; `layers` in the order with, without, mask, None for one that is not there."""
-        missing = [layer for layer, blob in layers.items() if blob is None]
-        if missing:
-            self.listing.problems[name] = f"no {' and no '.join(missing)}{where}"
-        else:
-            with_subject, without, mask = (blob for blob in layers.values() if blob is not None)
-            self.listing.pairs.append(PairRef(name, with_subject, without, mask, self.black_subject))
-
-
-def list_pairs(root: Path, *, black_subject: bool = False) -> Listing:
+def list_pairs(root: Path) -> Listing:
     """A folder with `with`, `without`, `mask`, or a JSONL manifest.
 
     Raises:
         UserError: neither.
     """
     if not root.is_file():
-        return _from_folders(root, LAYERS, black_subject)
-    found = Collector(black_subject)
+        return _from_folders(root, LAYERS)
+    found = Listing()
     for number, row in enumerate(read_jsonl(root), start=1):
         layers = {
             layer: file_blob(root.parent / row[layer]) if isinstance(row.get(layer), str) else None
@@ -244,16 +236,16 @@ def list_pairs(root: Path, *, black_subject: bool = False) -> Listing:
         }
         whole = None not in layers.values()
         found.add(str(row.get("id", Path(row["with"]).stem)) if whole else f"line {number}", layers)
-    return found.listing
+    return found
 
 
-def list_desoba(root: Path, *, black_subject: bool = False) -> Listing:
+def list_desoba(root: Path) -> Listing:
     """DESOBAv2.
 
     Raises:
         UserError: a folder is missing.
     """
-    listing = _from_folders(root, ("shadow_imgs", "shadowfree_imgs", "object_masks"), black_subject)
+    listing = _from_folders(root, ("shadow_imgs", "shadowfree_imgs", "object_masks"))
     chosen = root / "train.txt"
     if not chosen.is_file():
         return listing
@@ -264,46 +256,45 @@ def list_desoba(root: Path, *, black_subject: bool = False) -> Listing:
     return Listing([ref for ref in listing.pairs if ref.id in names], {**problems, **absent})
 
 
-def list_rord(root: Path, *, black_subject: bool = False) -> Listing:
+def list_rord(root: Path) -> Listing:
     """RORD.
 
     Raises:
         UserError: a folder is missing.
     """
     inner = root / "train" if (root / "train" / "img").is_dir() else root
-    return _from_folders(inner, ("img", "gt", "mask"), black_subject)
+    return _from_folders(inner, ("img", "gt", "mask"))
 
 
-def _from_folders(root: Path, names: Sequence[str], black_subject: bool) -> Listing:
+def _from_folders(root: Path, names: Sequence[str]) -> Listing:
     """Three folders whose files agree in their stems."""
     if absent := [name for name in names if not (root / name).is_dir()]:
         raise UserError(
             f"expected the folders {', '.join(names)} in {root}, got no {absent[0]}; set data.path"
         )
     layers = {name: _by_stem(root / name) for name in names}
-    found = Collector(black_subject)
+    found = Listing()
     for stem in sorted(set().union(*layers.values())):
         found.add(stem, {name: layer.get(stem) for name, layer in layers.items()})
-    return found.listing
+    return found
 
 
 def _by_stem(folder: Path) -> dict[str, Blob]:
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
-    return {path.stem: file_blob(path) for path in files}
+    return {path.stem: file_blob(path) for path in pictures_in(folder)}
 
 
-def list_ober(root: Path, *, black_subject: bool = False) -> Listing:
+def list_ober(root: Path) -> Listing:
     """OBER in either form: parquet shards (`root` or `root`/data holds train-*.parquet), else folders.
 
     Raises:
         UserError: nothing there, pyarrow missing, or a shard without the columns.
     """
-    found = Collector(black_subject)
+    found = Listing()
     shards = sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
     if shards := [path for path in shards if not path.name.startswith("test-")]:
         for shard in shards:
             _collect_parquet(shard, found)
-        return found.listing
+        return found
     pictures = sorted(path for path in root.rglob("input_*") if path.suffix.lower() in SUFFIXES)
     if not pictures:
         raise UserError(
@@ -316,10 +307,10 @@ def list_ober(root: Path, *, black_subject: bool = False) -> Listing:
             files = (picture.parent / f"{stem}{suffix}" for suffix in SUFFIXES)
             layers[stem] = next((file_blob(path) for path in files if path.is_file()), None)
         found.add((picture.parent.relative_to(root) / name).as_posix(), layers)
-    return found.listing
+    return found
 
 
-def _collect_parquet(shard: Path, found: Collector) -> None:
+def _collect_parquet(shard: Path, found: Listing) -> None:
     file = _open_parquet(shard)
     if absent := [name for name in OBER_COLUMNS if name not in file.schema_arrow.names]:
         raise UserError(f"expected the columns {', '.join(OBER_COLUMNS)} in {shard}, got no {absent[0]}")
@@ -360,7 +351,7 @@ def _cell(shard: Path, group: int, place: int, column: str) -> bytes:
     return bytes(content["bytes"])
 
 
-def list_shards(root: Path, *, black_subject: bool = False) -> Listing:
+def list_shards(root: Path) -> Listing:
     """The pairs of one tar file, or of every *.tar of a folder in the order of their names.
 
     Raises:
@@ -369,11 +360,11 @@ def list_shards(root: Path, *, black_subject: bool = False) -> Listing:
     shards = [root] if root.is_file() else sorted(root.glob("*.tar"))
     if not shards:
         raise UserError(f"expected tar shards (*.tar) in {root}, got none; set data.path")
-    found = Collector(black_subject)
+    found = Listing()
     for shard in shards:
         for key, layers in _members(shard).items():
             found.add(key, {layer: layers.get(layer) for layer in LAYERS}, where=f" in {shard.name}")
-    return found.listing
+    return found
 
 
 def _members(shard: Path) -> dict[str, dict[str, Blob]]:
@@ -423,7 +414,7 @@ def _packed(pairs: list[Pair]) -> bytes:
     return buffer.getvalue()
 
 
-LISTERS: dict[str, Callable[..., Listing]] = {
+LISTERS: dict[str, Callable[[Path], Listing]] = {
     "pairs": list_pairs,
     "ober": list_ober,
     "desoba": list_desoba,

@@ -208,7 +208,7 @@ def _bytes(image: Tensor) -> np.ndarray:
 
 
 def training_chunk(
-    seed: int, first: int, count: int, *, drawings: int, side: int, traced: int, device: str = "cpu"
+    seed: int, first: int, count: int, *, drawings: int, side: int, traced: int
 ) -> RelitPairs:
     """Training scenes `first`.. of stream `seed`: half of the subjects under studio light."""
     sittings = []
@@ -225,4 +225,4 @@ def training_chunk(
                 name,
             )
         )
-    return render_relit(sittings, side=side, traced=traced, build=varied_world, device=device)
+    return render_relit(sittings, side=side, traced=traced, build=varied_world)

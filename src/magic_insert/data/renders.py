@@ -17,8 +17,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 
-from magic_insert.config.registry import STYLES
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
@@ -141,13 +139,6 @@ class PairsPlan(Plan):
     kind = "pairs"
     version = 1
     together = 4
-
-    def __post_init__(self) -> None:
-        unknown = [style for style in self.styles if style not in STYLES.names()]
-        if unknown or not self.styles:
-            raise UserError(
-                f"expected data.styles among {', '.join(STYLES.names())}, got {', '.join(unknown) or 'none'}"
-            )
 
     def counts(self) -> dict[str, int]:
         return {"pair": self.count}

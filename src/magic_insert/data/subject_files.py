@@ -12,12 +12,13 @@ from typing import Any
 from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import SUFFIXES, is_picture_file, pictures_in
 from magic_insert.core.jsonl import check_name, read_json
 
 CLAIM_FILE = "personalization.json"
 CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
 RUN_FILE = "run.json"
+PERSONALIZED_FILES = ("pytorch_lora_weights.safetensors", "learned_embeds.safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,8 @@ def subjects_of(cfg: PersonalizeConfig) -> list[SubjectFiles]:
 def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
     found: dict[str, SubjectFiles] = {}
     for entry in sorted(folder.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        pictures = sorted(p for p in entry.iterdir() if _is_picture(p)) if entry.is_dir() else [entry]
-        if not pictures or not all(map(_is_picture, pictures)):
+        pictures = pictures_in(entry) if entry.is_dir() else [entry]
+        if entry.name.startswith(".") or not pictures or not all(map(is_picture_file, pictures)):
             continue
         name = entry.name if entry.is_dir() else entry.stem
         if name in found:
@@ -64,10 +63,6 @@ def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
             f"expected pictures ({', '.join(SUFFIXES)}) or folders of them in {folder}, got none; set subject=PATH"
         )
     return list(found.values())
-
-
-def _is_picture(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
 def _one_subject(pictures: Sequence[Path]) -> tuple[Path, ...]:
@@ -116,3 +111,13 @@ def check_run_folder(out: Path, request: Mapping[str, Any]) -> None:
             f"expected {out} to be free or to hold the same run, got one with other {' and '.join(other)}; "
             "choose another out="
         )
+
+
+def finished_run(folder: str | Path) -> Path:
+    """The folder of a personalisation that is done; raises `UserError` where a file of one is missing."""
+    for name in (CARD_FILE, *PERSONALIZED_FILES):
+        if not (Path(folder) / name).is_file():
+            raise UserError(
+                f"expected a finished personalisation at {folder}, got no {name} there; set run=FOLDER"
+            )
+    return Path(folder)

@@ -17,10 +17,10 @@ from magic_insert.config.schema.jobs import MAX_PICTURES
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import bounding_box
+from magic_insert.core.picture_files import require_size
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 
-MIN_SIDE = 16
 FILL = 0.85  # share of the frame that the longer side of a cut-out subject takes before augmentation
 
 
@@ -43,7 +43,7 @@ def load_subjects(paths: Sequence[str | Path]) -> list[Subject]:
     """The pictures of one subject, as `subject_files` found them; one without transparency is opaque everywhere.
 
     Raises:
-        UserError: a side below MIN_SIDE pixels, a matte that is empty; and what `load_rgba` refuses.
+        UserError: a picture that is too small, a matte that is empty; and what `load_rgba` refuses.
     """
     subjects = []
     for file in paths:
@@ -57,13 +57,9 @@ def check_subject(subject: Subject) -> Subject:
     """The subject itself when it can be trained on.
 
     Raises:
-        UserError: a side below MIN_SIDE pixels, or nowhere at least half opaque.
+        UserError: a picture that is too small, or nowhere at least half opaque.
     """
-    height, width = subject.rgb.shape[-2:]
-    if min(height, width) < MIN_SIDE:
-        raise UserError(
-            f"expected at least {MIN_SIDE} x {MIN_SIDE} pixels in {subject.id}, got {width} x {height}"
-        )
+    require_size(subject.id, (subject.rgb.shape[-1], subject.rgb.shape[-2]))
     if subject.alpha.max() < 0.5:
         raise UserError(
             f"expected a visible subject in {subject.id}, got a picture that is transparent everywhere"

@@ -19,7 +19,7 @@ from magic_insert.evaluation.pictures import COPY_PASTE
 from magic_insert.evaluation.report import FACTS_FILE
 from magic_insert.evaluation.rows import MADE, Column, Row, columns_of
 from magic_insert.evaluation.statistics import kind_of
-from magic_insert.pages.render import render
+from magic_insert.pages import render
 
 FLOOR = "floor: pasted as it is"
 COLUMNS = (

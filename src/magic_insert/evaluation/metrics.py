@@ -88,13 +88,8 @@ def cosine(first: Tensor, second: Tensor, column: str) -> float:
     """`<a, b> / (|a| |b|)` in [-1, 1], neither scaled by 100 nor clipped at 0.
 
     Raises:
-        UserError: the embeddings have different lengths, are not finite, or one is zero; `column` is named.
+        UserError: the embeddings are not finite, or one is zero; `column` is named.
     """
-    if first.shape != second.shape or first.ndim != 1:
-        raise UserError(
-            f"expected two embeddings of one length for {column}, got {tuple(first.shape)} and {tuple(second.shape)}; "
-            "they are of different encoders: delete the cached features"
-        )
     norms = first.double().norm() * second.double().norm()
     if not (torch.isfinite(norms) and norms > 0):
         raise UserError(

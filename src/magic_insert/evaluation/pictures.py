@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.freeze import overridden
-from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, ImagesConfig
+from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, MadeElsewhere
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.config.schema.shared import InserterConfig, StylizerConfig
 from magic_insert.core.compositing import paste
@@ -35,7 +35,7 @@ from magic_insert.core.events import OnEvent
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import pictures_in
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST, Manifest, Request, claim, refuse_other
@@ -215,11 +215,9 @@ class Workshop:
             **{("stylize", name): s for name, s in redrawn.items() if s.name == IMAGES},
             **{("insert", name): i for name, i in inserted.items() if i.name == IMAGES},
         }
-        self.made_elsewhere = {
-            key: match_files(method.images, bench.pairs, key[1]) for key, method in given.items()
-        }
+        self.made_elsewhere = {key: match_files(method, bench.pairs, key[1]) for key, method in given.items()}
         self.masks_elsewhere = {
-            name: match_files(ImagesConfig(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
+            name: match_files(MadeElsewhere(i.mask_dir, i.pattern), bench.pairs, f"{name}'s masks")
             for name, i in inserted.items()
             if i.name == IMAGES and i.mask_dir
         }
@@ -398,7 +396,7 @@ def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id:
 # Pictures made elsewhere
 
 
-def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
+def match_files(images: MadeElsewhere, pairs: Sequence[BenchPair], method: str) -> dict[str, Path]:
     """The file of every pair, by pair_id.
 
     Raises:
@@ -415,11 +413,7 @@ def match_files(images: ImagesConfig, pairs: Sequence[BenchPair], method: str) -
     folders = sorted({path.parent for path in found.values()})
     wanted = set(found.values())
     surplus = [
-        path
-        for folder in folders
-        if folder.is_dir()
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in SUFFIXES and path not in wanted
+        path for folder in folders if folder.is_dir() for path in pictures_in(folder) if path not in wanted
     ]
     if missing or surplus:
         wrong = [

@@ -54,8 +54,8 @@ from magic_insert.evaluation.tables import (
     metrics_label,
     printed_note,
 )
+from magic_insert.pages import png_address, render
 from magic_insert.pages.charts import HUES, MARKERS, Chart, Ink, chart
-from magic_insert.pages.render import png_address, render
 
 FACTS_FILE = "facts.json"
 REPORT_FILE = "report.html"

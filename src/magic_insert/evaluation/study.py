@@ -37,13 +37,13 @@ from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, as_record, read_jsonl, read_record, write_json, write_text
-from magic_insert.core.picture_files import SUFFIXES
+from magic_insert.core.picture_files import named_pictures
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.tables import markdown_table
 from magic_insert.evaluation.rows import MADE, read_rows
 from magic_insert.evaluation.statistics import bradley_terry, cluster_draws, exact_interval, mean_interval
 from magic_insert.evaluation.tables import printed_results
-from magic_insert.pages.render import render
+from magic_insert.pages import render
 from magic_insert.pages.server import PageServer, json_of
 
 CONTEXT = ("subject", "background")
@@ -243,20 +243,9 @@ def from_folders(cfg: StudyConfig) -> Material:
     for folder in map(Path, cfg.folders):
         if folder.resolve().name in made:
             raise UserError(f"expected folders of different names, got {folder} twice; rename one")
-        made[folder.resolve().name] = _pictures(folder)
-    above = {} if cfg.references is None else _pictures(Path(cfg.references))
+        made[folder.resolve().name] = named_pictures(folder, "folders")
+    above = {} if cfg.references is None else named_pictures(Path(cfg.references), "references")
     return Material(next(iter(made)), made, {name: [("reference", path)] for name, path in above.items()})
-
-
-def _pictures(folder: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
-        if path.stem in found:
-            raise UserError(
-                f"expected one picture per name, got {found[path.stem]} and {path}; leave one out"
-            )
-        found[path.stem] = path
-    return found
 
 
 def scrambled(image: Float[Tensor, "3 H W"], seed: int, name: str) -> Float[Tensor, "3 H W"]:

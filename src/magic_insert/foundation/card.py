@@ -24,7 +24,7 @@ from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet
-from magic_insert.models.encoders import Encoders, load_encoders
+from magic_insert.models.encoders.micro import Encoders, load_encoders
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import sample
 from magic_insert.models.style import StyleEmbeds, listening, style_embeds

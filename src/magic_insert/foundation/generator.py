@@ -22,7 +22,6 @@ from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
-from magic_insert.models.controlnet import Structure, canny_edges
 from magic_insert.models.edit_unet import without_adapter
 from magic_insert.models.micro import (
     build_controlnet,
@@ -33,8 +32,9 @@ from magic_insert.models.micro import (
     publish_adapter,
 )
 from magic_insert.models.pipeline import size_ids
-from magic_insert.toybox.looks import LOOK_NAMES, apply_look
+from magic_insert.models.sampling import Structure, canny_edges
 from magic_insert.toybox.styles import style_phrase
+from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
 from magic_insert.training.trainer import TrainingModule
 
 

@@ -14,7 +14,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -25,16 +25,10 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate, log_softm
 from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
+from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.parts import Context, Recipe
-from magic_insert.models.encoders import (
-    ClipEncoder,
-    SavedEncoder,
-    new_clip,
-    new_identity,
-    new_style,
-)
-from magic_insert.models.encoders.base import standardise
-from magic_insert.models.encoders.micro import TEXT_TEMPLATE
+from magic_insert.models.encoders.base import SavedEncoder, standardise
+from magic_insert.models.encoders.micro import TEXT_TEMPLATE, ClipEncoder, new_clip, new_identity, new_style
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.training.trainer import TrainingModule
 
@@ -54,23 +48,6 @@ SCENE_SHARE = 0.2  # of a CLIP batch
 CLIP_BACKGROUND_SHARE = 0.2  # of its subjects stand on a piece of a scene
 STYLE_SCENE_SHARE = 0.5  # of a style batch
 BACKGROUND_SHARE = 0.5  # of an identity batch is moved from paper onto a piece of a scene
-
-
-@runtime_checkable
-class EncoderPool(Protocol):
-    """The part of a Toybox pool that encoders learn from; see `data.renders.ToyboxPool` for the shapes."""
-
-    subjects: np.ndarray
-    subject_alpha: np.ndarray
-    subject_styles: np.ndarray
-    identity: np.ndarray
-    templates: list[str]
-    captions: list[str]
-    scenes_with: np.ndarray
-    scenes_without: np.ndarray
-    scene_styles: np.ndarray
-    scene_captions: list[str]
-    style_names: list[str]
 
 
 class ClipBatch(NamedTuple):
@@ -93,7 +70,7 @@ class LabelledBatch(NamedTuple):
     labels: Int[Tensor, " B"]
 
 
-def clip_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> ClipBatch:
+def clip_batch(pool: ToyboxPool, seed: int, step: int, batch_size: int) -> ClipBatch:
     """Scenes once, subjects in DRAWINGS drawings each, all told in every detail.
 
     Of a scene no template is told: its subject may be small or hidden.
@@ -142,7 +119,7 @@ def tell(caption: str, template: str, style: str, detail: str) -> str:
     return TEXT_TEMPLATE.format(template.replace("_", " "))
 
 
-def identity_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
+def identity_batch(pool: ToyboxPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
     """Two drawings each of `batch_size / 2` identities, in different poses where the pool has them.
 
     Half of the pictures get a piece of a scene as background, so that the paper is no clue.
@@ -163,7 +140,7 @@ def identity_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> 
     return LabelledBatch(_stack(images), random_frames(len(images), rng, (0.75, 1.0)), torch.tensor(labels))
 
 
-def style_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
+def style_batch(pool: ToyboxPool, seed: int, step: int, batch_size: int) -> LabelledBatch:
     """Crops of subjects and scenes; equal labels are equal styles, whatever the complexity of the drawing."""
     rng = generator(seed, "style", step)
     num_scenes = int(STYLE_SCENE_SHARE * batch_size)
@@ -179,7 +156,7 @@ def style_batch(pool: EncoderPool, seed: int, step: int, batch_size: int) -> Lab
     return LabelledBatch(_stack(images), random_frames(len(images), rng, (0.6, 0.9)), torch.tensor(labels))
 
 
-Sampler = Callable[[EncoderPool, int, int, int], ClipBatch | LabelledBatch]
+Sampler = Callable[[ToyboxPool, int, int, int], ClipBatch | LabelledBatch]
 SAMPLERS: dict[str, Sampler] = {
     "clip": clip_batch,
     "identity": identity_batch,
@@ -216,7 +193,7 @@ def crop_frames(
     return grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _on_scene(image: np.ndarray, alpha: np.ndarray, pool: EncoderPool, rng: torch.Generator) -> np.ndarray:
+def _on_scene(image: np.ndarray, alpha: np.ndarray, pool: ToyboxPool, rng: torch.Generator) -> np.ndarray:
     scene = pool.scenes_without[
         _below(len(pool.scenes_without), rng), _below(pool.scene_styles.shape[1], rng)
     ]
@@ -373,7 +350,7 @@ def metric_part(kind: Kind) -> Callable[[Context, PartConfig], Recipe]:
 
 
 def encoder_recipe(
-    encoder: SavedEncoder, pool: EncoderPool, part: PartConfig, seed: int, trained_on: str
+    encoder: SavedEncoder, pool: ToyboxPool, part: PartConfig, seed: int, trained_on: str
 ) -> Recipe:
     """How `encoder` learns from `pool`; `trained_on` goes into its card."""
     kind = encoder.card.role

@@ -31,6 +31,20 @@ from magic_insert.core.records import Box, Composite, Scene, Subject
 
 
 @dataclass(frozen=True)
+class Window:
+    """The square that an inserter is shown: `scene` without the subject, `pasted` with it, `mask` its coverage.
+
+    `seed` and `id` name the draw.
+    """
+
+    scene: Float[Tensor, "3 H H"]
+    pasted: Float[Tensor, "3 H H"]
+    mask: Float[Tensor, "1 H H"]
+    seed: int = 0
+    id: str = ""
+
+
+@dataclass(frozen=True)
 class Insertion:
     """What an inserter does to the light of its window, at its own size.
 
@@ -70,17 +84,8 @@ class Inserter(Protocol):
         """What it is made of: plain JSON values, digests of weights included."""
         ...
 
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
-        """What the subject `mask`, pasted in the square `window` of `scene`, does to its light; `id` names the draw."""
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
+        """What the subject, pasted in the window, does to its light."""
         ...
 
 
@@ -106,26 +111,12 @@ class LayerInserter(InserterBase, ABC):
     """An inserter that computes the layer itself: it draws no picture and knows no randomness."""
 
     @abstractmethod
-    def layer(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-    ) -> EffectLayer:
-        """What the subject `mask`, pasted in `window`, does to `scene`; s x s, whatever the window's side."""
+    def layer(self, window: Window) -> EffectLayer:
+        """What the subject does to the scene; s x s, whatever the window's side."""
 
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """The layer alone."""
-        return Insertion(self.layer(scene, window, mask))
+        return Insertion(self.layer(window))
 
 
 @dataclass(frozen=True)
@@ -171,7 +162,7 @@ def insert_cutout(
         region = _whole(*scene.size) if composite == "paper" else region_around(box, *scene.size)
         below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
     with stage(on_event, "insert") as running:
-        drawn = inserter(below, above, alpha, seed=seed, id=name, on_step=running)
+        drawn = inserter(Window(below, above, alpha, seed, name), on_step=running)
         running.preview = None if drawn.output is None else to_pil(drawn.output)
     with stage(on_event, "composite"):
         layer, at = None, Box(0, 0, 0, 0)

@@ -1,15 +1,13 @@
 """A contact shadow: the silhouette squashed onto the ground, and darkness under the feet. Seven numbers, no weights."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.masks import blur
 from magic_insert.core.silhouettes import foot_frame
-from magic_insert.inserters.base import LayerInserter
+from magic_insert.inserters.base import LayerInserter, Window
 from magic_insert.models.effect_net import SIDE, contact_shade
 
 
@@ -29,13 +27,8 @@ class ContactShadow(LayerInserter):
 
     recorded = ("strength", "softness")
 
-    def layer(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-    ) -> EffectLayer:
-        covered = area_resize(mask, SIDE, SIDE)[None]
+    def layer(self, window: Window) -> EffectLayer:
+        covered = area_resize(window.mask, SIDE, SIDE)[None]
         shade = contact_shade(covered)[0].expand(3, -1, -1).clone()
         layer = EffectLayer(shade, torch.zeros_like(shade))
         return tuned(layer, float(foot_frame(covered)[0, 2]), self.settings)

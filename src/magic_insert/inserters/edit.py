@@ -2,7 +2,7 @@
 
 The inserter gives a pasted subject its light; trained on photographs alone, or adapted to drawings by a bootstrap, the
 class is the same. The remover draws what a mask marks, and its shadow, away: only the hole and the light around it
-reach the picture (`core.fill`), every other pixel keeps its value.
+reach the picture (`core.effect_layer.fill_hole`), every other pixel keeps its value.
 Shape letters: H side of the square window, s side the model draws at; float32 in [0, 1].
 """
 
@@ -17,11 +17,10 @@ from torch import Tensor
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.effect_layer import EffectConfig
+from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.fill import fill_hole
 from magic_insert.inputs import weights_in
-from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.inserters.inpaint import neighbourhood
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
 from magic_insert.models.foreign import ForeignModel, Runtime
@@ -87,21 +86,12 @@ class EditInserter(InserterBase):
         self.model = EditModel(pipe, folder)
         self.weights_sha256 = self.model.weights_sha256
 
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """The window at the model's side, redrawn, beside its reference."""
-        how, reference = EditSampling(seed, [id], self.settings.steps), self.settings.reference
-        region = self.region(mask)
-        drawn, still = self.model.draw(window, region, how, reference=reference, on_step=on_step)
-        return Insertion.measured(drawn, still, mask, self.settings)
+        how, reference = EditSampling(window.seed, [window.id], self.settings.steps), self.settings.reference
+        region = self.region(window.mask)
+        drawn, still = self.model.draw(window.pasted, region, how, reference=reference, on_step=on_step)
+        return Insertion.measured(drawn, still, window.mask, self.settings)
 
     def region(self, mask: Float[Tensor, "1 H H"]) -> Float[Tensor, "1 H H"]:
         """The mask that the model is given: the subject's."""

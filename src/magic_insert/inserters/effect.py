@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig
@@ -17,7 +16,7 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectLayer, continue_under
 from magic_insert.core.silhouettes import foot_frame
-from magic_insert.inserters.base import LayerInserter
+from magic_insert.inserters.base import LayerInserter, Window
 from magic_insert.inserters.contact_shadow import tuned
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, load_effect_net, predict, sun_from
 from magic_insert.paths import effect_weights
@@ -40,14 +39,10 @@ class EffectInserter(LayerInserter):
         self.weights_sha256 = sha256_file(path)
 
     @torch.no_grad()
-    def layer(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-    ) -> EffectLayer:
+    def layer(self, window: Window) -> EffectLayer:
         device = next(self.net.parameters()).device
-        small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in (scene, window, mask)]
+        shown = (window.scene, window.pasted, window.mask)
+        small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in shown]
         found = predict(self.net, *small) if self.settings.sun == "auto" else self._turned(small)
         shade, light = torch.exp(found.log_shade[0]), found.light[0]
         covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
@@ -55,7 +50,7 @@ class EffectInserter(LayerInserter):
             1.0 - continue_under(1.0 - shade, covered), continue_under(light, covered).clamp(0.0, 1.0)
         )
         layer = tuned(layer, longer, self.settings)
-        return EffectLayer(layer.shade.to(scene.device), layer.light.to(scene.device))
+        return EffectLayer(layer.shade.to(window.mask.device), layer.light.to(window.mask.device))
 
     def _turned(self, small: list[Tensor]) -> Effect:
         """The effect under a sun where the settings want it, as high as the one that the network reads."""

@@ -18,7 +18,7 @@ from torch.nn import functional
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import INSIDE, bounding_box
-from magic_insert.inserters.base import InserterBase, Insertion
+from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.models.edit_unet import EditSampling, empty_prompt, predict
 from magic_insert.models.pipeline import ddim, decode, encode
 from magic_insert.models.sampling import image_size
@@ -37,25 +37,17 @@ class InpaintInserter(InserterBase):
         """Its settings and how far it redraws."""
         return {**super().provenance, "inserter_margin": MARGIN}
 
-    def __call__(
-        self,
-        scene: Float[Tensor, "3 H H"],
-        window: Float[Tensor, "3 H H"],
-        mask: Float[Tensor, "1 H H"],
-        *,
-        seed: int,
-        id: str,
-        on_step: OnStep = no_step,
-    ) -> Insertion:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
         """The window at the model's side, its subject's neighbourhood redrawn."""
         pipe, side = self.pipe, image_size(self.pipe)
-        small = area_resize(window, side, side)[None].to(pipe.device)
-        ring = neighbourhood(area_resize(mask, side, side))[None].to(pipe.device)
-        output = inpaint(pipe, small, ring, EditSampling(seed, [id], self.settings.steps), on_step)
+        small = area_resize(window.pasted, side, side)[None].to(pipe.device)
+        ring = neighbourhood(area_resize(window.mask, side, side))[None].to(pipe.device)
+        how = EditSampling(window.seed, [window.id], self.settings.steps)
+        output = inpaint(pipe, small, ring, how, on_step)
         # Where nothing is redrawn, inpainting gives the round trip; an "unmasked" run of it would be just that.
         still = small if self.settings.reference == "input" else decode(pipe.vae, encode(pipe.vae, small))
-        drawn, reference = (picture[0].to(window.device) for picture in (output, still))
-        return Insertion.measured(drawn, reference, mask, self.settings)
+        drawn, reference = (picture[0].to(window.mask.device) for picture in (output, still))
+        return Insertion.measured(drawn, reference, window.mask, self.settings)
 
 
 def neighbourhood(mask: Float[Tensor, "1 s s"]) -> Float[Tensor, "1 s s"]:

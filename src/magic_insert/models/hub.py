@@ -3,7 +3,6 @@
 A folder never touches the network; the hub is asked for pinned commits only, and for no more than is needed.
 """
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from transformers import CLIPVisionModelWithProjection
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
+from magic_insert.inputs import HUB_ID
 from magic_insert.models.tensor_file import verify
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 OFFICIAL_ADAPTER_FOLDER = "sdxl_models"  # where the IP-Adapter repository keeps those for SDXL
 ADAPTER_FOLDERS = ("ip_adapter", OFFICIAL_ADAPTER_FOLDER)
 ENCODER_FOLDERS = ("image_encoder", f"{OFFICIAL_ADAPTER_FOLDER}/image_encoder", "models/image_encoder")

@@ -75,10 +75,9 @@ def add_lora(
         dora: weight-decomposed, with a trained magnitude per output channel (Liu et al. 2024, arXiv 2402.09353).
 
     Raises:
-        UserError: rank below 1, or no layer matches `targets`.
+        UserError: no layer matches `targets`.
     """
-    if rank < 1:
-        raise UserError(f"expected a LoRA rank of at least 1, got {rank}; set personalization.rank")
+    assert rank >= 1
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), use_dora=dora)
     try:
         with torch.random.fork_rng(), quiet():
@@ -173,8 +172,6 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
     Raises:
         UserError: no such file, a damaged one, or a LoRA of another model.
     """
-    if not path.is_file():
-        raise UserError(f"expected a LoRA at {path}, got no such file; run magic-insert personalize first")
     stored = {key: value.shape for key, value in read_tensors(path).tensors.items()}
     try:
         with torch.random.fork_rng(), quiet():

@@ -21,12 +21,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.utils import logging as transformers_logging
 
-from magic_insert import paths
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_object
+from magic_insert.inputs import find_model
 from magic_insert.models.hub import (
-    HUB_ID,
     UNREACHABLE,
     Place,
     adapter_file,
@@ -41,8 +39,6 @@ from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of the arithmetic of a training
-KINDS = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
-VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
 PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 LOADED = (*PARTS, "ip_adapter")
 SLICED = 512  # pixels from which pictures are decoded one by one
@@ -199,48 +195,9 @@ def resolve_device(name: str) -> torch.device:
 
 
 def find_source(model: ModelConfig) -> Place:
-    """Where the model lies.
-
-    Raises:
-        UserError: neither a folder with an SDXL `model_index.json` nor a pinned hub id.
-    """
-    if model.source is None:
-        if model.name != "micro":
-            raise UserError(
-                f"expected model.source for the model {model.name!r}, got null; set model.source=FOLDER"
-            )
-        return Place(str(_check_layout(paths.micro_dir())))
-    folder = Path(model.source).expanduser()
-    if folder.is_dir():
-        return Place(str(_check_layout(folder)))
-    if folder.is_absolute() or model.source.startswith((".", "~")) or not HUB_ID.fullmatch(model.source):
-        raise UserError(f"expected a model folder or hub id, got {model.source}; set model.source=FOLDER")
-    if not model.revision:
-        raise UserError(
-            f"expected a folder at {model.source}, or a pinned commit to load it from the hub; "
-            "set model.revision=COMMIT"
-        )
-    return Place(model.source, model.revision)
-
-
-def _check_layout(folder: Path) -> Path:
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise UserError(
-            f"expected an SDXL model in {folder}, got no model_index.json there; set model.source=FOLDER"
-        )
-    parts = read_object(index)
-    if (kind := parts.get("_class_name")) not in KINDS:
-        raise UserError(f"expected an SDXL model in {folder}, got a {kind}; set model.source=FOLDER")
-    for name, library in parts.items():
-        if not isinstance(library, list) or None in library:
-            continue
-        files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
-        if not any(any((folder / name).glob(file)) for file in files):
-            raise UserError(
-                f"expected a complete SDXL model in {folder}, got no {name} there; set model.source=FOLDER"
-            )
-    return folder
+    """Where the model lies; raises `UserError` as `find_model`."""
+    folder = find_model(model)
+    return Place(str(model.source), model.revision) if folder is None else Place(str(folder))
 
 
 def _load_adapter(pipe: Any, file: Path, place: Place, source: Place) -> None:

@@ -9,7 +9,7 @@ Shape letters: B pictures, K adapter inputs per picture (1), D width of the imag
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -22,7 +22,7 @@ from magic_insert.core.errors import UserError
 # InstantStyle's style block is the middle attention of the up block next to the mid block; the paper of Magic Insert
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
 PRESETS = {"instantstyle": ("up_blocks.0.attentions.1",), "up0": ("up_blocks.0",), "all": ("",)}
-SQUARE = ("crop", "pad")
+Square = Literal["crop", "pad"]
 # What a style picture is compared with, the photograph first; a cosine is multiplied by SHARPNESS.
 LOOKS = (
     "as a photo", "as a cartoon", "as a cel animation", "as a watercolour painting", "as an oil painting",
@@ -47,8 +47,7 @@ class StyleEmbeds:
         """The one style repeated for `count` pictures; a batch of `count` styles is returned as it is."""
         if len(self) == count:
             return self
-        if len(self) != 1:
-            raise UserError(f"expected 1 or {count} styles, got {len(self)}")
+        assert len(self) == 1, f"1 or {count} styles"
         shape = (count, *self.positive.shape[1:])
         return StyleEmbeds(self.positive.expand(shape), self.negative.expand(shape))
 
@@ -58,17 +57,20 @@ def has_adapter(pipe: Any) -> bool:
     return getattr(pipe.unet.config, "encoder_hid_dim_type", None) == "ip_image_proj"
 
 
-def square_style_image(image: Float[Tensor, "3 H W"], how: str = "crop") -> Float[Tensor, "3 S S"]:
+def require_adapter(pipe: Any, instead: str = "style.mode=none") -> None:
+    """That the model can hear a picture; raises `UserError` with the setting to do without otherwise."""
+    if not has_adapter(pipe):
+        raise UserError(
+            f"expected a model with an IP-Adapter for style from a picture, got none; set {instead}"
+        )
+
+
+def square_style_image(image: Float[Tensor, "3 H W"], how: Square = "crop") -> Float[Tensor, "3 S S"]:
     """A square version of the style picture, because CLIP's preprocessing would silently cut it to its centre.
 
     `crop` keeps the centre: undistorted texture, no invented ground. `pad` keeps everything and fills the rest with
     the mean colour of the picture's border, for pictures whose composition matters.
-
-    Raises:
-        UserError: `how` is none of SQUARE.
     """
-    if how not in SQUARE:
-        raise UserError(f"expected a way to square the style picture among {list(SQUARE)}, got {how!r}")
     height, width = image.shape[-2:]
     if how == "crop":
         side = min(height, width)
@@ -136,13 +138,10 @@ def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[
     Raises:
         UserError: a scale other than 0 without an adapter; see `set_blocks`.
     """
-    if not has_adapter(pipe):
-        if scale != 0:
-            raise UserError(
-                "expected a model with an IP-Adapter for style from a picture; set style.mode=none"
-            )
+    if not has_adapter(pipe) and scale == 0:
         yield
         return
+    require_adapter(pipe)
     set_blocks(pipe.unet, blocks, scale)
     try:
         yield
@@ -151,14 +150,13 @@ def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[
 
 
 @torch.no_grad()
-def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: str = "crop") -> StyleEmbeds:
+def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: Square = "crop") -> StyleEmbeds:
     """The adapter's input for each style picture ([0, 1]), encoded by the model's own CLIP image encoder.
 
     Raises:
         UserError: the pipeline has no IP-Adapter.
     """
-    if not has_adapter(pipe):
-        raise UserError("expected a model with an IP-Adapter for style from a picture; set style.mode=none")
+    require_adapter(pipe)
     squares = [square_style_image(image, how) for image in images]
     pictures = [
         Image.fromarray((s.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()) for s in squares

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema.training import MAX_TOKENS
 from magic_insert.core.errors import UserError
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 
@@ -30,15 +29,7 @@ ENCODERS = {"clip_l": ("text_encoder", "tokenizer"), "clip_g": ("text_encoder_2"
 
 
 def token_names(count: int, pattern: str = "<v{n}>") -> tuple[str, ...]:
-    """The words of `count` learned tokens: <v1>, <v2>, ..., or as `pattern` says with `{n}` for the number.
-
-    Raises:
-        UserError: not between 1 and MAX_TOKENS.
-    """
-    if not 1 <= count <= MAX_TOKENS:
-        raise UserError(
-            f"expected 1 to {MAX_TOKENS} learned tokens, got {count}; set personalization.num_tokens"
-        )
+    """The words of `count` learned tokens: <v1>, <v2>, ..., or as `pattern` says with `{n}` for the number."""
     return tuple(pattern.replace("{n}", str(i)) for i in range(1, count + 1))
 
 
@@ -47,10 +38,7 @@ class LearnedTokens(nn.Module):
 
     def __init__(self, names: Sequence[str], rows: Mapping[str, Float[Tensor, "N _"]]) -> None:
         super().__init__()
-        if any(len(r) != len(names) for r in rows.values()):
-            raise UserError(
-                f"expected one row per token {list(names)}, got {[tuple(r.shape) for r in rows.values()]}"
-            )
+        assert all(len(r) == len(names) for r in rows.values()), "one row for each token"
         self.names = tuple(names)
         self.rows = nn.ParameterDict({k: nn.Parameter(r.detach().clone().float()) for k, r in rows.items()})
 
@@ -178,15 +166,9 @@ def load_tokens(path: Path) -> LearnedTokens:
     Raises:
         UserError: missing or damaged file, or not an embedding of both of SDXL's text encoders.
     """
-    if not path.is_file():
-        raise UserError(
-            f"expected learned tokens at {path}, got no such file; run magic-insert personalize first"
-        )
     tensors, metadata = read_tensors(path)
-    if missing := set(ENCODERS) - set(tensors):
-        raise UserError(f"expected the keys {list(ENCODERS)} in {path}, got no {sorted(missing)}")
-    rows = {key: torch.atleast_2d(tensors[key]) for key in ENCODERS}
-    if any(value.ndim != 2 or len(value) != len(rows["clip_l"]) for value in rows.values()):
-        raise UserError(f"expected one row a token for each text encoder in {path}, got other shapes")
+    rows = {key: torch.atleast_2d(value) for key, value in tensors.items() if key in ENCODERS}
+    if len(rows) < len(ENCODERS) or any(r.ndim != 2 or len(r) != len(rows["clip_l"]) for r in rows.values()):
+        raise UserError(f"expected one row a token for each of {list(ENCODERS)} in {path}, got other tensors")
     words = metadata.get("tokens")
     return LearnedTokens(json.loads(words) if words else token_names(len(rows["clip_l"])), rows)

@@ -7,7 +7,6 @@ Shape letters: B pictures, C channels, H W pixels.
 """
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -97,13 +96,13 @@ def like(x: Float[Tensor, "B C h w"], other: Float[Tensor, "B D H W"]) -> Float[
 
 
 @cache
-def load_u2net(path: Path | None = None) -> U2NetP:
-    """The network with the weights at `path`, by default those that ship with the package.
+def load_u2net() -> U2NetP:
+    """The network with the weights that ship with the package.
 
     Raises:
         UserError: they are missing, damaged or another network's.
     """
-    net, path = U2NetP(), path or cut_weights()
+    net, path = U2NetP(), cut_weights()
     try:
         net.load_state_dict({name: value.float() for name, value in read_tensors(path).tensors.items()})
     except RuntimeError as error:

@@ -23,8 +23,7 @@ from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes
 from magic_insert.magic import Settings
-from magic_insert.page.commands import file_name, words_of
-from magic_insert.page.session import Result, Session, Wish
+from magic_insert.page.session import Result, Session, Wish, file_name, words_of
 from magic_insert.page.studio import Studio
 from magic_insert.pages.server import STRICT, PageServer, body_of, json_of
 

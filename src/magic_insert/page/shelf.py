@@ -1,7 +1,8 @@
 """What stands on the page's shelves: Toybox pictures, subjects that were learned before, pictures that were dropped.
 
 Toybox pictures are held-out ones of ToyPlop, rendered once and kept in a store. A picture keeps its file and its name:
-both decide the draw, so the command line makes the same bytes of them.
+both decide the draw, so the command line makes the same bytes of them. Of a finished Toybox picture the truth is known,
+for this subject, in this scene, at this place.
 """
 
 import io
@@ -16,22 +17,22 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.core.box import Box
-from magic_insert.core.compositing import area_resize, default_box
+from magic_insert.core.compositing import area_resize, default_box, paste
+from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import save_png, to_pil
 from magic_insert.core.jsonl import read_json, write_bytes
-from magic_insert.core.masks import bounding_box
-from magic_insert.core.picture_files import decode_picture
+from magic_insert.core.masks import INSIDE, area, bounding_box
+from magic_insert.core.picture_files import SUFFIXES, decode_picture, require_size
 from magic_insert.core.rand import fold_in
-from magic_insert.core.records import Scene, Subject
+from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
 from magic_insert.data.benchmarks import IN_BOX
-from magic_insert.data.subject_files import CARD_FILE, SUFFIXES
-from magic_insert.inputs import require_size
+from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.drops import Drop
 from magic_insert.toybox.captions import caption, scene_phrase
-from magic_insert.toybox.scenes import SceneSpec, project, scene_world
+from magic_insert.toybox.scenes import SceneSpec, ground_point, height_at, project, scene_world
 from magic_insert.toybox.styles import draw, style_phrase
-from magic_insert.toybox.subjects import SubjectSpec
+from magic_insert.toybox.subjects import SubjectSpec, subject_shapes
 from magic_insert.toybox.tracer import trace
 from magic_insert.toybox.world import (
     COMPLEXITY,
@@ -204,3 +205,53 @@ def keep_upload(content: bytes, name: str, kind: str, id: str, folder: Path) -> 
     path = folder / id / f"{stem}{suffix if suffix in SUFFIXES else '.png'}"
     write_bytes(path, content)
     return Item(id, kind, path, "own", stem)
+
+
+SEEN = 0.002  # share of the picture that the true subject covers at least; else it stands behind a wall
+ABOVE_GROUND = 0.02  # feet this near below the horizon stand nowhere
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The numbers in a line, and the true picture for the browser."""
+
+    line: str
+    truth: tuple[bytes, str]
+
+
+def judge(drop: Drop, box: Box, scene: Toy, subject: Toy, cut: Subject) -> Verdict | None:
+    """How close the picture is to the truth, beside the subject's own picture pasted; None where it can stand nowhere.
+
+    The subject is as tall as its box, and its feet are where the box ends.
+    """
+    place, person = scene.spec, subject.spec
+    assert isinstance(place, SceneSpec)
+    assert isinstance(person, SubjectSpec)
+    assert drop.below is not None
+    height, width = drop.below.size
+    foot = box.bottom / height
+    if foot <= scene.item.horizon + ABOVE_GROUND:
+        return None
+    x, z = ground_point(place.camera, box.centre_x / width, foot)
+    tall = height_at(place.camera, x, z, box.y / height)
+    worlds = [scene_world(place, subject_shapes(person, x=x, z=z, height=tall)), scene_world(place)]
+    g = trace(worlds, SUPERSAMPLE * height)
+    truth, empty = shrink(draw(g, [scene.style] * 2, [COMPLEXITY] * 2, [toy_seed(scene.item.id)] * 2))
+    mask = shrink(g.coverage)[0]
+    if area(mask) < SEEN:
+        return None
+    body = torch.zeros_like(mask)
+    at = bounding_box(mask, INSIDE)
+    body[:, at.y : at.bottom, at.x : at.right] = 1.0
+    regions = {"shadow": effect_of(truth[None], empty[None], mask[None])[0], "subject": body}
+    ours, pasted = drop.scene.rgb, paste(drop.below, cut, box).rgb
+    found = [
+        f"{name} {_psnr(ours, truth, where)}, pasted {_psnr(pasted, truth, where)}"
+        for name, where in regions.items()
+    ]
+    return Verdict(f"Against the truth (PSNR): {'; '.join(found)}", view_of(to_pil(truth)))
+
+
+def _psnr(image: Float[Tensor, "3 H W"], truth: Float[Tensor, "3 H W"], where: Float[Tensor, "1 H W"]) -> str:
+    found = psnr_pooled(region_sums(image[None], truth[None], where[None]))
+    return "none" if found is None else f"{found:.1f} dB"

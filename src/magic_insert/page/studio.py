@@ -30,10 +30,26 @@ from magic_insert.core.records import Scene, Subject
 from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
-from magic_insert.page.commands import command_line, python_code
-from magic_insert.page.session import LIGHT_KNOBS, Recent, Result, Session, Task, Wish
-from magic_insert.page.shelf import Item, keep_upload, learned_items, rendered, toy_items, view_of
-from magic_insert.page.verdict import Verdict, judge
+from magic_insert.page.session import (
+    LIGHT_KNOBS,
+    Recent,
+    Result,
+    Session,
+    Task,
+    Wish,
+    command_line,
+    python_code,
+)
+from magic_insert.page.shelf import (
+    Item,
+    Verdict,
+    judge,
+    keep_upload,
+    learned_items,
+    rendered,
+    toy_items,
+    view_of,
+)
 from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 

@@ -17,8 +17,16 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
-from magic_insert.models.controlnet import Structure, canny_edges, controlnet_of
-from magic_insert.models.sampling import Features, Handover, StyleContrast, image_size, sample
+from magic_insert.models.sampling import (
+    Features,
+    Handover,
+    Structure,
+    StyleContrast,
+    canny_edges,
+    controlnet_of,
+    image_size,
+    sample,
+)
 from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
 from magic_insert.stylizers.draws import Draw
 
@@ -31,7 +39,8 @@ PHOTOGRAPH = 0.2  # from this share on it does: 6 of 10 photographs of the Toybo
 
 
 class DiffusionStylizer:
-    """Draws the subject of `subject.text` in the style of any scene with the base model."""
+    """Draws the subject of `subject.text` in the style of any scene with the base model; as it stands InstantStyle
+    (Wang et al. 2024), whose own block is `up_blocks.0.attentions.1`."""
 
     def __init__(
         self,

@@ -141,7 +141,7 @@ class Plush:
     hand: Vec3  # of the arm at +x
 
 
-def plush(look: Look, *, belly: bool = True, head_wide: float = 1.0, arms: Paint | None = None) -> Plush:
+def plush(look: Look, *, head_wide: float = 1.0) -> Plush:
     """Stand, wave, lean: legs down; sit: legs forward. The arm at +x goes up in a wave."""
     width = look.mix(1, 0.24, 0.34)
     thick = look.mix(5, 0.075, 0.105)
@@ -150,13 +150,12 @@ def plush(look: Look, *, belly: bool = True, head_wide: float = 1.0, arms: Paint
     sitting = look.pose == "sit"
     torso = (0.0, 0.30 if sitting else leg + 0.25, 0.0)
     head = (0.0, torso[1] + 0.24 + 0.78 * radius, 0.03)
-    skin = arms or look.plain
-    shapes = [ball(torso, (width, 0.31, 0.88 * width), look.main)]
-    if belly:
-        shapes.append(
-            ball((0.0, torso[1] - 0.02, 0.30 * width), (0.72 * width, 0.23, 0.64 * width), look.pale)
-        )
-    shapes.append(ball(head, (head_wide * radius, 0.92 * radius, 0.9 * radius), look.main))
+    skin = look.plain
+    shapes = [
+        ball(torso, (width, 0.31, 0.88 * width), look.main),
+        ball((0.0, torso[1] - 0.02, 0.30 * width), (0.72 * width, 0.23, 0.64 * width), look.pale),
+        ball(head, (head_wide * radius, 0.92 * radius, 0.9 * radius), look.main),
+    ]
     foot = 1.25 * thick
     for sign in SIDES:
         hip, sole = (sign * 0.50 * width, leg + 0.10, 0.0), (sign * 0.58 * width, foot, 0.05)

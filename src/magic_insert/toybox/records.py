@@ -109,7 +109,6 @@ class GBuffer:
     sun_direction: Tensor  # B 3, unit
     sun_colour: Tensor  # B 3
     sky_colour: Tensor  # B 3
-    subject_box: Tensor  # B 4 float: x0 y0 x1 y1 of the subject in pixels, zeros if there is none
 
 
 def rows(g: GBuffer, start: int, stop: int) -> GBuffer:

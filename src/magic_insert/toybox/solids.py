@@ -178,8 +178,8 @@ def _between(start: Vec3, end: Vec3) -> tuple[Vec3, float, Matrix]:
     centre = tuple(0.5 * (a + b) for a, b in zip(start, end, strict=True))
     up = tuple(d / length for d in delta)
     side = (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0)
-    right = _unit(_cross(up, side) if abs(up[0]) >= 0.9 else _cross(_cross(up, side), up))
-    front = _cross(right, up)
+    right = _unit(cross(up, side) if abs(up[0]) >= 0.9 else cross(cross(up, side), up))
+    front = cross(right, up)
     rotation = (right[0], up[0], front[0], right[1], up[1], front[1], right[2], up[2], front[2])
     return (centre[0], centre[1], centre[2]), 0.5 * length, rotation
 
@@ -188,7 +188,8 @@ def _minus(a: Vec3, b: Vec3) -> Vec3:
     return (a[0] - b[0], a[1] - b[1], a[2] - b[2])
 
 
-def _cross(a: Sequence[float], b: Sequence[float]) -> Vec3:
+def cross(a: Sequence[float], b: Sequence[float]) -> Vec3:
+    """The vector product."""
     return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
 
 

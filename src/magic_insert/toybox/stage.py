@@ -34,6 +34,7 @@ from magic_insert.toybox.rays import (
     to_world,
 )
 from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Light, Paint, Pattern, Vec3, World
+from magic_insert.toybox.solids import cross
 
 PATTERNS: tuple[str, ...] = get_args(Pattern)
 DOT_RADIUS = 0.3  # of a period
@@ -186,14 +187,10 @@ def sun_axes(light: Light, samples: int) -> tuple[list[float], list[list[float]]
     length = sqrt(x * x + y * y + z * z)
     s = (x / length, y / length, z / length)
     helper = (0.0, 0.0, 1.0) if abs(s[1]) > 0.9 else (0.0, 1.0, 0.0)
-    u = (
-        helper[1] * s[2] - helper[2] * s[1],
-        helper[2] * s[0] - helper[0] * s[2],
-        helper[0] * s[1] - helper[1] * s[0],
-    )
+    u = cross(helper, s)
     size = sqrt(u[0] ** 2 + u[1] ** 2 + u[2] ** 2)
     u = (u[0] / size, u[1] / size, u[2] / size)
-    v = (s[1] * u[2] - s[2] * u[1], s[2] * u[0] - s[0] * u[2], s[0] * u[1] - s[1] * u[0])
+    v = cross(s, u)
     directions = []
     for k in range(samples):
         r = light.sun_radius * sqrt((k + 0.5) / samples)
@@ -228,16 +225,12 @@ def _unit(v: Sequence[float]) -> Vec3:
     return v[0] / length, v[1] / length, v[2] / length
 
 
-def _cross(a: Vec3, b: Vec3) -> Vec3:
-    return a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]
-
-
 def _lens(world: World, aspect: float) -> list[float]:
     camera = world.camera
     p, q = camera.position, camera.target
     forward = _unit((q[0] - p[0], q[1] - p[1], q[2] - p[2]))
-    right = _unit(_cross(forward, (0.0, 1.0, 0.0)))
-    up = _cross(right, forward)
+    right = _unit(cross(forward, (0.0, 1.0, 0.0)))
+    up = cross(right, forward)
     high = tan(radians(camera.fov_deg) / 2.0)
     return [*(c * high * aspect for c in right), *(c * high for c in up), *forward]
 

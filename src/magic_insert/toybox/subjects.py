@@ -189,7 +189,6 @@ COLOURS: tuple[str, ...] = tuple(PALETTE)
 PATTERNS: tuple[Pattern, ...] = ("plain", "stripes", "dots", "patches")
 ACCESSORIES: tuple[str, ...] = ("none", *_WORN)
 POSES: tuple[str, ...] = ("stand", "sit", "wave", "lean")
-MAX_SHAPES = 22
 WIDEST = 1.15  # a subject wider than this times its height is scaled by its width instead
 _PERIODS = {"plain": 6.0, "stripes": 5.0, "dots": 6.0, "patches": 4.0}
 _HELD_OUT_SHARE = 5  # one combination in this many is kept out of training

@@ -239,18 +239,6 @@ def _mirror(
     return colour, identity(stage, seen)[0]
 
 
-def _box(covered: Tensor) -> Tensor:
-    """x0 y0 x1 y1 (exclusive end) of the covered pixels of B 1 H W, zeros where there are none."""
-    found = covered[:, 0] > 0
-    result = []
-    for seen in (found.any(1), found.any(2)):
-        place = torch.arange(seen.shape[1], device=seen.device).expand_as(seen)
-        result.append(torch.where(seen, place, seen.shape[1]).amin(1))
-        result.append(torch.where(seen, place + 1, 0).amax(1))
-    box = torch.stack([result[0], result[2], result[1], result[3]], 1).to(torch.float32)
-    return box * found.flatten(1).any(1, keepdim=True)
-
-
 def _shade(
     stage: Stage, size: tuple[int, int], rays: Tensor, surface: Tensor, image: Tensor, distance: Tensor
 ) -> dict[str, Tensor]:
@@ -334,7 +322,6 @@ def _trace_chunk(
         sun_direction=stage.sun,
         sun_colour=stage.colours[:3].t().contiguous(),
         sky_colour=stage.colours[3:].t().contiguous(),
-        subject_box=_box(coverage),
     )
 
 

@@ -33,8 +33,7 @@ from magic_insert.data.relit_pairs import RelitPairs, training_chunk
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net, predict
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
-from magic_insert.toybox.looks import LOOKS
-from magic_insert.toybox.styles.view import luminance
+from magic_insert.toybox.styles.view import LOOKS, luminance
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 

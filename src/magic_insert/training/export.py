@@ -20,7 +20,7 @@ from magic_insert.config.schema.jobs import ExportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.core.store import Request, claim
-from magic_insert.data.subject_files import CARD_FILE
+from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
@@ -58,11 +58,7 @@ def run_export(cfg: ExportConfig) -> list[Path]:
     Raises:
         UserError: no finished personalisation there, or a LoRA on layers that kohya's format has no name for.
     """
-    run, out = Path(cfg.run), Path(cfg.out)
-    if not (run / CARD_FILE).is_file():
-        raise UserError(
-            f"expected a finished personalisation at {run}, got no {CARD_FILE} there; set run=FOLDER"
-        )
+    run, out = finished_run(cfg.run), Path(cfg.out)
     card = read_object(run / CARD_FILE)
     name = cfg.name or run.resolve().name
     lora, lora_header = read_tensors(run / LORA_FILE)

@@ -38,6 +38,7 @@ from magic_insert.core.ranks import rank
 from magic_insert.core.store import Store
 from magic_insert.data.pairs import LISTERS, FilePairs, Pair, PairSet, sound_pairs
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
+from magic_insert.inputs import edit_folder, find_model
 from magic_insert.models.edit_unet import (
     EditSampling,
     edit,
@@ -45,7 +46,7 @@ from magic_insert.models.edit_unet import (
     latent_mask,
 )
 from magic_insert.models.effect_net import load_effect_net
-from magic_insert.models.pipeline import encode, find_source, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
@@ -121,7 +122,9 @@ def _toybox(
 def _sound(data: DataConfig, out: Path, on_event: OnEvent) -> FilePairs:
     """The sound pairs of a set on disk; the verdict is kept, because reading every picture takes its time."""
     root = Path(str(data.path))
-    listing = LISTERS[data.name](root, black_subject=data.subject_in_mask == "black")
+    listing = LISTERS[data.name](root)
+    if data.subject_in_mask == "black":
+        listing = replace(listing, pairs=[replace(ref, black_subject=True) for ref in listing.pairs])
     if data.limit is not None:
         listing = replace(listing, pairs=listing.pairs[: data.limit])
     names = [ref.id for ref in listing.pairs]
@@ -221,13 +224,12 @@ class TaskRun:
         init = self.cfg.train.init
         if init == "base":
             return self.pipe.unet
-        home = Path(find_source(self.cfg.model).name) if init == "shipped" else Path(init)
-        folder = home / PRODUCTS[self.task]
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"expected a {PRODUCTS[self.task]} in {home} for train.init={init}, got none; set train.init=base"
-            )
-        return folder
+        return edit_folder(
+            PRODUCTS[self.task],
+            None if init == "shipped" else init,
+            find_model(self.cfg.model),
+            f"train.init={init}; set train.init=base",
+        )
 
     def _fit(self) -> EditFit:
         train = self.cfg.train

@@ -44,21 +44,19 @@ from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.personalize_module import (
+    LATENTS_FILE,
     UNTRAINED,
     PersonalizeModule,
     check_device,
+    check_own_style,
     checkpointed,
+    class_cache,
+    counts_only_subject,
     subject_batches,
+    subject_cache,
     trainables_of,
 )
 from magic_insert.training.personalize_validation import SampleValidation
-from magic_insert.training.subject_views import (
-    LATENTS_FILE,
-    check_own_style,
-    class_cache,
-    counts_only_subject,
-    subject_cache,
-)
 from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
 
 Work = tuple[SubjectFiles, dict[str, Any]]

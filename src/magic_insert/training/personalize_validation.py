@@ -35,7 +35,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.data.subject_images import place
-from magic_insert.models.encoders import load_encoders
+from magic_insert.models.encoders.micro import load_encoders
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.pipeline import parts_on
 from magic_insert.models.sampling import image_size, sample

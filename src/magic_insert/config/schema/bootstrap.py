@@ -124,8 +124,9 @@ class AdaptConfig(EditFit):
     """Share of each batch that is counterfactual photographs: 0, or at least 0.01 and below 1."""
     num_photos: Annotated[int, Range(1, MOST)] = 64
     """How many photographs there are."""
-    photos: Annotated[str | None, Input("folder")] = None
-    """Folder of photographs with with/, without/ and mask/; null: Toybox renders."""
+    photos: Annotated[str | None, Input("folder", ("toybox",))] = None
+    """Folder of photographs with with/, without/ and mask/, or `toybox` for renders; null: renders for a model of the
+    Toybox (model.toys), none for others."""
     background: Annotated[str, OneOf("paper", "composited")] = "paper"
     """`paper` trains on the removed picture as it is, `composited` on the original with only hole and effect of it."""
     blend: Annotated[float, Range(0.01, 1)] = 1.0
@@ -141,10 +142,14 @@ class AdaptConfig(EditFit):
 
 @dataclass(frozen=True)
 class HeldOutConfig:
-    """What every round is measured on: held-out scenes, each as photo, in a seen and in an unseen style."""
+    """What every round is measured on: held-out scenes, each as photo, in a seen and in an unseen style, or pairs."""
 
+    pairs: Annotated[str | None, Input("folder", ("toybox",))] = None
+    """Folder of held-out pairs with with/, without/ and mask/, those in a folder photo/ of each being photographs; or
+    `toybox` for renders; null: renders for a model of the Toybox (model.toys), for others nothing is measured and the
+    last round is kept."""
     num_scenes: Annotated[int, Range(1, MOST)] = 72
-    """How many scenes."""
+    """How many scenes, or pairs at most."""
     seed: int = 1
     """Which scenes; the shipped recipe was chosen on those of seed 0, so what is reported comes from others."""
     steps: Steps = EDIT_STEPS

@@ -75,31 +75,31 @@ class EncodersConfig:
     extra: list[Annotated[str, Registered(ENCODERS)]] = field(default_factory=list)
     """Further encoders by name, for metrics that ask for them."""
     download: bool = False
-    """Fetch what the hub's cache lacks."""
+    """Fetch from the hub what neither `root` nor the hub's cache has."""
     accept_unknown: bool = False
     """Take files whose digest is not the known one; their cards say so."""
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
-    """Pictures made elsewhere."""
+class MadeElsewhere:
+    """Pictures made elsewhere, for a method whose name is `images`."""
 
-    dir: str | None = None
-    """Folder of the pictures."""
+    dir: Annotated[str | None, Input("folder")] = None
+    """Folder of the pictures (images)."""
     pattern: Pattern = "{subject}__{background}.png"
-    """A file's name with {subject}, {background} and, where the benchmark has both sides, {side} (l or r)."""
+    """A file's name with {subject}, {background} and, where the benchmark has both sides, {side} (l or r) (images)."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if getattr(self, "name", IMAGES) == IMAGES and not self.dir:
+            yield f"expected a folder of pictures for {at}name=images, got none; set {at}dir=FOLDER"
 
 
 @dataclass(frozen=True)
-class EvaluatedStylizer(StylizerConfig):
+class EvaluatedStylizer(StylizerConfig, MadeElsewhere):
     """A stylizer as the evaluation runs it: its own options, or pictures made elsewhere (`name: images`)."""
 
     name: Annotated[str, Registered(STYLIZERS, IMAGES)] = "personalized"
     """The method."""
-    dir: Annotated[str | None, Input("folder")] = None
-    """Folder of the pictures (images)."""
-    pattern: Pattern = "{subject}__{background}.png"
-    """A file's name with {subject} and {background} (images)."""
     personalization: dict[str, Any] = field(default_factory=dict)
     """Keys of this group that the method sets for itself, such as {num_tokens: 1}."""
     style: dict[str, Any] = field(default_factory=dict)
@@ -108,40 +108,24 @@ class EvaluatedStylizer(StylizerConfig):
     """Keys of this group that the method sets for itself."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        yield from super().conflicts(at)
-        if self.name == IMAGES and not self.dir:
-            yield f"expected a folder of pictures for {at}name=images, got none; set {at}dir=FOLDER"
-
-    @property
-    def images(self) -> ImagesConfig:
-        """Where its pictures lie, for `name: images`."""
-        return ImagesConfig(self.dir, self.pattern)
+        yield from StylizerConfig.conflicts(self, at)
+        yield from MadeElsewhere.conflicts(self, at)
 
 
 @dataclass(frozen=True)
-class EvaluatedInserter(InserterConfig):
+class EvaluatedInserter(InserterConfig, MadeElsewhere):
     """An inserter as the evaluation runs it, or finished composites made elsewhere (`name: images`)."""
 
     name: Annotated[str, Registered(INSERTERS, IMAGES)] = "effect"
     """The method."""
     composite: Composite = "effect_layer"
     """`effect_layer` keeps the background's own pixels outside the effect, `paper` the whole redrawn picture."""
-    dir: Annotated[str | None, Input("folder")] = None
-    """Folder of the composites (images)."""
-    pattern: Pattern = "{subject}__{background}.png"
-    """A file's name with {subject} and {background} (images)."""
     mask_dir: Annotated[str | None, Input("folder")] = None
     """Coverage of the subject in each composite, files of the same names; null: seen in its difference (images)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
-        yield from super().conflicts(at)
-        if self.name == IMAGES and not self.dir:
-            yield f"expected a folder of pictures for {at}name=images, got none; set {at}dir=FOLDER"
-
-    @property
-    def images(self) -> ImagesConfig:
-        """Where its pictures lie, for `name: images`."""
-        return ImagesConfig(self.dir, self.pattern)
+        yield from InserterConfig.conflicts(self, at)
+        yield from MadeElsewhere.conflicts(self, at)
 
 
 @dataclass(frozen=True)

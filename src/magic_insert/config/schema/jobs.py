@@ -318,6 +318,9 @@ class EvaluateConfig:
     exec: ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
+        for added in ("dinov2", "image_reward"):
+            if self.metrics == "micro" and getattr(self.encoders, added):
+                yield f"expected metrics=paper for encoders.{added}, got micro; set metrics=paper"
         for name, stylizer in self.chosen_stylizers.items():
             for group in ("personalization", "style", "sampling"):
                 own = overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")

@@ -55,6 +55,8 @@ class ModelConfig:
     """Side of the square that it draws, in pixels."""
     edit_steps: Steps = 20
     """Denoising steps of its remover and inserter where nothing else is asked for."""
+    toys: bool = False
+    """It is a model of the Toybox: photographs and held-out pairs that a bootstrap is not given are rendered."""
     ip_adapter: str | None = None
     """Folder or `owner/name@commit` of the image-prompt adapter; null: inside `source`."""
     ip_adapter_weight: str | None = None
@@ -266,6 +268,10 @@ class PoseConfig:
     """The model's name at that server."""
     timeout: Annotated[float, POSITIVE] = 30.0
     """Seconds to wait for that server."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.name == "http" and not self.model:
+            yield f"expected {at}model to name the server's model for pose=http, got nothing; set {at}model=NAME"
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,7 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import ENCODERS
-from magic_insert.core.errors import UserError
-from magic_insert.models.encoders.base import EncoderCard, MetricEncoder, SavedEncoder, preprocess
-from magic_insert.models.encoders.micro import (
-    ClipEncoder,
-    Encoders,
-    check_encoders,
-    load_encoders,
-    new_clip,
-    new_identity,
-    new_style,
-)
+from magic_insert.models.encoders.micro import check_encoders, load_encoders
 from magic_insert.models.encoders.paper import (
     ALEXNET,
     Lpips,
@@ -32,22 +22,6 @@ from magic_insert.models.encoders.paper import (
     locate,
 )
 from magic_insert.paths import micro_dir
-
-__all__ = [
-    "ClipEncoder",
-    "EncoderCard",
-    "EncoderSet",
-    "Encoders",
-    "Lpips",
-    "MetricEncoder",
-    "SavedEncoder",
-    "load_encoders",
-    "load_lpips",
-    "new_clip",
-    "new_identity",
-    "new_style",
-    "preprocess",
-]
 
 SETS: Mapping[str, Mapping[str, str]] = {
     "micro": {},  # its three are no published files
@@ -79,13 +53,6 @@ class EncoderSet:
     extra: tuple[str, ...] = ()
     download: bool = False
     accept_unknown: bool = False
-
-    def __post_init__(self) -> None:
-        if self.metrics not in SETS:
-            raise UserError(f"expected metrics of {', '.join(SETS)}, got {self.metrics!r}; set metrics=...")
-        added = [name for name in ("dinov2", "image_reward") if getattr(self, name)]
-        if self.metrics == "micro" and added:
-            raise UserError(f"expected metrics=paper for {added[0]}, got micro; set metrics=paper")
 
     def check(self) -> None:
         """That `load` will find its files, with the digests they must have; builds no network.

@@ -51,12 +51,9 @@ class EncoderCard:
     trained_on: str
 
     def __post_init__(self) -> None:
-        if not (0 < self.crop <= self.resize or self.crop == self.resize == 0):
-            raise UserError(f"expected 0 < crop <= resize, got crop={self.crop}, resize={self.resize}")
-        if min(self.std) <= 0:
-            raise UserError(f"expected positive stds, got {self.std}")
-        if self.text_template is not None and self.text_template.count("{}") != 1:
-            raise UserError(f"expected a text template with one {{}}, got {self.text_template!r}")
+        assert 0 < self.crop <= self.resize or self.crop == self.resize == 0, "crop larger than resize"
+        assert min(self.std) > 0, "a std that is not positive"
+        assert self.text_template is None or self.text_template.count("{}") == 1, "not one {} in the template"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as JSON values, in the order of declaration."""
@@ -75,18 +72,13 @@ class EncoderCard:
         return digest(self.to_dict())
 
 
-def preprocess(images: Tensor, card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
+def preprocess(images: Float[Tensor, "B 3 _ _"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
     """Images B3HW in [0, 1]: resize the shorter side to `card.resize`, crop the centre to `card.crop`, standardise.
 
     Sizes are those of torchvision's Resize and CenterCrop: the longer side is rounded down. The resize is antialiased
     (PIL's filters, without PIL's rounding to eight bits) and skipped when the size already fits, so pixels are never
     resampled needlessly.
-
-    Raises:
-        UserError: not a batch of RGB images.
     """
-    if images.ndim != 4 or images.shape[1] != 3:
-        raise UserError(f"expected RGB images of shape B3HW, got {tuple(images.shape)}")
     height, width = images.shape[-2:]
     shorter = min(height, width)
     if shorter != card.resize:
@@ -220,9 +212,13 @@ class SavedEncoder(MetricEncoder):
         """The encoder saved in `folder`, on the CPU in eval mode, in float32.
 
         Raises:
-            UserError: as `check`.
+            UserError: as `check`, or the configuration of another network.
         """
-        encoder = cls.untrained(folder, cls.check(folder))
+        card = cls.check(folder)
+        try:
+            encoder = cls.untrained(folder, card)
+        except (KeyError, TypeError) as error:
+            raise UserError(f"expected the network's configuration in {folder}, got {error}") from error
         weights = read_tensors(Path(folder) / cls.weights_file).tensors
         encoder.network.load_state_dict({key: value.float() for key, value in weights.items()})
         return encoder.eval()

@@ -19,7 +19,6 @@ from jaxtyping import Float
 from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 
-from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.models.encoders.base import (
     EncoderCard,
@@ -163,16 +162,9 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
 
     @classmethod
     def untrained(cls, folder: Path, card: EncoderCard) -> Any:
-        path = Path(folder) / CLIP_CONFIG_FILE
-        try:
-            config = read_object(path)["model_cfg"]
-            network = open_clip.CLIP(**config)
-            tokenizer = HFTokenizer(str(folder), context_length=config["text_cfg"]["context_length"])
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"expected open_clip's configuration in {path}, got {error}; copy it again"
-            ) from error
-        return cls(network, card, tokenizer, config)
+        config = read_object(Path(folder) / CLIP_CONFIG_FILE)["model_cfg"]
+        tokenizer = HFTokenizer(str(folder), context_length=config["text_cfg"]["context_length"])
+        return cls(open_clip.CLIP(**config), card, tokenizer, config)
 
 
 class ConfiguredEncoder(PlainEncoder, SavedEncoder):
@@ -192,13 +184,7 @@ class ConfiguredEncoder(PlainEncoder, SavedEncoder):
 
     @classmethod
     def untrained(cls, folder: Path, card: EncoderCard) -> Any:
-        path = Path(folder) / CONFIG_FILE
-        try:
-            return cls(card, read_object(path))
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"expected the network's configuration in {path}, got {error}; copy it again"
-            ) from error
+        return cls(card, read_object(Path(folder) / CONFIG_FILE))
 
 
 class IdentityEncoder(ConfiguredEncoder):

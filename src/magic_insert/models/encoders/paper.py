@@ -22,6 +22,7 @@ import timm
 import torch
 from jaxtyping import Float
 from lpips import LPIPS
+from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -36,7 +37,6 @@ from magic_insert.models.encoders.base import (
     Role,
     TextImageEncoder,
 )
-from magic_insert.models.encoders.csd import CsdNet
 from magic_insert.models.tensor_file import read_tensors
 
 Triple = tuple[float, float, float]
@@ -84,14 +84,15 @@ def locate(
 ) -> Located:
     """The file on this machine, its digest checked.
 
-    With `root` only that folder is looked at. Without, the hub's cache on this machine is, at the pinned commit, and
-    the hub itself when `download` is set.
+    With `root` that folder is looked at, and nothing else unless `download` is set. Then, and without `root`, so is the
+    hub's cache on this machine, at the pinned commit; the hub itself when `download` is set.
 
     Raises:
         UserError: it is not there, its digest is another than the known one, or none is known and
             `accept_unknown` is not set.
     """
-    path = _in_folder(wanted, root) if root is not None else _from_hub(wanted, download)
+    elsewhere = root is None or (download and wanted.repo is not None and not (root / wanted.file).is_file())
+    path = _from_hub(wanted, download) if root is None or elsewhere else _in_folder(wanted, root)
     found = sha256_file(path)
     origin = wanted.file if wanted.repo is None else f"{wanted.repo}@{(wanted.revision or '')[:12]}"
     if found == wanted.sha256:
@@ -215,6 +216,34 @@ class PublishedEncoder:
         return self.wrap(network.requires_grad_(False), source)
 
 
+class CsdNet(nn.Module):
+    """CSD (Somepalli et al. 2024): cosine of two outputs, scaled to length one, is high for two pictures drawn alike.
+
+    The visual tower of OpenAI's CLIP ViT-L/14 (QuickGELU, no projection), fine-tuned, then a linear style head.
+
+    `backbone` and `last_layer_style` under the names of the public checkpoint; its content head is left out.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 224,
+        patch_size: int = 14,
+        width: int = 1024,
+        layers: int = 24,
+        heads: int = 16,
+        dim: int = 768,
+    ) -> None:
+        super().__init__()
+        self.backbone = VisionTransformer(
+            image_size, patch_size, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU
+        )
+        self.backbone.proj = None
+        self.last_layer_style = nn.Parameter(torch.randn(width, dim) * width**-0.5)
+
+    def forward(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
+        return self.backbone(pixels) @ self.last_layer_style
+
+
 def _vit(
     name: str, architecture: str, revision: str, sha256: str | None, trained_on: str
 ) -> PublishedEncoder:
@@ -269,7 +298,7 @@ CSD = PublishedEncoder(
     weights=WeightsFile(
         file="csd_vitl14.safetensors",
         sha256=None,
-        advice="convert tomg-group-umd/CSD-ViT-L with python -m magic_insert.models.encoders.csd (docs/metrics.md)",
+        advice="convert tomg-group-umd/CSD-ViT-L with tools/convert_csd.py (docs/metrics.md)",
     ),
     resize=224,
     statistics=CLIP,

@@ -3,6 +3,9 @@
 Shape letters: H rows, W columns; every map is 1 C H W in [0, 1] unless said otherwise. Lengths are in units:
 one unit is 1/128 of the picture's height, so a drawing has the same proportions at every size. All operations
 look at a bounded neighbourhood only: a pixel far from a change is bit-equal before and after it.
+
+Colour looks change a finished drawing's colours as a whole, so that an adapter learns palettes that no drawing style
+has: the same look over a picture and over its style reference is a further style, known exactly.
 """
 
 import math
@@ -204,3 +207,50 @@ def posterise(rgb: Tensor, levels: float) -> Tensor:
     value = rgb.amax(1, keepdim=True).clamp(min=1e-3)
     flat = ((value * levels).round() / levels).clamp(min=0.5 / levels, max=1.0)
     return rgb * (flat / value)
+
+
+Look = Callable[[Tensor], Tensor]
+
+
+def _duotone(dark: tuple[float, float, float], light: tuple[float, float, float]) -> Look:
+    start, end = (torch.tensor(colour).view(3, 1, 1) for colour in (dark, light))
+    return lambda image: start.to(image.device) + (end - start).to(image.device) * luminance(image)
+
+
+def _channels(*order: int) -> Look:
+    return lambda image: image[..., list(order), :, :]
+
+
+def _grey(image: Tensor) -> Tensor:
+    return luminance(image).expand_as(image)
+
+
+def _night(image: Tensor) -> Tensor:
+    return image * torch.tensor([0.35, 0.4, 0.75], device=image.device).view(3, 1, 1)
+
+
+LOOKS: dict[str, Look] = {
+    "grey": _grey,
+    "dark grey": lambda image: 0.85 * _grey(image) ** 1.6,
+    "soot": _duotone((0.10, 0.10, 0.10), (0.72, 0.69, 0.64)),
+    "sepia": _duotone((0.16, 0.09, 0.04), (0.96, 0.88, 0.72)),
+    "night": _night,
+    "dusk": _duotone((0.12, 0.05, 0.25), (1.0, 0.75, 0.55)),
+    "forest": _duotone((0.03, 0.16, 0.10), (0.88, 0.95, 0.75)),
+    "wine": _duotone((0.25, 0.02, 0.08), (0.98, 0.90, 0.86)),
+    "ice": _duotone((0.05, 0.12, 0.30), (0.90, 0.97, 1.0)),
+    "faded": lambda image: 0.25 + 0.3 * image + 0.3 * luminance(image),
+    "vivid": lambda image: saturate(image, 1.6),
+    "inverted": lambda image: 1 - image,
+    "negative": lambda image: 1 - _grey(image),
+    "blue for red": _channels(2, 0, 1),
+    "green for red": _channels(1, 2, 0),
+    "stark": lambda image: 0.5 + 1.8 * (image - 0.5),
+}
+LOOK_NAMES = tuple(LOOKS)
+
+
+def apply_look(pixels: Tensor, name: str) -> Tensor:
+    """uint8 pictures ... 3 H W in the look `name`, as uint8."""
+    changed = LOOKS[name](pixels.float() / 255.0).clamp(0, 1)
+    return (changed * 255.0 + 0.5).to(torch.uint8)

@@ -1,10 +1,7 @@
-"""CSD, contrastive style descriptors (Somepalli et al. 2024): how a picture is drawn, in 768 numbers.
+#!/usr/bin/env python3
+"""Converts the public checkpoint of CSD to safetensors, once. Usage: tools/convert_csd.py pytorch_model.bin OUT
 
-The visual tower of OpenAI's CLIP ViT-L/14 (QuickGELU, no projection), fine-tuned, then a linear style head 1024 -> 768;
-the embedding has unit length. Its authors say that the released weights do not quite reproduce their paper.
-
-The public checkpoint is a pickle. It is converted once, without running anything in it:
-`python -m magic_insert.models.encoders.csd pytorch_model.bin csd_vitl14.safetensors`.
+The checkpoint (Somepalli et al. 2024) is a pickle; only tensors and plain records are read, nothing in it is run.
 """
 
 import argparse
@@ -15,9 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from open_clip.transformer import QuickGELU, VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -26,32 +21,6 @@ from magic_insert.models.tensor_file import save_tensors
 # pytorch_model.bin of tomg-group-umd/CSD-ViT-L at 5bc26a6fb0487f3f00a2a7313135103a005b1b67
 CHECKPOINT_SHA256 = "40e92fad63a361b8136100cd234c42d401ef9b34ff1748234318929ebcc7e7a1"
 STYLE_HEAD, CONTENT_HEAD = "last_layer_style", "last_layer_content"
-
-
-class CsdNet(nn.Module):
-    """Cosine of two outputs, scaled to length one, is high for two pictures drawn alike.
-
-    `backbone` and `last_layer_style` under the names of the public checkpoint; its content head is left out.
-    """
-
-    def __init__(
-        self,
-        image_size: int = 224,
-        patch_size: int = 14,
-        width: int = 1024,
-        layers: int = 24,
-        heads: int = 16,
-        dim: int = 768,
-    ) -> None:
-        super().__init__()
-        self.backbone = VisionTransformer(
-            image_size, patch_size, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU
-        )
-        self.backbone.proj = None
-        self.last_layer_style = nn.Parameter(torch.randn(width, dim) * width**-0.5)
-
-    def forward(self, pixels: Float[Tensor, "B 3 C C"]) -> Float[Tensor, "B D"]:
-        return self.backbone(pixels) @ self.last_layer_style
 
 
 def style_tensors(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +83,7 @@ def convert(checkpoint: Path, out: Path, *, expected_sha256: str | None = CHECKP
 
 def main(arguments: list[str]) -> int:
     """`CHECKPOINT OUT`: convert, print the digest."""
-    parser = argparse.ArgumentParser(prog="python -m magic_insert.models.encoders.csd", description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args(arguments)

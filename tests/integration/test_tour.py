@@ -1,0 +1,98 @@
+"""The tour of docs/sdxl.md, command by command, on a folder as it comes from the hub."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLPipeline
+from hub_model import Hub
+
+from magic_insert.cli.jobs import JOBS
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import read_json, read_jsonl
+from magic_insert.core.rand import generator
+from magic_insert.launch.run import load_function
+from magic_insert.paths import CHECKOUT
+
+# What makes the commands small; nothing else is added to them but where the files lie.
+SMALL = {
+    "personalize": ["debug=fast", "personalization.batch_size=1", "personalization.precision=32-true"],
+    "insert": ["debug=fast"],
+    "export": [],
+    "insertion": ["debug=fast", "train.precision=32-true", "data.held_out=1", "exec=inline"],
+    "remove": ["steps=2"],
+    "bootstrap": ["debug=fast", "fit.precision=32-true", "evaluate.num_scenes=2"],
+    "evaluate": ["debug=fast", "personalization.precision=32-true", "personalization.batch_size=1"],
+}
+SIDE = 64
+
+
+def picture(name: str, side: int = SIDE) -> torch.Tensor:
+    """A smooth random picture."""
+    coarse = torch.rand(1, 3, 5, 5, generator=generator(0, name))
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
+
+
+def disc(side: int = SIDE) -> torch.Tensor:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
+    return ((x**2 + (y - 0.1) ** 2) < 0.2).float()[None]
+
+
+def save_pairs(folder: Path, names: list[str]) -> None:
+    for name in names:
+        without, mask = picture(name), disc()
+        shadow = 1 - 0.4 * mask.roll(10, dims=2)
+        save_png(folder / "without" / f"{name}.png", without)
+        save_png(
+            folder / "with" / f"{name}.png", mask * picture(f"{name} subject") + (1 - mask) * without * shadow
+        )
+        save_png(folder / "mask" / f"{name}.png", mask)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the files that the commands name."""
+    monkeypatch.chdir(tmp_path)
+    cat = torch.cat([picture("cat"), disc()])
+    save_png(Path("cat.png"), cat)
+    save_png(Path("room.png"), picture("room"))
+    save_png(Path("chair.png"), disc())
+    for name in ("beach", "forest"):
+        save_png(Path("scenes") / f"{name}.png", picture(name))
+        save_png(Path("mine/backgrounds") / f"{name}.png", picture(name))
+    save_png(Path("mine/subjects/cat.png"), cat)
+    save_pairs(Path("pairs"), ["a", "b", "c", "d"])
+    save_pairs(Path("heldout"), ["photo/x", "oil/y"])
+    for name in ("p", "q", "r"):
+        save_png(Path("drawings/oil") / f"{name}.png", picture(name))
+        save_png(Path("drawings/masks/oil") / f"{name}.png", disc())
+    return tmp_path
+
+
+def run(line: str, hub: Hub) -> None:
+    name, *words = shlex.split(line.removeprefix("magic-insert "))
+    job = JOBS[name]
+    if "model=sdxl" in words:
+        words = [word for word in words if word != "model=sdxl"] + hub.words(controlnet="null")
+    cfg = freeze(compose_job(name, job.prepare([*words, *SMALL[name]])))
+    job.look(cfg)
+    load_function(job.target)(cfg)
+
+
+@pytest.mark.slow
+def test_the_whole_tour_runs_on_a_folder_as_it_comes_from_the_hub(hub: Hub, place: Path) -> None:
+    for line in (CHECKOUT / "docs" / "sdxl.md").read_text().split("```")[1].strip().splitlines():
+        run(line, hub)
+    for name in ("beach", "forest"):
+        assert load_rgb(place / "runs/scenes" / f"{name}.png").shape == (3, SIDE, SIDE)
+    assert (place / "export/cat/cat.safetensors").is_file()
+    assert read_json(place / "empty.json")["weights"]["remover_sha256"]
+    rounds = read_jsonl(place / "runs/bootstrap/rounds.jsonl")
+    assert set(rounds[-1]["metrics"]["inserter"]) == {"photo", "seen"}
+    assert not list((place / "runs/store").glob("render/*")), "a toy among real pictures"
+    assert read_jsonl(place / "runs/evaluate/rows.jsonl")
+    pipe = StableDiffusionXLPipeline.from_pretrained(hub.base, variant="fp16", local_files_only=True)
+    pipe.load_lora_weights(place / "export/cat/cat.safetensors")
