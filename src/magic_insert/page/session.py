@@ -190,6 +190,7 @@ def command_line(wish: Wish, words: Sequence[str]) -> str:
     """The command, to be run beside the two pictures."""
     box = f"box=[{wish.box.x},{wish.box.y},{wish.box.w},{wish.box.h}]"
     given = [f"subject={wish.subject.path.name}", f"background={wish.scene.path.name}", box]
+    given += [f"subject_text={wish.subject.text}"] if wish.subject.text else []
     given += [f"out={file_name(wish)}", f"mode={wish.kind}"]
     return shlex.join(["magic-insert", "insert", *given, *_words(wish, words)])
 
@@ -199,12 +200,15 @@ def python_code(wish: Wish, words: Sequence[str]) -> str:
     name = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "micro")
     own = [word for word in _words(wish, words) if not word.startswith("model=")]
     box = (wish.box.x, wish.box.y, wish.box.w, wish.box.h)
+    subject = repr(wish.subject.path.name)
+    if wish.subject.text:
+        subject = f"magic.subject({subject}, text={wish.subject.text!r})"
     return "\n".join(
         [
             "from magic_insert import MagicInsert",
             "",
             f"magic = MagicInsert.from_pretrained({name!r}, mode={wish.kind!r}, overrides={own!r})",
-            f"drop = magic.insert({wish.subject.path.name!r}, {wish.scene.path.name!r}, box={box})",
+            f"drop = magic.insert({subject}, {wish.scene.path.name!r}, box={box})",
             f"drop.save({file_name(wish)!r})",
         ]
     )

@@ -72,7 +72,7 @@ class Item:
 
     `origin`: "toybox", "learned" or "own". `size`: columns and rows of the scene, or of the cut-out subject. `box`: a
     scene's first suggestion. `horizon`: the row, as a share, towards which subjects shrink. `view`: what the browser
-    shows, with its media type. `trouble`: why it cannot be used.
+    shows, with its media type. `text`: what a subject is, in words. `trouble`: why it cannot be used.
     """
 
     id: str
@@ -85,6 +85,7 @@ class Item:
     horizon: float = HORIZON
     view: tuple[bytes, str] | None = None
     learned: bool = False
+    text: str = ""
     trouble: str = ""
 
     def told(self) -> dict[str, Any]:
@@ -156,7 +157,8 @@ def toy_items() -> dict[str, Toy]:
         item.horizon = min(0.9, max(0.0, project(spec.camera, far)[1]))
         made[name] = Toy(item, spec, style)
     for name in TOY_SUBJECTS:
-        item = Item(name, "subject", Path(), "toybox", caption(subjects[name]))
+        words = caption(subjects[name])
+        item = Item(name, "subject", Path(), "toybox", words, text=words)
         made[name] = Toy(item, subjects[name], "photo")
     return made
 

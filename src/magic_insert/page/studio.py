@@ -217,7 +217,9 @@ class Studio:
             item.learned = self.magic.learned(self._subject(item)) is not None
 
     def _subject(self, item: Item, on_event: OnEvent = no_event) -> Subject:
-        return self._cuts.get(item.path, lambda: self.magic.subject(item.path, on_event=on_event))
+        return self._cuts.get(
+            item.path, lambda: self.magic.subject(item.path, text=item.text, on_event=on_event)
+        )
 
     def _scene(self, item: Item) -> Scene:
         return self._scenes.get(item.path, lambda: self.magic.scene(item.path))
