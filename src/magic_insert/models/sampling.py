@@ -15,7 +15,7 @@ Shape letters: B pictures, N rows of a UNet call (2B with guidance), C h w laten
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -45,18 +45,22 @@ def canny_edges(picture: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
 
 @dataclass(frozen=True)
 class Structure:
-    """Edges for every row of a batch (or one for all), the network that reads them, and how strongly each row obeys."""
+    """Edges for every row of a batch (or one for all), the network that reads them, and how strongly each row obeys.
+
+    `unguided`: the share of that strength in the half without a prompt; below 1 guidance amplifies the edges, too.
+    """
 
     network: Any
     edges: Float[Tensor, "B 3 S S"]
     scale: float | Sequence[float] = SCALE
+    unguided: float = 1.0
 
     def expand(self, count: int) -> "Structure":
         """The one structure repeated for `count` pictures; `count` structures are returned as they are."""
         edges = self.edges.expand(count, -1, -1, -1) if len(self.edges) == 1 else self.edges
         scales = [self.scale] * count if isinstance(self.scale, int | float) else list(self.scale)
         assert len(edges) == len(scales) == count
-        return Structure(self.network, edges, scales)
+        return replace(self, edges=edges, scale=scales)
 
     def residuals(
         self, inputs: Float[Tensor, "B C h w"], time: Tensor, text: Tensor, added: dict[str, Any]
@@ -66,7 +70,8 @@ class Structure:
         A batch that is twice as long as the edges holds both halves of classifier-free guidance.
         """
         halves = len(inputs) // len(self.edges)
-        scale = torch.as_tensor(self.scale, dtype=inputs.dtype, device=inputs.device).repeat(halves)
+        own = torch.as_tensor(self.scale, dtype=inputs.dtype, device=inputs.device)
+        scale = own if halves == 1 else torch.cat([self.unguided * own, own])
         if not scale.any():
             return {}
         down, middle = self.network(
@@ -266,14 +271,9 @@ def _denoiser(
         conditions = conditions_of(pipe, texts, style=style, guided=guidance > 1)
         return guided(network(pipe, conditions, followed), guidance)
 
-<<<<<<< HEAD
     denoise = as_it_is(prompts)
-    if contrast is not None and style is not None:
-=======
-    denoise = as_it_is()
     if contrast is not None:
         assert style is not None, "a push needs the look to push to"
->>>>>>> main
         denoise = pushed(denoise, pipe, contrast, style.expand(count))
     if handover is not None and handover.share < 1:
         with handover.base():
