@@ -278,7 +278,7 @@ def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
 
 def test_verdicts_count_what_reaches_the_threshold_and_leave_out_what_has_no_answer() -> None:
     good = {"truth_style": 0.9, "truth_identity": 0.75, "truth_side": 1.0}
-    bad = {"truth_style": 0.74, "truth_identity": 0.2}
+    bad = {"truth_style": 0.89, "truth_identity": 0.2}
     views = [PairView("", "", {}, {"ours": values}) for values in (good, bad)]
     assert counted(views, "ours") == (
         "style followed in 1 of 2, identity kept in 1 of 2, shadow on the right side in 1 of 1"

@@ -43,7 +43,7 @@ class Question:
 
 
 QUESTIONS = (
-    Question("style followed", "truth_style", 0.75),
+    Question("style followed", "truth_style", 0.9),
     Question("identity kept", "truth_identity", 0.75),
     Question("shadow on the right side", "truth_side", 0.5),
 )

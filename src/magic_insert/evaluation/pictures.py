@@ -302,7 +302,8 @@ class Workshop:
     def _redraw(self, subject_id: str, name: str, pairs: Sequence[BenchPair]) -> None:
         """The subject in every style by one method, in batches."""
         bench, magic = self.bench, self.redrawing[name]
-        subject = replace(bench.subject(subject_id), text=bench.subject_words[subject_id].simple)
+        words = bench.subject_words[subject_id]
+        subject = replace(bench.subject(subject_id), text=words.detailed or words.simple)
         for seed in seeds_of(self.cfg):
             for start in range(0, len(pairs), BATCH):
                 batch = pairs[start : start + BATCH]
