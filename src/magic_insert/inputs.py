@@ -5,22 +5,18 @@ the disk.
 """
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import util
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from magic_insert import paths
 from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
-from magic_insert.config.schema.shared import InserterConfig, ModelConfig, SegmenterConfig
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import check_name, read_json, read_object, require_writable
+from magic_insert.core.jsonl import check_name, read_json, require_writable
 from magic_insert.core.picture_files import (
     SUFFIXES,
     brightness_range,
@@ -30,27 +26,12 @@ from magic_insert.core.picture_files import (
 )
 from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE, finished_run
+from magic_insert.models.folders import Folders, find_folders, find_model, find_pipeline, find_remover
 from magic_insert.pose import Suggester, build_pose
 from magic_insert.stylizers import check_stylizer
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
-VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-LORA_WEIGHTS = "edit_lora.safetensors"
 RECORD_STEMS = ("run", "manifest")  # their .json in `out` are records of the run and no picture's sidecar
-REMBG_WEIGHTS = "u2netp.onnx"
-PINNED = re.compile(r"[\w.-]+/[\w.-]+@[\w.-]+")  # a repository of the hub at a commit
 INSIDE = 0.5
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where the weights lie: the model's folder (None: from the hub), the inserter's, the segmenter's."""
-
-    model: Path | None
-    inserter: Path | None
-    segmenter: Path | None
 
 
 @dataclass(frozen=True)
@@ -235,134 +216,6 @@ def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
             f"expected a mask with white where something is to go and black where the picture is to stay in {path}, "
             f"got {'no white' if high < INSIDE else 'no black'}"
         )
-
-
-def find_folders(model: ModelConfig | None, inserter: InserterConfig, segmenter: SegmenterConfig) -> Folders:
-    """The folders of the weights that these settings need; `model` None: they need none.
-
-    Raises:
-        UserError: one is missing.
-    """
-    model_folder = None if model is None else find_model(model)
-    return Folders(model_folder, find_inserter(inserter, model_folder), find_segmenter(segmenter))
-
-
-def find_segmenter(cfg: SegmenterConfig) -> Path | None:
-    """The folder of segmentation weights; raises `UserError` where rembg lacks its package or its weights."""
-    folder = None if cfg.model_dir is None else Path(cfg.model_dir)
-    if cfg.name == "rembg":
-        if util.find_spec("rembg") is None:
-            raise UserError(
-                "expected the package rembg for segmenter=rembg, got none; pip install 'magic-insert[rembg]' or set "
-                "segmenter=grabcut"
-            )
-        if folder is None or not (folder / REMBG_WEIGHTS).is_file():
-            raise UserError(
-                f"expected {REMBG_WEIGHTS} in a folder for segmenter=rembg, got {cfg.model_dir}; "
-                "set segmenter.model_dir=FOLDER or segmenter=grabcut"
-            )
-    return folder
-
-
-def find_model(cfg: ModelConfig) -> Path | None:
-    """The local folder of the model; None when it is a pinned hub id, which only the hub can judge.
-
-    Raises:
-        UserError: neither a pinned hub id nor a folder with a whole SDXL model.
-    """
-    if cfg.source is None and cfg.name != "micro":
-        raise UserError(
-            f"expected model.source for the model {cfg.name!r}, got null; set model.source=FOLDER"
-        )
-    folder = paths.micro_dir() if cfg.source is None else Path(cfg.source).expanduser()
-    if cfg.source is None or folder.is_dir():
-        _check_layout(folder)
-        return folder
-    if folder.is_absolute() or cfg.source.startswith((".", "~")) or not HUB_ID.fullmatch(cfg.source):
-        raise UserError(f"expected a model folder or hub id, got {cfg.source}; set model.source=FOLDER")
-    if not cfg.revision:
-        raise UserError(
-            f"expected a folder at {cfg.source}, or a pinned commit to load it from the hub; "
-            "set model.revision=COMMIT"
-        )
-    return None
-
-
-def _check_layout(folder: Path) -> None:
-    index = folder / "model_index.json"
-    parts = read_object(index) if index.is_file() else {}
-    trouble = None
-    if not parts:
-        trouble = "no model_index.json there"
-    elif (kind := parts.get("_class_name")) not in PIPELINES:
-        trouble = f"a {kind}"
-    for name, library in parts.items():
-        if isinstance(library, list) and None not in library:
-            files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
-            if not any(any((folder / name).glob(file)) for file in files):
-                trouble = trouble or f"no {name} there"
-    if trouble:
-        raise UserError(f"expected a complete SDXL model in {folder}, got {trouble}; set model.source=FOLDER")
-
-
-def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None:
-    """Where the weights of the inserter lie: shipped with the model, or left by a run; None where none are needed.
-
-    Raises:
-        UserError: they are not there.
-    """
-    if cfg.name == "effect":
-        weights = paths.effect_weights() if cfg.run is None else Path(cfg.run) / paths.effect_weights().name
-        if not os.access(weights, os.R_OK):
-            raise UserError(
-                f"expected weights for inserter=effect at {weights}, got none; set inserter.run=FOLDER"
-            )
-        return weights.parent
-    if cfg.name == "diffusers":
-        find_pipeline(cfg.run or "", "inserter.run")
-        return None
-    if cfg.name not in ("diffusion", "bootstrapped"):
-        return None if cfg.run is None else Path(cfg.run)
-    return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
-
-
-def find_remover(run: str | None, model_folder: Path | None) -> Path:
-    """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
-    wanted_for = "remove; set run=FOLDER, or remover=diffusers run=FOLDER of an inpainting pipeline"
-    return edit_folder("remover", run, model_folder, wanted_for)
-
-
-def find_pipeline(named: str, key: str) -> None:
-    """That `named` may be a pipeline of diffusers: a folder with its index, or a pinned repository, which is not asked.
-
-    Raises:
-        UserError: neither.
-    """
-    folder = Path(named).expanduser()
-    if not (folder / "model_index.json").is_file() and (folder.exists() or not PINNED.fullmatch(named)):
-        raise UserError(
-            f"expected a diffusers pipeline at {named}, got no model_index.json there; "
-            f"set {key}=FOLDER or {key}=owner/name@COMMIT"
-        )
-
-
-def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_for: str) -> Path:
-    """The folder `part` of `run`, or of the model, with weights of an edit network; else raises `UserError`."""
-    home = Path(run) if run is not None else model_folder
-    if home is None:
-        raise UserError(
-            f"expected a run folder with {part}/, because a model from the hub brings none, got nothing, "
-            f"for {wanted_for}"
-        )
-    folder = home / part
-    if not any(os.access(folder / name, os.R_OK) for name in (WEIGHTS, LORA_WEIGHTS)):
-        raise UserError(f"expected {WEIGHTS} or {LORA_WEIGHTS} in {folder}, got none, for {wanted_for}")
-    return folder
-
-
-def weights_in(folder: Path) -> Path:
-    """The file of weights in a folder of an edit model."""
-    return next(folder / name for name in (WEIGHTS, LORA_WEIGHTS) if (folder / name).is_file())
 
 
 def _find_run(cfg: InsertConfig) -> Path | None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from magic_insert import __version__, inputs
+from magic_insert import __version__
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import (
@@ -59,6 +59,7 @@ from magic_insert.drops import (
 )
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import insert_cutout
+from magic_insert.models.folders import Folders, find_folders, find_remover
 from magic_insert.models.segment import cut_subject, redraw_segmenter
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw
@@ -123,7 +124,7 @@ class Settings:
 class MagicInsert:
     """A model with its methods. Nothing is loaded before the first picture."""
 
-    def __init__(self, settings: Settings, *, folders: inputs.Folders | None = None) -> None:
+    def __init__(self, settings: Settings, *, folders: Folders | None = None) -> None:
         """Looks at the files that will be needed, unless a job's inputs (`folders`) say where they are.
 
         Raises:
@@ -133,7 +134,7 @@ class MagicInsert:
         settings = self.settings
         if folders is None:
             model = settings.model if settings.needs_model else None
-            folders = inputs.find_folders(model, settings.inserter, settings.segmenter)
+            folders = find_folders(model, settings.inserter, settings.segmenter)
             check_stylizer(settings.stylizer, settings.model, folders.model, subject_text=None)
         self.folders = folders
         self.models = Models(settings.model, folders.model)
@@ -586,7 +587,7 @@ class Models:
                 prompt, guidance = cfg.prompt, cfg.guidance
                 model: Any = ForeignModel(cfg.run or "", "run", prompt=prompt, guidance=guidance, run=run)
             else:
-                model = EditModel(self.pipe, inputs.find_remover(cfg.run, self.folder))
+                model = EditModel(self.pipe, find_remover(cfg.run, self.folder))
             self.removers[cfg] = Remover(replace(cfg, steps=steps), model)
         return self.removers[cfg]
 

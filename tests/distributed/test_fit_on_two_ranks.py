@@ -34,16 +34,19 @@ def weights(folder: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
     return load_file(folder / name / f"rank-{rank}.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["unbroken", "resumed", "whole", "shards", "shards resumed"])
 def test_two_ranks_reach_the_weights_of_one(fits: dict[int, Path], name: str) -> None:
     torch.testing.assert_close(weights(fits[2], name), weights(fits[1], name), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "whole"), [("resumed", "unbroken"), ("shards resumed", "shards")])
 def test_a_fit_of_two_ranks_goes_on_where_it_stopped(fits: dict[int, Path], broken: str, whole: str) -> None:
     torch.testing.assert_close(weights(fits[2], broken), weights(fits[2], whole), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_two_shards_keep_one_checkpoint_that_one_process_reads(fits: dict[int, Path]) -> None:
     two, one = (read_last_checkpoint(fits[ranks] / "shards", "") for ranks in (2, 1))
     assert two is not None
@@ -52,6 +55,7 @@ def test_two_shards_keep_one_checkpoint_that_one_process_reads(fits: dict[int, P
     torch.testing.assert_close(dict(two.optimizer), dict(one.optimizer), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_first_rank_alone_logs_the_mean_of_all(fits: dict[int, Path]) -> None:
     one, two = (read_jsonl(fits[ranks] / "unbroken" / "log.jsonl") for ranks in (1, 2))
     assert [row["step"] for row in two] == [STEPS]

@@ -109,7 +109,7 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
     bad: dict[str, tuple[str, ...]] = {
         "no file": (f"subject={tmp_path / 'dog.png'}",),
         "got none": (f"subject={tmp_path / 'empty'}",),
-        "16 x 16": (f"subject={tmp_path / 'tiny.png'}",),
+        "at least 16 pixels": (f"subject={tmp_path / 'tiny.png'}",),
         "transparent everywhere": (f"subject={tmp_path / 'ghost.png'}",),
         "text.png": (f"subject={tmp_path / 'text.png'}",),
         "different names": (f"subject=[{tmp_path / 'cat.png'},{tmp_path / 'other' / 'cat.png'}]",),

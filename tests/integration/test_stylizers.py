@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,14 @@ def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@cache
+def settings_of(choice: str) -> StylizerConfig:
+    """What a YAML of conf/stylizer sets."""
+    words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
+    settings: StylizerConfig = freeze(compose_job("insert", words)).stylizer
+    return settings
+
+
 @pytest.fixture
 def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     """Builds stylizers by the name of their YAML and closes them afterwards."""
@@ -74,8 +83,7 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     def build(
         choice: str = "personalized", *, style: StyleConfig = STYLE, text: str = "a red bunny", **knobs: Any
     ) -> Stylizer:
-        words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
-        cfg = replace(freeze(compose_job("insert", words)).stylizer, **knobs)
+        cfg = replace(settings_of(choice), **knobs)
         if cfg.name == "adain":
             cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
         who = replace(subject(), text=text, run=run if needs_personalization(cfg) else None)

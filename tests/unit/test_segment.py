@@ -10,7 +10,7 @@ from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
-from magic_insert.inputs import find_segmenter
+from magic_insert.models.folders import find_segmenter
 from magic_insert.models.segment import ground_colour, has_cutout, segment
 
 

@@ -66,7 +66,7 @@ def require(found: bool, key: str, expected: str, got: object) -> None:
 
 def check_page(cfg: schema.PageConfig) -> None:
     """The weights."""
-    from magic_insert.inputs import find_folders
+    from magic_insert.models.folders import find_folders
     from magic_insert.stylizers import check_stylizer
 
     folders = find_folders(cfg.model, cfg.inserter, cfg.segmenter)
@@ -98,7 +98,7 @@ def check_export(cfg: schema.ExportConfig) -> None:
 
 def check_evaluate(cfg: schema.EvaluateConfig) -> None:
     """Folders of pictures and weights of the methods."""
-    from magic_insert.inputs import find_inserter, find_model, find_segmenter
+    from magic_insert.models.folders import find_inserter, find_model, find_segmenter
 
     groups: dict[str, Mapping[str, Any]] = {
         "stylizers": cfg.chosen_stylizers,

@@ -17,7 +17,7 @@ from transformers import CLIPVisionModelWithProjection
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
-from magic_insert.inputs import HUB_ID
+from magic_insert.models.folders import HUB_ID
 from magic_insert.models.tensor_file import verify
 
 OFFICIAL_ADAPTER_FOLDER = "sdxl_models"  # where the IP-Adapter repository keeps those for SDXL

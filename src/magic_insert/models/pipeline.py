@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.inputs import find_model
+from magic_insert.models.folders import find_model
 from magic_insert.models.hub import (
     UNREACHABLE,
     Place,

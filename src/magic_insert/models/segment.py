@@ -328,7 +328,7 @@ def segment_rembg(
     rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, folder: Path | None
 ) -> Matte:
     """U2-Net through rembg, with the model's file in `folder`."""
-    assert folder is not None, "judged by inputs.find_segmenter"
+    assert folder is not None, "judged by find_segmenter"
     rgb = on_white(rgb, alpha)
     os.environ["U2NET_HOME"] = str(folder.resolve())
     import rembg

@@ -38,7 +38,6 @@ from magic_insert.core.ranks import rank
 from magic_insert.core.store import Store
 from magic_insert.data.pairs import LISTERS, FilePairs, Pair, PairSet, sound_pairs
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
-from magic_insert.inputs import edit_folder, find_model
 from magic_insert.models.edit_unet import (
     EditSampling,
     edit,
@@ -46,6 +45,7 @@ from magic_insert.models.edit_unet import (
     latent_mask,
 )
 from magic_insert.models.effect_net import load_effect_net
+from magic_insert.models.folders import edit_folder, find_model
 from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
