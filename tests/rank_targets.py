@@ -91,7 +91,7 @@ def fit_an_edit_unet(payload: Path) -> None:
         "insert",
         4,
         4,
-        1e-3,
+        1e-4,
         0,
         ema_decay=0.9,
         save_every=2,

@@ -27,6 +27,7 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import generator
+from magic_insert.inserters.base import Window
 from magic_insert.inserters.edit import ForeignInserter
 from magic_insert.models.foreign import Runtime, load_foreign
 from magic_insert.models.pipeline import load_pipeline
@@ -130,7 +131,7 @@ def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
     mask[:, 30:60, 40:60] = 1
     steps: list[tuple[int, int]] = []
     drawn = [
-        inserter(scene(), scene(), mask, seed=seed, id="a", on_step=lambda *step: steps.append(step))
+        inserter(Window(scene(), scene(), mask, seed, "a"), on_step=lambda *step: steps.append(step))
         for seed in (0, 0, 1)
     ]
     pictures = [made.output for made in drawn]

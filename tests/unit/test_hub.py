@@ -15,8 +15,8 @@ from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
-from magic_insert.models.edit_unet import load_edit_unet
-from magic_insert.models.pipeline import PRECISIONS, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.edit_unet import edit_start, load_edit_unet
+from magic_insert.models.pipeline import PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.style import style_embeds
 
@@ -151,3 +151,28 @@ def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub) -> None:
     small, large = (load_pipeline(hub_config(hub, image_size=size)).vae for size in (64, 1024))
     assert (small.use_slicing, large.use_slicing, large.use_tiling) == (False, True, True)
     assert large.tile_latent_min_size == 128  # one tile at 1024 pixels: no seams where none are needed
+
+
+def test_an_inpainting_network_is_a_start_with_its_channels_in_our_order(hub: Hub) -> None:
+    """[noisy, mask, masked picture] become [noisy, condition, mask]."""
+    foreign = load_pipeline(hub_config(hub, source=str(hub.inpaint))).unet
+    weight, ours = foreign.conv_in.weight, edit_start(foreign).conv_in.weight
+    assert torch.equal(ours[:, 8:], weight[:, 4:5])
+    assert torch.equal(ours[:, 4:8], weight[:, 5:])
+
+
+def test_samples_are_not_clipped_where_the_schedule_says_nothing(hub: Hub) -> None:
+    pipe = load_pipeline(hub_config(hub))
+    told = {key: value for key, value in pipe.scheduler.config.items() if key != "clip_sample"}
+    pipe.scheduler = type(pipe.scheduler).from_config(told)
+    assert not ddim(pipe).config.clip_sample
+
+
+def test_encoders_that_wait_on_the_cpu_say_the_same(hub: Hub) -> None:
+    texts = [
+        load_pipeline(hub_config(hub, offload=offload)).encode_prompt(
+            "a cat", do_classifier_free_guidance=False
+        )[0]
+        for offload in (False, True)
+    ]
+    assert torch.equal(*texts)

@@ -87,12 +87,9 @@ def check_personalize(cfg: schema.PersonalizeConfig) -> None:
 
 def check_export(cfg: schema.ExportConfig) -> None:
     """A finished personalisation, and another folder than its own to write to."""
-    require(
-        (Path(cfg.run) / "card.json").is_file(),
-        "run",
-        "a finished personalisation with its card.json",
-        cfg.run,
-    )
+    from magic_insert.data.subject_files import finished_run
+
+    finished_run(cfg.run)
     require(not _same(cfg.out, cfg.run), "out", "another folder than the run itself", cfg.out)
 
 
