@@ -186,7 +186,7 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe:
 def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.9, 0.1, 0.3])
+    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.9, 0.05, 0.3])
     monkeypatch.setattr("magic_insert.stylizers.base.AUTO_NAMED", 0.5)  # of two steps
     draws = [Draw(scene(i), 1, name) for i, name in enumerate("abc")]
     stylizer = made(style=replace(STYLE, handover="auto"))
@@ -202,7 +202,7 @@ def test_the_base_model_goes_on_with_the_words_it_knows_sooner_where_there_are_s
     at_once = draw(made(style=replace(STYLE, handover=0.0)))
     assert torch.equal(at_once, draw(made("instantstyle", style_mode="ip_adapter")))
     assert far(at_once, draw(made(style=replace(STYLE, handover=0.0), text="")))
-    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.1])
+    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.05])
     shares = []
     for text in ("a red bunny", ""):
         stylizer = made(style=replace(STYLE, handover="auto"), text=text)
