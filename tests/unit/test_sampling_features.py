@@ -4,11 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.core.errors import UserError
 from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
 from magic_insert.models.style import StyleEmbeds, listening, set_blocks, silence
 
@@ -88,11 +86,6 @@ def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe:
     assert [at_base for at_base, _ in asked] == [False, True] * 2
     words = asked[1][1]
     assert torch.equal(words, words[:1].expand_as(words))
-
-
-def test_a_contrast_without_a_style_is_refused(tiny_pipe: Any) -> None:
-    with pytest.raises(UserError, match=r"style\.guidance=0"):
-        sample(tiny_pipe, PROMPTS, SEEDS, steps=1, features=Features(contrast=contrast(tiny_pipe, 1.0)))
 
 
 @contextmanager

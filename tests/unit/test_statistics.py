@@ -8,7 +8,7 @@ import pytest
 from evaluation_rows import synthetic_rows
 
 from magic_insert.core.errors import UserError
-from magic_insert.evaluation.rows import column, columns_in, primary_columns
+from magic_insert.evaluation.rows import column, primary_columns
 from magic_insert.evaluation.statistics import (
     Estimate,
     Paired,
@@ -191,5 +191,3 @@ def test_the_parts_of_a_breakdown_average_to_the_whole(two: pd.DataFrame) -> Non
 def test_an_unknown_column_is_refused_by_name() -> None:
     with pytest.raises(UserError, match="subject_dyno"):
         present_columns(frame_of([row("x", "s", "b", subject_dyno=0.5)], "stylize"), "stylize")
-    with pytest.raises(UserError, match="paint"):
-        columns_in("paint", [])
