@@ -103,6 +103,13 @@ def test_floors_and_ceilings_have_the_values_they_must_have(finished: Path) -> N
         assert "truth_psnr" in values or method == "ceiling:self"
 
 
+def test_a_method_that_knows_its_matte_is_not_cut_again(tiny_micro: Path, tmp_path: Path) -> None:
+    one = ["benchmark.num_subjects=1", "stylizer=tone", "inserter=copy_paste"]
+    rows = [r for r in run(words(tiny_micro, tmp_path, *one)) if r["track"] == "insert"]
+    overlap = {r["method"]: r["values"].get("truth_mask_iou") for r in rows}
+    assert overlap["tone+copy_paste"] == pytest.approx(overlap["floor:copy_paste"], abs=1e-4)
+
+
 def test_the_report_and_the_sheets_are_written(finished: Path) -> None:
     for name in (
         "report.html",

@@ -32,7 +32,7 @@ from magic_insert.core.compositing import paste
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent
-from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
 from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
 from magic_insert.core.picture_files import pictures_in
@@ -320,7 +320,7 @@ class Workshop:
                         on_event=self.on_event,
                     )
                     for path, picture in zip(files, pictures, strict=True):
-                        save_png(path, picture.rgb)
+                        save_png(path, picture.rgb, picture.alpha)
                 self.tick(len(batch))
 
     def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
@@ -342,9 +342,9 @@ class Workshop:
 
         A method may draw anything; one bad picture is a bad score, not the end of an evaluation. NOTES names it.
         """
-        picture = load_rgb(picture_file(self.out, "stylize", stylizer, pair, seed))
+        picture, alpha = load_rgba(picture_file(self.out, "stylize", stylizer, pair, seed))
         try:
-            return magic.cut(Redrawn(picture, pair.subject, pair.pair_id, {}, {}))
+            return magic.cut(Redrawn(picture, pair.subject, pair.pair_id, {}, {}, alpha))
         except UserError as error:
             note = f"pasted with its ground, because: {error}"
             append_jsonl(self.out / NOTES, {"method": stylizer, "pair_id": pair.pair_id, "note": note})
