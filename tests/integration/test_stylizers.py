@@ -229,6 +229,24 @@ def test_lora_scale_zero_and_the_start_tokens_are_exactly_the_base(
     assert far(draw(made(lora_scale=1.0)), draw(made(lora_scale=0.5)))
 
 
+def test_a_subject_is_drawn_with_the_size_conditioning_it_was_learned_with(
+    tiny_pipe: Any, made: Any, run: Path, tmp_path: Path
+) -> None:
+    pictures = []
+    for size in (64, 48):
+        (folder := tmp_path / str(size)).mkdir()
+        for name in (LORA_FILE, TOKENS_FILE):
+            (folder / name).write_bytes((run / name).read_bytes())
+        card = json.loads((run / "card.json").read_text())
+        (folder / "card.json").write_text(json.dumps({**card, "image_size": size}))
+        subject_of = replace(subject(), text="a red bunny", run=folder)
+        stylizer = build_stylizer(StylizerConfig(), tiny_pipe, subject_of, STYLE, SAMPLING)
+        pictures.append(draw(stylizer))
+        stylizer.close()
+    assert torch.equal(pictures[0], draw(made()))
+    assert far(pictures[1], pictures[0])
+
+
 def test_the_degree_leads_from_the_subjects_own_look_to_the_scenes(tiny_pipe: Any, made: Any) -> None:
     full = draw(made())
     own = made()([Draw(place(subject(), 64)[0], 1, "pair")])[0]

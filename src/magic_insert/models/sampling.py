@@ -193,7 +193,8 @@ class Features:
     `structure`: edges to follow, one for all rows or B of them. `contrast`: a push from another look to the style, at
     the price of a second prediction for two pictures a row. `handover`: the share of the steps after which the base
     model goes on, without a `contrast`. `scheduler`: instead of the pipeline's own. `replace`: called with the number
-    of steps done, from 0, and the latents BChw; what it returns goes on instead.
+    of steps done, from 0, and the latents BChw; what it returns goes on instead. `size`: the side in pixels that SDXL's
+    size conditioning names, that of the training of what is drawn with; None for the picture's own.
     """
 
     structure: Structure | None = None
@@ -201,6 +202,7 @@ class Features:
     handover: Handover | None = None
     scheduler: Any = None
     replace: Callable[[int, Tensor], Tensor] | None = None
+    size: int | None = None
 
 
 PLAIN = Features()
@@ -267,11 +269,11 @@ def _denoiser(
     count, contrast, handover = len(prompts), features.contrast, features.handover
     followed = None if features.structure is None else features.structure.expand(count)
 
-    def as_it_is(texts: Sequence[str]) -> Denoiser:
-        conditions = conditions_of(pipe, texts, style=style, guided=guidance > 1)
+    def as_it_is(texts: Sequence[str], size: int | None = None) -> Denoiser:
+        conditions = conditions_of(pipe, texts, style=style, guided=guidance > 1, size=size)
         return guided(network(pipe, conditions, followed), guidance)
 
-    denoise = as_it_is(prompts)
+    denoise = as_it_is(prompts, features.size)
     if contrast is not None:
         assert style is not None, "a push needs the look to push to"
         denoise = pushed(denoise, pipe, contrast, style.expand(count))
@@ -296,8 +298,11 @@ def conditions_of(
     *,
     style: StyleEmbeds | None = None,
     guided: bool = False,
+    size: int | None = None,
 ) -> Conditions:
     """The conditions of `prompts` and `style`; with `guided` the rows without prompt and style stand before them.
+
+    `size` is the side that the size conditioning names; None: of the pictures that `pipe` draws.
 
     Raises:
         UserError: a style, and the model has no adapter.
@@ -306,7 +311,10 @@ def conditions_of(
     text, no_text, pooled, no_pooled = pipe.encode_prompt(
         list(prompts), device=pipe.device, do_classifier_free_guidance=guided
     )
-    added: dict[str, Any] = {"text_embeds": pooled, "time_ids": time_ids(pipe, image_size(pipe), count)}
+    added: dict[str, Any] = {
+        "text_embeds": pooled,
+        "time_ids": time_ids(pipe, size or image_size(pipe), count),
+    }
     if guided:
         text, added["text_embeds"] = torch.cat([no_text, text]), torch.cat([no_pooled, pooled])
         added["time_ids"] = added["time_ids"].repeat(2, 1)

@@ -75,6 +75,11 @@ class DiffusionStylizer:
         """The subject in words."""
         return self.subject.text
 
+    @property
+    def trained_size(self) -> int | None:
+        """The side of the pictures that the model learned the subject from; None where it learned none."""
+        return None
+
     def prompt(self, style_text: str = "", words: str = "") -> str:
         """The subject, `sampling.prompt_suffix` and, with `style.mode=prompt`, the style in words.
 
@@ -128,6 +133,7 @@ class DiffusionStylizer:
                         structure=self.structure if share == 1 else self._outline(),
                         contrast=contrast,
                         handover=None if base is None or share == 1 else Handover(share, base, known),
+                        size=self.trained_size,
                     ),
                     on_step=counted(on_step, number * steps, len(batches) * steps),
                 )

@@ -61,6 +61,11 @@ class PersonalizedStylizer(DiffusionStylizer):
         """The training prompt with the learned words."""
         return self.tokens.text(self.card["prompt"])
 
+    @property
+    def trained_size(self) -> int | None:
+        """As the card of the training says."""
+        return int(self.card["image_size"]) if "image_size" in self.card else None
+
     @torch.no_grad()
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""
