@@ -59,7 +59,7 @@ class PairView:
     scores: dict[str, dict[str, float]]
 
     def verdict(self, method: str) -> list[str]:
-        """The answers about one method in words: "style followed", "identity not kept"."""
+        """The answers about one method in words: "style followed", "NOT: identity kept"."""
         answers = {question.asks: question.answer(self.scores[method]) for question in QUESTIONS}
         return [asks if yes else f"NOT: {asks}" for asks, yes in answers.items() if yes is not None]
 
@@ -88,6 +88,7 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     views = [view_of([row for row in rows if row["pair_id"] == pair], out) for pair in pairs]
     columns = [c.judged_with(cfg.metrics) for c in columns_of("insert") if c.key in COLUMNS]
     seconds = read_json(out / FACTS_FILE)["seconds"]
+    headings = {column.key: column.heading for column in columns}
     counts = {method: counted(views, method) for method in views[0].scores}
     names = [name for name in views[0].pictures if not name.startswith(REDRAWN)]
     cells = [[load_rgb(view.pictures[name]) for name in names] for view in views]
@@ -98,12 +99,7 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
         pairs=views,
         columns=columns,
         counts=counts,
-        questions=[
-            (question.asks, column.heading, question.least)
-            for question in QUESTIONS
-            for column in columns
-            if column.key == question.key
-        ],
+        questions=[(question.asks, headings[question.key], question.least) for question in QUESTIONS],
         seconds=", ".join(f"{name} {value:.1f}" for name, value in seconds.items()),
     )
     write_text(out / "demo.html", page)
