@@ -108,7 +108,7 @@ dashboard: $(STAMP) ## the W&B view of SWEEP=FOLDER or RUN_DIR=FOLDER where ther
 card: $(STAMP) ## recomputes the numbers of the shipped weights' card
 	$(RUN) card $(ARGS)
 
-ship: $(STAMP) ## measures runs/foundation/micro (or MODEL=FOLDER) and makes it the shipped weights in data/micro
+ship: $(STAMP) ## measures runs/foundation/micro (or MODEL=FOLDER), makes it the shipped weights, learns the page's subjects
 	$(BIN)/python tools/ship.py $(MODEL)
 
 wheel: $(STAMP) ## dist/*.whl with configurations and weights inside

@@ -13,6 +13,7 @@ SHIPPED = {
     "data/micro": "magic_insert/_micro",
     "data/effect": "magic_insert/_effect",
     "data/cut": "magic_insert/_cut",
+    "data/subjects": "magic_insert/_subjects",
     "data/subjectplop": "magic_insert/_subjectplop",
 }
 

@@ -1,15 +1,36 @@
-"""Makes a trained micro folder the shipped one: measured first, then put in place by a rename."""
+"""Makes a trained micro folder the shipped one: measured first, then put in place by a rename; and the subjects of the
+page's shelf, which ship already learned by it.
 
+`tools/ship.py MODEL` does both, `tools/ship.py` the subjects alone.
+"""
+
+import json
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from magic_insert import MagicInsert
 from magic_insert.config.schema.jobs import CardConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json, write_json, write_text
+from magic_insert.core.store import Store
+from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.foundation.card import run_card
-from magic_insert.paths import micro_dir
+from magic_insert.magic import SUBJECTS
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.tensor_file import read_tensors, save_tensors
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.page.shelf import TOY_SUBJECTS, rendered, toy_items
+from magic_insert.paths import micro_dir, subjects_dir
+from magic_insert.training.model_card import FILE as MODEL_CARD
+from magic_insert.training.model_card import base_of, model_card
 
 LIMIT_MB = 72
+RANK = 4  # of a shipped subject's LoRA, which was learned at 32
 
 
 def ship(model: Path, target: Path) -> Path:
@@ -36,5 +57,60 @@ def ship(model: Path, target: Path) -> Path:
     return target
 
 
+def ship_subject(magic: MagicInsert, name: str, target: Path) -> Path:
+    """Learns a Toybox subject as the page would and writes it with a LoRA of rank RANK in half precision."""
+    picture = rendered(Store(SUBJECTS.parent / "page", key="out"), toy_items()[name])
+    run = magic.personalize(picture).run
+    assert run is not None
+    if run == target:
+        return target  # it ships already
+    lora, header = read_tensors(run / LORA_FILE)
+    scales = json.loads(header["lora_adapter_metadata"])
+    scale = scales["unet.lora_alpha"] / scales["unet.r"]
+    scales |= {"unet.r": RANK, "unet.lora_alpha": scale * RANK}
+    small = {key: tensor.half() for key, tensor in reduced(lora, RANK).items()}
+    save_tensors(
+        target / LORA_FILE, small, {**header, "lora_adapter_metadata": json.dumps(scales, sort_keys=True)}
+    )
+    for file in (TOKENS_FILE, picture.name):
+        shutil.copy(run / file, target / file)
+    card = {
+        **read_json(run / CARD_FILE),
+        "base_model": base_of(magic.settings.model),
+        "reduced": {"rank": RANK, "dtype": "float16"},
+    }
+    about = model_card(card, name, lora=LORA_FILE, tokens=TOKENS_FILE, pictures=[picture.name])
+    write_text(target / MODEL_CARD, about)
+    write_json(target / CARD_FILE, card)
+    return target
+
+
+def reduced(lora: Mapping[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """The nearest LoRA of `rank`: of each layer's change, up times down, the largest singular values."""
+    found = {}
+    for key, down in lora.items():
+        if not key.endswith("lora_A.weight"):
+            continue
+        other = key.replace("lora_A", "lora_B")
+        up = lora[other]
+        left, inner_left = torch.linalg.qr(up.flatten(1))
+        right, inner_right = torch.linalg.qr(down.flatten(1).T)
+        u, values, v = torch.linalg.svd(inner_left @ inner_right.T)
+        root = values[:rank].sqrt()
+        found[key] = (root[:, None] * (right @ v.T[:, :rank]).T).reshape(-1, *down.shape[1:])
+        found[other] = (left @ u[:, :rank] * root).reshape(len(up), -1, *up.shape[2:])
+    return found
+
+
+def main(words: list[str]) -> None:
+    """Ships what the command line names."""
+    if words:
+        print(ship(Path(words[0]), micro_dir()))
+        shutil.rmtree(subjects_dir(), ignore_errors=True)  # they are of another model
+    magic = MagicInsert.from_pretrained("micro", mode="full")
+    for name in TOY_SUBJECTS:
+        print(ship_subject(magic, name, subjects_dir() / name), flush=True)
+
+
 if __name__ == "__main__":
-    print(ship(Path(sys.argv[1]), micro_dir()))
+    main(sys.argv[1:])

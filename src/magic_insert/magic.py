@@ -13,7 +13,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,12 +37,12 @@ from magic_insert.core.compositing import Region, default_box, fit_to_box, regio
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
-from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, save_png, to_pil
+from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.picture_files import require_size
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
-from magic_insert.data.subject_files import CARD_FILE, PERSONALIZED_FILES
+from magic_insert.data.subject_files import CARD_FILE, PERSONALIZED_FILES, shipped_run
 from magic_insert.drops import (
     LONGEST,
     Drop,
@@ -266,12 +266,12 @@ class MagicInsert:
         """Teaches the model a subject from one to five pictures; the first one, with the folder of what was learned.
 
         The folder lies in the store `settings.subjects` by the digest of pictures, recipe and model: asked for again,
-        what is there is taken, and what was interrupted goes on. The cut-outs lie beside what was learned.
+        what is there is taken, and what was interrupted goes on. What ships in `data/subjects` is taken, too.
 
         Raises:
             UserError: see `subject` and `training.personalize`.
         """
-        from magic_insert.training.personalize import personalize
+        from magic_insert.training.personalize import RunOptions, personalize
 
         cuts = [self.subject(source, text=text, on_event=on_event) for source in listed(subject)]
         self.load(on_event)
@@ -280,19 +280,26 @@ class MagicInsert:
         with stage(on_event, "personalise") as running:
 
             def train(folder: Path) -> None:
-                personalize(pipe, cuts, cfg, seed=seed, out=folder, on_step=running)
-                for cut in cuts:
-                    save_png(folder / f"{cut.id}.png", cut.rgb, cut.alpha)
+                options = RunOptions(base=self.settings.model)
+                personalize(pipe, cuts, cfg, seed=seed, out=folder, options=options, on_step=running)
 
-            store = Store(self.settings.subjects, key="subjects")
-            kept = store.obtain(self._request(cuts), train)
-        return replace(cuts[0], run=kept.folder)
+            run = self._learned(cuts)
+            if run is None:
+                run = self._store().obtain(self._request(cuts), train).folder
+        return replace(cuts[0], run=run)
 
     def learned(self, subject: Subject) -> Path | None:
-        """The folder of what `personalize` has learned from this one picture before, if it has."""
+        """The folder of what `personalize` has learned from this one picture before, or of what ships; or None."""
         self.load()
-        kept = Store(self.settings.subjects, key="subjects").find(self._request([subject]))
-        return None if kept is None else kept.folder
+        return self._learned([subject])
+
+    def _learned(self, cuts: Sequence[Subject]) -> Path | None:
+        request = self._request(cuts)
+        kept = self._store().find(request)
+        return shipped_run(request.settings) if kept is None else kept.folder
+
+    def _store(self) -> Store:
+        return Store(self.settings.subjects, key="subjects")
 
     def _request(self, cuts: Sequence[Subject]) -> Request:
         from magic_insert.training.personalize import run_key
@@ -346,7 +353,7 @@ class MagicInsert:
                 pictures = stylizer(draws, on_step=running)
             finally:
                 stylizer.close()
-            running.preview = to_pil(pictures[0])
+            running.preview = partial(to_pil, pictures[0])
             facts: dict[str, Any] = getattr(stylizer, "facts", {})
         weights: dict[str, str] = {}
         if settings.drawing:

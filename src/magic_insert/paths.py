@@ -34,6 +34,11 @@ def cut_weights() -> Path:
     return (CHECKOUT / "data" / "cut" if is_checkout() else PACKAGE / "_cut") / "u2netp.safetensors"
 
 
+def subjects_dir() -> Path:
+    """The folder of the Toybox subjects that ship already learned, absolute."""
+    return CHECKOUT / "data" / "subjects" if is_checkout() else PACKAGE / "_subjects"
+
+
 def subjectplop_dir() -> Path:
     """The folder of names, checksums and texts for SubjectPlop, absolute; no pictures are in it."""
     return CHECKOUT / "data" / "subjectplop" if is_checkout() else PACKAGE / "_subjectplop"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
@@ -19,7 +20,6 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.text import ENCODERS
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
@@ -96,20 +96,27 @@ class Interrupt(Callback):
             raise ConnectionError("power cut")
 
 
-def test_plain_diffusers_loads_the_product_and_draws_the_same_picture(
-    stylizer: PersonalizedStylizer, stock_pipe: Any, tiny_micro: Path, run: Path
+def test_plain_diffusers_loads_the_product_as_its_model_card_says_and_draws_the_same_picture(
+    stylizer: PersonalizedStylizer, tiny_micro: Path, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = redraw(stylizer, 1, "pair")
     # From here on none of our code draws: this is what a user of diffusers would write.
-    stock_pipe.load_lora_weights(run)
-    rows = load_file(run / TOKENS_FILE)
-    for key, (encoder, tokenizer) in ENCODERS.items():
-        stock_pipe.load_textual_inversion(
-            rows[key],
-            token=["<v1>", "<v2>"],
-            text_encoder=getattr(stock_pipe, encoder),
-            tokenizer=getattr(stock_pipe, tokenizer),
-        )
+    card = (run / "README.md").read_text()
+    header = yaml.safe_load(card.split("---")[1])
+    assert (header["instance_prompt"], header["license"], header["library_name"]) == (
+        "A <v1> <v2>.",
+        "other",
+        "diffusers",
+    )
+    assert (run / header["widget"][0]["output"]["url"]).is_file()
+    base = f'base = "{header["base_model"]}"'
+    code = card.split("```python")[1].split("image =")[0]
+    assert code.count(base) == 1
+    monkeypatch.chdir(run)
+    names: dict[str, Any] = {}
+    exec(code.replace(base, f"base = {str(tiny_micro)!r}"), names)
+    stock_pipe = names["pipe"]
+    stock_pipe.set_progress_bar_config(disable=True)
     stock_pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
     stock_pipe.set_ip_adapter_scale({"up": {"block_0": [0.0, 1.0, 0.0]}})
     centre = Image.fromarray((scene()[:, :, 10:70] * 255).round().byte().permute(1, 2, 0).numpy())
@@ -141,7 +148,9 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny_pipe: Any, run: Path,
     with pytest.raises(ConnectionError):
         train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(3)])
     assert len(list_checkpoints(tmp_path / "run")) == 1
-    train(tiny_pipe, tmp_path / "run")
+    looks: list[Any] = []  # what is learned does not depend on who looks on
+    train(tiny_pipe, tmp_path / "run", on_step=lambda done, total, sketch: looks.append(sketch().size))
+    assert looks == [(64, 64)] * 4
     for name in PRODUCTS:
         assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
     card = json.loads((tmp_path / "run" / "card.json").read_text())

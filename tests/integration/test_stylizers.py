@@ -21,6 +21,7 @@ from magic_insert.config.schema.shared import (
     StylizerConfig,
 )
 from magic_insert.core.errors import UserError
+from magic_insert.core.events import Preview
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
@@ -113,7 +114,12 @@ def test_a_batch_of_scenes_equals_each_scene_alone_and_leaves_the_base_model(
     assert isinstance(stylizer, Stylizer)
     scenes, steps = [scene(0), scene(1, 70, 50), scene(2)], []
     draws = [Draw(s, *rest) for s, *rest in zip(scenes, (1, 2, 1), "abc", WORDS, strict=True)]
-    together = stylizer(draws, on_step=lambda done, total: steps.append((done, total)))
+
+    def on_step(done: int, total: int, preview: Preview | None = None) -> None:
+        steps.append((done, total))
+        assert preview is None or preview().size == (64, 64)  # and what is drawn depends on no preview
+
+    together = stylizer(draws, on_step=on_step)
     assert together.shape == ((3, 4, 30, 20) if choice == "tone" else (3, 3, 64, 64))
     assert [done for done, _ in steps] == list(range(1, steps[0][1] + 1))
     for i in (0, 1):

@@ -1,7 +1,8 @@
 """One stream of events for all work that takes time; terminal bars, pages and loggers are callbacks on it.
 
 A callback is called as `on_event(stage, step, total, preview)`: with step 0 when a stage begins, after each step, and
-with `step == total` when it ends. `preview` is a PIL picture of the stage's result, or None. Raising in the callback
+with `step == total` when it ends. `preview` is None, or a function that draws what the stage has so far as a PIL
+picture: only a callback that calls it pays for it, and it changes nothing of the result. Raising in the callback
 cancels the work: the exception leaves through the caller, and no file is half-written.
 """
 
@@ -11,35 +12,37 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 Item = TypeVar("Item")
+Preview = Callable[[], Image.Image]
 OnEvent = Callable[[str, int, int, Any], None]
-OnStep = Callable[[int, int], None]  # called with (steps done, steps in all)
+OnStep = Callable[..., None]  # called with (steps done, steps in all), and a Preview where there is one
 
 
 def no_event(stage: str, step: int, total: int, preview: Any = None) -> None:
     """The default of `on_event`."""
 
 
-def no_step(done: int, total: int) -> None:
+def no_step(done: int, total: int, preview: Preview | None = None) -> None:
     """The default of `on_step`."""
 
 
 class Stage:
-    """The stage that runs: calling it reports a step; `preview` is a picture for its end."""
+    """The stage that runs: calling it reports a step; `preview` draws its end."""
 
     def __init__(self, name: str, on_event: OnEvent) -> None:
         self.name, self.on_event = name, on_event
         self.total = 1
-        self.preview: Any = None
+        self.preview: Preview | None = None
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, preview: Preview | None = None) -> None:
         """Reports `done` of `total` steps; the last one is reported when the stage ends."""
         self.total = total
         if done < total:
-            self.on_event(self.name, done, total, None)
+            self.on_event(self.name, done, total, preview)
 
 
 @contextmanager

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema.jobs import MAX_PICTURES, PersonalizeConfig
-from magic_insert.core.digest import sha256_file
+from magic_insert.config.schema.training import PersonalizationConfig
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.picture_files import SUFFIXES, is_picture_file, pictures_in
 from magic_insert.core.jsonl import check_name, read_json
+from magic_insert.core.picture_files import SUFFIXES, is_picture_file, pictures_in
+from magic_insert.paths import subjects_dir
 
 CLAIM_FILE = "personalization.json"
 CARD_FILE = "card.json"  # written last: a folder that has one is a finished run
@@ -111,6 +113,20 @@ def check_run_folder(out: Path, request: Mapping[str, Any]) -> None:
             f"expected {out} to be free or to hold the same run, got one with other {' and '.join(other)}; "
             "choose another out="
         )
+
+
+def shipped_run(asked: Mapping[str, Any]) -> Path | None:
+    """The folder below `data/subjects` that was learned from what is `asked` for: pictures, recipe, model and seed.
+
+    A setting that came after the folder was made must have the value that changes nothing.
+    """
+    plain = asdict(PersonalizationConfig())
+    for file in sorted(subjects_dir().glob(f"*/{CARD_FILE}")):
+        card = read_json(file)
+        known = {**{name: card[name] for name in asked}, "config": {**plain, **card["config"]}}
+        if digest(known) == digest(dict(asked)):
+            return file.parent
+    return None
 
 
 def finished_run(folder: str | Path) -> Path:

@@ -8,6 +8,7 @@ size. Shape letters: H, W the scene's rows and columns, s the side an inserter d
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -163,7 +164,7 @@ def insert_cutout(
         below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
     with stage(on_event, "insert") as running:
         drawn = inserter(Window(below, above, alpha, seed, name), on_step=running)
-        running.preview = None if drawn.output is None else to_pil(drawn.output)
+        running.preview = None if drawn.output is None else partial(to_pil, drawn.output)
     with stage(on_event, "composite"):
         layer, at = None, Box(0, 0, 0, 0)
         if composite == "paper":

@@ -16,6 +16,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import cv2
@@ -218,7 +219,7 @@ def sample(
     guidance: float = 5.0,
     style: StyleEmbeds | None = None,
     features: Features = PLAIN,
-    on_step: Callable[[int], None] = lambda done: None,
+    on_step: Callable[[int, Callable[[], Tensor]], None] = lambda done, so_far: None,
 ) -> Float[Tensor, "B 3 S S"]:
     """One picture per prompt, in [0, 1]; row i depends on prompt, seed and style i only (to float tolerance).
 
@@ -229,7 +230,7 @@ def sample(
         steps: denoising steps, at least 1.
         guidance: weight of classifier-free guidance; 1 or less switches it off.
         style: one style for all rows or B of them; None for no style.
-        on_step: called with the number of steps done.
+        on_step: called with the number of steps done, and with what draws the last picture as it looks so far.
 
     Raises:
         UserError: a style, and the model has no adapter.
@@ -252,9 +253,15 @@ def sample(
         if features.replace is not None:
             latents = features.replace(done, latents)
         predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
-        latents = scheduler.step(predicted, t, latents, return_dict=False, **extra)[0].to(pipe.unet.dtype)
-        on_step(done + 1)
+        latents, *clean = scheduler.step(predicted, t, latents, return_dict=False, **extra)
+        on_step(done + 1, partial(_last_picture, pipe.vae, clean[0] if clean else latents))
+        latents = latents.to(pipe.unet.dtype)
     return decode(pipe.vae, latents.float())
+
+
+def _last_picture(vae: Any, latents: Float[Tensor, "B C h w"]) -> Float[Tensor, "3 S S"]:
+    """Of the clean latents that a scheduler expects, or of the noisy ones where it does not say."""
+    return decode(vae, latents[-1:].float())[0]
 
 
 def _denoiser(

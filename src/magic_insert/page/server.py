@@ -31,94 +31,114 @@ MOST_BYTES = 32_000_000  # of a dropped picture
 SESSION = re.compile(r"[0-9a-f]{8,40}")
 PAUSE, PATIENCE = 0.15, 15.0  # seconds between two events, and without one
 FILES = {"": "index.html", "page.js": "page.js", "page.css": "page.css"}
+LAYERED = ("ora", "psd")
+FILE_PARTS, LAYER_PARTS = ("png", "json", *LAYERED), ("subject", "shade", "light")
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 
 
-def page_routes(studio: Studio) -> list[Route]:
-    """What answers: the page, and what one browser (`session`) asks."""
+class Answers:
+    """What answers one browser (`session`): a method for each path of `routes`, and the page's own files."""
 
-    def routed(method: str, path: str, answer: Callable[[Session, Request], Any]) -> Route:
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+
+    @property
+    def routes(self) -> list[Route]:
+        """Every path of the page."""
+        paths = (
+            ("GET", "events", self.events),
+            ("POST", "items", self.upload),
+            ("GET", "items/{id}", self.picture),
+            ("POST", "drops", self.drop),
+            ("DELETE", "tasks/{id}", self.cancel),
+            ("GET", "tasks/{id}", self.step),
+            ("GET", "results/{id}/{part}", self.result),
+            ("POST", "results/{id}/scene", self.keep),
+        )
+        return [Route("/", static), Route("/{file}", static), *(self._route(*path) for path in paths)]
+
+    def _route(self, method: str, path: str, answer: Callable[[Session, Request], Any]) -> Route:
         async def endpoint(request: Request) -> Response:
             if not SESSION.fullmatch(request.path_params["session"]):
                 raise HTTPException(404)
-            made = await answer(studio.session(request.path_params["session"]), request)
+            made = await answer(self.studio.session(request.path_params["session"]), request)
             return made if isinstance(made, Response) else JSONResponse(made)
 
         return Route(f"/{{session}}/{path}", endpoint, methods=[method])
 
-    async def events(session: Session, request: Request) -> Response:
-        return StreamingResponse(event_stream(studio, session), media_type="text/event-stream")
+    async def events(self, session: Session, request: Request) -> Response:
+        """The state now and after every change."""
+        return StreamingResponse(event_stream(self.studio, session), media_type="text/event-stream")
 
-    async def upload(session: Session, request: Request) -> Any:
+    async def upload(self, session: Session, request: Request) -> Any:
+        """Takes a picture of the user's own."""
         kind, name = request.query_params.get("kind", ""), request.query_params.get("name", "picture.png")
         if kind not in ("subject", "scene"):
             raise UserError(f"expected kind to be subject or scene, got {kind!r}")
         content = await body_of(request, MOST_BYTES)
-        return (await run_in_threadpool(studio.upload, session, content, name, kind)).told()
+        return (await run_in_threadpool(self.studio.upload, session, content, name, kind)).told()
 
-    async def picture(session: Session, request: Request) -> Response:
-        item = studio.item(session, request.path_params["id"])
+    async def picture(self, session: Session, request: Request) -> Response:
+        """A picture of the shelves as it is shown, or with `?file` as it came."""
+        item = self.studio.item(session, request.path_params["id"])
         if "file" in request.query_params:
             return FileResponse(item.path, filename=item.path.name)
         return shown(item.view)
 
-    async def drop(session: Session, request: Request) -> Any:
+    async def drop(self, session: Session, request: Request) -> Any:
+        """Asks for a result."""
         given = await json_of(request)
-        wish = wish_of(studio, session, given)
-        task = await run_in_threadpool(studio.drop, session, wish, given.get("instead"))
-        return task.told()
+        wish = wish_of(self.studio, session, given)
+        return (await run_in_threadpool(self.studio.drop, session, wish, given.get("instead"))).told()
 
-    async def cancel(session: Session, request: Request) -> Any:
-        studio.cancel(session, request.path_params["id"])
+    async def cancel(self, session: Session, request: Request) -> Any:
+        """Ends a task."""
+        self.studio.cancel(session, request.path_params["id"])
         return {}
 
-    async def step(session: Session, request: Request) -> Response:
+    async def step(self, session: Session, request: Request) -> Response:
+        """What a task has drawn so far."""
         task = session.tasks.get(request.path_params["id"])
         return shown(task.view if task else None)
 
-    async def result(session: Session, request: Request) -> Response:
+    async def result(self, session: Session, request: Request) -> Response:
+        """A part of a result: `view`, a layer, a file to download, or the truth of the Toybox."""
         found, part = result_of(session, request), request.path_params["part"]
         if part == "view":
             return shown(found.view)
+        if part in FILE_PARTS:
+            return await self._file(found, part)
+        if part in LAYER_PARTS:
+            drop = await self._worker(lambda: self.studio.drop_of(found))
+            if part in drop.layers:
+                return Response(png_bytes(drop.layers[part].pixels), media_type="image/png")
         if part == "truth":
-            verdict = await asyncio.wrap_future(studio.call(lambda: studio.judge(session, found)))
+            verdict = await self._worker(lambda: self.studio.judge(session, found))
             return shown(None if verdict is None else verdict.truth)
-        name = Path(file_name(found.wish))
-        if part in ("png", "json"):
-            return FileResponse(found.file.with_suffix(f".{part}"), filename=f"{name.stem}.{part}")
-        if part in ("ora", "psd"):
-            layered = found.file.with_suffix(f".{part}")
-            await asyncio.wrap_future(studio.call(lambda: studio.drop_of(found).save(layered)))
-            return FileResponse(layered, filename=f"{name.stem}.{part}")
-        if part in ("subject", "shade", "light"):
-            drop = await asyncio.wrap_future(studio.call(lambda: studio.drop_of(found)))
-            if part not in drop.layers:
-                raise HTTPException(404)
-            return Response(png_bytes(drop.layers[part].pixels), media_type="image/png")
         raise HTTPException(404)
 
-    async def keep(session: Session, request: Request) -> Any:
-        return (await run_in_threadpool(studio.keep_as_scene, session, result_of(session, request))).told()
+    async def keep(self, session: Session, request: Request) -> Any:
+        """Puts a result on the shelf of scenes."""
+        found = result_of(session, request)
+        return (await run_in_threadpool(self.studio.keep_as_scene, session, found)).told()
 
-    def static(request: Request) -> Response:
-        name = FILES.get(request.path_params.get("file", ""))
-        if name is None:
-            raise HTTPException(404)
-        content = resources.files("magic_insert.page").joinpath("static", name).read_bytes()
-        return Response(content, media_type=KINDS[Path(name).suffix])
+    async def _file(self, found: Result, suffix: str) -> Response:
+        file = found.file.with_suffix(f".{suffix}")
+        if suffix in LAYERED:
+            await self._worker(lambda: self.studio.drop_of(found).save(file))
+        return FileResponse(file, filename=f"{Path(file_name(found.wish)).stem}.{suffix}")
 
-    return [
-        Route("/", static),
-        Route("/{file}", static),
-        routed("GET", "events", events),
-        routed("POST", "items", upload),
-        routed("GET", "items/{id}", picture),
-        routed("POST", "drops", drop),
-        routed("DELETE", "tasks/{id}", cancel),
-        routed("GET", "tasks/{id}", step),
-        routed("GET", "results/{id}/{part}", result),
-        routed("POST", "results/{id}/scene", keep),
-    ]
+    async def _worker(self, work: Callable[[], Any]) -> Any:
+        return await asyncio.wrap_future(self.studio.call(work))
+
+
+def static(request: Request) -> Response:
+    """A file of the page itself."""
+    name = FILES.get(request.path_params.get("file", ""))
+    if name is None:
+        raise HTTPException(404)
+    content = resources.files("magic_insert.page").joinpath("static", name).read_bytes()
+    return Response(content, media_type=KINDS[Path(name).suffix])
 
 
 def shown(view: tuple[bytes, str] | None) -> Response:
@@ -182,7 +202,7 @@ def page_server(settings: Settings, out: Path, port: int) -> Iterator[tuple[Page
         token = secrets.token_urlsafe(16)
         try:
             with PageServer(
-                page_routes(studio), port, policy=STRICT, token=token, at_end=studio.close
+                Answers(studio).routes, port, policy=STRICT, token=token, at_end=studio.close
             ) as server:
                 yield server, studio
         finally:

@@ -12,10 +12,12 @@ from typing import Any, Generic, TypeVar
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
+from magic_insert.core.events import Preview
 from magic_insert.magic import Settings
-from magic_insert.page.shelf import Item, Verdict
+from magic_insert.page.shelf import Item, Verdict, view_of
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
+PAUSE = 1.0  # seconds between two pictures of one that is being drawn
 Kept = TypeVar("Kept")
 
 
@@ -82,6 +84,7 @@ class Task:
     trouble: str = ""
     view: tuple[bytes, str] | None = None
     views: int = 0
+    next_view: float = 0.0
 
     @property
     def live(self) -> bool:
@@ -96,6 +99,14 @@ class Task:
         self.step, self.total = step, total
         known = 0 < step < total
         self.seconds_left = round((now - self.began) / step * (total - step), 1) if known else None
+
+    def show(self, preview: Preview, *, last: bool) -> None:
+        """Draws what there is at the stage's end, and before at intervals: a tenth of the time at most goes there."""
+        began = time.monotonic()
+        if last or began >= self.next_view:
+            self.view, self.views = view_of(preview()), self.views + 1
+            now = time.monotonic()
+            self.next_view = now + max(PAUSE, 9 * (now - began))
 
     def told(self) -> dict[str, Any]:
         """As JSON."""

@@ -29,6 +29,7 @@ from magic_insert.core.store import Request, Store
 from magic_insert.data.benchmarks import IN_BOX
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.drops import Drop
+from magic_insert.paths import subjects_dir
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, ground_point, height_at, project, scene_world
 from magic_insert.toybox.styles import draw, style_phrase
@@ -164,8 +165,10 @@ def toy_items() -> dict[str, Toy]:
 
 
 def rendered(store: Store, toy: Toy) -> Path:
-    """The file of a Toybox picture, rendered unless it is in the store."""
+    """The file of a Toybox picture, rendered unless it ships, already learned, or is in the store."""
     name, spec, style = toy.item.id, toy.spec, toy.style
+    if (shipped := subjects_dir() / name / f"{name}.png").is_file():
+        return shipped
 
     def make(folder: Path) -> None:
         if isinstance(spec, SubjectSpec):
@@ -187,10 +190,9 @@ def toy_seed(scene: str) -> int:
 def learned_items(subjects: Path) -> Iterator[Item]:
     """Subjects that were learned from one picture, by the picture in the folder of their personalisation."""
     for card in sorted(subjects.glob(f"subject/*/{CARD_FILE}")):
-        pictures = list(card.parent.glob("*.png"))
-        if len(pictures) == 1 and len(read_json(card).get("subjects", [])) == 1:
-            name = pictures[0].stem
-            yield Item(f"learned-{card.parent.name}", "subject", pictures[0], "learned", name, learned=True)
+        names = [name for name, *_ in read_json(card).get("subjects", [])]
+        if len(names) == 1 and (picture := card.with_name(f"{names[0]}.png")).is_file():
+            yield Item(f"learned-{card.parent.name}", "subject", picture, "learned", names[0], learned=True)
 
 
 def keep_upload(content: bytes, name: str, kind: str, id: str, folder: Path) -> Item:

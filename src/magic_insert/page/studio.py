@@ -24,7 +24,7 @@ from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import OnEvent, no_event
+from magic_insert.core.events import OnEvent, Preview, no_event
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.records import Scene, Subject
 from magic_insert.core.store import Store
@@ -53,7 +53,7 @@ from magic_insert.page.shelf import (
 from magic_insert.pages.server import without_folders
 from magic_insert.stylizers import needs_personalization
 
-KNOBS = ("stylizer.strength", "style.handover", "style.scale", "sampling.seed", *LIGHT_KNOBS)
+KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 Made = TypeVar("Made")
@@ -347,12 +347,12 @@ class Studio:
     def _run(self, session: Session, task: Task) -> None:
         began = time.perf_counter()
 
-        def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
+        def on_event(stage: str, step: int, total: int, preview: Preview | None = None) -> None:
             if task.state == "cancelled":
                 raise Cancelled
             task.progress(stage, step, total)
             if preview is not None:
-                task.view, task.views = view_of(preview), task.views + 1
+                task.show(preview, last=step == total)
             self._tell(session)
             if not task.quick:
                 self._between_steps()
@@ -382,6 +382,7 @@ class Studio:
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
         if task.wish.kind == "full":
+            on_event("load", 0, 1)
             self.load()
             self._loading.join()
         picture = self._picture(task.wish, on_event)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.images import to_pil
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
@@ -179,9 +180,9 @@ def batches_of(shares: Sequence[float]) -> list[tuple[float, list[int]]]:
     return found
 
 
-def counted(on_step: OnStep, before: int, total: int) -> Callable[[int], None]:
+def counted(on_step: OnStep, before: int, total: int) -> Callable[[int, Callable[[], Tensor]], None]:
     """A callback for the steps of one batch, which come after `before` steps of others, `total` in all."""
-    return lambda done: on_step(before + done, total)
+    return lambda done, so_far: on_step(before + done, total, lambda: to_pil(so_far()))
 
 
 def draw_seeds(draws: Sequence[Draw], sampling: SamplingConfig) -> list[int]:

@@ -53,7 +53,7 @@ class StyleAlignedStylizer(DiffusionStylizer):
             pictures.append(self._draw(draws[start : start + BATCH], counted(on_step, done, total)))
         return torch.cat(pictures)
 
-    def _draw(self, draws: Sequence[Draw], on_step: Callable[[int], None]) -> Float[Tensor, "B 3 S S"]:
+    def _draw(self, draws: Sequence[Draw], on_step: Callable[..., None]) -> Float[Tensor, "B 3 S S"]:
         count, size = len(draws), image_size(self.pipe)
         shown, drawn = zip(*(self.prompts(draw.style_text) for draw in draws), strict=True)
         squares = [area_resize(square_style_image(draw.scene), size, size) for draw in draws]

@@ -9,6 +9,7 @@ stores each layer's alpha beside its matrices; diffusers reads such files too.
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from magic_insert.config.schema.jobs import ExportConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_object
+from magic_insert.core.jsonl import read_object, write_text
 from magic_insert.core.store import Request, claim
 from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.training.model_card import FILE as MODEL_CARD
+from magic_insert.training.model_card import model_card
 
 SDXL = "stable-diffusion-xl-v1-base"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "sample"}
@@ -60,7 +63,7 @@ def run_export(cfg: ExportConfig) -> list[Path]:
     """
     run, out = finished_run(cfg.run), Path(cfg.out)
     card = read_object(run / CARD_FILE)
-    name = cfg.name or run.resolve().name
+    name, base = cfg.name or run.resolve().name, card["base_model"]["name"]
     lora, lora_header = read_tensors(run / LORA_FILE)
     rows, rows_header = read_tensors(run / TOKENS_FILE)
     lora_file, rows_file = out / LORA_FILE, out / TOKENS_FILE
@@ -73,13 +76,17 @@ def run_export(cfg: ExportConfig) -> list[Path]:
             "ss_network_module": "networks.lora",
             "ss_network_dim": str(config["rank"]),
             "ss_network_alpha": str(config["alpha"]),
-            "ss_base_model_version": "sdxl_base_v1-0",
+            "ss_base_model_version": "sdxl_base_v1-0" if base == "sdxl" else base,
             "ss_output_name": name,
         }
         rows_header = {}
     claim(out, Request("export", 1, {"of": card.get("key"), "format": cfg.format, "name": name}))
     save_tensors(lora_file, lora, {**lora_header, **model_spec(card, name, "lora", lora)})
     save_tensors(rows_file, rows, {**rows_header, **model_spec(card, name, "textual-inversion", rows)})
+    write_text(out / MODEL_CARD, model_card(card, name, lora=lora_file.name, tokens=rows_file.name))
+    if cfg.format == "kohya":
+        prompt = card["prompt"].replace("{tokens}", f"embedding:{rows_file.stem}")
+        print(f"in ComfyUI, with {rows_file.name} in models/embeddings, write: {prompt}", file=sys.stderr)
     return [lora_file, rows_file]
 
 
@@ -87,8 +94,7 @@ def model_spec(
     card: Mapping[str, Any], name: str, kind: str, tensors: Mapping[str, Tensor]
 ) -> dict[str, str]:
     """The ModelSpec 1.0.0 header of a `kind` (lora, textual-inversion) trained on the model of `card`."""
-    size = card["image_size"]
-    model = card.get("request", {}).get("model", {}).get("name", "sdxl")
+    size, model = card["image_size"], card["base_model"]["name"]
     sha = hashlib.sha256()
     for _, tensor in sorted(tensors.items()):
         sha.update(tensor.contiguous().numpy().tobytes())

@@ -8,12 +8,14 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
@@ -23,7 +25,8 @@ from magic_insert.config.schema.training import PersonalizationConfig, check_pre
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
 from magic_insert.core.events import OnStep, no_step, stage
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.images import save_png, to_pil
+from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import (
@@ -34,15 +37,19 @@ from magic_insert.data.subject_files import (
     request_of,
     subjects_of,
 )
-from magic_insert.data.subject_images import check_subject, load_subjects
+from magic_insert.data.subject_images import check_subject, load_subjects, place
+from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import refuse_unknown_layers
 from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
-from magic_insert.models.sampling import image_size
+from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.segment import cut_subject
-from magic_insert.models.style import silence
+from magic_insert.models.style import listening, silence, style_embeds
+from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
+from magic_insert.training.model_card import FILE as MODEL_CARD
+from magic_insert.training.model_card import base_of, model_card
 from magic_insert.training.personalize_module import (
     LATENTS_FILE,
     UNTRAINED,
@@ -69,15 +76,17 @@ class RunOptions:
 
     `logger`: where the loss goes besides `metrics.jsonl`. `request`: what the user asked for
     (`data.subject_files.request_of`), kept in the claim and the card. `class_root`: where the pictures of prior
-    preservation are kept, for several runs; None is the run's own folder.
+    preservation are kept, for several runs; None is the run's own folder. `base`: the model, for the model card.
     """
 
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     request: Mapping[str, Any] | None = None
     class_root: Path | None = None
+    base: ModelConfig = field(default_factory=partial(ModelConfig, name="a model in SDXL's format"))
 
 
 PLAIN = RunOptions()
+SKETCH_STEPS = 8
 
 
 def personalize(
@@ -100,7 +109,8 @@ def personalize(
         subject: one to five pictures of one subject.
         cfg: how to train.
         seed: with `cfg.seed`, the root of every draw.
-        out: run folder; gets `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors`, `card.json`.
+        out: run folder; gets `pytorch_lora_weights.safetensors`, `learned_embeds.safetensors`, the cut-outs, a model
+            card (`README.md`) and `card.json`.
         callbacks: further Lightning callbacks.
 
     Raises:
@@ -145,6 +155,7 @@ class _Run:
             "tokens": list(self.tokens.names),
             "image_size": image_size(self.pipe),
             "prediction_type": self.pipe.scheduler.config.prediction_type,
+            "base_model": base_of(self.options.base),
             **self.contents,
         }
 
@@ -186,7 +197,7 @@ class _Run:
                     options_of(cfg, pipe, key=self.key),
                     out,
                     log=tracker.log,
-                    on_step=on_step,
+                    on_step=lambda done, total: on_step(done, total, self.sketch),
                     validation=validation,
                     callbacks=callbacks,
                 )
@@ -195,8 +206,21 @@ class _Run:
             trainables.save(out)
         return start
 
+    @torch.no_grad()
+    def sketch(self) -> Image.Image:
+        """The subject as the model knows it by now, in a few steps; in the look of its picture where it learns so."""
+        pipe, cfg = self.pipe, self.cfg
+        words, seed = self.tokens.text(cfg.prompt), fold_in(self.seed, "sketch")
+        with parts_on(pipe, pipe.unet.device, UNTRAINED), ExitStack() as stack:
+            style = None
+            if cfg.own_style != "none":
+                stack.enter_context(listening(pipe, cfg.own_style, 1.0))
+                style = style_embeds(pipe, [place(self.subjects[0], image_size(pipe))[0]])
+            return to_pil(sample(pipe, [words], [seed], steps=SKETCH_STEPS, style=style)[0])
+
     def publish(self, validation: SampleValidation | None, start: int, seconds: float) -> None:
-        """Writes the card, by which the folder counts as finished, and clears what only the training needed."""
+        """Writes cut-outs and model card, then the card by which the folder counts as finished; clears what only the
+        training needed."""
         card = {
             "key": self.key,
             "steps": self.cfg.steps,
@@ -206,6 +230,11 @@ class _Run:
             **(validation.finish() if validation is not None else {}),
             **self.facts,
         }
+        pictures = [f"{subject.id}.png" for subject in self.subjects]
+        for name, subject in zip(pictures, self.subjects, strict=True):
+            save_png(self.out / name, subject.rgb, subject.alpha)
+        about = model_card(card, self.subjects[0].id, lora=LORA_FILE, tokens=TOKENS_FILE, pictures=pictures)
+        write_text(self.out / MODEL_CARD, about)
         write_json(self.out / CARD_FILE, card)
         clear_checkpoints(self.out)
         for path in self.out.glob(f"*{LATENTS_FILE}"):
@@ -259,7 +288,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
         for number, (job, request) in enumerate(mine, start=1):
             if len(mine) > 1:
                 log.warning("magic-insert: subject %d of %d: %s", number, len(mine), job.out.name)
-            options = RunOptions(cfg.logger, request, Path(cfg.out))
+            options = RunOptions(cfg.logger, request, Path(cfg.out), cfg.model)
             subjects = [
                 cut_subject(subject.rgb, subject.alpha, subject.id) for subject in load_subjects(job.pictures)
             ]

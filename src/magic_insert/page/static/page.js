@@ -5,7 +5,8 @@ const $ = (id) => document.getElementById(id);
 const session = (localStorage.session ||= [...crypto.getRandomValues(new Uint8Array(16))].map((b) => b.toString(16).padStart(2, "0")).join(""));
 const STAGES = { load: "loading the model", cut: "cutting out", personalise: "learning the subject (once)", stylise: "redrawing",
   segment: "cutting out", paste: "light", insert: "light", composite: "light" };
-const AUTO = { "inserter.sun": [-190, "as in the picture"], "style.handover": [1.05, "auto"] };
+const AUTO = { "inserter.sun": -190, "style.handover": 1.05 };
+const GONE = "magic-insert page does not answer; start it again and open its new address";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
 
 let state = { ready: false, items: [], tasks: [], results: [] };
@@ -18,15 +19,25 @@ const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
 const picture = (item) => `${session}/items/${item.id}`;
+const living = () => state.tasks.filter((task) => ["waiting", "running"].includes(task.state));
 const resultOf = (id) => state.results.find((result) => result.id === id);
 
 async function send(path, method = "POST", body) {
   const headers = typeof body === "string" ? { "Content-Type": "application/json" } : {};
-  const reply = await fetch(`${session}/${path}`, { method, body, headers });
+  const reply = await fetch(`${session}/${path}`, { method, body, headers }).catch(() => refused(GONE));
   const said = await reply.json().catch(() => ({ trouble: reply.status === 413 ? "that picture is too large (32 MB at most)" : "the page was refused; open the printed address again" }));
-  if (!reply.ok) { complain(said.trouble); throw new Error(said.trouble); }
-  return said;
+  return reply.ok ? said : refused(said.trouble);
 }
+
+// What was refused is shown; whoever asked for it goes no further.
+const refusals = new WeakSet();
+function refused(text) {
+  const error = new Error(text);
+  refusals.add(error);
+  complain(text);
+  throw error;
+}
+addEventListener("unhandledrejection", (event) => { if (refusals.has(event.reason)) event.preventDefault(); });
 
 function complain(text) {
   $("status").classList.add("bad");
@@ -88,9 +99,10 @@ function onStage(event) {
 // Choosing
 
 function chooseScene(item, { place = true } = {}) {
-  if (!item?.size || scene === item.id) return;
+  if (!item?.size || scene?.id === item.id) return;
   scene = item;
-  $("stage").style.setProperty("--aspect", item.size[0] / item.size[1]);
+  $("empty").hidden = true;
+  $("board").style.setProperty("--aspect", item.size[0] / item.size[1]);
   $("scene").src = picture(item); $("scene").alt = item.title;
   $("frame").hidden = true; frame = null; factor = 1;
   clearPictures();
@@ -125,8 +137,8 @@ function clearPictures() {
 function knobs(kind) {
   const found = {};
   for (const input of document.querySelectorAll("[data-knob]")) {
-    const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key]?.[0] === value;
-    input.nextElementSibling.textContent = auto ? AUTO[key][1] : key === "inserter.sun" ? `${value}°` : String(value);
+    const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key] === value;
+    input.nextElementSibling.textContent = auto ? "auto" : key === "inserter.sun" ? `${value}°` : String(value);
     if (input.dataset.kind && input.dataset.kind !== kind) continue;
     if (!auto && input.value !== input.defaultValue) found[key] = key === "inserter.sun" ? String(value) : value;
   }
@@ -254,13 +266,13 @@ function renderShelf(kind) {
     if (button.dataset.look === look) continue;
     button.dataset.look = look;
     button.classList.toggle("empty", !item.size && !item.trouble);
-    button.title = item.title + (item.learned ? ": learned" : "");
+    button.title = item.title + (item.learned ? " (learned)" : "");
     button.setAttribute("aria-label", button.title);
     button.disabled = !item.size;
     const parts = [];
     if (item.size) { const image = new Image(); image.src = picture(item); image.alt = ""; image.draggable = false; parts.push(image); }
     const note = (name, text) => { const span = document.createElement("span"); span.className = name; span.textContent = text; parts.push(span); };
-    if (item.learned) note("mark", "learned");
+    if (item.learned) note("mark", "✓");
     if (item.trouble) note("trouble", item.trouble);
     button.replaceChildren(...parts);
   }
@@ -268,7 +280,7 @@ function renderShelf(kind) {
 
 let lastStage = "";
 function renderStatus() {
-  const live = state.tasks.filter((task) => ["waiting", "running"].includes(task.state)), failed = state.tasks.findLast((task) => task.state === "failed");
+  const live = living(), failed = state.tasks.findLast((task) => task.state === "failed");
   const task = live.find((one) => one.state === "running" && one.kind === "full") ?? live[0];
   $("cancel").hidden = !task; $("progress").hidden = !task; $("step").hidden = !task?.views;
   if (failed && !task && !seen.has(failed.id)) { seen.add(failed.id); complain(failed.trouble); }
@@ -410,6 +422,7 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     const zone = zoneOf(event);
     if (name === "dragover") zone?.classList.add("over");
     if (name !== "drop" || !zone) return;
+    if (!event.dataTransfer.files.length) complain("expected a picture file, got something else; save the picture and drop its file");
     for (const file of event.dataTransfer.files) take(file, zone.dataset.kind ?? (scene ? "subject" : "scene"), event);
   });
 }
@@ -420,13 +433,18 @@ for (const input of document.querySelectorAll(".add input")) {
 
 // Tools
 
-$("cancel").addEventListener("click", () => { for (const task of state.tasks) if (["waiting", "running"].includes(task.state)) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
+$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
 $("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
-$("seeds").addEventListener("click", async () => { for (const seed of [1, 2, 3, 4]) await ask("full", { "sampling.seed": seed }); });
+$("seeds").addEventListener("click", async () => {
+  for (const seed of [1, 2, 3, 4]) if (!same({ ...knobs("full"), "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
+});
+// Whether the redrawn picture at this place is there or on its way, so that a second click asks for nothing.
+const same = (some) => [...state.results, ...living()].some((one) => one.kind === "full" && one.subject === subject.id && one.scene === scene.id &&
+  one.box.join() === wholeBox().join() && JSON.stringify(Object.entries(one.knobs).sort()) === JSON.stringify(Object.entries(some).sort()));
 $("next").addEventListener("click", async () => {
   const item = await send(`results/${shown.id}/scene`);
   arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
@@ -448,14 +466,17 @@ $("code").addEventListener("click", () => copy($("code"), shown.code));
 // The server's news
 
 let begun = false;
-new EventSource(`${session}/events`).addEventListener("message", (event) => {
+const news = new EventSource(`${session}/events`);
+news.addEventListener("error", () => complain(GONE));
+news.addEventListener("open", () => $("status").classList.remove("bad"));
+news.addEventListener("message", (event) => {
   state = JSON.parse(event.data);
   if (subject) subject = itemOf(subject.id) ?? subject;
   if (scene) scene = itemOf(scene.id) ?? scene;
   settle();
   if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
     begun = true;
-    const last = state.results.at(-1), live = state.tasks.find((task) => ["waiting", "running"].includes(task.state));
+    const last = state.results.at(-1), live = living()[0];
     for (const result of state.results) seen.add(result.id);
     if (last) show(last);
     if (live) {

@@ -1,0 +1,93 @@
+"""The model card beside a personalisation: what it is, under which licence its base is, how to load it elsewhere.
+
+In the form of diffusers' and peft's own cards, so that a hub or a program that shows models can read its header.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from magic_insert.config.schema.shared import ModelConfig
+
+FILE = "README.md"
+LICENCES = {"micro": "apache-2.0", "stabilityai/stable-diffusion-xl-base-1.0": "openrail++"}
+TAGS = ("text-to-image", "lora", "textual_inversion", "stable-diffusion-xl", "magic-insert")
+
+
+def base_of(model: ModelConfig) -> dict[str, str]:
+    """The base model's name and where it is from: a hub id, the last name of a folder, or our own."""
+    source = model.source or model.name
+    return {"name": model.name, "source": Path(source).name if Path(source).is_dir() else source}
+
+
+def model_card(
+    card: Mapping[str, Any], title: str, *, lora: str, tokens: str, pictures: Sequence[str] = ()
+) -> str:
+    """The text of README.md.
+
+    Args:
+        card: of the finished run (`card.json`).
+        title: what the subject is called.
+        lora: name of the LoRA's file beside the card; `tokens`: of the embedding's.
+        pictures: names of pictures beside it.
+    """
+    base, words = card["base_model"]["source"], card["tokens"]
+    prompt = card["prompt"].replace("{tokens}", " ".join(words))
+    header = {
+        "library_name": "diffusers",
+        "base_model": base,
+        "base_model_relation": "adapter",
+        "license": LICENCES.get(base, "other"),
+        "tags": list(TAGS),
+        "instance_prompt": prompt,
+        "widget": [{"text": prompt, "output": {"url": name}} for name in pictures],
+    }
+    # JSON values are YAML.
+    lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items() if value)
+    shown = "\n".join(f"![{title}]({name})" for name in pictures)
+    return TEXT.format(
+        header=lines, title=title, shown=shown, base=base, prompt=prompt, lora=lora, tokens=tokens,
+        words=json.dumps(words), size=card["image_size"], steps=card["steps"], embedding=Path(tokens).stem,
+    )  # fmt: skip
+
+
+TEXT = """---
+{header}
+---
+
+# {title}
+
+{shown}
+
+One subject, learned by [Magic Insert](https://arxiv.org/abs/2407.02489) in {steps} steps at {size} x {size} pixels:
+a LoRA on the UNet of `{base}` and words for its text encoders, which belong together. The licence above is the base
+model's; the rights in the subject's picture are another matter.
+
+## In diffusers
+
+```python
+from diffusers import StableDiffusionXLPipeline
+from safetensors.torch import load_file
+
+base = "{base}"  # a hub id, or the model's folder
+pipe = StableDiffusionXLPipeline.from_pretrained(base)
+pipe.load_lora_weights(".", weight_name="{lora}")
+rows, words = load_file("{tokens}"), {words}
+for key, encoder, tokenizer in (
+    ("clip_l", pipe.text_encoder, pipe.tokenizer),
+    ("clip_g", pipe.text_encoder_2, pipe.tokenizer_2),
+):
+    pipe.load_textual_inversion(rows[key], token=words, text_encoder=encoder, tokenizer=tokenizer)
+    for part in encoder.modules():  # SDXL's own files call the end token 2, which the learned words are not
+        if getattr(part, "eos_token_id", None) == 2:
+            part.eos_token_id = tokenizer.eos_token_id
+image = pipe("{prompt}").images[0]
+```
+
+## In Magic Insert and ComfyUI
+
+`magic-insert insert run=FOLDER subject=PICTURE background=SCENE out=OUT` redraws the subject in a scene's style.
+`magic-insert export run=FOLDER out=OUT format=kohya` writes both files for ComfyUI and A1111, where the words are
+`embedding:{embedding}`.
+"""
