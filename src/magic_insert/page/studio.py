@@ -382,7 +382,7 @@ class Studio:
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
         if task.wish.kind == "full":
-            on_event("load", 0, 1)
+            on_event("load", 0, 1, None)
             self.load()
             self._loading.join()
         picture = self._picture(task.wish, on_event)
