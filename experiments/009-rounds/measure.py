@@ -1,0 +1,498 @@
+"""Bootstrap rounds against the same training without drawings, without residue, and with other selections.
+
+    python experiments/009-rounds/measure.py --out runs/009
+    python experiments/009-rounds/measure.py --out runs/009 --figure-only
+
+Every stage is kept in `--store`, so that the command goes on where it was stopped. Writes rows.csv (the errors of every
+held-out picture), kept.csv (every removal), table.md and figure.png beside this script.
+
+Arms: `insertion` (frozen remover, each round from the last), `control` (the same steps on photographs alone),
+`no residue` (the true backgrounds in place of the removals), `strict` (filter.threshold=0.9), `quota` (the best
+PER_STYLE of every style, no threshold), `both` (the remover learns as well), `effect` and `effect control` (the effect
+network fitted to the same harvest and to the same photographs).
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.optimize import curve_fit
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import figure
+
+from magic_insert.bootstrap import measure, stages
+from magic_insert.bootstrap.job import Loop, Plan, Source, source_of
+from magic_insert.bootstrap.networks import composited, load, load_masks, open_model
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.fidelity import effect_of
+from magic_insert.core.jsonl import write_json
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.core.store import Entry, Request, Store
+from magic_insert.launch.executor import execute
+from magic_insert.models.effect_net import SIDE, load_effect_net, predict
+from magic_insert.paths import effect_weights as shipped_effect
+from magic_insert.training.effect import (
+    Batch,
+    Dice,
+    EffectFit,
+    EffectModule,
+    effect_loss,
+    randomised,
+    write_weights,
+)
+from magic_insert.training.trainer import TrainerOptions, fit
+
+HERE = Path(__file__).resolve().parent
+SEEDS = (90, 91, 92)
+ROUNDS, PER_STYLE = 3, 2
+STEPS = 24  # of every fit, a tenth of the shipped recipe's
+EFFECT_STEPS, EFFECT_BATCH, EFFECT_LR, PHOTO_SHARE = 16, 8, 2e-4, 0.4
+SMALL = [
+    "bootstrap.num_samples=64", "fit.num_photos=64", f"fit.steps={STEPS}", "evaluate.num_scenes=24",
+    "evaluate.seed=9", "bootstrap.early_stop=false", "evaluate.resamples=10",
+]  # fmt: skip
+ARMS = ("insertion", "control", "no residue", "strict", "quota", "effect", "effect control", "both")
+KEPT = ("arm", "seed", "round", "id", "style", "accepted", "score", "size", "contrast", "psnr", "left")
+PAIR_SUMS = ("effect_error", "nothing_error", "effect_pixels", "layered_error", "shadow_iou")
+
+
+def plan_of(seed: int, out: Path, store: Path, *words: str) -> Plan:
+    """The plan of a small bootstrap of `seed`."""
+    overrides = [*SMALL, f"seed={seed}", f"out={out}", f"store={store}", *words]
+    cfg = freeze(compose_job("bootstrap", overrides))
+    quiet = Store(Path(cfg.store))
+    return Plan(cfg, quiet, lambda target, payload: execute(target, payload, cfg.exec))
+
+
+def selection(plan: Plan, pool: Entry) -> Entry:
+    """Every picture of `pool`, as a selection."""
+    ids = stages.ids_of(stages.read_index(pool.folder))
+    chosen = stages.Selected(ids, {}, dict.fromkeys(ids, 1.0))
+    request = Request("select", 1, {"all": True}, {"pool": pool.content})
+    return plan.store.obtain(
+        request, lambda staging: write_json(staging / stages.SELECTION, chosen.__dict__)
+    )
+
+
+def values_of(plan: Plan, network: Source) -> dict[str, Any]:
+    """What `network` makes of every held-out picture."""
+    test = plan.held_out()
+    assert test is not None
+    entry = plan.evaluate("insert", network, test)
+    return stages.read_values(entry.folder, stages.ids_of(stages.read_index(test.folder)))
+
+
+class Tables:
+    """Rows of held-out pictures and of removals, written whole after every state of a network."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        out.mkdir(parents=True, exist_ok=True)
+        self.files = {"rows": out / "rows.csv", "kept": out / "kept.csv"}
+        self.found = {n: pd.read_csv(f) if f.is_file() else pd.DataFrame() for n, f in self.files.items()}
+
+    def done(self, arm: str, seed: int, number: int) -> bool:
+        rows = self.found["rows"]
+        return bool(
+            len(rows) and ((rows.arm == arm) & (rows.seed == seed) & (rows["round"] == number)).any()
+        )
+
+    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
+        self.found[name] = pd.concat([self.found[name], pd.DataFrame(rows)], ignore_index=True)
+        self.found[name].round(4).to_csv(self.files[name], index=False)
+
+    def state(self, arm: str, seed: int, number: int, values: Mapping[str, Any]) -> None:
+        """One network on the held-out test."""
+        if not self.done(arm, seed, number):
+            rows = [
+                {
+                    "arm": arm,
+                    "seed": seed,
+                    "round": number,
+                    "id": name,
+                    **{k: row.get(k) for k in PAIR_SUMS},
+                }
+                for name, row in values.items()
+            ]
+            self.add("rows", rows)
+        print(f"{arm}, seed {seed}, round {number}: {finished(values):.2f} dB", flush=True)
+
+    def removals(self, arm: str, plan: Plan, row: Mapping[str, Any]) -> None:
+        """What the filter saw and did in one round."""
+        seed, number, kept = plan.cfg.seed, int(row["round"]), self.found["kept"]
+        if len(kept) and ((kept.arm == arm) & (kept.seed == seed) & (kept["round"] == number)).any():
+            return
+        folder = {name: plan.store.root / name / key for name, key in row["stages"].items() if name in STORED}
+        folder["pool"] = plan.pool().folder
+        items = stages.read_index(folder["pool"])
+        values = stages.read_values(folder["measure"], stages.ids_of(items))
+        chosen = stages.read_record(folder["select"] / stages.SELECTION, stages.Selected)
+        ids = stages.ids_of(items)
+        left = shadow_left(folder["pool"], folder["harvest"], ids)
+        self.add(
+            "kept",
+            [
+                dict(
+                    zip(
+                        KEPT,
+                        (
+                            arm, seed, number, item.id, item.style, item.id in set(chosen.accepted),
+                            chosen.scores[item.id], values[item.id]["facts"]["size"],
+                            values[item.id]["facts"]["contrast"], values[item.id]["truth"]["psnr"], left[item.id],
+                        ),
+                        strict=True,
+                    )
+                )
+                for item in items
+            ],
+        )  # fmt: skip
+
+
+STORED = ("harvest", "measure", "select")
+
+
+def finished(values: Mapping[str, Any], group: str = "seen") -> float:
+    """Effect-region PSNR of the finished picture, in decibels."""
+    return measure.metrics(values)[group].get("layered_psnr", float("nan"))
+
+
+def shadow_left(pool: Path, harvest: Path, ids: list[str]) -> dict[str, float]:
+    """Share of each subject's effect that its removal left: 0 all gone, 1 nothing gone."""
+    full, empty, mask = (
+        load(pool, stages.WITH, ids),
+        load(pool, stages.WITHOUT, ids),
+        load_masks(pool, ids),
+    )
+    region = effect_of(full, empty, mask)
+    change, rest = (full - empty) * region, (load(harvest, stages.WITHOUT, ids) - empty) * region
+    share = (change * rest).sum((1, 2, 3)) / change.square().sum((1, 2, 3)).clamp_min(1e-6)
+    return dict(zip(ids, share.tolist(), strict=True))
+
+
+def run_loop(tables: Tables, arm: str, seed: int, rounds: int, make: Callable[..., Plan], *words: str) -> None:
+    """The product's own rounds."""
+    plan = make(f"bootstrap.rounds={rounds}", *words)
+    rows = Loop(plan.cfg, plan, lambda line: None, lambda row: None).run()
+    test = plan.held_out()
+    assert test is not None
+    ids = stages.ids_of(stages.read_index(test.folder))
+    for row in rows:
+        number = int(row["round"])
+        folder = plan.store.root / "evaluate" / row["stages"]["evaluate_inserter"]
+        tables.state("base" if number == 0 else arm, seed, number, stages.read_values(folder, ids))
+        if number:
+            tables.removals(arm, plan, row)
+
+
+def run_control(tables: Tables, seed: int, make: Callable[..., Plan]) -> None:
+    """The same steps on photographs alone, from round to round."""
+    plan = make("fit.photo_share=0", "fit.background=paper")
+    photos = plan.photos()
+    assert photos is not None
+    network = plan.base("inserter")
+    for number in range(1, ROUNDS + 1):
+        network = plan.fit("insert", number, photos, photos, selection(plan, photos), network)
+        tables.state("control", seed, number, values_of(plan, network))
+
+
+def run_without_residue(tables: Tables, seed: int, make: Callable[..., Plan]) -> None:
+    """The first round with true backgrounds: what the removals leave costs the difference to `insertion`."""
+    plan = make()
+    pool, base = plan.pool(), {name: plan.base(name) for name in stages.NETWORKS.values()}
+    harvest = plan.harvest(pool, base["remover"])
+    chosen, _, _ = plan.select(pool, plan.measure(pool, harvest, base["inserter"]))
+    network = plan.fit("insert", 1, pool, pool, chosen, base["inserter"])
+    tables.state("no residue", seed, 1, values_of(plan, network))
+
+
+class HarvestModule(EffectModule):
+    """The effect network on pairs whose sun nobody knows."""
+
+    def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
+        dice = Dice(torch.Generator().manual_seed(fold_in(self.seed, "looks", batch["step"])))
+        shown = randomised(Batch(*batch["layers"]), dice, SIDE)
+        parts = effect_loss(self.net(shown.scene, shown.pasted, shown.mask), shown)
+        loss = torch.stack(list(parts.values())).sum()
+        self.log_dict({"loss": loss}, batch_size=len(shown.scene))
+        return loss
+
+
+def layers_of(scene: Tensor, picture: Tensor, mask: Tensor) -> list[Tensor]:
+    """Scene, the subject as drawn, its mask, the truth, and a sun that is not known."""
+    rows = len(scene)
+    return [scene, picture, mask, picture, torch.zeros(rows, 5), torch.zeros(rows)]
+
+
+def effect_batches(drawn: list[Tensor], photos: list[Tensor], share: float, seed: int) -> Callable[[int], Any]:
+    """Batch k as a function of k: `share` of its rows are photographs."""
+    taken = round(share * EFFECT_BATCH)
+
+    def batch_at(step: int) -> dict[str, Any]:
+        draw = generator(seed, "effect rounds", step)
+        first = torch.randint(0, len(photos[0]), (taken,), generator=draw)
+        second = torch.randint(0, len(drawn[0]), (EFFECT_BATCH - taken,), generator=draw)
+        order = torch.randperm(EFFECT_BATCH, generator=draw)
+        return {
+            "step": step,
+            "layers": [torch.cat([p[first], d[second]])[order] for p, d in zip(photos, drawn, strict=True)],
+        }
+
+    return batch_at
+
+
+def run_effect(
+    tables: Tables, seed: int, rounds: int, make: Callable[..., Plan], out: Path, control: bool
+) -> None:
+    """The effect network, fitted to the kept removals, or to the photographs alone."""
+    plan, arm = make(), "effect control" if control else "effect"
+    source, names = plan.photos(), ("effect base", arm)
+    assert source is not None
+    pool, base = plan.pool(), {name: plan.base(name) for name in stages.NETWORKS.values()}
+    harvest = plan.harvest(pool, base["remover"])
+    chosen, _, _ = plan.select(pool, plan.measure(pool, harvest, base["inserter"]))
+    kept = stages.read_record(chosen.folder / stages.SELECTION, stages.Selected).accepted
+    photo_ids = stages.ids_of(stages.read_index(source.folder))
+
+    def layers(folder: Path, without: Path, ids: list[str], mended: bool) -> list[Tensor]:
+        picture, mask = load(folder, stages.WITH, ids), load_masks(folder, ids)
+        scene = load(without, stages.WITHOUT, ids)
+        if mended:
+            scene = composited(open_model(plan.cfg.model), picture, scene, mask)
+        return layers_of(scene, picture, mask)
+
+    photos = layers(source.folder, source.folder, photo_ids, False)
+    drawn = photos if control else layers(pool.folder, harvest.folder, kept, True)
+    start = shipped_effect()
+    if not tables.done(names[0], 0, 0):
+        tables.state(names[0], 0, 0, effect_values(plan, start))
+    for number in range(1, rounds + 1):
+        work = out / "effect" / f"{arm.replace(' ', '-')}-{seed}-{number}"
+        product = work / "effect.safetensors"
+        if not product.is_file():
+            how = EffectFit(
+                EFFECT_STEPS, EFFECT_BATCH, EFFECT_LR, fold_in(seed, "effect", number), 0, ema_decay=None
+            )
+            net = load_effect_net(start)
+            module = HarvestModule(net.train().requires_grad_(True), how)
+            key = f"{arm}-{seed}-{number}-{sha256_file(start)}"
+            options = TrainerOptions(steps=how.steps, key=key, device="cpu", ema_decay=None, alone=True)
+            fit(module, effect_batches(drawn, photos, PHOTO_SHARE, how.seed), options, work / "fit")
+            write_weights(net, product)
+        start = product
+        if not tables.done(arm, seed, number):
+            tables.state(arm, seed, number, effect_values(plan, product))
+
+
+@torch.no_grad()
+def effect_values(plan: Plan, weights: Path) -> dict[str, Any]:
+    """What the effect network makes of every held-out picture, in the sums of the bootstrap."""
+    test = plan.held_out()
+    assert test is not None
+    net, found = load_effect_net(weights), {}
+    ids = stages.ids_of(stages.read_index(test.folder))
+    for start in range(0, len(ids), 12):
+        part = ids[start : start + 12]
+        full, empty = (load(test.folder, layer, part) for layer in (stages.WITH, stages.WITHOUT))
+        mask = load_masks(test.folder, part)
+        given = mask * full + (1 - mask) * empty
+        effect = predict(net, empty, given, mask)
+        layer = (empty * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
+        drawn, region = mask * full + (1 - mask) * layer, effect_of(full, empty, mask)
+        for i, name in enumerate(part):
+            changed = measure.changed_region(given[i], drawn[i], mask[i])
+            row = measure.sums_of(given[i], drawn[i], full[i], mask[i], region[i], changed)
+            found[name] = row | {"layered_error": row["effect_error"]}
+    return found
+
+
+def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> np.ndarray:
+    """Change against round 0 in decibels: the pooled one, then 1000 over scenes drawn with replacement."""
+    base = "effect base" if arm.startswith("effect") else "base"
+    first, second = rows[rows.arm == base], rows[(rows.arm == arm) & (rows["round"] == number)]
+    if arm.startswith("effect") or not len(second):
+        first = first.groupby("id", as_index=False).mean(numeric_only=True)
+    else:
+        first = first[first.seed.isin(second.seed)].groupby("id", as_index=False).mean(numeric_only=True)
+    tables = [
+        part[part.id.str.endswith(group)].groupby("id").mean(numeric_only=True) for part in (first, second)
+    ]
+    before, after = (table[value].to_numpy() for table in tables)
+    picks = np.random.default_rng(0).integers(len(before), size=(1000, len(before)))
+    picks = np.concatenate([np.arange(len(before))[None], picks])
+    return 10 * np.log10(before[picks].sum(1) / after[picks].sum(1))
+
+
+def words_of(values: np.ndarray) -> str:
+    """The change with its 95 % interval."""
+    low, high = np.percentile(values[1:], (2.5, 97.5))
+    return f"{values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def fitted(rows: pd.DataFrame, arm: str) -> tuple[float, float]:
+    """Ceiling and rate per round of gain(r) = ceiling (1 - exp(-rate r)), least squares over three rounds."""
+    found = [gains(rows, arm, r, "seen", "layered_error")[0] for r in range(1, ROUNDS + 1)]
+    (ceiling, rate), _ = curve_fit(
+        saturating, np.arange(ROUNDS + 1), [0.0, *found], (0.2, 1.0), bounds=([-1, 0.02], [3, 20])
+    )
+    return float(ceiling), float(rate)
+
+
+def saturating(number: Any, ceiling: float, rate: float) -> Any:
+    """No gain at round 0, `ceiling` after many."""
+    return ceiling * (1 - np.exp(-rate * np.asarray(number, dtype=float)))
+
+
+def states(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """Arms and rounds that are there, in order."""
+    there = set(zip(rows.arm, rows["round"], strict=True))
+    return [(arm, r) for arm in ARMS for r in range(1, ROUNDS + 1) if (arm, r) in there]
+
+
+def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
+    """Gains against round 0, the same against the control of the round, and the sets."""
+    lines = []
+    for arm, number in states(rows):
+        mine = {g: gains(rows, arm, number, g, "layered_error") for g in measure.GROUPS}
+        control = "effect control" if arm.startswith("effect") else "control"
+        over = "" if arm == control or (control, number) not in states(rows) else words_of(
+            mine["seen"] - gains(rows, control, number, "seen", "layered_error")
+        )  # fmt: skip
+        per_seed = [
+            gains(rows[(rows.seed == s) | (rows.arm == "effect base")], arm, number, "seen", "layered_error")[0]
+            for s in sorted(set(rows[(rows.arm == arm) & (rows["round"] == number)].seed))
+        ]
+        lines.append(
+            {"arm": arm, "round": number, "seeds": len(per_seed), "seen, dB": words_of(mine["seen"]),
+             "range over seeds": f"{min(per_seed):+.2f} to {max(per_seed):+.2f}", "seen, over the control": over,
+             "unseen, dB": words_of(mine["unseen"]), "photo, dB": words_of(mine["photo"])}
+        )  # fmt: skip
+    sets = []
+    for (arm, number), found in kept.groupby(["arm", "round"], sort=False):
+        good = found[found.accepted]
+        share = good.style.value_counts(normalize=True)
+        sets.append(
+            {"arm": arm, "round": number, "kept": f"{len(good)} of {len(found)}",
+             "size, kept / all": f"{good['size'].mean() / found['size'].mean():.2f}",
+             "contrast, kept / all": f"{good.contrast.mean() / found.contrast.mean():.2f}",
+             "styles kept": f"{good.style.nunique()} of {found.style.nunique()}",
+             "effective styles": f"{np.exp(-(share * np.log(share)).sum()):.1f}",
+             "shadow left, all": f"{found.left.mean():.3f}", "shadow left, kept": f"{good.left.mean():.3f}",
+             "removal, dB": f"{found.psnr.mean():.2f}"}
+        )  # fmt: skip
+    parts = [pd.DataFrame(lines).to_markdown(index=False), pd.DataFrame(sets).to_markdown(index=False)]
+    for arm in ("insertion", "control"):
+        if (arm, ROUNDS) in states(rows):
+            ceiling, rate = fitted(rows, arm)
+            parts.append(
+                f"Fitted to `{arm}`, seen: gain(r) = {ceiling:.2f} (1 - exp(-{rate:.2f} r)) dB; the first round has "
+                f"{100 * (1 - np.exp(-rate)):.0f} % of it."
+            )
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
+    """Gains by round with the fitted curves; first rounds beside each other; what is kept by style."""
+    there = states(rows)
+    with figure(path, 9.0, 6.4) as made:
+        top, bottom = made.subplots(2, 2, gridspec_kw={"height_ratios": [1.1, 1]})
+        for axes, group in zip(top, ("seen", "photo"), strict=True):
+            shown = [("insertion", "rounds on drawings"), ("control", "photographs alone"), ("both", "remover too")]
+            for nudge, (arm, name) in enumerate(shown):
+                found = [(r, gains(rows, arm, r, group, "layered_error")) for a, r in there if a == arm]
+                if not found:
+                    continue
+                x = [r + 0.05 * (nudge - 1) for r, _ in found]
+                middle = np.array([v[0] for _, v in found])
+                low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for _, v in found]).T
+                axes.errorbar(x, middle, (middle - low, high - middle), fmt="o", capsize=3, label=name, color=f"C{nudge}")
+                if group == "seen" and len(found) == ROUNDS:
+                    curve = np.linspace(0, ROUNDS, 60)
+                    axes.plot(curve, saturating(curve, *fitted(rows, arm)), color=f"C{nudge}", linewidth=1)
+            axes.axhline(0, color="0.6", linewidth=0.8)
+            axes.set(title={"seen": "drawings in seen styles", "photo": "photographs"}[group], xlabel="round")
+            axes.set_xticks(range(ROUNDS + 1))
+        top[0].set_ylabel("edit UNet, change, dB")
+        top[0].legend(fontsize=8.5, loc="upper left")
+        first = [(a, r) for a, r in there if r == 1 and a != "both"]
+        values = [gains(rows, a, 1, "seen", "layered_error") for a, _ in first]
+        middle = np.array([v[0] for v in values])
+        low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for v in values]).T
+        place = np.arange(len(first))[::-1]
+        bottom[0].errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", capsize=3, color="C0")
+        bottom[0].axvline(0, color="0.6", linewidth=0.8)
+        bottom[0].set_yticks(place, [a for a, _ in first])
+        bottom[0].set(xlabel="change on seen styles after one round, dB", title="one round, what it learned from")
+        bars(bottom[1], kept)
+
+
+def bars(axes: Any, kept: pd.DataFrame) -> None:
+    """Share of each style's removals that two selections keep."""
+    chosen = [(arm, found) for arm in ("strict", "quota") if len(found := kept[kept.arm == arm])]
+    if not chosen:
+        return
+    order = chosen[0][1].groupby("style").accepted.mean().sort_values(ascending=False).index
+    for nudge, (arm, found) in enumerate(chosen):
+        share = found.groupby("style").accepted.mean()[order]
+        label = {"strict": "threshold 0.9", "quota": f"best {PER_STYLE} of each style"}[arm]
+        axes.bar(np.arange(len(order)) + 0.4 * nudge - 0.2, share, 0.4, label=label, color=f"C{nudge}")
+    axes.set_xticks(range(len(order)), order, rotation=60, ha="right", fontsize=8)
+    axes.set(ylabel="share kept", title="what is kept, by style")
+    axes.legend(fontsize=8.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--store", type=Path, help="folder of stages; the default is OUT/store")
+    parser.add_argument("--arms", type=lambda text: text.split(","), default=list(ARMS))
+    parser.add_argument("--seeds", type=lambda text: [int(s) for s in text.split(",")], default=list(SEEDS))
+    parser.add_argument("--figure-only", action="store_true")
+    args = parser.parse_args()
+    if not args.figure_only:
+        tables = Tables(args.out)
+        for arm in args.arms:
+            for seed in args.seeds:
+                make = partial(plan_of, seed, args.out / f"{arm}-{seed}".replace(" ", "-"), args.store or args.out / "store")
+                run_arm(tables, arm, seed, make, args.out)
+        for name, file in tables.files.items():
+            (HERE / f"{name}.csv").write_text(file.read_text())
+    rows, kept = pd.read_csv(HERE / "rows.csv"), pd.read_csv(HERE / "kept.csv")
+    (HERE / "table.md").write_text(text := table_of(rows, kept))
+    draw(HERE / "figure.png", rows, kept)
+    print(text)
+
+
+def run_arm(tables: Tables, arm: str, seed: int, make: Callable[..., Plan], out: Path) -> None:
+    """All rounds of one arm of one seed."""
+    previous = "bootstrap.init_from=previous"
+    if arm == "insertion":
+        run_loop(tables, arm, seed, ROUNDS, make, previous)
+    elif arm == "control":
+        run_control(tables, seed, make)
+    elif arm == "no residue":
+        run_without_residue(tables, seed, make)
+    elif arm == "strict":
+        run_loop(tables, arm, seed, 1, make, "filter.threshold=0.9")
+    elif arm == "quota":
+        run_loop(tables, arm, seed, 1, make, "filter.threshold=0", f"filter.keep_at_most_per_style={PER_STYLE}")
+    elif arm == "both":
+        run_loop(tables, arm, seed, 2, make, previous, "bootstrap.retrain=both")
+    else:
+        run_effect(tables, seed, 2, make, out, control=arm == "effect control")
+
+
+if __name__ == "__main__":
+    main()
