@@ -14,8 +14,7 @@ network fitted to the same harvest and to the same photographs).
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,19 +26,24 @@ from scipy.optimize import curve_fit
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
+from bootstraps import (
+    Tables,
+    gains,
+    plan_of,
+    run_loop,
+    values_of,
+    words_of,
+)
 from common import figure
 
 from magic_insert.bootstrap import measure, stages
-from magic_insert.bootstrap.job import Loop, Plan, Source, source_of
+from magic_insert.bootstrap.job import Plan
 from magic_insert.bootstrap.networks import composited, load, load_masks, open_model
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.store import Entry, Request, Store
-from magic_insert.launch.executor import execute
+from magic_insert.core.store import Entry, Request
 from magic_insert.models.effect_net import SIDE, load_effect_net, predict
 from magic_insert.paths import effect_weights as shipped_effect
 from magic_insert.training.effect import (
@@ -56,23 +60,8 @@ from magic_insert.training.trainer import TrainerOptions, fit
 HERE = Path(__file__).resolve().parent
 SEEDS = (90, 91, 92)
 ROUNDS, PER_STYLE = 3, 2
-STEPS = 24  # of every fit, a tenth of the shipped recipe's
 EFFECT_STEPS, EFFECT_BATCH, EFFECT_LR, PHOTO_SHARE = 16, 8, 2e-4, 0.4
-SMALL = [
-    "bootstrap.num_samples=64", "fit.num_photos=64", f"fit.steps={STEPS}", "evaluate.num_scenes=24",
-    "evaluate.seed=9", "bootstrap.early_stop=false", "evaluate.resamples=10",
-]  # fmt: skip
 ARMS = ("insertion", "control", "no residue", "strict", "quota", "effect", "effect control", "both")
-KEPT = ("arm", "seed", "round", "id", "style", "accepted", "score", "size", "contrast", "psnr", "left")
-PAIR_SUMS = ("effect_error", "nothing_error", "effect_pixels", "layered_error", "shadow_iou")
-
-
-def plan_of(seed: int, out: Path, store: Path, *words: str) -> Plan:
-    """The plan of a small bootstrap of `seed`."""
-    overrides = [*SMALL, f"seed={seed}", f"out={out}", f"store={store}", *words]
-    cfg = freeze(compose_job("bootstrap", overrides))
-    quiet = Store(Path(cfg.store))
-    return Plan(cfg, quiet, lambda target, payload: execute(target, payload, cfg.exec))
 
 
 def selection(plan: Plan, pool: Entry) -> Entry:
@@ -80,119 +69,7 @@ def selection(plan: Plan, pool: Entry) -> Entry:
     ids = stages.ids_of(stages.read_index(pool.folder))
     chosen = stages.Selected(ids, {}, dict.fromkeys(ids, 1.0))
     request = Request("select", 1, {"all": True}, {"pool": pool.content})
-    return plan.store.obtain(
-        request, lambda staging: write_json(staging / stages.SELECTION, chosen.__dict__)
-    )
-
-
-def values_of(plan: Plan, network: Source) -> dict[str, Any]:
-    """What `network` makes of every held-out picture."""
-    test = plan.held_out()
-    assert test is not None
-    entry = plan.evaluate("insert", network, test)
-    return stages.read_values(entry.folder, stages.ids_of(stages.read_index(test.folder)))
-
-
-class Tables:
-    """Rows of held-out pictures and of removals, written whole after every state of a network."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-        out.mkdir(parents=True, exist_ok=True)
-        self.files = {"rows": out / "rows.csv", "kept": out / "kept.csv"}
-        self.found = {n: pd.read_csv(f) if f.is_file() else pd.DataFrame() for n, f in self.files.items()}
-
-    def done(self, arm: str, seed: int, number: int) -> bool:
-        rows = self.found["rows"]
-        return bool(
-            len(rows) and ((rows.arm == arm) & (rows.seed == seed) & (rows["round"] == number)).any()
-        )
-
-    def add(self, name: str, rows: list[dict[str, Any]]) -> None:
-        self.found[name] = pd.concat([self.found[name], pd.DataFrame(rows)], ignore_index=True)
-        self.found[name].round(4).to_csv(self.files[name], index=False)
-
-    def state(self, arm: str, seed: int, number: int, values: Mapping[str, Any]) -> None:
-        """One network on the held-out test."""
-        if not self.done(arm, seed, number):
-            rows = [
-                {
-                    "arm": arm,
-                    "seed": seed,
-                    "round": number,
-                    "id": name,
-                    **{k: row.get(k) for k in PAIR_SUMS},
-                }
-                for name, row in values.items()
-            ]
-            self.add("rows", rows)
-        print(f"{arm}, seed {seed}, round {number}: {finished(values):.2f} dB", flush=True)
-
-    def removals(self, arm: str, plan: Plan, row: Mapping[str, Any]) -> None:
-        """What the filter saw and did in one round."""
-        seed, number, kept = plan.cfg.seed, int(row["round"]), self.found["kept"]
-        if len(kept) and ((kept.arm == arm) & (kept.seed == seed) & (kept["round"] == number)).any():
-            return
-        folder = {name: plan.store.root / name / key for name, key in row["stages"].items() if name in STORED}
-        folder["pool"] = plan.pool().folder
-        items = stages.read_index(folder["pool"])
-        values = stages.read_values(folder["measure"], stages.ids_of(items))
-        chosen = stages.read_record(folder["select"] / stages.SELECTION, stages.Selected)
-        ids = stages.ids_of(items)
-        left = shadow_left(folder["pool"], folder["harvest"], ids)
-        self.add(
-            "kept",
-            [
-                dict(
-                    zip(
-                        KEPT,
-                        (
-                            arm, seed, number, item.id, item.style, item.id in set(chosen.accepted),
-                            chosen.scores[item.id], values[item.id]["facts"]["size"],
-                            values[item.id]["facts"]["contrast"], values[item.id]["truth"]["psnr"], left[item.id],
-                        ),
-                        strict=True,
-                    )
-                )
-                for item in items
-            ],
-        )  # fmt: skip
-
-
-STORED = ("harvest", "measure", "select")
-
-
-def finished(values: Mapping[str, Any], group: str = "seen") -> float:
-    """Effect-region PSNR of the finished picture, in decibels."""
-    return measure.metrics(values)[group].get("layered_psnr", float("nan"))
-
-
-def shadow_left(pool: Path, harvest: Path, ids: list[str]) -> dict[str, float]:
-    """Share of each subject's effect that its removal left: 0 all gone, 1 nothing gone."""
-    full, empty, mask = (
-        load(pool, stages.WITH, ids),
-        load(pool, stages.WITHOUT, ids),
-        load_masks(pool, ids),
-    )
-    region = effect_of(full, empty, mask)
-    change, rest = (full - empty) * region, (load(harvest, stages.WITHOUT, ids) - empty) * region
-    share = (change * rest).sum((1, 2, 3)) / change.square().sum((1, 2, 3)).clamp_min(1e-6)
-    return dict(zip(ids, share.tolist(), strict=True))
-
-
-def run_loop(tables: Tables, arm: str, seed: int, rounds: int, make: Callable[..., Plan], *words: str) -> None:
-    """The product's own rounds."""
-    plan = make(f"bootstrap.rounds={rounds}", *words)
-    rows = Loop(plan.cfg, plan, lambda line: None, lambda row: None).run()
-    test = plan.held_out()
-    assert test is not None
-    ids = stages.ids_of(stages.read_index(test.folder))
-    for row in rows:
-        number = int(row["round"])
-        folder = plan.store.root / "evaluate" / row["stages"]["evaluate_inserter"]
-        tables.state("base" if number == 0 else arm, seed, number, stages.read_values(folder, ids))
-        if number:
-            tables.removals(arm, plan, row)
+    return plan.store.obtain(request, lambda staging: write_json(staging / stages.SELECTION, chosen.__dict__))
 
 
 def run_control(tables: Tables, seed: int, make: Callable[..., Plan]) -> None:
@@ -234,7 +111,9 @@ def layers_of(scene: Tensor, picture: Tensor, mask: Tensor) -> list[Tensor]:
     return [scene, picture, mask, picture, torch.zeros(rows, 5), torch.zeros(rows)]
 
 
-def effect_batches(drawn: list[Tensor], photos: list[Tensor], share: float, seed: int) -> Callable[[int], Any]:
+def effect_batches(
+    drawn: list[Tensor], photos: list[Tensor], share: float, seed: int
+) -> Callable[[int], Any]:
     """Batch k as a function of k: `share` of its rows are photographs."""
     taken = round(share * EFFECT_BATCH)
 
@@ -316,29 +195,6 @@ def effect_values(plan: Plan, weights: Path) -> dict[str, Any]:
     return found
 
 
-def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> np.ndarray:
-    """Change against round 0 in decibels: the pooled one, then 1000 over scenes drawn with replacement."""
-    base = "effect base" if arm.startswith("effect") else "base"
-    first, second = rows[rows.arm == base], rows[(rows.arm == arm) & (rows["round"] == number)]
-    if arm.startswith("effect") or not len(second):
-        first = first.groupby("id", as_index=False).mean(numeric_only=True)
-    else:
-        first = first[first.seed.isin(second.seed)].groupby("id", as_index=False).mean(numeric_only=True)
-    tables = [
-        part[part.id.str.endswith(group)].groupby("id").mean(numeric_only=True) for part in (first, second)
-    ]
-    before, after = (table[value].to_numpy() for table in tables)
-    picks = np.random.default_rng(0).integers(len(before), size=(1000, len(before)))
-    picks = np.concatenate([np.arange(len(before))[None], picks])
-    return 10 * np.log10(before[picks].sum(1) / after[picks].sum(1))
-
-
-def words_of(values: np.ndarray) -> str:
-    """The change with its 95 % interval."""
-    low, high = np.percentile(values[1:], (2.5, 97.5))
-    return f"{values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
 def fitted(rows: pd.DataFrame, arm: str) -> tuple[float, float]:
     """Ceiling and rate per round of gain(r) = ceiling (1 - exp(-rate r)), least squares over three rounds."""
     found = [gains(rows, arm, r, "seen", "layered_error")[0] for r in range(1, ROUNDS + 1)]
@@ -369,7 +225,9 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
             mine["seen"] - gains(rows, control, number, "seen", "layered_error")
         )  # fmt: skip
         per_seed = [
-            gains(rows[(rows.seed == s) | (rows.arm == "effect base")], arm, number, "seen", "layered_error")[0]
+            gains(rows[(rows.seed == s) | (rows.arm == "effect base")], arm, number, "seen", "layered_error")[
+                0
+            ]
             for s in sorted(set(rows[(rows.arm == arm) & (rows["round"] == number)].seed))
         ]
         lines.append(
@@ -407,7 +265,11 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
     with figure(path, 9.0, 6.4) as made:
         top, bottom = made.subplots(2, 2, gridspec_kw={"height_ratios": [1.1, 1]})
         for axes, group in zip(top, ("seen", "photo"), strict=True):
-            shown = [("insertion", "rounds on drawings"), ("control", "photographs alone"), ("both", "remover too")]
+            shown = [
+                ("insertion", "rounds on drawings"),
+                ("control", "photographs alone"),
+                ("both", "remover too"),
+            ]
             for nudge, (arm, name) in enumerate(shown):
                 found = [(r, gains(rows, arm, r, group, "layered_error")) for a, r in there if a == arm]
                 if not found:
@@ -415,7 +277,15 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
                 x = [r + 0.05 * (nudge - 1) for r, _ in found]
                 middle = np.array([v[0] for _, v in found])
                 low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for _, v in found]).T
-                axes.errorbar(x, middle, (middle - low, high - middle), fmt="o", capsize=3, label=name, color=f"C{nudge}")
+                axes.errorbar(
+                    x,
+                    middle,
+                    (middle - low, high - middle),
+                    fmt="o",
+                    capsize=3,
+                    label=name,
+                    color=f"C{nudge}",
+                )
                 if group == "seen" and len(found) == ROUNDS:
                     curve = np.linspace(0, ROUNDS, 60)
                     axes.plot(curve, saturating(curve, *fitted(rows, arm)), color=f"C{nudge}", linewidth=1)
@@ -432,7 +302,9 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
         bottom[0].errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", capsize=3, color="C0")
         bottom[0].axvline(0, color="0.6", linewidth=0.8)
         bottom[0].set_yticks(place, [a for a, _ in first])
-        bottom[0].set(xlabel="change on seen styles after one round, dB", title="one round, what it learned from")
+        bottom[0].set(
+            xlabel="change on seen styles after one round, dB", title="one round, what it learned from"
+        )
         bars(bottom[1], kept)
 
 
@@ -465,7 +337,8 @@ def main() -> None:
         tables = Tables(args.out)
         for arm in args.arms:
             for seed in args.seeds:
-                make = partial(plan_of, seed, args.out / f"{arm}-{seed}".replace(" ", "-"), args.store or args.out / "store")
+                folder = args.out / f"{arm}-{seed}".replace(" ", "-")
+                make = partial(plan_of, seed, folder, args.store or args.out / "store")
                 run_arm(tables, arm, seed, make, args.out)
         for name, file in tables.files.items():
             (HERE / f"{name}.csv").write_text(file.read_text())
@@ -479,17 +352,17 @@ def run_arm(tables: Tables, arm: str, seed: int, make: Callable[..., Plan], out:
     """All rounds of one arm of one seed."""
     previous = "bootstrap.init_from=previous"
     if arm == "insertion":
-        run_loop(tables, arm, seed, ROUNDS, make, previous)
+        run_loop(tables, arm, make, ROUNDS, previous)
     elif arm == "control":
         run_control(tables, seed, make)
     elif arm == "no residue":
         run_without_residue(tables, seed, make)
     elif arm == "strict":
-        run_loop(tables, arm, seed, 1, make, "filter.threshold=0.9")
+        run_loop(tables, arm, make, 1, "filter.threshold=0.9")
     elif arm == "quota":
-        run_loop(tables, arm, seed, 1, make, "filter.threshold=0", f"filter.keep_at_most_per_style={PER_STYLE}")
+        run_loop(tables, arm, make, 1, "filter.threshold=0", f"filter.keep_at_most_per_style={PER_STYLE}")
     elif arm == "both":
-        run_loop(tables, arm, seed, 2, make, previous, "bootstrap.retrain=both")
+        run_loop(tables, arm, make, 2, previous, "bootstrap.retrain=both")
     else:
         run_effect(tables, seed, 2, make, out, control=arm == "effect control")
 
