@@ -1,0 +1,343 @@
+"""Identity against obedience to an edit, over the length of a personalisation, with and without the hand-over.
+
+    python experiments/011-fidelity-and-editability/measure.py --out runs/011
+    python experiments/011-fidelity-and-editability/measure.py --out runs/011 --figure-only
+
+One training a subject; the products of earlier steps are those that its validation keeps. Every picture is compared
+with two truths, rendered in its style: the subject as it is and as the edit asks for. Obedience is where the picture
+lies between them, 0 at the first and 1 at the second, by cosine of the encoder that tells them apart best.
+Writes rows.csv, judges.csv, table.md, figure.png and pictures.jpg beside this script.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import SIZE, Judges, Row, Rows, arguments, figure, framed_like, models_of, save_sheet
+
+from magic_insert import MagicInsert
+from magic_insert.config.schema.evaluation import BenchmarkConfig
+from magic_insert.core.digest import digest
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.rand import fold_in
+from magic_insert.core.records import Scene, Subject
+from magic_insert.data.benchmark_sources import ToyPlop
+from magic_insert.toybox.captions import caption
+from magic_insert.toybox.subjects import SubjectSpec
+from magic_insert.toybox.world import COMPLEXITY, render_subjects
+from magic_insert.training.personalize_validation import pick_best, step_folder
+
+HERE = Path(__file__).resolve().parent
+SUBJECTS = ("frog-01", "dinosaur-01", "person-01")  # of ToyPlop: figures that wear nothing
+LENGTHS = (25, 50, 100, 200)
+PHOTO, DRAWN = ("room-01", "room-01"), ("cave-04", "playground-03")  # scenes of ToyPlop
+EDITS = {"sitting": {"pose": "sit"}, "with a red hat": {"accessory": "hat", "accessory_colour": "red"}}
+# Condition -> scenes and hand-over.
+CONDITIONS: dict[str, tuple[tuple[str, str], str]] = {
+    "photograph": (PHOTO, "1"),
+    "drawing, no hand-over": (DRAWN, "1"),
+    "drawing, hand-over 0.4": (DRAWN, "0.4"),
+}
+# What the training keeps of its way; also the key of the learned subjects that experiment 013 takes from here.
+TRAINING = [
+    "personalization.validation.every=25", "personalization.validation.edits=[]",
+    "personalization.validation.scorer=none", "personalization.validation.seeds=1",
+    "personalization.validation.steps=1",
+]  # fmt: skip
+STEPS = 12  # of a drawing
+TOLERANCE = 0.05  # of the product's rule
+
+
+def setting(handover: str, edit: str) -> list[str]:
+    """Overrides of one condition and edit."""
+    return [
+        *TRAINING,
+        f"sampling.steps={STEPS}",
+        f"style.handover={handover}",
+        f"sampling.prompt_suffix={edit}",
+    ]
+
+
+def truth_of(spec: SubjectSpec, style: str, seed: int, **changes: Any) -> Tensor:
+    """The subject in a style, as a picture of it is framed; 3 S S."""
+    changed = replace(spec, **changes)
+    made = render_subjects([changed], [style], [COMPLEXITY], [seed], SIZE)
+    return framed_like(made.rgb, bounding_box(made.alpha[0]))[0]
+
+
+class Answers:
+    """What each picture should look like, plain and edited, and how well each encoder tells the two apart."""
+
+    def __init__(self, bench: ToyPlop, judges: Judges, names: Sequence[str]) -> None:
+        self.judges, self.found = judges, {}
+        self.styles = {scene: bench.scenes[scene][2] for scene in {*PHOTO, *DRAWN}}
+        for name in names:
+            for style in set(self.styles.values()):
+                for edit, changes in {"": {}, **EDITS}.items():
+                    for seed, turn in ((1, 0.0), (2, 12.0)):
+                        spec = replace(bench.specs[name], yaw_deg=bench.specs[name].yaw_deg + turn)
+                        self.found[name, style, edit, seed] = truth_of(
+                            spec, style, fold_in(seed, name), **changes
+                        )
+
+    def cosine(self, role: str, picture: Tensor, truth: Tensor) -> float:
+        one, other = self.judges.embed(role, torch.stack([picture, truth]))
+        return float(one @ other)
+
+    def obedience(self, role: str, picture: Tensor, name: str, style: str, edit: str) -> float:
+        """0 where the picture is as near to the unedited truth as that truth itself, 1 the same of the edited one."""
+        plain, wanted = (self.found[name, style, which, 1] for which in ("", edit))
+        apart = 1 - self.cosine(role, plain, wanted)
+        lead = self.cosine(role, picture, wanted) - self.cosine(role, picture, plain)
+        return 0.5 + 0.5 * lead / max(apart, 1e-3)
+
+    def accuracy(self) -> list[Row]:
+        """Each encoder on renders whose answer is known, turned by 12 degrees: edited and not."""
+        rows = []
+        for name, style, edit, seed in self.found:
+            if seed == 2 and edit:
+                for role in ("identity", "clip", "style"):
+                    for which in ("", edit):
+                        value = self.obedience(role, self.found[name, style, which, 2], name, style, edit)
+                        right = (value > 0.5) == bool(which)
+                        rows.append({"role": role, "subject": name, "style": style, "edit": edit, "edited": bool(which),
+                                     "obedience": value, "right": right})  # fmt: skip
+        return rows
+
+
+def measure(args: Any) -> None:
+    """All rows."""
+    bench, judges = ToyPlop(BenchmarkConfig("toyplop", split="full")), Judges()
+    rows, home = Rows(args.out), args.out / "subjects"
+    answers = Answers(bench, judges, SUBJECTS)
+    pd.DataFrame(answers.accuracy()).round(4).to_csv(HERE / "judges.csv", index=False)
+    whole = MagicInsert.from_pretrained("micro")
+    settings = {
+        f"{condition}|{edit}": setting(handover, edit)
+        for condition, (_, handover) in CONDITIONS.items()
+        for edit in ("", *EDITS)
+    }
+    magics = models_of(whole, [f"{name}:{','.join(words)}" for name, words in settings.items()], home)
+    scenes = {name: Scene(bench.background(name), name) for name in {*PHOTO, *DRAWN}}
+    for name in SUBJECTS:
+        subject = replace(bench.subject(name), text=caption(bench.specs[name]))
+        learned = next(iter(magics.values())).personalize(subject)
+        assert learned.run is not None
+        for length in LENGTHS:
+            shorter = replace(learned, run=step_folder(learned.run, length))
+            for key, magic in magics.items():
+                condition, edit = key.split("|")
+                if {"subject": name, "steps": length, "condition": condition, "edit": edit} not in rows:
+                    rows.add(
+                        rows_of(magic, shorter, scenes, answers, args.out, (name, length, condition, edit))
+                    )
+        print(name, flush=True)
+    rows.frame.to_csv(HERE / "rows.csv", index=False)
+    sheet(args.out)
+
+
+def picture_file(out: Path, *what: object) -> Path:
+    return out / "pictures" / f"{digest(list(map(str, what)))}.png"
+
+
+def rows_of(
+    magic: MagicInsert, subject: Subject, scenes: dict[str, Scene], answers: Answers, out: Path,
+    what: tuple[str, int, str, str],
+) -> list[Row]:  # fmt: skip
+    """Both pictures of one condition, drawn and judged."""
+    name, length, condition, edit = what
+    places = CONDITIONS[condition][0]
+    ids = [f"{name}-{place}-{draw}" for draw, place in enumerate(places)]
+    drawn = magic.redraw(subject, [scenes[place] for place in places], seed=11, ids=ids)
+    found = []
+    for draw, (place, made) in enumerate(zip(places, drawn, strict=True)):
+        picture, style = made.rgb.float().cpu(), answers.styles[place]
+        save_png(picture_file(out, name, length, condition, edit, draw), picture)
+        row: Row = {
+            "subject": name,
+            "steps": length,
+            "condition": condition,
+            "edit": edit,
+            "draw": draw,
+            "style": style,
+        }
+        row["identity"] = answers.cosine("identity", picture, answers.found[name, style, "", 1])
+        row["style likeness"] = answers.cosine("style", picture, answers.found[name, style, "", 1])
+        for wanted in EDITS:
+            for role in ("identity", "clip"):
+                row[f"{wanted}, {role}"] = answers.obedience(role, picture, name, style, wanted)
+        if edit:
+            text = answers.judges.encoders["clip"].embed_texts([f"a toy {edit}"])
+            row["prompt"] = float(
+                answers.judges.embed("clip", picture[None])[0]
+                @ torch.nn.functional.normalize(text, dim=-1)[0]
+            )
+        found.append(row)
+    return found
+
+
+def sheet(out: Path) -> None:
+    """One subject over length, plain and edited, without and with the hand-over."""
+    name, rows, labels = SUBJECTS[0], [], []
+    for condition in list(CONDITIONS)[1:]:
+        for edit in ("", *EDITS):
+            files = [picture_file(out, name, length, condition, edit, 0) for length in LENGTHS]
+            rows.append([load_rgb(file) for file in files])
+            labels.append(f"{'hand-over' if '0.4' in condition else 'none'}: {edit or 'plain'}")
+    save_sheet(HERE / "pictures.jpg", rows, labels, [f"{length} steps" for length in LENGTHS])
+
+
+def best_role(judges: pd.DataFrame) -> str:
+    """The encoder that tells edited from unedited truths best; ties go to the larger spread."""
+    found = judges[judges.role != "style"].groupby("role").right.mean()
+    return str(found.idxmax())
+
+
+def cells(frame: pd.DataFrame, value: str) -> pd.Series:
+    """One number for each subject and draw: what is resampled."""
+    return frame.groupby(["subject", "draw"])[value].mean()
+
+
+def words_of(values: np.ndarray) -> str:
+    """Mean and 95 % percentile interval over subjects and draws."""
+    mean, low, high = interval(values)
+    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean and 95 % interval; resampled are the cells of subject and draw."""
+    drawn = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
+    return float(values.mean()), *map(float, np.percentile(drawn, (2.5, 97.5)))  # type: ignore[return-value]
+
+
+def curves(rows: pd.DataFrame, role: str) -> pd.DataFrame:
+    """By condition and length: identity of the plain picture, obedience to each edit, identity of edited pictures."""
+    lines = []
+    for (condition, steps), part in rows.groupby(["condition", "steps"], sort=False):
+        plain = part[part.edit.isna() | (part.edit == "")]
+        line: Row = {
+            "condition": condition,
+            "steps": steps,
+            "identity, plain": cells(plain, "identity").to_numpy(),
+        }
+        line["style likeness"] = cells(plain, "style likeness").to_numpy()
+        for edit in EDITS:
+            asked = part[part.edit == edit]
+            line[edit] = cells(asked, f"{edit}, {role}").to_numpy()
+            line[f"{edit}, unasked"] = cells(plain, f"{edit}, {role}").to_numpy()
+            line[f"{edit}, obeyed"] = float((asked[f"{edit}, {role}"] > 0.5).mean())
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def picks(rows: pd.DataFrame) -> pd.DataFrame:
+    """The product's rule on the first draw of the photographs, judged on the second and on the drawings."""
+    lines = []
+    for name, mine in rows.groupby("subject", sort=False):
+        first = mine[(mine.condition == "photograph") & (mine.draw == 0)]
+        scored = []
+        for steps, part in first.groupby("steps"):
+            plain = part[part.edit.isna() | (part.edit == "")]
+            scored.append(
+                {"step": int(steps), "identity": plain.identity.mean(), "prompt": part.prompt.mean()}
+            )
+        step = pick_best(scored, TOLERANCE)
+        others = mine[~((mine.condition == "photograph") & (mine.draw == 0))]
+        line: Row = {"subject": name, "picked": step}
+        for label, steps in (("picked", step), ("last", max(LENGTHS))):
+            part = others[others.steps == steps]
+            plain = part[part.edit.isna() | (part.edit == "")]
+            line[f"identity, {label}"] = round(plain.identity.mean(), 3)
+            line[f"prompt, {label}"] = round(part.prompt.mean(), 3)
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
+    """All tables."""
+    found = curves(rows, role)
+    shown = found.map(lambda cell: words_of(cell) if isinstance(cell, np.ndarray) else cell)
+    accuracy = judges.groupby(["role", "edit"]).right.agg(["mean", "count"]).reset_index().round(3)
+    paired = []
+    for one, other, steps in [
+        ("drawing, hand-over 0.4", "drawing, no hand-over", max(LENGTHS)),
+        ("drawing, hand-over 0.4", "drawing, no hand-over", 100),
+    ]:
+        a, b = (found[(found.condition == c) & (found.steps == steps)].iloc[0] for c in (one, other))
+        line = {"difference": f"{one} - {other}, {steps} steps"}
+        paired.append(line | {k: words_of(a[k] - b[k]) for k in ("identity, plain", *EDITS)})
+    for condition in CONDITIONS:
+        mine = found[found.condition == condition].set_index("steps")
+        for low, high in ((LENGTHS[0], 100), (100, LENGTHS[-1])):
+            line = {"difference": f"{condition}: {high} - {low} steps"}
+            paired.append(
+                line
+                | {k: words_of(mine.loc[high, k] - mine.loc[low, k]) for k in ("identity, plain", *EDITS)}
+            )
+    parts = [shown, pd.DataFrame(paired), picks(rows), accuracy]
+    return (
+        "\n\n".join(part.to_markdown(index=False) for part in parts)
+        + f"\n\nObedience by the {role} encoder.\n"
+    )
+
+
+def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
+    """Identity against obedience, a line a condition, points named by steps; both edits."""
+    found = curves(rows, role)
+    with figure(path, 9.0, 4.4) as made:
+        panels = made.subplots(1, 2, sharey=True)
+        for axes, edit in zip(panels, EDITS, strict=True):
+            for number, condition in enumerate(CONDITIONS):
+                mine = found[found.condition == condition]
+                x, y = ([interval(v) for v in mine[k]] for k in (edit, "identity, plain"))
+                across, up = np.array([v[0] for v in x]), np.array([v[0] for v in y])
+                reach_x = np.array([(v[0] - v[1], v[2] - v[0]) for v in x]).T
+                reach_y = np.array([(v[0] - v[1], v[2] - v[0]) for v in y]).T
+                axes.errorbar(
+                    across,
+                    up,
+                    reach_y,
+                    reach_x,
+                    marker="o",
+                    color=f"C{number}",
+                    label=condition,
+                    elinewidth=0.6,
+                )
+                for steps, a, b in zip(mine.steps, across, up, strict=True):
+                    axes.annotate(
+                        str(steps),
+                        (a, b),
+                        textcoords="offset points",
+                        xytext=(5, 5),
+                        fontsize=8,
+                        color=f"C{number}",
+                    )
+            axes.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
+            axes.set(xlabel="obedience (0 unedited truth, 1 edited truth)", title=f'"{edit}"')
+        panels[0].set_ylabel("identity of the plain picture")
+        panels[0].legend(fontsize=8.5)
+
+
+def main() -> None:
+    args = arguments(__doc__, subjects=len(SUBJECTS)).parse_args()
+    if not args.figure_only:
+        measure(args)
+    rows, judges = pd.read_csv(HERE / "rows.csv"), pd.read_csv(HERE / "judges.csv")
+    role = best_role(judges)
+    (HERE / "table.md").write_text(text := table(rows, judges, role))
+    draw(HERE / "figure.png", rows, role)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
