@@ -1,0 +1,185 @@
+"""Every metric of the harness against the truth: all twenty scenes of ToyPlop, methods of today, pasting among them.
+
+    python experiments/013-which-metric/measure.py --out runs/013 --personalized runs/011/subjects --lpips FOLDER
+    python experiments/013-which-metric/measure.py --out runs/013 --figure-only
+
+Draws and judges with `magic-insert evaluate`; the learned subjects are those of experiment 011, or are learned here.
+Agreement: of two methods on the same pair, how often does the metric prefer the one that is nearer to the truth? One
+half is chance; Kendall's tau over methods is 2 agreement - 1. Within: Spearman's correlation over pairs inside a
+method, mean over methods. Intervals: pigeonhole bootstrap over subjects and backgrounds.
+Writes rows.csv, table.md and figure.png beside this script.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import Row, arguments, figure
+
+from magic_insert.core.jsonl import read_jsonl
+from magic_insert.evaluation.diagnosis import Trust, trust_of
+from magic_insert.evaluation.rows import column, columns_in
+from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
+
+HERE = Path(__file__).resolve().parent
+SUBJECTS = "frog-01,dinosaur-01,person-01"
+STEPS = 10  # of a drawing
+STYLIZERS = "[personalized,instantstyle,tone]"
+COMMON = [
+    "benchmark.split=full", f"benchmark.subjects=[{SUBJECTS}]", f"sampling.steps={STEPS}",
+    # As experiment 011 learned them, so that its subjects are found.
+    "personalization.validation.every=25", "personalization.validation.edits=[]",
+    "personalization.validation.scorer=none", "personalization.validation.seeds=1",
+    "personalization.validation.steps=1",
+]  # fmt: skip
+TRACKS = {
+    "stylize": [f"stylizer={STYLIZERS}"],
+    "insert": ["stylizer=[personalized,tone]", "inserter=[effect,diffusion,contact_shadow,copy_paste]"],
+}
+COPY_PASTE = "floor:copy_paste"
+ABOUT = ["track", "method", "pair_id", "seed", "subject", "background", "style"]
+# Truths by track, the first one is the headline.
+TRUTHS = {
+    "stylize": ("truth_lpips", "truth_psnr", "truth_ssim"),
+    "insert": ("truth_effect_psnr", "truth_shadow_iou", "truth_lpips"),
+}
+SHOWN = (
+    "subject_dino", "subject_clip_i", "subject_mean", "style_csd", "style_clip_t", "style_mean", "inside_identity",
+    "inside_style",
+)  # fmt: skip
+LIKENESS = ("truth_identity", "truth_style")
+
+
+def evaluate(args: Any, track: str) -> list[Row]:
+    """The rows of one track."""
+    words = [*COMMON, *TRACKS[track], f"track={track}", f"out={args.out}", f"num_draws={args.draws}"]
+    if args.personalized:
+        words.append(f"personalized={args.personalized}")
+    if args.lpips:
+        words.append(f"encoders.lpips={args.lpips}")
+    run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
+    return read_jsonl(args.out / "rows.jsonl")
+
+
+def table_of(rows: list[Row]) -> pd.DataFrame:
+    """Rows as a flat table."""
+    flat = [{**{key: row[key] for key in ABOUT}, **row["values"]} for row in rows]
+    return pd.DataFrame(flat).round(4)
+
+
+def frame_with(rows: pd.DataFrame, track: str, *, pasted: bool) -> pd.DataFrame:
+    """The methods of a track; with `pasted`, the subject as it is counts as one of them."""
+    part = rows[rows.track == track]
+    if pasted:
+        part = part.replace({"method": {COPY_PASTE: "as it is"}})
+    records = [
+        {**{key: row[key] for key in ABOUT}, "values": {k: v for k, v in row.items() if k not in ABOUT and v == v}}
+        for row in part.to_dict("records")
+    ]  # fmt: skip
+    found = frame_of(records, track)
+    return found[found["method"].map(kind_of) == "method"]
+
+
+def metrics_of(frame: pd.DataFrame, track: str) -> list[Any]:
+    """Columns that somebody without the truth could compute, those with a better side."""
+    found = columns_in(track, [key for key in frame.columns if key not in ("kind", *ABOUT)])
+    return [
+        c
+        for c in found
+        if c.group not in ("truth", "likeness") and c.better != "neither" and frame[c.key].nunique() > 1
+    ]
+
+
+def trusts(frame: pd.DataFrame, track: str, truth: str) -> list[Trust]:
+    """Every metric, and likeness to the truth by the same encoders, against `truth`."""
+    likeness = [column(track, key) for key in LIKENESS if key in frame]
+    return [
+        trust_of(frame, metric, column(track, truth)) for metric in [*metrics_of(frame, track), *likeness]
+    ]
+
+
+def words_of(found: Estimate | None) -> str:
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{found.mean:.2f}"
+    return f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def lines_of(rows: pd.DataFrame, track: str, *, pasted: bool) -> pd.DataFrame:
+    """Agreement with every truth, and the correlation inside a method with the headline one."""
+    frame, lines = frame_with(rows, track, pasted=pasted), {}
+    for truth in [t for t in TRUTHS[track] if t in frame and frame[t].notna().any()]:
+        for found in trusts(frame, track, truth):
+            line = lines.setdefault(found.metric.label, {"metric": found.metric.label})
+            line[f"agreement, {found.truth.label}"] = words_of(found.agreement)
+            line[f"within, {found.truth.label}"] = words_of(found.within)
+    return pd.DataFrame(lines.values())
+
+
+def means(rows: pd.DataFrame, track: str) -> pd.DataFrame:
+    """What each method reaches: plain means."""
+    part = rows[rows.track == track].dropna(axis=1, how="all")
+    numbers = [c for c in part.columns if c not in ABOUT]
+    keep = [c for c in numbers if c.startswith("truth_") or c in SHOWN]
+    return part.groupby("method", sort=False)[keep].mean().round(3).reset_index()
+
+
+def draw(path: Path, rows: pd.DataFrame) -> None:
+    """Agreement of every metric with the truth, with and without pasting; beside it, composites."""
+    with figure(path, 10.0, 4.8) as made:
+        panels = made.subplots(1, 2, width_ratios=(1, 1))
+        for axes, track in zip(panels, TRUTHS, strict=True):
+            truth = next(
+                t for t in TRUTHS[track] if rows[rows.track == track].get(t, pd.Series()).notna().any()
+            )
+            for nudge, pasted in enumerate((True, False)):
+                found = trusts(frame_with(rows, track, pasted=pasted), track, truth)
+                found = [f for f in found if f.agreement is not None and f.agreement.low is not None]
+                if pasted:
+                    order = [f.metric.label for f in sorted(found, key=lambda f: f.agreement.mean)]
+                by_label = {f.metric.label: f.agreement for f in found}
+                shown = [(i, by_label[n]) for i, n in enumerate(order) if n in by_label]
+                middle = np.array([e.mean for _, e in shown])
+                reach = [middle - [e.low for _, e in shown], [e.high for _, e in shown] - middle]
+                place = [i + 0.15 - 0.3 * nudge for i, _ in shown]
+                label = "methods and the subject as it is" if pasted else "methods alone"
+                axes.errorbar(
+                    middle, place, xerr=np.clip(reach, 0, None), fmt="o", capsize=2, label=label, markersize=4
+                )
+            axes.axvline(0.5, color="0.5", linewidth=0.8)
+            axes.set_yticks(range(len(order)), order, fontsize=8)
+            axes.set(xlim=(0, 1), xlabel=f"agreement with {column(track, truth).label}")
+            axes.set_title({"stylize": "redrawn subjects", "insert": "composites"}[track])
+        panels[0].legend(fontsize=8, loc="lower right")
+
+
+def main() -> None:
+    parser = arguments(__doc__, subjects=3)
+    parser.add_argument("--personalized", type=Path)
+    parser.add_argument("--lpips", type=Path, help="folder of LPIPS's AlexNet trunk")
+    parser.add_argument("--draws", type=int, default=1)
+    args = parser.parse_args()
+    if not args.figure_only:
+        found = pd.concat([table_of(evaluate(args, track)) for track in TRACKS], ignore_index=True)
+        found.to_csv(HERE / "rows.csv", index=False)
+    rows = pd.read_csv(HERE / "rows.csv")
+    parts = []
+    for track in TRACKS:
+        for pasted in (True, False):
+            parts.append(f"### {track}, {'with' if pasted else 'without'} the subject as it is\n")
+            parts.append(lines_of(rows, track, pasted=pasted).to_markdown(index=False) + "\n")
+        parts += [f"### {track}, means\n", means(rows, track).to_markdown(index=False) + "\n"]
+    (HERE / "table.md").write_text(text := "\n".join(parts))
+    draw(HERE / "figure.png", rows)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
