@@ -258,7 +258,22 @@ def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Brows
         assert "/" not in reply.json()["trouble"]
         return str(reply.json()["trouble"])
 
-    assert "expected a PNG" in trouble(browser.post("items?kind=scene&name=a.png", b"no picture"))
+    whole = blob((9, 9, 9))
+    animated = io.BytesIO()
+    Image.new("P", (40, 40)).save(animated, "GIF", save_all=True, append_images=[Image.new("P", (40, 40), 1)])
+    for content, named in (
+        (b"text that calls itself a picture", "expected a PNG"),
+        (animated.getvalue(), "expected a PNG"),
+        (whole[: len(whole) // 2], "damaged"),
+        (png(np.zeros((1, 1, 3))), "16 pixels a side"),
+        (png(np.zeros((9000, 9000), np.uint8)), "64000000 pixels"),
+    ):
+        assert named in trouble(browser.post("items?kind=scene&name=a.png", content))
+    clear = browser.post("items?kind=subject&name=clear.png", png(np.zeros((40, 40, 4)))).json()["id"]
+    state = browser.wait(
+        lambda state: any(item["id"] == clear and item["trouble"] for item in state["items"])
+    )
+    assert "visible pixels" in next(item["trouble"] for item in state["items"] if item["id"] == clear)
     assert "inside the 96 x 96" in trouble(
         browser.post("drops", wish("preview", "bunny-01", "forest-12", [90, 0, 40, 60]))
     )
@@ -337,8 +352,8 @@ def last(studio: Studio, page: Page) -> Any:
 
 
 @needs_browser
-def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_the_machine(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_the_same_bytes(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(page, server)
     picture = tmp_path / "disc.png"
@@ -350,6 +365,14 @@ def test_a_drag_sends_exactly_the_box_that_the_frame_shows_and_nothing_leaves_th
     assert first.wish.subject.title == "disc"
     page.drag(page.centre("#frame"), (stage[0] + 120, stage[1] + 60))
     page.wait(f"{RESULT} === 2 && {SHOWN}")
+    page.ask("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    page.click("#command")
+    assert page.ask("window.copied") == last(studio, page).command
+    Path(tmp_path / "forest-12.png").write_bytes(studio.shelf["forest-12"].path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    main(shlex.split(page.ask("window.copied"))[1:])
+    link = page.ask("document.querySelector('#downloads a').href")
+    assert (tmp_path / "disc-in-forest-12.png").read_bytes() == httpx.get(link).content
     box = last(studio, page).wish.box
     assert box.x > first.wish.box.x
     shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
@@ -383,6 +406,27 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
     assert page.complaints == []
 
 
+@needs_browser
+def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+) -> None:
+    opened(page, server)
+    held = threading.Event()
+    studio.call(held.wait)  # the worker is busy, so that the drop waits
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait("!document.querySelector('#cancel').hidden")
+    page.press("Escape")
+    page.wait("document.querySelector('#cancel').hidden")
+    held.set()
+    assert studio.call(lambda: True).result(WAIT)
+    assert page.ask(RESULT) == 0
+    assert not studio.session(page.ask("localStorage.session")).results
+    (tmp_path / "letter.png").write_text("not a picture")
+    page.drop_file(tmp_path / "letter.png", page.centre("#scenes h2"))
+    page.wait("document.querySelector('#status.bad #doing')?.textContent.includes('expected a PNG')")
+    page.complaints.clear()  # the browser notes the refusal
+
+
 @pytest.mark.slow
 @needs_browser
 def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
@@ -396,5 +440,15 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     page.wait("document.querySelector('#history').children.length === 2", WAIT)
     page.wait(SHOWN)
     assert last(studio, page).wish.kind == "full"
+    for _ in range(2):  # a double click asks for four and not for eight
+        page.ask("document.querySelector('#seeds').click()")
+    page.wait(
+        "document.querySelector('#history').children.length === 6 && document.querySelector('#cancel').hidden",
+        WAIT,
+    )
+    page.open("about:blank")
+    page.ask("history.back()")
+    page.wait("document.querySelectorAll('#history button').length === 6")
+    page.wait(SHOWN)
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.complaints == []

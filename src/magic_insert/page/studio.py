@@ -281,8 +281,8 @@ class Studio:
         return item
 
     def drop(self, session: Session, wish: Wish, instead: str | None = None) -> Task:
-        """Asks for a picture. A task `instead` of which this is asked for is cancelled; or, where it draws the same
-        picture, goes on and puts it into the new box.
+        """Asks for a picture; the same one that is on its way is not drawn twice. A task `instead` of which this is asked
+        for is cancelled; or, where it draws the same picture, goes on and puts it into the new box.
 
         Raises:
             UserError: the box is not inside the scene, or a setting is out of range.
@@ -296,6 +296,9 @@ class Studio:
         wish.box.require_inside(wish.scene.size[1], wish.scene.size[0])
         settings = self._settings(wish)
         with self.lock:
+            for task in session.tasks.values():
+                if task.live and task.wish.told() == wish.told():
+                    return task
             old = session.tasks.get(instead or "")
             if old is not None and old.live and old.wish.drawing == wish.drawing:
                 old.wish = wish

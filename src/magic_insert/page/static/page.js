@@ -9,6 +9,7 @@ const AUTO = { "inserter.sun": -190, "style.handover": 1.05 };
 const GONE = "magic-insert page does not answer; start it again and open its new address";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
 
+const HINT = $("hint").textContent;
 let state = { ready: false, items: [], tasks: [], results: [] };
 let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
@@ -115,7 +116,7 @@ function chooseSubject(item) {
   $("ghost").src = picture(item);
   const strange = state.model === "micro" && [item, scene].some((one) => one?.origin === "own");
   if (!decided) $("redraw").checked = !strange; // the small model knows toys
-  if (strange) $("hint").textContent = "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well.";
+  $("hint").textContent = strange ? "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well." : HINT;
   render();
 }
 
@@ -258,9 +259,9 @@ function tile(item) {
 
 function renderShelf(kind) {
   const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
-  for (const item of state.items.filter((one) => one.kind === kind)) {
+  for (const item of state.items.filter((one) => one.kind === kind && !(one.trouble && one.origin === "own"))) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
-    if (!button) box.append((button = tile(item)));
+    if (!button) box[item.origin === "own" ? "prepend" : "append"]((button = tile(item)));
     const look = `${!!item.size}${item.learned}${item.trouble}`;
     button.classList.toggle("on", chosen?.id === item.id);
     if (button.dataset.look === look) continue;
@@ -442,8 +443,8 @@ $("undo").addEventListener("click", () => { const at = state.results.findIndex((
 $("seeds").addEventListener("click", async () => {
   for (const seed of [1, 2, 3, 4]) if (!same({ ...knobs("full"), "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
 });
-// Whether the redrawn picture at this place is there or on its way, so that a second click asks for nothing.
-const same = (some) => [...state.results, ...living()].some((one) => one.kind === "full" && one.subject === subject.id && one.scene === scene.id &&
+// Whether the redrawn picture at this place is there already.
+const same = (some) => state.results.some((one) => one.kind === "full" && one.subject === subject.id && one.scene === scene.id &&
   one.box.join() === wholeBox().join() && JSON.stringify(Object.entries(one.knobs).sort()) === JSON.stringify(Object.entries(some).sort()));
 $("next").addEventListener("click", async () => {
   const item = await send(`results/${shown.id}/scene`);
