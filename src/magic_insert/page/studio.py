@@ -281,8 +281,8 @@ class Studio:
         return item
 
     def drop(self, session: Session, wish: Wish, instead: str | None = None) -> Task:
-        """Asks for a picture; the same one that is on its way is not drawn twice. A task `instead` of which this is asked
-        for is cancelled; or, where it draws the same picture, goes on and puts it into the new box.
+        """Asks for a picture; one that is on its way already is not drawn twice. A task `instead` of which this is
+        asked for is cancelled; or, where it draws the same picture, goes on and puts it into the new box.
 
         Raises:
             UserError: the box is not inside the scene, or a setting is out of range.
