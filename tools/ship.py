@@ -24,13 +24,15 @@ from magic_insert.magic import SUBJECTS
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.page.shelf import TOY_SUBJECTS, rendered, toy_items
+from magic_insert.page.shelf import rendered, toy_items
 from magic_insert.paths import micro_dir, subjects_dir
 from magic_insert.training.model_card import FILE as MODEL_CARD
 from magic_insert.training.model_card import base_of, model_card
 
 LIMIT_MB = 72
-RANK = 4  # of a shipped subject's LoRA, which was learned at 32
+RANK = 8  # of a shipped subject's LoRA, which was learned at 32
+
+SUBJECTS_LEARNED = ("bunny-01", "robot-01", "penguin-01", "teapot-01")
 
 
 def ship(model: Path, target: Path) -> Path:
@@ -108,7 +110,7 @@ def main(words: list[str]) -> None:
         print(ship(Path(words[0]), micro_dir()))
         shutil.rmtree(subjects_dir(), ignore_errors=True)  # they are of another model
     magic = MagicInsert.from_pretrained("micro", mode="full")
-    for name in TOY_SUBJECTS:
+    for name in SUBJECTS_LEARNED:
         print(ship_subject(magic, name, subjects_dir() / name), flush=True)
 
 

@@ -1,13 +1,15 @@
 """The weights in data/micro: they load and draw in plain diffusers, and are what their card says."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from magic_insert import MagicInsert
 from magic_insert.core.digest import sha256_file
-from magic_insert.paths import micro_dir
+from magic_insert.paths import micro_dir, subjects_dir
 
 CARD = micro_dir() / "card.json"
 pytestmark = pytest.mark.skipif(
@@ -18,6 +20,18 @@ pytestmark = pytest.mark.skipif(
 def test_every_weight_file_is_the_one_the_card_names() -> None:
     found = {str(p.relative_to(micro_dir())): sha256_file(p) for p in micro_dir().rglob("*.safetensors")}
     assert found == json.loads(CARD.read_text())["weights_sha256"]
+
+
+def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tmp_path: Path) -> None:
+    magic = MagicInsert.from_pretrained("micro", mode="full", overrides=["sampling.steps=1"])
+    magic = magic.using(subjects=tmp_path)
+    folders = sorted(subjects_dir().iterdir())
+    assert folders
+    for folder in folders:
+        known = magic.personalize(folder / f"{folder.name}.png")
+        assert known.run == folder, "of another model or recipe; run `python tools/ship.py`"
+        assert magic.redraw(known, torch.rand(3, 64, 64))[0].rgb.shape == (3, 128, 128)
+    assert not list(tmp_path.glob("subject"))
 
 
 def test_plain_diffusers_loads_and_draws_without_any_hint() -> None:

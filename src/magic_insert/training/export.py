@@ -71,11 +71,10 @@ def run_export(cfg: ExportConfig) -> list[Path]:
         lora_file, rows_file = out / f"{name}.safetensors", out / f"{name}-tokens.safetensors"
         scales = alphas(lora_header)
         lora = kohya_state(lora, scales)
-        config = card["config"]
         lora_header = {
             "ss_network_module": "networks.lora",
-            "ss_network_dim": str(config["rank"]),
-            "ss_network_alpha": str(config["alpha"]),
+            "ss_network_dim": str(json.loads(lora_header["lora_adapter_metadata"])["unet.r"]),
+            "ss_network_alpha": str(scales["unet"]),
             "ss_base_model_version": "sdxl_base_v1-0" if base == "sdxl" else base,
             "ss_output_name": name,
         }

@@ -48,7 +48,7 @@ def model_card(
     shown = "\n".join(f"![{title}]({name})" for name in pictures)
     return TEXT.format(
         header=lines, title=title, shown=shown, base=base, prompt=prompt, lora=lora, tokens=tokens,
-        words=json.dumps(words), size=card["image_size"], steps=card["steps"], embedding=Path(tokens).stem,
+        words=json.dumps(words), size=card["image_size"], steps=card["steps"],
     )  # fmt: skip
 
 
@@ -88,6 +88,5 @@ image = pipe("{prompt}").images[0]
 ## In Magic Insert and ComfyUI
 
 `magic-insert insert run=FOLDER subject=PICTURE background=SCENE out=OUT` redraws the subject in a scene's style.
-`magic-insert export run=FOLDER out=OUT format=kohya` writes both files for ComfyUI and A1111, where the words are
-`embedding:{embedding}`.
+`magic-insert export run=FOLDER out=OUT format=kohya` writes both files for ComfyUI and A1111 and prints the prompt.
 """
