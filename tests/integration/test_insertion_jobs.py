@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from magic_insert.cli.insert import run_remove
@@ -18,6 +19,7 @@ from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.inserters import build_inserter
+from magic_insert.paths import effect_weights
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
 
@@ -137,6 +139,32 @@ def test_the_effect_network_is_trained_by_the_same_job_and_an_inserter_takes_it(
     assert load_rgb(out / "validation-effect.png").shape[0] == 3
     inserter = build_inserter(InserterConfig(name="effect"), None, out)
     assert inserter.provenance["inserter_sha256"] == sha256_file(out / "effect.safetensors")
+
+
+def test_the_effect_network_learns_from_cut_outs_on_photographs(tmp_path: Path) -> None:
+    alpha = torch.zeros(1, 60, 40)
+    alpha[:, 8:56, 10:30] = 1
+    save_png(tmp_path / "cut-outs" / "box.png", torch.rand(3, 60, 40, generator=generator(0, "box")), alpha)
+    for name in ("a", "b"):
+        save_png(
+            tmp_path / "photographs" / f"{name}.png", torch.rand(3, 96, 120, generator=generator(0, name))
+        )
+    words = [
+        "train=effect",
+        "debug=fast",
+        "model.device=cpu",
+        "data=composites",
+        f"data.path={tmp_path / 'cut-outs'}",
+        f"data.backgrounds={tmp_path / 'photographs'}",
+        "data.num_pairs=3",
+        "data.held_out=2",
+        "train.init=shipped",
+    ]
+    out = run_insertion(freeze(compose_job("insertion", [f"out={tmp_path / 'run'}", *words])))
+    assert json.loads((out / "validation-effect.json").read_text())["pairs"] == 2 * 3  # three windows on each
+    before, after = load_file(effect_weights()), load_file(out / "effect.safetensors")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    assert all(value.isfinite().all() for value in after.values())
 
 
 def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,11 @@ import torch
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes, save_png
 from magic_insert.core.jsonl import append_jsonl
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.rand import generator
 from magic_insert.data.pairs import (
     LISTERS,
+    CompositePairs,
     FilePairs,
     Listing,
     Pair,
@@ -201,3 +204,32 @@ def test_a_compressed_or_torn_shard_is_refused(tmp_path: Path) -> None:
         tar.addfile(member, io.BytesIO(b"abc"))
     with pytest.raises(UserError, match=r"plain, whole tar"):
         list_shards(tmp_path)
+
+
+def test_a_composite_is_its_photograph_but_for_subject_and_shadow_and_the_same_each_time(
+    tmp_path: Path,
+) -> None:
+    alpha = torch.zeros(1, 40, 30)
+    alpha[:, 5:38, 8:22] = 1
+    save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), alpha)
+    scene = torch.rand(3, 96, 128, generator=generator(0, "scene")) * 0.5 + 0.25
+    save_png(tmp_path / "scene.png", scene)
+    pairs = CompositePairs([tmp_path / "cut.png"], [tmp_path / "scene.png"], 6, seed=3)
+    places = set()
+    for index in range(6):
+        pair = pairs.load(index)
+        around = (pair.mask == 0).expand(3, -1, -1)
+        assert torch.allclose(pair.without, scene, atol=1 / 255)
+        assert (pair.with_subject <= pair.without)[around].all()
+        shadow = ((pair.without - pair.with_subject) > 0.05).any(0) & around[0]
+        assert 10 < shadow.sum() < 0.5 * around[0].sum()
+        assert torch.equal(pair.with_subject, pairs.load(index).with_subject)
+        places.add(bounding_box(pair.mask))
+    assert len(places) == 6
+    assert len(set(pairs.digests)) == len(set(pairs.ids)) == 6
+
+
+def test_an_opaque_picture_is_no_cut_out(tmp_path: Path) -> None:
+    save_png(tmp_path / "cut.png", torch.rand(3, 30, 30), torch.ones(1, 30, 30))
+    with pytest.raises(UserError, match=r"transparency at .*cut\.png, got an opaque"):
+        CompositePairs([tmp_path / "cut.png"], [tmp_path / "cut.png"], 1, seed=0).load(0)

@@ -6,6 +6,8 @@
 import hashlib
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 
 def fold_in(seed: int, *names: object) -> int:
@@ -20,3 +22,34 @@ def fold_in(seed: int, *names: object) -> int:
 def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
     """A torch generator seeded with `fold_in(seed, *names)` on `device`."""
     return torch.Generator(device=device).manual_seed(fold_in(seed, *names))
+
+
+class Dice:
+    """Uniform numbers of one generator on one device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self.device = generator.device
+
+    def uniform(self, rows: int, low: float, high: float, channels: int = 1) -> Tensor:
+        """B C 1 1 numbers."""
+        drawn = torch.rand(rows, channels, 1, 1, generator=self.generator, device=self.device)
+        return low + (high - low) * drawn
+
+    def chance(self, rows: int, share: float) -> Tensor:
+        """B 1 1 1, 1.0 in about `share` of the rows."""
+        return (self.uniform(rows, 0.0, 1.0) < share).float()
+
+    def number(self, low: float, high: float) -> float:
+        return float(self.uniform(1, low, high))
+
+    def noise(self, rows: int, size: tuple[int, int], roughness: float, channels: int = 1) -> Tensor:
+        """B C H W noise of many octaves in about [-1, 1]; `roughness` is the gain from one octave to the next finer."""
+        total = torch.zeros(rows, channels, *size, device=self.device)
+        weight, cells = 1.0, 3
+        while cells <= size[0]:
+            shape = (rows, channels, cells, max(2, round(cells * size[1] / size[0])))
+            grid = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
+            total += weight * functional.interpolate(grid, size, mode="bilinear", align_corners=False)
+            weight, cells = weight * roughness, cells * 2
+        return total / total.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-3)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.masks import INSIDE
+from magic_insert.core.rand import Dice
 
 SPAN, CELLS = 2.6, 166  # side of the square in which contact is blurred, in units and in cells
 TOP = 1.3  # how far that square reaches above the foot, in units
@@ -102,6 +103,30 @@ def contact(
     blurred = [_blur(squashed, shape.softness * CELLS / SPAN), _blur(foot, shape.tightness * CELLS / SPAN)]
     broad, tight = (functional.grid_sample(image, grid, align_corners=False) for image in blurred)
     return broad, tight
+
+
+def soft_shadow(
+    mask: Float[Tensor, "B 1 H W"], frame: Float[Tensor, "B 3"], points: Float[Tensor, "B 2 H W"], dice: Dice
+) -> Float[Tensor, "B 3 H W"]:
+    """A made-up shadow as a factor: contact under the feet and of a soft shadow that leans and falls to the front."""
+    count, one = len(mask), (len(mask), 1, 1)
+    lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
+    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
+    shape = ContactShape(
+        tall=dice.uniform(count, 0.14, 0.55).view(one),
+        wide=dice.uniform(count, 0.95, 1.35).view(one),
+        down=dice.uniform(count, 0.02, 0.22).view(one),
+        softness=dice.number(0.03, 0.13),
+        lowest=dice.number(0.06, 0.2),
+        tightness=dice.number(0.012, 0.05),
+    )
+    broad, tight = contact(mask, frame, leaned, shape)
+    tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
+    depth = dice.uniform(count, 0.2, 0.8) * tinge
+    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
+    front = cast(mask, frame, points, dice.number(-0.8, 0.8), dice.number(0.1, 0.4))
+    front = functional.avg_pool2d(functional.avg_pool2d(front, 9, 1, 4), 7, 1, 3)
+    return shade * (1 - dice.uniform(count, 0.1, 0.5) * dice.chance(count, 0.3) * front)
 
 
 def _blur(image: Float[Tensor, "B 1 H W"], sigma: float) -> Float[Tensor, "B 1 H W"]:

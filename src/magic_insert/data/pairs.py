@@ -13,6 +13,8 @@ later, so that a bad pair can be named before anything is trained. `LISTERS` hol
 `shards`  tar files in the WebDataset convention: KEY.with.png, KEY.without.png, KEY.mask.png (or .jpg, .webp); other
           members are left alone. Plain tar files, read by position; `write_shards` makes them.
 
+`CompositePairs` are made rather than read: cut-outs on photographs under made-up light.
+
 Shape letters: H, W rows and columns. Pictures are 3HW, masks 1HW, float32 in [0, 1]; the subject is 1.
 """
 
@@ -21,19 +23,26 @@ import io
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from magic_insert.core.compositing import area_resize, paste, resize
+from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.images import decode_mask, decode_rgb, png_bytes
+from magic_insert.core.images import decode_mask, decode_rgb, load_rgb, load_rgba, png_bytes
 from magic_insert.core.jsonl import read_jsonl, write_bytes
+from magic_insert.core.masks import blur, bounding_box
 from magic_insert.core.picture_files import SUFFIXES, pictures_in, read_picture_bytes
+from magic_insert.core.rand import Dice, fold_in, generator
+from magic_insert.core.records import Box, Scene, Subject
+from magic_insert.core.silhouettes import cast, foot_frame, frame_coordinates, soft_shadow
 
 LAYERS = ("with", "without", "mask")
 OBER_COLUMNS = ("input", "gt", "object_mask")
@@ -41,6 +50,8 @@ LARGEST_MASK = (
     0.7  # a subject that covers more than this of its picture is a mask with black and white exchanged
 )
 SHOWN = 12  # names in one message
+COMPOSITES_VERSION = 1
+LONGEST, SHADOWS = 1024, 384  # sides of a composite's photograph, and of its shadow before it is enlarged
 
 
 @dataclass(frozen=True)
@@ -421,3 +432,99 @@ LISTERS: dict[str, Callable[[Path], Listing]] = {
     "rord": list_rord,
     "shards": list_shards,
 }
+
+
+# Pairs made of cut-outs and photographs
+
+
+@dataclass(frozen=True)
+class CompositePairs:
+    """Cut-outs laid onto photographs with the shadow of a made-up sun; pair i is a function of `seed` and i.
+
+    A subject is .25 to .55 of the picture tall and stands in its lower part. Its shadow is the product of a soft one
+    (`soft_shadow`) and, mostly, of the silhouette cast onto the ground. Photographs are at most LONGEST pixels a side.
+    """
+
+    subjects: Sequence[Path]
+    backgrounds: Sequence[Path]
+    count: int
+    seed: int
+
+    @property
+    def ids(self) -> list[str]:
+        """Number, cut-out and photograph of each pair."""
+        return [
+            f"{i:05d}-{subject.stem}-{scene.stem}"
+            for i in range(self.count)
+            for subject, scene in [self._chosen(i)]
+        ]
+
+    @cached_property
+    def digests(self) -> list[str]:
+        """What each pair is made of."""
+        sums = {path: sha256_file(path) for path in (*self.subjects, *self.backgrounds)}
+        return [
+            digest([COMPOSITES_VERSION, self.seed, i, *(sums[path] for path in self._chosen(i))])
+            for i in range(self.count)
+        ]
+
+    def load(self, index: int) -> Pair:
+        """Pair number `index`.
+
+        Raises:
+            UserError: a picture is not sound, or the cut-out is opaque or empty.
+        """
+        subject, scene = self._chosen(index)
+        rgb, alpha = load_cut_out(subject)
+        without = load_rgb(scene)
+        if (scale := LONGEST / max(without.shape[-2:])) < 1:
+            without = area_resize(without, *(max(1, round(side * scale)) for side in without.shape[-2:]))
+        dice = Dice(generator(self.seed, "composite", index))
+        box = self._place(bounding_box(alpha), (without.shape[-2], without.shape[-1]), dice)
+        mask = paste(Scene(without, scene.stem), Subject(rgb, alpha, subject.stem), box).mask
+        shade = _made_up_shade(mask, dice)
+        dark = paste(Scene(without * shade, scene.stem), Subject(rgb, alpha, subject.stem), box)
+        return Pair(self.ids[index], dark.rgb, without, mask)
+
+    def _chosen(self, index: int) -> tuple[Path, Path]:
+        return tuple(
+            paths[fold_in(self.seed, name, index) % len(paths)]
+            for name, paths in (("subject", self.subjects), ("scene", self.backgrounds))
+        )  # type: ignore[return-value]
+
+    @staticmethod
+    def _place(cut: Box, size: tuple[int, int], dice: Dice) -> Box:
+        """Where a subject of the outline `cut` stands in a picture of `size` rows and columns."""
+        height, width = size
+        scale = min(dice.number(0.25, 0.55) * height / cut.h, 0.8 * width / cut.w)
+        h, w = max(1, round(scale * cut.h)), max(1, round(scale * cut.w))
+        bottom = min(height, max(h, round(dice.number(0.66, 0.96) * height)))
+        return Box(round(dice.number(0, 1) * (width - w)), bottom - h, w, h)
+
+
+def load_cut_out(path: Path) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
+    """Colour and opacity of a cut-out.
+
+    Raises:
+        UserError: the picture is not sound, or nothing in it is transparent.
+    """
+    rgb, alpha = load_rgba(path)
+    if alpha is None or float(alpha.min()) > 0.5:
+        raise UserError(f"expected a cut-out with transparency at {path}, got an opaque picture; cut it out")
+    return rgb, alpha
+
+
+def _made_up_shade(mask: Float[Tensor, "1 H W"], dice: Dice) -> Float[Tensor, "3 H W"]:
+    """The factor of a made-up shadow on everything around a subject; computed at SHADOWS pixels a side at most."""
+    height, width = mask.shape[-2:]
+    scale = min(1.0, SHADOWS / max(height, width))
+    small = area_resize(mask, max(1, round(height * scale)), max(1, round(width * scale)))[None]
+    frame = foot_frame(small)
+    points = frame_coordinates(frame, small.shape[-2], small.shape[-1])
+    shade = soft_shadow(small, frame, points, dice)
+    if dice.number(0, 1) < 0.8:
+        fallen = cast(small, frame, points, dice.number(-1.8, 1.8), dice.number(-0.35, -0.06))
+        softness = float(frame[0, 2]) * dice.number(0.004, 0.05)
+        tinge = torch.exp(dice.uniform(1, -0.15, 0.15, 3))[0]
+        shade = shade * (1 - (dice.number(0.25, 0.7) * tinge).clamp(max=0.95) * blur(fallen[0], softness))
+    return resize(shade[0].clamp(0, 1), height, width)

@@ -1,4 +1,4 @@
-"""Fits the effect network to Toybox scenes that are rendered while it learns.
+"""Fits the effect network to Toybox scenes that are rendered while it learns, or to pairs of one's own.
 
 The subject is lit by its own picture, so the light has to be read from the scene. Batch k draws from the drawings that
 it may know at that step and waits for those still to be rendered; they are kept in the run folder, so a killed fit goes
@@ -14,7 +14,8 @@ Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0
 
 import multiprocessing
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +25,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.core.compositing import area_resize, region_around
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_object, write_json
-from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.silhouettes import ContactShape, cast, contact, foot_frame, frame_coordinates
-from magic_insert.data.relit_pairs import RelitPairs, training_chunk
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.rand import Dice, fold_in, generator
+from magic_insert.core.silhouettes import foot_frame, frame_coordinates, soft_shadow
+from magic_insert.data.pairs import PairSet
+from magic_insert.data.relit_pairs import training_chunk
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net, predict
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
@@ -39,6 +43,7 @@ from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 STORED, TRACED = 144, 192  # sides of kept pictures and of traced ones
 CHUNK, DRAWINGS = 4, 3  # scenes rendered at once, drawings of each
+WINDOWS = (1.9, 2.4, 3.1)  # on a pair, in units of the subject's longer side
 FIRST = 256  # drawings before the first step
 INVENTED, SCENE_LIT = (
     0.3,
@@ -53,7 +58,11 @@ PICTURES, SUNS, STATE = "pictures.npy", "suns.npy", "state.json"
 
 @dataclass(frozen=True)
 class EffectFit:
-    """How the network is fitted to `scenes` scenes; `start` is the digest of weights to go on from, None for none."""
+    """How the network is fitted to `scenes` scenes.
+
+    start: digest of the weights to go on from, None for none.
+    data: digest of the pairs that the scenes are, None for the Toybox's.
+    """
 
     steps: int
     batch_size: int
@@ -65,6 +74,7 @@ class EffectFit:
     clip_norm: float = 1.0
     save_every: int = 100
     start: str | None = None
+    data: str | None = None
 
 
 class Batch(NamedTuple):
@@ -88,6 +98,7 @@ def fit_effect(
     *,
     device: str,
     start: Path | None = None,
+    pairs: PairSet | None = None,
     cache: Path | None = None,
     workers: int = 0,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
@@ -97,6 +108,7 @@ def fit_effect(
 
     Args:
         start: weights to go on from; None for a network that draws the plain contact shadow.
+        pairs: what it learns from; None for scenes of the Toybox.
         cache: where drawings are kept; None is `folder`.
         workers: processes that render beside the training; below 2 the training renders.
 
@@ -122,7 +134,12 @@ def fit_effect(
         save_every=settings.save_every,
         alone=True,
     )
-    with Drawings(cache or folder, settings.seed, settings.scenes, workers) as drawings:
+    root = cache or folder
+    with (
+        toybox_drawings(root, settings.seed, settings.scenes, workers)
+        if pairs is None
+        else pair_drawings(root, pairs)
+    ) as drawings:
         fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
     write_weights(net, product)
     facts = {"parameters": sum(p.numel() for p in net.parameters())}
@@ -144,40 +161,36 @@ def write_weights(net: EffectNet, path: Path) -> None:
 
 
 class Drawings:
-    """Drawings of scenes in training styles, rendered in order as far as they are asked for, and kept below `root`."""
+    """Scenes with and without a subject, made in order as far as they are asked for, and kept in `folder`.
 
-    def __init__(self, root: Path, seed: int, scenes: int, workers: int = 0) -> None:
-        folder = root / f"drawings-{digest([seed, scenes])}"
+    `made(done)` yields the rest, some at a time: pictures (uint8 B 10 S S: scene, own, mask, truth) and suns (B 5, not
+    a number where nobody knows the sun).
+    """
+
+    def __init__(
+        self, folder: Path, count: int, made: Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.count = folder, scenes * DRAWINGS
+        self.folder, self.count = folder, count
         shapes = {PICTURES: ((10, STORED, STORED), np.uint8), SUNS: ((5,), np.float32)}
         self.pictures, self.suns = (
             np.lib.format.open_memmap(
                 folder / name,
                 mode="r+" if (folder / name).is_file() else "w+",
                 dtype=dtype,
-                shape=(self.count, *shape),
+                shape=(count, *shape),
             )
             for name, (shape, dtype) in shapes.items()
         )
         self.done = int(read_object(folder / STATE)["done"]) if (folder / STATE).is_file() else 0
-        jobs = [(seed, i, min(CHUNK, scenes - i)) for i in range(self.done // DRAWINGS, scenes, CHUNK)]
-        self.pool = None
-        if workers > 1 and jobs:
-            # Ctrl-C is the trainer's to handle.
-            ignore = (signal.SIGINT, signal.SIG_IGN)
-            self.pool = multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
-        self.rendered: Iterator[RelitPairs] = (
-            map(_render, jobs) if self.pool is None else self.pool.imap(_render, jobs)
-        )
+        self.made = iter(made(self.done))
 
     def take(self, count: int) -> None:
-        """Returns when the first `count` drawings are there."""
+        """Returns when the first `count` are there."""
         while self.done < min(count, self.count):
-            made = next(self.rendered)
-            place = slice(self.done, self.done + len(made.sun))
-            self.pictures[place] = np.concatenate([made.without, made.own, made.mask, made.with_subject], 1)
-            self.suns[place] = made.sun
+            pictures, suns = next(self.made)
+            place = slice(self.done, self.done + len(suns))
+            self.pictures[place], self.suns[place] = pictures, suns
             # Pixels reach the disk before the count that vouches for them.
             self.pictures.flush()
             self.suns.flush()
@@ -188,20 +201,51 @@ class Drawings:
         """Pictures, uint8 B 10 S S (scene, own, mask, truth), and suns, B 5."""
         return torch.from_numpy(self.pictures[numbers]), torch.from_numpy(self.suns[numbers])
 
-    def __enter__(self) -> "Drawings":
-        return self
 
-    def __exit__(self, *error: object) -> None:
-        """Ends the processes that render."""
-        if self.pool is not None:
-            self.pool.terminate()
+@contextmanager
+def toybox_drawings(root: Path, seed: int, scenes: int, workers: int = 0) -> Iterator[Drawings]:
+    """Drawings of Toybox scenes in training styles; `workers` processes render, below 2 the caller does."""
+    with ExitStack() as opened:
+
+        def made(done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            jobs = [(seed, i, min(CHUNK, scenes - i)) for i in range(done // DRAWINGS, scenes, CHUNK)]
+            if workers < 2 or not jobs:
+                return map(_render, jobs)
+            # Ctrl-C is the trainer's to handle.
+            ignore = (signal.SIGINT, signal.SIG_IGN)
+            pool = multiprocessing.get_context("spawn").Pool(workers, signal.signal, ignore)
+            opened.callback(pool.terminate)
+            return pool.imap(_render, jobs)
+
+        yield Drawings(root / f"drawings-{digest([seed, scenes])}", scenes * DRAWINGS, made)
 
 
-def _render(job: tuple[int, int, int]) -> RelitPairs:
+@contextmanager
+def pair_drawings(root: Path, pairs: PairSet) -> Iterator[Drawings]:
+    """Windows around the subjects of `pairs`, each through WINDOWS; their suns are not known.
+
+    The subject is lit by its scene, as in every photograph; training varies its shading.
+    """
+
+    def made(done: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for index in range(done // len(WINDOWS), len(pairs.ids)):
+            pair = pairs.load(index)
+            box, size = bounding_box(pair.mask), (pair.mask.shape[-2], pair.mask.shape[-1])
+            layers = torch.cat([pair.without, pair.with_subject, pair.mask, pair.with_subject])
+            windows = [region_around(box, *size, context=context).crop(layers) for context in WINDOWS]
+            small = torch.stack([area_resize(window, STORED, STORED) for window in windows])
+            levels = (small.clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+            yield levels, np.full((len(WINDOWS), 5), np.nan, np.float32)
+
+    yield Drawings(root / f"windows-{digest(list(pairs.digests))}", len(pairs.ids) * len(WINDOWS), made)
+
+
+def _render(job: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     if multiprocessing.parent_process() is not None:
         torch.set_num_threads(1)
     seed, first, count = job
-    return training_chunk(seed, first, count, drawings=DRAWINGS, side=STORED, traced=TRACED)
+    drawn = training_chunk(seed, first, count, drawings=DRAWINGS, side=STORED, traced=TRACED)
+    return np.concatenate([drawn.without, drawn.own, drawn.mask, drawn.with_subject], 1), drawn.sun
 
 
 def effect_batches(drawings: Drawings, settings: EffectFit) -> Callable[[int], dict[str, Any]]:
@@ -262,9 +306,10 @@ def effect_loss(effect: Effect, batch: Batch) -> dict[str, Tensor]:
 
 
 def as_batch(pictures: Tensor, suns: Tensor) -> Batch:
-    """Kept drawings as floats, their suns known."""
+    """Kept drawings as floats."""
     scene, own, mask, truth = (pictures.float() / 255.0).split([3, 3, 1, 3], 1)
-    return Batch(scene, own, mask, truth, suns, torch.ones(len(suns), device=suns.device))
+    known = suns.isfinite().all(1).to(scene.dtype)
+    return Batch(scene, own, mask, truth, suns.nan_to_num(0.0), known)
 
 
 @torch.no_grad()
@@ -285,37 +330,6 @@ def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
         made.append((small, small.mask * small.own + (1 - small.mask) * layer))
     columns = zip(*(batch for batch, _ in made), strict=True)
     return Batch(*(torch.cat(column) for column in columns)), torch.cat([drawn for _, drawn in made])
-
-
-class Dice:
-    """Uniform numbers of one generator on one device."""
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self.device = generator.device
-
-    def uniform(self, rows: int, low: float, high: float, channels: int = 1) -> Tensor:
-        """B C 1 1 numbers."""
-        drawn = torch.rand(rows, channels, 1, 1, generator=self.generator, device=self.device)
-        return low + (high - low) * drawn
-
-    def chance(self, rows: int, share: float) -> Tensor:
-        """B 1 1 1, 1.0 in about `share` of the rows."""
-        return (self.uniform(rows, 0.0, 1.0) < share).float()
-
-    def number(self, low: float, high: float) -> float:
-        return float(self.uniform(1, low, high))
-
-    def noise(self, rows: int, size: tuple[int, int], roughness: float, channels: int = 1) -> Tensor:
-        """B C H W noise of many octaves in about [-1, 1]; `roughness` is the gain from one octave to the next finer."""
-        total = torch.zeros(rows, channels, *size, device=self.device)
-        weight, cells = 1.0, 3
-        while cells <= size[0]:
-            shape = (rows, channels, cells, max(2, round(cells * size[1] / size[0])))
-            grid = torch.rand(shape, generator=self.generator, device=self.device) * 2 - 1
-            total += weight * functional.interpolate(grid, size, mode="bilinear", align_corners=False)
-            weight, cells = weight * roughness, cells * 2
-        return total / total.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-3)
 
 
 def framed(batch: Batch, dice: Dice, side: int) -> Batch:
@@ -378,7 +392,7 @@ def invented(batch: Batch, dice: Dice, share: float) -> Batch:
     kind = dice.uniform(count, 0.0, 1.0)
     scene = torch.where(kind < 0.8, _bent(batch.scene.flip(0)[:count], dice), batch.scene[:count])
     scene = torch.where(kind < 0.4, _made_ground(points, dice), scene)
-    truth = scene * _soft_shadow(mask, frame, points, dice)
+    truth = scene * soft_shadow(mask, frame, points, dice)
     return batch._replace(
         scene=torch.cat([scene, batch.scene[count:]]),
         truth=torch.cat([truth, batch.truth[count:]]),
@@ -410,28 +424,6 @@ def _bent(scene: Tensor, dice: Dice) -> Tensor:
     return functional.grid_sample(
         scene, grid + moves.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
     )
-
-
-def _soft_shadow(mask: Tensor, frame: Tensor, points: Tensor, dice: Dice) -> Tensor:
-    """The factor, B 3 H W, of contact under the feet and of a soft shadow that leans and falls to the front."""
-    count, one = len(mask), (len(mask), 1, 1)
-    lean = dice.uniform(count, -0.6, 0.6) * dice.chance(count, 0.7)
-    leaned = torch.cat([points[:, :1] - lean * (points[:, 1:] - 0.1), points[:, 1:]], 1)
-    shape = ContactShape(
-        tall=dice.uniform(count, 0.14, 0.55).view(one),
-        wide=dice.uniform(count, 0.95, 1.35).view(one),
-        down=dice.uniform(count, 0.02, 0.22).view(one),
-        softness=dice.number(0.03, 0.13),
-        lowest=dice.number(0.06, 0.2),
-        tightness=dice.number(0.012, 0.05),
-    )
-    broad, tight = contact(mask, frame, leaned, shape)
-    tinge = torch.exp(dice.uniform(count, -0.2, 0.2, 3))
-    depth = dice.uniform(count, 0.2, 0.8) * tinge
-    shade = (1 - depth * broad).clamp(0.03, 1) * (1 - dice.uniform(count, 0.1, 0.7) * tight)
-    front = cast(mask, frame, points, dice.number(-0.8, 0.8), dice.number(0.1, 0.4))
-    front = functional.avg_pool2d(functional.avg_pool2d(front, 9, 1, 4), 7, 1, 3)
-    return shade * (1 - dice.uniform(count, 0.1, 0.5) * dice.chance(count, 0.3) * front)
 
 
 def looked(batch: Batch, dice: Dice) -> Batch:

@@ -33,10 +33,19 @@ from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.masks import bounding_box, dilate
+from magic_insert.core.picture_files import named_pictures
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.ranks import rank
 from magic_insert.core.store import Store
-from magic_insert.data.pairs import LISTERS, FilePairs, Pair, PairSet, sound_pairs
+from magic_insert.data.pairs import (
+    LISTERS,
+    CompositePairs,
+    FilePairs,
+    Pair,
+    PairSet,
+    load_cut_out,
+    sound_pairs,
+)
 from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
 from magic_insert.models.edit_unet import (
     EditSampling,
@@ -44,13 +53,13 @@ from magic_insert.models.edit_unet import (
     edit_unet_of,
     latent_mask,
 )
-from magic_insert.models.effect_net import load_effect_net
+from magic_insert.models.effect_net import SIDE, load_effect_net
 from magic_insert.models.folders import edit_folder, find_model
 from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
-from magic_insert.training.effect import Drawings, EffectFit, draw_effects, fit_effect
+from magic_insert.training.effect import EffectFit, draw_effects, fit_effect, pair_drawings, toybox_drawings
 from magic_insert.training.insertion import PRODUCTS, EditFit, EditLatents, Task, fit_edit
 from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only
 
@@ -92,6 +101,8 @@ def open_pairs(
     data, out = cfg.data, Path(cfg.out)
     if data.name == "toybox":
         return _toybox(data, out, size, cfg.seed, on_event)
+    if data.name == "composites":
+        return _composites(data, cfg.seed)
     found = _sound(data, out, on_event)
     order = sorted(range(len(found.refs)), key=lambda i: fold_in(cfg.seed, "held out", found.ids[i]))
     count = min(data.held_out, len(order) - 1)
@@ -117,6 +128,21 @@ def _toybox(
         with stage(on_event, f"render {each.split} pairs") as running:
             made.append(ToyboxPairs(render(store, each, workers=data.workers, on_step=running), each))
     return made[0], made[1] if data.held_out else None
+
+
+def _composites(data: DataConfig, seed: int) -> tuple[PairSet, PairSet | None]:
+    """Pairs of cut-outs and photographs; those held out have other places and suns."""
+    subjects, backgrounds = (
+        list(named_pictures(Path(str(folder)), key).values())
+        for folder, key in ((data.path, "data.path"), (data.backgrounds, "data.backgrounds"))
+    )
+    count = data.num_pairs if data.limit is None else min(data.limit, data.num_pairs)
+    training = CompositePairs(subjects, backgrounds, count, seed)
+    for path in subjects:  # before anything is trained
+        load_cut_out(path)
+    return training, (
+        replace(training, count=data.held_out, seed=fold_in(seed, "held out")) if data.held_out else None
+    )
 
 
 def _sound(data: DataConfig, out: Path, on_event: OnEvent) -> FilePairs:
@@ -157,17 +183,22 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
         raise UserError(
             f"expected an effect network at {start} for train.init, got none; set train.init=base"
         )
+    pairs: tuple[PairSet | None, PairSet | None] = (None, None)
+    if data.name != "toybox":
+        pairs = open_pairs(cfg, SIDE, on_event)
+    training, held_out = pairs
     settings = EffectFit(
         train.steps,
         train.batch_size,
         train.lr,
         cfg.seed,
-        data.num_pairs if data.limit is None else min(data.limit, data.num_pairs),
+        min(data.num_pairs, data.limit or data.num_pairs) if training is None else len(training.ids),
         precision=train.precision,
         ema_decay=train.ema_decay or None,
         clip_norm=train.clip_norm,
         save_every=train.save_every,
         start=None if start is None else sha256_file(start),
+        data=None if training is None else digest(list(training.digests)),
     )
     device = str(resolve_device(cfg.model.device))
     with open_tracker(out, "insertion-effect", cfg.logger, thaw(cfg)) as tracker:
@@ -177,6 +208,7 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
                 out,
                 device=device,
                 start=start,
+                pairs=training,
                 cache=cache,
                 workers=data.workers,
                 log=tracker.log,
@@ -184,7 +216,11 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
             )
         if data.held_out == 0 or (out / "validation-effect.json").is_file():
             return
-        with Drawings(cache, fold_in(cfg.seed, "held out"), data.held_out, data.workers) as scenes:
+        with (
+            toybox_drawings(cache, fold_in(cfg.seed, "held out"), data.held_out, data.workers)
+            if held_out is None
+            else pair_drawings(cache, held_out)
+        ) as scenes:
             batch, output = draw_effects(load_effect_net(weights), scenes)
         effect = effect_of(batch.truth, batch.scene, batch.mask)
         names = [f"scene-{i}" for i in range(len(output))]

@@ -229,10 +229,10 @@ class InsertionConfig:
             )
         if self.train.architecture != "effect":
             return
-        if (self.data.name, self.data.styles) != ("toybox", ["photo"]):
+        if self.data.name == "toybox" and self.data.styles != ["photo"]:
             yield (
-                f"expected data=toybox in its own styles for train.architecture=effect, got data={self.data.name} "
-                f"data.styles={self.data.styles}; leave both as they are"
+                "expected the Toybox in all its styles for train.architecture=effect, got "
+                f"data.styles={self.data.styles}; leave it as it is"
             )
         if self.task == "remove":
             yield "expected task=insert for train.architecture=effect, got task=remove; set task=insert"

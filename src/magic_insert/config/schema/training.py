@@ -233,11 +233,14 @@ class DataConfig:
             desoba="DESOBAv2: shadow_imgs, shadowfree_imgs, object_masks; the object stays, so task=insert only",
             rord="RORD: img, gt and mask as its authors' preprocessing writes them",
             shards="WebDataset tar shards with KEY.with.png, KEY.without.png and KEY.mask.png",
+            composites="your cut-outs (data.path) on your photographs (data.backgrounds), under a made-up sun",
         ),
     ] = MISSING
     """The data set; all but toybox need data.path."""
     path: Annotated[str | None, Input("path")] = None
     """Folder or file of the data set, for all but toybox."""
+    backgrounds: Annotated[str | None, Input("path")] = None
+    """Folder of photographs (composites)."""
     on_error: OnError = "refuse"
     """Bad pairs are refused by name, or skipped."""
     limit: Count | None = None
@@ -249,7 +252,7 @@ class DataConfig:
     subject_in_mask: Annotated[str, OneOf("white", "black")] = "white"
     """Which of the two the subject is in the masks."""
     num_pairs: Count = 400
-    """Pairs to render (toybox)."""
+    """Pairs to render (toybox) or to compose (composites)."""
     styles: Annotated[list[Style], NotEmpty()] = field(default_factory=lambda: ["photo"])
     """Styles that the pairs take by turns (toybox)."""
     occlusion: Share = 0.1
@@ -262,6 +265,8 @@ class DataConfig:
     def conflicts(self, at: str) -> Iterator[str]:
         if self.name != "toybox" and not self.path:
             yield f"expected {at}path for data={self.name}, got nothing; set {at}path=FOLDER"
+        if self.name == "composites" and not self.backgrounds:
+            yield f"expected {at}backgrounds for data=composites, got nothing; set {at}backgrounds=FOLDER"
 
 
 @dataclass(frozen=True)
