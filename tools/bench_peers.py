@@ -11,7 +11,9 @@ of the short one is the start-up with all that comes after the last step. The me
 """
 
 import argparse
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,6 +85,22 @@ def theirs(args: argparse.Namespace, picture: Path) -> Command:
     return words
 
 
+def with_vocabulary(model: Path, work: Path) -> Path:
+    """The model folder, its tokenizers also in the two files that transformers 4 reads."""
+    copy = work / "model"
+    copy.mkdir()
+    for part in model.iterdir():
+        if not part.name.startswith("tokenizer") or (part / "vocab.json").is_file():
+            (copy / part.name).symlink_to(part.resolve())
+            continue
+        shutil.copytree(part, copy / part.name)
+        words = json.loads((part / "tokenizer.json").read_text())["model"]
+        (copy / part.name / "vocab.json").write_text(json.dumps(words["vocab"]))
+        merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in words["merges"]]
+        (copy / part.name / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    return copy
+
+
 def measure(command: Sequence[str], *, wall: bool, threads: int, log: Path) -> tuple[float, int]:
     """Seconds that the program took, of wall or of CPU time, and the most memory it held, in bytes.
 
@@ -138,6 +156,7 @@ def main() -> None:
         work = Path(name)
         picture = work / "pictures" / "disc.png"
         save_picture(picture, args.resolution)
+        args.model = with_vocabulary(args.model, work)
         programs = {OURS: ours(args, picture)}
         if args.peer is not None:
             programs[PEER] = theirs(args, picture)
