@@ -180,6 +180,12 @@ class MagicInsert:
             other.models = self.models
         return other
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the model runs, or would run, without a GPU."""
+        device = self.settings.model.device
+        return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
     def suited(self, longest: int, *, run: Path | None = None) -> "MagicInsert":
         """This, or with `mode=auto` its preview, for pictures larger than Toybox renders where the model is on a CPU.
 
@@ -193,9 +199,12 @@ class MagicInsert:
         if settings.mode != "auto":
             return self
         chosen = run or settings.stylizer.structure != "none" or not needs_personalization(settings.stylizer)
-        device = settings.model.device
-        on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-        if chosen or settings.inserter.name not in FREE_INSERTERS or longest <= TOYBOX_SIDE or not on_cpu:
+        if (
+            chosen
+            or settings.inserter.name not in FREE_INSERTERS
+            or longest <= TOYBOX_SIDE
+            or not self.on_cpu
+        ):
             return self.using(mode="full")
         log.warning(
             "magic-insert: mode=preview, the subject's own pixels in the background's tone, because no GPU is here to "

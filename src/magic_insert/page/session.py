@@ -151,11 +151,11 @@ class Session:
         """Whether no browser listens and nothing is to be done."""
         return not self.changed and not any(task.live for task in self.tasks.values())
 
-    def told(self, shared: Sequence[Item], ready: bool, model: str) -> dict[str, Any]:
-        """All of it as JSON, with what stands on everybody's shelves."""
+    def told(self, shared: Sequence[Item], ready: bool, redraws: str) -> dict[str, Any]:
+        """All of it as JSON, with what stands on everybody's shelves. `redraws`: what the model draws well and soon."""
         return {
             "ready": ready,
-            "model": model,
+            "redraws": redraws,
             "items": [item.told() for item in [*shared, *self.items.values()]],
             "tasks": [task.told() for task in self.tasks.values()],
             "results": [result.told() for result in self.results.values()],

@@ -78,6 +78,8 @@ class Studio:
         self.lock = threading.RLock()
         self.sessions: dict[str, Session] = {}
         self.shelf: dict[str, Item] = {}
+        model = settings.model
+        self.redraws = "toys" if model.toys else "nothing" if self.magic.on_cpu else "all"
         self.ready = False
         self._queues = [deque[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
         self._filled = threading.Condition(self.lock)
@@ -259,7 +261,7 @@ class Studio:
     def told(self, session: Session) -> dict[str, Any]:
         """What the browser is told."""
         with self.lock:
-            return session.told(list(self.shelf.values()), self.ready, self.magic.settings.model.name)
+            return session.told(list(self.shelf.values()), self.ready, self.redraws)
 
     def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
         """Takes a dropped picture; the same one again is the one that is there.
@@ -367,7 +369,8 @@ class Studio:
         try:
             drop, wish = self._draw(task, on_event)
             result = self._keep(session, drop, wish, time.perf_counter() - began)
-            self.load()
+            if self.redraws != "nothing":
+                self.load()
             with self.lock:
                 task.state = "done"
                 session.results[result.id] = result

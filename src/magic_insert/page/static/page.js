@@ -10,6 +10,8 @@ const GONE = "magic-insert page does not answer; start it again and open its new
 const clamp = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
 
 const HINT = $("hint").textContent;
+const UNFIT = { toys: "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well.",
+  nothing: "Redrawing with this model takes a GPU; tick it to wait for it all the same." };
 let state = { ready: false, items: [], tasks: [], results: [] };
 let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
@@ -114,9 +116,9 @@ function chooseScene(item, { place = true } = {}) {
 function chooseSubject(item) {
   subject = item; factor = 1;
   $("ghost").src = picture(item);
-  const strange = state.model === "micro" && [item, scene].some((one) => one?.origin === "own");
-  if (!decided) $("redraw").checked = !strange; // the small model knows toys
-  $("hint").textContent = strange ? "The small model knows toys; magic-insert page model=sdxl redraws pictures like these well." : HINT;
+  const own = [item, scene].some((one) => one?.origin === "own"), unfit = state.redraws === "nothing" || (state.redraws === "toys" && own);
+  if (!decided) $("redraw").checked = !unfit;
+  $("hint").textContent = unfit ? UNFIT[state.redraws] : HINT;
   render();
 }
 
@@ -152,20 +154,27 @@ async function ask(kind, more = {}, instead) {
 }
 
 const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness"];
-const drawing = (some) => JSON.stringify(Object.entries(some).filter(([key]) => !LIGHT.includes(key)).sort());
+const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(([key]) => !LIGHT.includes(key))));
 
 async function drop() {
   if (!subject || !scene || !frame) return;
   $("stage").classList.remove("moving");
   $("frame").classList.add("ghost");
   $("status").classList.remove("bad");
-  const drawn = state.results.some((r) => r.kind === "full" && r.subject === subject.id && r.scene === scene.id && drawing(r.knobs) === drawing(knobs("full")));
-  const full = $("redraw").checked;
-  if (!(full && drawn)) asked.preview = await ask("preview", {}, asked.preview);
-  else if (asked.preview) cancel(asked.preview);
-  if (full) asked.full = await ask("full", {}, asked.full);
-  else if (asked.full) cancel(asked.full);
+  const full = $("redraw").checked, found = { preview: made("preview"), full: full && made("full") };
+  const placed = full && pictures("full").some((result) => drawing(result.knobs) === drawing(knobs("full"))); // again takes a second
+  for (const [kind, wanted] of [["preview", !placed && !found.full], ["full", full]]) {
+    if (wanted && !found[kind]) asked[kind] = await ask(kind, {}, asked[kind]);
+    else if (asked[kind]) cancel(asked[kind]);
+  }
+  const there = found.full || (!placed && found.preview);
+  if (there) show(there);
 }
+
+// The results with this subject in this scene, and the one that is just what would be asked for.
+const pictures = (kind) => state.results.filter((one) => one.kind === kind && one.subject === subject.id && one.scene === scene.id);
+const made = (kind, more = {}) => pictures(kind).findLast((one) => one.box.join() === wholeBox().join() && sorted(one.knobs) === sorted({ ...knobs(kind), ...more }));
+const sorted = (some) => JSON.stringify(Object.entries(some).sort());
 
 let waiting = 0;
 function soon() {
@@ -441,11 +450,8 @@ $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
 $("seeds").addEventListener("click", async () => {
-  for (const seed of [1, 2, 3, 4]) if (!same({ ...knobs("full"), "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
+  for (const seed of [1, 2, 3, 4]) if (!made("full", { "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
 });
-// Whether the redrawn picture at this place is there already.
-const same = (some) => state.results.some((one) => one.kind === "full" && one.subject === subject.id && one.scene === scene.id &&
-  one.box.join() === wholeBox().join() && JSON.stringify(Object.entries(one.knobs).sort()) === JSON.stringify(Object.entries(some).sort()));
 $("next").addEventListener("click", async () => {
   const item = await send(`results/${shown.id}/scene`);
   arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
