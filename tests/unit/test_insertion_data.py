@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from magic_insert.data.pairs import Pair
+from magic_insert.training import insertion_job
 from magic_insert.training.insertion_job import ViewConfig, edit_data, view_of
 
 CONFIG = ViewConfig(views=4, context=2.2, dilate=0.1, seed=0)
@@ -68,3 +69,32 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
         assert first.shape[:2] == (3, 2)
         assert (first == second).all()
         assert first[2].any()
+
+
+def test_two_ranks_encode_half_each_and_together_what_one_does(
+    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ViewConfig(1, 2.2, 0.1, 0)
+    whole = edit_data(Scenes(), tiny_pipe, config, "insert", tmp_path / "one")
+    monkeypatch.setattr(insertion_job, "wait_for_all", lambda: None)  # one after the other, so nobody waits
+    monkeypatch.setattr(insertion_job, "first_rank_first", lambda work: work())
+    for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    # Both read the books before either writes, so each takes every second pair of three.
+    monkeypatch.setattr(insertion_job, "read_jsonl", lambda file: [])
+    counts = []
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        seen: list[tuple[int, int]] = []
+        both = edit_data(
+            Scenes(),
+            tiny_pipe,
+            config,
+            "insert",
+            tmp_path / "two",
+            on_step=lambda *step, seen=seen: seen.append(step),
+        )
+        counts.append(seen[-1])
+    assert counts == [(2, 2), (1, 1)]
+    assert (both.target == whole.target).all()
+    assert (both.condition == whole.condition).all()

@@ -1,7 +1,7 @@
 """The insertion job: counterfactual pairs in, a remover and an inserter out, with numbers on held-out pairs.
 
 Every step is kept in the run folder and found there by the same command: rendered or checked pairs, latents, the fit's
-checkpoint, the finished networks. With several ranks rank 0 prepares and measures, all train.
+checkpoint, the finished networks. With several ranks rank 0 prepares the pairs and measures, all encode and train.
 
 Pairs become views: windows around the subject at the model's size s, and their latents, computed once. N pairs, K views
 of each, C x h x w latents in float16 `.npy` files (memory-mapped), so a pool need not fit into memory. View 0 is the
@@ -11,6 +11,7 @@ Held-out pairs are measured in decibels inside the true effect: what the subject
 than the Toybox's step; in photographs that were not taken with one exposure it also holds their noise.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,11 +32,11 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
-from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.jsonl import append_jsonl, read_json, read_jsonl, write_json
 from magic_insert.core.masks import bounding_box, dilate
 from magic_insert.core.picture_files import named_pictures
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.ranks import rank
+from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.core.store import Store
 from magic_insert.data.pairs import (
     LISTERS,
@@ -61,9 +62,10 @@ from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
 from magic_insert.training.effect import EffectFit, draw_effects, fit_effect, pair_drawings, toybox_drawings
 from magic_insert.training.insertion import PRODUCTS, EditFit, EditLatents, Task, fit_edit
-from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only
+from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only, wait_for_all
 
 VIEWS_VERSION = 1
+ENCODED, FLUSHED = "encoded", 16  # books of what is encoded, and how many pairs at a time
 WIDTHS = (0.75, 1.45)  # of a random window, relative to the asked-for one
 # A random window is not narrower than this share of the model's picture: no blur is trained in.
 SHARPEST = 0.75
@@ -238,7 +240,7 @@ class TaskRun:
 
     def train(self, training: PairSet, held_out: PairSet | None) -> None:
         """Everything, in order."""
-        latents = first_rank_first(lambda: self._latents(training))
+        latents = self._latents(training)
         with open_tracker(self.out, f"insertion-{self.task}", self.cfg.logger, thaw(self.cfg)) as tracker:
             with stage(self.on_event, f"train the {PRODUCTS[self.task]}") as running:
                 fit_edit(
@@ -381,7 +383,10 @@ def edit_data(
     *,
     on_step: OnStep = no_step,
 ) -> EditLatents:
-    """The latents of every view for one task, kept in `folder` and continued there when they are not complete."""
+    """The latents of every view for one task, kept in `folder` and continued there when they are not complete.
+
+    Ranks on one machine share the pairs; on several machines rank 0 encodes them all.
+    """
     size = image_size(pipe)
     side = size // pipe.vae_scale_factor
     key = digest(
@@ -394,31 +399,42 @@ def edit_data(
         }
     )
     home = folder / f"latents-{key}"
-    home.mkdir(parents=True, exist_ok=True)
-    state = home / "state.json"
     total = len(pairs.ids)
-    done = read_json(state)["done"] if state.is_file() else 0
-    arrays = _open_arrays(home, task, (total, config.views), (int(pipe.vae.config.latent_channels), side))
-    for index in range(done, total):
-        pair = pairs.load(index)
-        views = [view_of(pair, number, size, config) for number in range(config.views)]
-        for array, name in zip(arrays, LAYERS[task], strict=True):
-            images = torch.stack([getattr(view, name) for view in views])
-            cells = (
-                latent_mask(images, side, side) if name.endswith("mask") else encode(pipe.vae, images).cpu()
-            )
-            array[index] = cells.to(torch.float16).numpy()
-        if index % 16 == 15 or index == total - 1:
-            # Numbers reach the disk before the count that vouches for them.
-            for array in arrays:
-                array.flush()
-            write_json(state, {"done": index + 1})
-        on_step(index + 1, total)
+    shape = (total, config.views), (int(pipe.vae.config.latent_channels), side)
+    arrays = first_rank_first(lambda: _open_arrays(home, task, *shape))
+    # Ranks on one machine see each other's pages; those of several do not.
+    together = world_size() == int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    kept = {
+        number for file in home.glob(f"{ENCODED}-*") for row in read_jsonl(file) for number in row["pairs"]
+    }
+    wait_for_all()  # nobody adds to the books before all have read them
+    left = [index for index in range(total) if index not in kept]
+    mine = shard(left) if together else left if rank() == 0 else []
+    for first in range(0, len(mine), FLUSHED):
+        some = mine[first : first + FLUSHED]
+        for number, index in enumerate(some, start=first + 1):
+            pair = pairs.load(index)
+            views = [view_of(pair, number, size, config) for number in range(config.views)]
+            for array, name in zip(arrays, LAYERS[task], strict=True):
+                images = torch.stack([getattr(view, name) for view in views])
+                cells = (
+                    latent_mask(images, side, side)
+                    if name.endswith("mask")
+                    else encode(pipe.vae, images).cpu()
+                )
+                array[index] = cells.to(torch.float16).numpy()
+            on_step(number, len(mine))
+        # Numbers reach the disk before the books that vouch for them.
+        for array in arrays:
+            array.flush()
+        append_jsonl(home / f"{ENCODED}-{rank()}.jsonl", {"pairs": some})
+    wait_for_all()
     condition, target, mask = arrays
     return EditLatents(condition=condition, target=target, mask=mask)
 
 
 def _open_arrays(home: Path, task: Task, lead: tuple[int, int], latent: tuple[int, int]) -> list[np.memmap]:
+    home.mkdir(parents=True, exist_ok=True)
     arrays = []
     for name in LAYERS[task]:
         path = home / f"{name}.npy"
