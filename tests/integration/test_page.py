@@ -233,7 +233,7 @@ def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
     assert truth.size == whole.size
     assert "shadow" in browser.state()["results"][-1]["verdict"]
     scene = browser.post(f"results/{result['id']}/scene", {}).json()
-    assert scene["title"] == "forest-12-with-bunny-01"
+    assert (scene["title"], scene["origin"]) == ("forest-12-with-bunny-01", "result")
 
 
 def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:

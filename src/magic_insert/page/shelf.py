@@ -71,9 +71,10 @@ CLEAR_EDGE = 0.08  # step of colour between the rows above and below from which 
 class Item:
     """A picture on a shelf. What the worker finds out (`size`, `box`, `view`) is None at first.
 
-    `origin`: "toybox", "learned" or "own". `size`: columns and rows of the scene, or of the cut-out subject. `box`: a
-    scene's first suggestion. `horizon`: the row, as a share, towards which subjects shrink. `view`: what the browser
-    shows, with its media type. `text`: what a subject is, in words. `trouble`: why it cannot be used.
+    `origin`: "toybox", "learned", "own", or "result" (made of no own picture). `size`: columns and rows of the scene,
+    or of the cut-out subject. `box`: a scene's first suggestion. `horizon`: the row, as a share, towards which subjects
+    shrink. `view`: what the browser shows, with its media type. `text`: what a subject is, in words. `trouble`: why it
+    cannot be used.
     """
 
     id: str

@@ -329,7 +329,10 @@ class Studio:
     def keep_as_scene(self, session: Session, result: Result) -> Item:
         """A result as a scene for another subject."""
         name = f"{result.wish.scene.path.stem}-with-{result.wish.subject.path.stem}.png"
-        return self.upload(session, result.file.read_bytes(), name, "scene")
+        item = self.upload(session, result.file.read_bytes(), name, "scene")
+        if "own" not in (result.wish.scene.origin, result.wish.subject.origin):
+            item.origin = "result"
+        return item
 
     # Drawing
 

@@ -270,7 +270,7 @@ function renderShelf(kind) {
   const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
   for (const item of state.items.filter((one) => one.kind === kind && !(one.trouble && one.origin === "own"))) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
-    if (!button) box[item.origin === "own" ? "prepend" : "append"]((button = tile(item)));
+    if (!button) box[["own", "result"].includes(item.origin) ? "prepend" : "append"]((button = tile(item)));
     const look = `${!!item.size}${item.learned}${item.trouble}`;
     button.classList.toggle("on", chosen?.id === item.id);
     if (button.dataset.look === look) continue;
