@@ -1,0 +1,416 @@
+"""How well a background will do: by its style's complexity, and by its distance from the styles of the training.
+
+    python experiments/010-style-complexity-and-novelty/measure.py --out runs/010
+    python experiments/010-style-complexity-and-novelty/measure.py --out FOLDER --figure-only
+
+Each subject, learned from a photograph, is redrawn for scenes in every style at five complexities and in styles that
+this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Insertion is judged apart: the
+true drawing, lit as in its own picture, is placed, and the effect region of the finished picture compared with the
+truth. Distances from the training styles are of the scene alone (`distances`). LoRAs lie beside `--out`, in `subjects`.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from common import (
+    COMPLEXITY,
+    GROUPS,
+    SIZE,
+    Judges,
+    Row,
+    Rows,
+    arguments,
+    by_subject,
+    figure,
+    framed_like,
+    interval,
+    mean_with_interval,
+    save_sheet,
+    subject_spec,
+)
+
+from magic_insert import MagicInsert
+from magic_insert.config.registry import STYLES
+from magic_insert.core.fidelity import effect_of, effect_scores
+from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.masks import bounding_box
+from magic_insert.core.rand import fold_in, generator
+from magic_insert.core.records import Scene, Subject
+from magic_insert.models.style import picture_rows, style_embeds
+from magic_insert.toybox.captions import caption
+from magic_insert.toybox.scenes import sample_scene
+from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, draw
+from magic_insert.toybox.styles.view import LOOKS, Style, View, gaussian, luminance, mix, posterise
+from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_scenes, trace_subjects
+
+HERE = Path(__file__).resolve().parent
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SCENES = 6  # traced for each subject; styles take turns in them
+FAINT = 0.02
+POOR = 0.6  # style cosine below which a drawing is not in the scene's style
+TUNED_ON = (0, 1)  # subjects of which thresholds are chosen; the others are reported
+TUNED_STYLES = ("charcoal", "neon")  # of the held-out ones, and every other composed one
+NUMBERS = ("identity", "style", "effect")
+
+
+def drawn_as(v: View, name: str) -> Tensor:
+    """The motif of `v` in another style of the Toybox."""
+    found: Style = STYLES.get(name)
+    return found(replace(v, style=name))
+
+
+def blended(one: str, other: str, weight: float) -> Callable[[View], Tensor]:
+    """`one` at weight 0, `other` at 1."""
+    return lambda v: mix(drawn_as(v, one), drawn_as(v, other), weight)
+
+
+def lines_over(lines: str, ground: str) -> Callable[[View], Tensor]:
+    """The marks of a black-and-white style over another's colours."""
+    return lambda v: drawn_as(v, ground) * luminance(drawn_as(v, lines))
+
+
+def looked(name: str, look: str) -> Callable[[View], Tensor]:
+    """A style in other colours."""
+    return lambda v: LOOKS[look](drawn_as(v, name)).clamp(0, 1)
+
+
+def pixel_neon(v: View) -> Tensor:
+    """Neon in square pixels of four units."""
+    picture, side = drawn_as(v, "neon"), round(4 * v.scale)
+    small = torch.nn.functional.avg_pool2d(picture, side)
+    return small.repeat_interleave(side, -1).repeat_interleave(side, -2)[..., : v.height, : v.width]
+
+
+def noisy(v: View) -> Tensor:
+    """A photograph in strong noise."""
+    noise = torch.randn(v.sky.shape, generator=generator(v.seed, "noise"))
+    return (drawn_as(v, "photo") + 0.25 * noise).clamp(0, 1)
+
+
+COMPOSED: dict[str, Callable[[View], Tensor]] = {
+    "ink on watercolour": lines_over("ink", "watercolour"),
+    "pixel neon": pixel_neon,
+    "cartoon-watercolour 1:1": blended("cartoon", "watercolour", 0.5),
+    "pencil-oil 1:1": blended("pencil", "oil", 0.5),
+    "halftone on papercut": lines_over("halftone", "papercut"),
+    "photo-cartoon 1:1": blended("photo", "cartoon", 0.5),
+    "cartoon negative": looked("cartoon", "inverted"),
+    "blueprint negative": looked("blueprint", "negative"),
+    "crayon, blue for red": looked("crayon", "blue for red"),
+    "watercolour at night": looked("watercolour", "night"),
+    "ink in wine": looked("ink", "wine"),
+    "blurred photo": lambda v: gaussian(drawn_as(v, "photo"), 3 * v.scale),
+    "photo in three tones": lambda v: posterise(drawn_as(v, "photo"), 3).clamp(0, 1),
+    "photo in noise": noisy,
+    "woodcut-neon 1:1": blended("woodcut", "neon", 0.5),
+    "charcoal on papercut": lines_over("charcoal", "papercut"),
+}
+for _name, _draw in COMPOSED.items():
+    STYLES.register(_name)(Style(_draw, f"as {_name}", True))
+KINDS = {**dict.fromkeys(TRAIN_STYLES, "seen"), **dict.fromkeys(GROUPS["held out"], "held out")}
+CELLS = [(style, level) for style in ALL_STYLES for level in LEVELS] + [(s, COMPLEXITY) for s in COMPOSED]
+
+
+def tuned(frame: pd.DataFrame) -> pd.Series:
+    """Rows that a threshold may be chosen on."""
+    new = [s for n, s in enumerate(COMPOSED) if n % 2 == 0] + list(TUNED_STYLES)
+    return frame.subject.isin(TUNED_ON) & frame.drawn_in.isin([*TRAIN_STYLES, *new])
+
+
+def reported(frame: pd.DataFrame) -> pd.Series:
+    """Rows of other subjects, scenes and new styles than those that a threshold was chosen on."""
+    new = [s for n, s in enumerate(COMPOSED) if n % 2] + [
+        s for s in GROUPS["held out"] if s not in TUNED_STYLES
+    ]
+    return ~frame.subject.isin(TUNED_ON) & frame.drawn_in.isin([*TRAIN_STYLES, *new])
+
+
+class Known:
+    """Scenes in the training styles as rows of an encoder; how far others are from them."""
+
+    def __init__(self, rows: Tensor, styles: list[str]) -> None:
+        self.rows, names = rows, sorted(set(styles))
+        at = torch.tensor([names.index(style) for style in styles])
+        self.centres = torch.stack([rows[at == n].mean(0) for n in range(len(names))])
+        within = rows - self.centres[at]
+        spread = within.T @ within / len(rows)
+        self.inverse = torch.linalg.inv(spread + 0.1 * spread.diagonal().mean() * torch.eye(len(spread)))
+
+    def nearest(self, rows: Tensor) -> Tensor:
+        """1 - mean cosine to the five nearest pictures."""
+        return 1 - (rows @ self.rows.T).topk(5, dim=1).values.mean(1)
+
+    def mahalanobis(self, rows: Tensor) -> Tensor:
+        """Distance to the nearest style in units of the spread within styles (Lee et al. 2018), per dimension."""
+        apart = rows[:, None] - self.centres
+        squared = torch.einsum("ikd,de,ike->ik", apart, self.inverse, apart)
+        return (squared.amin(1) / rows.shape[1]).sqrt()
+
+
+def reference(count: int = 24) -> tuple[Tensor, list[str]]:
+    """Training scenes in all training styles, complexities drawn evenly."""
+    pictures, styles = [], []
+    for number in range(count):
+        name = fold_in(0, "known styles", number)
+        place = sample_scene(name, "train")
+        _, empty = trace_scenes([place], [subject_spec(name, 0)], SUPERSAMPLE * SIZE)
+        for style in TRAIN_STYLES:
+            level = float(torch.rand(1, generator=generator(name, "complexity", style)))
+            pictures.append(shrink(draw(empty, [style], [level], [fold_in(name, style)])))
+            styles.append(style)
+    return torch.cat(pictures), styles
+
+
+class Distances:
+    """Distances of scenes from the training styles: by the model's own CLIP, and by the judge of style."""
+
+    def __init__(self, pipe: object, judges: Judges) -> None:
+        self.pipe, self.judges = pipe, judges
+        pictures, styles = reference()
+        self.model, self.judge = (Known(rows, styles) for rows in self.rows(pictures))
+
+    def rows(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit rows of both encoders."""
+        own = picture_rows(style_embeds(self.pipe, list(pictures))).cpu()
+        return own, self.judges.embed("style", pictures)
+
+    def __call__(self, pictures: Tensor) -> dict[str, list[float]]:
+        """By name of the distance."""
+        own, judge = self.rows(pictures)
+        return {
+            "clip_nearest": self.model.nearest(own).tolist(),
+            "clip_mahalanobis": self.model.mahalanobis(own).tolist(),
+            "judge_nearest": self.judge.nearest(judge).tolist(),
+            "judge_mahalanobis": self.judge.mahalanobis(judge).tolist(),
+        }
+
+
+def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, seed: int, number: int) -> None:
+    """The rows of one subject."""
+    spec = subject_spec(seed, number)
+    studio = trace_subjects([spec], SUPERSAMPLE * SIZE)
+    paper = fold_in(seed, "texture", number)
+    photo, alpha = shrink(draw(studio, ["photo"], [COMPLEXITY], [paper]))[0], shrink(studio.coverage)[0]
+    subject = magic.personalize(Subject(photo, alpha, f"subject-{number}", text=caption(spec)))
+    places = [sample_scene(fold_in(seed, "scene", number, n), "heldout") for n in range(SCENES)]
+    traced = [trace_scenes([place], [spec], SUPERSAMPLE * SIZE) for place in places]
+    scenes, truths, effects = [], [], []
+    for n, (style, level) in enumerate(CELLS):
+        turn = (list(KINDS).index(style) if style in KINDS else n) % SCENES
+        salt = [fold_in(seed, style, number)]
+        both, bare = (shrink(draw(g, [style], [level], salt))[0] for g in traced[turn])
+        mask = shrink(traced[turn][0].coverage)[0]
+        alone = shrink(draw(studio, [style], [level], [paper]))[0]
+        scenes.append(Scene(bare, f"{n}-{number}"))
+        truths.append(alone)
+        drop = magic.place(Subject(alone, alpha, "true"), scenes[-1], bounding_box(mask), seed=seed)
+        about = {
+            "effect": effect_of(both[None], bare[None], mask[None])[0],
+            "mask": mask,
+            "covered": (torch.maximum(mask, drop.plane(drop.layers["subject"])) > FAINT).float(),
+        }
+        scores = [effect_scores(picture, both, bare, **about) for picture in (drop.scene.rgb, bare)]
+        after, before = (score.get("effect_psnr", float("nan")) for score in scores)
+        effects.append(after - before)
+    far = apart(torch.stack([scene.rgb for scene in scenes]))
+    truth = framed_like(torch.stack(truths), bounding_box(alpha))
+    drawn = torch.stack([r.rgb.float().cpu() for r in magic.redraw(subject, scenes, seed=seed)])
+    found = judges.likeness(drawn, truth)
+    measured: list[Row] = []
+    for n, (style, level) in enumerate(CELLS):
+        row = {
+            "subject": number,
+            "drawn_in": style,
+            "kind": KINDS.get(style, "composed"),
+            "complexity": level,
+        }
+        row |= {role: values[n] for role, values in found.items()} | {"effect": effects[n]}
+        measured.append(row | {name: values[n] for name, values in far.items()})
+    folder = rows.file.parent
+    for name, pictures in (("scene", [s.rgb for s in scenes]), ("drawn", drawn), ("truth", truth)):
+        save_png(folder / f"{name}-{number}.png", torch.cat(list(pictures), -1).clamp(0, 1))
+    rows.add(measured)
+
+
+DISTANCES = ("clip_nearest", "clip_mahalanobis", "judge_nearest", "judge_mahalanobis")
+
+
+def rank_correlation(
+    frame: pd.DataFrame, distance: str, value: str, draws: int = 1000
+) -> tuple[float, float, float]:
+    """Spearman's rho over (style, complexity) means, 95 % interval over styles and subjects drawn again."""
+    styles, subjects = frame.drawn_in.unique(), frame.subject.unique()
+    table = frame.assign(cell=frame.drawn_in + "@" + frame.complexity.astype(str))
+    by = {
+        name: table.pivot_table(index="cell", columns="subject", values=name, sort=False)
+        for name in (distance, value)
+    }
+    owner = np.array([cell.split("@")[0] for cell in by[value].index])
+    places = {style: np.flatnonzero(owner == style) for style in styles}
+
+    def rho(rows: np.ndarray, columns: np.ndarray) -> float:
+        one, other = (np.nanmean(by[n].to_numpy()[np.ix_(rows, columns)], axis=1) for n in (distance, value))
+        return float(spearmanr(one, other, nan_policy="omit").statistic)
+
+    rng, every = np.random.default_rng(0), np.arange(len(owner))
+    found = []
+    for _ in range(draws):
+        rows = np.concatenate([places[styles[i]] for i in rng.integers(len(styles), size=len(styles))])
+        found.append(rho(rows, rng.integers(len(subjects), size=len(subjects))))
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return rho(every, np.arange(len(subjects))), float(low), float(high)
+
+
+def threshold(frame: pd.DataFrame, distance: str) -> tuple[float, float]:
+    """The distance that best tells poor drawings from others, and its balanced accuracy."""
+    poor, best = frame["style"] < POOR, (float("nan"), 0.0)
+    for candidate in np.quantile(frame[distance], np.linspace(0.02, 0.98, 97)):
+        accuracy = balanced(frame[distance] > candidate, poor)
+        best = max(best, (float(candidate), accuracy), key=lambda pair: pair[1])
+    return best
+
+
+def balanced(flagged: pd.Series, poor: pd.Series) -> float:
+    """Mean of the shares of poor ones flagged and of others left alone."""
+    return float(0.5 * (flagged[poor].mean() + (~flagged[~poor]).mean()))
+
+
+def tables(frame: pd.DataFrame) -> str:
+    """By complexity; by style; distances and their thresholds."""
+    groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
+    lines = [
+        {"styles": name, "complexity": level}
+        | {number: mean_with_interval(by_subject(found, number)) for number in NUMBERS}
+        for name, styles in groups.items()
+        for level, found in frame[frame.drawn_in.isin(styles)].groupby("complexity")
+    ]
+    slopes = []
+    for name, styles in groups.items():
+        part = frame[frame.drawn_in.isin(styles)]
+        line: Row = {"styles": name}
+        for number in NUMBERS:
+            each = [
+                np.polyfit(p.complexity, p[number], 1)[0]
+                for _, p in part.dropna(subset=[number]).groupby("subject")
+            ]
+            line[f"{number} per unit of complexity"] = mean_with_interval(np.array(each))
+        slopes.append(line)
+    middle = frame[frame.complexity == COMPLEXITY]
+    styles = [
+        {"style": style, "kind": found.kind.iloc[0]}
+        | {number: mean_with_interval(by_subject(found, number), 2) for number in NUMBERS}
+        | {name: round(float(found[name].mean()), 3) for name in DISTANCES}
+        for style, found in middle.groupby("drawn_in", sort=False)
+    ]
+    rules = []
+    for distance in DISTANCES:
+        limit, accuracy = threshold(frame[tuned(frame)], distance)
+        rest = frame[reported(frame)]
+        flagged, poor = rest[distance] > limit, rest["style"] < POOR
+        words = {n: "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(rest, distance, n)) for n in NUMBERS}
+        new = rest[rest.kind != "seen"]
+        rules.append(
+            {"distance": distance} | {f"rho with {n}": text for n, text in words.items()}
+            | {"rho with style, new styles": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(new, distance, "style")),
+               "threshold": round(limit, 3), "balanced accuracy, tuning": round(accuracy, 2),
+               "reported": round(balanced(flagged, poor), 2), "flagged": f"{flagged.mean():.0%}",
+               "poor among flagged": f"{poor[flagged].mean():.0%}", "poor among others": f"{poor[~flagged].mean():.0%}"}
+        )  # fmt: skip
+    return (
+        "\n\n".join(pd.DataFrame(t).to_markdown(index=False) for t in (lines, slopes, styles, rules)) + "\n"
+    )
+
+
+def draw_figure(path: Path, frame: pd.DataFrame, distance: str = "clip_mahalanobis") -> None:
+    """Scores by complexity; style by distance, one point a style."""
+    with figure(path, 8.0, 6.4) as made:
+        axes = made.subplots(2, 3, height_ratios=(1, 1.25))
+        groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
+        names = {
+            "identity": "identity (cosine)",
+            "style": "style (cosine)",
+            "effect": "effect over nothing, dB",
+        }
+        for ax, number in zip(axes[0], NUMBERS, strict=True):
+            for shift, (name, styles) in enumerate(groups.items()):
+                part = frame[frame.drawn_in.isin(styles)]
+                found = [interval(by_subject(p, number)) for _, p in part.groupby("complexity")]
+                mean, low, high = map(np.array, zip(*found, strict=True))
+                ax.errorbar(np.array(LEVELS) + 0.012 * (shift - 1), mean, (mean - low, high - mean), marker="o",
+                            markersize=4, capsize=2, label=name)  # fmt: skip
+            ax.set_xlabel("complexity of the style")
+            ax.set_ylabel(names[number])
+        axes[0, 0].legend(fontsize=8)
+        for ax in axes[1]:
+            ax.remove()
+        ax = made.add_subplot(axes[0, 0].get_gridspec()[1, :])
+        scatter(ax, frame[frame.complexity == COMPLEXITY], distance)
+        limit, _ = threshold(frame[tuned(frame)], distance)
+        ax.axvline(limit, color="#5f6b7c", linestyle="--", linewidth=1)
+        ax.text(limit, 0.02, " threshold", color="#5f6b7c", fontsize=8, transform=ax.get_xaxis_transform())
+
+
+def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
+    """One point a style, a line with its interval over styles."""
+    table = middle.groupby(["kind", "drawn_in"])[[distance, "style"]].mean().reset_index()
+    for kind, marker in (("seen", "o"), ("held out", "D"), ("composed", "^")):
+        part = table[table.kind == kind]
+        ax.scatter(part[distance], part["style"], marker=marker, s=28, label=kind)  # type: ignore[attr-defined]
+    for _, row in table.iterrows():
+        ax.annotate(
+            row.drawn_in, (row[distance], row["style"]), (3, 3), textcoords="offset points", fontsize=6.5
+        )  # type: ignore[attr-defined]
+    x, y = table[distance].to_numpy(), table["style"].to_numpy()
+    at, rng = np.linspace(x.min(), x.max(), 50), np.random.default_rng(0)
+    draws = [rng.integers(len(x), size=len(x)) for _ in range(1000)]
+    fits = np.array([np.polyval(np.polyfit(x[i], y[i], 1), at) for i in draws])
+    ax.plot(at, np.polyval(np.polyfit(x, y, 1), at), color="#5f6b7c", linewidth=1.2)  # type: ignore[attr-defined]
+    ax.fill_between(at, *np.quantile(fits, [0.025, 0.975], axis=0), color="#5f6b7c", alpha=0.15)  # type: ignore[attr-defined]
+    ax.set_xlabel(f"distance of the scene from the training styles ({distance.replace('_', ', ')})")  # type: ignore[attr-defined]
+    ax.set_ylabel("style of the redrawn subject (cosine)")  # type: ignore[attr-defined]
+    ax.legend(fontsize=8, loc="lower left")  # type: ignore[attr-defined]
+
+
+def sheet(out: Path, number: int) -> None:
+    """Scene, redrawn and truth in some seen, held-out and composed styles."""
+    shown = ["cartoon", "woodcut", "neon", *list(COMPOSED)[:9]]
+    at = [CELLS.index((style, COMPLEXITY)) for style in shown]
+    rows = []
+    for name in ("scene", "drawn", "truth"):
+        whole = load_rgb(out / f"{name}-{number}.png")
+        rows.append([whole[..., SIZE * n : SIZE * (n + 1)] for n in at])
+    labels = [style.replace(" ", "\n", 1) for style in shown]
+    save_sheet(out / "pictures.jpg", rows, ["scene", "ours", "truth"], labels, cell=100)
+
+
+def main() -> None:
+    args = arguments(__doc__, subjects=6).parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.figure_only:
+        frame = pd.read_csv(HERE / "rows.csv")
+    else:
+        rows, judges = Rows(args.out), Judges()
+        magic = MagicInsert.from_pretrained("micro").using(subjects=args.out.parent / "subjects")
+        apart = Distances(magic.models.pipe, judges)
+        for number in range(args.subjects):
+            if {"subject": number} not in rows:
+                measure(rows, magic, judges, apart, args.seed, number)
+        frame = rows.frame
+        frame.to_csv(args.out / "rows.csv", index=False)
+        sheet(args.out, 0)
+    (args.out / "table.md").write_text(tables(frame))
+    draw_figure(args.out / "figure.png", frame)
+    print(tables(frame))
+
+
+if __name__ == "__main__":
+    main()
