@@ -117,7 +117,12 @@ COMPOSED: dict[str, Callable[[View], Tensor]] = {
 for _name, _draw in COMPOSED.items():
     STYLES.register(_name)(Style(_draw, f"as {_name}", True))
 KINDS = {**dict.fromkeys(TRAIN_STYLES, "seen"), **dict.fromkeys(GROUPS["held out"], "held out")}
-CELLS = [(style, level) for style in ALL_STYLES for level in LEVELS] + [(s, COMPLEXITY) for s in COMPOSED]
+
+
+def cells_of(subject: int) -> list[tuple[str, float]]:
+    """Style and complexity of every drawing of a subject: five complexities for the first two, three for the others."""
+    levels = LEVELS if subject in TUNED_ON else LEVELS[::2]
+    return [(style, level) for style in ALL_STYLES for level in levels] + [(s, COMPLEXITY) for s in COMPOSED]
 
 
 def tuned(frame: pd.DataFrame) -> pd.Series:
@@ -196,7 +201,7 @@ class Distances:
 
 def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, seed: int, number: int) -> None:
     """The rows of one subject."""
-    spec = subject_spec(seed, number)
+    spec, cells = subject_spec(seed, number), cells_of(number)
     studio = trace_subjects([spec], SUPERSAMPLE * SIZE)
     paper = fold_in(seed, "texture", number)
     photo, alpha = shrink(draw(studio, ["photo"], [COMPLEXITY], [paper]))[0], shrink(studio.coverage)[0]
@@ -204,7 +209,7 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
     places = [sample_scene(fold_in(seed, "scene", number, n), "heldout") for n in range(SCENES)]
     traced = [trace_scenes([place], [spec], SUPERSAMPLE * SIZE) for place in places]
     scenes, truths, effects = [], [], []
-    for n, (style, level) in enumerate(CELLS):
+    for n, (style, level) in enumerate(cells):
         turn = (list(KINDS).index(style) if style in KINDS else n) % SCENES
         salt = [fold_in(seed, style, number)]
         both, bare = (shrink(draw(g, [style], [level], salt))[0] for g in traced[turn])
@@ -226,7 +231,7 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
     drawn = torch.stack([r.rgb.float().cpu() for r in magic.redraw(subject, scenes, seed=seed)])
     found = judges.likeness(drawn, truth)
     measured: list[Row] = []
-    for n, (style, level) in enumerate(CELLS):
+    for n, (style, level) in enumerate(cells):
         row = {
             "subject": number,
             "drawn_in": style,
@@ -320,7 +325,7 @@ def tables(frame: pd.DataFrame) -> str:
         new = rest[rest.kind != "seen"]
         rules.append(
             {"distance": distance} | {f"rho with {n}": text for n, text in words.items()}
-            | {"rho with style, new styles": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(new, distance, "style")),
+            | {"rho with style, new": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(new, distance, "style")),
                "threshold": round(limit, 3), "balanced accuracy, tuning": round(accuracy, 2),
                "reported": round(balanced(flagged, poor), 2), "flagged": f"{flagged.mean():.0%}",
                "poor among flagged": f"{poor[flagged].mean():.0%}", "poor among others": f"{poor[~flagged].mean():.0%}"}
@@ -383,7 +388,7 @@ def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
 def sheet(out: Path, number: int) -> None:
     """Scene, redrawn and truth in some seen, held-out and composed styles."""
     shown = ["cartoon", "woodcut", "neon", *list(COMPOSED)[:9]]
-    at = [CELLS.index((style, COMPLEXITY)) for style in shown]
+    at = [cells_of(number).index((style, COMPLEXITY)) for style in shown]
     rows = []
     for name in ("scene", "drawn", "truth"):
         whole = load_rgb(out / f"{name}-{number}.png")

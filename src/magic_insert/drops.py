@@ -160,7 +160,9 @@ def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[st
     if made.layer is not None:
         layers["shade"] = Layer(made.layer.shade, window.x + made.at.x, window.y + made.at.y)
         layers["light"] = Layer(made.layer.light, window.x + made.at.x, window.y + made.at.y)
-    layers["subject"] = Layer(torch.cat([fitted.rgb, fitted.alpha]), box.x, box.y)
+    x, y = box.x - window.x, box.y - window.y
+    alpha = made.final.mask[:, y : y + box.h, x : x + box.w]
+    layers["subject"] = Layer(torch.cat([fitted.rgb, alpha]), box.x, box.y)
     return layers
 
 

@@ -75,6 +75,10 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
             f"expected pose=none for several backgrounds, which share one prompt, got {cfg.pose.name}; "
             "set pose=none or one background"
         )
+    if many and cfg.occluders is not None:
+        raise UserError(
+            f"expected one background for occluders={cfg.occluders}, got several; set occluders=null"
+        )
     longest = max(judge_subject(cfg.subject))
     pictures: list[tuple[Path, Path]] = []
     refused: list[str] = []
@@ -87,6 +91,9 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
             _require_sidecar(out)
             size = judge_picture(background)
             _require_inside(cfg.box, size)
+            if cfg.occluders is not None:
+                _require_apart(out, cfg.occluders)
+                judge_mask(cfg.occluders, size)
         except UserError as error:
             if not many:
                 raise

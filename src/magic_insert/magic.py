@@ -406,6 +406,7 @@ class MagicInsert:
         *,
         seed: int | None = None,
         id: str | None = None,
+        occluders: Picture | None = None,
         on_event: OnEvent = no_event,
     ) -> Drop:
         """A redrawn picture, or any cut-out or picture, in `scene`, with the light that the inserter gives it.
@@ -414,11 +415,14 @@ class MagicInsert:
             box: x, y, w, h in pixels of the scene, top-left origin; None is the placement prior.
             seed: of the inserter's draw; None is the settings' own.
             id: names the draw; by default `SUBJECT__SCENE`.
+            occluders: white where something in the scene stands before the subject; there the scene stays as it is.
 
         Raises:
-            UserError: the box is not inside the scene, or nothing can be cut out of the picture.
+            UserError: the box is not inside the scene, nothing can be cut out of the picture, or the mask of the
+                occluders has another size than the scene.
         """
         scene, clock, settings = self.scene(scene), Clock(on_event), self.settings
+        front = None if occluders is None else mask_of(occluders, scene)
         box = self.box(scene, box)
         with stage(clock, "load") if settings.inserter not in self.models.inserters else nullcontext():
             inserter = self.models.inserter(settings.inserter, self.folders.inserter)
@@ -434,20 +438,13 @@ class MagicInsert:
             inserter=inserter,
             composite=settings.composite,
             draw=(seed, name),
+            front=None if front is None else clean_mask(front.crop(window)),
             on_event=clock,
         )
         changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
         record = {
-            "magic_insert": __version__,
-            "pair_id": name,
-            "seeds": {
-                "seed": seed,
-                "sampling": settings.sampling.seed,
-                "draws": "fold_in(seed, stage, pair_id)",
-            },
-            "weights": {**self._weights(), **({} if given is None else given.record["weights"])},
-            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
+            **self._record(name, seed, given),
             "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }
@@ -462,9 +459,20 @@ class MagicInsert:
             below=scene,
         )
 
-    def _weights(self) -> dict[str, str]:
-        """What tells the model from others, where it has a part in placing."""
-        return {} if self.settings.inserter.name in FREE_INSERTERS else {"model": self.models.fingerprint}
+    def _record(self, name: str, seed: int, given: Redrawn | None) -> dict[str, Any]:
+        """What draw `name` of a redrawn picture, if it is one, was made of."""
+        free = self.settings.inserter.name in FREE_INSERTERS  # the model has no part in placing
+        sampling = self.settings.sampling.seed
+        return {
+            "magic_insert": __version__,
+            "pair_id": name,
+            "seeds": {"seed": seed, "sampling": sampling, "draws": "fold_in(seed, stage, pair_id)"},
+            "weights": {
+                **({} if free else {"model": self.models.fingerprint}),
+                **({} if given is None else given.record["weights"]),
+            },
+            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
+        }
 
     def insert(
         self,
@@ -474,6 +482,7 @@ class MagicInsert:
         *,
         text: str = "",
         seed: int | None = None,
+        occluders: Picture | None = None,
         on_event: OnEvent = no_event,
     ) -> Drop:
         """The subject, personalised if the stylizer needs it and it is not yet, redrawn for `scene` and placed there.
@@ -486,7 +495,7 @@ class MagicInsert:
         known = self.subject(subject, text=text, on_event=clock)
         if self.settings.mode == "auto":
             suited = self.suited(max(*known.rgb.shape, *scene.size), run=known.run)
-            drop = suited.insert(known, scene, box, text=text, seed=seed, on_event=clock)
+            drop = suited.insert(known, scene, box, text=text, seed=seed, occluders=occluders, on_event=clock)
             return replace(drop, timings=clock.seconds)
         check_stylizer(
             self.settings.stylizer, self.settings.model, self.folders.model, subject_text=known.text
@@ -494,7 +503,7 @@ class MagicInsert:
         if known.run is None and needs_personalization(self.settings.stylizer):
             known = self.personalize(known, on_event=clock)
         redrawn = self.redraw(known, scene, seed=seed, on_event=clock)[0]
-        drop = self.place(redrawn, scene, box, seed=seed, on_event=clock)
+        drop = self.place(redrawn, scene, box, seed=seed, occluders=occluders, on_event=clock)
         return replace(drop, timings=clock.seconds)
 
     def remove(
@@ -619,9 +628,8 @@ def remove_object(
     """The picture without what is white in `mask`; see `MagicInsert.remove`."""
     clock = Clock(on_event)
     pixels, alpha, name = read_picture(picture)
-    hole, scene = Scene(read_picture(mask)[0], "mask"), Scene(pixels, name)
-    if hole.size != scene.size:
-        raise UserError(f"expected a mask of the picture's size {scene.size}, got one of {hole.size}")
+    scene = Scene(pixels, name)
+    hole = mask_of(mask, scene)
     with stage(clock, "load"):
         remover = models.remover(settings)
     with stage(clock, "remove") as running:
@@ -656,6 +664,14 @@ def remove_object(
         clock.seconds,
         alpha=alpha,
     )
+
+
+def mask_of(picture: Picture, scene: Scene) -> Scene:
+    """The picture of a mask for `scene`; raises `UserError` where its size is another."""
+    mask = Scene(read_picture(picture)[0], "mask")
+    if mask.size != scene.size:
+        raise UserError(f"expected a mask of the picture's size {scene.size}, got one of {mask.size}")
+    return mask
 
 
 def recipe_of(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:

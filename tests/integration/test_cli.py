@@ -94,6 +94,10 @@ BAD_INPUT = {
         "no/inserter",
     ),
     "a mask of another size": ([*REMOVE, "mask={here}/subject.png", "out=o.png"], "32 x 32"),
+    "occluders of another size": (
+        [*INSERT, "out=o.png", "occluders={here}/subject.png"],
+        "expected a mask of 64 x 48",
+    ),
     "an empty mask": ([*REMOVE, "mask={here}/black.png", "out=o.png"], "got no white"),
     "a full mask": ([*REMOVE, "mask={here}/white.png", "out=o.png"], "got no black"),
     "no remover": ([*REMOVE, "mask={here}/half.png", "out=o.png", "run=no"], "no/remover"),

@@ -81,8 +81,12 @@ def test_ten_lines_of_python(magic: MagicInsert, folder: Path, tmp_path: Path) -
 
 
 def test_the_layers_of_a_drop_make_the_picture(magic: MagicInsert, folder: Path) -> None:
-    drop = magic.place(folder / "bunny.png", folder / "beach.png", (30, 40, 60, 90))
+    front = np.zeros((*magic.scene(folder / "beach.png").size, 3), np.uint8)
+    front[60:150, 50:75] = 255  # something before the subject and its shadow
+    drop = magic.place(folder / "bunny.png", folder / "beach.png", (30, 40, 60, 90), occluders=front)
     picture = load_rgb(folder / "beach.png")
+    before = torch.from_numpy(front[..., 0] > 0)
+    assert torch.equal(drop.scene.rgb[:, before], picture[:, before])
     for name, layer in drop.layers.items():
         height, width = layer.pixels.shape[-2:]
         spot = (slice(None), slice(layer.y, layer.y + height), slice(layer.x, layer.x + width))

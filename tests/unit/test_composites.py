@@ -25,14 +25,19 @@ def noisy(*shape: int, name: str = "noise") -> Tensor:
     return torch.rand(shape, generator=generator(0, name))
 
 
-def placed(pipe: Any, folder: Path, composite: str, inserter: str = "diffusion") -> tuple[Scene, Inserted]:
+def placed(
+    pipe: Any, folder: Path, composite: str, inserter: str = "diffusion", front: Tensor | None = None
+) -> tuple[Scene, Inserted]:
     scene = Scene(noisy(3, 256, 320), "scene")
     alpha = torch.zeros(1, 60, 40)
     alpha[:, 5:55, 5:35] = 1
     subject = Subject(noisy(3, 60, 40, name="subject"), alpha, "subject")
     made = build_inserter(InserterConfig(inserter, steps=2, reach=0.3), pipe, folder / "inserter")
     box = Box(200, 120, 50, 80)
-    return scene, insert_cutout(scene, subject, box, inserter=made, composite=composite, draw=(0, "pair"))
+    drawn = insert_cutout(
+        scene, subject, box, inserter=made, composite=composite, draw=(0, "pair"), front=front
+    )
+    return scene, drawn
 
 
 @pytest.mark.parametrize("inserter", ["diffusion", "inpaint", "contact_shadow"])
@@ -44,6 +49,24 @@ def test_outside_the_effect_an_effect_layer_leaves_every_bit_at_four_times_the_m
     assert 0.01 < float(touched.float().mean()) < 0.6
     same = (made.final.rgb == scene.rgb).all(dim=0, keepdim=True)
     assert same[~touched].all()
+
+
+@pytest.mark.parametrize(
+    ("composite", "inserter"), [("effect_layer", "contact_shadow"), ("paper", "diffusion")]
+)
+def test_what_stands_before_the_subject_is_the_scene_bit_for_bit_and_the_rest_as_without_it(
+    composite: str, inserter: str, tiny_pipe: Any, tiny_micro: Path
+) -> None:
+    front = torch.zeros(1, 256, 320)
+    front[:, 150:210, 190:225] = 1
+    scene, made = placed(tiny_pipe, tiny_micro, composite, inserter, front)
+    _, over = placed(tiny_pipe, tiny_micro, composite, inserter)
+    before = (front > 0)[0]
+    assert (over.final.mask[0, before] > 0).any()
+    assert torch.equal(made.final.rgb[:, before], scene.rgb[:, before])
+    assert torch.equal(made.final.rgb[:, ~before], over.final.rgb[:, ~before])
+    assert not made.final.mask[0, before].any()
+    assert not made.effect[0, before].any() or composite == "paper"
 
 
 def test_the_papers_composite_redraws_the_picture_from_edge_to_edge(tiny_pipe: Any, tiny_micro: Path) -> None:

@@ -73,13 +73,14 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
             redrawn = magic.redraw(subject, scenes, on_event=bars)
             for (background, out), scene, picture in zip(part, scenes, redrawn, strict=True):
                 try:
-                    drop = magic.place(picture, scene, cfg.box, on_event=bars)
+                    drop = magic.place(picture, scene, cfg.box, occluders=cfg.occluders, on_event=bars)
                 except UserError as error:
                     if not found.many:
                         raise
                     refused.append(f"{background}: {error}")
                     continue
-                inputs = read_files(subject=cfg.subject, background=str(background))
+                masks = {} if cfg.occluders is None else {"occluders": cfg.occluders}
+                inputs = read_files(subject=cfg.subject, background=str(background), **masks)
                 if cfg.keep_intermediate:
                     drop.save_parts(out.with_name(f"{out.stem}_parts"))
                 replace(drop, timings={**clock.seconds, **drop.timings}).save(out, inputs=inputs, **story)

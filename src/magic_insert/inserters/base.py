@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig
-from magic_insert.core.compositing import Region, area_resize, paste, region_around, resize
+from magic_insert.core.compositing import Region, area_resize, cover, paste, region_around, resize
 from magic_insert.core.effect_layer import (
     EffectConfig,
     EffectLayer,
@@ -144,6 +144,7 @@ def insert_cutout(
     inserter: Inserter,
     composite: str = "effect_layer",
     draw: tuple[int, str],
+    front: Float[Tensor, "1 H W"] | None = None,
     on_event: OnEvent = no_event,
 ) -> Inserted:
     """The cut-out `subject` in `scene`, standing in `box`, with the light the inserter gives it.
@@ -151,6 +152,7 @@ def insert_cutout(
     Args:
         composite: one of COMPOSITES.
         draw: seed and name of the draw.
+        front: 1 where something of the scene stands before the subject: the scene's own pixels stay there.
         on_event: gets the stages "paste", "insert" and "composite".
 
     Raises:
@@ -166,6 +168,9 @@ def insert_cutout(
         drawn = inserter(Window(below, above, alpha, seed, name), on_step=running)
         running.preview = None if drawn.output is None else partial(to_pil, drawn.output)
     with stage(on_event, "composite"):
+        shown, mask = pasted.rgb, pasted.mask
+        if front is not None:
+            shown, mask = cover(shown, scene.rgb, front), mask * (1 - front)
         layer, at = None, Box(0, 0, 0, 0)
         if composite == "paper":
             if drawn.output is None:
@@ -174,13 +179,18 @@ def insert_cutout(
                     "set composite=effect_layer"
                 )
             rgb = region.put_back(pasted.rgb, resize(drawn.output, region.side, region.side))
+            rgb = rgb if front is None else cover(rgb, scene.rgb, front)
             changed = (rgb != scene.rgb).any(dim=0, keepdim=True).to(rgb.dtype)
         else:
             near, at = upsample_near(drawn.layer, above, alpha)
             layer, at = _on_scene(near, at, region, scene)
             there = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
-            rgb, changed = pasted.rgb.clone(), torch.zeros_like(pasted.mask)
-            rgb[there] = apply_effect(scene.rgb[there], pasted.rgb[there], pasted.mask[there], layer)
+            if front is not None:
+                nothing = torch.ones_like(layer.shade)
+                light = layer.light * (1 - front[there])
+                layer = EffectLayer(torch.lerp(layer.shade, nothing, front[there].expand_as(nothing)), light)
+            rgb, changed = shown.clone(), torch.zeros_like(mask)
+            rgb[there] = apply_effect(scene.rgb[there], shown[there], mask[there], layer)
             changed[there] = layer.region.to(changed.dtype)
     provenance = {
         **pasted.provenance,
@@ -189,7 +199,7 @@ def insert_cutout(
         "box": [box.x, box.y, box.w, box.h],
         "window": [region.x, region.y, region.side],
     }
-    return Inserted(Composite(rgb, pasted.mask, provenance), pasted, drawn, changed, layer, at)
+    return Inserted(Composite(rgb, mask, provenance), pasted, drawn, changed, layer, at)
 
 
 def _on_scene(layer: EffectLayer, at: Box, region: Region, scene: Scene) -> tuple[EffectLayer, Box]:

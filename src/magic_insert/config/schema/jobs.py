@@ -77,6 +77,8 @@ class InsertConfig:
     """Where personalisations are kept: one of the same pictures, recipe and model is made once and used again."""
     box: list[int] | None = None
     """[x, y, w, h] in pixels of the background; null: a default place."""
+    occluders: str | None = None
+    """A mask of the one background: what is white there stands before the subject and stays as it is."""
     subject_text: str = ""
     """What the subject is ("a red bunny"), for stylizers that are conditioned on words instead of trained."""
     seed: int = 0
