@@ -73,14 +73,20 @@ def theirs(args: argparse.Namespace, picture: Path) -> Command:
 
     def words(out: Path, steps: int) -> list[str]:
         options = {
-            "pretrained_model_name_or_path": args.model, "instance_data_dir": picture.parent, "output_dir": out,
+            "pretrained_model_name_or_path": args.model, "instance_data_dir": picture.parent, "output_dir": out.name,
             "instance_prompt": "a TOK", "num_new_tokens_per_abstraction": 2, "train_text_encoder_ti_frac": 1.0,
             "resolution": args.resolution, "train_batch_size": args.batch, "repeats": args.batch, "rank": args.rank,
             "max_train_steps": steps, "learning_rate": 1e-4, "lr_scheduler": "constant", "lr_warmup_steps": 0,
             "mixed_precision": "no", "checkpointing_steps": 10**9, "seed": 0,
         }  # fmt: skip
         named = [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        return [args.peer_python, str(args.peer), *named, "--train_text_encoder_ti", "--cache_latents"]
+        return [
+            args.peer_python,
+            str(args.peer.resolve()),
+            *named,
+            "--train_text_encoder_ti",
+            "--cache_latents",
+        ]
 
     return words
 
@@ -110,7 +116,10 @@ def measure(command: Sequence[str], *, wall: bool, threads: int, log: Path) -> t
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     start = time.perf_counter()
     with log.open("w") as stream:
-        process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
+        # The script takes an output folder in the current one only.
+        process = subprocess.Popen(
+            command, cwd=log.parent, env=environment, stdout=stream, stderr=subprocess.STDOUT
+        )
         _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
