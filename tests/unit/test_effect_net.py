@@ -9,7 +9,7 @@ import torch
 from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
 from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade, predict
-from magic_insert.training.effect import EffectFit, fit_effect
+from magic_insert.training.effect import EffectFit, fit_effect, toybox_drawings
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,8 @@ def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path)
                 raise ConnectionError("power cut")
 
         how = replace(settings, **changes)  # type: ignore[arg-type]
-        return fit_effect(how, tmp_path / name, device="cpu", cache=tmp_path, on_step=power_cut).read_bytes()
+        with toybox_drawings(tmp_path, how.seed, how.scenes) as drawings:
+            return fit_effect(how, tmp_path / name, drawings, device="cpu", on_step=power_cut).read_bytes()
 
     whole = fit("whole")
     with pytest.raises(ConnectionError):

@@ -172,61 +172,17 @@ def count_saved(
         device: where the fake tensors are said to lie.
         depths: how many units a unit, named by its path, stands for.
     """
-    saved = Saved()
-    seen: set[int] = set()
-    casts: set[int] = set()
-    entered: list[nn.Module] = []
-    units = {module: name for name, module in network.named_modules() if isinstance(module, UNITS)}
-    inner = dict.fromkeys(units, (0, 0))
-    kept: set[int] = set()
-
-    class Casts(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            if func is torch.ops.aten._to_copy.default and _storage(args[0]) in own:
-                casts.add(_storage(out))
-            return out
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = _storage(tensor)
-        if storage in own or storage in seen:
-            return tensor
-        seen.add(storage)
-        size, unit = tensor.untyped_storage().nbytes(), entered[-1] if entered else None
-        times = 1 if unit is None else depths(units[unit])
-        cast = storage in casts
-        if cast:
-            saved.casts += times * size
-        else:
-            saved.rows += times * size
-        if unit is not None and storage not in kept:
-            rows, cast_bytes = inner[unit]
-            inner[unit] = (rows, cast_bytes + size) if cast else (rows + size, cast_bytes)
-        elif unit is None:
-            saved.outside += size if cast else 0
-            saved.checkpointed += 0 if cast or storage in kept else size
-        return tensor
-
-    def enter(module: nn.Module, args: Any) -> None:
-        entered.append(module)
-        for tensor in args:
-            if isinstance(tensor, Tensor) and _storage(tensor) not in kept:
-                kept.add(_storage(tensor))
-                saved.checkpointed += depths(units[module]) * tensor.untyped_storage().nbytes()
-
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        entered.pop()
-
-    handles: list[Any] = [unit.register_forward_pre_hook(enter) for unit in units]
-    handles += [unit.register_forward_hook(leave) for unit in units]
+    books = Books(network, depths)
+    handles: list[Any] = [unit.register_forward_pre_hook(books.enter) for unit in books.units]
+    handles += [unit.register_forward_hook(books.leave) for unit in books.units]
     try:
         with faked(network, device) as (state, make):
-            own = {_storage(tensor) for tensor in state.values()}
+            books.own.update(_storage(tensor) for tensor in state.values())
             given = {name: make(value) for name, value in options.items()}
             with (
                 autocast(device, arithmetic),
-                Casts(),
-                torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x),
+                books,
+                torch.autograd.graph.saved_tensors_hooks(books.pack, lambda x: x),
             ):
                 args = tuple(make(value) for value in inputs)
                 out = torch.func.functional_call(network, state, args, given)
@@ -234,8 +190,59 @@ def count_saved(
     finally:
         for handle in handles:
             handle.remove()
-    saved.largest = max(inner.values(), key=sum, default=(0, 0))
-    return saved
+    books.saved.largest = max(books.inner.values(), key=sum, default=(0, 0))
+    return books.saved
+
+
+class Books(TorchDispatchMode):
+    """What a forward pass keeps for its backward pass, each storage once; `own`: the network's storages."""
+
+    def __init__(self, network: nn.Module, depths: Callable[[str], int]) -> None:
+        super().__init__()
+        self.saved, self.depths = Saved(), depths
+        self.own, self.seen, self.casts, self.kept = (set[int]() for _ in range(4))
+        self.entered: list[nn.Module] = []
+        self.units = {module: name for name, module in network.named_modules() if isinstance(module, UNITS)}
+        self.inner = dict.fromkeys(self.units, (0, 0))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.own:
+            self.casts.add(_storage(out))
+        return out
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """Counts a tensor that autograd keeps."""
+        storage = _storage(tensor)
+        if storage in self.own or storage in self.seen:
+            return tensor
+        self.seen.add(storage)
+        size, unit = tensor.untyped_storage().nbytes(), self.entered[-1] if self.entered else None
+        times = 1 if unit is None else self.depths(self.units[unit])
+        cast, saved = storage in self.casts, self.saved
+        if cast:
+            saved.casts += times * size
+        else:
+            saved.rows += times * size
+        if unit is not None and storage not in self.kept:
+            rows, cast_bytes = self.inner[unit]
+            self.inner[unit] = (rows, cast_bytes + size) if cast else (rows + size, cast_bytes)
+        elif unit is None:
+            saved.outside += size if cast else 0
+            saved.checkpointed += 0 if cast or storage in self.kept else size
+        return tensor
+
+    def enter(self, module: nn.Module, args: Any) -> None:
+        """Counts what a checkpointed unit keeps: its inputs."""
+        self.entered.append(module)
+        for tensor in args:
+            if isinstance(tensor, Tensor) and _storage(tensor) not in self.kept:
+                self.kept.add(_storage(tensor))
+                self.saved.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
+
+    def leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        """Its unit is done."""
+        self.entered.pop()
 
 
 def peak(

@@ -116,6 +116,11 @@ def load_pipeline(
         except (*DAMAGED, *UNREACHABLE) as error:
             raise adapter.refusal(error, "an IP-Adapter", "model.ip_adapter") from error
     pipe.controlnet_source, pipe.offloads = controlnet, model.offload
+    return _ready(pipe, model, device, dtype)
+
+
+def _ready(pipe: Any, model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Any:
+    """The pipeline frozen and on its device, with the VAE's precision and tiles and the encoders as `model` wants."""
     for part in (getattr(pipe, name) for name in PARTS):
         if part is not None:
             part.requires_grad_(False).eval()

@@ -95,12 +95,10 @@ class Batch(NamedTuple):
 def fit_effect(
     settings: EffectFit,
     folder: Path,
+    drawings: "Drawings",
     *,
     device: str,
     start: Path | None = None,
-    pairs: PairSet | None = None,
-    cache: Path | None = None,
-    workers: int = 0,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_step: OnStep = no_step,
 ) -> Path:
@@ -108,9 +106,7 @@ def fit_effect(
 
     Args:
         start: weights to go on from; None for a network that draws the plain contact shadow.
-        pairs: what it learns from; None for scenes of the Toybox.
-        cache: where drawings are kept; None is `folder`.
-        workers: processes that render beside the training; below 2 the training renders.
+        drawings: what it learns from.
 
     Raises:
         UserError: the folder holds another fit, or `start` is no effect network's.
@@ -134,13 +130,7 @@ def fit_effect(
         save_every=settings.save_every,
         alone=True,
     )
-    root = cache or folder
-    with (
-        toybox_drawings(root, settings.seed, settings.scenes, workers)
-        if pairs is None
-        else pair_drawings(root, pairs)
-    ) as drawings:
-        fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
+    fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
     write_weights(net, product)
     facts = {"parameters": sum(p.numel() for p in net.parameters())}
     sums = {product.name: sha256_file(product)}

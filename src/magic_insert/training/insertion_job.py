@@ -204,15 +204,20 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
     )
     device = str(resolve_device(cfg.model.device))
     with open_tracker(out, "insertion-effect", cfg.logger, thaw(cfg)) as tracker:
-        with stage(on_event, "train the effect network") as running:
+        with (
+            stage(on_event, "train the effect network") as running,
+            (
+                toybox_drawings(cache, cfg.seed, settings.scenes, data.workers)
+                if training is None
+                else pair_drawings(cache, training)
+            ) as drawings,
+        ):
             weights = fit_effect(
                 settings,
                 out,
+                drawings,
                 device=device,
                 start=start,
-                pairs=training,
-                cache=cache,
-                workers=data.workers,
                 log=tracker.log,
                 on_step=running,
             )
