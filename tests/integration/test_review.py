@@ -1,17 +1,20 @@
 """People as the filter: verdicts come back from a page or from the truth, teach a judge, and the judge decides."""
 
 import json
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import httpx
 import pytest
 import torch
 from browser import browser_page, find_browser
 
-from magic_insert.bootstrap.filters import MEASURES, build_filters, select
+from magic_insert.bootstrap.filters import MEASURES, build_filters, read_verdicts, select
 from magic_insert.bootstrap.networks import save
-from magic_insert.bootstrap.review import open_round, run_review
+from magic_insert.bootstrap.review import open_round, review_server, run_review
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -98,6 +101,27 @@ def test_the_file_of_a_person_who_thinks_the_opposite_teaches_the_opposite(
         run=str(run_folder), out=str(tmp_path / "review"), verdicts=str(tmp_path / "mine.json")
     )
     assert kept_by_the_judge(run_folder, run_review(cfg)) == sorted(set(IDS) - set(GOOD))
+
+
+@pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
+def test_a_served_page_keeps_each_verdict_as_it_is_given(run_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "review"
+    run_review(ReviewConfig(run=str(run_folder), out=str(out)))
+    with review_server(out, 0) as server, browser_page(tmp_path / "profile") as page:
+        thread = threading.Thread(target=server.serve, daemon=True)
+        thread.start()
+        page.open(server.address)
+        page.click(f"[data-id={IDS[3]}]")
+        deadline = time.monotonic() + 30
+        while "reject" not in (out / "verdicts.json").read_text() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        wrong = {"id": "no-such", "verdict": "accept"}
+        assert httpx.post(f"{server.address}verdicts", json=wrong).status_code == 400
+        assert page.complaints == []
+        server.stop()
+        thread.join(10)
+    found = read_verdicts(out / "verdicts.json")
+    assert [name for name, liked in found.items() if not liked] == [IDS[3]]
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")

@@ -1,18 +1,26 @@
 """Removals for people's eyes: contact sheets, a page to judge them on, and what is learned from verdicts.
 
 `run_review` without `verdicts` writes `index.html` (pictures inside, works offline; click or press keys, save),
-`sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand. With `verdicts` it reads the file
-back, says how far filter and people agree, and writes `quality.json` for filter=learned.
+`sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand; with `serve` the page is served
+and its verdicts go into that file as they are given. With `verdicts` it reads the file back, says how far filter and
+people agree, and writes `quality.json` for filter=learned.
 """
 
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
 from magic_insert.bootstrap.filters import (
     Judged,
     Selection,
+    Verdicts,
     learn_quality,
     left_out,
     ranking,
@@ -35,6 +43,7 @@ from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_record, read_records, write_json, write_text
 from magic_insert.core.store import find_stage
 from magic_insert.pages import render
+from magic_insert.pages.server import PageServer, json_of
 
 PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
@@ -79,8 +88,16 @@ def run_review(cfg: ReviewConfig) -> Path:
         write_json(out / VERDICTS, {"verdicts": {name: WORDS[name in found.accepted] for name in found.ids}})
         write_text(out / PAGE, page(found, f"{Path(cfg.run).name}, round {cfg.round}"))
         write_sheet(out / "sheet.png", found.pool, found.harvest, found.judged)
-        print(f"open {out / PAGE}, judge, save, then: magic-insert review run={cfg.run} verdicts=FILE")
-        return out / PAGE
+        if not cfg.serve:
+            print(f"open {out / PAGE}, judge, save, then: magic-insert review run={cfg.run} verdicts=FILE")
+            return out / PAGE
+        with review_server(out, cfg.port) as server:
+            print(
+                f"{server.address}\nthen: magic-insert review run={cfg.run} verdicts={out / VERDICTS}",
+                flush=True,
+            )
+            server.serve()
+        return out / VERDICTS
     verdicts = truth_verdicts(found, cfg.good_db) if cfg.verdicts == TRUTH else read_verdicts(cfg.verdicts)
     unknown = sorted(set(verdicts) - set(found.ids))
     if unknown or not verdicts:
@@ -97,6 +114,33 @@ def run_review(cfg: ReviewConfig) -> Path:
     if cfg.verdicts != TRUTH:
         print(f"or the people themselves: filter=people filter.rules.people.verdicts={cfg.verdicts}")
     return out / QUALITY
+
+
+def review_server(out: Path, port: int) -> PageServer:
+    """A server for the page in `out`, whose verdicts it writes into `verdicts.json` as they are given.
+
+    Raises:
+        UserError: the port is taken.
+    """
+    verdicts, lock = read_record(out / VERDICTS, Verdicts).verdicts, threading.Lock()
+
+    def keep(name: str, word: str) -> None:
+        with lock:
+            verdicts[name] = word
+            write_json(out / VERDICTS, {"verdicts": verdicts})
+
+    async def judge(request: Request) -> Response:
+        given = await json_of(request)
+        name, word = given.get("id"), given.get("verdict")
+        if name not in verdicts or word not in WORDS.values():
+            raise UserError(f"expected a removal of this page and accept or reject, got {name!r}: {word!r}")
+        await run_in_threadpool(keep, name, word)
+        return JSONResponse({})
+
+    def served(request: Request) -> Response:
+        return FileResponse(out / PAGE)
+
+    return PageServer([Route("/", served), Route("/verdicts", judge, methods=["POST"])], port)
 
 
 def open_round(run: Path, number: int) -> Round:

@@ -422,6 +422,10 @@ class ReviewConfig:
     """A file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page."""
     good_db: Decibel = 14.5
     """With verdicts=truth, the PSNR from which a removal is good."""
+    serve: bool = False
+    """Serve the page on this machine alone: verdicts go into out/verdicts.json as they are given."""
+    port: Annotated[int, Range(0, 65535)] = 0
+    """With serve=true; 0: any free one."""
 
 
 @dataclass(frozen=True)
