@@ -122,7 +122,8 @@ def review_server(out: Path, port: int) -> PageServer:
     Raises:
         UserError: the port is taken.
     """
-    verdicts, lock = read_record(out / VERDICTS, Verdicts).verdicts, threading.Lock()
+    verdicts: dict[str, Any] = {**read_record(out / VERDICTS, Verdicts).verdicts}
+    lock = threading.Lock()
 
     def keep(name: str, word: str) -> None:
         with lock:
