@@ -10,13 +10,10 @@ for CSD. All convolutional: from three thousand subjects they learn shapes where
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar
+from typing import Any, TypedDict, TypeVar, cast
 
-import open_clip
-import timm
 import torch
 from jaxtyping import Float
-from open_clip.tokenizer import HFTokenizer
 from torch import Tensor, nn
 
 from magic_insert.core.jsonl import read_object, write_json
@@ -81,7 +78,9 @@ def check_encoders(folder: Path) -> None:
 
 def new_clip(tokenizer_folder: Path, seed: int) -> "ClipEncoder":
     """An untrained micro CLIP over the vocabulary of the tokenizer in `tokenizer_folder`; 1.2 M weights."""
-    tokenizer = HFTokenizer(str(tokenizer_folder), context_length=CONTEXT_LENGTH)
+    import open_clip  # seconds, which a job without such a metric need not wait for
+
+    tokenizer = open_clip.tokenizer.HFTokenizer(str(tokenizer_folder), context_length=CONTEXT_LENGTH)
     config = {
         "embed_dim": EMBEDDING_DIM,
         "vision_cfg": {"image_size": 64, "layers": [1, 2, 2, 1], "width": 12, "head_width": 48},
@@ -134,9 +133,7 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
 
     weights_file = "open_clip_model.safetensors"
 
-    def __init__(
-        self, network: nn.Module, card: EncoderCard, tokenizer: HFTokenizer, config: dict[str, Any]
-    ) -> None:
+    def __init__(self, network: nn.Module, card: EncoderCard, tokenizer: Any, config: dict[str, Any]) -> None:
         super().__init__(network, card, tokenizer)
         self.config = config
 
@@ -157,13 +154,16 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
             "resize_mode": "shortest",
         }  # fmt: skip
         write_json(folder / CLIP_CONFIG_FILE, {"model_cfg": self.config, "preprocess_cfg": preprocessing})
-        assert isinstance(self.tokenizer, HFTokenizer)
-        self.tokenizer.save_pretrained(str(folder))
+        cast(Any, self.tokenizer).save_pretrained(str(folder))
 
     @classmethod
     def untrained(cls, folder: Path, card: EncoderCard) -> Any:
         config = read_object(Path(folder) / CLIP_CONFIG_FILE)["model_cfg"]
-        tokenizer = HFTokenizer(str(folder), context_length=config["text_cfg"]["context_length"])
+        import open_clip
+
+        tokenizer = open_clip.tokenizer.HFTokenizer(
+            str(folder), context_length=config["text_cfg"]["context_length"]
+        )
         return cls(open_clip.CLIP(**config), card, tokenizer, config)
 
 
@@ -194,6 +194,8 @@ class IdentityEncoder(ConfiguredEncoder):
     def build(config: dict[str, Any]) -> nn.Module:
         """The network of a configuration in timm's format."""
         classes, options = config["num_classes"], config["model_args"]
+        import timm
+
         return timm.create_model(config["architecture"], pretrained=False, num_classes=classes, **options)
 
 
