@@ -9,6 +9,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # Two processes; a file stays with one of them, so that what its tests share is made once.
 BY_TWO := -n 2 --dist loadfile
 
+# Shapes and types of every call are checked by the annotations (tests/shape_check.py); costs a third of the time.
+SHAPES := --jaxtyping-packages=magic_insert,shape_check.check
+CHECK_SHAPES ?=
+
 # Passed on to a job: make train-personalization SUBJECT=cat.png OUT=runs/cat ARGS="personalization.rank=16"
 ARGS ?=
 SUBJECT ?=
@@ -48,13 +52,13 @@ CHECKED := tests/unit/test_floors.py tests/config tests/unit/test_fields.py test
 	tests/integration/test_bootstrap.py::test_every_stage_is_made_and_the_last_line_says_what_changed \
 	tests/integration/test_review.py tests/integration/test_foundation.py::test_plain_diffusers_loads_the_assembled_folder_and_its_adapter
 check: $(STAMP) ## within a minute, for the loop between edits: the laws of core, configuration and Toybox, a run of every job
-	$(PYTEST) $(BY_TWO) -o addopts="-q --strict-markers" -m "not slow and not gpu" $(CHECKED) $(ARGS)
+	$(PYTEST) $(BY_TWO) -q -m "not slow and not gpu" $(CHECKED) $(ARGS)
 
-test: $(STAMP) ## the quick tests, two at a time
-	$(PYTEST) $(BY_TWO) -m "not slow and not gpu" $(ARGS)
+test: $(STAMP) ## the quick tests, two at a time (CHECK_SHAPES=1 checks every annotation, as test-all and CI do)
+	$(PYTEST) $(BY_TWO) $(if $(CHECK_SHAPES),$(SHAPES)) -m "not slow and not gpu" $(ARGS)
 
 test-all: $(STAMP) ## every test; those for a GPU skip without one
-	$(PYTEST) $(BY_TWO) $(ARGS)
+	$(PYTEST) $(BY_TWO) $(SHAPES) $(ARGS)
 
 lint: $(STAMP) ## ruff, ruff format --check, mypy
 	$(BIN)/ruff check .

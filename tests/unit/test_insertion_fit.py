@@ -10,6 +10,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
+from magic_insert.bootstrap.networks import run_blend
+from magic_insert.bootstrap.stages import BlendSettings, Payload
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
@@ -185,6 +189,22 @@ def test_a_fit_kept_as_a_lora_is_the_merged_one_and_knows_its_base(
     assert all(torch.allclose(loaded[key], value, atol=1e-6) for key, value in merged.items())
     with pytest.raises(UserError, match="was trained on"):
         load_edit_unet(small, base=build_unet(TINY))
+
+
+def test_a_blend_begins_at_a_network_that_was_kept_as_a_lora(
+    tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
+) -> None:
+    small = fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "small", lora_rank=2, merged=False)
+    start, trained = load_edit_unet(small, base=tiny_pipe.unet).state_dict(), weights(tiny_micro / "inserter")
+    model = freeze(
+        compose_job("insertion", ["out=runs/x", f"model.source={tiny_micro}", "model.device=cpu"])
+    ).model
+    inputs = {"start": small, "trained": tiny_micro / "inserter"}
+    payload = Payload(BlendSettings("insert", 0.5), inputs, model, tmp_path / "out", tmp_path / "work")
+    payload.write(tmp_path / "payload.json")
+    run_blend(tmp_path / "payload.json")
+    for name, value in weights(tmp_path / "out" / "inserter").items():
+        assert torch.allclose(value, 0.5 * start[name] + 0.5 * trained[name], atol=1e-6), name
 
 
 def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: EditLatents) -> None:

@@ -82,6 +82,7 @@ from magic_insert.models.edit_unet import (
     save_unet,
 )
 from magic_insert.models.encoders.paper import load_lpips
+from magic_insert.models.folders import LORA_WEIGHTS, weights_in
 from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
 from magic_insert.training.trainer import first_rank_bars
@@ -258,7 +259,10 @@ def run_blend(path: Path) -> None:
     payload = read_payload(path, BlendSettings)
     if rank() != 0:
         return
-    start, trained = (load_edit_unet(payload.inputs[name]) for name in ("start", "trained"))
+    folders = [payload.inputs[name] for name in ("start", "trained")]
+    kept_as_lora = any(weights_in(folder).name == LORA_WEIGHTS for folder in folders)
+    base = open_model(payload.model).unet if kept_as_lora else None
+    start, trained = (load_edit_unet(folder, base=base) for folder in folders)
     save_unet(payload.out / NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share))
 
 
