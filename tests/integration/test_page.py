@@ -236,6 +236,21 @@ def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
     assert (scene["title"], scene["origin"]) == ("forest-12-with-bunny-01", "result")
 
 
+def test_of_a_large_scene_a_smaller_picture_comes_first(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.page.studio.DRAFT", 96)
+    scene = browser.upload("scene", "large.png", meadow())
+    result = browser.draw("preview", "bunny-01", scene)
+    (task,) = browser.state()["tasks"]
+    assert task["drafted"] == BOX
+    sizes = [
+        Image.open(io.BytesIO(browser.get(path).content)).size
+        for path in (f"tasks/{task['id']}", f"results/{result['id']}/png")
+    ]
+    assert sizes == [(96, 64), (192, 128)]
+
+
 def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:
     page, port = browser.server.address, browser.server.port
     ask = browser.http.get

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from PIL import Image
+
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
@@ -70,7 +72,8 @@ class Wish:
 
 @dataclass
 class Task:
-    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled."""
+    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `drafted`: the box of a
+    smaller picture that is the `view` meanwhile."""
 
     id: str
     wish: Wish
@@ -85,6 +88,7 @@ class Task:
     view: tuple[bytes, str] | None = None
     views: int = 0
     next_view: float = 0.0
+    drafted: list[int] | None = None
 
     @property
     def live(self) -> bool:
@@ -108,9 +112,14 @@ class Task:
             now = time.monotonic()
             self.next_view = now + max(PAUSE, 9 * (now - began))
 
+    def draft(self, image: Image.Image) -> None:
+        """Has a smaller one of what is asked for, at the box that it has now."""
+        self.view, self.views = view_of(image), self.views + 1
+        self.drafted = [self.wish.box.x, self.wish.box.y, self.wish.box.w, self.wish.box.h]
+
     def told(self) -> dict[str, Any]:
         """As JSON."""
-        names = ("id", "state", "stage", "step", "total", "seconds_left", "trouble", "views")
+        names = ("id", "state", "drafted", "stage", "step", "total", "seconds_left", "trouble", "views")
         return {**self.wish.told(), **{name: getattr(self, name) for name in names}}
 
 

@@ -25,8 +25,9 @@ from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, Preview, no_event
+from magic_insert.core.images import read_picture, to_pil
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.core.records import Scene, Subject
+from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
@@ -56,6 +57,7 @@ from magic_insert.stylizers import needs_personalization
 KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
+DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
 Made = TypeVar("Made")
 
 
@@ -396,7 +398,13 @@ class Studio:
             self._loading.join()
         picture = self._picture(task.wish, on_event)
         wish = task.wish
-        return self._magic(wish).place(picture, self._scene(wish.scene), wish.box, on_event=on_event), wish
+        scene = self._scene(wish.scene)
+        if wish.kind == "preview" and max(scene.size) > DRAFT:
+            small = reduced(scene, DRAFT)
+            box = scaled(wish.box, scene, small)
+            task.draft(self._magic(wish).place(picture, small, box, on_event=on_event).image)
+            self._tell()
+        return self._magic(wish).place(picture, scene, wish.box, on_event=on_event), wish
 
     def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
         subject, scene, magic = (
@@ -454,6 +462,20 @@ class Studio:
             return self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box)
 
         return self._drops.get(result.id, again)
+
+
+def reduced(scene: Scene, longest: int) -> Scene:
+    """The scene with sides of at most `longest` pixels."""
+    image = to_pil(scene.pixels)
+    image.thumbnail((longest, longest))
+    return Scene(read_picture(image)[0], scene.id)
+
+
+def scaled(box: Box, scene: Scene, small: Scene) -> Box:
+    """The place in a `small` scene that `box` is in the whole one."""
+    rows, columns = (a / b for a, b in zip(small.size, scene.size, strict=True))
+    x, y = int(box.x * columns), int(box.y * rows)
+    return Box(x, y, max(1, int(box.w * columns)), max(1, int(box.h * rows)))
 
 
 def layer_box(layer: Layer) -> list[int]:

@@ -158,8 +158,9 @@ const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(
 
 async function drop() {
   if (!subject || !scene || !frame) return;
+  const stays = shown?.subject === subject.id && shown.scene === scene.id && shown.box.join() === wholeBox().join();
   $("stage").classList.remove("moving");
-  $("frame").classList.add("ghost");
+  $("frame").classList.toggle("ghost", !stays);
   $("status").classList.remove("bad");
   const full = $("redraw").checked, found = { preview: made("preview"), full: full && made("full") };
   const placed = full && pictures("full").some((result) => drawing(result.knobs) === drawing(knobs("full"))); // again takes a second
@@ -223,7 +224,8 @@ function show(result) {
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
     $("pictures").querySelector(".truth")?.remove();
-    for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), 400);
+    const hidden = $("frame").classList.contains("ghost"); // what stood elsewhere is not to be seen again
+    for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), hidden ? 0 : 400);
     if ($("stage").classList.contains("moving")) return;
     const [x, y, w, h] = result.box;
     if (!frame || wholeBox().join() !== result.box.join()) { frame = { x, y, w, h }; factor = h / (prior(item).h * depth(y + h)); showFrame(); }
@@ -232,6 +234,21 @@ function show(result) {
   });
   showLayers();
   render();
+}
+
+// A smaller picture of what is on its way, until it is there.
+function draft(task) {
+  if (seen.has(`draft ${task.id}`) || task.subject !== subject?.id || task.scene !== scene?.id || !frame || wholeBox().join() !== task.drafted.join()) return;
+  seen.add(`draft ${task.id}`);
+  const image = new Image();
+  image.alt = ""; image.draggable = false; image.src = `${session}/tasks/${task.id}?${task.views}`;
+  image.decode().then(() => {
+    if (!living().some((one) => one.id === task.id) || $("stage").classList.contains("moving")) return;
+    if ($("frame").classList.contains("ghost")) $("pictures").replaceChildren();
+    $("pictures").append(image);
+    requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
+    $("frame").classList.remove("ghost");
+  }, () => {});
 }
 
 // The layers one above the other, blended by the browser, while not all of them are on.
@@ -303,7 +320,7 @@ function renderStatus() {
     return;
   }
   if (task.views) $("step").src = `${session}/tasks/${task.id}?${task.views}`;
-  const name = task.state === "waiting" ? "waiting" : (STAGES[task.stage] ?? task.stage), counted = task.total > 2 && task.state === "running";
+  const name = task.state === "waiting" ? "waiting" : (STAGES[task.stage] ?? (task.stage || "drawing")), counted = task.total > 2 && task.state === "running";
   const left = task.seconds_left === null ? "" : `, ${Math.ceil(task.seconds_left)} s left`;
   $("status").classList.remove("bad");
   $("doing").textContent = counted ? `${name} ${task.step}/${task.total}${left}` : name;
@@ -443,7 +460,7 @@ for (const input of document.querySelectorAll(".add input")) {
 
 // Tools
 
-$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); $("frame").classList.toggle("ghost", !shown); });
+$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); if (shown) show(shown); });
 $("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
@@ -502,5 +519,6 @@ news.addEventListener("message", (event) => {
     if (better && result.subject === subject?.id && result.scene === scene?.id) show(result);
   }
   if (shown) shown = resultOf(shown.id) ?? shown;
+  for (const task of living()) if (task.drafted) draft(task);
   render();
 });
