@@ -92,6 +92,9 @@ def test_a_picture_without_a_subject_is_refused() -> None:
         segment(gradient(), torch.zeros(1, 96, 96))
     with pytest.raises(UserError, match="transparent ground"):
         segment(gradient(), None, segmenter="alpha")
+    noise = torch.rand(1, 300, 300, generator=generator(0, "noise")).expand(3, -1, -1).contiguous()
+    with pytest.raises(UserError, match="stands out"):
+        segment(noise, segmenter="u2net")
 
 
 def test_rembg_without_its_package_or_folder_says_what_to_do(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from magic_insert.config.registry import SEGMENTERS
 from magic_insert.core.compositing import FAINT, resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import (
+    INSIDE,
     area,
     blur,
     bounding_box,
@@ -256,9 +257,7 @@ def segment_u2net(
     """
     rgb, net = on_white(rgb, alpha), load_u2net()
     likely = resize(salient(rgb, net), *rgb.shape[-2:])
-    if area(likely) < 1e-3:
-        raise NothingFound("expected a subject that stands out, got a picture in which nothing does; "
-                           "give a picture with alpha or set segmenter=grabcut")  # fmt: skip
+    require_found(likely)
     near = around(bounding_box(likely), LOOK_MARGIN, rgb)
     if near.w * near.h < LOOK_AGAIN * likely.numel():
         part = (slice(None), slice(near.y, near.bottom), slice(near.x, near.right))
@@ -266,8 +265,16 @@ def segment_u2net(
         closer[part] = resize(salient(rgb[part], net), near.h, near.w)
         likely = closer
     matte = fit_to_edges(rgb, likely)
+    require_found(matte)
     colours = clean_border(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), _flat(matte))
     return Matte(torch.from_numpy(colours).permute(2, 0, 1).contiguous(), matte)
+
+
+def require_found(matte: Float[Tensor, "1 h w"]) -> None:
+    """Raises `NothingFound` where there is next to nothing, or nothing that is more subject than ground."""
+    if area(matte) < 1e-3 or float(matte.max()) < INSIDE:
+        raise NothingFound("expected a subject that stands out, got a picture in which nothing does; "
+                           "give a picture with alpha or set segmenter=grabcut")  # fmt: skip
 
 
 def around(box: Box, margin: float, picture: Float[Tensor, "3 h w"]) -> Box:

@@ -335,10 +335,11 @@ function renderHistory() {
     let button = box.querySelector(`[data-id="${result.id}"]`);
     if (!button) {
       button = document.createElement("button");
-      button.dataset.id = result.id; button.setAttribute("role", "listitem");
+      button.dataset.id = result.id; button.type = "button";
       const image = new Image(), label = document.createElement("span"), seed = result.knobs["sampling.seed"];
       image.src = `${session}/results/${result.id}/view`; image.alt = "";
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
+      button.setAttribute("aria-label", `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`);
       button.append(image, label);
       button.classList.toggle("seed", seed !== undefined);
       button.addEventListener("click", () => show(resultOf(result.id)));
