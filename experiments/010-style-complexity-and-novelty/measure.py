@@ -45,7 +45,7 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Scene, Subject
-from magic_insert.models.style import picture_rows, style_embeds
+from magic_insert.models.ip_adapter import picture_rows, style_embeds
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, draw

@@ -33,13 +33,14 @@ from magic_insert.config.schema.shared import (
     StylizerConfig,
 )
 from magic_insert.config.schema.training import PersonalizationConfig
-from magic_insert.core.compositing import Region, default_box, fit_to_box, region_around
+from magic_insert.core.compositing import Region, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
 from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.picture_files import require_size
+from magic_insert.core.placement import default_box
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
 from magic_insert.data.subject_files import CARD_FILE, PERSONALIZED_FILES, shipped_run
@@ -582,7 +583,7 @@ class Models:
 
     def check_style(self, style: StyleConfig) -> None:
         """Raises `UserError` for style blocks that the pipeline does not have."""
-        from magic_insert.models.style import check_blocks, has_adapter
+        from magic_insert.models.ip_adapter import check_blocks, has_adapter
 
         if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(self.pipe):
             check_blocks(self.pipe.unet, style.blocks)

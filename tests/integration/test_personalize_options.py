@@ -21,10 +21,10 @@ from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, make_view
+from magic_insert.models.ip_adapter import adapter_processors, style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import use_lora
 from magic_insert.models.sampling import sample
-from magic_insert.models.style import listeners, style_embeds
 from magic_insert.models.text import ENCODERS, attached, load_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.personalized import PersonalizedStylizer
@@ -382,7 +382,7 @@ OWN = replace(CONFIG, own_style="up0", batch_size=2, steps=2)
 
 
 def scales_of(unet: Any) -> dict[str, float]:
-    return {name: layer.scale[0] for name, layer in listeners(unet).items()}
+    return {name: layer.scale[0] for name, layer in adapter_processors(unet).items()}
 
 
 def test_the_named_blocks_attend_to_the_view_that_is_trained_on_and_afterwards_none_does(

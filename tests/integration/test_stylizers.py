@@ -33,8 +33,8 @@ from magic_insert.models.sampling import sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
-from magic_insert.stylizers.base import AUTO_NAMED, AUTO_UNNAMED
 from magic_insert.stylizers.draws import Draw, Stylizer
+from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -171,7 +171,7 @@ def test_style_guidance_moves_the_picture_and_leaves_the_pipeline_as_it_was(
     assert far(weak, plain)
     assert (strong - plain).abs().mean() > (weak - plain).abs().mean()
     assert torch.equal(draw(made()), plain)
-    assert torch.equal(  # nothing to be pushed to
+    assert torch.equal(  # nothing to be guided to
         draw(made(style=replace(STYLE, mode="none", guidance=8.0))),
         draw(made(style=replace(STYLE, mode="none"))),
     )
@@ -192,8 +192,10 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe:
 def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.9, 0.05, 0.3])
-    monkeypatch.setattr("magic_insert.stylizers.base.AUTO_NAMED", 0.5)  # of two steps
+    monkeypatch.setattr(
+        "magic_insert.stylizers.personalized.photo_shares", lambda pipe, styles: [0.9, 0.05, 0.3]
+    )
+    monkeypatch.setattr("magic_insert.stylizers.personalized.AUTO_NAMED", 0.5)  # of two steps
     draws = [Draw(scene(i), 1, name) for i, name in enumerate("abc")]
     stylizer = made(style=replace(STYLE, handover="auto"))
     mixed, plain = stylizer(draws), made()(draws)
@@ -208,7 +210,7 @@ def test_the_base_model_goes_on_with_the_words_it_knows_sooner_where_there_are_s
     at_once = draw(made(style=replace(STYLE, handover=0.0)))
     assert torch.equal(at_once, draw(made("instantstyle", style_mode="ip_adapter")))
     assert far(at_once, draw(made(style=replace(STYLE, handover=0.0), text="")))
-    monkeypatch.setattr("magic_insert.stylizers.base.photo_shares", lambda pipe, styles: [0.05])
+    monkeypatch.setattr("magic_insert.stylizers.personalized.photo_shares", lambda pipe, styles: [0.05])
     shares = []
     for text in ("a red bunny", ""):
         stylizer = made(style=replace(STYLE, handover="auto"), text=text)

@@ -5,16 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magic_insert.core.compositing import (
-    Region,
-    area_resize,
-    default_box,
-    fit_to_box,
-    paste,
-    region_around,
-)
+from magic_insert.core.compositing import Region, area_resize, fit_to_box, paste, region_around
 from magic_insert.core.errors import UserError
 from magic_insert.core.masks import bounding_box
+from magic_insert.core.placement import default_box
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene, Subject
 

@@ -12,11 +12,11 @@ from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.hub import Place
+from magic_insert.models.ip_adapter import style_embeds
 from magic_insert.models.lora import add_lora, save_lora
 from magic_insert.models.micro import MICRO, TINY, build_controlnet, build_unet
 from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.sampling import Features, Structure, canny_edges, controlnet_of, sample
-from magic_insert.models.style import style_embeds
 from magic_insert.models.text import attached, initial_tokens
 
 

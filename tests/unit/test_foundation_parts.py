@@ -18,8 +18,8 @@ from magic_insert.foundation.generator import (
     GeneratorModule,
     Sources,
     Toning,
-    act_in,
     photo_edges,
+    set_adapter_blocks,
     toning,
     velocity_loss,
 )
@@ -217,7 +217,7 @@ def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
 def test_a_style_picture_acts_in_every_turn_but_the_one_without_the_adapter(tokenizers: Any) -> None:
     module = generator_module(tokenizers, 1)
     for turn, place in enumerate(PLACES):
-        act_in(module.unet, place)
+        set_adapter_blocks(module.unet, place)
         batch = generator_batch(tokenizers, turn)
         losses = []
         for style in (batch["style"], -batch["style"]):
@@ -241,15 +241,15 @@ def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter
         "image_embeds": [batch["style"][:, None]],
     }
     words = torch.randn(2, 5, TINY.cross_dim)
-    act_in(unet, None)
+    set_adapter_blocks(unet, None)
     with torch.no_grad():
         off = unet(batch["latents"], 500, words, added_cond_kwargs=added).sample
         assert torch.allclose(
             bare(batch["latents"], 500, words, added_cond_kwargs=added).sample, off, atol=1e-6
         )
         load_adapter(bare, tmp_path)
-        act_in(unet, "")
-        act_in(bare, "")
+        set_adapter_blocks(unet, "")
+        set_adapter_blocks(bare, "")
         on = [u(batch["latents"], 500, words, added_cond_kwargs=added).sample for u in (unet, bare)]
     assert torch.allclose(*on, atol=1e-6)
     assert not torch.allclose(on[0], off)

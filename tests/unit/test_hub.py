@@ -16,9 +16,9 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.models.edit_unet import edit_start, load_edit_unet
+from magic_insert.models.ip_adapter import style_embeds
 from magic_insert.models.pipeline import PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
-from magic_insert.models.style import style_embeds
 
 
 def config(source: Path | str | None, **more: Any) -> ModelConfig:

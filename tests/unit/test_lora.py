@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from magic_insert.core.rand import generator
+from magic_insert.models.ip_adapter import blank_style, has_adapter
 from magic_insert.models.lora import (
     FILE,
     add_lora,
@@ -16,7 +17,6 @@ from magic_insert.models.lora import (
     save_lora,
     use_lora,
 )
-from magic_insert.models.style import blank_style, has_adapter
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.models.edit_unet import edit_start, open_for_lora
-from magic_insert.models.memory_plan import Sizes, count_insertion, ladder, nbytes, run_plan
+from magic_insert.models.memory_plan import Sizes, count_insertion, memory_options, nbytes, run_plan
 from magic_insert.models.pipeline import load_pipeline
 from magic_insert.training.insertion import EditFit, InsertionModule
 
@@ -95,7 +95,7 @@ def test_the_plan_names_what_makes_a_job_fit(hub: Hub, capsys: pytest.CaptureFix
     words = ("train.batch_size=4", "train.gradient_checkpointing=false", "train.lora_rank=4")
     cfg = plan_of(hub, "job=insertion", *words)
     whole, checkpointed = (
-        sum(count_insertion(c).values()) / 1e9 for _, c in itertools.islice(ladder(cfg), 2)
+        sum(count_insertion(c).values()) / 1e9 for _, c in itertools.islice(memory_options(cfg), 2)
     )
     run_plan(replace(cfg, gpu=(whole + checkpointed) / 2 / 0.92))
     assert "fits with train.gradient_checkpointing=true" in capsys.readouterr().out

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from magic_insert.models.ip_adapter import adapter_at, style_embeds
 from magic_insert.models.sampling import sample
-from magic_insert.models.style import listening, style_embeds
 
 PROMPTS = ("a red bunny", "a striped car, sitting", "")
 
@@ -23,7 +23,7 @@ def test_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any, stock_pipe: 
 
 def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any) -> None:
     style = style_embeds(tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))])
-    with listening(tiny_pipe, "all", 0.8):
+    with adapter_at(tiny_pipe, "all", 0.8):
         ours = sample(tiny_pipe, PROMPTS[:2], (3, 4), steps=2, guidance=3.0, style=style)
         stock = tiny_pipe(
             list(PROMPTS[:2]),

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magic_insert.models.ip_adapter import StyleEmbeds, adapter_at, disable_adapter, set_blocks
 from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
-from magic_insert.models.style import StyleEmbeds, listening, set_blocks, silence
 
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
 
@@ -28,7 +28,7 @@ def first_step(pipe: Any, contrast: StyleContrast | None, *, rows: slice = slice
         return latents
 
     style = looks(pipe, 1)
-    with listening(pipe, "all", 1.0):
+    with adapter_at(pipe, "all", 1.0):
         sample(
             pipe,
             PROMPTS[rows],
@@ -91,7 +91,7 @@ def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe:
 @contextmanager
 def without_adapter(pipe: Any) -> Iterator[None]:
     """Another model than the one outside: what a base model is to a personalised one."""
-    silence(pipe.unet)
+    disable_adapter(pipe.unet)
     try:
         yield
     finally:
@@ -108,7 +108,7 @@ def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), contrast
 
     style = looks(pipe, 1)
     handover = None if share is None else Handover(share, lambda: without_adapter(pipe))
-    with listening(pipe, "all", 1.0):
+    with adapter_at(pipe, "all", 1.0):
         picture = sample(
             pipe,
             PROMPTS[rows],

@@ -1,5 +1,6 @@
 """The jobs that make pictures of a user's own: `magic-insert insert`, one subject into one background or many; and
-`magic-insert remove`, an object and its shadow out of a picture. Thin callers of the heart (magic.py).
+`magic-insert remove`, an object and its shadow out of a picture. Thin callers of the heart (magic.py);
+their settings are `InsertConfig` and `RemoveConfig` in config/schema/jobs.py.
 """
 
 import sys

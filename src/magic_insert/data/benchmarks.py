@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
-from magic_insert.core.compositing import default_box, side_box
+from magic_insert.core.placement import default_box, side_box
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png

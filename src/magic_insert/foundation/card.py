@@ -25,9 +25,9 @@ from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.models.edit_unet import EditSampling, edit, load_edit_unet
 from magic_insert.models.encoders.micro import Encoders, load_encoders
+from magic_insert.models.ip_adapter import StyleEmbeds, adapter_at, style_embeds
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.models.sampling import sample
-from magic_insert.models.style import StyleEmbeds, listening, style_embeds
 from magic_insert.paths import micro_dir
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.scenes import sample_scene
@@ -140,7 +140,7 @@ def drawn_ways(data: HeldOut, pipe: Any, seed: int) -> dict[str, Tensor]:
     def draw_all(prompts: list[str], embeds: StyleEmbeds | None) -> Tensor:
         def some(p: list[str], s: list[int], rows: Tensor) -> Tensor:
             told = None if embeds is None else StyleEmbeds(embeds.positive[rows], embeds.negative[rows])
-            with listening(pipe, "all", 0.0 if told is None else 1.0):
+            with adapter_at(pipe, "all", 0.0 if told is None else 1.0):
                 return sample(pipe, p, s, steps=DRAW_STEPS, guidance=GUIDANCE, style=told)
 
         return _in_chunks(some, prompts, seeds, torch.arange(len(prompts)))

@@ -85,7 +85,7 @@ PHOTO = 0  # drawing 0 of a pool
 EDGES = "edges"
 
 
-def act_in(unet: Any, place: str | None) -> None:
+def set_adapter_blocks(unet: Any, place: str | None) -> None:
     """Turns the adapter on in the layers whose names start with `place` and off elsewhere; None: off everywhere."""
     for name, processor in unet.attn_processors.items():
         if name.endswith("attn2.processor"):
@@ -131,7 +131,7 @@ class GeneratorModule(TrainingModule):
         return self.unet
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
-        act_in(self.network(), PLACES[int(batch["step"]) % len(PLACES)])
+        set_adapter_blocks(self.network(), PLACES[int(batch["step"]) % len(PLACES)])
         states, added = self.conditioning(batch)
         parts = (batch[name] for name in ("latents", "noise", "timesteps"))
         loss = velocity_loss(self.unet, self.scheduler, *parts, states=states, added=added)

@@ -20,9 +20,9 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import INSIDE, bounding_box
 from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.models.edit_unet import EditSampling, empty_prompt, predict
+from magic_insert.models.ip_adapter import blank_style, has_adapter
 from magic_insert.models.pipeline import ddim, decode, encode
 from magic_insert.models.sampling import image_size
-from magic_insert.models.style import blank_style, has_adapter
 
 MARGIN = 0.5  # how far the neighbourhood reaches, in units of the subject's longer side
 

@@ -172,17 +172,17 @@ def count_saved(
         device: where the fake tensors are said to lie.
         depths: how many units a unit, named by its path, stands for.
     """
-    books = Books(network, depths)
-    handles: list[Any] = [unit.register_forward_pre_hook(books.enter) for unit in books.units]
-    handles += [unit.register_forward_hook(books.leave) for unit in books.units]
+    counted = SavedTensors(network, depths)
+    handles: list[Any] = [unit.register_forward_pre_hook(counted.enter) for unit in counted.units]
+    handles += [unit.register_forward_hook(counted.leave) for unit in counted.units]
     try:
         with faked(network, device) as (state, make):
-            books.own.update(_storage(tensor) for tensor in state.values())
+            counted.own.update(_storage(tensor) for tensor in state.values())
             given = {name: make(value) for name, value in options.items()}
             with (
                 autocast(device, arithmetic),
-                books,
-                torch.autograd.graph.saved_tensors_hooks(books.pack, lambda x: x),
+                counted,
+                torch.autograd.graph.saved_tensors_hooks(counted.pack, lambda x: x),
             ):
                 args = tuple(make(value) for value in inputs)
                 out = torch.func.functional_call(network, state, args, given)
@@ -190,11 +190,11 @@ def count_saved(
     finally:
         for handle in handles:
             handle.remove()
-    books.saved.largest = max(books.inner.values(), key=sum, default=(0, 0))
-    return books.saved
+    counted.saved.largest = max(counted.inner.values(), key=sum, default=(0, 0))
+    return counted.saved
 
 
-class Books(TorchDispatchMode):
+class SavedTensors(TorchDispatchMode):
     """What a forward pass keeps for its backward pass, each storage once; `own`: the network's storages."""
 
     def __init__(self, network: nn.Module, depths: Callable[[str], int]) -> None:
@@ -369,7 +369,7 @@ def times(batch: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Bill:
+class Estimate:
     """Bytes of a job by ROWS; `setting` says what was changed to come to it."""
 
     setting: str
@@ -546,7 +546,7 @@ COUNTS = {
 }
 
 
-def ladder(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
+def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
     """`cfg` as it is, then with one setting after the other that saves memory, the cheapest first."""
     yield "as it is", cfg
     part = {"personalize": "personalization", "insertion": "train"}.get(cfg.job)
@@ -588,13 +588,13 @@ def run_plan(cfg: PlanConfig) -> None:
     """
     # A folder is judged as the job would judge it; the hub is not asked.
     find_source(cfg.model)
-    bills: list[Bill] = []
+    bills: list[Estimate] = []
     print(
         f"{cfg.job}, model {cfg.model.name}, {cfg.model.image_size} pixels; in GB (10^9 bytes), line by line added"
     )
     print(f"{'':<58}" + "".join(f"{name:>13}" for name in (*ROWS, "total")) + "  fits into")
-    for setting, changed in ladder(cfg):
-        bills.append(Bill(setting, COUNTS[cfg.job](changed)))
+    for setting, changed in memory_options(cfg):
+        bills.append(Estimate(setting, COUNTS[cfg.job](changed)))
         print(line(bills[-1], cfg.gpu), flush=True)
         if bills[-1].fits(min(*GPUS, cfg.gpu)):
             break
@@ -611,7 +611,7 @@ def run_plan(cfg: PlanConfig) -> None:
         print(f"{cfg.gpu:g} GB: fits {'with ' + words if words else 'as it is'}")
 
 
-def line(bill: Bill, gpu: float) -> str:
+def line(bill: Estimate, gpu: float) -> str:
     """A line of the table."""
     fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if bill.fits(size)]
     numbers = [*(bill.parts[name] for name in ROWS), bill.total]

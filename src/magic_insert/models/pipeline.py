@@ -34,7 +34,7 @@ from magic_insert.models.hub import (
     load_image_encoder,
     load_vae,
 )
-from magic_insert.models.style import silence
+from magic_insert.models.ip_adapter import disable_adapter
 from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -215,7 +215,7 @@ def _load_adapter(pipe: Any, file: Path, place: Place, source: Place) -> None:
         part, _, name = key.partition(".")
         state.setdefault(part, {})[name] = value
     pipe.load_ip_adapter(state, subfolder="", weight_name=file.name)
-    silence(pipe.unet)
+    disable_adapter(pipe.unet)
 
 
 @torch.no_grad()

@@ -1,9 +1,9 @@
 """From prompts and seeds to pictures: a denoiser, wrapped by features, on the pipeline's own scheduler.
 
 A denoiser maps latents at a time to the model's prediction. `network` is the UNet under fixed conditions and outlines;
-`guided`, `pushed` and `handed_over` wrap one denoiser into another, so a feature is a function and the loop knows none
-of them. Every row of the batch has its own seed and its own style and does not depend on its neighbours; with the same
-seeds and one style the stock pipeline draws the same pictures.
+`guided`, `style_guided` and `handed_over` wrap one denoiser into another, so a feature is a function and the loop knows
+none of them. Every row of the batch has its own seed and its own style and does not depend on its neighbours; with the
+same seeds and one style the stock pipeline draws the same pictures.
 
 Structure comes from a picture's outlines, by a Canny ControlNet beside the UNet (Zhang et al. 2023, section 3): a stock
 `ControlNetModel` in the folder `controlnet` of a model, or on the hub. At strength 0, or without a structure, it is not
@@ -28,8 +28,8 @@ from torch import Tensor
 
 from magic_insert.core.errors import UserError
 from magic_insert.models.hub import UNREACHABLE, Place
+from magic_insert.models.ip_adapter import StyleEmbeds, blank_style, has_adapter, require_adapter
 from magic_insert.models.pipeline import decode, quiet
-from magic_insert.models.style import StyleEmbeds, blank_style, has_adapter, require_adapter
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
@@ -283,7 +283,7 @@ def _denoiser(
     denoise = as_it_is(prompts, features.size)
     if contrast is not None:
         assert style is not None, "a push needs the look to push to"
-        denoise = pushed(denoise, pipe, contrast, style.expand(count))
+        denoise = style_guided(denoise, pipe, contrast, style.expand(count))
     if handover is not None and handover.share < 1:
         with handover.base():
             base = as_it_is(handover.prompts or prompts)
@@ -368,7 +368,7 @@ def guided(denoise: Denoiser, weight: float) -> Denoiser:
     return combined
 
 
-def pushed(denoise: Denoiser, pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds) -> Denoiser:
+def style_guided(denoise: Denoiser, pipe: Any, contrast: StyleContrast, wanted: StyleEmbeds) -> Denoiser:
     """`denoise` plus the push of `contrast` from its own look to the `wanted` ones."""
     count = len(wanted)
     looks = torch.cat([wanted.positive, contrast.own.expand(count).positive])

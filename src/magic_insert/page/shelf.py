@@ -17,12 +17,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize, default_box, paste
+from magic_insert.core.compositing import area_resize, paste
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import save_png, to_pil
 from magic_insert.core.jsonl import read_json, write_bytes
 from magic_insert.core.masks import INSIDE, area, bounding_box
 from magic_insert.core.picture_files import SUFFIXES, decode_picture, require_size
+from magic_insert.core.placement import default_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store

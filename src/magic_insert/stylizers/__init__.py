@@ -1,4 +1,6 @@
-"""The methods that redraw a subject in a scene's style. Importing this costs no torch."""
+"""The methods that redraw a subject in a scene's style. Importing this costs no torch.
+
+A method is registered by its name in config/registry.py, one of another package by an entry point."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

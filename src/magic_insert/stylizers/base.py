@@ -18,6 +18,7 @@ from magic_insert.core.images import to_pil
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
+from magic_insert.models.ip_adapter import StyleEmbeds, adapter_at, style_embeds
 from magic_insert.models.sampling import (
     Features,
     Handover,
@@ -28,15 +29,9 @@ from magic_insert.models.sampling import (
     image_size,
     sample,
 )
-from magic_insert.models.style import StyleEmbeds, listening, photo_shares, style_embeds
 from magic_insert.stylizers.draws import Draw
 
 BATCH = 8  # pictures drawn together; the rows do not depend on it
-# Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
-# less well by its learned tokens alone.
-AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
-UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
 
 class DiffusionStylizer:
@@ -110,14 +105,14 @@ class DiffusionStylizer:
         shares = [1.0] * len(draws)
         contrast = None
         if base is not None and embeds is not None:
-            shares = self._handover_shares(embeds)
+            shares = self.handover_shares(embeds)
             if style.guidance > 0 and style.degree > 0:
                 own = style_embeds(self.pipe, [framed(self.pipe, self.subject)])
                 contrast = StyleContrast(own, style.guidance, base)
         self.facts = {draw.id: {"handover": share} for draw, share in zip(draws, shares, strict=True)}
         batches = batches_of(shares)
         pictures: dict[int, Tensor] = {}
-        with listening(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
+        with adapter_at(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
             for number, (share, rows) in enumerate(batches):
                 texts = [draws[i].style_text for i in rows]
                 prompts, known = ([self.prompt(t, w) for t in texts] for w in ("", self.subject.text))
@@ -131,7 +126,7 @@ class DiffusionStylizer:
                     if embeds is None
                     else StyleEmbeds(embeds.positive[rows], embeds.negative[rows]),
                     features=Features(
-                        structure=self.structure if share == 1 else self._outline(),
+                        structure=self.structure if share == 1 else self.outline(),
                         contrast=contrast,
                         handover=None if base is None or share == 1 else Handover(share, base, known),
                         size=self.trained_size,
@@ -141,21 +136,13 @@ class DiffusionStylizer:
                 pictures.update(zip(rows, drawn.cpu(), strict=True))
         return torch.stack([pictures[i] for i in range(len(draws))])
 
-    def _handover_shares(self, embeds: StyleEmbeds) -> list[float]:
-        """For each scene the share of the steps that the personalised model draws."""
-        asked = self.style.handover
-        if asked != "auto":
-            return [float(asked)] * len(embeds)
-        photographs = photo_shares(self.pipe, embeds) or [0.0] * len(embeds)
-        drawn = AUTO_NAMED if self.subject.text else AUTO_UNNAMED
-        return [1.0 if share >= PHOTOGRAPH else drawn for share in photographs]
+    def handover_shares(self, embeds: StyleEmbeds) -> list[float]:
+        """For each scene the share of the steps that the personalised model draws; a base model has all of them."""
+        return [1.0] * len(embeds)
 
-    def _outline(self) -> Structure | None:
-        """The structure of a picture that is handed over; words that ask for a pose are left their freedom."""
-        if self.structure is not None or self.style.outline == 0 or self.sampling.prompt_suffix.strip():
-            return self.structure
-        edges = canny_edges(framed(self.pipe, self.subject))[None]
-        return Structure(controlnet_of(self.pipe), edges, self.style.outline, UNGUIDED_OUTLINE)
+    def outline(self) -> Structure | None:
+        """The structure of a picture that is handed over."""
+        return self.structure
 
     def _style_embeds(self, scenes: Sequence[Float[Tensor, "3 _ _"]]) -> StyleEmbeds | None:
         """The adapter's input for each scene; below `style.degree` 1 mixed with that of the subject's own picture."""

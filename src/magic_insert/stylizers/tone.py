@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
-from magic_insert.core.compositing import FAINT, SUBJECT_HEIGHT, area_resize
+from magic_insert.core.compositing import FAINT, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import bounding_box
+from magic_insert.core.placement import SUBJECT_HEIGHT
 from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers.draws import Draw

@@ -38,12 +38,12 @@ from magic_insert.data.subject_files import (
     subjects_of,
 )
 from magic_insert.data.subject_images import check_subject, load_subjects, place
+from magic_insert.models.ip_adapter import adapter_at, disable_adapter, style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import refuse_unknown_layers
 from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.segment import cut_subject
-from magic_insert.models.style import listening, silence, style_embeds
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import initial_tokens, refuse_known_words
 from magic_insert.tracking import open_tracker
@@ -202,7 +202,7 @@ class _Run:
                     callbacks=callbacks,
                 )
             finally:
-                silence(pipe.unet)  # a run that ended within a step leaves the adapter as it found it
+                disable_adapter(pipe.unet)  # a run that ended within a step leaves the adapter as it found it
             trainables.save(out)
         return start
 
@@ -214,7 +214,7 @@ class _Run:
         with parts_on(pipe, pipe.unet.device, UNTRAINED), ExitStack() as stack:
             style = None
             if cfg.own_style != "none":
-                stack.enter_context(listening(pipe, cfg.own_style, 1.0))
+                stack.enter_context(adapter_at(pipe, cfg.own_style, 1.0))
                 style = style_embeds(pipe, [place(self.subjects[0], image_size(pipe))[0]])
             return to_pil(sample(pipe, [words], [seed], steps=SKETCH_STEPS, style=style)[0])
 

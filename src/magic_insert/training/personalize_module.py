@@ -26,6 +26,14 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, is_cut_out, make_view, place
+from magic_insert.models.ip_adapter import (
+    blank_style,
+    disable_adapter,
+    has_adapter,
+    require_adapter,
+    set_blocks,
+    style_embeds,
+)
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import (
     TEXT_ATTENTION,
@@ -36,14 +44,6 @@ from magic_insert.models.lora import (
 )
 from magic_insert.models.pipeline import PRECISIONS, encode, fingerprint
 from magic_insert.models.sampling import image_size, sample, time_ids
-from magic_insert.models.style import (
-    blank_style,
-    has_adapter,
-    require_adapter,
-    set_blocks,
-    silence,
-    style_embeds,
-)
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, save_tokens
@@ -473,7 +473,7 @@ class PersonalizeModule(TrainingModule):
 
     def on_after_backward(self) -> None:
         # Not before: with gradient checkpointing the backward pass computes the layers again.
-        silence(self.pipe.unet)
+        disable_adapter(self.pipe.unet)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)

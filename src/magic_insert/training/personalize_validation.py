@@ -36,10 +36,10 @@ from magic_insert.core.records import Subject
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.data.subject_images import place
 from magic_insert.models.encoders.micro import load_encoders
+from magic_insert.models.ip_adapter import adapter_at, has_adapter, picture_rows, style_embeds, text_rows
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.pipeline import parts_on
 from magic_insert.models.sampling import image_size, sample
-from magic_insert.models.style import has_adapter, listening, picture_rows, style_embeds, text_rows
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens
 from magic_insert.paths import micro_dir
@@ -182,7 +182,7 @@ class SampleValidation:
         sets = [self._sample(prompt, stop) for prompt in self.prompts]
         if not has_adapter(self.pipe):
             return sets[0], sets[1:], None
-        with listening(self.pipe, validation.style_blocks, 1.0):
+        with adapter_at(self.pipe, validation.style_blocks, 1.0):
             style = style_embeds(self.pipe, [self.style_picture])
             styled = self._sample(self.prompts[0], stop, style)
         return sets[0], sets[1:], styled

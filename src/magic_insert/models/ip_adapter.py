@@ -1,7 +1,7 @@
 """Style from a picture through a frozen IP-Adapter: which blocks listen to it, how loudly, and what they hear.
 
 The style picture is turned into image tokens once; the blocks are chosen by name. A pipeline rests with the adapter
-at scale 0, where every listening layer skips it: that is exactly the model without an adapter.
+at scale 0, where every layer of the adapter skips it: that is exactly the model without an adapter.
 
 Shape letters: B pictures, K adapter inputs per picture (1), D width of the image embedding.
 """
@@ -84,7 +84,7 @@ def square_style_image(image: Float[Tensor, "3 H W"], how: Square = "crop") -> F
     return canvas
 
 
-def listeners(unet: Any) -> dict[str, Any]:
+def adapter_processors(unet: Any) -> dict[str, Any]:
     """The attention processors that can hear an adapter, by name."""
     return {name: p for name, p in unet.attn_processors.items() if hasattr(p, "to_k_ip")}
 
@@ -102,7 +102,7 @@ def check_blocks(unet: Any, blocks: str | Sequence[str]) -> Sequence[str]:
             )
         blocks = PRESETS[blocks]
     for block in blocks:
-        if not any(_within(name, block) for name in listeners(unet)):
+        if not any(_within(name, block) for name in adapter_processors(unet)):
             raise UserError(
                 f"expected a UNet block that hears the adapter, got {block!r}; set style.blocks=all"
             )
@@ -116,14 +116,14 @@ def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
         UserError: see `check_blocks`.
     """
     blocks = check_blocks(unet, blocks)
-    for name, processor in listeners(unet).items():
+    for name, processor in adapter_processors(unet).items():
         heard = any(_within(name, block) for block in blocks)
         processor.scale = [scale if heard else 0.0] * len(processor.scale)
 
 
-def silence(unet: Any) -> None:
-    """Turns the adapter off: every listening layer then skips it."""
-    for processor in listeners(unet).values():
+def disable_adapter(unet: Any) -> None:
+    """Turns the adapter off: every layer of it is then skipped."""
+    for processor in adapter_processors(unet).values():
         processor.scale = [0.0] * len(processor.scale)
 
 
@@ -132,7 +132,7 @@ def _within(name: str, block: str) -> bool:
 
 
 @contextmanager
-def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[None]:
+def adapter_at(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[None]:
     """Inside this block the named layers hear the adapter at `scale`; afterwards none does.
 
     Raises:
@@ -146,7 +146,7 @@ def listening(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator[
     try:
         yield
     finally:
-        silence(pipe.unet)
+        disable_adapter(pipe.unet)
 
 
 @torch.no_grad()

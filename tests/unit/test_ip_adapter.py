@@ -7,16 +7,16 @@ import torch
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.sampling import sample
-from magic_insert.models.style import (
+from magic_insert.models.ip_adapter import (
     StyleEmbeds,
-    listeners,
-    listening,
+    adapter_at,
+    adapter_processors,
+    disable_adapter,
     set_blocks,
-    silence,
     square_style_image,
     style_embeds,
 )
+from magic_insert.models.sampling import sample
 
 
 def picture(seed: int, height: int = 70, width: int = 90) -> torch.Tensor:
@@ -24,7 +24,7 @@ def picture(seed: int, height: int = 70, width: int = 90) -> torch.Tensor:
 
 
 def scales(pipe: Any) -> dict[str, list[float]]:
-    return {name: list(p.scale) for name, p in listeners(pipe.unet).items()}
+    return {name: list(p.scale) for name, p in adapter_processors(pipe.unet).items()}
 
 
 def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
@@ -46,7 +46,7 @@ def test_a_preset_is_what_diffusers_sets(tiny_pipe: Any, preset: Any, diffusers_
     tiny_pipe.set_ip_adapter_scale(diffusers_scale)
     assert ours == scales(tiny_pipe)
     assert any(value == [0.7] for value in ours.values())
-    silence(tiny_pipe.unet)
+    disable_adapter(tiny_pipe.unet)
 
 
 @pytest.mark.parametrize("blocks", ["middle", ["up_blocks.7"], ["up_blocks.0.att"]])
@@ -57,12 +57,12 @@ def test_a_block_where_nothing_listens_is_refused(tiny_pipe: Any, blocks: Any) -
 
 def test_at_scale_zero_the_adapter_is_exactly_absent(tiny_pipe: Any, stock_pipe: Any) -> None:
     heard = style_embeds(tiny_pipe, [picture(0)])
-    with listening(tiny_pipe, "all", 0.0):
+    with adapter_at(tiny_pipe, "all", 0.0):
         assert torch.equal(draw(tiny_pipe, heard), draw(stock_pipe))
 
 
 def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -> None:
-    with pytest.raises(RuntimeError, match="stop"), listening(tiny_pipe, "all", 1.0):
+    with pytest.raises(RuntimeError, match="stop"), adapter_at(tiny_pipe, "all", 1.0):
         raise RuntimeError("stop")
     assert set(map(tuple, scales(tiny_pipe).values())) == {(0.0,)}
 
@@ -70,7 +70,7 @@ def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -
 def test_a_model_without_adapter_refuses_a_style_picture(stock_pipe: Any) -> None:
     with pytest.raises(UserError, match="IP-Adapter"):
         style_embeds(stock_pipe, [picture(0)])
-    with pytest.raises(UserError, match="IP-Adapter"), listening(stock_pipe, "all", 1.0):
+    with pytest.raises(UserError, match="IP-Adapter"), adapter_at(stock_pipe, "all", 1.0):
         pass
 
 
