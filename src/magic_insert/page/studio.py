@@ -52,6 +52,7 @@ from magic_insert.page.shelf import (
     view_of,
 )
 from magic_insert.pages.server import without_folders
+from magic_insert.paths import subjects_dir
 from magic_insert.stylizers import needs_personalization
 
 KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
@@ -160,8 +161,11 @@ class Studio:
         first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
 
         def render(name: str) -> None:
-            self.shelf[name].path = rendered(store, toys[name])
-            self._examine(self.shelf[name])
+            item = self.shelf[name]
+            item.path = rendered(store, toys[name])
+            # What ships is the shipped model's; `_note_learned` knows for sure, once the model is loaded.
+            item.learned = item.path.is_relative_to(subjects_dir()) and self.magic.settings.model.source is None
+            self._examine(item)
 
         for name in first:
             self._put(partial(render, name), SHELF)
