@@ -164,7 +164,9 @@ class Studio:
             item = self.shelf[name]
             item.path = rendered(store, toys[name])
             # What ships is the shipped model's; `_note_learned` knows for sure, once the model is loaded.
-            item.learned = item.path.is_relative_to(subjects_dir()) and self.magic.settings.model.source is None
+            item.learned = (
+                item.path.is_relative_to(subjects_dir()) and self.magic.settings.model.source is None
+            )
             self._examine(item)
 
         for name in first:
