@@ -62,10 +62,12 @@ from magic_insert.toybox.tracer import trace
 from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_subjects
 
 HERE = Path(__file__).resolve().parent
-STYLES = ("photo", "cartoon", "watercolour", "woodcut")
+STYLES = ("photo", "cartoon", "watercolour")
+PLACED_STYLES = (*STYLES, "woodcut")
 FAINT, TRACED = 0.02, SUPERSAMPLE * SIZE
 SUGGESTED = "sitting down on the floor"
-SHORT = "personalization.steps=100,personalization.batch_size=2"
+STEPS = "sampling.steps=12"  # of 25: half of the time
+SHORT = f"personalization.steps=100,personalization.batch_size=2,{STEPS}"
 HIDDEN = {"none": 0.0, "a third": 1 / 3, "half": 0.5}
 IN_FRONT_ID = 90  # of the occluder among the scene's objects
 Picture = tuple[Tensor, Tensor]  # rgb 3 S S and alpha 1 S S
@@ -178,7 +180,7 @@ def one_drawing(
 
 def hidden_part(rows: Rows, magic: MagicInsert, judges: Judges, seed: int, number: int) -> None:
     """Subjects whose lower right part is cut away, as behind something in their own picture."""
-    case = case_of(seed, number, STYLES[:3])
+    case = case_of(seed, number, STYLES)
     box = bounding_box(case.subject.alpha)
     for name, share in HIDDEN.items():
         free = torch.ones_like(case.subject.alpha)
@@ -198,7 +200,7 @@ def hidden_part(rows: Rows, magic: MagicInsert, judges: Judges, seed: int, numbe
         rows.add(
             {"part": "hidden", "subject": number, "drawn_in": style, "hidden": name}
             | {role: values[n] for role, values in found.items()}
-            for n, style in enumerate(STYLES[:3])
+            for n, style in enumerate(STYLES)
         )
 
 
@@ -238,7 +240,7 @@ def scene_part(rows: Rows, magic: MagicInsert, seed: int, number: int) -> None:
             empty, own = behind(scene, body, share), alone(scene, body, studio_light())
             full = replace(empty, shapes=(*empty.shapes, *own.shapes))
             traced[body, share] = tuple(trace([world], TRACED) for world in (full, empty, own))  # type: ignore[assignment]
-        for style in STYLES:
+        for style in PLACED_STYLES:
             measured = placed(magic, traced[body, share], style, level, fold_in(seed, number, style))
             row = {"part": "scene", "subject": number, "drawn_in": style, "factor": factor, "level": name}
             rows.add(row | {"method": method} | found for method, (found, _) in measured.items())
@@ -390,29 +392,32 @@ def sheet(out: Path) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, subjects=4)
+    parser = arguments(__doc__, subjects=3)
     parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--parts", default="scene,words,hidden")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.figure_only:
         frame = pd.read_csv(HERE / "rows.csv")
     else:
         rows, judges, whole = Rows(args.out), Judges(), MagicInsert.from_pretrained("micro")
-        settings = [
-            "ours",
-            "no outline:style.outline=0",
-            f"short:{SHORT}",
-            "base model:stylizer=instantstyle",
-        ]
-        models = models_of(whole, settings, args.out.parent / "subjects")
+        settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}", "short": SHORT}
+        settings["base model"] = f"stylizer=instantstyle,{STEPS}"
+        models = models_of(
+            whole, [f"{name}:{words}" for name, words in settings.items()], args.out.parent / "subjects"
+        )
+        if "scene" in args.parts:
+            for number in range(args.scenes):
+                if {"part": "scene", "subject": number, "factor": "complexity", "level": "1"} not in rows:
+                    scene_part(rows, models["ours"], args.seed, number)
         for number in range(args.subjects):
-            if {"part": "words", "subject": number, "method": "suggested"} not in rows:
+            if (
+                "words" in args.parts
+                and {"part": "words", "subject": number, "method": "suggested"} not in rows
+            ):
                 words_part(rows, models, judges, args.seed, number)
-        for number in range(args.scenes):
-            if {"part": "scene", "subject": number, "factor": "complexity", "level": "1"} not in rows:
-                scene_part(rows, models["ours"], args.seed, number)
         for number in range(args.subjects):
-            if {"part": "hidden", "subject": number, "hidden": "half"} not in rows:
+            if "hidden" in args.parts and {"part": "hidden", "subject": number, "hidden": "half"} not in rows:
                 hidden_part(rows, models["short"], judges, args.seed, number)
         keys = ["part", "subject", "drawn_in", "method", "pose", "complexity", "hidden", "factor", "level"]
         frame = rows.frame.drop_duplicates(keys, keep="last")  # what was begun twice

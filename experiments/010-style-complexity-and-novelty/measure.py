@@ -263,7 +263,7 @@ def rank_correlation(
     places = {style: np.flatnonzero(owner == style) for style in styles}
 
     def rho(rows: np.ndarray, columns: np.ndarray) -> float:
-        one, other = (np.nanmean(by[n].to_numpy()[np.ix_(rows, columns)], axis=1) for n in (distance, value))
+        one, other = (by[n].iloc[rows, columns].mean(axis=1) for n in (distance, value))
         return float(spearmanr(one, other, nan_policy="omit").statistic)
 
     rng, every = np.random.default_rng(0), np.arange(len(owner))
@@ -311,7 +311,7 @@ def tables(frame: pd.DataFrame) -> str:
         slopes.append(line)
     middle = frame[frame.complexity == COMPLEXITY]
     styles = [
-        {"style": style, "kind": found.kind.iloc[0]}
+        {"drawn in": style, "kind": found.kind.iloc[0]}
         | {number: mean_with_interval(by_subject(found, number), 2) for number in NUMBERS}
         | {name: round(float(found[name].mean()), 3) for name in DISTANCES}
         for style, found in middle.groupby("drawn_in", sort=False)
@@ -321,8 +321,8 @@ def tables(frame: pd.DataFrame) -> str:
         limit, accuracy = threshold(frame[tuned(frame)], distance)
         rest = frame[reported(frame)]
         flagged, poor = rest[distance] > limit, rest["style"] < POOR
-        words = {n: "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(rest, distance, n)) for n in NUMBERS}
-        new = rest[rest.kind != "seen"]
+        words = {n: "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(frame, distance, n)) for n in NUMBERS}
+        new = frame[frame.kind != "seen"]
         rules.append(
             {"distance": distance} | {f"rho with {n}": text for n, text in words.items()}
             | {"rho with style, new": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(new, distance, "style")),
@@ -370,7 +370,7 @@ def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
     for kind, marker in (("seen", "o"), ("held out", "D"), ("composed", "^")):
         part = table[table.kind == kind]
         ax.scatter(part[distance], part["style"], marker=marker, s=28, label=kind)  # type: ignore[attr-defined]
-    for _, row in table.iterrows():
+    for _, row in table[table.kind != "seen"].iterrows():
         ax.annotate(
             row.drawn_in, (row[distance], row["style"]), (3, 3), textcoords="offset points", fontsize=6.5
         )  # type: ignore[attr-defined]
@@ -382,6 +382,7 @@ def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
     ax.fill_between(at, *np.quantile(fits, [0.025, 0.975], axis=0), color="#5f6b7c", alpha=0.15)  # type: ignore[attr-defined]
     ax.set_xlabel(f"distance of the scene from the training styles ({distance.replace('_', ', ')})")  # type: ignore[attr-defined]
     ax.set_ylabel("style of the redrawn subject (cosine)")  # type: ignore[attr-defined]
+    ax.set_ylim(-0.15, 1.1)  # type: ignore[attr-defined]
     ax.legend(fontsize=8, loc="lower left")  # type: ignore[attr-defined]
 
 
@@ -398,7 +399,7 @@ def sheet(out: Path, number: int) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, subjects=6).parse_args()
+    args = arguments(__doc__, subjects=3).parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.figure_only:
         frame = pd.read_csv(HERE / "rows.csv")

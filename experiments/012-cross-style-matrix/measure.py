@@ -3,13 +3,15 @@
     python experiments/012-cross-style-matrix/measure.py --out runs/012
     python experiments/012-cross-style-matrix/measure.py --out FOLDER --figure-only
 
-Every (subject, A) is personalised once, in half of the default steps, and redrawn for one scene in every B. Judged is
+A subject in one of six A is personalised once, in a short training, and redrawn for one scene in every B. Judged is
 what is inserted: the cut-out on white against the cut-out of the truth, the Toybox's drawing of the subject in B.
 Methods: `personalized`; `tone`, the subject's own pixels in the scene's palette; `nothing`, its own pixels; and on some
 B only, `handover 0.4` (photographs) and `no outline`. What rows.jsonl holds is not drawn again.
 """
 
 import sys
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
     COMPLEXITY,
     SIZE,
+    Case,
     Judges,
     Row,
     Rows,
@@ -40,17 +43,19 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Scene, Subject
 from magic_insert.data.subject_images import place
-from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, style_phrase
-from magic_insert.toybox.world import render_subjects
+from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, draw, style_phrase
+from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_subjects
 
 HERE = Path(__file__).resolve().parent
-STEPS = 100
+SHORT = "personalization.steps=100,personalization.batch_size=2,sampling.steps=12"
+FREE = ("nothing", "tone")
+LEARNED = ("cartoon", "halftone", "photo", "ink", "woodcut", "watercolour")  # A of the personalised subjects
 LIKE_PHOTOS = ("photo", "vintage")
 CHECKED = ("cartoon", "watercolour", "ink", "charcoal")
 SETTINGS = {
-    "personalized": f"personalization.steps={STEPS}",
-    "handover 0.4": f"personalization.steps={STEPS},style.handover=0.4",
-    "no outline": f"personalization.steps={STEPS},style.outline=0",
+    "personalized": SHORT,
+    "handover 0.4": f"{SHORT},style.handover=0.4",
+    "no outline": f"{SHORT},style.outline=0",
     "tone": "stylizer=tone",
 }
 SHOWN = ("photo", "cartoon", "halftone", "ink", "woodcut")
@@ -66,7 +71,7 @@ def cut_out(
     magic: MagicInsert, method: str, subject: Subject, scenes: list[Scene], seed: int
 ) -> list[Subject | None]:
     """What `method` makes of the subject for each scene, cut out; None where nothing can be cut out."""
-    if method == "nothing":
+    if method == FREE[0]:
         return [subject] * len(scenes)
     words = [style_phrase(scene.id.rsplit("-", 1)[0]) for scene in scenes]
     found: list[Subject | None] = []
@@ -83,35 +88,48 @@ def on_white(cuts: list[Subject | None]) -> Tensor:
     return torch.stack([torch.ones(3, SIZE, SIZE) if cut is None else place(cut, SIZE)[0] for cut in cuts])
 
 
+@cache
+def known_case(seed: int, number: int) -> Case:
+    """The subject with its scenes."""
+    return case_of(seed, number, ALL_STYLES)
+
+
 def measure(
-    rows: Rows, models: dict[str, MagicInsert], judges: Judges, seed: int, number: int, own: str
+    rows: Rows,
+    models: dict[str, MagicInsert],
+    judges: Judges,
+    who: tuple[int, int, str],
+    methods: Sequence[str],
 ) -> None:
-    """The rows of one subject drawn in the style `own`."""
-    case = case_of(seed, number, ALL_STYLES)
-    alone = render_subjects(
-        [case.spec] * (1 + len(ALL_STYLES)), [own, *ALL_STYLES], [COMPLEXITY] * (1 + len(ALL_STYLES)),
-        [fold_in(seed, "own sheet", number), *[fold_in(seed, "texture", number)] * len(ALL_STYLES)], SIZE,
-    )  # fmt: skip
-    subject = Subject(alone.rgb[0], alone.alpha[0], f"subject-{number}-{own}", text=case.subject.text)
-    truth = on_white([Subject(rgb, subject.alpha, "truth") for rgb in alone.rgb[1:]])
-    learned = models["personalized"].personalize(subject)
-    for method in ("nothing", *models):
-        drawn_in = targets(method)
-        at = [ALL_STYLES.index(style) for style in drawn_in]
-        known = subject if method in ("nothing", "tone") else learned
-        magic = models.get(method, models["tone"])
-        cuts = cut_out(magic, method, known, [case.scenes[i] for i in at], seed)
+    """The rows of one subject (seed, number and the style `own` that it is drawn in)."""
+    seed, number, own = who
+    case, studio = (
+        known_case(seed, number),
+        trace_subjects([known_case(seed, number).spec], SUPERSAMPLE * SIZE),
+    )
+    alpha = shrink(studio.coverage)[0]
+
+    def drawn_in(style: str, sheet: str) -> Tensor:
+        return shrink(draw(studio, [style], [COMPLEXITY], [fold_in(seed, sheet, number)]))[0]
+
+    subject = Subject(drawn_in(own, "own sheet"), alpha, f"subject-{number}-{own}", text=case.subject.text)
+    truth = on_white([Subject(drawn_in(style, "texture"), alpha, "truth") for style in ALL_STYLES])
+    learned = subject if set(methods) <= set(FREE) else models["personalized"].personalize(subject)
+    for method in methods:
+        styles = targets(method)
+        at = [ALL_STYLES.index(style) for style in styles]
+        known = subject if method in FREE else learned
+        cuts = cut_out(models.get(method, models["tone"]), method, known, [case.scenes[i] for i in at], seed)
         drawn = on_white(cuts)
         found = judges.likeness(drawn, truth[at])
-        measured: list[Row] = [
-            {"subject": number, "method": method, "own": own, "drawn_in": style, "cut": cuts[n] is not None}
-            | {role: values[n] for role, values in found.items()}
-            for n, style in enumerate(drawn_in)
-        ]
         save_png(rows.file.parent / f"{method}-{own}-{number}.png", torch.cat(list(drawn), -1))
         save_png(rows.file.parent / f"truth-{number}.png", torch.cat(list(truth), -1))
         save_png(rows.file.parent / f"own-{own}-{number}.png", place(subject, SIZE)[0])
-        rows.add(measured)
+        rows.add(
+            {"subject": number, "method": method, "own": own, "drawn_in": style, "cut": cuts[n] is not None}
+            | {role: values[n] for role, values in found.items()}
+            for n, style in enumerate(styles)
+        )
 
 
 def part(frame: pd.DataFrame, method: str, **where: object) -> pd.DataFrame:
@@ -136,7 +154,7 @@ def tables(frame: pd.DataFrame) -> str:
     lines = []
     for kind, chosen in kinds.items():
         for method in ("nothing", "tone", "personalized"):
-            found = part(frame[chosen], method)
+            found = part(frame[chosen & frame.own.isin(LEARNED)], method)
             pairs = found.assign(subject=found.own + "-" + found.drawn_in)
             lines.append(
                 {"pairs": kind, "method": method, "cells": pairs.subject.nunique()}
@@ -168,25 +186,26 @@ def tables(frame: pd.DataFrame) -> str:
 
 
 def draw_figure(path: Path, frame: pd.DataFrame) -> None:
-    """Heat maps of identity and style, A down, B across."""
-    with figure(path, 8.0, 9.2) as made:
-        axes = made.subplots(2, 2)
-        for row, method in enumerate(("personalized", "tone")):
+    """Heat maps of style and identity, A down, B across."""
+    with figure(path, 8.0, 7.0) as made:
+        axes = made.subplots(2, 2, height_ratios=(len(LEARNED), len(ALL_STYLES)))
+        for row, (method, owns) in enumerate((("personalized", LEARNED), ("tone", ALL_STYLES))):
             for column, role in enumerate(("style", "identity")):
                 ax = axes[row, column]
                 table = part(frame, method).pivot_table(index="own", columns="drawn_in", values=role)
-                table = table.reindex(index=ALL_STYLES, columns=ALL_STYLES)
-                shown = ax.imshow(table, vmin=0, vmax=1, cmap="viridis")
+                table = table.reindex(index=list(owns), columns=list(ALL_STYLES))
+                shown = ax.imshow(table, vmin=0, vmax=1, cmap="viridis", aspect="auto")
                 ax.set_title(f"{method}: {role}, mean {np.nanmean(table):.2f}", fontsize=10)
-                ax.set_xticks(range(len(ALL_STYLES)), ALL_STYLES, rotation=90, fontsize=7.5)
-                ax.set_yticks(range(len(ALL_STYLES)), ALL_STYLES, fontsize=7.5)
+                names = ALL_STYLES if row else [""] * len(ALL_STYLES)
+                ax.set_xticks(range(len(ALL_STYLES)), names, rotation=90, fontsize=7.5)
+                ax.set_yticks(range(len(owns)), owns, fontsize=7.5)
                 ax.grid(False)
-                ax.set_ylabel("subject's own picture (A)" if column == 0 else "", fontsize=8.5)
-                ax.set_xlabel("scene (B)" if row == 1 else "", fontsize=8.5)
-                for edge in (12.5,):
-                    ax.axvline(edge, color="white", linewidth=1.2)
-                    ax.axhline(edge, color="white", linewidth=1.2)
-        made.colorbar(shown, ax=axes, shrink=0.5, label="cosine to the truth (1: equal)")
+                ax.axvline(len(TRAIN_STYLES) - 0.5, color="white", linewidth=1.2)
+                if row:
+                    ax.set_xlabel("scene (B); right of the line never trained on", fontsize=8.5)
+                if not column:
+                    ax.set_ylabel("own picture (A)", fontsize=8.5)
+        made.colorbar(shown, ax=axes, shrink=0.6, label="cosine to the truth (1: equal)")
 
 
 def sheet(out: Path, number: int) -> None:
@@ -206,7 +225,9 @@ def sheet(out: Path, number: int) -> None:
 
 
 def main() -> None:
-    args = arguments(__doc__, subjects=2).parse_args()
+    parser = arguments(__doc__, subjects=2)
+    parser.add_argument("--free", type=int, default=3, help="subjects of the methods without a training")
+    args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if args.figure_only:
         frame = pd.read_csv(HERE / "rows.csv")
@@ -217,13 +238,16 @@ def main() -> None:
             [f"{n}:{s}" for n, s in SETTINGS.items()],
             args.out / "subjects",
         )
-        for number in range(args.subjects):
-            for own in ALL_STYLES:
-                if {"subject": number, "own": own, "method": "tone"} not in rows:
-                    measure(rows, models, judges, args.seed, number, own)
+        plan = [(n, own, FREE) for n in range(args.free) for own in ALL_STYLES]
+        paid = tuple(name for name in SETTINGS if name not in FREE)
+        plan += [(n, own, paid) for n in range(args.subjects) for own in LEARNED]
+        for number, own, methods in plan:
+            if {"subject": number, "own": own, "method": methods[-1]} not in rows:
+                measure(rows, models, judges, (args.seed, number, own), methods)
         frame = rows.frame
         frame.to_csv(args.out / "rows.csv", index=False)
-        sheet(args.out, 0)
+        if args.subjects:
+            sheet(args.out, 0)
     (args.out / "table.md").write_text(tables(frame))
     draw_figure(args.out / "figure.png", frame)
     print(tables(frame))
