@@ -173,22 +173,14 @@ def insert_cutout(
             shown, mask = cover(shown, scene.rgb, front), mask * (1 - front)
         layer, at = None, Box(0, 0, 0, 0)
         if composite == "paper":
-            if drawn.output is None:
-                raise UserError(
-                    f"expected an inserter that draws a picture for composite=paper, got {inserter.name}; "
-                    "set composite=effect_layer"
-                )
-            rgb = region.put_back(pasted.rgb, resize(drawn.output, region.side, region.side))
+            rgb = region.put_back(pasted.rgb, resize(_picture(drawn, inserter), region.side, region.side))
             rgb = rgb if front is None else cover(rgb, scene.rgb, front)
             changed = (rgb != scene.rgb).any(dim=0, keepdim=True).to(rgb.dtype)
         else:
             near, at = upsample_near(drawn.layer, above, alpha)
             layer, at = _on_scene(near, at, region, scene)
             there = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
-            if front is not None:
-                nothing = torch.ones_like(layer.shade)
-                light = layer.light * (1 - front[there])
-                layer = EffectLayer(torch.lerp(layer.shade, nothing, front[there].expand_as(nothing)), light)
+            layer = layer if front is None else _behind(layer, front[there])
             rgb, changed = shown.clone(), torch.zeros_like(mask)
             rgb[there] = apply_effect(scene.rgb[there], shown[there], mask[there], layer)
             changed[there] = layer.region.to(changed.dtype)
@@ -200,6 +192,21 @@ def insert_cutout(
         "window": [region.x, region.y, region.side],
     }
     return Inserted(Composite(rgb, mask, provenance), pasted, drawn, changed, layer, at)
+
+
+def _picture(drawn: Insertion, inserter: Inserter) -> Tensor:
+    if drawn.output is None:
+        raise UserError(
+            f"expected an inserter that draws a picture for composite=paper, got {inserter.name}; "
+            "set composite=effect_layer"
+        )
+    return drawn.output
+
+
+def _behind(layer: EffectLayer, front: Float[Tensor, "1 H W"]) -> EffectLayer:
+    """A layer that leaves alone what stands before it."""
+    nothing = torch.ones_like(layer.shade)
+    return EffectLayer(torch.lerp(layer.shade, nothing, front.expand_as(nothing)), layer.light * (1 - front))
 
 
 def _on_scene(layer: EffectLayer, at: Box, region: Region, scene: Scene) -> tuple[EffectLayer, Box]:

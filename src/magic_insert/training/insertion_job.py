@@ -13,6 +13,7 @@ than the Toybox's step; in photographs that were not taken with one exposure it 
 
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,14 @@ from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, res
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
-from magic_insert.training.effect import EffectFit, draw_effects, fit_effect, pair_drawings, toybox_drawings
+from magic_insert.training.effect import (
+    Drawings,
+    EffectFit,
+    draw_effects,
+    fit_effect,
+    pair_drawings,
+    toybox_drawings,
+)
 from magic_insert.training.insertion import PRODUCTS, EditFit, EditLatents, Task, fit_edit
 from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only, wait_for_all
 
@@ -177,7 +185,6 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
         UserError: no weights at `train.init`, or a folder that holds another fit.
     """
     out, train, data = Path(cfg.out), cfg.train, cfg.data
-    cache = out if data.cache is None else Path(data.cache)
     start = {"base": None, "shipped": effect_weights()}.get(
         train.init, Path(train.init) / effect_weights().name
     )
@@ -206,11 +213,7 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
     with open_tracker(out, "insertion-effect", cfg.logger, thaw(cfg)) as tracker:
         with (
             stage(on_event, "train the effect network") as running,
-            (
-                toybox_drawings(cache, cfg.seed, settings.scenes, data.workers)
-                if training is None
-                else pair_drawings(cache, training)
-            ) as drawings,
+            _drawings(data, out, training, cfg.seed, settings.scenes) as drawings,
         ):
             weights = fit_effect(
                 settings,
@@ -223,16 +226,22 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
             )
         if data.held_out == 0 or (out / "validation-effect.json").is_file():
             return
-        with (
-            toybox_drawings(cache, fold_in(cfg.seed, "held out"), data.held_out, data.workers)
-            if held_out is None
-            else pair_drawings(cache, held_out)
-        ) as scenes:
+        with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
             batch, output = draw_effects(load_effect_net(weights), scenes)
         effect = effect_of(batch.truth, batch.scene, batch.mask)
         names = [f"scene-{i}" for i in range(len(output))]
         drawn = Drawn(names, batch.pasted, output, batch.truth, batch.mask, effect)
         publish_numbers(out, "effect", drawn, tracker, cfg)
+
+
+def _drawings(
+    data: DataConfig, out: Path, pairs: PairSet | None, seed: int, scenes: int
+) -> AbstractContextManager[Drawings]:
+    """What an effect network sees: windows on `pairs`, or scenes of the Toybox where there are none."""
+    cache = out if data.cache is None else Path(data.cache)
+    if pairs is not None:
+        return pair_drawings(cache, pairs)
+    return toybox_drawings(cache, seed, scenes, data.workers)
 
 
 class TaskRun:
