@@ -299,7 +299,7 @@ def tables(frame: pd.DataFrame) -> str:
         moved = words[(words.method == method) & (words.pose != "stand")]
         cells = {n: mean_with_interval(by_subject(moved, n), 2) for n in numbers}
         lines.append({"read": f"{method}, sit, wave and lean", "drawings": len(moved)} | cells)
-    hidden = frame[frame.part == "hidden"]
+    hidden = frame.reindex(columns=sorted({*frame, "hidden"}))[frame.part == "hidden"]
     cut = [
         {"hidden in its picture": name} | {n: mean_with_interval(by_subject(found, n)) for n in numbers[1:]}
         | {f"{n}, against none": mean_with_interval(difference(hidden, "hidden", name, "none", n)) for n in numbers[1:]}
@@ -325,7 +325,9 @@ def tables(frame: pd.DataFrame) -> str:
     ]
     said = [{"place": kind, "suggested": pose_by_words(None, None, kind)} for kind in KINDS]  # type: ignore[arg-type]
     return (
-        "\n\n".join(pd.DataFrame(t).to_markdown(index=False) for t in (lines, cut, placed_rows, gains, said))
+        "\n\n".join(
+            pd.DataFrame(t).to_markdown(index=False) for t in (lines, cut, placed_rows, gains, said) if t
+        )
         + "\n"
     )
 
@@ -343,12 +345,11 @@ def bars(ax: object, named: dict[str, np.ndarray], label: str, colour: str) -> N
 
 
 def draw_figure(path: Path, frame: pd.DataFrame) -> None:
-    """How often the pose is drawn; identity of hidden subjects; the effect by factor; what is in front."""
+    """How often the pose is drawn; identity there; the effect by factor; what is in front."""
     frame = frame.assign(right=(frame.read == frame.pose).where(frame.read.notna()).astype(float) * 100)
     words, moved = frame[frame.part == "words"], frame[frame.pose != "stand"]
     scenes = frame[(frame.part == "scene") & (frame.method == "over")]
     front = frame[(frame.part == "scene") & (frame.factor == "in front")]
-    hidden = frame[frame.part == "hidden"]
     asked = {
         "truth, another body": by_subject(frame[frame.part == "reader"], "right"),
         "base model": by_subject(moved[moved.method == "base model"], "right"),
@@ -359,8 +360,17 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
         axes = made.subplots(2, 2)
         bars(axes[0, 0], asked, "pose drawn as asked, % (chance 25)", "#0072b2")
         axes[0, 0].axvline(25, color="#5f6b7c", linestyle="--", linewidth=1)
-        shown = {f"{n} hidden": by_subject(p, "identity") for n, p in hidden.groupby("hidden", sort=False)}
-        bars(axes[0, 1], shown, "identity to the whole truth (cosine)", "#d55e00")
+        middle, names = (
+            words[words.complexity == COMPLEXITY],
+            {"ours": "personalised", "base model": "base model"},
+        )
+        shown = {
+            f"{names[method]}, {pose}": by_subject(found, "identity")
+            for (method, pose), found in middle[middle.method.isin(names)].groupby(
+                ["method", "pose"], sort=False
+            )
+        }
+        bars(axes[0, 1], shown, "identity in that pose (cosine)", "#d55e00")
         by = {
             f"{f}: {v}": by_subject(p, "effect")
             for (f, v), p in scenes.groupby(["factor", "level"], sort=False)
@@ -420,7 +430,9 @@ def main() -> None:
             if "hidden" in args.parts and {"part": "hidden", "subject": number, "hidden": "half"} not in rows:
                 hidden_part(rows, models["short"], judges, args.seed, number)
         keys = ["part", "subject", "drawn_in", "method", "pose", "complexity", "hidden", "factor", "level"]
+        keys = [key for key in keys if key in rows.frame]
         frame = rows.frame.drop_duplicates(keys, keep="last")  # what was begun twice
+        frame = frame[frame.method != "truth"]
         frame.to_csv(args.out / "rows.csv", index=False)
         sheet(args.out)
     (args.out / "table.md").write_text(tables(frame))
