@@ -11,16 +11,19 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST
 from magic_insert.data.benchmarks import BenchBackground, Benchmark, BenchPair, BenchSubject
 from magic_insert.evaluation.pictures import (
     adopt,
     estimate_mask,
+    in_own_frame,
     mask_file,
     match_files,
     method_folder,
     picture_file,
 )
+from magic_insert.magic import Redrawn
 
 PAIRS = [BenchPair("alien", "desert_oil", "r"), BenchPair("dog", "forest", "l")]
 OFFICIAL = "res_{subject}_{background}_{side}.jpg"
@@ -106,3 +109,18 @@ def test_masks_that_came_along_do_not_outlive_a_run_without_them(bench: Benchmar
     shutil.copy(files["mask"], mask_file(picture_file(out, "insert", "official", PAIR, 0)))
     claim.unlink()
     assert torch.equal(adopted(with_masks=False), estimated)
+
+
+def test_a_redrawn_cut_out_stands_where_its_subject_does_and_any_other_picture_stays() -> None:
+    alpha = torch.zeros(1, 20, 30)
+    alpha[:, 4:14, 7:12] = 1
+    subject = Subject(torch.rand(3, 20, 30), alpha, "box")
+    cut = Redrawn(torch.full((3, 10, 5), 0.25), "box", "box__a", {}, {}, torch.full((1, 10, 5), 0.5))
+    rgb, matte = in_own_frame(cut, subject)
+    assert rgb.shape == (3, 20, 30)
+    assert matte is not None
+    assert torch.equal(matte, 0.5 * alpha)
+    assert (rgb[:, 4:14, 7:12] == 0.25).all()
+    assert (rgb[:, :4] == 1).all()
+    whole = Redrawn(torch.rand(3, 8, 8), "box", "box__a", {}, {})
+    assert in_own_frame(whole, subject) == (whole.rgb, None)

@@ -28,13 +28,13 @@ from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.evaluation import IMAGES, EvaluatedInserter, EvaluatedStylizer, MadeElsewhere
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.config.schema.shared import InserterConfig, StylizerConfig
-from magic_insert.core.compositing import paste
+from magic_insert.core.compositing import FAINT, paste
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_bytes
-from magic_insert.core.masks import blur, dilate, erode, fill_holes, largest_component
+from magic_insert.core.masks import blur, bounding_box, dilate, erode, fill_holes, largest_component
 from magic_insert.core.picture_files import pictures_in
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
@@ -185,6 +185,22 @@ def by_unit(entries: Sequence[Entry]) -> list[tuple[tuple[str, str, str], list[E
 # Drawing
 
 
+def in_own_frame(
+    redrawn: Redrawn, subject: Subject
+) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1 _ _"] | None]:
+    """A redrawn cut-out where the subject stands in its own picture, as truth and other methods have it.
+
+    A picture without a matte, or with one of another size than the subject's outline, stays as it is.
+    """
+    box = bounding_box(subject.alpha, FAINT)
+    if redrawn.alpha is None or redrawn.alpha.shape[-2:] != (box.h, box.w):
+        return redrawn.rgb, redrawn.alpha
+    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+    rgb, alpha = torch.ones_like(subject.rgb), torch.zeros_like(subject.alpha)
+    rgb[there], alpha[there] = redrawn.rgb, redrawn.alpha
+    return rgb, alpha
+
+
 class Workshop:
     """Every method as a `MagicInsert`; what is loaded is shared, and loaded when the first picture is missing."""
 
@@ -320,7 +336,7 @@ class Workshop:
                         on_event=self.on_event,
                     )
                     for path, picture in zip(files, pictures, strict=True):
-                        save_png(path, picture.rgb, picture.alpha)
+                        save_png(path, *in_own_frame(picture, subject))
                 self.tick(len(batch))
 
     def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
