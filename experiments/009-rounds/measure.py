@@ -238,12 +238,12 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     sets = []
     for (arm, number), found in kept.groupby(["arm", "round"], sort=False):
         good = found[found.accepted]
-        share = good.style.value_counts(normalize=True)
+        share = good["style"].value_counts(normalize=True)
         sets.append(
             {"arm": arm, "round": number, "kept": f"{len(good)} of {len(found)}",
              "size, kept / all": f"{good['size'].mean() / found['size'].mean():.2f}",
              "contrast, kept / all": f"{good.contrast.mean() / found.contrast.mean():.2f}",
-             "styles kept": f"{good.style.nunique()} of {found.style.nunique()}",
+             "styles kept": f"{good['style'].nunique()} of {found['style'].nunique()}",
              "effective styles": f"{np.exp(-(share * np.log(share)).sum()):.1f}",
              "shadow left, all": f"{found.left.mean():.3f}", "shadow left, kept": f"{good.left.mean():.3f}",
              "removal, dB": f"{found.psnr.mean():.2f}"}

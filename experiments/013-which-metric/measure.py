@@ -157,7 +157,8 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
             axes.set_yticks(range(len(order)), order, fontsize=8)
             axes.set(xlim=(0, 1), xlabel=f"agreement with {column(track, truth).label}")
             axes.set_title({"stylize": "redrawn subjects", "insert": "composites"}[track])
-        panels[0].legend(fontsize=8, loc="lower right")
+        handles, names = panels[0].get_legend_handles_labels()
+        made.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
 
 
 def main() -> None:

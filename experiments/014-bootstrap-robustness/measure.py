@@ -11,6 +11,7 @@ Faults are put into the pool and the harvest by this script; the product has no 
 import argparse
 import shutil
 import sys
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ SHARE = 0.1  # of the pictures, for each kind of fault
 NOISE = 0.1  # on the bad remover's weights, in standard deviations of each tensor
 STYLE = "watercolour"
 NOT_REMOVED, WRONG_MASK, DUPLICATE, SOUND = "not removed", "wrong mask", "duplicate", "sound"
+SHARES = dict.fromkeys((NOT_REMOVED, WRONG_MASK, DUPLICATE), SHARE)
 NO_FILTER = "filter=none"
 ARMS: dict[str, tuple[str, ...]] = {
     "clean": (),
@@ -53,20 +55,21 @@ ARMS: dict[str, tuple[str, ...]] = {
 }
 
 
-def faults_of(ids: list[str], seed: int) -> dict[str, tuple[str, str]]:
-    """id -> its fault and the other picture that the fault takes from."""
+def faults_of(ids: list[str], seed: int, shares: Mapping[str, float]) -> dict[str, tuple[str, str]]:
+    """id -> its fault and the other picture that the fault takes from; `shares` of the pictures by fault."""
     order = [ids[i] for i in torch.randperm(len(ids), generator=generator(seed, "faults")).tolist()]
-    count = round(SHARE * len(ids))
-    kinds = [NOT_REMOVED] * count + [WRONG_MASK] * count + [DUPLICATE] * count
-    return {name: (kind, order[-1 - i]) for i, (name, kind) in enumerate(zip(order, kinds, strict=False))}
+    kinds = [kind for kind, share in shares.items() for _ in range(round(share * len(ids)))]
+    return {name: (kind, order[i - 1]) for i, (name, kind) in enumerate(zip(order, kinds, strict=False))}
 
 
 class SpoiltPlan(Plan):
     """A plan whose pool holds pictures under a wrong mask and duplicates, and whose harvest leaves subjects."""
 
+    shares: Mapping[str, float] = SHARES
+
     def pool(self) -> Entry:
         whole = super().pool()
-        faults = faults_of(stages.ids_of(stages.read_index(whole.folder)), self.cfg.seed)
+        faults = faults_of(stages.ids_of(stages.read_index(whole.folder)), self.cfg.seed, self.shares)
 
         def make(staging: Path) -> None:
             shutil.copytree(whole.folder, staging, dirs_exist_ok=True)
@@ -83,7 +86,7 @@ class SpoiltPlan(Plan):
 
     def harvest(self, pool: Entry, remover: Source) -> Entry:
         done = super().harvest(pool, remover)
-        faults = faults_of(stages.ids_of(stages.read_index(pool.folder)), self.cfg.seed)
+        faults = faults_of(stages.ids_of(stages.read_index(pool.folder)), self.cfg.seed, self.shares)
 
         def make(staging: Path) -> None:
             shutil.copytree(done.folder, staging, dirs_exist_ok=True)
@@ -92,10 +95,12 @@ class SpoiltPlan(Plan):
                     source = stages.picture_file(pool.folder, stages.WITH, name)
                     shutil.copyfile(source, stages.picture_file(staging, stages.WITHOUT, name))
 
-        return self.store.obtain(Request("spoilt-harvest", 1, {}, {"harvest": done.content}), make)
+        return self.store.obtain(
+            Request("spoilt-harvest", 1, {"faults": faults}, {"harvest": done.content}), make
+        )
 
 
-def spoilt_plan_of(seed: int, out: Path, store: Path, *words: str) -> Plan:
+def spoilt_plan_of(seed: int, out: Path, store: Path, *words: str) -> "SpoiltPlan":
     """As `plan_of`, with faults."""
     cfg = freeze(compose_job("bootstrap", [*SMALL, f"seed={seed}", f"out={out}", f"store={store}", *words]))
     return SpoiltPlan(cfg, Store(store), lambda target, payload: execute(target, payload, cfg.exec))
@@ -113,6 +118,21 @@ def bad_remover(out: Path) -> Path:
                     weight += NOISE * weight.std() * torch.randn(weight.shape, generator=draw)
         save_unet(folder, unet)
     return folder
+
+
+def spoil_all(tables: Tables, kind: str, seed: int, out: Path, store: Path) -> None:
+    """Every picture of a pool under one fault: what the filter says of it. Nothing is trained."""
+    arm, kept = f"all {kind}", tables.found["kept"]
+    if len(kept) and ((kept.arm == arm) & (kept.seed == seed)).any():
+        return
+    plan = spoilt_plan_of(seed, out / "all", store, "filter.threshold=0")
+    plan.shares = {kind: 1.0}
+    pool, remover, inserter = plan.pool(), plan.base("remover"), plan.base("inserter")
+    harvest = plan.harvest(pool, remover)
+    measured = plan.measure(pool, harvest, inserter)
+    chosen, _, _ = plan.select(pool, measured)
+    entries = {"harvest": harvest, "measure": measured, "select": chosen}
+    tables.removals(arm, plan, {"round": 1, "stages": {name: entry.key for name, entry in entries.items()}})
 
 
 def run_arm(tables: Tables, arm: str, seed: int, out: Path, store: Path) -> dict[str, Any]:
@@ -143,7 +163,7 @@ def fault_column(kept: pd.DataFrame) -> pd.DataFrame:
     found["fault"] = SOUND
     for (arm, seed), part in found.groupby(["arm", "seed"]):
         if str(arm).startswith("spoilt"):
-            faults = faults_of(list(part.id), int(seed))
+            faults = faults_of(list(part.id), int(seed), SHARES)
             found.loc[part.index, "fault"] = [faults.get(name, (SOUND, ""))[0] for name in part.id]
     return found
 
@@ -154,17 +174,31 @@ def share_with_interval(values: np.ndarray) -> str:
     return f"{values.mean():.2f} [{low:.2f}, {high:.2f}] of {len(values)}"
 
 
+def sets_of(kept: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Removals by what is wrong with them: every picture of the pool under each fault, and those of the bad remover."""
+    return {
+        SOUND: kept[kept.arm == "clean"], DUPLICATE: kept[(kept.arm == "spoilt") & (kept.fault == DUPLICATE)],
+        WRONG_MASK: kept[kept.arm == f"all {WRONG_MASK}"], NOT_REMOVED: kept[kept.arm == f"all {NOT_REMOVED}"],
+        "bad remover": kept[kept.arm == "bad remover"],
+    }  # fmt: skip
+
+
 def refusals(kept: pd.DataFrame) -> pd.DataFrame:
-    """Share refused at three thresholds, by fault and remover."""
+    """Share refused at three thresholds, by fault."""
     rows = []
-    sets = [("spoilt", kept[kept.arm == "spoilt"]), ("bad remover", kept[kept.arm == "bad remover"])]
-    for arm, part in sets:
-        for fault, found in part.groupby("fault", sort=False):
-            cells = {
-                f"refused at {limit}": share_with_interval((found.score < limit).to_numpy())
-                for limit in (0.3, 0.5, 0.9)
+    for fault, found in sets_of(kept).items():
+        cells = {
+            f"refused at {limit}": share_with_interval((found.score < limit).to_numpy())
+            for limit in (0.3, 0.5, 0.9)
+        }
+        rows.append(
+            {
+                "fault": fault,
+                **cells,
+                "removal, dB": f"{found.psnr.mean():.1f}",
+                "shadow left": f"{found.left.mean():.2f}",
             }
-            rows.append({"set": arm, "fault": fault, **cells, "removal, dB": f"{found.psnr.mean():.1f}"})
+        )
     return pd.DataFrame(rows)
 
 
@@ -188,10 +222,7 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
     """What is refused, and what a round gains."""
     with figure(path, 9.0, 4.2) as made:
         left, right = made.subplots(1, 2, width_ratios=(1, 1.25))
-        kinds = [SOUND, DUPLICATE, WRONG_MASK, NOT_REMOVED]
-        names = [*kinds, "bad remover"]
-        parts = [kept[(kept.arm == "spoilt") & (kept.fault == kind)] for kind in kinds]
-        parts.append(kept[kept.arm == "bad remover"])
+        names, parts = list(sets_of(kept)), list(sets_of(kept).values())
         for nudge, limit in enumerate((0.5, 0.9)):
             share = [float((part.score < limit).mean()) for part in parts]
             left.barh(
@@ -203,7 +234,7 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
             )
         left.set_yticks(range(len(names)), names)
         left.set(xlabel="share refused", xlim=(0, 1.02), title="what the filter catches")
-        left.legend(fontsize=8.5, loc="upper left", bbox_to_anchor=(0, 0.83))
+        left.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.45, -0.16), ncols=2)
         arms = [a for a in ARMS if a in set(rows.arm)]
         place = np.arange(len(arms))[::-1]
         for nudge, group in enumerate(("seen", "photo")):
@@ -216,7 +247,7 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
         right.axvline(0, color="0.6", linewidth=0.8)
         right.set_yticks(place, arms)
         right.set(xlabel="change after one round, dB", title="what the inserter makes of it")
-        right.legend(fontsize=8.5)
+        right.legend(fontsize=8.5, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2)
 
 
 def main() -> None:
@@ -232,6 +263,8 @@ def main() -> None:
     if not args.figure_only:
         tables, store = Tables(args.out), args.store or args.out / "store"
         for seed in args.seeds:
+            for kind in (NOT_REMOVED, WRONG_MASK):
+                spoil_all(tables, kind, seed, args.out, store)
             for arm in args.arms:
                 file = args.out / "runs.csv"
                 before = pd.read_csv(file) if file.is_file() else pd.DataFrame(columns=["arm", "seed"])
