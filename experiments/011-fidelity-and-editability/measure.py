@@ -118,7 +118,8 @@ def measure(args: Any) -> None:
     """All rows."""
     bench, judges = ToyPlop(BenchmarkConfig("toyplop", split="full")), Judges()
     rows, home = Rows(args.out), args.out / "subjects"
-    answers = Answers(bench, judges, SUBJECTS)
+    names = SUBJECTS[: args.subjects]
+    answers = Answers(bench, judges, names)
     pd.DataFrame(answers.accuracy()).round(4).to_csv(HERE / "judges.csv", index=False)
     whole = MagicInsert.from_pretrained("micro")
     settings = {
@@ -128,7 +129,7 @@ def measure(args: Any) -> None:
     }
     magics = models_of(whole, [f"{name}:{','.join(words)}" for name, words in settings.items()], home)
     scenes = {name: Scene(bench.background(name), name) for name in {*PHOTO, *DRAWN}}
-    for name in SUBJECTS:
+    for name in names:
         subject = replace(bench.subject(name), text=caption(bench.specs[name]))
         learned = next(iter(magics.values())).personalize(subject)
         assert learned.run is not None

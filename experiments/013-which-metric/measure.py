@@ -25,21 +25,26 @@ from magic_insert.core.jsonl import read_jsonl
 from magic_insert.evaluation.diagnosis import Trust, trust_of
 from magic_insert.evaluation.rows import column, columns_in
 from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
+from magic_insert.toybox.world import toyplop_scenes
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = "frog-01,dinosaur-01,person-01"
+LEARNED = ("frog-01", "dinosaur-01", "person-01")  # by experiment 011
+OTHERS = ("bunny-01", "cat-01", "robot-01", "snowman-01", "car-01", "boat-01", "teapot-01", "mushroom-01")
 STEPS = 10  # of a drawing
-STYLIZERS = "[personalized,instantstyle,tone]"
 COMMON = [
-    "benchmark.split=full", f"benchmark.subjects=[{SUBJECTS}]", f"sampling.steps={STEPS}",
+    "benchmark.split=full", f"sampling.steps={STEPS}",
     # As experiment 011 learned them, so that its subjects are found.
     "personalization.validation.every=25", "personalization.validation.edits=[]",
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",
 ]  # fmt: skip
-TRACKS = {
-    "stylize": [f"stylizer={STYLIZERS}"],
-    "insert": ["stylizer=[personalized,tone]", "inserter=[effect,diffusion,contact_shadow,copy_paste]"],
+# Track and what is run, on every pair and on those of learned subjects.
+RUNS = {
+    "stylize": ("stylizer=[instantstyle,tone]", "stylizer=[personalized]"),
+    "insert": (
+        "stylizer=[tone] inserter=[effect,diffusion,contact_shadow,copy_paste]",
+        "stylizer=[personalized] inserter=[effect,copy_paste]",
+    ),
 }
 COPY_PASTE = "floor:copy_paste"
 ABOUT = ["track", "method", "pair_id", "seed", "subject", "background", "style"]
@@ -55,16 +60,31 @@ SHOWN = (
 LIKENESS = ("truth_identity", "truth_style")
 
 
-def evaluate(args: Any, track: str) -> list[Row]:
+def pairs_of(learned: int) -> tuple[list[str], list[str]]:
+    """Three subjects a scene: a learned one and two others, each of whom stands in five scenes; all, and the learned."""
+    scenes = [name for name, _, _ in toyplop_scenes("full")]
+    mine = [f"{LEARNED[i % learned]}__{scene}" for i, scene in enumerate(scenes)]
+    others = [
+        f"{OTHERS[(2 * i + k) % len(OTHERS)]}__{scene}" for i, scene in enumerate(scenes) for k in (0, 1)
+    ]
+    return [*mine, *others], mine
+
+
+def evaluate(args: Any, track: str) -> pd.DataFrame:
     """The rows of one track."""
-    words = [*COMMON, *TRACKS[track], f"track={track}", f"out={args.out}", f"num_draws={args.draws}"]
-    if args.personalized:
-        words.append(f"personalized={args.personalized}")
-    if args.lpips:
-        words.append(f"encoders.lpips={args.lpips}")
-    run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
-    return read_jsonl(args.out / "rows.jsonl")
+    found = []
+    for number, (methods, pairs) in enumerate(zip(RUNS[track], pairs_of(args.subjects), strict=True)):
+        out = args.out / f"{'learned' if number else 'all'}"
+        words = [*COMMON, *methods.split(), f"track={track}", f"out={out}", f"num_draws={args.draws}"]
+        words.append(f"benchmark.pairs=[{','.join(pairs)}]")
+        if args.personalized:
+            words.append(f"personalized={args.personalized}")
+        if args.lpips:
+            words.append(f"encoders.lpips={args.lpips}")
+        run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
+        found.append(table_of(read_jsonl(out / "rows.jsonl")))
+    return pd.concat(found, ignore_index=True).drop_duplicates(["track", "method", "pair_id", "seed"])
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
@@ -168,11 +188,11 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=1)
     args = parser.parse_args()
     if not args.figure_only:
-        found = pd.concat([table_of(evaluate(args, track)) for track in TRACKS], ignore_index=True)
+        found = pd.concat([evaluate(args, track) for track in RUNS], ignore_index=True)
         found.to_csv(HERE / "rows.csv", index=False)
     rows = pd.read_csv(HERE / "rows.csv")
     parts = []
-    for track in TRACKS:
+    for track in RUNS:
         for pasted in (True, False):
             parts.append(f"### {track}, {'with' if pasted else 'without'} the subject as it is\n")
             parts.append(lines_of(rows, track, pasted=pasted).to_markdown(index=False) + "\n")
