@@ -61,7 +61,7 @@ LIKENESS = ("truth_identity", "truth_style")
 
 
 def pairs_of(learned: int) -> tuple[list[str], list[str]]:
-    """Three subjects a scene: a learned one and two others, each of whom stands in five scenes; all, and the learned."""
+    """Three subjects a scene: a learned one and two others, each of whom stands in five; all, and the learned."""
     scenes = [name for name, _, _ in toyplop_scenes("full")]
     mine = [f"{LEARNED[i % learned]}__{scene}" for i, scene in enumerate(scenes)]
     others = [
