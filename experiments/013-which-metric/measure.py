@@ -1,9 +1,10 @@
 """Every metric of the harness against the truth: all twenty scenes of ToyPlop, methods of today, pasting among them.
 
-    python experiments/013-which-metric/measure.py --out runs/013 --personalized runs/011/subjects --lpips FOLDER
+    python experiments/013-which-metric/measure.py --out runs/013 --personalized runs/011/subjects --weights FOLDER
     python experiments/013-which-metric/measure.py --out runs/013 --figure-only
 
-Draws and judges with `magic-insert evaluate`; the learned subjects are those of experiment 011, or are learned here.
+Draws and judges with `magic-insert evaluate`; two subjects were learned by experiment 011. FOLDER holds the weights of
+LPIPS's trunk and of AdaIN, which do not ship.
 Agreement: of two methods on the same pair, how often does the metric prefer the one that is nearer to the truth? One
 half is chance; Kendall's tau over methods is 2 agreement - 1. Within: Spearman's correlation over pairs inside a
 method, mean over methods. Intervals: pigeonhole bootstrap over subjects and backgrounds.
@@ -28,8 +29,8 @@ from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
 from magic_insert.toybox.world import toyplop_scenes
 
 HERE = Path(__file__).resolve().parent
-LEARNED = ("frog-01", "dinosaur-01", "person-01")  # by experiment 011
-OTHERS = ("bunny-01", "cat-01", "robot-01", "snowman-01", "car-01", "boat-01", "teapot-01", "mushroom-01")
+LEARNED = ("frog-01", "dinosaur-01")  # by experiment 011
+OTHERS = ("bunny-01", "owl-01", "robot-01", "car-01", "teapot-01", "mushroom-01")
 STEPS = 10  # of a drawing
 COMMON = [
     "benchmark.split=full", f"sampling.steps={STEPS}",
@@ -38,9 +39,9 @@ COMMON = [
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",
 ]  # fmt: skip
-# Track and what is run, on every pair and on those of learned subjects.
+# What is run in each track, on every pair and on those of learned subjects.
 RUNS = {
-    "stylize": ("stylizer=[instantstyle,tone]", "stylizer=[personalized]"),
+    "stylize": ("stylizer=[instantstyle,tone,adain]", "stylizer=[personalized]"),
     "insert": (
         "stylizer=[tone] inserter=[effect,diffusion,contact_shadow,copy_paste]",
         "stylizer=[personalized] inserter=[effect,copy_paste]",
@@ -60,30 +61,36 @@ SHOWN = (
 LIKENESS = ("truth_identity", "truth_style")
 
 
-def pairs_of(learned: int) -> tuple[list[str], list[str]]:
-    """Three subjects a scene: a learned one and two others, each of whom stands in five; all, and the learned."""
+def pairs_of() -> tuple[list[str], list[str]]:
+    """Two subjects in every scene, a learned one and another; all pairs, and those of the learned."""
     scenes = [name for name, _, _ in toyplop_scenes("full")]
-    mine = [f"{LEARNED[i % learned]}__{scene}" for i, scene in enumerate(scenes)]
-    others = [
-        f"{OTHERS[(2 * i + k) % len(OTHERS)]}__{scene}" for i, scene in enumerate(scenes) for k in (0, 1)
-    ]
+    mine, others = (
+        [f"{subjects[i % len(subjects)]}__{scene}" for i, scene in enumerate(scenes)]
+        for subjects in (LEARNED, OTHERS)
+    )
     return [*mine, *others], mine
 
 
 def evaluate(args: Any, track: str) -> pd.DataFrame:
     """The rows of one track."""
     found = []
-    for number, (methods, pairs) in enumerate(zip(RUNS[track], pairs_of(args.subjects), strict=True)):
-        out = args.out / f"{'learned' if number else 'all'}"
-        words = [*COMMON, *methods.split(), f"track={track}", f"out={out}", f"num_draws={args.draws}"]
-        words.append(f"benchmark.pairs=[{','.join(pairs)}]")
+    runs = zip(("all", "learned"), RUNS[track], pairs_of(), strict=True)
+    for name, methods, pairs in list(runs)[: 1 if args.unlearned else 2]:
+        words = [
+            *COMMON,
+            *methods.split(),
+            f"track={track}",
+            f"out={args.out / name}",
+            f"num_draws={args.draws}",
+        ]
+        words += [f"benchmark.pairs=[{','.join(pairs)}]", f"encoders.lpips={args.weights}"]
+        if "adain" in methods:
+            words.append(f"stylizers.adain.weights={args.weights}")
         if args.personalized:
             words.append(f"personalized={args.personalized}")
-        if args.lpips:
-            words.append(f"encoders.lpips={args.lpips}")
         run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
         subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
-        found.append(table_of(read_jsonl(out / "rows.jsonl")))
+        found.append(table_of(read_jsonl(args.out / name / "rows.jsonl")))
     return pd.concat(found, ignore_index=True).drop_duplicates(["track", "method", "pair_id", "seed"])
 
 
@@ -182,9 +189,10 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, subjects=3)
-    parser.add_argument("--personalized", type=Path)
-    parser.add_argument("--lpips", type=Path, help="folder of LPIPS's AlexNet trunk")
+    parser = arguments(__doc__, subjects=2)
+    parser.add_argument("--personalized", type=Path, help="folder of subjects that were learned before")
+    parser.add_argument("--weights", type=Path, help="folder of LPIPS's trunk and AdaIN's networks")
+    parser.add_argument("--unlearned", action="store_true", help="leave out what has to be personalised")
     parser.add_argument("--draws", type=int, default=1)
     args = parser.parse_args()
     if not args.figure_only:

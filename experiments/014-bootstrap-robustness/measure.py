@@ -41,17 +41,23 @@ SEEDS = (90, 91)
 SHARE = 0.1  # of the pictures, for each kind of fault
 NOISE = 0.1  # on the bad remover's weights, in standard deviations of each tensor
 STYLE = "watercolour"
-NOT_REMOVED, WRONG_MASK, DUPLICATE, SOUND = "not removed", "wrong mask", "duplicate", "sound"
+NOT_REMOVED, WRONG_MASK, DUPLICATE, BAD, SOUND = (
+    "not removed",
+    "wrong mask",
+    "duplicate",
+    "bad remover",
+    "sound",
+)
 SHARES = dict.fromkeys((NOT_REMOVED, WRONG_MASK, DUPLICATE), SHARE)
 NO_FILTER = "filter=none"
 ARMS: dict[str, tuple[str, ...]] = {
     "clean": (),
     "clean, no filter": (NO_FILTER,),
-    "spoilt": (),
     "spoilt, no filter": (NO_FILTER,),
-    "bad remover": (),
     "bad remover, no filter": (NO_FILTER,),
     "one style": (f"pool.styles=[{STYLE}]",),
+    "spoilt": (),
+    "bad remover": (),
 }
 
 
@@ -121,12 +127,13 @@ def bad_remover(out: Path) -> Path:
 
 
 def spoil_all(tables: Tables, kind: str, seed: int, out: Path, store: Path) -> None:
-    """Every picture of a pool under one fault: what the filter says of it. Nothing is trained."""
+    """Every picture of a pool under one fault, or after the bad remover: what the filter says of it. Nothing is trained."""
     arm, kept = f"all {kind}", tables.found["kept"]
     if len(kept) and ((kept.arm == arm) & (kept.seed == seed)).any():
         return
-    plan = spoilt_plan_of(seed, out / "all", store, "filter.threshold=0")
-    plan.shares = {kind: 1.0}
+    words = [f"bootstrap.remover={bad_remover(out)}"] if kind == BAD else []
+    plan = spoilt_plan_of(seed, out / "all", store, "filter.threshold=0", *words)
+    plan.shares = {} if kind == BAD else {kind: 1.0}
     pool, remover, inserter = plan.pool(), plan.base("remover"), plan.base("inserter")
     harvest = plan.harvest(pool, remover)
     measured = plan.measure(pool, harvest, inserter)
@@ -177,10 +184,9 @@ def share_with_interval(values: np.ndarray) -> str:
 def sets_of(kept: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Removals by what is wrong with them: every picture of the pool under each fault, and those of the bad remover."""
     return {
-        SOUND: kept[kept.arm == "clean"], DUPLICATE: kept[(kept.arm == "spoilt") & (kept.fault == DUPLICATE)],
-        WRONG_MASK: kept[kept.arm == f"all {WRONG_MASK}"], NOT_REMOVED: kept[kept.arm == f"all {NOT_REMOVED}"],
-        "bad remover": kept[kept.arm == "bad remover"],
-    }  # fmt: skip
+        SOUND: kept[kept.arm == "clean"],
+        **{kind: kept[kept.arm == f"all {kind}"] for kind in (WRONG_MASK, NOT_REMOVED, BAD)},
+    }
 
 
 def refusals(kept: pd.DataFrame) -> pd.DataFrame:
@@ -263,7 +269,7 @@ def main() -> None:
     if not args.figure_only:
         tables, store = Tables(args.out), args.store or args.out / "store"
         for seed in args.seeds:
-            for kind in (NOT_REMOVED, WRONG_MASK):
+            for kind in (NOT_REMOVED, WRONG_MASK, BAD):
                 spoil_all(tables, kind, seed, args.out, store)
             for arm in args.arms:
                 file = args.out / "runs.csv"
