@@ -6,10 +6,10 @@
 Every stage is kept in `--store`, so that the command goes on where it was stopped. Writes rows.csv (the errors of every
 held-out picture), kept.csv (every removal), table.md and figure.png beside this script.
 
-Arms: `insertion` (frozen remover, each round from the last), `control` (the same steps on photographs alone),
-`no residue` (the true backgrounds in place of the removals), `strict` (filter.threshold=0.9), `quota` (the best
-PER_STYLE of every style, no threshold), `both` (the remover learns as well), `effect` and `effect control` (the effect
-network fitted to the same harvest and to the same photographs).
+Arms: `harvest` (nothing is trained: what a filter keeps), `insertion` (frozen remover, each round from the last),
+`control` (the same steps on photographs alone), `no residue` (the true backgrounds in place of the removals), `strict`
+(filter.threshold=0.9), `quota` (the best PER_STYLE of every style, no threshold), `both` (the remover learns as well),
+`effect` and `effect control` (the effect network fitted to the same harvest and to the same photographs).
 """
 
 import argparse
@@ -61,7 +61,17 @@ HERE = Path(__file__).resolve().parent
 SEEDS = (90, 91, 92)
 ROUNDS, PER_STYLE = 3, 2
 EFFECT_STEPS, EFFECT_BATCH, EFFECT_LR, PHOTO_SHARE = 16, 8, 2e-4, 0.4
-ARMS = ("insertion", "control", "no residue", "strict", "quota", "effect", "effect control", "both")
+ARMS = (
+    "harvest",
+    "insertion",
+    "control",
+    "no residue",
+    "strict",
+    "quota",
+    "effect",
+    "effect control",
+    "both",
+)
 
 
 def selection(plan: Plan, pool: Entry) -> Entry:
@@ -70,6 +80,17 @@ def selection(plan: Plan, pool: Entry) -> Entry:
     chosen = stages.Selected(ids, {}, dict.fromkeys(ids, 1.0))
     request = Request("select", 1, {"all": True}, {"pool": pool.content})
     return plan.store.obtain(request, lambda staging: write_json(staging / stages.SELECTION, chosen.__dict__))
+
+
+def run_harvest(tables: Tables, make: Callable[..., Plan]) -> None:
+    """Removals and what the filter says of them; nothing is trained."""
+    plan = make()
+    pool, base = plan.pool(), {name: plan.base(name) for name in stages.NETWORKS.values()}
+    harvest = plan.harvest(pool, base["remover"])
+    measured = plan.measure(pool, harvest, base["inserter"])
+    chosen, _, _ = plan.select(pool, measured)
+    keys = {"harvest": harvest.key, "measure": measured.key, "select": chosen.key}
+    tables.removals("harvest", plan, {"round": 1, "stages": keys})
 
 
 def run_control(tables: Tables, seed: int, make: Callable[..., Plan]) -> None:
@@ -248,7 +269,10 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
              "shadow left, all": f"{found.left.mean():.3f}", "shadow left, kept": f"{good.left.mean():.3f}",
              "removal, dB": f"{found.psnr.mean():.2f}"}
         )  # fmt: skip
-    parts = [pd.DataFrame(lines).to_markdown(index=False), pd.DataFrame(sets).to_markdown(index=False)]
+    parts = [
+        found.to_markdown(index=False)
+        for found in (pd.DataFrame(lines), selections(kept), pd.DataFrame(sets))
+    ]
     for arm in ("insertion", "control"):
         if (arm, ROUNDS) in states(rows):
             ceiling, rate = fitted(rows, arm)
@@ -294,33 +318,87 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
             axes.set_xticks(range(ROUNDS + 1))
         top[0].set_ylabel("edit UNet, change, dB")
         top[0].legend(fontsize=8.5, loc="upper left")
-        first = [(a, r) for a, r in there if r == 1 and a != "both"]
-        values = [gains(rows, a, 1, "seen", "layered_error") for a, _ in first]
-        middle = np.array([v[0] for v in values])
-        low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for v in values]).T
-        place = np.arange(len(first))[::-1]
-        bottom[0].errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", capsize=3, color="C0")
-        bottom[0].axvline(0, color="0.6", linewidth=0.8)
-        bottom[0].set_yticks(place, [a for a, _ in first])
-        bottom[0].set(
-            xlabel="change on seen styles after one round, dB", title="one round, what it learned from"
-        )
+        first_rounds(bottom[0], rows) if len(first_arms(rows)) > 2 else left_over(bottom[0], kept)
         bars(bottom[1], kept)
+
+
+def first_arms(rows: pd.DataFrame) -> list[str]:
+    """Arms with a first round that changes the inserter's training."""
+    return [arm for arm, number in states(rows) if number == 1 and arm != "both"]
+
+
+def first_rounds(axes: Any, rows: pd.DataFrame) -> None:
+    """One round of every arm beside the others."""
+    arms = first_arms(rows)
+    values = [gains(rows, arm, 1, "seen", "layered_error") for arm in arms]
+    middle = np.array([v[0] for v in values])
+    low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for v in values]).T
+    place = np.arange(len(arms))[::-1]
+    axes.errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", capsize=3, color="C0")
+    axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.set_yticks(place, arms)
+    axes.set(xlabel="change on seen styles after one round, dB", title="one round, what it learned from")
+
+
+def chosen_of(kept: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What selections of the first harvest keep, from the scores alone; the same number at 0.9 and by quota."""
+    first = kept[kept.arm.isin(("harvest", "insertion")) & (kept["round"] == 1)]
+    all_of_them = first.drop_duplicates(["seed", "id"])
+    strict = all_of_them[all_of_them.score >= 0.9]
+    ranked = all_of_them.sort_values("score", ascending=False, kind="stable")
+    each = ranked.groupby(["seed", "style"]).head(PER_STYLE)
+    return {
+        "all": all_of_them,
+        "threshold 0.5": all_of_them[all_of_them.score >= 0.5],
+        "threshold 0.9": strict,
+        f"best {PER_STYLE} of each style": each,
+    }
+
+
+def left_over(axes: Any, kept: pd.DataFrame) -> None:
+    """Share of the shadow that removals leave, by selection, and 95 % intervals over removals."""
+    chosen = chosen_of(kept)
+    place = np.arange(len(chosen))[::-1]
+    rng = np.random.default_rng(0)
+    for at, found in zip(place, chosen.values(), strict=True):
+        values = found.left.to_numpy()
+        drawn = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        reach = [[values.mean() - low], [high - values.mean()]]
+        axes.errorbar(values.mean(), at, xerr=reach, fmt="o", capsize=3, color="C0")
+    axes.set_yticks(place, [f"{name} ({len(found)})" for name, found in chosen.items()])
+    axes.set(xlabel="share of the shadow left", title="what removals leave", xlim=(0, None))
 
 
 def bars(axes: Any, kept: pd.DataFrame) -> None:
     """Share of each style's removals that two selections keep."""
-    chosen = [(arm, found) for arm in ("strict", "quota") if len(found := kept[kept.arm == arm])]
-    if not chosen:
-        return
-    order = chosen[0][1].groupby("style").accepted.mean().sort_values(ascending=False).index
-    for nudge, (arm, found) in enumerate(chosen):
-        share = found.groupby("style").accepted.mean()[order]
-        label = {"strict": "threshold 0.9", "quota": f"best {PER_STYLE} of each style"}[arm]
-        axes.bar(np.arange(len(order)) + 0.4 * nudge - 0.2, share, 0.4, label=label, color=f"C{nudge}")
+    chosen = chosen_of(kept)
+    total = chosen["all"].groupby("style").size()
+    names = list(chosen)[2:]
+    order = (chosen[names[0]].groupby("style").size() / total).fillna(0).sort_values(ascending=False).index
+    for nudge, name in enumerate(names):
+        share = (chosen[name].groupby("style").size() / total).fillna(0)[order]
+        axes.bar(np.arange(len(order)) + 0.4 * nudge - 0.2, share, 0.4, label=name, color=f"C{nudge}")
     axes.set_xticks(range(len(order)), order, rotation=60, ha="right", fontsize=8)
     axes.set(ylabel="share kept", title="what is kept, by style")
     axes.legend(fontsize=8.5)
+
+
+def selections(kept: pd.DataFrame) -> pd.DataFrame:
+    """Bias of what each selection keeps."""
+    chosen, lines = chosen_of(kept), []
+    every = chosen["all"]
+    for name, found in chosen.items():
+        share = found["style"].value_counts(normalize=True)
+        lines.append(
+            {"selection": name, "kept": f"{len(found)} of {len(every)}",
+             "size, kept / all": f"{found['size'].mean() / every['size'].mean():.2f}",
+             "contrast, kept / all": f"{found.contrast.mean() / every.contrast.mean():.2f}",
+             "styles kept": f"{found['style'].nunique()} of {every['style'].nunique()}",
+             "effective styles": f"{np.exp(-(share * np.log(share)).sum()):.1f}",
+             "shadow left": f"{found.left.mean():.3f}", "removal, dB": f"{found.psnr.mean():.2f}"}
+        )  # fmt: skip
+    return pd.DataFrame(lines)
 
 
 def main() -> None:
@@ -351,7 +429,9 @@ def main() -> None:
 def run_arm(tables: Tables, arm: str, seed: int, make: Callable[..., Plan], out: Path) -> None:
     """All rounds of one arm of one seed."""
     previous = "bootstrap.init_from=previous"
-    if arm == "insertion":
+    if arm == "harvest":
+        run_harvest(tables, make)
+    elif arm == "insertion":
         run_loop(tables, arm, make, ROUNDS, previous)
     elif arm == "control":
         run_control(tables, seed, make)

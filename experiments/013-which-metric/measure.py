@@ -160,9 +160,10 @@ def means(rows: pd.DataFrame, track: str) -> pd.DataFrame:
 
 def draw(path: Path, rows: pd.DataFrame) -> None:
     """Agreement of every metric with the truth, with and without pasting; beside it, composites."""
-    with figure(path, 10.0, 4.8) as made:
-        panels = made.subplots(1, 2, width_ratios=(1, 1))
-        for axes, track in zip(panels, TRUTHS, strict=True):
+    with figure(path, 9.0, 4.8) as made:
+        there = [track for track in TRUTHS if (rows.track == track).any()]
+        panels = made.subplots(1, len(there), squeeze=False)[0]
+        for axes, track in zip(panels, there, strict=True):
             truth = next(
                 t for t in TRUTHS[track] if rows[rows.track == track].get(t, pd.Series()).notna().any()
             )
@@ -193,14 +194,15 @@ def main() -> None:
     parser.add_argument("--personalized", type=Path, help="folder of subjects that were learned before")
     parser.add_argument("--weights", type=Path, help="folder of LPIPS's trunk and AdaIN's networks")
     parser.add_argument("--unlearned", action="store_true", help="leave out what has to be personalised")
+    parser.add_argument("--tracks", type=lambda text: text.split(","), default=list(RUNS))
     parser.add_argument("--draws", type=int, default=1)
     args = parser.parse_args()
     if not args.figure_only:
-        found = pd.concat([evaluate(args, track) for track in RUNS], ignore_index=True)
+        found = pd.concat([evaluate(args, track) for track in args.tracks], ignore_index=True)
         found.to_csv(HERE / "rows.csv", index=False)
     rows = pd.read_csv(HERE / "rows.csv")
     parts = []
-    for track in RUNS:
+    for track in [track for track in RUNS if (rows.track == track).any()]:
         for pasted in (True, False):
             parts.append(f"### {track}, {'with' if pasted else 'without'} the subject as it is\n")
             parts.append(lines_of(rows, track, pasted=pasted).to_markdown(index=False) + "\n")

@@ -127,7 +127,7 @@ def bad_remover(out: Path) -> Path:
 
 
 def spoil_all(tables: Tables, kind: str, seed: int, out: Path, store: Path) -> None:
-    """Every picture of a pool under one fault, or after the bad remover: what the filter says of it. Nothing is trained."""
+    """Every picture of a pool under one fault, or after the bad remover: what the filter says. Trains nothing."""
     arm, kept = f"all {kind}", tables.found["kept"]
     if len(kept) and ((kept.arm == arm) & (kept.seed == seed)).any():
         return
