@@ -212,11 +212,13 @@ def cells(frame: pd.DataFrame, value: str) -> pd.Series:
 def words_of(values: np.ndarray) -> str:
     """Mean and 95 % percentile interval over subjects and draws."""
     mean, low, high = interval(values)
-    return f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+    return f"{mean:.3f}" if len(values) < 3 else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean and 95 % interval; resampled are the cells of subject and draw."""
+    """Mean and 95 % interval over cells of subject and draw; the mean alone for fewer than three."""
+    if len(values) < 3:
+        return (float(values.mean()),) * 3  # type: ignore[return-value]
     drawn = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
     return float(values.mean()), *map(float, np.percentile(drawn, (2.5, 97.5)))  # type: ignore[return-value]
 

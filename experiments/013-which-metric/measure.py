@@ -41,7 +41,7 @@ COMMON = [
 ]  # fmt: skip
 # What is run in each track, on every pair and on those of learned subjects.
 RUNS = {
-    "stylize": ("stylizer=[instantstyle,tone,adain]", "stylizer=[personalized]"),
+    "stylize": ("stylizer=[instantstyle,adain]", "stylizer=[personalized]"),
     "insert": (
         "stylizer=[tone] inserter=[effect,diffusion,contact_shadow,copy_paste]",
         "stylizer=[personalized] inserter=[effect,copy_paste]",
