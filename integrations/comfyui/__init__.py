@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from magic_insert import MagicInsert
 
@@ -42,6 +43,7 @@ class MagicInsertNode:
             "optional": {"subject_mask": ("MASK",)},
         }
 
+    @torch.inference_mode(False)  # in which ComfyUI runs its nodes; a subject is learned with gradients
     def insert(
         self,
         subject: Tensor,
@@ -58,7 +60,7 @@ class MagicInsertNode:
         """The picture, where the subject covers it, and the layers: picture = (scene * shade + light) below subject."""
         cutout = planes(subject)
         if subject_mask is not None:
-            cutout = torch.cat([cutout, subject_mask[:1].float().clamp(0, 1)])
+            cutout = torch.cat([cutout, alpha(subject_mask, cutout.shape[-2:])])
         box = None if AS_PLACED in (width, height) else (x, y, width, height)
         drop = loaded(model, mode).insert(cutout, planes(scene), box, seed=seed)
         rgb = drop.scene.rgb
@@ -84,6 +86,12 @@ def loaded(model: str, mode: str) -> MagicInsert:
 def planes(image: Tensor) -> Tensor:
     """The first of ComfyUI's pictures as 3 H W."""
     return image[0, ..., :3].permute(2, 0, 1).float().clamp(0, 1).contiguous()
+
+
+def alpha(mask: Tensor, size: torch.Size) -> Tensor:
+    """The first of ComfyUI's masks as 1 H W; that of LoadImage for a file without alpha is empty, of 64 x 64."""
+    first = mask.reshape(-1, 1, *mask.shape[-2:])[:1].float().clamp(0, 1)
+    return interpolate(first, tuple(size), mode="bilinear")[0]
 
 
 NODE_CLASS_MAPPINGS = {"MagicInsert": MagicInsertNode}

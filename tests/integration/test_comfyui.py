@@ -59,3 +59,36 @@ def test_a_run_of_the_node_is_an_insertion_and_its_layers_give_the_picture(nodes
     assert torch.equal(picture, drop.scene.rgb)
     below = (scene * shade + light).clamp(0, 1)
     assert torch.allclose(cover(below, body, found["mask"]), picture, atol=1e-5)
+
+
+def test_a_file_without_alpha_is_cut_out_by_the_workflow(nodes: ModuleType) -> None:
+    subject = 0.9 * torch.ones(1, 96, 80, 3)
+    subject[:, 20:80, 20:60] = torch.tensor([0.8, 0.1, 0.1])
+    with torch.inference_mode():
+        empty = torch.zeros(1, 64, 64)  # what LoadImage has for it
+        outputs = nodes.MagicInsertNode().insert(
+            subject, torch.rand(1, 96, 144, 3), 50, 20, 40, 60, "preview", "micro", 0, subject_mask=1 - empty
+        )
+    inside = outputs[1][0, 20:80, 50:90]
+    assert inside.mean() > 0.9
+    assert torch.equal(outputs[1].sum(), inside.sum())
+
+
+def test_a_subject_is_learned_where_comfyui_runs_its_nodes(
+    nodes: ModuleType, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        f"subjects={tmp_path}", f"model.source={tiny_micro}", "model.image_size=64", "personalization.steps=1",
+        "sampling.steps=1", "style.outline=0", "style.guidance=0",
+    ]  # fmt: skip
+    magic = MagicInsert.from_pretrained("micro", mode="full", overrides=words)
+    monkeypatch.setattr(nodes, "loaded", lambda model, mode: magic)
+    with torch.inference_mode():
+        subject, scene, mask = torch.rand(1, 48, 48, 3), torch.rand(1, 96, 144, 3), torch.ones(1, 48, 48)
+        mask[:, :, :8] = 0
+        outputs = nodes.MagicInsertNode().insert(
+            subject, scene, 50, 30, 40, 50, "full", "micro", 0, subject_mask=mask
+        )
+    assert outputs[0].shape == scene.shape
+    assert not any(output.requires_grad for output in outputs)
+    assert any(tmp_path.iterdir())
