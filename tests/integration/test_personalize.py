@@ -24,6 +24,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.training.checkpoint import list_checkpoints
+from magic_insert.training.model_card import model_card
 from magic_insert.training.personalize import personalize
 from magic_insert.training.personalize_module import diffuse, min_snr_weight
 
@@ -94,6 +95,15 @@ class Interrupt(Callback):
     ) -> None:
         if batch_idx + 1 == self.step:
             raise ConnectionError("power cut")
+
+
+def test_the_card_of_the_shipped_model_finds_it_without_an_edit(run: Path) -> None:
+    finished = json.loads((run / "card.json").read_text())
+    finished["base_model"] = {"name": "micro", "source": "micro"}
+    code = model_card(finished, "cat", lora="a.safetensors", tokens="b.safetensors").split("```python")[1]
+    names: dict[str, Any] = {}
+    exec(code.split("pipe =")[0].replace("from diffusers", "# from diffusers"), names)
+    assert (Path(names["base"]) / "model_index.json").is_file()
 
 
 def test_plain_diffusers_loads_the_product_as_its_model_card_says_and_draws_the_same_picture(

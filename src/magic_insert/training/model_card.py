@@ -10,8 +10,9 @@ from typing import Any
 
 from magic_insert.config.schema.shared import ModelConfig
 
+MICRO = "micro"  # our own model, which is on no hub
 FILE = "README.md"
-LICENCES = {"micro": "apache-2.0", "stabilityai/stable-diffusion-xl-base-1.0": "openrail++"}
+LICENCES = {MICRO: "apache-2.0", "stabilityai/stable-diffusion-xl-base-1.0": "openrail++"}
 TAGS = ("text-to-image", "lora", "textual_inversion", "stable-diffusion-xl", "magic-insert")
 
 
@@ -47,11 +48,17 @@ def model_card(
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items() if value)
     shown = "\n".join(f"![{title}]({name})" for name in pictures)
     return TEXT.format(
-        header=lines, title=title, shown=shown, base=base, prompt=prompt, lora=lora, tokens=tokens,
-        words=json.dumps(words), size=card["image_size"], steps=card["steps"],
+        header=lines, title=title, shown=shown, base=base,
+        where=SHIPPED if base == MICRO else ELSEWHERE % base, prompt=prompt,
+        lora=lora, tokens=tokens, words=json.dumps(words),
+        size=card["image_size"], steps=card["steps"],
     )  # fmt: skip
 
 
+ELSEWHERE = """base = "%s"  # a hub id, or the model's folder"""
+SHIPPED = """from magic_insert.paths import micro_dir  # where the small model lies that ships with Magic Insert
+
+base = str(micro_dir())  # or the folder of one of your own"""
 TEXT = """---
 {header}
 ---
@@ -70,7 +77,7 @@ model's; the rights in the subject's picture are another matter.
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
-base = "{base}"  # a hub id, or the model's folder
+{where}
 pipe = StableDiffusionXLPipeline.from_pretrained(base)
 pipe.load_lora_weights(".", weight_name="{lora}")
 rows, words = load_file("{tokens}"), {words}
