@@ -394,6 +394,10 @@ def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_
                      "[['left', 'top', 'width', 'height'][n]]) / 100 * 96)")  # fmt: skip
     assert np.abs(np.array(shown) - [box.x, box.y, box.w, box.h]).max() < 0.6
     assert abs(box.w - box.h) <= 1  # the disc's own aspect
+    page.ask("document.querySelector('#parts input').click()")  # before and after also without a layer
+    page.ask("wipe.value = 50; wipe.dispatchEvent(new Event('input'))")
+    clips = "['pictures', 'layers'].map(id => getComputedStyle(document.getElementById(id)).clipPath)"
+    assert page.ask(clips) == ["inset(0px 0px 0px 50%)"] * 2
     addresses = page.ask("performance.getEntriesByType('resource').map(entry => entry.name)")
     assert addresses
     assert all(address.startswith((server.address, "data:")) for address in addresses)

@@ -75,7 +75,9 @@ def read_picture_bytes(path: str | Path) -> bytes:
     """
     path = Path(path)
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
-        raise UserError(f"expected a picture at {path}, got no such file; check the path")
+        raise UserError(
+            f"expected a picture at {path}, got {'a folder' if os.path.isdir(path) else 'no such file'}; check the path"
+        )
     try:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise UserError(f"expected at most {MAX_BYTES} bytes in {path}, got {size}; shrink the picture")
