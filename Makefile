@@ -25,7 +25,7 @@ SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop check test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean
+.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop check test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean figures
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -76,6 +76,9 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 
 parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
 	$(BIN)/python tools/parity $(ARGS)
+
+figures: $(STAMP) ## tables and figures of the experiments 008 to 014 again, from the rows that lie beside them
+	for script in experiments/*/measure.py; do grep -q figure-only $$script || continue; $(BIN)/python $$script --out runs/figures --figure-only > /dev/null || exit 1; done
 
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)
