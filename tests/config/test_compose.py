@@ -194,7 +194,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "recipe"), [("personalize", "paper"), ("insert", "default"), ("evaluate", "paper")]
+    ("job", "recipe"), [("personalize", "paper"), ("insert", "common"), ("evaluate", "paper")]
 )
 def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job: str, recipe: str) -> None:
     words = ["model=sdxl", f"personalization={recipe}"]
