@@ -221,6 +221,18 @@ def figure(path: Path, width: float = 8.0, height: float = 4.0) -> Any:
         made.savefig(path, dpi=100, metadata={"Software": None})
 
 
+def publish(
+    out: Path,
+    frame: pd.DataFrame,
+    tables: Callable[[pd.DataFrame], str],
+    draw: Callable[[Path, pd.DataFrame], None],
+) -> None:
+    """Writes table.md and figure.png of an experiment's rows, and prints the tables."""
+    (out / "table.md").write_text(text := tables(frame))
+    draw(out / "figure.png", frame)
+    print(text)
+
+
 def arguments(words: str | None, *, subjects: int, seed: int = SEED) -> argparse.ArgumentParser:
     """The command line that every experiment has; `words` are the script's docstring."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -38,6 +38,7 @@ from common import (
     interval,
     mean_with_interval,
     models_of,
+    publish,
     save_sheet,
 )
 
@@ -435,9 +436,7 @@ def main() -> None:
         frame = frame[frame.method != "truth"]
         frame.to_csv(args.out / "rows.csv", index=False)
         sheet(args.out)
-    (args.out / "table.md").write_text(tables(frame))
-    draw_figure(args.out / "figure.png", frame)
-    print(tables(frame))
+    publish(args.out, frame, tables, draw_figure)
 
 
 if __name__ == "__main__":

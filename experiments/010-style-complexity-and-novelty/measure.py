@@ -34,6 +34,7 @@ from common import (
     framed_like,
     interval,
     mean_with_interval,
+    publish,
     save_sheet,
     subject_spec,
 )
@@ -413,9 +414,7 @@ def main() -> None:
         frame = rows.frame
         frame.to_csv(args.out / "rows.csv", index=False)
         sheet(args.out, 0)
-    (args.out / "table.md").write_text(tables(frame))
-    draw_figure(args.out / "figure.png", frame)
-    print(tables(frame))
+    publish(args.out, frame, tables, draw_figure)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from common import (
     figure,
     mean_with_interval,
     models_of,
+    publish,
     save_sheet,
 )
 
@@ -248,9 +249,7 @@ def main() -> None:
         frame.to_csv(args.out / "rows.csv", index=False)
         if args.subjects:
             sheet(args.out, 0)
-    (args.out / "table.md").write_text(tables(frame))
-    draw_figure(args.out / "figure.png", frame)
-    print(tables(frame))
+    publish(args.out, frame, tables, draw_figure)
 
 
 if __name__ == "__main__":

@@ -453,11 +453,7 @@ class CompositePairs:
     @property
     def ids(self) -> list[str]:
         """Number, cut-out and photograph of each pair."""
-        return [
-            f"{i:05d}-{subject.stem}-{scene.stem}"
-            for i in range(self.count)
-            for subject, scene in [self._chosen(i)]
-        ]
+        return [self._id(i) for i in range(self.count)]
 
     @cached_property
     def digests(self) -> list[str]:
@@ -484,7 +480,11 @@ class CompositePairs:
         mask = paste(Scene(without, scene.stem), Subject(rgb, alpha, subject.stem), box).mask
         shade = _made_up_shade(mask, dice)
         dark = paste(Scene(without * shade, scene.stem), Subject(rgb, alpha, subject.stem), box)
-        return Pair(self.ids[index], dark.rgb, without, mask)
+        return Pair(self._id(index), dark.rgb, without, mask)
+
+    def _id(self, index: int) -> str:
+        subject, scene = self._chosen(index)
+        return f"{index:05d}-{subject.stem}-{scene.stem}"
 
     def _chosen(self, index: int) -> tuple[Path, Path]:
         return tuple(

@@ -130,8 +130,7 @@ def _toybox(
     store = (
         Store(out / "renders", key="out") if data.cache is None else Store(Path(data.cache), key="data.cache")
     )
-    count = data.num_pairs if data.limit is None else min(data.limit, data.num_pairs)
-    plan = PairsPlan(seed, count, size, tuple(data.styles), "train", data.occlusion)
+    plan = PairsPlan(seed, data.made, size, tuple(data.styles), "train", data.occlusion)
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
     made = []
     for each in plans:
@@ -146,8 +145,7 @@ def _composites(data: DataConfig, seed: int) -> tuple[PairSet, PairSet | None]:
         list(named_pictures(Path(str(folder)), key).values())
         for folder, key in ((data.path, "data.path"), (data.backgrounds, "data.backgrounds"))
     )
-    count = data.num_pairs if data.limit is None else min(data.limit, data.num_pairs)
-    training = CompositePairs(subjects, backgrounds, count, seed)
+    training = CompositePairs(subjects, backgrounds, data.made, seed)
     for path in subjects:  # before anything is trained
         load_cut_out(path)
     return training, (
@@ -201,7 +199,7 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
         train.batch_size,
         train.lr,
         cfg.seed,
-        min(data.num_pairs, data.limit or data.num_pairs) if training is None else len(training.ids),
+        data.made if training is None else len(training.ids),
         precision=train.precision,
         ema_decay=train.ema_decay or None,
         clip_norm=train.clip_norm,
@@ -224,7 +222,9 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
                 log=tracker.log,
                 on_step=running,
             )
-        if data.held_out == 0 or (out / "validation-effect.json").is_file():
+        # Pairs too few to hold one out are not measured on another world.
+        measured = data.held_out > 0 if training is None else held_out is not None
+        if not measured or (out / "validation-effect.json").is_file():
             return
         with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
             batch, output = draw_effects(load_effect_net(weights), scenes)

@@ -262,6 +262,11 @@ class DataConfig:
     cache: str | None = None
     """Folder of the rendered pairs; null: the run folder (toybox)."""
 
+    @property
+    def made(self) -> int:
+        """Pairs to render or to compose: `num_pairs`, at most `limit`."""
+        return self.num_pairs if self.limit is None else min(self.limit, self.num_pairs)
+
     def conflicts(self, at: str) -> Iterator[str]:
         if self.name != "toybox" and not self.path:
             yield f"expected {at}path for data={self.name}, got nothing; set {at}path=FOLDER"
