@@ -11,8 +11,8 @@ from magic_insert.models.ip_adapter import (
     StyleEmbeds,
     adapter_at,
     adapter_processors,
+    adapter_switch,
     disable_adapter,
-    set_blocks,
     square_style_image,
     style_embeds,
 )
@@ -41,7 +41,7 @@ def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (
     ],
 )
 def test_a_preset_is_what_diffusers_sets(tiny_pipe: Any, preset: Any, diffusers_scale: Any) -> None:
-    set_blocks(tiny_pipe.unet, preset, 0.7)
+    adapter_switch(tiny_pipe.unet, preset, 0.7)(True)
     ours = scales(tiny_pipe)
     tiny_pipe.set_ip_adapter_scale(diffusers_scale)
     assert ours == scales(tiny_pipe)
@@ -52,7 +52,7 @@ def test_a_preset_is_what_diffusers_sets(tiny_pipe: Any, preset: Any, diffusers_
 @pytest.mark.parametrize("blocks", ["middle", ["up_blocks.7"], ["up_blocks.0.att"]])
 def test_a_block_where_nothing_listens_is_refused(tiny_pipe: Any, blocks: Any) -> None:
     with pytest.raises(UserError, match=r"style\.blocks"):
-        set_blocks(tiny_pipe.unet, blocks, 1.0)
+        adapter_switch(tiny_pipe.unet, blocks)
 
 
 def test_at_scale_zero_the_adapter_is_exactly_absent(tiny_pipe: Any, stock_pipe: Any) -> None:

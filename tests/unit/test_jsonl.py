@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from magic_insert.core.jsonl import (
     read_object,
     read_record,
     read_records,
+    scratch_folder,
     whole_folder,
     write_json,
     write_text,
@@ -263,3 +265,22 @@ def test_a_digest_sees_value_type_and_order_and_stays_what_it_was() -> None:
 def test_the_digest_of_a_file_is_the_known_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_scratch_folder_is_its_owners_alone_and_goes_with_it_or_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    started = {pid: start_ticks(pid) for pid in (os.getpid(), os.getppid())}
+    alive, killed = (
+        tmp_path / f".page.{host_tag()}-{pid}-{ticks}-0.tmp"
+        for pid, ticks in ((os.getppid(), started[os.getppid()]), (os.getpid(), 1))
+    )  # the second one's process had our number before us
+    for folder in (alive, killed):
+        (folder / "results").mkdir(parents=True)
+    with scratch_folder("page") as folder:
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert alive.is_dir()
+        assert not killed.exists()
+        (folder / "picture.png").write_bytes(b"picture")
+    assert list(tmp_path.iterdir()) == [alive]

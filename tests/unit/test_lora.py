@@ -12,6 +12,7 @@ from magic_insert.models.ip_adapter import blank_style, has_adapter
 from magic_insert.models.lora import (
     FILE,
     add_lora,
+    as_one_weight,
     lora_state,
     remove_lora,
     save_lora,
@@ -83,3 +84,26 @@ def test_the_start_depends_on_the_seed_alone_and_takes_nothing_from_the_global_s
     down = next(key for key in states[0] if "lora_A" in key)
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0][down], states[2][down])
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_one_weight_computes_what_two_paths_compute_with_the_same_gradients(pipe: Any, dora: bool) -> None:
+    targets = ["to_q", "ff.net.2", "conv1", "conv2", "conv_shortcut"]
+    trained = add_lora(pipe.unet, rank=2, alpha=3.0, targets=targets, seed=0, dora=dora)
+    disturb(pipe.unet)
+    alone = predict(pipe)
+
+    def gradients() -> list[torch.Tensor]:
+        with torch.enable_grad():
+            return list(torch.autograd.grad(predict.__wrapped__(pipe).square().mean(), trained))
+
+    expected = gradients()
+    with as_one_weight(pipe.unet):
+        assert torch.allclose(predict(pipe), alone, atol=1e-5)
+        for found, other in zip(gradients(), expected, strict=True):
+            assert torch.allclose(found, other, rtol=1e-3, atol=1e-6)
+        use_lora(pipe.unet, None)
+        off = predict(pipe)
+    assert torch.equal(predict(pipe), off)
+    use_lora(pipe.unet, "subject")
+    assert torch.equal(predict(pipe), alone)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from magic_insert.models.ip_adapter import StyleEmbeds, adapter_at, disable_adapter, set_blocks
+from magic_insert.models.ip_adapter import StyleEmbeds, adapter_at, adapter_switch, disable_adapter
 from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
 
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
@@ -95,7 +95,7 @@ def without_adapter(pipe: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        set_blocks(pipe.unet, "all", 1.0)
+        adapter_switch(pipe.unet, "all")(True)
 
 
 def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), contrast: Any = None) -> list[Tensor]:

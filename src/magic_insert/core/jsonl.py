@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -131,7 +131,8 @@ def _remove_litter(folder: Path) -> None:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
         else:
-            Path(entry.path).unlink(missing_ok=True)
+            with suppress(FileNotFoundError, PermissionError):  # gone by now, or another user's
+                Path(entry.path).unlink()
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:
@@ -152,6 +153,22 @@ def write_bytes(path: str | Path, content: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+@contextmanager
+def scratch_folder(name: str) -> Iterator[Path]:
+    """A folder of this process alone among the system's temporary files, removed after the block.
+
+    Where a process is killed inside the block, the next one that asks for such a folder removes it.
+    """
+    target = Path(tempfile.gettempdir()) / name
+    with _writing(target):
+        folder = _beside(target)
+        folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

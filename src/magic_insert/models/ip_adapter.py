@@ -6,7 +6,7 @@ at scale 0, where every layer of the adapter skips it: that is exactly the model
 Shape letters: B pictures, K adapter inputs per picture (1), D width of the image embedding.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -109,16 +109,25 @@ def check_blocks(unet: Any, blocks: str | Sequence[str]) -> Sequence[str]:
     return blocks
 
 
-def set_blocks(unet: Any, blocks: str | Sequence[str], scale: float) -> None:
-    """Turns the adapter to `scale` in `blocks` (a preset, or names such as `up_blocks.0`) and to 0 elsewhere.
+def adapter_switch(unet: Any, blocks: str | Sequence[str], scale: float = 1.0) -> Callable[[bool], None]:
+    """What turns the adapter to `scale` in `blocks` (a preset, or names such as `up_blocks.0`), or off.
+
+    It is 0 in other blocks. The layers are looked up here, once: in every step of a small model that would tell.
 
     Raises:
         UserError: see `check_blocks`.
     """
     blocks = check_blocks(unet, blocks)
-    for name, processor in adapter_processors(unet).items():
-        heard = any(_within(name, block) for block in blocks)
-        processor.scale = [scale if heard else 0.0] * len(processor.scale)
+    layers = [
+        (processor, scale if any(_within(name, block) for block in blocks) else 0.0)
+        for name, processor in adapter_processors(unet).items()
+    ]
+
+    def switch(on: bool) -> None:
+        for processor, at in layers:
+            processor.scale = [at if on else 0.0] * len(processor.scale)
+
+    return switch
 
 
 def disable_adapter(unet: Any) -> None:
@@ -136,13 +145,13 @@ def adapter_at(pipe: Any, blocks: str | Sequence[str], scale: float) -> Iterator
     """Inside this block the named layers hear the adapter at `scale`; afterwards none does.
 
     Raises:
-        UserError: a scale other than 0 without an adapter; see `set_blocks`.
+        UserError: a scale other than 0 without an adapter; see `check_blocks`.
     """
     if not has_adapter(pipe) and scale == 0:
         yield
         return
     require_adapter(pipe)
-    set_blocks(pipe.unet, blocks, scale)
+    adapter_switch(pipe.unet, blocks, scale)(True)
     try:
         yield
     finally:

@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import secrets
-import tempfile
 import webbrowser
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from magic_insert.config.schema.jobs import PageConfig
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes
+from magic_insert.core.jsonl import scratch_folder
 from magic_insert.magic import Settings
 from magic_insert.page.session import Result, Session, Wish, file_name, words_of
 from magic_insert.page.studio import Studio
@@ -197,8 +197,8 @@ def page_server(settings: Settings, out: Path, port: int) -> Iterator[tuple[Page
     Raises:
         UserError: the port is taken, or weights are missing.
     """
-    with tempfile.TemporaryDirectory(prefix="magic-insert-page-") as folder:
-        studio = Studio(settings, words_of(settings), out, Path(folder))
+    with scratch_folder("magic-insert-page") as folder:
+        studio = Studio(settings, words_of(settings), out, folder)
         token = secrets.token_urlsafe(16)
         try:
             with PageServer(

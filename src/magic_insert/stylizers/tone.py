@@ -89,7 +89,8 @@ class ToneStylizer:
         window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
         self.alpha = subject.alpha[window].contiguous()
         levels = np.ascontiguousarray(subject.rgb[window].permute(1, 2, 0).numpy())
-        self.lab = clean_border(to_lab(levels), self.alpha[0].numpy())
+        # What lies around the subject, too, gets colours from inside: else its edge is smoothed with the ground's.
+        self.lab = clean_border(to_lab(levels), np.maximum(self.alpha[0].numpy(), 2 * FAINT))
 
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 4 h w"]:
         """The subject, cropped, in the tone of each scene, with its own matte."""

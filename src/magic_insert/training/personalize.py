@@ -8,7 +8,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,7 +40,7 @@ from magic_insert.data.subject_files import (
 from magic_insert.data.subject_images import check_subject, load_subjects, place
 from magic_insert.models.ip_adapter import adapter_at, disable_adapter, style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.lora import refuse_unknown_layers
+from magic_insert.models.lora import as_one_weight, refuse_unknown_layers
 from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.segment import cut_subject
@@ -185,6 +185,7 @@ class _Run:
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
             parts_on(pipe, "cpu", UNTRAINED),
             checkpointed(pipe.unet, cfg.gradient_checkpointing),
+            as_one_weight(pipe.unet) if one_weight_pays(pipe.unet, cfg) else nullcontext(),
             open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
         ):
             module = PersonalizeModule(trainables, cfg)
@@ -239,6 +240,12 @@ class _Run:
         clear_checkpoints(self.out)
         for path in self.out.glob(f"*{LATENTS_FILE}"):
             path.unlink()
+
+
+def one_weight_pays(unet: Any, cfg: PersonalizationConfig) -> bool:
+    """Whether a LoRA learns faster within its layers' weights: on a CPU, in the LoRA's own precision."""
+    plain = cfg.compile == "none" and cfg.precision == "32-true" and unet.dtype == torch.float32
+    return plain and unet.device.type == "cpu"
 
 
 def run_key(model: str, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:

@@ -27,11 +27,10 @@ from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, is_cut_out, make_view, place
 from magic_insert.models.ip_adapter import (
+    adapter_switch,
     blank_style,
-    disable_adapter,
     has_adapter,
     require_adapter,
-    set_blocks,
     style_embeds,
 )
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -309,7 +308,8 @@ def build_optimizer(
 
         # Learning rates start with a warm-up of their own (safeguard) and decay is decoupled, as its authors advise.
         return Prodigy(groups, decouple=True, use_bias_correction=True, safeguard_warmup=True)
-    return torch.optim.AdamW(groups)
+    # One call for all parameters; with scaled gradients (16-mixed, bf16-mixed) Lightning could not clip them.
+    return torch.optim.AdamW(groups, fused=device.type == "cpu" and cfg.precision == "32-true")
 
 
 def rate_of(cfg: PersonalizationConfig, step: int, part: str) -> float:
@@ -413,6 +413,7 @@ class PersonalizeModule(TrainingModule):
         self.unet_device: torch.device = unet.device
         self.unet_dtype: torch.dtype = unet.dtype
         self.fixed: dict[tuple[int, int], dict[str, Any]] = {}
+        self.switch_adapter = None if cfg.own_style == "none" else adapter_switch(unet, cfg.own_style)
         # Held in a list: as an attribute Lightning would take the frozen network for its own.
         self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
 
@@ -468,12 +469,13 @@ class PersonalizeModule(TrainingModule):
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.cfg.own_style != "none":
-            set_blocks(self.pipe.unet, self.cfg.own_style, 1.0)
+        if self.switch_adapter is not None:
+            self.switch_adapter(True)
 
     def on_after_backward(self) -> None:
         # Not before: with gradient checkpointing the backward pass computes the layers again.
-        disable_adapter(self.pipe.unet)
+        if self.switch_adapter is not None:
+            self.switch_adapter(False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)
