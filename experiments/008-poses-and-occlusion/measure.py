@@ -1,7 +1,7 @@
 """Poses by words, subjects that are hidden in their own picture, and things in the scene that stand before them.
 
     python experiments/008-poses-and-occlusion/measure.py --out runs/008
-    python experiments/008-poses-and-occlusion/measure.py --out FOLDER --figure-only
+    python experiments/008-poses-and-occlusion/measure.py --out runs/008 --figure-only
 
 Main effects, no full factorial: `words` asks personalised subjects for poses and complexities, judged against the
 Toybox's drawing in that pose; `hidden` learns subjects of which a part is cut away, each in a short training; `scene`

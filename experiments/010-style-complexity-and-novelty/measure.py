@@ -1,7 +1,7 @@
 """How well a background will do: by its style's complexity, and by its distance from the styles of the training.
 
     python experiments/010-style-complexity-and-novelty/measure.py --out runs/010
-    python experiments/010-style-complexity-and-novelty/measure.py --out FOLDER --figure-only
+    python experiments/010-style-complexity-and-novelty/measure.py --out runs/010 --figure-only
 
 Each subject, learned from a photograph, is redrawn for scenes in every style at five complexities and in styles that
 this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Insertion is judged apart: the

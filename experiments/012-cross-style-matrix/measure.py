@@ -1,7 +1,7 @@
 """A subject that is itself a drawing, in style A, into scenes of style B: all pairs of the Toybox's styles.
 
     python experiments/012-cross-style-matrix/measure.py --out runs/012
-    python experiments/012-cross-style-matrix/measure.py --out FOLDER --figure-only
+    python experiments/012-cross-style-matrix/measure.py --out runs/012 --figure-only
 
 A subject in one of six A is personalised once, in a short training, and redrawn for one scene in every B. Judged is
 what is inserted: the cut-out on white against the cut-out of the truth, the Toybox's drawing of the subject in B.

@@ -1,10 +1,10 @@
 """Every metric of the harness against the truth: all twenty scenes of ToyPlop, methods of today, pasting among them.
 
-    python experiments/013-which-metric/measure.py --out runs/013 --weights FOLDER
+    python experiments/013-which-metric/measure.py --out runs/013 --personalized runs/011/subjects --weights FOLDER
     python experiments/013-which-metric/measure.py --out runs/013 --figure-only
 
-Draws and judges with `magic-insert evaluate`, which learns the subjects with the shipped recipe. FOLDER holds the
-weights of LPIPS's trunk and of AdaIN, which do not ship.
+Draws and judges with `magic-insert evaluate`; two subjects were learned by experiment 011. FOLDER holds the weights of
+LPIPS's trunk and of AdaIN, which do not ship.
 Agreement: of two methods on the same pair, how often does the metric prefer the one that is nearer to the truth? One
 half is chance; Kendall's tau over methods is 2 agreement - 1. Within: Spearman's correlation over pairs inside a
 method, mean over methods. Intervals: pigeonhole bootstrap over subjects and backgrounds.
@@ -29,17 +29,23 @@ from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
 from magic_insert.toybox.world import toyplop_scenes
 
 HERE = Path(__file__).resolve().parent
-SUBJECTS = ("frog-01", "dinosaur-01", "bunny-01", "owl-01", "robot-01", "car-01", "teapot-01", "mushroom-01")
-EACH = 5  # scenes of a subject
+LEARNED = ("frog-01", "dinosaur-01")  # by experiment 011
+OTHERS = ("bunny-01", "owl-01", "robot-01", "car-01", "teapot-01", "mushroom-01")
 STEPS = 10  # of a drawing
-COMMON = ["benchmark.split=full", f"sampling.steps={STEPS}"]
-PLAIN = "no_handover"  # the personalised model draws every step
+COMMON = [
+    "benchmark.split=full", f"sampling.steps={STEPS}",
+    # As experiment 011 learned them, so that its subjects are found.
+    "personalization.validation.every=25", "personalization.validation.edits=[]",
+    "personalization.validation.scorer=none", "personalization.validation.seeds=1",
+    "personalization.validation.steps=1",
+]  # fmt: skip
+# What is run in each track, on every pair and on those of learned subjects.
 RUNS = {
-    "stylize": [
-        f"stylizer=[personalized,{PLAIN}:personalized,instantstyle,adain,tone]",
-        f"stylizers.{PLAIN}.style.handover=1",
-    ],
-    "insert": ["stylizer=[personalized,tone]", "inserter=[effect,diffusion,contact_shadow,copy_paste]"],
+    "stylize": ("stylizer=[instantstyle,adain]", "stylizer=[personalized]"),
+    "insert": (
+        "stylizer=[tone] inserter=[effect,diffusion,contact_shadow,copy_paste]",
+        "stylizer=[personalized] inserter=[effect,copy_paste]",
+    ),
 }
 COPY_PASTE = "floor:copy_paste"
 ABOUT = ["track", "method", "pair_id", "seed", "subject", "background", "style"]
@@ -55,31 +61,37 @@ SHOWN = (
 LIKENESS = ("truth_identity", "truth_style")
 
 
-def pairs_of(subjects: int) -> list[str]:
-    """Every scene with two subjects, every subject in as many scenes."""
+def pairs_of() -> tuple[list[str], list[str]]:
+    """Two subjects in every scene, a learned one and another; all pairs, and those of the learned."""
     scenes = [name for name, _, _ in toyplop_scenes("full")]
-    return [
-        f"{name}__{scenes[(EACH * i + 7 * k + i // 4) % len(scenes)]}"
-        for i, name in enumerate(SUBJECTS[:subjects])
-        for k in range(EACH)
-    ]
+    mine, others = (
+        [f"{subjects[i % len(subjects)]}__{scene}" for i, scene in enumerate(scenes)]
+        for subjects in (LEARNED, OTHERS)
+    )
+    return [*mine, *others], mine
 
 
 def evaluate(args: Any, track: str) -> pd.DataFrame:
     """The rows of one track."""
-    words = [
-        *COMMON,
-        *RUNS[track],
-        f"track={track}",
-        f"out={args.out / 'evaluation'}",
-        f"num_draws={args.draws}",
-    ]
-    words += [f"benchmark.pairs=[{','.join(pairs_of(args.subjects))}]", f"encoders.lpips={args.weights}"]
-    if track == "stylize":
-        words.append(f"stylizers.adain.weights={args.weights}")
-    run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
-    subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
-    return table_of(read_jsonl(args.out / "evaluation" / "rows.jsonl"))
+    found = []
+    runs = zip(("all", "learned"), RUNS[track], pairs_of(), strict=True)
+    for name, methods, pairs in list(runs)[: 1 if args.unlearned else 2]:
+        words = [
+            *COMMON,
+            *methods.split(),
+            f"track={track}",
+            f"out={args.out / name}",
+            f"num_draws={args.draws}",
+        ]
+        words += [f"benchmark.pairs=[{','.join(pairs)}]", f"encoders.lpips={args.weights}"]
+        if "adain" in methods:
+            words.append(f"stylizers.adain.weights={args.weights}")
+        if args.personalized:
+            words.append(f"personalized={args.personalized}")
+        run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
+        subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
+        found.append(table_of(read_jsonl(args.out / name / "rows.jsonl")))
+    return pd.concat(found, ignore_index=True).drop_duplicates(["track", "method", "pair_id", "seed"])
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
@@ -178,13 +190,15 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = arguments(__doc__, subjects=len(SUBJECTS))
+    parser = arguments(__doc__, subjects=2)
+    parser.add_argument("--personalized", type=Path, help="folder of subjects that were learned before")
     parser.add_argument("--weights", type=Path, help="folder of LPIPS's trunk and AdaIN's networks")
-    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--unlearned", action="store_true", help="leave out what has to be personalised")
+    parser.add_argument("--tracks", type=lambda text: text.split(","), default=list(RUNS))
+    parser.add_argument("--draws", type=int, default=1)
     args = parser.parse_args()
     if not args.figure_only:
-        found = pd.concat([evaluate(args, track) for track in RUNS], ignore_index=True)
-        found = found.drop_duplicates(["track", "method", "pair_id", "seed"])
+        found = pd.concat([evaluate(args, track) for track in args.tracks], ignore_index=True)
         found.to_csv(HERE / "rows.csv", index=False)
     rows = pd.read_csv(HERE / "rows.csv")
     parts = []
