@@ -31,6 +31,7 @@ from magic_insert.models.edit_unet import (
     load_edit_unet,
     open_for_lora,
     save_edit_lora,
+    save_unet,
 )
 from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
 from magic_insert.models.pipeline import load_pipeline
@@ -250,9 +251,11 @@ def test_a_bootstrap_goes_on_from_networks_kept_as_loras_and_keeps_its_own_so(
     ]
     moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(states)]
     assert moved == [True, chosen != 1]
-    start = tiny_micro / "inserter"
+    other = edit_start(pipe.unet)
+    other.conv_out.weight.data.neg_()
+    save_unet(tmp_path / "other", other)
     for changes, expected in (
-        (f"bootstrap.inserter={start}", "save=merged"),
+        (f"bootstrap.inserter={tmp_path / 'other'}", "save=merged"),
         ("fit.lora_rank=3", "lora_rank=2"),
     ):
         with pytest.raises(UserError, match=expected):
