@@ -19,6 +19,7 @@ from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
 ROWS, STEPS, HALF = 8, 20, 10
+CLIP = 0.5  # below the norm of most gradients here
 
 
 class Regression(TrainingModule):
@@ -49,21 +50,21 @@ def note(path: Path, step: int, values: Mapping[str, float]) -> None:
 
 
 def fit_in_all_ways(payload: Path) -> None:
-    """Fits below the payload's folder: unbroken, interrupted half-way, on whole batches, and with shared weights."""
+    """Fits below the payload's folder: unbroken, interrupted half-way, on whole batches, and with shared weights, also
+    in mixed precision; the norm of the gradients is clipped in all of them."""
     plans = (
-        ("unbroken", [STEPS], False, "ddp"),
-        ("resumed", [HALF, STEPS], False, "ddp"),
-        ("whole", [STEPS], True, "ddp"),
-        ("shards", [STEPS], False, "fsdp2"),
-        ("shards resumed", [HALF, STEPS], False, "fsdp2"),
+        ("unbroken", [STEPS], {}),
+        ("resumed", [HALF, STEPS], {}),
+        ("whole", [STEPS], {"whole_batch": True}),
+        ("shards", [STEPS], {"strategy": "fsdp2"}),
+        ("shards resumed", [HALF, STEPS], {"strategy": "fsdp2"}),
+        ("shards mixed", [HALF, STEPS], {"strategy": "fsdp2", "precision": "bf16-mixed"}),
     )
-    for name, pieces, whole, strategy in plans:
+    for name, pieces, changes in plans:
         folder = payload.parent / name
         for steps in pieces:
             module = Regression()
-            options = TrainerOptions(
-                steps=steps, save_every=HALF, ema_decay=0.9, whole_batch=whole, strategy=strategy
-            )
+            options = TrainerOptions(steps=steps, save_every=HALF, ema_decay=0.9, clip_norm=CLIP, **changes)
             fit(module, batch_at, options, folder, log=partial(note, folder / "log.jsonl"))
         save_file(module.state_dict(), folder / f"rank-{rank()}.safetensors")
 

@@ -90,7 +90,7 @@ def bare_steps(module: PersonalizeModule, batch_at: Callable[[int], Batch], coun
             noisy, target = diffuse(
                 batch["latents"].to(device), batch["noise"].to(device), kept, module.prediction
             )
-            error = (module.forward(noisy, batch["times"].to(device), module.prompts) - target).square()
+            error = (module.forward(noisy, batch["times"].to(device)) - target).square()
             loss = error.mean()
         optimizer.zero_grad()
         loss.backward()

@@ -1,7 +1,7 @@
 """Poses by words, subjects that are hidden in their own picture, and things in the scene that stand before them.
 
     python experiments/008-poses-and-occlusion/measure.py --out runs/008
-    python experiments/008-poses-and-occlusion/measure.py --out FOLDER --figure-only
+    python experiments/008-poses-and-occlusion/measure.py --out runs/008 --figure-only
 
 Main effects, no full factorial: `words` asks personalised subjects for poses and complexities, judged against the
 Toybox's drawing in that pose; `hidden` learns subjects of which a part is cut away, each in a short training; `scene`
@@ -385,21 +385,32 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
         bars(axes[1, 1], stays, "what is in front, dB to the truth", "#cc79a7")
 
 
-def sheet(out: Path) -> None:
-    """Poses of two subjects asked in watercolour, and two scenes with something in front."""
+def sheets(out: Path) -> None:
+    """Poses of two subjects asked in watercolour, two scenes with something in front, and subjects that are hidden."""
     rows, labels = [], []
     at = STYLES.index("watercolour") * SIZE
     for number in range(2):
         for name in ("truth", "ours", "base model"):
-            shown = [POSES[0], *POSES[1:]] if name != "base model" else POSES[1:]
-            cells = [load_rgb(out / f"{name}-{pose}-{number}.png")[..., at : at + SIZE] for pose in shown]
-            rows.append([torch.ones(3, SIZE, SIZE)] * (4 - len(cells)) + cells)
-            labels.append(name)
+            shown = POSES if name != "base model" else POSES[1:]
+            files = [out / f"{name}-{pose}-{number}.png" for pose in shown]
+            if all(file.is_file() for file in files):
+                cells = [load_rgb(file)[..., at : at + SIZE] for file in files]
+                rows.append([torch.ones(3, SIZE, SIZE)] * (4 - len(cells)) + cells)
+                labels.append(name)
     for number in range(2):
-        whole = load_rgb(out / f"front-half-watercolour-{number}.png")
-        rows.append([whole[..., SIZE * n : SIZE * (n + 1)] for n in range(3)])
-        labels.append("in front: over,\nmask, truth".replace("\n", " "))
-    save_sheet(out / "pictures.jpg", rows, labels, list(POSES), cell=112)
+        file = out / f"front-half-watercolour-{number}.png"
+        if file.is_file():
+            rows.append([load_rgb(file)[..., SIZE * n : SIZE * (n + 1)] for n in range(3)])
+            labels.append("in front: over, mask, truth")
+    if rows:
+        save_sheet(HERE / "pictures.jpg", rows, labels, list(POSES), cell=112)
+    named = {
+        f"{name} ({number})": out / f"hidden-{name}-{number}.png" for number in range(3) for name in HIDDEN
+    }
+    rows = [list(load_rgb(file).split(SIZE, -1)) for file in named.values() if file.is_file()]
+    if rows:
+        labels = [label for label, file in named.items() if file.is_file()]
+        save_sheet(HERE / "hidden.jpg", rows, labels, ["own picture", *STYLES], cell=112)
 
 
 def main() -> None:
@@ -408,9 +419,7 @@ def main() -> None:
     parser.add_argument("--parts", default="scene,words,hidden")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.figure_only:
-        frame = pd.read_csv(HERE / "rows.csv")
-    else:
+    if not args.figure_only:
         rows, judges, whole = Rows(args.out), Judges(), MagicInsert.from_pretrained("micro")
         settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}", "short": SHORT}
         settings["base model"] = f"stylizer=instantstyle,{STEPS}"
@@ -433,10 +442,11 @@ def main() -> None:
         keys = ["part", "subject", "drawn_in", "method", "pose", "complexity", "hidden", "factor", "level"]
         keys = [key for key in keys if key in rows.frame]
         frame = rows.frame.drop_duplicates(keys, keep="last")  # what was begun twice
-        frame = frame[frame.method != "truth"]
-        frame.to_csv(args.out / "rows.csv", index=False)
-        sheet(args.out)
-    publish(args.out, frame, tables, draw_figure)
+        if "method" in frame:
+            frame = frame[frame.method != "truth"]
+        frame.to_csv(HERE / "rows.csv", index=False)
+        sheets(args.out)
+    publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
 if __name__ == "__main__":

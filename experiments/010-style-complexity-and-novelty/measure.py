@@ -1,7 +1,7 @@
 """How well a background will do: by its style's complexity, and by its distance from the styles of the training.
 
     python experiments/010-style-complexity-and-novelty/measure.py --out runs/010
-    python experiments/010-style-complexity-and-novelty/measure.py --out FOLDER --figure-only
+    python experiments/010-style-complexity-and-novelty/measure.py --out runs/010 --figure-only
 
 Each subject, learned from a photograph, is redrawn for scenes in every style at five complexities and in styles that
 this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Insertion is judged apart: the
@@ -396,25 +396,22 @@ def sheet(out: Path, number: int) -> None:
         whole = load_rgb(out / f"{name}-{number}.png")
         rows.append([whole[..., SIZE * n : SIZE * (n + 1)] for n in at])
     labels = [style.replace(" ", "\n", 1) for style in shown]
-    save_sheet(out / "pictures.jpg", rows, ["scene", "ours", "truth"], labels, cell=100)
+    save_sheet(HERE / "pictures.jpg", rows, ["scene", "ours", "truth"], labels, cell=100)
 
 
 def main() -> None:
     args = arguments(__doc__, subjects=3).parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.figure_only:
-        frame = pd.read_csv(HERE / "rows.csv")
-    else:
+    if not args.figure_only:
         rows, judges = Rows(args.out), Judges()
         magic = MagicInsert.from_pretrained("micro").using(subjects=args.out.parent / "subjects")
         apart = Distances(magic.models.pipe, judges)
         for number in range(args.subjects):
             if {"subject": number} not in rows:
                 measure(rows, magic, judges, apart, args.seed, number)
-        frame = rows.frame
-        frame.to_csv(args.out / "rows.csv", index=False)
+        rows.frame.to_csv(HERE / "rows.csv", index=False)
         sheet(args.out, 0)
-    publish(args.out, frame, tables, draw_figure)
+    publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
 if __name__ == "__main__":

@@ -47,20 +47,28 @@ CONDITIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "drawing, no hand-over": (DRAWN, "1"),
     "drawing, hand-over 0.4": (DRAWN, "0.4"),
 }
+# Recipes of the training; the first, with the paper's batch, is what everything but the table of recipes is about.
+MAIN = "batch 1, rank 32"
+RECIPES = {
+    MAIN: ["personalization.batch_size=1"],
+    "batch 1, rank 4": ["personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"],
+    "batch 4, rank 32": [],  # the shipped one
+}
 # What the training keeps of its way.
 TRAINING = [
-    "personalization.batch_size=1",  # as in the paper; the shipped recipe has 4
     "personalization.validation.every=25", "personalization.validation.edits=[]",
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",
 ]  # fmt: skip
+ABOUT = ("recipe", "subject", "steps", "condition", "edit")  # of a row
 STEPS = 10  # of a drawing
 TOLERANCE = 0.05  # of the product's rule
 
 
-def setting(handover: str, edit: str) -> list[str]:
-    """Overrides of one condition and edit."""
+def setting(recipe: str, handover: str, edit: str) -> list[str]:
+    """Overrides of one recipe, condition and edit."""
     return [
+        *RECIPES[recipe],
         *TRAINING,
         f"sampling.steps={STEPS}",
         f"style.handover={handover}",
@@ -123,55 +131,45 @@ def measure(args: Any) -> None:
     answers = Answers(bench, judges, names)
     pd.DataFrame(answers.accuracy()).round(4).to_csv(HERE / "judges.csv", index=False)
     whole = MagicInsert.from_pretrained("micro")
-    settings = {
-        f"{condition}|{edit}": setting(handover, edit)
-        for condition, (_, handover) in CONDITIONS.items()
-        for edit in ("", *EDITS)
-    }
-    magics = models_of(whole, [f"{name}:{','.join(words)}" for name, words in settings.items()], home)
     scenes = {name: Scene(bench.background(name), name) for name in {*PHOTO, *DRAWN}}
-    for name in names:
-        subject = replace(bench.subject(name), text=caption(bench.specs[name]))
-        learned = next(iter(magics.values())).personalize(subject)
-        assert learned.run is not None
-        for length in LENGTHS:
-            shorter = replace(learned, run=step_folder(learned.run, length))
-            for key, magic in magics.items():
-                condition, edit = key.split("|")
-                if {"subject": name, "steps": length, "condition": condition, "edit": edit} not in rows:
-                    rows.add(
-                        rows_of(magic, shorter, scenes, answers, args.out, (name, length, condition, edit))
-                    )
-        print(name, flush=True)
+    for recipe in args.recipes:
+        settings = {
+            f"{condition}|{edit}": setting(recipe, handover, edit)
+            for condition, (_, handover) in CONDITIONS.items()
+            for edit in ("", *EDITS)
+        }
+        magics = models_of(whole, [f"{name}:{','.join(words)}" for name, words in settings.items()], home)
+        for name in names:
+            subject = replace(bench.subject(name), text=caption(bench.specs[name]))
+            learned = next(iter(magics.values())).personalize(subject)
+            assert learned.run is not None
+            for length in LENGTHS:
+                shorter = replace(learned, run=step_folder(learned.run, length))
+                for key, magic in magics.items():
+                    what = dict(zip(ABOUT, (recipe, name, length, *key.split("|")), strict=True))
+                    if what not in rows:
+                        rows.add(rows_of(magic, shorter, scenes, answers, args.out, what))
+            print(recipe, name, flush=True)
     rows.frame.to_csv(HERE / "rows.csv", index=False)
     sheet(args.out)
 
 
-def picture_file(out: Path, *what: object) -> Path:
-    return out / "pictures" / f"{digest(list(map(str, what)))}.png"
+def picture_file(out: Path, what: Row, draw: int) -> Path:
+    return out / "pictures" / f"{digest([str(what[key]) for key in ABOUT] + [str(draw)])}.png"
 
 
 def rows_of(
-    magic: MagicInsert, subject: Subject, scenes: dict[str, Scene], answers: Answers, out: Path,
-    what: tuple[str, int, str, str],
-) -> list[Row]:  # fmt: skip
+    magic: MagicInsert, subject: Subject, scenes: dict[str, Scene], answers: Answers, out: Path, what: Row
+) -> list[Row]:
     """Both pictures of one condition, drawn and judged."""
-    name, length, condition, edit = what
-    places = CONDITIONS[condition][0]
+    name, edit, places = what["subject"], what["edit"], CONDITIONS[what["condition"]][0]
     ids = [f"{name}-{place}-{draw}" for draw, place in enumerate(places)]
     drawn = magic.redraw(subject, [scenes[place] for place in places], seed=11, ids=ids)
     found = []
     for draw, (place, made) in enumerate(zip(places, drawn, strict=True)):
         picture, style = made.rgb.float().cpu(), answers.styles[place]
-        save_png(picture_file(out, name, length, condition, edit, draw), picture)
-        row: Row = {
-            "subject": name,
-            "steps": length,
-            "condition": condition,
-            "edit": edit,
-            "draw": draw,
-            "style": style,
-        }
+        save_png(picture_file(out, what, draw), picture)
+        row: Row = {**what, "draw": draw, "style": style}
         row["identity"] = answers.cosine("identity", picture, answers.found[name, style, "", 1])
         row["style likeness"] = answers.cosine("style", picture, answers.found[name, style, "", 1])
         for wanted in EDITS:
@@ -192,8 +190,10 @@ def sheet(out: Path) -> None:
     name, rows, labels = SUBJECTS[0], [], []
     for condition in list(CONDITIONS)[1:]:
         for edit in ("", *EDITS):
-            files = [picture_file(out, name, length, condition, edit, 0) for length in LENGTHS]
-            rows.append([load_rgb(file) for file in files])
+            shown = [
+                dict(zip(ABOUT, (MAIN, name, length, condition, edit), strict=True)) for length in LENGTHS
+            ]
+            rows.append([load_rgb(picture_file(out, what, 0)) for what in shown])
             labels.append(f"{'hand-over' if '0.4' in condition else 'none'}: {edit or 'plain'}")
     save_sheet(HERE / "pictures.jpg", rows, labels, [f"{length} steps" for length in LENGTHS])
 
@@ -209,14 +209,15 @@ def cells(frame: pd.DataFrame, value: str) -> pd.Series:
     return frame.groupby(["subject", "draw"])[value].mean()
 
 
-def words_of(values: np.ndarray) -> str:
+def words_of(values: Any) -> str:
     """Mean and 95 % percentile interval over subjects and draws."""
     mean, low, high = interval(values)
     return f"{mean:.3f}" if len(values) < 3 else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def interval(values: np.ndarray) -> tuple[float, float, float]:
+def interval(cells: Any) -> tuple[float, float, float]:
     """Mean and 95 % interval over cells of subject and draw; the mean alone for fewer than three."""
+    values = np.asarray(cells)
     if len(values) < 3:
         return (float(values.mean()),) * 3  # type: ignore[return-value]
     drawn = values[np.random.default_rng(0).integers(len(values), size=(2000, len(values)))].mean(1)
@@ -231,13 +232,13 @@ def curves(rows: pd.DataFrame, role: str) -> pd.DataFrame:
         line: Row = {
             "condition": condition,
             "steps": steps,
-            "identity, plain": cells(plain, "identity").to_numpy(),
+            "identity, plain": cells(plain, "identity"),
         }
-        line["style likeness"] = cells(plain, "style likeness").to_numpy()
+        line["style likeness"] = cells(plain, "style likeness")
         for edit in EDITS:
             asked = part[part.edit == edit]
-            line[edit] = cells(asked, f"{edit}, {role}").to_numpy()
-            line[f"{edit}, unasked"] = cells(plain, f"{edit}, {role}").to_numpy()
+            line[edit] = cells(asked, f"{edit}, {role}")
+            line[f"{edit}, unasked"] = cells(plain, f"{edit}, {role}")
             line[f"{edit}, obeyed"] = float((asked[f"{edit}, {role}"] > 0.5).mean())
         lines.append(line)
     return pd.DataFrame(lines)
@@ -266,10 +267,33 @@ def picks(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
+    """Every recipe on the photograph and on drawings as they are drawn by default, and its difference to the first."""
+    by_recipe = {
+        name: curves(rows[rows.recipe == name], role) for name in RECIPES if name in set(rows.recipe)
+    }
+    lines = []
+    for condition in [name for name in CONDITIONS if "no hand-over" not in name]:
+        for steps in LENGTHS:
+            for name, found in by_recipe.items():
+                mine, base = (
+                    part[(part.condition == condition) & (part.steps == steps)].iloc[0]
+                    for part in (found, by_recipe[MAIN])
+                )
+                line: Row = {"condition": condition, "steps": steps, "recipe": name}
+                for key in ("identity, plain", *EDITS):
+                    line[key] = f"{mine[key].mean():.2f}"
+                    over = (mine[key] - base[key]).dropna().to_numpy()
+                    line[f"{key}, against the first"] = words_of(over) if name != MAIN else ""
+                lines.append(line)
+    return pd.DataFrame(lines)
+
+
 def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
     """All tables."""
+    everything, rows = rows, rows[rows.recipe == MAIN]
     found = curves(rows, role)
-    shown = found.map(lambda cell: words_of(cell) if isinstance(cell, np.ndarray) else cell)
+    shown = found.map(lambda cell: words_of(cell) if isinstance(cell, pd.Series) else cell)
     accuracy = judges.groupby(["role", "edit"]).right.agg(["mean", "count"]).reset_index().round(3)
     paired = []
     for one, other, steps in [
@@ -287,7 +311,7 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
                 line
                 | {k: words_of(mine.loc[high, k] - mine.loc[low, k]) for k in ("identity, plain", *EDITS)}
             )
-    parts = [shown, pd.DataFrame(paired), picks(rows), accuracy]
+    parts = [shown, pd.DataFrame(paired), picks(rows), recipes(everything, role), accuracy]
     return (
         "\n\n".join(part.to_markdown(index=False) for part in parts)
         + f"\n\nObedience by the {role} encoder.\n"
@@ -295,44 +319,47 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
 
 
 def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
-    """Identity against obedience, a line a condition, points named by steps; both edits."""
-    found = curves(rows, role)
-    with figure(path, 9.0, 4.4) as made:
-        panels = made.subplots(1, 2, sharey=True)
-        for axes, edit in zip(panels, EDITS, strict=True):
-            for number, condition in enumerate(CONDITIONS):
-                mine = found[found.condition == condition]
-                x, y = ([interval(v) for v in mine[k]] for k in (edit, "identity, plain"))
-                across, up = np.array([v[0] for v in x]), np.array([v[0] for v in y])
-                reach_x = np.array([(v[0] - v[1], v[2] - v[0]) for v in x]).T
-                reach_y = np.array([(v[0] - v[1], v[2] - v[0]) for v in y]).T
-                axes.errorbar(
-                    across,
-                    up,
-                    reach_y,
-                    reach_x,
-                    marker="o",
-                    color=f"C{number}",
-                    label=condition,
-                    elinewidth=0.6,
-                )
-                for steps, a, b in zip(mine.steps, across, up, strict=True):
-                    axes.annotate(
-                        str(steps),
-                        (a, b),
-                        textcoords="offset points",
-                        xytext=(5, 5),
-                        fontsize=8,
-                        color=f"C{number}",
+    """Identity and obedience over training length: above a line a condition, below a line a recipe."""
+    by_recipe = {
+        name: curves(rows[rows.recipe == name], role) for name in RECIPES if name in set(rows.recipe)
+    }
+    above = {str(name): part for name, part in by_recipe[MAIN].groupby("condition", sort=False)}
+    below = {name: found[found.condition == "photograph"] for name, found in by_recipe.items()}
+    shown = {"identity, plain": "identity of the plain picture"} | {
+        edit: f'"{edit}" obeyed' for edit in EDITS
+    }
+    with figure(path, 10.0, 6.2) as made:
+        panels = made.subplots(2, 3, sharex=True, sharey="col")
+        for line, named, head in zip(panels, (above, below), (MAIN, "photograph"), strict=True):
+            for axes, (key, title) in zip(line, shown.items(), strict=True):
+                for number, (name, found) in enumerate(named.items()):
+                    middle, low, high = np.array([interval(v) for v in found[key]]).T
+                    place = np.arange(len(found)) + 0.09 * (number - 1)
+                    axes.errorbar(
+                        place,
+                        middle,
+                        (middle - low, high - middle),
+                        marker="o",
+                        capsize=3,
+                        elinewidth=0.8,
+                        label=name,
+                        color=f"C{number + (0 if named is above else 3)}",
                     )
-            axes.axvline(0.5, color="0.6", linewidth=0.8, linestyle=":")
-            axes.set(xlabel="obedience (0 unedited truth, 1 edited truth)", title=f'"{edit}"')
-        panels[0].set_ylabel("identity of the plain picture")
-        panels[0].legend(fontsize=8.5)
+                axes.set_xticks(range(len(LENGTHS)), [str(n) for n in LENGTHS])
+                if key in EDITS:
+                    axes.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
+                    axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
+                if named is above:
+                    axes.set_title(title)
+                else:
+                    axes.set_xlabel("training steps")
+            line[0].legend(fontsize=8.5, loc="lower left", title=head)
 
 
 def main() -> None:
-    args = arguments(__doc__, subjects=len(SUBJECTS)).parse_args()
+    parser = arguments(__doc__, subjects=len(SUBJECTS))
+    parser.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=list(RECIPES))
+    args = parser.parse_args()
     if not args.figure_only:
         measure(args)
     rows, judges = pd.read_csv(HERE / "rows.csv"), pd.read_csv(HERE / "judges.csv")

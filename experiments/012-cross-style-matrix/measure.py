@@ -1,7 +1,7 @@
 """A subject that is itself a drawing, in style A, into scenes of style B: all pairs of the Toybox's styles.
 
     python experiments/012-cross-style-matrix/measure.py --out runs/012
-    python experiments/012-cross-style-matrix/measure.py --out FOLDER --figure-only
+    python experiments/012-cross-style-matrix/measure.py --out runs/012 --figure-only
 
 A subject in one of six A is personalised once, in a short training, and redrawn for one scene in every B. Judged is
 what is inserted: the cut-out on white against the cut-out of the truth, the Toybox's drawing of the subject in B.
@@ -221,7 +221,7 @@ def sheet(out: Path, number: int) -> None:
         [load_rgb(out / f"own-{a}-{number}.png"), *cells(f"personalized-{a}-{number}.png")] for a in SHOWN
     ]
     save_sheet(
-        out / "pictures.jpg", rows, ["truth", *SHOWN], ["own (A)", *(f"into {s}" for s in SHOWN)], cell=112
+        HERE / "pictures.jpg", rows, ["truth", *SHOWN], ["own (A)", *(f"into {s}" for s in SHOWN)], cell=112
     )
 
 
@@ -230,9 +230,7 @@ def main() -> None:
     parser.add_argument("--free", type=int, default=3, help="subjects of the methods without a training")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    if args.figure_only:
-        frame = pd.read_csv(HERE / "rows.csv")
-    else:
+    if not args.figure_only:
         rows, judges = Rows(args.out), Judges()
         models = models_of(
             MagicInsert.from_pretrained("micro"),
@@ -245,11 +243,10 @@ def main() -> None:
         for number, own, methods in plan:
             if {"subject": number, "own": own, "method": methods[-1]} not in rows:
                 measure(rows, models, judges, (args.seed, number, own), methods)
-        frame = rows.frame
-        frame.to_csv(args.out / "rows.csv", index=False)
+        rows.frame.to_csv(HERE / "rows.csv", index=False)
         if args.subjects:
             sheet(args.out, 0)
-    publish(args.out, frame, tables, draw_figure)
+    publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,17 @@ def test_two_ranks_reach_the_weights_of_one(fits: dict[int, Path], name: str) ->
 
 
 @pytest.mark.slow
+def test_two_shards_in_mixed_precision_reach_the_weights_of_one_to_its_rounding(
+    fits: dict[int, Path],
+) -> None:
+    torch.testing.assert_close(
+        weights(fits[2], "shards mixed"), weights(fits[1], "shards mixed"), rtol=0.02, atol=2e-3
+    )
+    plain, mixed = (weights(fits[2], name)["net.0.weight"] for name in ("shards", "shards mixed"))
+    assert not torch.equal(plain, mixed)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("broken", "whole"), [("resumed", "unbroken"), ("shards resumed", "shards")])
 def test_a_fit_of_two_ranks_goes_on_where_it_stopped(fits: dict[int, Path], broken: str, whole: str) -> None:
     torch.testing.assert_close(weights(fits[2], broken), weights(fits[2], whole), rtol=0, atol=0)

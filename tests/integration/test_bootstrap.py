@@ -1,5 +1,6 @@
 """The whole bootstrap on a tiny model: rows, reuse, damage, products, several ranks, kills."""
 
+import itertools
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ import torch
 
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
-from magic_insert.bootstrap.stages import NETWORK_FILES, ids_of, read_index
+from magic_insert.bootstrap.stages import ids_of, read_index
 from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -24,7 +25,16 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
-from magic_insert.models.edit_unet import load_edit_unet
+from magic_insert.models.edit_unet import (
+    edit_start,
+    edit_unet_of,
+    load_edit_unet,
+    open_for_lora,
+    save_edit_lora,
+    save_unet,
+)
+from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
+from magic_insert.models.pipeline import load_pipeline
 
 SETTINGS = (
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
@@ -123,7 +133,7 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
     for name in ("inserter", "remover"):
         channels = load_edit_unet(out / name).config
         assert channels["in_channels"] == 2 * channels["out_channels"] + 1
-        assert sorted(path.name for path in (out / name).iterdir()) == sorted(NETWORK_FILES)
+        assert sorted(path.name for path in (out / name).iterdir()) == ["config.json", WEIGHTS]
 
 
 def test_the_same_command_again_makes_nothing_and_ends_the_same(
@@ -133,7 +143,7 @@ def test_the_same_command_again_makes_nothing_and_ends_the_same(
     assert (again.made, again.losses) == ([], {})
     assert again.rows == first.rows
     assert again.said[-1] == first.said[-1]
-    for name in NETWORK_FILES:
+    for name in ("config.json", WEIGHTS):
         files = [place / out / "inserter" / name for out in ("first", "again")]
         assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -216,6 +226,40 @@ def test_what_cannot_work_is_refused_before_the_start_and_nothing_is_written_ove
     with pytest.raises(UserError, match=why):
         JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, out, *words))
     JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "free"))
+
+
+def test_a_bootstrap_goes_on_from_networks_kept_as_loras_and_keeps_its_own_so(
+    place: Path, tiny_micro: Path, tmp_path: Path
+) -> None:
+    pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
+    for name in ("inserter", "remover"):
+        unet = edit_start(pipe.unet)
+        open_for_lora(unet, rank=2, seed=0)
+        save_edit_lora(tmp_path / name, unet, rank=2)
+    words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
+    words += [f"bootstrap.{name}={tmp_path / name}" for name in ("inserter", "remover")]
+    cfg = configure(place, tiny_micro, "loras", *words, "bootstrap.rounds=2", "bootstrap.init_from=previous")
+    outcome = run(cfg)
+    assert len(outcome.rows) == 3
+    kept = place / "loras" / "inserter"
+    assert sorted(path.name for path in kept.iterdir()) == [LORA_CARD, LORA_WEIGHTS]
+    # As `inserter=bootstrapped` loads it: the base with what both rounds learned.
+    chosen = read_json(place / "loras" / "card.json")["round"]
+    fits = [p["inputs"]["start"] for made, p in outcome.payloads if made.endswith("run_fit")]
+    states = [
+        edit_unet_of(pipe, folder).state_dict() for folder in (tmp_path / "inserter", Path(fits[1]), kept)
+    ]
+    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(states)]
+    assert moved == [True, chosen != 1]
+    other = edit_start(pipe.unet)
+    other.conv_out.weight.data.neg_()
+    save_unet(tmp_path / "other", other)
+    for changes, expected in (
+        (f"bootstrap.inserter={tmp_path / 'other'}", "save=merged"),
+        ("fit.lora_rank=3", "lora_rank=2"),
+    ):
+        with pytest.raises(UserError, match=expected):
+            run(configure(place, tiny_micro, "refused", *words, changes))
 
 
 @pytest.mark.parametrize("part", ["remover", "inserter"])

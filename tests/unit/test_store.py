@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from magic_insert.bootstrap.job import Source, publish
-from magic_insert.bootstrap.stages import NETWORK_FILES
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.store import WORK, Entry, Request, Store, claim, finish, flaw_of
+from magic_insert.models.folders import WEIGHTS
 
 REQUEST = Request("poem", 1, {"lines": 2}, {"muse": "0123"})
 
@@ -180,7 +180,7 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     cfg = freeze(compose_job("bootstrap", [f"out={tmp_path}/out", f"store={tmp_path}/store"]))
-    for file in NETWORK_FILES:
+    for file in ("config.json", WEIGHTS):
         write_text(tmp_path / "new" / file, "new")
         write_text(tmp_path / "out" / "inserter" / file, "old")
     new = Source(tmp_path / "new", "0123")

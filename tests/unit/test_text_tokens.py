@@ -12,8 +12,10 @@ from magic_insert.models.text import (
     ENCODERS,
     LearnedTokens,
     attached,
+    encode_ids,
     initial_tokens,
     load_tokens,
+    prompt_ids,
 )
 
 
@@ -100,3 +102,12 @@ def test_words_behind_a_token_reach_the_pooled_text_of_an_encoder_with_the_hubs_
     assert not torch.equal(*ours)
     assert pooling
     assert {part.eos_token_id for part in pooling} == {2}
+
+
+def test_prompts_of_a_training_are_encoded_as_the_pipeline_encodes_them(tiny_pipe: Any) -> None:
+    prompts = ["A <v1> <v2> bunny, sitting.", "a bunny"]
+    with attached(tiny_pipe, random_tokens(tiny_pipe)):
+        states, _, pooled, _ = tiny_pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+        ours = encode_ids(tiny_pipe, prompt_ids(tiny_pipe, prompts))
+    assert torch.equal(ours[0], states)
+    assert torch.equal(ours[1], pooled)

@@ -32,6 +32,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import world_size
 from magic_insert.core.store import WORK, Entry, Request, Store
 from magic_insert.launch.executor import execute
+from magic_insert.models.folders import NETWORK_FILES, weights_in
 from magic_insert.paths import micro_dir
 from magic_insert.tracking import Tracker, open_tracker
 
@@ -365,10 +366,9 @@ class Plan:
         """
         given = getattr(self.cfg.bootstrap, name)
         folder = Path(given) if given else self.model.folder / name
-        if not (folder / "config.json").is_file():
+        if not any((folder / file).is_file() for file in NETWORK_FILES):
             raise UserError(
-                f"expected {name} weights (config.json and safetensors) in {folder}, got none; "
-                f"set bootstrap.{name}=FOLDER"
+                f"expected {' or '.join(NETWORK_FILES)} in {folder}, got none; set bootstrap.{name}=FOLDER"
             )
         return folder_source(folder)
 
@@ -533,7 +533,8 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
     out = Path(cfg.out)
     for name, source in networks.items():
         with whole_folder(out / name) as folder:
-            for file in stages.NETWORK_FILES:
+            weights = weights_in(source.folder).name
+            for file in (NETWORK_FILES[weights], weights):
                 shutil.copyfile(source.folder / file, folder / file)
     row = rows[best]
     settings = {k: value for k, value in thaw(cfg).items() if k not in ("out", "store", "logger", "exec")}
@@ -549,6 +550,9 @@ def publish(cfg: BootstrapConfig, rows: list[Row], best: int, networks: Networks
         else "its number alone: nothing was held out to measure on",
         "trained_on": {key: row[key] for key in ("harvested", "accepted", "acceptance", "stages")},
         **{key: row[key] for key in ("metrics", "intervals", "changes")},
-        "weights_sha256": {f"{n}/{stages.WEIGHTS}": sha256_file(out / n / stages.WEIGHTS) for n in networks},
+        "weights_sha256": {
+            file.relative_to(out).as_posix(): sha256_file(file)
+            for file in (weights_in(out / name) for name in networks)
+        },
     }
     write_json(out / CARD, card)

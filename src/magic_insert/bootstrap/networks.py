@@ -232,6 +232,7 @@ def run_fit(path: Path) -> None:
         condition_noise=recipe.condition_noise if task == "insert" else 0.0,
         precision=recipe.precision,
         lora_rank=recipe.lora_rank,
+        merged=recipe.save == "merged",
         save_every=recipe.save_every,
     )
     latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)

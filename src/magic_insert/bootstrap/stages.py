@@ -20,6 +20,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.picture_files import SUFFIXES, is_picture_file
 from magic_insert.core.ranks import rank, shard
+from magic_insert.models.folders import NETWORK_FILES
 
 T = TypeVar("T")
 Settings = TypeVar("Settings")
@@ -29,8 +30,6 @@ INDEX = "index.json"
 SKIPPED = "skipped.json"
 SELECTION = "selection.json"
 LOSSES = "train.jsonl"  # what a fit leaves in its work folder
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-NETWORK_FILES = ("config.json", WEIGHTS)  # of a trained inserter or remover
 NETWORKS: dict[Task, str] = {"insert": "inserter", "remove": "remover"}
 LPIPS_FILE = "alexnet_imagenet_features.safetensors"
 WITH, WITHOUT, MASK = "with", "without", "mask"
@@ -281,7 +280,7 @@ def require_room(out: Path) -> None:
     """
     for name in NETWORKS.values():
         for file in sorted(path for path in (out / name).rglob("*") if path.is_file()):
-            if file.relative_to(out / name).as_posix() not in NETWORK_FILES:
+            if file.relative_to(out / name).as_posix() not in {*NETWORK_FILES, *NETWORK_FILES.values()}:
                 raise UserError(
                     f"expected {out / name} to be free for the trained network, got {file.name} there, which is no "
                     "part of one; set out=FOLDER"

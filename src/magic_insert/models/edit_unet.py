@@ -28,13 +28,12 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, read_record, write_json
 from magic_insert.core.rand import generator
+from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS
 from magic_insert.models.lora import ATTENTION, add_lora, lora_state, remove_lora, restore_lora
 from magic_insert.models.pipeline import ddim, decode, encode, quiet, signature
 from magic_insert.models.sampling import image_size, time_ids
 from magic_insert.models.tensor_file import DAMAGED, read_tensors, save_tensors, verify_folder
 
-LORA_FILE = "edit_lora.safetensors"
-LORA_CARD = "edit_lora.json"
 LORA = "edit"  # name of the adapter in the UNet
 INPUT = "conv_in."
 # In the configuration of an edit UNet, because an inpainting UNet has as many channels in another order.
@@ -43,17 +42,20 @@ UNITS = (BasicTransformerBlock, ResnetBlock2D)  # what gradient checkpointing co
 FIT_CARD = "fit.json"  # beside what a fit wrote before its configuration told the order
 
 
-def load_edit_unet(folder: Path, *, base: UNet2DConditionModel | None = None) -> UNet2DConditionModel:
+def load_edit_unet(
+    folder: Path, *, base: UNet2DConditionModel | None = None, merged: bool = True
+) -> UNet2DConditionModel:
     """The remover or inserter saved in `folder`, frozen, in float32 on the CPU.
 
     Args:
         base: the UNet of the pipeline, from which one that was kept as a LoRA is made.
+        merged: a LoRA is merged into it, or stands beside its weights.
 
     Raises:
         UserError: no such folder, the network in it does not take 2C + 1 channels, or takes them in another order.
     """
-    if base is not None and (folder / LORA_FILE).is_file():
-        return load_edit_lora(folder, base).eval().requires_grad_(False)
+    if base is not None and (folder / LORA_WEIGHTS).is_file():
+        return load_edit_lora(folder, base, merged=merged).eval().requires_grad_(False)
     if not (folder / "config.json").is_file():
         raise UserError(
             f"expected an inserter (config.json and safetensors) in {folder}, got none; set its folder"
@@ -269,13 +271,18 @@ def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
     """A UNet of the same configuration and weights, but for the input layer and without an IP-Adapter."""
     settings = {**dict(unet.config), "in_channels": weight.shape[1], "encoder_hid_dim_type": None}
     fresh = _configured(settings)
-    state = {
-        name: tensor.detach().cpu().float()
+    state = {name: tensor.detach().cpu().float() for name, tensor in _plain_state(unet).items()}
+    fresh.load_state_dict({**state, "conv_in.weight": weight})
+    return fresh
+
+
+def _plain_state(unet: nn.Module) -> dict[str, Tensor]:
+    """All tensors but those of an IP-Adapter."""
+    return {
+        name: tensor
         for name, tensor in unet.state_dict().items()
         if ".processor." not in name and not name.startswith("encoder_hid_proj")
     }
-    fresh.load_state_dict({**state, "conv_in.weight": weight})
-    return fresh
 
 
 @dataclass(frozen=True)
@@ -299,14 +306,20 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def start_digest(unet: nn.Module) -> str:
-    """16 hex digits of all but the input layer, the same before and after a LoRA is trained, in any precision."""
-    return signature({k: v for k, v in unet.state_dict().items() if not k.startswith(INPUT)}).hex()[:16]
+    """16 hex digits of all but the input layer, the same before and after a LoRA is trained, in any precision, with
+    and without an IP-Adapter."""
+    return signature({k: v for k, v in _plain_state(unet).items() if not k.startswith(INPUT)}).hex()[:16]
 
 
 def open_for_lora(unet: Any, *, rank: int, seed: int) -> None:
-    """Freezes an edit UNet but for a new LoRA on its attentions and its input layer."""
-    add_lora(unet, rank=rank, alpha=rank, targets=ATTENTION, seed=seed, name=LORA)
-    unet.conv_in.requires_grad_(True)
+    """Freezes an edit UNet but for its input layer and the LoRA on its attentions, a new one if it has none."""
+    if LORA not in (getattr(unet, "peft_config", None) or {}):
+        add_lora(unet, rank=rank, alpha=rank, targets=ATTENTION, seed=seed, name=LORA)
+    unet.requires_grad_(False)
+    for name, parameter in unet.named_parameters():
+        if "lora_" in name or name.startswith(INPUT):
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
 
 
 def merge_lora(unet: Any) -> None:
@@ -321,13 +334,13 @@ def save_edit_lora(folder: Path, unet: Any, *, rank: int) -> None:
     tensors = lora_state(unet, LORA)
     for key, value in unet.conv_in.state_dict().items():
         tensors[INPUT + key] = value
-    save_tensors(folder / LORA_FILE, tensors, {"format": "pt"})
+    save_tensors(folder / LORA_WEIGHTS, tensors, {"format": "pt"})
     card = {"rank": rank, "start": start_digest(unet), "sample_size": unet.config["sample_size"]}
     write_json(folder / LORA_CARD, card)
 
 
-def load_edit_lora(folder: Path, base: Any) -> Any:
-    """The edit UNet that `save_edit_lora` described, merged, made from `base`, the UNet of the pipeline.
+def load_edit_lora(folder: Path, base: Any, *, merged: bool = True) -> Any:
+    """The edit UNet that `save_edit_lora` described, made from `base`, the UNet of the pipeline; see `load_edit_unet`.
 
     Raises:
         UserError: `base` is not what the LoRA was trained on.
@@ -339,17 +352,18 @@ def load_edit_lora(folder: Path, base: Any) -> Any:
             f"expected the model that {folder} was trained on ({card.start}), got another ({found}); set model="
         )
     unet.register_to_config(sample_size=card.sample_size)
-    tensors = read_tensors(folder / LORA_FILE).tensors
+    tensors = read_tensors(folder / LORA_WEIGHTS).tensors
     add_lora(unet, rank=card.rank, alpha=card.rank, targets=ATTENTION, seed=0, name=LORA)
     wanted = {k: v.shape for k, v in lora_state(unet, LORA).items()}
     wanted |= {INPUT + k: v.shape for k, v in unet.conv_in.state_dict().items()}
     if {k: v.shape for k, v in tensors.items()} != wanted:
         raise UserError(
-            f"expected the LoRA of an edit network in {folder / LORA_FILE}, got tensors of other names or shapes"
+            f"expected the LoRA of an edit network in {folder / LORA_WEIGHTS}, got tensors of other names or shapes"
         )
     restore_lora(unet, {k: v for k, v in tensors.items() if not k.startswith(INPUT)}, LORA)
     unet.conv_in.load_state_dict(
         {k.removeprefix(INPUT): v for k, v in tensors.items() if k.startswith(INPUT)}
     )
-    merge_lora(unet)
+    if merged:
+        merge_lora(unet)
     return unet

@@ -16,7 +16,9 @@ PINNED = re.compile(rf"{HUB_ID.pattern}@[\w.-]+")  # a repository of the hub at 
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-LORA_WEIGHTS = "edit_lora.safetensors"
+LORA_WEIGHTS, LORA_CARD = "edit_lora.safetensors", "edit_lora.json"
+# What a remover or an inserter is: weights and what describes them, whole or as a LoRA beside the model.
+NETWORK_FILES = {WEIGHTS: "config.json", LORA_WEIGHTS: LORA_CARD}
 REMBG_WEIGHTS = "u2netp.onnx"
 
 
@@ -147,11 +149,11 @@ def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_fo
             f"for {wanted_for}"
         )
     folder = home / part
-    if not any(os.access(folder / name, os.R_OK) for name in (WEIGHTS, LORA_WEIGHTS)):
+    if not any(os.access(folder / name, os.R_OK) for name in NETWORK_FILES):
         raise UserError(f"expected {WEIGHTS} or {LORA_WEIGHTS} in {folder}, got none, for {wanted_for}")
     return folder
 
 
 def weights_in(folder: Path) -> Path:
     """The file of weights in a folder of an edit model."""
-    return next(folder / name for name in (WEIGHTS, LORA_WEIGHTS) if (folder / name).is_file())
+    return next(folder / name for name in NETWORK_FILES if (folder / name).is_file())

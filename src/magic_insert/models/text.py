@@ -155,6 +155,31 @@ def _pooling_at_highest_id(encoder: nn.Module) -> list[Any]:
     return [part for part in encoder.modules() if getattr(part, "eos_token_id", None) == LEGACY_EOS]
 
 
+def prompt_ids(pipe: Any, prompts: Sequence[str]) -> list[Int[Tensor, "P L"]]:
+    """What each text encoder of `pipe` is given for `prompts`."""
+    tokenizers = (getattr(pipe, name) for _, name in ENCODERS.values())
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return [
+        tokenizer(list(prompts), max_length=tokenizer.model_max_length, **options).input_ids
+        for tokenizer in tokenizers
+    ]
+
+
+def encode_ids(
+    pipe: Any, ids: Sequence[Int[Tensor, "P L"]]
+) -> tuple[Float[Tensor, "P L D"], Float[Tensor, "P E"]]:
+    """Token states and pooled text of `prompt_ids`, as `pipe.encode_prompt` has them of the prompts.
+
+    The pipeline's own walks through all layers to find its device: at a small model's step more than the encoders.
+    """
+    first, second = (
+        getattr(pipe, name)(given, output_hidden_states=True)
+        for (name, _), given in zip(ENCODERS.values(), ids, strict=True)
+    )
+    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+    return states.to(pipe.text_encoder_2.dtype), second.text_embeds
+
+
 def save_tokens(path: Path, tokens: LearnedTokens) -> None:
     """Writes the rows as `clip_l` and `clip_g` (N x D each); diffusers reads them with `load_textual_inversion`."""
     save_tensors(path, dict(tokens.rows.items()), {"format": "pt", "tokens": json.dumps(tokens.names)})

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from magic_insert.core.digest import digest, sha256_file
+from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
@@ -34,6 +35,7 @@ from magic_insert.models.edit_unet import (
     open_for_lora,
     save_edit_lora,
     save_unet,
+    start_digest,
     weights_digest,
 )
 from magic_insert.models.lora import lora_state, restore_lora
@@ -265,9 +267,15 @@ def fit_edit(
         log: takes a step and its loss now and then.
 
     Raises:
-        UserError: the folder holds a fit of other data or settings, or `start` is no such network.
+        UserError: the folder holds a fit of other data or settings, `start` is no such network, or the LoRA that is to
+            be kept would stand beside another network than the pipeline's.
     """
-    unet = load_edit_unet(start, base=pipe.unet) if isinstance(start, Path) else edit_start(start)
+    if isinstance(start, Path):
+        unet = load_edit_unet(start, base=pipe.unet, merged=settings.merged)
+    else:
+        unet = edit_start(start)
+    if not settings.merged:
+        _check_kept(unet, pipe.unet, settings)
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
     contents = settings.contents(weights_digest(unet), latents)
     product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
@@ -302,6 +310,21 @@ def fit_edit(
     first_rank_only(lambda: _publish(_finished(unet, trained, settings), settings, contents, work, product))
 
 
+def _check_kept(unet: Any, base: Any, settings: EditFit) -> None:
+    """That the LoRA to be trained can be kept as one beside `base`, the pipeline's UNet."""
+    begun = (getattr(unet, "peft_config", None) or {}).get(LORA)
+    if begun is not None and begun.r != settings.lora_rank:
+        raise UserError(
+            f"expected lora_rank={begun.r}, the rank of the LoRA that training starts from, got {settings.lora_rank}; "
+            f"set lora_rank={begun.r} or save=merged"
+        )
+    if start_digest(unet) != start_digest(base):
+        raise UserError(
+            "expected a LoRA that is kept as one (save=lora) to start from the model itself or from a LoRA of it, got "
+            "another network; set save=merged"
+        )
+
+
 def _opened(unet: Any, settings: EditFit) -> Any:
     """The network to train: `unet` with all its weights or with a LoRA; its frozen weights, where the arithmetic is in
     half precision, in a copy of that precision."""
@@ -311,7 +334,6 @@ def _opened(unet: Any, settings: EditFit) -> Any:
     if (half := HALF.get(settings.precision)) is not None:
         with quiet():
             unet = copy.deepcopy(unet).to(half)
-            unet.conv_in.float()
     open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
     return unet
 

@@ -45,7 +45,7 @@ from magic_insert.models.pipeline import PRECISIONS, encode, fingerprint
 from magic_insert.models.sampling import image_size, sample, time_ids
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
-from magic_insert.models.text import LearnedTokens, attached, save_tokens
+from magic_insert.models.text import LearnedTokens, attached, encode_ids, prompt_ids, save_tokens
 from magic_insert.training.trainer import Batch, TrainingModule, adamw8bit, check_optimizer, lr_factor
 
 UNTRAINED = ("vae", "image_encoder")  # wait on the CPU while a subject is learned
@@ -308,8 +308,8 @@ def build_optimizer(
 
         # Learning rates start with a warm-up of their own (safeguard) and decay is decoupled, as its authors advise.
         return Prodigy(groups, decouple=True, use_bias_correction=True, safeguard_warmup=True)
-    # One call for all parameters; with scaled gradients (16-mixed, bf16-mixed) Lightning could not clip them.
-    return torch.optim.AdamW(groups, fused=device.type == "cpu" and cfg.precision == "32-true")
+    # In mixed precision Lightning does not clip what a fused optimizer is given.
+    return torch.optim.AdamW(groups, fused=cfg.precision == "32-true")
 
 
 def rate_of(cfg: PersonalizationConfig, step: int, part: str) -> float:
@@ -405,7 +405,8 @@ class PersonalizeModule(TrainingModule):
         # The pipeline is no torch module, so Lightning neither moves it nor counts its weights as ours.
         self.trainables, self.pipe, self.tokens = trainables, trainables.pipe, trainables.tokens
         self.cfg = cfg
-        self.prompts = [self.tokens.text(cfg.prompt)] + ([cfg.class_prompt] if cfg.prior_images else [])
+        prompts = [self.tokens.text(cfg.prompt)] + ([cfg.class_prompt] if cfg.prior_images else [])
+        self.ids = prompt_ids(self.pipe, prompts)
         self.kept = self.pipe.scheduler.alphas_cumprod.float()
         self.prediction = self.pipe.scheduler.config.prediction_type
         unet = self.pipe.unet
@@ -424,15 +425,12 @@ class PersonalizeModule(TrainingModule):
         self,
         noisy: Float[Tensor, "B C h w"],
         times: Int[Tensor, " B"],
-        prompts: Sequence[str],
         styles: Float[Tensor, "B 1 *T D"] | None = None,
     ) -> Float[Tensor, "B C h w"]:
-        """The personalised model's prediction; `prompts` are one per equal share of the rows, in their order."""
+        """The personalised model's prediction; the rows are the subject's, then as many of its class, if any."""
         count, pipe = len(noisy), self.pipe
-        text, _, pooled, _ = pipe.encode_prompt(
-            list(prompts), device=noisy.device, do_classifier_free_guidance=False
-        )
-        share = count // len(prompts)
+        text, pooled = encode_ids(pipe, [ids.to(noisy.device) for ids in self.ids])
+        share = count // len(text)
         fixed = self.conditions(count, noisy.shape[-1] * pipe.vae_scale_factor)
         if styles is not None:
             fixed = {**fixed, "image_embeds": [styles.to(self.unet_device, self.unet_dtype)]}
@@ -457,7 +455,7 @@ class PersonalizeModule(TrainingModule):
         cfg, device = self.cfg, self.unet_device
         kept = self.kept[batch["times"].cpu()].to(device)
         noisy, target = diffuse(batch["latents"].to(device), batch["noise"].to(device), kept, self.prediction)
-        predicted = self(noisy, batch["times"].to(device), self.prompts, batch.get("styles"))
+        predicted = self(noisy, batch["times"].to(device), batch.get("styles"))
         per_row = ((predicted - target).square() * batch["weights"].to(device)).mean(dim=(1, 2, 3))
         if cfg.min_snr_gamma is not None:
             per_row = per_row * min_snr_weight(kept, cfg.min_snr_gamma, self.prediction)

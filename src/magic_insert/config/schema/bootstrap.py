@@ -133,6 +133,9 @@ class AdaptConfig(EditFit):
     """What is kept lies this far between the network a round started from and the one it trained; 1 is the paper's."""
 
     def conflicts(self, at: str) -> Iterator[str]:
+        yield from super().conflicts(at)
+        if self.save == "lora" and self.blend < 1:
+            yield f"expected {at}save=merged for {at}blend={self.blend:g}, got lora; set {at}blend=1"
         if not (self.photo_share == 0 or LEAST_SHARE <= self.photo_share < 1):
             yield (
                 f"expected {at}photo_share to be 0, or from {LEAST_SHARE:g} to below 1, got {self.photo_share:g}; "

@@ -293,12 +293,18 @@ class EditFit:
     0 is the papers'."""
     lora_rank: Rank = 0
     """0 trains all weights; otherwise a LoRA and the input layer."""
+    save: Annotated[str, OneOf("merged", "lora")] = "merged"
+    """The LoRA is merged into the UNet, or kept as a small file beside the model that it was trained on."""
     precision: Precision = "32-true"
     """Precision of the arithmetic."""
     ema_decay: Decay = 0.0
     """Of the averaged weights that are kept; 0: no average."""
     save_every: Count = 100
     """Steps between checkpoints."""
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.save == "lora" and self.lora_rank == 0:
+            yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
 
 
 @dataclass(frozen=True)
@@ -322,8 +328,6 @@ class FitConfig(EditFit):
     """Largest random growth of the mask for removal, as a share of the window's side."""
     dropout: Share = 0.0
     """Share of rows without condition and mask."""
-    save: Annotated[str, OneOf("merged", "lora")] = "merged"
-    """The LoRA is merged into the UNet, or kept as a small file."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
     optimizer: Annotated[str, OneOf("adamw", "adamw8bit")] = "adamw"
@@ -350,8 +354,7 @@ class FitConfig(EditFit):
                 f"expected {at}{key}={value} for {at}strategy=fsdp2, got {getattr(self, key)}; "
                 f"set {at}strategy=ddp or {at}{key}={value}"
             )
-        if self.save == "lora" and self.lora_rank == 0:
-            yield f"expected {at}lora_rank above 0 for {at}save=lora, got 0; set {at}lora_rank=16"
+        yield from super().conflicts(at)
         if self.architecture == "effect" and self.lora_rank:
             yield f"expected {at}lora_rank=0 for {at}architecture=effect, got {self.lora_rank}; set {at}lora_rank=0"
 

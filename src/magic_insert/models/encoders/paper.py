@@ -17,12 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import timm
 import torch
 from jaxtyping import Float
 from lpips import LPIPS
-from open_clip.transformer import QuickGELU, VisionTransformer
 from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
@@ -150,13 +147,18 @@ def _from_hub(wanted: WeightsFile, download: bool) -> Path:
 # Encoders
 
 
+# timm and open_clip are imported where a network is built: seconds, which most jobs need not wait for.
 def _timm(architecture: str) -> nn.Module:
+    import timm
+
     # DINOv2 was published for 518 pixels; its position grid is resampled to the 224 of the protocol.
     dynamic = {"dynamic_img_size": True} if "dinov2" in architecture else {}
     return timm.create_model(architecture, pretrained=False, num_classes=0, **dynamic)
 
 
 def _open_clip(architecture: str) -> nn.Module:
+    import open_clip
+
     return open_clip.CLIP(**open_clip.get_model_config(architecture))
 
 
@@ -194,6 +196,8 @@ class PublishedEncoder:
             *self.statistics, template, self.embedding_dim, self.trained_on,
         )  # fmt: skip
         if self.role == "clip":
+            import open_clip
+
             return TextImageEncoder(network, card, open_clip.get_tokenizer(self.architecture)).eval()
         return PlainEncoder(network, card).eval()
 
@@ -233,6 +237,8 @@ class CsdNet(nn.Module):
         heads: int = 16,
         dim: int = 768,
     ) -> None:
+        from open_clip.transformer import QuickGELU, VisionTransformer
+
         super().__init__()
         self.backbone = VisionTransformer(
             image_size, patch_size, width, layers, heads, 4.0, output_dim=dim, act_layer=QuickGELU
