@@ -59,13 +59,16 @@ NAMED_GROUPS: dict[str, type] = {
 
 
 @cache
-def register_schemas() -> None:
-    """Makes `<job>_schema` of every job and the launcher of sweeps known to Hydra; calling it again does nothing."""
+def register_schema(job: str) -> None:
+    """Makes `<job>_schema` known to Hydra, which copies everything it knows each time it composes."""
+    _store(f"{job}_schema", writable_schema(JOB_SCHEMAS[job]))
+
+
+@cache
+def register_groups() -> None:
+    """Makes the choices of every group and the launcher of sweeps known to Hydra; calling it again does nothing."""
     # Where Hydra keeps a launcher's settings, so that a YAML may set how its sweeps are run.
-    node = writable_schema(jobs.SweepConfig)
-    ConfigStore.instance().store(group="hydra/launcher", name="jobs", node=node, provider="magic_insert")
-    for job, cls in JOB_SCHEMAS.items():
-        _store(f"{job}_schema", writable_schema(cls))
+    _store("jobs", writable_schema(jobs.SweepConfig), "hydra/launcher")
     for group, cls in NAMED_GROUPS.items():
         for name in set(_choices(cls)) - set(_written(group)):
             _store(name, {"name": name}, group)
@@ -118,7 +121,7 @@ def _choices(cls: type) -> list[str]:
 
 def group_options(group: str) -> list[str]:
     """Every choice of a configuration group: its YAML files and what is registered."""
-    register_schemas()
+    register_groups()
     stored = ConfigStore.instance().repo.get(group, {})
     named = _choices(NAMED_GROUPS[group]) if group in NAMED_GROUPS else []
     filters = FILTERS.names() if group == "filter" else []
@@ -149,8 +152,8 @@ def composer(job: str) -> Iterator[Compose]:
     Raises:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
     """
-    register_schemas()
-
+    register_groups()
+    register_schema(job)
     if "filter" in get_type_hints(JOB_SCHEMAS[job]):
         register_filters()
 

@@ -22,10 +22,12 @@ and a script or a notebook with a decorator:
 Importing this module imports no component and no torch.
 """
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, TypeVar, get_type_hints
 
 from magic_insert.config.fields import OneOf, rules_of
@@ -93,7 +95,13 @@ class Registry:
         return add
 
     def _installed(self) -> dict[str, EntryPoint]:
-        return {point.name: point for point in entry_points(group=self.group)}
+        return {point.name: point for point in _every_entry_point(tuple(sys.path)).select(group=self.group)}
+
+
+@cache
+def _every_entry_point(searched: tuple[str, ...]) -> EntryPoints:
+    """Those of all packages on the path `searched`: reading them takes longer than composing a small job."""
+    return entry_points()
 
 
 class Registered(OneOf):
