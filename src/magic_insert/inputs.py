@@ -22,6 +22,7 @@ from magic_insert.core.picture_files import (
     brightness_range,
     open_picture,
     pictures_in,
+    require_pictures,
     require_size,
 )
 from magic_insert.core.store import Request, refuse_other
@@ -135,10 +136,7 @@ def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
     refuse_other(folder, insert_request(cfg))
     given = cfg.background
     found = [Path(path) for path in given] if isinstance(given, list) else pictures_in(given)
-    if not found:
-        raise UserError(
-            f"expected pictures ({', '.join(SUFFIXES)}) in {cfg.background}, got none; set background=PATH"
-        )
+    require_pictures(found, cfg.background, "background=PATH")
     return [(path, folder / f"{path.stem}.png") for path in found]
 
 
@@ -168,10 +166,9 @@ def _require_apart(out: Path, *inputs: str | Path) -> None:
 
 def _require_sidecar(out: Path) -> None:
     """That the names of a picture, its sidecar and its parts can be written, and no folder lies in their place."""
-    for file in (out, out.with_suffix(".json"), out.with_name(f"{out.stem}_parts")):
-        check_name(file)
-        if file.suffix and file.is_dir():
-            raise UserError(f"expected a file to write to, got the folder {file}; set another out=")
+    check_name(out.with_name(f"{out.stem}_parts"))
+    for file in (out, out.with_suffix(".json")):
+        require_writable(file, suffix="")
 
 
 def _require_inside(box: Sequence[int] | None, size: tuple[int, int]) -> None:

@@ -35,7 +35,7 @@ from magic_insert.config.schema.shared import (
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.compositing import Region, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
 from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
 from magic_insert.core.jsonl import read_json
@@ -686,13 +686,9 @@ def recipe_of(model: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     folder = Path(model).expanduser()
     if not folder.is_dir():
         return "sdxl", {"source": model, "revision": revision}
-    try:
+    with expecting(f"the configs of a model in SDXL's format in {folder}", KeyError, TypeError):
         blocks = read_json(folder / "vae" / "config.json")["block_out_channels"]
         side = read_json(folder / "unet" / "config.json")["sample_size"] * 2 ** (len(blocks) - 1)
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"expected a model in SDXL's format in {folder}, got no {error} in its configs"
-        ) from error
     return "sdxl" if side >= PRODUCTION_SIDE else "micro", {"source": str(folder), "image_size": side}
 
 

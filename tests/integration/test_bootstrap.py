@@ -186,7 +186,7 @@ def test_a_refused_command_leaves_the_rows_of_an_earlier_run(
     shutil.copytree(place / "first", place / "kept")
     before = {name: (place / "kept" / name).read_bytes() for name in ("rounds.jsonl", "card.json")}
     refusals = (
-        ("pool.styles=[nonsense]", "pool.styles among"),
+        ("pool.styles=[nonsense]", "pool.styles to be one of"),
         ("filter.threshold=1", r"filter\.threshold=1, got a best score of"),
     )
     for word, why in refusals:

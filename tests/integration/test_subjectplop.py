@@ -63,7 +63,7 @@ def test_a_place_that_is_no_repository_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [(["fetch"], "new folder"), (["check"], "root=FOLDER"), (["steal"], "fetch or check")],
+    [(["fetch"], "new folder"), (["check"], "root=FOLDER"), (["steal"], "fetch, check")],
 )
 def test_what_it_cannot_do_is_one_line(
     tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]

@@ -42,7 +42,7 @@ from magic_insert.bootstrap.stages import (
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
@@ -96,9 +96,7 @@ def training_styles(styles: Sequence[str]) -> list[str]:
         UserError: a style is unknown, or held out for the test.
     """
     require_not_held_out(styles, "pool.styles")
-    for style in styles:
-        if style not in SEEN:
-            raise UserError(f"expected pool.styles among {', '.join(SEEN)}, got {style!r}")
+    require_known("each of pool.styles", styles, SEEN)
     return list(styles) or list(SEEN)
 
 

@@ -18,7 +18,7 @@ from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core import events
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
-from magic_insert.core.picture_files import SUFFIXES, is_picture_file
+from magic_insert.core.picture_files import SUFFIXES, is_picture_file, require_pictures
 from magic_insert.core.ranks import rank, shard
 from magic_insert.models.folders import NETWORK_FILES
 
@@ -235,8 +235,8 @@ def picture_files(folder: Path, masks: Path) -> list[Path]:
     """
     apart = masks.absolute()  # either may be given as relative
     found = filter(is_picture_file, (*folder.glob("*"), *folder.glob("*/*")))
-    if not (inside := sorted(path for path in found if apart not in path.absolute().parents)):
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set pool.dir=DIR")
+    inside = sorted(path for path in found if apart not in path.absolute().parents)
+    require_pictures(inside, folder, "pool.dir=DIR")
     return inside
 
 

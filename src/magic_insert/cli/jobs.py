@@ -22,7 +22,7 @@ from magic_insert.config.fields import check as check_fields
 from magic_insert.config.registry import INSERTERS, STYLIZERS
 from magic_insert.config.schema import jobs as schema
 from magic_insert.config.schema.evaluation import IMAGES
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.launch.run import load_function
 
 GROUPS = {"stylizer": STYLIZERS, "inserter": INSERTERS}
@@ -183,7 +183,7 @@ def action_first(words: Sequence[str]) -> list[str]:
     if first in ACTIONS:
         return [f"action={first}", *rest]
     if first and "=" not in first:
-        raise UserError(f"expected magic-insert subjectplop {' or '.join(ACTIONS)}, got {first}")
+        require_known("the word after subjectplop", first, ACTIONS)
     return list(words)
 
 
@@ -240,11 +240,9 @@ def _entry(group: str, label: str, file: str) -> str:
     if file == IMAGES or (file in registry.names() and file not in registry.own):
         return f"++{group}s.{label}.name={file}"
     homes = [group, VARIANTS] if group == "stylizer" else [group]
-    for home in homes:
-        if file in group_options(home):
-            return f"+{home}@{group}s.{label}={file}"
-    known = sorted(name for home in homes for name in group_options(home))
-    raise UserError(f"expected {group} to be one of {', '.join([*known, IMAGES])}, got {file!r}")
+    options = {name: home for home in reversed(homes) for name in group_options(home)}
+    require_known(group, file, [*sorted(options), IMAGES])
+    return f"+{options[file]}@{group}s.{label}={file}"
 
 
 def _own(word: str, chosen: dict[str, list[tuple[str, str]]]) -> str:

@@ -36,7 +36,7 @@ from magic_insert.config.compose import (
 )
 from magic_insert.config.fields import Key, keys_of
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError, machine_fault
+from magic_insert.core.errors import UserError, machine_fault, require_known
 from magic_insert.launch.run import (
     INTERRUPT_EXIT,
     JobPlan,
@@ -415,8 +415,7 @@ def completion(shell: str, jobs: Sequence[str]) -> str:
             for job in jobs
         ]
         return "\n".join(lines)
-    if shell not in ("bash", "zsh"):
-        raise UserError(f"expected magic-insert completion bash, zsh or fish, got {shell}")
+    require_known("the word after completion", shell, ("bash", "zsh", "fish"))
     cases = "\n".join(f"      {job}) words='{words[job]}' ;;" for job in jobs)
     zsh = "autoload -U +X bashcompinit && bashcompinit\n" if shell == "zsh" else ""
     return zsh + BASH.replace("JOBS", " ".join([*jobs, "completion", "--help", "--version"])).replace(

@@ -8,7 +8,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 
 from magic_insert.config.fields import check
 from magic_insert.config.registry import registry_of
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 
 Config = TypeVar("Config")
 
@@ -107,7 +107,5 @@ def overridden(part: Config, values: dict[str, Any], key: str) -> Config:
     if not values:
         return part
     known = [entry.name for entry in fields(cast(Any, part))]
-    for name in values:
-        if name not in known:
-            raise UserError(f"expected a key out of {', '.join(known)} in {key}, got {name!r}")
+    require_known(f"a key of {key}", values, known)
     return typed(type(part), {**asdict(cast(Any, part)), **values}, key)

@@ -27,11 +27,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar, get_type_hints
 
 from magic_insert.config.fields import OneOf, rules_of
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting, require_known
 
 Component = TypeVar("Component")
 
@@ -68,14 +68,12 @@ class Registry:
             return getattr(import_module(module), attribute)
         if name in self.registered:
             return self.registered[name]
-        if (point := self._installed().get(name)) is None:
-            raise UserError(f"expected {self.kind} to be one of {', '.join(self.names())}, got {name!r}")
-        try:
-            return point.load()
-        except (ImportError, AttributeError) as error:
-            raise UserError(
-                f"expected {self.kind} {name} at {point.value} (installed with {_package(point)}), got: {error}"
-            ) from error
+        require_known(self.kind, name, self.names())
+        point = self._installed()[name]
+        where = f"{self.kind} {name} at {point.value} (installed with {_package(point)})"
+        with expecting(where, ImportError, AttributeError):
+            found = point.load()
+        return found
 
     def settings(self, name: str, base: type) -> type:
         """The dataclass of the settings of `name`: `base` for this package's own, another's may have one in it."""
@@ -99,7 +97,7 @@ class Registry:
 
 
 @cache
-def _every_entry_point(searched: tuple[str, ...]) -> EntryPoints:
+def _every_entry_point(searched: tuple[str, ...]) -> Any:
     """Those of all packages on the path `searched`: reading them takes longer than composing a small job."""
     return entry_points()
 

@@ -2,6 +2,8 @@
 
 import errno
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -23,6 +25,41 @@ LOOP = re.compile(r"symlink loop", re.IGNORECASE)
 
 class UserError(ValueError):
     """Says what was expected, what came and what to do; the command line prints it without a traceback."""
+
+
+@contextmanager
+def expecting(what: str, *errors: type[BaseException], do: str = "") -> Iterator[None]:
+    """Inside this block each of `errors` becomes a `UserError`: expected `what`, got what it says; `do`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except errors as error:
+        said = getattr(error, "strerror", None) or " ".join(str(error).split())[:200] or type(error).__name__
+        missing = "no " if isinstance(error, KeyError) else ""
+        raise UserError(f"expected {what}, got: {missing}{said}" + (f"; {do}" if do else "")) from error
+
+
+def require_known(what: str, names: str | Iterable[str], known: Sequence[str], do: str = "") -> None:
+    """That a name, or each of several, is among `known`; raises `UserError` with the first of these otherwise."""
+    for name in [names] if isinstance(names, str) else names:
+        if name not in known:
+            shown = ", ".join(known[:24]) + (", ..." if len(known) > 24 else "")
+            raise UserError(
+                f"expected {what} to be one of {shown or 'no names'}, got {name!r}"
+                + (f"; {do}" if do else "")
+            )
+
+
+@contextmanager
+def needing(package: str, use: str, extra: str) -> Iterator[None]:
+    """Inside this block `package`, which comes with our `extra`, is imported; without it a `UserError` says so."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"expected {package} for {use}, got none; pip install 'magic-insert[{extra}]'"
+        ) from error
 
 
 def machine_fault(error: BaseException) -> str | None:

@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from magic_insert.core.errors import CLOSED, NO_ROOM, UserError
+from magic_insert.core.errors import CLOSED, NO_ROOM, UserError, expecting
 from magic_insert.core.ranks import host_tag, is_alive, start_ticks
 
 Record = TypeVar("Record")
@@ -64,15 +64,11 @@ def require_writable(path: str | Path, suffix: str | None = None) -> Path:
     if suffix is None and place.is_file():
         raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
     parent = place if suffix is None else place.parent
-    try:
+    with expecting(f"to be able to write {path}", OSError, do="set out=... elsewhere"):
         while not _is_there(parent):
             parent = parent.parent
         with tempfile.TemporaryFile(dir=parent):
             pass
-    except OSError as error:
-        raise UserError(
-            f"expected to be able to write {path}, got {error.strerror}; set out=... elsewhere"
-        ) from error
     return place
 
 
@@ -100,14 +96,10 @@ def disk_trouble(error: BaseException, place: Path) -> str | None:
 def _writing(target: Path) -> Iterator[None]:
     """Checks the name and makes the parent; what the system refuses in the block is a `UserError` about `target`."""
     check_name(target)
-    try:
+    with expecting(f"to be able to write {target}", OSError, do="make room there or choose another place"):
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_litter(target.parent)
         yield
-    except OSError as error:
-        raise UserError(
-            f"expected to be able to write {target}, got {error.strerror}; make room there or choose another place"
-        ) from error
 
 
 def _beside(target: Path) -> Path:
@@ -261,13 +253,10 @@ def parse_json(content: bytes | str, name: object) -> Any:
     Raises:
         UserError: not UTF-8, not JSON, nested too deeply, a number that is not finite or an integer of over 64 bits.
     """
-    try:
+    with expecting(f"JSON in {name}", RecursionError, ValueError):  # also of JSON and of UTF-8
         text = content if isinstance(content, str) else content.decode("utf-8")
-        return json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_number)
-    except RecursionError as error:
-        raise UserError(f"expected JSON in {name}, got brackets nested too deeply") from error
-    except ValueError as error:  # also of JSON and of UTF-8
-        raise UserError(f"expected JSON in {name}, got something else ({error})") from error
+        found = json.loads(text, parse_int=_integer, parse_float=_float, parse_constant=_refuse_number)
+    return found
 
 
 def read_file(path: str | Path, what: str) -> bytes:
@@ -278,10 +267,9 @@ def read_file(path: str | Path, what: str) -> bytes:
     """
     if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no file can have
         raise UserError(f"expected {what} at {str(path)[:300]}, got no file; check the path")
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UserError(f"expected {what} at {path} that can be read, got {error.strerror}") from error
+    with expecting(f"{what} at {path} that can be read", OSError):
+        content = Path(path).read_bytes()
+    return content
 
 
 def read_json(path: str | Path) -> Any:

@@ -7,11 +7,12 @@ name), the file is verified and then opened anew, and truncated data is refused.
 import io
 import os
 import warnings
+from collections.abc import Sized
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 128_000_000
@@ -45,9 +46,14 @@ def named_pictures(folder: Path, key: str) -> dict[str, Path]:
                 f"expected pictures of different names, got {found[path.stem]} and {path}; rename one"
             )
         found[path.stem] = path
-    if not found:
-        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {folder}, got none; set {key}=FOLDER")
+    require_pictures(found, folder, f"{key}=FOLDER")
     return found
+
+
+def require_pictures(found: Sized, place: object, setting: str) -> None:
+    """That any picture was found in `place`; raises `UserError` with the `setting` to change otherwise."""
+    if not found:
+        raise UserError(f"expected pictures ({', '.join(SUFFIXES)}) in {place}, got none; set {setting}")
 
 
 def require_size(name: str | Path, size: tuple[int, int]) -> None:
@@ -78,12 +84,11 @@ def read_picture_bytes(path: str | Path) -> bytes:
         raise UserError(
             f"expected a picture at {path}, got {'a folder' if os.path.isdir(path) else 'no such file'}; check the path"
         )
-    try:
+    with expecting(f"a readable picture at {path}", OSError):
         if (size := path.stat().st_size) > MAX_BYTES:
             raise UserError(f"expected at most {MAX_BYTES} bytes in {path}, got {size}; shrink the picture")
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"expected a readable picture at {path}, got {error.strerror}") from error
+        content = path.read_bytes()
+    return content
 
 
 def decode_picture(content: bytes, name: str | Path) -> Image.Image:

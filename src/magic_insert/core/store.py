@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.jsonl import disk_trouble, read_record, write_json
 
 MANIFEST = "manifest.json"
@@ -80,15 +80,11 @@ class Store:
         self, root: Path, announce: Callable[[str], None] = lambda line: None, *, key: str = "store"
     ):
         self.root, self.announce, self.key = root, announce, key
-        try:
+        with expecting(f"a store that can be written at {root}", OSError, do=f"set {key}=FOLDER"):
             for name in ("staging", "locks"):
                 (root / name).mkdir(parents=True, exist_ok=True)
             with open(root / "locks" / ".writable", "w"):
                 pass
-        except OSError as error:
-            raise UserError(
-                f"expected a store that can be written at {root}, got {error.strerror}; set {key}=FOLDER"
-            ) from error
 
     def obtain(self, request: Request, make: Callable[[Path], None]) -> Entry:
         """The folder, found sound or made by `make` in a staging folder; one process makes it, others wait.

@@ -20,7 +20,7 @@ from torch import Tensor
 from magic_insert.config.schema.evaluation import BenchmarkConfig
 from magic_insert.core.placement import default_box, side_box
 from magic_insert.core.digest import digest
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.masks import bounding_box
@@ -236,7 +236,7 @@ def select(
     """
     backgrounds = list(source.backgrounds)
     styles = sorted({b.style for b in backgrounds if b.style is not None})
-    _known("benchmark.styles", cfg.styles, styles)
+    require_known("benchmark.styles", cfg.styles, styles)
     if cfg.styles:
         backgrounds = [b for b in backgrounds if b.style in cfg.styles]
     backgrounds = _named("benchmark.backgrounds", backgrounds, cfg.backgrounds)[: cfg.num_scenes]
@@ -245,7 +245,7 @@ def select(
     subjects = [*subjects[start:], *subjects[:start]][: cfg.num_subjects]
     sides = ("l", "r") if cfg.placement == "both" else (None,)
     pairs = [BenchPair(s.id, b.id, side) for s in subjects for b in backgrounds for side in sides]
-    _known("benchmark.pairs", cfg.pairs, [pair.pair_id for pair in pairs])
+    require_known("benchmark.pairs", cfg.pairs, [pair.pair_id for pair in pairs])
     if cfg.pairs:
         pairs = [pair for pair in pairs if pair.pair_id in cfg.pairs]
     if not pairs:
@@ -257,15 +257,8 @@ def select(
     return [s for s in subjects if s.id in used_s], [b for b in backgrounds if b.id in used_b], pairs
 
 
-def _known(key: str, wanted: Sequence[str], known: Sequence[str]) -> None:
-    missing = [name for name in wanted if name not in known]
-    if missing:
-        shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
-        raise UserError(f"expected {key} out of {shown or 'no names'}, got {', '.join(missing)}")
-
-
 def _named(key: str, items: list[Any], wanted: Sequence[str]) -> list[Any]:
-    _known(key, wanted, [item.id for item in items])
+    require_known(key, wanted, [item.id for item in items])
     return [item for item in items if not wanted or item.id in wanted]
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from magic_insert.core.compositing import area_resize, paste, resize
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting, needing
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.images import decode_mask, decode_rgb, load_rgb, load_rgba, png_bytes
 from magic_insert.core.jsonl import read_jsonl, write_bytes
@@ -337,17 +337,12 @@ def _collect_parquet(shard: Path, found: Listing) -> None:
 
 @lru_cache(maxsize=4)
 def _open_parquet(shard: Path) -> Any:
-    try:
+    with needing("pyarrow", shard.name, "parquet"):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as error:
-        raise UserError(
-            f"expected pyarrow for {shard.name}, got none; pip install 'magic-insert[parquet]'"
-        ) from error
-    try:
-        return parquet.ParquetFile(shard)
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise UserError(f"expected a whole parquet file at {shard}, got something else ({error})") from error
+    with expecting(f"a whole parquet file at {shard}", pyarrow.ArrowInvalid, OSError):
+        opened = parquet.ParquetFile(shard)
+    return opened
 
 
 @lru_cache(maxsize=2)
@@ -381,18 +376,16 @@ def list_shards(root: Path) -> Listing:
 def _members(shard: Path) -> dict[str, dict[str, Blob]]:
     """Key to layer to the place of its bytes."""
     samples: dict[str, dict[str, Blob]] = {}
-    try:
-        with tarfile.open(shard, "r:") as tar:  # ":" refuses compression, which forbids reading by position
-            for member in tar:
-                key, dot, rest = member.name.partition(".")
-                layer, _, extension = rest.rpartition(".")
-                if member.isfile() and dot and layer in LAYERS and f".{extension.lower()}" in SUFFIXES:
-                    read = partial(_read_span, shard, member.offset_data, member.size)
-                    samples.setdefault(key, {})[layer] = Blob(f"{shard.name}:{member.name}", read)
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(
-            f"expected a plain, whole tar file at {shard}, got something else ({error})"
-        ) from error
+    with (
+        expecting(f"a plain, whole tar file at {shard}", tarfile.TarError, OSError),
+        tarfile.open(shard, "r:") as tar,  # ":" refuses compression, which forbids reading by position
+    ):
+        for member in tar:
+            key, dot, rest = member.name.partition(".")
+            layer, _, extension = rest.rpartition(".")
+            if member.isfile() and dot and layer in LAYERS and f".{extension.lower()}" in SUFFIXES:
+                read = partial(_read_span, shard, member.offset_data, member.size)
+                samples.setdefault(key, {})[layer] = Blob(f"{shard.name}:{member.name}", read)
     return samples
 
 

@@ -14,7 +14,7 @@ from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import check_name, read_json
-from magic_insert.core.picture_files import SUFFIXES, is_picture_file, pictures_in
+from magic_insert.core.picture_files import is_picture_file, pictures_in, require_pictures
 from magic_insert.paths import subjects_dir
 
 CLAIM_FILE = "personalization.json"
@@ -60,10 +60,7 @@ def _folder_of_subjects(folder: Path, out: Path) -> list[SubjectFiles]:
                 f"{entry.name}; rename one"
             )
         found[name] = SubjectFiles(_one_subject(pictures), out / name)
-    if not found:
-        raise UserError(
-            f"expected pictures ({', '.join(SUFFIXES)}) or folders of them in {folder}, got none; set subject=PATH"
-        )
+    require_pictures(found, f"{folder} or its folders", "subject=PATH")
     return list(found.values())
 
 

@@ -34,7 +34,7 @@ from torch import Tensor
 from magic_insert.config.schema.evaluation import ProtocolConfig
 from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, as_record, read_jsonl, read_record, write_json, write_text
 from magic_insert.core.picture_files import named_pictures
@@ -207,11 +207,7 @@ def from_rows(cfg: StudyConfig) -> Material:
     names = sorted({row["method"] for row in rows})
     if len(set(wanted)) < len(wanted):
         raise UserError(f"expected different methods, got {', '.join(wanted)}; correct ours and against")
-    for method in wanted:
-        if method not in names:
-            raise UserError(
-                f"expected a method of the track {cfg.track} ({', '.join(names)}), got {method!r}; set ours and against"
-            )
+    require_known(f"a method of the track {cfg.track}", wanted, names, do="set ours and against")
     made: dict[str, dict[str, Path]] = {method: {} for method in wanted}
     context: dict[str, list[tuple[str, Path]]] = {}
     for row in sorted(rows, key=lambda row: -row["seed"]):

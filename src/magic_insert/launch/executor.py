@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema.shared import ExecConfig
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting, needing
 from magic_insert.core.jsonl import read_object, read_record
 from magic_insert.launch.run import StageFailed, die_with_parent, load_function
 from magic_insert.launch.worker import AGENT_RECORD, REPORTS, TIMEOUT, Failure, run_target
@@ -132,25 +132,15 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
     Raises:
         UserError: submitit is not installed, there is no Slurm here, or Slurm refuses the job.
     """
-    try:
+    with needing("submitit", "exec=slurm", "slurm"):
         import submitit
-    except ImportError as error:
-        raise UserError(
-            "expected submitit for exec=slurm, got none; pip install 'magic-insert[slurm]'"
-        ) from error
-    try:
+    elsewhere = "set exec.cluster=local or exec=torchrun"
+    with expecting("Slurm on this machine for exec=slurm", RuntimeError, do=elsewhere):
         executor = submitit.AutoExecutor(folder=logs, cluster=cfg.cluster)
-    except RuntimeError as error:
-        raise UserError(
-            f"expected Slurm on this machine for exec=slurm, got: {error}; set exec.cluster=local or exec=torchrun"
-        ) from error
     executor.update_parameters(**slurm_options(cfg))
     task = RankTask(target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min)
-    try:
+    with expecting("Slurm to take the job", submitit.core.utils.FailedJobError, do="look at exec.sbatch"):
         job = executor.submit(task)
-    except submitit.core.utils.FailedJobError as error:
-        reason = " ".join(str(error).split()) or "no reason given"
-        raise UserError(f"expected Slurm to take the job, got: {reason}; look at exec.sbatch") from error
     try:
         while not job.done():
             if any(logs.glob("rank-*.failed.json")):

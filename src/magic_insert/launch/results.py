@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any, Literal
 
 from magic_insert.config.schema.jobs import DashboardConfig
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, needing
 from magic_insert.core.jsonl import read_jsonl, read_object, read_record, write_bytes, write_json, write_text
 from magic_insert.core.tables import csv_table, markdown_table
 from magic_insert.launch.run import RECORD, RunRecord
@@ -414,13 +414,8 @@ def save_view(cfg: DashboardConfig) -> str:
 
 def require_workspaces() -> None:
     """Raises `UserError` where wandb-workspaces is not installed."""
-    try:
+    with needing("wandb-workspaces", "a saved view (logger=jsonl makes a page of your own)", "workspaces"):
         import wandb_workspaces.workspaces  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            "expected wandb-workspaces for a saved view, got none; pip install 'magic-insert[workspaces]', "
-            "or set logger=jsonl for a page of your own"
-        ) from error
 
 
 def build_view(cfg: DashboardConfig, entity: str) -> Any:

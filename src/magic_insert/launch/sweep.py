@@ -36,7 +36,7 @@ from magic_insert.config.fields import check
 from magic_insert.config.freeze import freeze, thaw
 from magic_insert.config.schema.jobs import SweepConfig
 from magic_insert.core.digest import digest
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, needing
 from magic_insert.core.jsonl import read_jsonl, read_record, write_json
 from magic_insert.launch.executor import end, start_module, visible_gpus
 from magic_insert.launch.results import SHOWN_OF_ROUNDS, SWEEP_FILE, Outcome, Sweep, read_numbers, write_sweep
@@ -277,12 +277,8 @@ def optimise(run: SweepRun, axes: Mapping[str, Override]) -> None:
     Raises:
         UserError: optuna is not installed.
     """
-    try:
+    with needing("optuna", "sweep.trials", "optuna"):
         import optuna
-    except ImportError as error:
-        raise UserError(
-            "expected optuna for sweep.trials, got none; pip install 'magic-insert[optuna]'"
-        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def distribution(axis: Override) -> Any:

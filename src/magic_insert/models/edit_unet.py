@@ -24,7 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json, read_record, write_json
 from magic_insert.core.rand import generator
@@ -66,13 +66,10 @@ def load_edit_unet(
             f"expected an edit network of this program in {folder}, got one that does not say the order of its "
             "channels; train from an inpainting model with insertion model=sdxl_inpaint model.source=FOLDER"
         )
-    try:
-        with quiet():
-            unet, found = UNet2DConditionModel.from_pretrained(
-                folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
-            )
-    except DAMAGED as error:
-        raise UserError(f"expected an edit network in {folder}, got: {str(error).splitlines()[0]}") from error
+    with expecting(f"an edit network in {folder}", *DAMAGED), quiet():
+        unet, found = UNet2DConditionModel.from_pretrained(
+            folder, use_safetensors=True, torch_dtype=torch.float32, output_loading_info=True
+        )
     if strange := [*found["missing_keys"], *found["unexpected_keys"], *found["mismatched_keys"]]:
         raise UserError(
             f"expected the weights of the network in {folder}, got others: {strange[0]} does not fit"

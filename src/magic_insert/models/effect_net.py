@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import expecting
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
 from magic_insert.models.tensor_file import read_tensors
 
@@ -190,14 +190,11 @@ def load_effect_net(path: Path) -> EffectNet:
     Raises:
         UserError: the file is missing, broken, or not an effect network's.
     """
-    try:
+    with expecting(f"the weights of an effect network at {path}", KeyError, ValueError, RuntimeError):
         tensors, about = read_tensors(path)
         widths = tuple(int(width) for width in about["widths"].split(","))
         net = EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
         net.load_state_dict({name: value.float() for name, value in tensors.items()})
-    except (KeyError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"expected the weights of an effect network at {path}, got: {reason}") from error
     return net.eval().requires_grad_(False)
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 
 # InstantStyle's style block is the middle attention of the up block next to the mid block; the paper of Magic Insert
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
@@ -96,10 +96,7 @@ def check_blocks(unet: Any, blocks: str | Sequence[str]) -> Sequence[str]:
         UserError: an unknown preset, or a name under which no layer listens.
     """
     if isinstance(blocks, str):
-        if blocks not in PRESETS:
-            raise UserError(
-                f"expected style.blocks among {list(PRESETS)} or a list of block names, got {blocks!r}"
-            )
+        require_known("style.blocks, if it is no list of block names,", blocks, list(PRESETS))
         blocks = PRESETS[blocks]
     for block in blocks:
         if not any(_within(name, block) for name in adapter_processors(unet)):

@@ -24,7 +24,7 @@ from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.rand import generator
 from magic_insert.models.pipeline import quiet
 from magic_insert.models.tensor_file import read_tensors, save_tensors
@@ -81,13 +81,9 @@ def add_lora(
     """
     assert rank >= 1
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), use_dora=dora)
-    try:
-        with torch.random.fork_rng(), quiet():
-            unet.add_adapter(config, adapter_name=name)
-    except ValueError as error:
-        raise UserError(
-            f"expected LoRA targets that exist in the model, got {list(targets)}: {error}"
-        ) from error
+    wanted = f"LoRA targets that exist in the model for {list(targets)}"
+    with expecting(wanted, ValueError), torch.random.fork_rng(), quiet():
+        unet.add_adapter(config, adapter_name=name)
     use_lora(unet, name)
     trained = []
     for key, parameter in sorted(unet.named_parameters()):
@@ -175,14 +171,9 @@ def load_lora(pipe: Any, path: Path, name: str) -> None:
         UserError: no such file, a damaged one, or a LoRA of another model.
     """
     stored = {key: value.shape for key, value in read_tensors(path).tensors.items()}
-    try:
-        with torch.random.fork_rng(), quiet():
-            pipe.load_lora_weights(
-                path.parent, weight_name=path.name, adapter_name=name, local_files_only=True
-            )
-    except (ValueError, KeyError, RuntimeError, IndexError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"expected a LoRA of this model in {path}, got: {first}") from error
+    wrong = (ValueError, KeyError, RuntimeError, IndexError)
+    with expecting(f"a LoRA of this model in {path}", *wrong), torch.random.fork_rng(), quiet():
+        pipe.load_lora_weights(path.parent, weight_name=path.name, adapter_name=name, local_files_only=True)
     # The library passes over what it knows no place for, and leaves without values what the file does not hold.
     loaded = _tensors(pipe, name)
     if {key: value.shape for key, value in loaded.items()} != stored or any(

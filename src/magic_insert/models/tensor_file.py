@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.jsonl import read_object, write_bytes
 
 ALIGNMENT = 8  # the data starts at a multiple of this, as the format asks
@@ -62,12 +62,10 @@ def read_tensors(path: Path) -> TensorFile:
         UserError: no such file, one that is damaged or no longer what was written, or one without tensors.
     """
     verify(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"expected a sound safetensors file at {path}, got: {error}") from error
+    what = f"a sound safetensors file at {path}"
+    with expecting(what, SafetensorError, OSError), safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        metadata = dict(file.metadata() or {})
     if not tensors:
         raise UserError(f"expected tensors in {path}, got a file without any; make it again")
     metadata.pop(CHECKSUM, None)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.core.compositing import area_resize
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import expecting
 from magic_insert.models.tensor_file import read_tensors
 from magic_insert.paths import cut_weights
 
@@ -103,12 +103,8 @@ def load_u2net() -> U2NetP:
         UserError: they are missing, damaged or another network's.
     """
     net, path = U2NetP(), cut_weights()
-    try:
+    with expecting(f"the weights of U2-Net at {path}", RuntimeError):
         net.load_state_dict({name: value.float() for name, value in read_tensors(path).tensors.items()})
-    except RuntimeError as error:
-        raise UserError(
-            f"expected the weights of U2-Net at {path}, got: {str(error).splitlines()[0]}"
-        ) from error
     return net.requires_grad_(False).eval().to(memory_format=torch.channels_last)
 
 

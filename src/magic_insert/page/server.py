@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from magic_insert.config.schema.jobs import PageConfig
 from magic_insert.core.box import Box
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import png_bytes
 from magic_insert.core.jsonl import scratch_folder
 from magic_insert.magic import Settings
@@ -73,8 +73,7 @@ class Answers:
     async def upload(self, session: Session, request: Request) -> Any:
         """Takes a picture of the user's own."""
         kind, name = request.query_params.get("kind", ""), request.query_params.get("name", "picture.png")
-        if kind not in ("subject", "scene"):
-            raise UserError(f"expected kind to be subject or scene, got {kind!r}")
+        require_known("kind", kind, ("subject", "scene"))
         content = await body_of(request, MOST_BYTES)
         return (await run_in_threadpool(self.studio.upload, session, content, name, kind)).told()
 

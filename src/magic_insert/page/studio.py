@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.events import OnEvent, Preview, no_event
 from magic_insert.core.images import read_picture, to_pil
 from magic_insert.core.jsonl import read_json, write_json
@@ -348,8 +348,7 @@ class Studio:
         """The settings with the wish's own; raises `UserError` for a key that is not the page's or does not fit."""
         groups: dict[str, dict[str, Any]] = {}
         for key, value in wish.knobs.items():
-            if key not in KNOBS:
-                raise UserError(f"expected a setting out of {', '.join(KNOBS)}, got {key!r}")
+            require_known("a setting", key, KNOBS)
             group, _, name = key.partition(".")
             groups.setdefault(group, {})[name] = value
         own = self.magic.settings

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from magic_insert.config.schema.shared import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import area_resize
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import expecting
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import place
@@ -152,12 +152,7 @@ def load_adain(folder: Path) -> AdainNetworks:
     networks = {ENCODER_FILE: build_encoder(), DECODER_FILE: build_decoder()}
     for name, network in networks.items():
         path = folder / name
-        try:
+        with expecting(f"the weights of AdaIN's network in {path}", RuntimeError):
             network.load_state_dict(read_tensors(path).tensors)
-        except RuntimeError as error:
-            first = str(error).splitlines()[0]
-            raise UserError(
-                f"expected the weights of AdaIN's network in {path}, got others: {first}"
-            ) from error
         network.requires_grad_(False).eval()
     return AdainNetworks(networks[ENCODER_FILE], networks[DECODER_FILE])

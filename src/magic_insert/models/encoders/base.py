@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, normalize
 
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.jsonl import read_record, whole_folder, write_json
 from magic_insert.models.tensor_file import read_tensors, save_tensors
 
@@ -215,10 +215,8 @@ class SavedEncoder(MetricEncoder):
             UserError: as `check`, or the configuration of another network.
         """
         card = cls.check(folder)
-        try:
+        with expecting(f"the network's configuration in {folder}", KeyError, TypeError):
             encoder = cls.untrained(folder, card)
-        except (KeyError, TypeError) as error:
-            raise UserError(f"expected the network's configuration in {folder}, got {error}") from error
         weights = read_tensors(Path(folder) / cls.weights_file).tensors
         encoder.network.load_state_dict({key: value.float() for key, value in weights.items()})
         return encoder.eval()

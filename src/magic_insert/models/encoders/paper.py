@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, expecting
 from magic_insert.models.encoders.base import (
     ACCEPTED,
     UNKNOWN,
@@ -433,13 +433,9 @@ def load_reward(root: Path | None, device: torch.device | str = "cpu") -> Reward
         UserError: see `check_reward`; or the package does not work with the libraries installed.
     """
     root = check_reward(root)
-    try:
+    older = "it wants an older transformers: score in an environment of its own or leave encoders.image_reward=false"
+    with expecting("a working package image-reward", ImportError, do=older):
         import ImageReward
-    except ImportError as error:
-        raise UserError(
-            f"expected a working package image-reward, got {error}; it wants an older transformers: score in an "
-            "environment of its own or leave encoders.image_reward=false"
-        ) from error
     weights, config = (root / name for name in REWARD_FILES)
     network = ImageReward.load(str(weights), device=str(device), med_config=str(config))
     card = EncoderCard(
