@@ -92,7 +92,7 @@ def test_places_are_looked_at_when_a_job_starts_and_not_before(
         check(places)
         with pytest.raises(UserError, match=f"expected {key} to be .*{got}"):
             check(places, places=True)
-    with pytest.raises(UserError, match="got Not a directory"):
+    with pytest.raises(UserError, match="got: Not a directory"):
         check(Places(out="a.png/below"), places=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 

@@ -191,7 +191,7 @@ def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
     monkeypatch.setattr(shutil, "copyfile", closed)
     with pytest.raises(UserError) as told:
         publish(cfg, [], 0, {"inserter": new, "remover": new})
-    assert f"got: {os.strerror(number)}; make room there" in str(told.value)
+    assert f"got {os.strerror(number)}; make room there" in str(told.value)
     assert (tmp_path / "out" / "inserter" / "config.json").read_text() == "old"
 
 

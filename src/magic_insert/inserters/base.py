@@ -28,7 +28,10 @@ from magic_insert.core.effect_layer import (
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage
 from magic_insert.core.images import to_pil
+from magic_insert.core.masks import INSIDE, bounding_box
 from magic_insert.core.records import Box, Composite, Scene, Subject
+
+MARGIN = 0.5  # how far a subject's neighbourhood reaches, in units of its longer side
 
 
 @dataclass(frozen=True)
@@ -222,3 +225,14 @@ def _whole(height: int, width: int) -> Region:
     """The smallest square that holds the whole picture; it hangs over where the picture is not square."""
     side = max(height, width)
     return Region((width - side) // 2, (height - side) // 2, side)
+
+
+def neighbourhood(mask: Float[Tensor, "1 s s"]) -> Float[Tensor, "1 s s"]:
+    """The box of the subject, MARGIN of its longer side wider all round, without the subject; 0 or 1."""
+    if float(mask.max()) < INSIDE:
+        return torch.zeros_like(mask)
+    box = bounding_box(mask)
+    margin = round(MARGIN * max(box.w, box.h))
+    ring = torch.zeros_like(mask)
+    ring[:, max(0, box.y - margin) : box.bottom + margin, max(0, box.x - margin) : box.right + margin] = 1
+    return ring * (mask < INSIDE)

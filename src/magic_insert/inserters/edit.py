@@ -19,8 +19,7 @@ from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectConfig, fill_hole
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.inserters.base import InserterBase, Insertion, Window
-from magic_insert.inserters.inpaint import neighbourhood
+from magic_insert.inserters.base import InserterBase, Insertion, Window, neighbourhood
 from magic_insert.models.edit_unet import EditSampling, edit, edit_unet_of, noop
 from magic_insert.models.folders import weights_in
 from magic_insert.models.foreign import ForeignModel, Runtime

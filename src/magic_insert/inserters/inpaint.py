@@ -17,14 +17,11 @@ from torch.nn import functional
 
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.masks import INSIDE, bounding_box
-from magic_insert.inserters.base import InserterBase, Insertion, Window
+from magic_insert.inserters.base import MARGIN, InserterBase, Insertion, Window, neighbourhood
 from magic_insert.models.edit_unet import EditSampling, empty_prompt, predict
 from magic_insert.models.ip_adapter import blank_style, has_adapter
 from magic_insert.models.pipeline import ddim, decode, encode
 from magic_insert.models.sampling import image_size
-
-MARGIN = 0.5  # how far the neighbourhood reaches, in units of the subject's longer side
 
 
 class InpaintInserter(InserterBase):
@@ -48,17 +45,6 @@ class InpaintInserter(InserterBase):
         still = small if self.settings.reference == "input" else decode(pipe.vae, encode(pipe.vae, small))
         drawn, reference = (picture[0].to(window.mask.device) for picture in (output, still))
         return Insertion.measured(drawn, reference, window.mask, self.settings)
-
-
-def neighbourhood(mask: Float[Tensor, "1 s s"]) -> Float[Tensor, "1 s s"]:
-    """The box of the subject, MARGIN of its longer side wider all round, without the subject; 0 or 1."""
-    if float(mask.max()) < INSIDE:
-        return torch.zeros_like(mask)
-    box = bounding_box(mask)
-    margin = round(MARGIN * max(box.w, box.h))
-    ring = torch.zeros_like(mask)
-    ring[:, max(0, box.y - margin) : box.bottom + margin, max(0, box.x - margin) : box.right + margin] = 1
-    return ring * (mask < INSIDE)
 
 
 @torch.no_grad()
