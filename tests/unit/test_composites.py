@@ -15,8 +15,8 @@ from magic_insert.core.fidelity import psnr_pooled, region_sums
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.inserters import build_inserter
-from magic_insert.inserters.base import Inserted, insert_cutout
-from magic_insert.inserters.inpaint import inpaint, neighbourhood
+from magic_insert.inserters.base import Inserted, insert_cutout, neighbourhood
+from magic_insert.inserters.inpaint import inpaint
 from magic_insert.models.edit_unet import EditSampling
 from magic_insert.models.pipeline import decode, encode
 

@@ -255,8 +255,8 @@ def _hush(layer: EffectLayer) -> EffectLayer:
     """The layer with everything too faint for an 8-bit picture set to exactly nothing."""
     quiet = ((1.0 - layer.shade).amax(dim=0) < QUIET) & (layer.light.amax(dim=0) < QUIET)
     return EffectLayer(
-        torch.where(quiet, torch.ones_like(layer.shade), layer.shade.clamp(0.0, 1.0)),
-        torch.where(quiet, torch.zeros_like(layer.light), layer.light.clamp(0.0, 1.0)),
+        layer.shade.clamp(0.0, 1.0).masked_fill_(quiet, 1.0),
+        layer.light.clamp(0.0, 1.0).masked_fill_(quiet, 0.0),
     )
 
 
@@ -276,11 +276,11 @@ def apply_effect(
         return composite
     cut = (slice(None), *where)
     background, region, cover = background[cut], layer.region[cut], alpha[cut]
-    lit = (background * layer.shade[cut] + layer.light[cut]).clamp(0.0, 1.0)
+    lit = (background * layer.shade[cut]).add_(layer.light[cut]).clamp_(0.0, 1.0)
     lit = torch.where(region, lit, background)
     # composite - (1 - alpha) * background is the subject's premultiplied colour, without dividing by alpha
     premultiplied = composite[cut] - (1.0 - cover) * background
-    mixed = (premultiplied + (1.0 - cover) * lit).clamp(0.0, 1.0)
+    mixed = premultiplied.add_((1.0 - cover) * lit).clamp_(0.0, 1.0)
     result = composite.clone()
     result[cut] = torch.where(cover == 0, lit, torch.where((cover == 1) | ~region, composite[cut], mixed))
     return result

@@ -79,9 +79,10 @@ def as_levels(image: Pixels) -> UInt8[Tensor, "C H W"]:
     """
     if not image.is_floating_point():
         return image
-    if not torch.isfinite(image).all():
+    # Both ends are NaN where any pixel is.
+    if image.numel() and not torch.isfinite(torch.stack(torch.aminmax(image))).all():
         raise ValueError("expected finite pixels, got NaN or infinity")
-    return (image.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return image.detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
 
 
 def read_picture(
