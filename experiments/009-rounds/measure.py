@@ -326,8 +326,10 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
 
 
 def first_arms(rows: pd.DataFrame) -> list[str]:
-    """Arms with a first round that changes the inserter's training."""
-    return [arm for arm, number in states(rows) if number == 1 and arm != "both"]
+    """Arms with a first round that changes the edit UNet's training."""
+    return [
+        arm for arm, number in states(rows) if number == 1 and arm != "both" and not arm.startswith("effect")
+    ]
 
 
 def first_rounds(axes: Any, rows: pd.DataFrame) -> None:

@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.transforms import Bbox
 from scipy.stats import spearmanr
 from torch import Tensor
 
@@ -371,10 +373,6 @@ def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
     for kind, marker in (("seen", "o"), ("held out", "D"), ("composed", "^")):
         part = table[table.kind == kind]
         ax.scatter(part[distance], part["style"], marker=marker, s=28, label=kind)  # type: ignore[attr-defined]
-    for _, row in table[table.kind != "seen"].iterrows():
-        ax.annotate(
-            row.drawn_in, (row[distance], row["style"]), (3, 3), textcoords="offset points", fontsize=6.5
-        )  # type: ignore[attr-defined]
     x, y = table[distance].to_numpy(), table["style"].to_numpy()
     at, rng = np.linspace(x.min(), x.max(), 50), np.random.default_rng(0)
     draws = [rng.integers(len(x), size=len(x)) for _ in range(1000)]
@@ -385,6 +383,25 @@ def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
     ax.set_ylabel("style of the redrawn subject (cosine)")  # type: ignore[attr-defined]
     ax.set_ylim(-0.15, 1.1)  # type: ignore[attr-defined]
     ax.legend(fontsize=8, loc="lower left")  # type: ignore[attr-defined]
+    new = table[table.kind != "seen"].sort_values("style", ascending=False)
+    label_apart(ax, [(row.drawn_in, (row[distance], row["style"])) for _, row in new.iterrows()])
+
+
+def label_apart(ax: Any, points: list[tuple[str, tuple[float, float]]]) -> None:
+    """Names points, each beside its own, at the first of eight places where no other name is."""
+    ax.figure.draw_without_rendering()
+    taken: list[Any] = [ax.transData.transform(at) for _, at in points]
+    taken = [Bbox.from_bounds(x - 3, y - 3, 6, 6) for x, y in taken]
+    places = [(dx, dy, side) for dy in (3, -8, 11, -16) for dx, side in ((4, "left"), (-4, "right"))]
+    for name, at in points:
+        for dx, dy, side in places:
+            text = ax.annotate(name, at, (dx, dy), textcoords="offset points", fontsize=6.5, ha=side)
+            box = text.get_window_extent()
+            if not box.count_overlaps(taken) and ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1:
+                break
+            if (dx, dy, side) != places[-1]:
+                text.remove()
+        taken.append(box)
 
 
 def sheet(out: Path, number: int) -> None:

@@ -160,6 +160,7 @@ def tables(frame: pd.DataFrame) -> str:
             lines.append(
                 {"pairs": kind, "method": method, "cells": pairs.subject.nunique()}
                 | {role: mean_with_interval(by_subject(pairs, role)) for role in ("identity", "style")}
+                | {"style by subject": ", ".join(f"{v:.2f}" for v in by_subject(found, "style"))}
             )
     sides = []
     for style in ALL_STYLES:
@@ -245,7 +246,7 @@ def main() -> None:
                 measure(rows, models, judges, (args.seed, number, own), methods)
         rows.frame.to_csv(HERE / "rows.csv", index=False)
         if args.subjects:
-            sheet(args.out, 0)
+            sheet(args.out, args.subjects - 1)
     publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
