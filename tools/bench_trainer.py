@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from full_size import build_full_size
+from full_size import build_full_size, peak_gigabytes, reset_peak
 from pytorch_lightning.callbacks import Callback
 from random_micro import build_micro
 from torch import nn
@@ -103,22 +103,6 @@ def bare_steps(module: PersonalizeModule, batch_at: Callable[[int], Batch], coun
 def spans(ends: Sequence[float]) -> list[float]:
     """Seconds between consecutive ends, without the warm-up."""
     return [b - a for a, b in zip(ends[WARM_UP - 1 :], ends[WARM_UP:], strict=False)]
-
-
-def reset_peak(device: torch.device) -> None:
-    """From here on `peak_gigabytes` speaks of what comes. On a CPU that takes Linux."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_gigabytes(device: torch.device) -> float:
-    """The most memory held since the last reset, in 10^9 bytes: of the GPU, or of this process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e9
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 / 1e9
 
 
 def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, Cost]:

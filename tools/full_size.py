@@ -1,18 +1,37 @@
-"""SDXL at full size with random weights, from its public configuration: what a step costs without a download.
+"""SDXL at full size with random weights, from its public configuration: what a job takes without a download.
 
-3.5 billion numbers, made directly in the wanted precision: 7 GB in bfloat16. Pictures drawn with it are noise.
+Run as `python tools/full_size.py personalize --image-size 256` (or `insertion`, `insert`): one step on a CPU in
+float32, and the most memory that the process held for it beside what `magic-insert plan` counts. Needs up to 17 GB.
+Every weight takes part whatever the size of the picture. Pictures drawn with it are noise.
 """
 
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
+from diffusers import UNet2DConditionModel as UNet
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from magic_insert.models.memory_plan import CONTEXT, TEXT, TEXT_2, UNET, VAE, WORDS
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
+from magic_insert.config.schema.jobs import PlanConfig
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+from magic_insert.models.edit_unet import open_for_lora
+from magic_insert.models.memory_plan import CONTEXT, COUNTS, TEXT, TEXT_2, UNET, VAE, WORDS
 from magic_insert.models.micro import build_tokenizer, load_tokenizers
+from magic_insert.models.sampling import sample
+from magic_insert.training.insertion import EditFit, EditLatents, InsertionModule, edit_batches
+from magic_insert.training.personalize import personalize
+from magic_insert.training.trainer import TrainerOptions, fit
 
 SCHEDULER = {
     "num_train_timesteps": 1000,
@@ -23,6 +42,14 @@ SCHEDULER = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
+# The recipes of model=sdxl in one step of one picture, in float32: half precision is slow on a CPU.
+WHOLE = ("model=sdxl", "model.dtype=float32", "model.ip_adapter=null", "batch=1")
+RECIPES = {
+    "personalize": ("personalization.steps=1", "personalization.batch_size=1", "personalization.precision=32-true"),
+    "insertion": ("train.lora_rank=64", "train.batch_size=1", "train.precision=32-true"),
+    "insert": (),
+}  # fmt: skip
+DRAWN = 2**20  # random numbers that weights are made of, again and again: drawing 3.5 billion takes minutes
 
 
 def build_full_size(
@@ -46,13 +73,13 @@ def build_full_size(
     }
     with torch.device("meta"):
         parts = {
-            "unet": UNet2DConditionModel(**UNET),
+            "unet": UNet(**UNET),
             "vae": AutoencoderKL(**VAE),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT, **shared)),
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2, **shared)),
         }
-    for seed, part in enumerate(parts.values()):
-        fill(part.to(dtype).to_empty(device=device), seed)
+    for part in parts.values():
+        fill(part.to(dtype).to_empty(device=device))
         part.requires_grad_(False).eval()
     pipe = StableDiffusionXLPipeline(
         **parts,
@@ -67,13 +94,112 @@ def build_full_size(
 
 
 @torch.no_grad()
-def fill(network: nn.Module, seed: int) -> None:
+def fill(network: nn.Module) -> None:
     """Small random weights, norms at rest, and positions counted anew: `to_empty` leaves whatever memory held."""
-    numbers = torch.Generator(device=next(network.parameters()).device).manual_seed(seed)
+    drawn = 0.02 * torch.randn(DRAWN, generator=generator(0, "weights"))
+    drawn = drawn.to(next(network.parameters()))
     for name, parameter in network.named_parameters():
         if parameter.dim() > 1:
-            parameter.normal_(0, 0.02, generator=numbers)
+            for part in parameter.view(-1).split(DRAWN):
+                part.copy_(drawn[: len(part)])
         else:
             parameter.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
     for buffer in network.buffers():  # of all these networks only CLIP's positions
         buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape))
+
+
+def learn_subject(cfg: PlanConfig, scratch: Path) -> None:
+    """A step of `personalize` into `scratch`/run."""
+    pipe = build_full_size(scratch / "tokenizer", image_size=cfg.model.image_size, dtype=torch.float32)
+    picture = torch.rand(3, 64, 64, generator=generator(0, "subject"))
+    subject = Subject(picture, torch.ones(1, 64, 64), "noise")
+    personalize(pipe, subject, cfg.personalization, seed=0, out=scratch / "run")
+
+
+def learn_to_insert(cfg: PlanConfig, scratch: Path) -> None:
+    """A step of `insertion`, whose edit UNet has the device for itself; the checkpoint goes into `scratch`."""
+    with torch.device("meta"):
+        unet = UNet(**{**UNET, "in_channels": 9})
+    fill(unet.to_empty(device="cpu"))
+    open_for_lora(unet.train(), rank=cfg.train.lora_rank, seed=0)
+    unet.enable_gradient_checkpointing()
+    empty = torch.zeros(1, CONTEXT, UNET["cross_attention_dim"]), torch.zeros(1, TEXT_2["projection_dim"])
+    size, side = cfg.model.image_size, cfg.model.image_size // 8
+    module = InsertionModule(unet, DDIMScheduler(**SCHEDULER), empty, image_size=size, lr=1e-4, steps=1)
+    pairs = np.random.default_rng(0).standard_normal((2, 1, 1, 4, side, side)).astype(np.float16)
+    latents = EditLatents(*pairs, (pairs[0, :, :, :1] > 0).astype(np.float16))
+    options = TrainerOptions(steps=1, ema_decay=cfg.train.ema_decay or None)
+    fit(module, edit_batches(latents, EditFit("insert", 1, 1, 1e-4, 0)), options, scratch)
+
+
+def draw(cfg: PlanConfig, scratch: Path) -> None:
+    """A step of drawing one picture with guidance, and its decoding."""
+    pipe = build_full_size(scratch / "tokenizer", image_size=cfg.model.image_size, dtype=torch.float32)
+    assert sample(pipe, ["a cat"], [0], steps=1, guidance=5.0).isfinite().all()
+
+
+JOBS: dict[str, Callable[[PlanConfig, Path], None]] = {
+    "personalize": learn_subject,
+    "insertion": learn_to_insert,
+    "insert": draw,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was counted and what was held, in 10^9 bytes, and how long the step and its preparation took."""
+
+    planned_gb: float
+    held_gb: float
+    seconds: float
+
+
+def run_job(job: str, image_size: int, scratch: Path) -> Outcome:
+    """One step of `job` on this CPU. What the plan leaves on the CPU, the autoencoder of a training, is counted too."""
+    words = [*WHOLE, *RECIPES[job], f"job={job}", f"model.image_size={image_size}"]
+    cfg = freeze(compose_job("plan", words))
+    planned = sum(COUNTS[job](cfg, device="cpu").values()) / 1e9
+    if job == "personalize":
+        with torch.device("meta"):
+            planned += 4 * sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) / 1e9
+    reset_peak(torch.device("cpu"))
+    before, began = peak_gigabytes(torch.device("cpu")), time.perf_counter()
+    JOBS[job](cfg, scratch)
+    held = peak_gigabytes(torch.device("cpu")) - before
+    return Outcome(planned, held, time.perf_counter() - began)
+
+
+def reset_peak(device: torch.device) -> None:
+    """From here on `peak_gigabytes` speaks of what comes. On a CPU that takes Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_gigabytes(device: torch.device) -> float:
+    """The most memory held since the last reset, in 10^9 bytes: of the GPU, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 / 1e9
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prints what was counted, what was held, and how long it took."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("job", choices=JOBS)
+    parser.add_argument("--image-size", type=int, default=256)
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as scratch:
+        made = run_job(options.job, options.image_size, Path(scratch))
+    print(
+        f"{options.job}, {options.image_size} pixels: counted {made.planned_gb:.2f} GB, held {made.held_gb:.2f} GB, "
+        f"{made.seconds:.0f} s with the building of the weights"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -15,6 +15,7 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.launch.run import load_function
+from magic_insert.models.folders import LORA_WEIGHTS
 from magic_insert.paths import CHECKOUT
 
 # What makes the commands small; nothing else is added to them but where the files lie.
@@ -94,5 +95,24 @@ def test_the_whole_tour_runs_on_a_folder_as_it_comes_from_the_hub(hub: Hub, plac
     assert set(rounds[-1]["metrics"]["inserter"]) == {"photo", "seen"}
     assert not list((place / "runs/store").glob("render/*")), "a toy among real pictures"
     assert read_jsonl(place / "runs/evaluate/rows.jsonl")
-    pipe = StableDiffusionXLPipeline.from_pretrained(hub.base, variant="fp16", local_files_only=True)
+    pipe = StableDiffusionXLPipeline.from_pretrained(
+        hub.base, variant="fp16", torch_dtype=torch.float32, local_files_only=True
+    )
     pipe.load_lora_weights(place / "export/cat/cat.safetensors")
+
+
+@pytest.mark.slow
+def test_loras_go_the_same_way_and_without_a_held_out_set_there_is_no_verdict(
+    hub: Hub, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = "bootstrap.remover=runs/edit/remover bootstrap.inserter=runs/edit/inserter"
+    for line in (
+        "insertion model=sdxl data=pairs data.path=pairs train.lora_rank=2 train.save=lora out=runs/edit",
+        f"bootstrap model=sdxl pool.dir=drawings fit.photos=pairs fit.lora_rank=2 fit.save=lora {home} out=runs/boot",
+        "insert model=sdxl stylizer=tone subject=cat.png background=room.png inserter=bootstrapped "
+        "inserter.run=runs/boot out=out.png",
+    ):
+        run(line, hub)
+    assert "without a verdict" in capsys.readouterr().out
+    assert (place / "runs/boot/inserter" / LORA_WEIGHTS).is_file()
+    assert load_rgb(place / "out.png").shape == (3, SIDE, SIDE)

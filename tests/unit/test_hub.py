@@ -1,5 +1,6 @@
 """SDXL as it comes from the hub: what is loaded of its repositories, from where, and in which precision."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,34 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
 from hub_model import Hub
+from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
+from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
-from magic_insert.models.edit_unet import edit_start, load_edit_unet
+from magic_insert.models.edit_unet import (
+    EditSampling,
+    edit,
+    edit_start,
+    edit_unet_of,
+    load_edit_unet,
+    save_unet,
+)
 from magic_insert.models.ip_adapter import style_embeds
+from magic_insert.models.lora import FILE as LORA_FILE
+from magic_insert.models.lora import add_lora, save_lora
 from magic_insert.models.pipeline import PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
+from magic_insert.models.text import FILE as TOKENS_FILE
+from magic_insert.models.text import attached, encode_ids, initial_tokens, prompt_ids, save_tokens
+from magic_insert.paths import CHECKOUT
+from magic_insert.training.personalize_validation import edit_texts
 
 
 def config(source: Path | str | None, **more: Any) -> ModelConfig:
@@ -133,18 +151,107 @@ def test_the_inpainting_model_loads_from_a_folder(hub: Hub) -> None:
         load_edit_unet(hub.inpaint / "unet")
 
 
-def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(hub: Hub, tmp_path: Path) -> None:
+def plain_pipe(code: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What a page's lines of plain diffusers make in `folder`, up to its drawing; of `hub` where they name a base."""
+    monkeypatch.chdir(folder)
+    lines = re.sub(r'(?m)^base = "[^"]*"', f"base = {str(hub.base)!r}", code)
+    names: dict[str, Any] = {}
+    exec(re.split(r"(?m)^(?:image = )?pipe\(", lines)[0], names)
+    return names["pipe"]
+
+
+def test_words_behind_a_learned_token_reach_the_pooled_text_and_plain_diffusers_has_it_by_the_documents(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = load_pipeline(hub_config(hub))
+    tokens = initial_tokens(pipe, 2)
+    for row in tokens.rows.values():
+        row.data.normal_(generator=torch.Generator().manual_seed(0))
+    prompts = ["A <v1> <v2>, sitting.", "A <v1> <v2> wearing a crown."]
+
+    def pooled(pipe: Any) -> torch.Tensor:
+        return pipe.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)[2]
+
+    with attached(pipe, tokens):
+        ours = pooled(pipe)
+        states, trained = encode_ids(pipe, prompt_ids(pipe, prompts))
+    assert (ours[0] - ours[1]).abs().max() > 0.01
+    torch.testing.assert_close(trained, ours)
+    ends = [part.eos_token_id for part in pipe.text_encoder_2.modules() if hasattr(part, "eos_token_id")]
+    assert set(ends) == {2}, "put back when the tokens are detached"
+
+    for parameter in add_lora(pipe.unet, rank=2, alpha=2.0, seed=0):
+        parameter.data.normal_(std=0.1, generator=torch.Generator().manual_seed(1))
+    save_lora(tmp_path / "runs/cat" / LORA_FILE, pipe.unet)
+    save_tokens(tmp_path / "runs/cat" / TOKENS_FILE, tokens)
+    code = (CHECKOUT / "docs" / "personalize.md").read_text().split("```python")[1].split("```")[0]
+    plain = plain_pipe(code, hub, tmp_path, monkeypatch)
+    torch.testing.assert_close(pooled(plain), ours)
+    torch.testing.assert_close(
+        plain.encode_prompt(prompts, device="cpu", do_classifier_free_guidance=False)[0], states
+    )
+    assert plain.get_active_adapters()
+    size = {"height": 64, "width": 64, "output_type": "pt"}
+    assert plain(prompts[0], num_inference_steps=1, **size).images.isfinite().all()
+
+
+def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
     words = [
         *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
         f"subject={tmp_path / 'cat.png'}",
     ]
-    words += ["personalization.steps=2", "personalization.views=2"]
-    words += [f"personalization.validation.{word}" for word in ("steps=1", "seeds=1", "scorer=none")]
-    main(["personalize", *words, f"out={tmp_path / 'out'}"])
-    card = read_json(tmp_path / "out" / "card.json")
+    words += ["personalization.steps=3", "personalization.views=2"]
+    words += [
+        f"personalization.validation.{word}" for word in ("every=1", "steps=1", "seeds=1", "scorer=none")
+    ]
+    out = tmp_path / "out"
+    main(["personalize", *words, f"out={out}"])
+    card = read_json(out / "card.json")
     assert (card["prediction_type"], card["config"]["precision"]) == ("epsilon", "bf16-mixed")
-    assert list((tmp_path / "out" / "samples").iterdir())
+    assert list((out / "samples").iterdir())
+    # Small files, and no more of them than the recipe keeps.
+    assert {tensor.dtype for tensor in load_file(out / LORA_FILE).values()} == {torch.float16}
+    assert sorted(folder.name for folder in (out / "steps").iterdir()) == ["000002", "000003"]
+    code = (out / "README.md").read_text().split("```python")[1].split("```")[0]
+    assert plain_pipe(code, hub, out, monkeypatch).get_active_adapters()
+
+
+def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
+    assert edit_texts("", ["with a red hat"], toys=True) == ["a toy with a red hat"]
+    assert edit_texts("", ["with a red hat"], toys=False) == ["with a red hat"]
+    assert edit_texts("dog", ["sitting"], toys=False) == ["a dog sitting"]
+
+
+def test_a_folder_of_the_hub_without_a_remover_names_the_pipelines_that_remove(
+    hub: Hub, tmp_path: Path
+) -> None:
+    for name in ("image", "mask"):
+        save_png(tmp_path / f"{name}.png", torch.rand(3, 40, 40).round())
+    words = [f"{name}={tmp_path / name}.png" for name in ("image", "mask", "out")]
+    cfg = freeze(compose_job("remove", [*hub.words(), *words]))
+    with pytest.raises(UserError, match=r"set run=FOLDER, or remover=diffusers run=FOLDER"):
+        JOBS["remove"].look(cfg)
+
+
+def test_an_edit_network_draws_in_the_models_precision_and_at_the_size_that_it_was_trained_with(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Whatever the size of the pipeline that it draws beside."""
+    pipe = load_pipeline(hub_config(hub, dtype="bfloat16", image_size=128))
+    start = edit_start(pipe.unet)
+    start.register_to_config(sample_size=8)
+    save_unet(tmp_path / "inserter", start)
+    unet, seen = edit_unet_of(pipe, tmp_path / "inserter"), []
+    assert unet.dtype == torch.bfloat16
+    unet.register_forward_pre_hook(
+        lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
+    )
+    picture = torch.zeros(1, 3, 128, 128)
+    edit(pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
+    assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
 def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub) -> None:

@@ -17,10 +17,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.models.edit_unet import (
-    EditSampling,
-    edit,
     edit_start,
-    edit_unet_of,
     load_edit_unet,
     start_digest,
 )
@@ -98,18 +95,6 @@ def test_an_inpainting_unet_gives_the_same_answers_in_our_order_of_channels() ->
     assert torch.allclose(ours, theirs, atol=1e-5)
     with pytest.raises(UserError, match="input channels, got 7"):
         edit_start(build_unet(TINY, in_channels=7))
-
-
-def test_an_edit_unet_is_shown_the_size_that_it_was_trained_with(tiny_micro: Path, tiny_pipe: Any) -> None:
-    """Whatever the size of the pipeline that it draws beside."""
-    seen = []
-    unet = edit_unet_of(tiny_pipe, tiny_micro / "inserter")
-    unet.register_forward_pre_hook(
-        lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
-    )
-    picture = torch.zeros(1, 3, 128, 128)
-    edit(tiny_pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
-    assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
 def test_an_edit_lora_knows_its_start_in_another_precision(tiny_micro: Path) -> None:

@@ -1,6 +1,7 @@
 """The plan of a job's memory against tensors that a real step allocates, on the smallest model of the hub's layout."""
 
 import itertools
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.models.edit_unet import edit_start, open_for_lora
 from magic_insert.models.memory_plan import Sizes, count_insertion, memory_options, nbytes, run_plan
 from magic_insert.models.pipeline import load_pipeline
+from magic_insert.paths import CHECKOUT
 from magic_insert.training.insertion import EditFit, InsertionModule
 
 BATCH, SIDE = 3, 8
@@ -88,6 +90,33 @@ def test_sdxls_own_sizes_are_counted_without_a_file(hub: Hub) -> None:
     others = sizes.build_others()
     texts = sum(p.numel() for name in ("text_encoder", "text_encoder_2") for p in others[name].parameters())
     assert texts == pytest.approx(0.818e9, rel=0.01)
+
+
+def documented() -> dict[str, list[list[str]]]:
+    """The rows of the table of docs/performance.md by their command."""
+    found: dict[str, list[list[str]]] = {}
+    for line in (CHECKOUT / "docs" / "performance.md").read_text().split("## Memory")[1].splitlines():
+        command, *cells = [cell.strip(" `") for cell in line.strip("|").split("|")]
+        if command.startswith("magic-insert plan"):
+            found[command] = []
+        if found and len(cells) == 6:
+            found[next(reversed(found))].append(cells)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", documented())
+def test_the_figures_of_the_documents_are_the_plans(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run_plan(freeze(compose_job("plan", shlex.split(command)[2:])))
+    lines = capsys.readouterr().out.splitlines()[2:]
+    rows = documented()[command]
+    assert rows
+    for (setting, weights, trained, activations, total, fits), line in zip(rows, lines, strict=False):
+        numbers = [float(number) for number in line[58:136].split()]
+        assert setting in ("each of eight", line[:58].strip())
+        assert [float(weights), float(activations), float(total)] == [numbers[0], numbers[4], numbers[5]]
+        assert float(trained or 0) == pytest.approx(sum(numbers[1:4]), abs=0.2)
+        assert fits == line[136:].strip()
 
 
 @pytest.mark.slow

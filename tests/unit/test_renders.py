@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from magic_insert.core.images import save_png
+from magic_insert.core.rand import generator
 from magic_insert.core.store import Store
 from magic_insert.data.renders import (
     PairsPlan,
@@ -67,6 +69,32 @@ def test_a_longer_plan_begins_like_a_shorter_one(tmp_path: Path) -> None:
     one = many.load(0)
     assert not torch.equal(one.with_subject, one.without)
     assert (one.with_subject == one.without).all(0, keepdim=True)[one.mask == 0].float().mean() > 0.5
+
+
+def test_on_a_photograph_a_subject_changes_what_it_changes_in_its_scene_by_the_same_factor(
+    tmp_path: Path,
+) -> None:
+    plan = replace(PAIRS, count=2, styles=("photo",))
+    arrays = render(Store(tmp_path / "store"), plan, workers=0)
+    photograph = torch.rand(3, 90, 70, generator=generator(0, "photograph")) * 0.4 + 0.3
+    save_png(tmp_path / "a.png", photograph)
+    own, laid = ToyboxPairs(arrays, plan), ToyboxPairs(arrays, plan, [tmp_path / "a.png"])
+    assert own.digests != laid.digests
+    for index in range(2):
+        scene, shown = own.load(index), laid.load(index)
+        still = (scene.with_subject == scene.without).all(0) & (scene.mask[0] == 0)
+        dark = (
+            (scene.with_subject < 0.8 * scene.without).all(0)
+            & (scene.mask[0] == 0)
+            & (scene.without > 0.1).all(0)
+        )
+        assert torch.equal(shown.with_subject[:, still], shown.without[:, still])
+        inside = scene.mask[0] == 1
+        assert torch.equal(shown.with_subject[:, inside], scene.with_subject[:, inside])
+        factors = [pair.with_subject[:, dark] / pair.without[:, dark] for pair in (scene, shown)]
+        assert dark.any()
+        torch.testing.assert_close(factors[1], factors[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(laid.load(0).without, laid.load(1).without)
 
 
 def test_photo_scenes_are_the_scenes_after_the_drawn_ones(pool: ToyboxPool, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ def test_tensors_come_back_with_their_metadata_and_the_file_has_known_bytes(tmp_
     assert all(torch.equal(found[name], value) for name, value in tensors.items())
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert set(load_file(tmp_path / "one")) == {"a", "b"}  # the library reads it as any other
+
+
+def test_no_second_copy_of_a_checkpoint_is_held_to_write_it(tmp_path: Path) -> None:
+    shared = torch.rand(2**20)
+    tracemalloc.start()
+    save_tensors(
+        tmp_path / "large", {"a": shared, "b": shared, "c": torch.tensor(True), "d": torch.ones(0)}, {}
+    )
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < shared.nbytes / 4
+    found = read_tensors(tmp_path / "large").tensors
+    assert torch.equal(found["b"], shared)
+    assert (found["c"].shape, found["d"].shape) == ((), (0,))
 
 
 def test_no_flipped_bit_is_read(tmp_path: Path) -> None:

@@ -84,26 +84,6 @@ def test_known_words_other_widths_and_damaged_files_are_refused(tiny_pipe: Any, 
         load_tokens(tmp_path / "broken.safetensors")
 
 
-def test_words_behind_a_token_reach_the_pooled_text_of_an_encoder_with_the_hubs_settings(
-    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def pooled() -> list[torch.Tensor]:
-        prompts = ("A <v1> bunny, sitting.", "A <v1> bunny with a red hat.")
-        return [tiny_pipe.encode_prompt(words, do_classifier_free_guidance=False)[2] for words in prompts]
-
-    with attached(tiny_pipe, random_tokens(tiny_pipe)):
-        right = pooled()
-    pooling = [part for part in tiny_pipe.text_encoder_2.modules() if hasattr(part, "eos_token_id")]
-    for part in pooling:
-        monkeypatch.setattr(part, "eos_token_id", 2)
-    with attached(tiny_pipe, random_tokens(tiny_pipe)):
-        ours = pooled()
-    assert all(torch.equal(a, b) for a, b in zip(ours, right, strict=True))
-    assert not torch.equal(*ours)
-    assert pooling
-    assert {part.eos_token_id for part in pooling} == {2}
-
-
 def test_prompts_of_a_training_are_encoded_as_the_pipeline_encodes_them(tiny_pipe: Any) -> None:
     prompts = ["A <v1> <v2> bunny, sitting.", "a bunny"]
     with attached(tiny_pipe, random_tokens(tiny_pipe)):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from magic_insert.core.errors import CLOSED, NO_ROOM, UserError, expecting
 from magic_insert.core.ranks import host_tag, is_alive, start_ticks
@@ -133,12 +133,19 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         UserError: the place cannot be written, or its name is too long.
     """
+    with whole_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A new file to fill, which takes the place of `path` after the block; raises as `write_bytes`."""
     target = Path(path)
     with _writing(target):
         temporary = _beside(target)
         try:
             with open(temporary, "xb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, target)

@@ -16,8 +16,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.digest import sha256_file
+from magic_insert.core.effect_layer import continue_under
 from magic_insert.core.events import OnStep, no_step
+from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.rand import fold_in
 from magic_insert.core.store import WORK, Request, Store
@@ -30,6 +36,7 @@ from magic_insert.toybox.world import SUPERSAMPLE, render_pairs, shrink, trace_s
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
+DARKEST = 4 / 255  # a darker scene does not tell by how much it was darkened
 
 
 @dataclass(frozen=True)
@@ -167,18 +174,48 @@ class PairsPlan(Plan):
 
 
 class ToyboxPairs:
-    """The pairs of a plan, rendered by `render`; a `PairSet` with a known style per pair."""
+    """The pairs of a plan, rendered by `render`; a `PairSet` with a known style per pair.
 
-    def __init__(self, arrays: Arrays, plan: PairsPlan):
+    `photographs`: what the subjects, their shadows and their reflections are laid onto in place of their own scenes.
+    """
+
+    def __init__(self, arrays: Arrays, plan: PairsPlan, photographs: Sequence[Path] = ()):
         self.plan, self._arrays = plan, arrays
         self.ids = [f"{plan.split}-{i:05d}" for i in range(plan.count)]
-        self.digests = [f"{plan.key}-{i}" for i in range(plan.count)]
+        self.grounds = [
+            photographs[fold_in(plan.seed, "photograph", plan.split, i) % len(photographs)]
+            for i in range(plan.count if photographs else 0)
+        ]
+        sums = {path: f"-{sha256_file(path)}" for path in set(self.grounds)}
+        under = [sums[path] for path in self.grounds] or [""] * plan.count
+        self.digests = [f"{plan.key}-{i}{ground}" for i, ground in enumerate(under)]
         self.styles = [plan.styles[i % len(plan.styles)] for i in range(plan.count)]
 
     def load(self, index: int) -> Pair:
-        """Pair number `index`."""
+        """Pair number `index`.
+
+        Raises:
+            UserError: its photograph is not sound.
+        """
         layers = [torch.from_numpy(self._arrays[name][index].astype(np.float32) / 255.0) for name in LAYERS]
-        return Pair(self.ids[index], *layers)
+        pair = Pair(self.ids[index], *layers)
+        return on_photograph(pair, load_rgb(self.grounds[index])) if self.grounds else pair
+
+
+def on_photograph(pair: Pair, photograph: Float[Tensor, "3 H W"]) -> Pair:
+    """`pair` with a photograph, cut to its shape, in place of its scene: what the subject made of the scene's light, as
+    a factor for each pixel and channel, it makes of the photograph's. Where it changes nothing, nothing changes."""
+    rows, columns = photograph.shape[-2:]
+    side = min(rows, columns)
+    top, left = (rows - side) // 2, (columns - side) // 2
+    square = photograph[:, top : top + side, left : left + side]
+    ground = (area_resize(square, *pair.mask.shape[-2:]) * 255).round() / 255
+    change = pair.with_subject.clamp(min=DARKEST) / pair.without.clamp(min=DARKEST) - 1
+    factor = 1 + continue_under(change, (pair.mask > 0).to(change.dtype))
+    # Behind a soft edge the scene shows through; there the photograph takes its place.
+    behind = torch.where(pair.mask > 0, pair.with_subject - (1 - pair.mask) * factor * pair.without, 0)
+    shown = behind + (1 - pair.mask) * factor * ground
+    return Pair(pair.id, shown.clamp(0, 1), ground, pair.mask)
 
 
 @dataclass(frozen=True)

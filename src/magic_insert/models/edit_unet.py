@@ -237,10 +237,8 @@ def edit_start(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 @torch.no_grad()
 def blended(start: UNet2DConditionModel, trained: UNet2DConditionModel, share: float) -> UNet2DConditionModel:
     """A new network at `share` of the way from `start` (0) to `trained` (1); both have the same layers."""
-    result = _configured(dict(trained.config))
     first, second = start.state_dict(), trained.state_dict()
-    result.load_state_dict({name: first[name].lerp(second[name], share) for name in second})
-    return result
+    return _configured(dict(trained.config), {name: first[name].lerp(second[name], share) for name in second})
 
 
 def save_unet(folder: Path, unet: UNet2DConditionModel) -> None:
@@ -256,9 +254,11 @@ def without_adapter(unet: UNet2DConditionModel) -> Any:
     return _rebuilt(unet, unet.conv_in.weight.detach().cpu().float())
 
 
-def _configured(settings: dict[str, Any]) -> Any:
-    """A UNet of that configuration; an edit UNet tells the order of its channels."""
-    unet = UNet2DConditionModel.from_config({k: v for k, v in settings.items() if k != ORDER_KEY})
+def _configured(settings: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    """A UNet of that configuration that holds the tensors of `state`; an edit UNet tells the order of its channels."""
+    with torch.device("meta"):  # drawing weights that are thrown away takes SDXL minutes
+        unet = UNet2DConditionModel.from_config({k: v for k, v in settings.items() if k != ORDER_KEY})
+    unet.load_state_dict(state, assign=True)
     if settings["in_channels"] == 2 * settings["out_channels"] + 1:
         unet.register_to_config(**{ORDER_KEY: ORDER})
     return unet
@@ -267,10 +267,11 @@ def _configured(settings: dict[str, Any]) -> Any:
 def _rebuilt(unet: UNet2DConditionModel, weight: Tensor) -> Any:
     """A UNet of the same configuration and weights, but for the input layer and without an IP-Adapter."""
     settings = {**dict(unet.config), "in_channels": weight.shape[1], "encoder_hid_dim_type": None}
-    fresh = _configured(settings)
-    state = {name: tensor.detach().cpu().float() for name, tensor in _plain_state(unet).items()}
-    fresh.load_state_dict({**state, "conv_in.weight": weight})
-    return fresh
+    state = {
+        name: tensor.detach().to("cpu", torch.float32, copy=True)
+        for name, tensor in _plain_state(unet).items()
+    }
+    return _configured(settings, {**state, "conv_in.weight": weight.clone()})
 
 
 def _plain_state(unet: nn.Module) -> dict[str, Tensor]:

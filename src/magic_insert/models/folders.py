@@ -82,6 +82,17 @@ def find_model(cfg: ModelConfig) -> Path | None:
     return None
 
 
+def variant_of(model: ModelConfig, folder: Path | None) -> str | None:
+    """The variant to load: of a folder whichever is there, the plain files where the asked-for ones are not."""
+    if folder is None:
+        return model.variant
+    home = folder / "unet"
+    stored = {path.name.split(".")[1] for path in home.glob("diffusion_pytorch_model.*.safetensors")}
+    if model.variant in stored or not (home / WEIGHTS).is_file():
+        return model.variant if model.variant in stored else min(stored, default=None)
+    return None
+
+
 def _check_layout(folder: Path) -> None:
     index = folder / "model_index.json"
     parts = read_object(index) if index.is_file() else {}

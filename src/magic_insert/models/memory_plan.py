@@ -245,14 +245,7 @@ class SavedTensors(TorchDispatchMode):
         self.entered.pop()
 
 
-def peak(
-    network: nn.Module,
-    inputs: Sequence[Any],
-    options: dict[str, Any],
-    *,
-    device: str = "cuda",
-    method: str = "forward",
-) -> int:
+def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, device: str = "cuda") -> int:
     """The most bytes that a pass without gradients holds at once beside the weights, its inputs included."""
     live, most, known = 0, 0, set()
 
@@ -279,24 +272,8 @@ def peak(
         with Live():
             given = {name: make(value) for name, value in options.items()}
             args = tuple(make(value) for value in inputs)
-            _call(network, method, state, args, given)
+            torch.func.functional_call(network, state, args, given)
     return most
-
-
-def _call(network: nn.Module, method: str, state: dict[str, Tensor], args: Any, options: Any) -> Any:
-    if method == "forward":
-        return torch.func.functional_call(network, state, args, options)
-
-    class Other(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, *args: Any, **options: Any) -> Any:
-            return getattr(self.network, method)(*args, **options)
-
-    named = {f"network.{name}": tensor for name, tensor in state.items()}
-    return torch.func.functional_call(Other(), named, args, options)
 
 
 @contextmanager
@@ -528,7 +505,8 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     # Sliced and tiled, the autoencoder sees one picture, and of a large one a tile.
     tile = min(side, sizes.vae["sample_size"] // 2 ** (len(sizes.vae["block_out_channels"]) - 1))
     latents = (torch.Size((1, sizes.vae["latent_channels"], tile, tile)),)
-    decoded = peak(others["vae"], latents, {}, device=device, method="decode")
+    others["vae"].forward = others["vae"].decode
+    decoded = peak(others["vae"], latents, {}, device=device)
     return {
         "weights": weights + ip_adapter_bytes(sizes, unet, dtype),
         "gradients": 0,

@@ -23,7 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
-from magic_insert.models.folders import find_model
+from magic_insert.models.folders import find_model, variant_of
 from magic_insert.models.hub import (
     UNREACHABLE,
     Place,
@@ -99,7 +99,7 @@ def load_pipeline(
             pipe = StableDiffusionXLPipeline.from_pretrained(
                 source.name,
                 dtype=dtype,
-                variant=_variant(model, source.folder),
+                variant=variant_of(model, source.folder),
                 add_watermarker=False,
                 **source.options,
             )
@@ -158,17 +158,6 @@ def _wait_on_cpu(encoder: Any, device: torch.device) -> None:
     encoder.to("cpu")
     encoder.register_forward_pre_hook(come, with_kwargs=True)
     encoder.register_forward_hook(leave)
-
-
-def _variant(model: ModelConfig, folder: Path | None) -> str | None:
-    """The variant to load: of a folder whichever is there, the plain files where the asked-for ones are not."""
-    if folder is None:
-        return model.variant
-    home = folder / "unet"
-    stored = {path.name.split(".")[1] for path in home.glob("diffusion_pytorch_model.*.safetensors")}
-    if model.variant in stored or not (home / "diffusion_pytorch_model.safetensors").is_file():
-        return model.variant if model.variant in stored else min(stored, default=None)
-    return None
 
 
 @contextmanager

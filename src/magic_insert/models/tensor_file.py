@@ -14,21 +14,25 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, expecting
-from magic_insert.core.jsonl import read_object, write_bytes
+from magic_insert.core.jsonl import read_object, whole_file, write_bytes
 
 ALIGNMENT = 8  # the data starts at a multiple of this, as the format asks
 CHECKSUM = "sha256"  # in the metadata: of the header without this entry, and of the data
 CARDS = ("card.json", "fit.json")
 # What the libraries raise for a model folder with damaged, missing or foreign files.
 DAMAGED = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 LONGEST_HEADER = 100_000_000  # bytes, as the format asks
 
 
@@ -42,17 +46,32 @@ class TensorFile(NamedTuple):
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes `tensors` (from any device) and `metadata` to `path` by an atomic rename.
 
+    One tensor after the other: of a checkpoint of many gigabytes no second copy is held.
+
     Raises:
         UserError: the place cannot be written.
     """
-    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(metadata))
-    length = int.from_bytes(content[:8], "little")
-    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    # Wide numbers first, so that every tensor begins at a multiple of its numbers' size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    place = 0
+    for name in order:
+        tensor, start = tensors[name], place
+        place += tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, place]
+        }  # fmt: skip
     sha = hashlib.sha256(_header_text(header))
-    sha.update(data)
-    header["__metadata__"] = {**header.get("__metadata__", {}), CHECKSUM: sha.hexdigest()}
-    text = _header_text(header)
-    write_bytes(path, len(text).to_bytes(8, "little") + text + data)
+    with whole_file(path) as file:
+        # As long as the header will be with the checksum, which is known when all data were seen.
+        file.write(_sealed(header, "0" * len(sha.hexdigest())))
+        for name in order:
+            flat = tensors[name].detach().cpu().contiguous().reshape(-1)
+            numbers = flat.view(torch.uint8).numpy().data
+            sha.update(numbers)
+            file.write(numbers)
+        file.seek(0)
+        file.write(_sealed(header, sha.hexdigest()))
 
 
 def read_tensors(path: Path) -> TensorFile:
@@ -138,6 +157,12 @@ def fits_itself(path: Path, *, unsealed: bool = True) -> bool:
     return sha.hexdigest() == expected
 
 
-def _header_text(header: dict[str, object]) -> bytes:
+def _sealed(header: Mapping[str, Any], checksum: str) -> bytes:
+    """The beginning of a file: the header with its checksum, and before it its length."""
+    text = _header_text({**header, "__metadata__": {**header["__metadata__"], CHECKSUM: checksum}})
+    return len(text).to_bytes(8, "little") + text
+
+
+def _header_text(header: Mapping[str, Any]) -> bytes:
     text = json.dumps(header, separators=(",", ":"), sort_keys=True).encode()
     return text + b" " * (-len(text) % ALIGNMENT)

@@ -94,8 +94,7 @@ def save_checkpoint(
             if isinstance(value, Tensor):
                 full = whole(value.detach())
                 if folder is not None:
-                    # A copy each: parameters may share a table of levels, and a file holds no tensor twice.
-                    tensors[f"{STATE}{index}.{name}"] = full.to("cpu", copy=True)
+                    tensors[f"{STATE}{index}.{name}"] = full.cpu()
             else:
                 scalars[f"{index}.{name}"] = value
     if folder is None:

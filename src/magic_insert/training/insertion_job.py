@@ -132,19 +132,23 @@ def _toybox(
     )
     plan = PairsPlan(seed, data.made, size, tuple(data.styles), "train", data.occlusion)
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
+    photographs = _named(data.backgrounds, "data.backgrounds") if data.backgrounds else []
     made = []
     for each in plans:
         with stage(on_event, f"render {each.split} pairs") as running:
-            made.append(ToyboxPairs(render(store, each, workers=data.workers, on_step=running), each))
+            arrays = render(store, each, workers=data.workers, on_step=running)
+            made.append(ToyboxPairs(arrays, each, photographs))
     return made[0], made[1] if data.held_out else None
+
+
+def _named(folder: str | None, key: str) -> list[Path]:
+    """The pictures in the folder that the setting `key` names."""
+    return list(named_pictures(Path(str(folder)), key).values())
 
 
 def _composites(data: DataConfig, seed: int) -> tuple[PairSet, PairSet | None]:
     """Pairs of cut-outs and photographs; those held out have other places and suns."""
-    subjects, backgrounds = (
-        list(named_pictures(Path(str(folder)), key).values())
-        for folder, key in ((data.path, "data.path"), (data.backgrounds, "data.backgrounds"))
-    )
+    subjects, backgrounds = _named(data.path, "data.path"), _named(data.backgrounds, "data.backgrounds")
     training = CompositePairs(subjects, backgrounds, data.made, seed)
     for path in subjects:  # before anything is trained
         load_cut_out(path)
@@ -191,7 +195,7 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
             f"expected an effect network at {start} for train.init, got none; set train.init=base"
         )
     pairs: tuple[PairSet | None, PairSet | None] = (None, None)
-    if data.name != "toybox":
+    if data.name != "toybox" or data.backgrounds:
         pairs = open_pairs(cfg, SIDE, on_event)
     training, held_out = pairs
     settings = EffectFit(

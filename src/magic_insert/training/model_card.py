@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.models.folders import variant_of
 
 MICRO = "micro"  # our own model, which is on no hub
 FILE = "README.md"
@@ -16,10 +17,13 @@ LICENCES = {MICRO: "apache-2.0", "stabilityai/stable-diffusion-xl-base-1.0": "op
 TAGS = ("text-to-image", "lora", "textual_inversion", "stable-diffusion-xl", "magic-insert")
 
 
-def base_of(model: ModelConfig) -> dict[str, str]:
-    """The base model's name and where it is from: a hub id, the last name of a folder, or our own."""
+def base_of(model: ModelConfig) -> dict[str, str | None]:
+    """The base model's name, where it is from (a hub id, the last name of a folder, or our own) and which variant."""
     source = model.source or model.name
-    return {"name": model.name, "source": Path(source).name if Path(source).is_dir() else source}
+    folder = Path(source).expanduser()
+    inside = folder if folder.is_dir() else None
+    variant = None if source == MICRO else variant_of(model, inside)
+    return {"name": model.name, "source": source if inside is None else inside.name, "variant": variant}
 
 
 def model_card(
@@ -34,6 +38,7 @@ def model_card(
         pictures: names of pictures beside it.
     """
     base, words = card["base_model"]["source"], card["tokens"]
+    variant = card["base_model"].get("variant")
     prompt = card["prompt"].replace("{tokens}", " ".join(words))
     header = {
         "library_name": "diffusers",
@@ -50,7 +55,7 @@ def model_card(
     return TEXT.format(
         header=lines, title=title, shown=shown, base=base,
         where=SHIPPED if base == MICRO else ELSEWHERE % base, prompt=prompt,
-        lora=lora, tokens=tokens, words=json.dumps(words),
+        lora=lora, tokens=tokens, words=json.dumps(words), variant=f', variant="{variant}"' if variant else "",
         size=card["image_size"], steps=card["steps"],
     )  # fmt: skip
 
@@ -74,11 +79,12 @@ model's; the rights in the subject's picture are another matter.
 ## In diffusers
 
 ```python
+import torch
 from diffusers import StableDiffusionXLPipeline
 from safetensors.torch import load_file
 
 {where}
-pipe = StableDiffusionXLPipeline.from_pretrained(base)
+pipe = StableDiffusionXLPipeline.from_pretrained(base{variant}, torch_dtype=torch.float32)  # float16 on a GPU
 pipe.load_lora_weights(".", weight_name="{lora}")
 rows, words = load_file("{tokens}"), {words}
 for key, encoder, tokenizer in (

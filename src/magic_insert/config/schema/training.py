@@ -240,7 +240,7 @@ class DataConfig:
     path: Annotated[str | None, Input("path")] = None
     """Folder or file of the data set, for all but toybox."""
     backgrounds: Annotated[str | None, Input("path")] = None
-    """Folder of photographs (composites)."""
+    """Folder of photographs: what composites are made on; under the renders of the Toybox in place of their scenes."""
     on_error: OnError = "refuse"
     """Bad pairs are refused by name, or skipped."""
     limit: Count | None = None
