@@ -28,6 +28,7 @@ from magic_insert.core.records import Subject
 from magic_insert.models.edit_unet import open_for_lora
 from magic_insert.models.memory_plan import CONTEXT, COUNTS, TEXT, TEXT_2, UNET, VAE, WORDS
 from magic_insert.models.micro import build_tokenizer, load_tokenizers
+from magic_insert.models.pipeline import quiet
 from magic_insert.models.sampling import sample
 from magic_insert.training.insertion import EditFit, EditLatents, InsertionModule, edit_batches
 from magic_insert.training.personalize import personalize
@@ -79,7 +80,9 @@ def build_full_size(
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2, **shared)),
         }
     for part in parts.values():
-        fill(part.to(dtype).to_empty(device=device))
+        with quiet():
+            part.to(dtype)
+        fill(part.to_empty(device=device))
         part.requires_grad_(False).eval()
     pipe = StableDiffusionXLPipeline(
         **parts,
