@@ -88,7 +88,8 @@ def test_every_table_says_which_metrics_made_it(report: Path) -> None:
     for table in re.findall(r'<div class="card"><p>(.*?)</p>', page):
         assert "metrics=micro" in table
     assert page.count("<table") == len(re.findall(r'<div class="card"><p>', page)) > 10
-    for heading in re.findall(r"^#+ .*$", (report.parent / "table.md").read_text(), flags=re.MULTILINE):
+    written = "".join((report.parent / name).read_text() for name in ("table.md", "trust.md"))
+    for heading in re.findall(r"^#+ .*$", written, flags=re.MULTILINE):
         assert "metrics=micro" in heading
     for line in csv.DictReader(io.StringIO((report.parent / "table.csv").read_text())):
         assert line["metrics"] == "micro"

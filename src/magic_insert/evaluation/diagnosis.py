@@ -41,6 +41,7 @@ from magic_insert.evaluation.statistics import (
 )
 
 TRUST_DRAWS = 500
+TRUST_PAIRS = 4  # of fewer pairs every interval spans everything
 CHUNK = 64
 LOST = 0.25
 COPIED = 0.75
@@ -319,8 +320,13 @@ def weighted_spearman(one: Array, other: Array, weights: Array) -> Array:
 def trust(
     frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, seed: int = 0, draws: int = TRUST_DRAWS
 ) -> list[Trust]:
-    """Every metric of `track` against every truth column, in the order of the tables; constant columns are left out."""
+    """Every metric of `track` against every truth column, in the order of the tables; constant columns are left out.
+
+    Empty for fewer than TRUST_PAIRS pairs.
+    """
     methods = frame[frame["kind"] == "method"].dropna(axis=1, how="all")
+    if methods["pair_id"].nunique() < TRUST_PAIRS:
+        return []
     columns = [
         column.judged_with(str(facts.get("metrics")))
         for column in present_columns(methods, track)

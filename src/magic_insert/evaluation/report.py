@@ -101,7 +101,7 @@ def run_report(cfg: ReportConfig) -> Path:
 def write_report(
     out: Path, rows: Sequence[Row], facts: Mapping[str, Any], *, pictures: Path | None = None, seed: int = 0
 ) -> list[Table]:
-    """Writes table.{md,csv,tex}, pareto.png, diagnosis.jsonl, facts.json and report.html in `out`.
+    """Writes table.{md,csv,tex}, trust.md, pareto.png, diagnosis.jsonl, facts.json and report.html in `out`.
 
     Args:
         pictures: the folder that the rows' picture paths start from; `out` if None.
@@ -121,7 +121,8 @@ def write_report(
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
     known = [trust_markdown(part["trust"], f"{part['track']}, {part['table'].label}") for part in parts]
-    write_text(out / "table.md", "\n".join([markdown(tables, facts), *filter(None, known)]))
+    write_text(out / "table.md", markdown(tables, facts))
+    write_text(out / "trust.md", "\n".join(filter(None, known)))
     findings = [json.dumps(asdict(finding)) + "\n" for part in parts for finding in part["findings"]]
     write_text(out / "diagnosis.jsonl", "".join(findings))
     write_text(out / "table.csv", csv_text(tables, facts))
