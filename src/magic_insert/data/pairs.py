@@ -453,7 +453,7 @@ class CompositePairs:
         """What each pair is made of."""
         sums = {path: sha256_file(path) for path in (*self.subjects, *self.backgrounds)}
         return [
-            digest([COMPOSITES_VERSION, self.seed, i, *(sums[path] for path in self._chosen(i))])
+            digest([COMPOSITES_VERSION, self.seed, i, *(sums[path] for path in self.chosen(i))])
             for i in range(self.count)
         ]
 
@@ -463,7 +463,7 @@ class CompositePairs:
         Raises:
             UserError: a picture is not sound, or the cut-out is opaque or empty.
         """
-        subject, scene = self._chosen(index)
+        subject, scene = self.chosen(index)
         rgb, alpha = load_cut_out(subject)
         without = load_rgb(scene)
         if (scale := LONGEST / max(without.shape[-2:])) < 1:
@@ -476,10 +476,11 @@ class CompositePairs:
         return Pair(self._id(index), dark.rgb, without, mask)
 
     def _id(self, index: int) -> str:
-        subject, scene = self._chosen(index)
+        subject, scene = self.chosen(index)
         return f"{index:05d}-{subject.stem}-{scene.stem}"
 
-    def _chosen(self, index: int) -> tuple[Path, Path]:
+    def chosen(self, index: int) -> tuple[Path, Path]:
+        """The files of cut-out and photograph of pair `index`."""
         return tuple(
             paths[fold_in(self.seed, name, index) % len(paths)]
             for name, paths in (("subject", self.subjects), ("scene", self.backgrounds))
