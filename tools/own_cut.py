@@ -81,7 +81,8 @@ def table(frame: pd.DataFrame) -> str:
     lines = []
     for (framing, name), part in frame.groupby(["framing", "segmenter"], sort=False):
         estimate = mean_interval(part["iou"], part["subject"], part["background"])
-        known = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
+        low, high = (estimate.low, estimate.high) if estimate.low is not None else (None, None)
+        known = "" if low is None or high is None else f" [{max(0, low):.3f}, {min(1, high):.3f}]"
         lines.append(
             {
                 "framing": framing,

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -79,3 +80,21 @@ def test_an_openraster_file_holds_the_layers_from_top_to_bottom_and_the_whole(
         for layer, given in zip(found, layers, strict=True):
             assert np.array_equal(Image.open(archive.open(layer.get("src"))), given.image)
         assert difference(Image.open(archive.open("mergedimage.png")), whole) == 0
+        small = Image.open(archive.open("Thumbnails/thumbnail.png"))
+        assert small.format == "PNG"
+        assert max(small.size) <= 256
+
+
+def test_an_openraster_file_opens_in_pyora_with_every_layer_in_its_place(
+    painted: tuple[list[FileLayer], Image.Image], tmp_path: Path
+) -> None:
+    pyora = pytest.importorskip("pyora")
+    layers, whole = painted
+    (tmp_path / "layers.ora").write_bytes(open_raster(layers, whole))
+    opened = pyora.Project.load(str(tmp_path / "layers.ora"))
+    found = list(opened.children_recursive)[::-1]
+    assert [(layer.name, layer.offsets) for layer in found] == [*LAYERS.items()]
+    for layer, given in zip(found, layers, strict=True):
+        assert np.array_equal(layer.get_image_data(raw=True), given.image.convert("RGBA"))
+    assert difference(opened.get_image_data(use_original=True), whole) == 0
+    assert difference(opened.get_image_data(use_original=False), whole) <= 2  # drawn by pyora, layer by layer

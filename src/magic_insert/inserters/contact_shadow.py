@@ -1,5 +1,7 @@
 """A contact shadow: the silhouette squashed onto the ground, and darkness under the feet. Seven numbers, no weights."""
 
+import math
+
 import torch
 
 from magic_insert.config.schema.shared import InserterConfig
@@ -10,6 +12,8 @@ from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import LayerInserter, Window
 from magic_insert.models.effect_net import SIDE, contact_shade
 
+FAINT_SHADE = 0.8  # factors nearer to 1 than this one are strengthened less
+
 
 def tuned(layer: EffectLayer, longer: float, settings: InserterConfig) -> EffectLayer:
     """The layer as strong and as soft as the settings want it; `longer` is the subject's longer side in its pixels."""
@@ -18,7 +22,9 @@ def tuned(layer: EffectLayer, longer: float, settings: InserterConfig) -> Effect
     log_shade, light = torch.log(layer.shade.clamp_min(1e-3)), layer.light
     if settings.softness > 0:
         log_shade, light = (blur(x, 0.2 * settings.softness * longer) for x in (log_shade, light))
-    shade = torch.exp(settings.strength * log_shade)
+    # Above 1 what is hardly there stays so: around a body a network leaves a trace that would become a halo.
+    more = max(0.0, settings.strength - 1.0) * (log_shade / math.log(FAINT_SHADE)).clamp(0.0, 1.0)
+    shade = torch.exp((min(1.0, settings.strength) + more) * log_shade)
     return EffectLayer(shade.clamp(max=1.0), (settings.strength * light).clamp(0.0, 1.0))
 
 

@@ -47,6 +47,7 @@ LIMIT = 110.0  # of a and b in the grid
 # A line is this much darker than both sides, and at most so wide, as a share of the longer side.
 DARK_LINE, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
 GRAIN_SIGMA, PIECE = 1.5, 96
+GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
 FEW_LINES, MANY_LINES = (
     0.006,
@@ -222,7 +223,7 @@ def measure_marks(light: Plane) -> Marks:
     found = hats[2] > DARK_LINE
     ink = float(np.percentile(light[found], 25)) if found.any() else 0.0
     residual, spread = texture(light)
-    piece = flattest(residual, light)
+    piece = flattest(residual, light, spread)
     return Marks(lines, float(width), ink, spread, piece)
 
 
@@ -235,18 +236,22 @@ def texture(light: Plane) -> tuple[Plane, float]:
     return residual, float(np.sqrt(np.mean(residual[flat] ** 2)))
 
 
-def flattest(residual: Plane, light: Plane) -> Plane:
-    """The square of `residual` under which the picture has the fewest edges, neither black nor white."""
+def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
+    """The square of `residual` under which the picture has the fewest edges, neither black nor white.
+
+    What is left of edges is cut to what grain of this `spread` reaches: a bright line would be repeated as stripes.
+    """
     side = max(8, min(PIECE, *light.shape))
     best, found = np.inf, residual[:side, :side]
     for y in range(0, light.shape[0] - side + 1, max(1, side // 2)):
         for x in range(0, light.shape[1] - side + 1, max(1, side // 2)):
             there = (slice(y, y + side), slice(x, x + side))
-            spread, mean = float(light[there].std()), float(light[there].mean())
-            cost = spread + 0.5 * abs(mean - 60)
+            contrast, mean = float(light[there].std()), float(light[there].mean())
+            edges = float((np.abs(residual[there]) > GRAIN_REACH * spread).mean())
+            cost = contrast + 0.5 * abs(mean - 60) + 200 * edges
             if cost < best:
                 best, found = cost, residual[there]
-    return found
+    return np.clip(found, -GRAIN_REACH * spread, GRAIN_REACH * spread)
 
 
 def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:

@@ -58,7 +58,7 @@ function prior(item) {
 // How large a subject is whose feet are in this row, beside one that stands where the prior puts it.
 function depth(foot) {
   const far = scene.horizon * scene.size[1], near = scene.box[1] + scene.box[3];
-  return clamp((foot - far) / Math.max(1, near - far), 0.3, 1.3);
+  return clamp((foot - far) / Math.max(1, near - far), 0.4, 1.3);
 }
 
 function put(centre, foot, item = subject) {
