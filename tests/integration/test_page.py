@@ -22,9 +22,11 @@ from PIL import Image
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
+from magic_insert.core.box import Box
 from magic_insert.magic import Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
+from magic_insert.page.session import Task, Wish
 from magic_insert.page.studio import Studio
 from magic_insert.pages.server import PageServer
 
@@ -467,3 +469,14 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     )
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.complaints == []
+
+
+def test_the_time_that_is_left_goes_by_the_steps_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    item = shelf.Item("a", "subject", Path("a.png"), "own", "a")
+    task = Task("1", Wish("full", item, item, Box(0, 0, 9, 9), {}), quick=False)
+    left = []
+    for step, seconds in enumerate((0.0, 30.0, 32.0, 34.0)):  # the first step loads and warms up
+        monkeypatch.setattr("magic_insert.page.session.time.monotonic", lambda now=seconds: now)
+        task.progress("personalise", step, 11)
+        left.append(task.seconds_left)
+    assert left == [None, None, 18.0, 16.0]

@@ -72,8 +72,8 @@ class Wish:
 
 @dataclass
 class Task:
-    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `drafted`: the box of a
-    smaller picture that is the `view` meanwhile."""
+    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `began`: when step `first` of
+    the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile."""
 
     id: str
     wish: Wish
@@ -83,6 +83,7 @@ class Task:
     step: int = 0
     total: int = 1
     began: float = 0.0
+    first: int = 0
     seconds_left: float | None = None
     trouble: str = ""
     view: tuple[bytes, str] | None = None
@@ -98,11 +99,12 @@ class Task:
     def progress(self, stage: str, step: int, total: int) -> None:
         """Notes where the work is, and how long the stage still takes by its steps so far."""
         now = time.monotonic()
-        if stage != self.stage or step == 0:
-            self.stage, self.began = stage, now
+        if stage != self.stage or step <= 1:  # the first step of a stage also warms up
+            self.stage, self.began, self.first = stage, now, step
         self.step, self.total = step, total
-        known = 0 < step < total
-        self.seconds_left = round((now - self.began) / step * (total - step), 1) if known else None
+        known = self.first < step < total
+        spent = (now - self.began) / max(1, step - self.first)
+        self.seconds_left = round(spent * (total - step), 1) if known else None
 
     def show(self, preview: Preview, *, last: bool) -> None:
         """Draws what there is at the stage's end, and before at intervals: a tenth of the time at most goes there."""
