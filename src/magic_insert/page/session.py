@@ -72,8 +72,8 @@ class Wish:
 
 @dataclass
 class Task:
-    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `began`: when step `first` of
-    the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile."""
+    """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `began`: when step `first`
+    of the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile."""
 
     id: str
     wish: Wish
