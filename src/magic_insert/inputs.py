@@ -234,7 +234,9 @@ def _find_run(cfg: InsertConfig) -> Path | None:
     learned = _request(run).get("pictures", [])
     if learned and sha256_file(cfg.subject) not in [digest for _, digest in learned]:
         names = ", ".join(name for name, _ in learned)
-        raise UserError(f"expected subject to be a picture that {run} learned ({names}), got {cfg.subject}")
+        raise UserError(
+            f"expected subject to be a picture that {run} learned ({names}), got another one at {cfg.subject}"
+        )
     return run
 
 

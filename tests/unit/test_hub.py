@@ -36,6 +36,7 @@ from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, encode_ids, initial_tokens, prompt_ids, save_tokens
 from magic_insert.paths import CHECKOUT
+from magic_insert.training.personalize_module import check_device
 from magic_insert.training.personalize_validation import edit_texts
 
 
@@ -217,6 +218,13 @@ def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(
     assert sorted(folder.name for folder in (out / "steps").iterdir()) == ["000002", "000003"]
     code = (out / "README.md").read_text().split("```python")[1].split("```")[0]
     assert plain_pipe(code, hub, out, monkeypatch).get_active_adapters()
+
+
+def test_a_subject_is_not_learned_in_float16_without_a_gpu(hub: Hub, tmp_path: Path) -> None:
+    pipe = load_pipeline(hub_config(hub, dtype="float16"))
+    cfg = freeze(compose_job("personalize", [*hub.words(), "subject=cat.png", "out=out"])).personalization
+    with pytest.raises(UserError, match=r"set model\.dtype=float32"):
+        check_device(cfg, pipe.unet.device, pipe.unet.dtype)
 
 
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:

@@ -163,7 +163,7 @@ class _Run:
         """Refuses what can be refused, then claims the folder."""
         pipe, cfg = self.pipe, self.cfg
         refuse_unknown_layers(pipe.unet, cfg.targets)
-        check_device(cfg, pipe.unet.device)
+        check_device(cfg, pipe.unet.device, pipe.unet.dtype)
         check_own_style(pipe, cfg)
         check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
         validation = None

@@ -269,13 +269,19 @@ def checkpointed(unet: Any, wanted: bool) -> Iterator[None]:
         unet.disable_gradient_checkpointing()
 
 
-def check_device(cfg: PersonalizationConfig, device: torch.device) -> None:
-    """That `device` can do what `cfg` asks for and the optimizer is installed.
+def check_device(
+    cfg: PersonalizationConfig, device: torch.device, dtype: torch.dtype = torch.float32
+) -> None:
+    """That `device` can do what `cfg` asks for, with frozen weights of `dtype`, and the optimizer is installed.
 
     Raises:
         UserError: 8-bit states or float16 were asked for without a GPU, or a package is missing.
     """
     check_optimizer(cfg.optimizer, device, "personalization")
+    if device.type != "cuda" and dtype == torch.float16:
+        raise UserError(
+            f"expected a GPU to learn a subject with model.dtype=float16, got {device}; set model.dtype=float32"
+        )
     if device.type != "cuda" and cfg.precision == "16-mixed":
         raise UserError(
             f"expected a GPU for personalization.precision=16-mixed, got {device}; "
