@@ -291,6 +291,9 @@ def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Brows
         lambda state: any(item["id"] == clear and item["trouble"] for item in state["items"])
     )
     assert "visible pixels" in next(item["trouble"] for item in state["items"] if item["id"] == clear)
+    sound = wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9])
+    for ask in ([], "x", 1, *({**sound, key: [{}]} for key in (*sound, "instead"))):
+        assert "expected" in trouble(browser.post("drops", ask))
     assert "inside the 96 x 96" in trouble(
         browser.post("drops", wish("preview", "bunny-01", "forest-12", [90, 0, 40, 60]))
     )

@@ -155,13 +155,17 @@ def result_of(session: Session, request: Request) -> Result:
     return found
 
 
-def wish_of(studio: Studio, session: Session, given: Any) -> Wish:
+def wish_of(studio: Studio, session: Session, given: dict[str, Any]) -> Wish:
     """What the browser asks for; raises `UserError` where it is not what the page would send."""
-    box, knobs, kind = given.get("box"), given.get("knobs", {}), given.get("kind")
+    box, knobs, kind = given.get("box", []), given.get("knobs", {}), str(given.get("kind"))
     whole = isinstance(box, list) and len(box) == 4 and all(type(number) is int for number in box)
     plain = isinstance(knobs, dict) and all(isinstance(value, str | int | float) for value in knobs.values())
-    if not whole or not plain or kind not in ("preview", "full"):
-        raise UserError("expected kind, box=[x, y, w, h] in whole pixels and plain knobs, got something else")
+    names = (given.get("subject"), given.get("scene"), given.get("instead") or "")
+    named = all(isinstance(name, str) for name in names)
+    if not (whole and plain and named) or kind not in ("preview", "full"):
+        raise UserError(
+            "expected kind, subject, scene, box=[x, y, w, h] in whole pixels and plain knobs, got something else"
+        )
     subject, scene = (studio.item(session, given.get(part), part) for part in ("subject", "scene"))
     return Wish(kind, subject, scene, Box(*box), knobs)
 

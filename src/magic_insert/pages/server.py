@@ -164,11 +164,18 @@ async def body_of(request: Request, most: int = MAX_BODY) -> bytes:
     raise HTTPException(413, f"expected at most {most} bytes", headers={"Connection": "close"})
 
 
-async def json_of(request: Request) -> Any:
-    """The JSON that a page sent; not found for another media type, which a form of a foreign page could send."""
+async def json_of(request: Request) -> dict[str, Any]:
+    """The JSON object that a page sent; not found for another media type, which a form of a foreign page could send.
+
+    Raises:
+        UserError: it is no object.
+    """
     if request.headers.get("content-type") != "application/json":
         raise HTTPException(404)
-    return parse_json(await body_of(request), "the request")
+    found = parse_json(await body_of(request), "the request")
+    if not isinstance(found, dict):
+        raise UserError(f"expected a JSON object in the request, got {type(found).__name__}")
+    return found
 
 
 def without_folders(value: Any) -> Any:
