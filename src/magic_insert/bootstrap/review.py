@@ -132,7 +132,7 @@ def review_server(out: Path, port: int) -> PageServer:
 
     async def judge(request: Request) -> Response:
         given = await json_of(request)
-        name, word = given.get("id"), given.get("verdict")
+        name, word = str(given.get("id")), str(given.get("verdict"))
         if name not in verdicts or word not in WORDS.values():
             raise UserError(f"expected a removal of this page and accept or reject, got {name!r}: {word!r}")
         await run_in_threadpool(keep, name, word)
