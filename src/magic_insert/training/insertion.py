@@ -283,17 +283,14 @@ def fit_edit(
     if is_finished(product / CARD, key, work / CARD):
         return
     write_json(work / CARD, {"key": key, **contents})
-    device = pipe.device.type
     check_optimizer(settings.optimizer, pipe.device, "train")
     trained = _opened(unet, settings)
-    if device == "cpu":
+    if pipe.device.type == "cpu":
         plain_attention(trained)
-    if settings.gradient_checkpointing:
-        trained.enable_gradient_checkpointing()
     module = InsertionModule.of(trained, pipe, settings)
     options = TrainerOptions(
         steps=settings.steps,
-        device=device,
+        device=pipe.device.type,
         precision=settings.precision,
         save_every=settings.save_every,
         ema_decay=settings.ema_decay,
@@ -329,12 +326,13 @@ def _opened(unet: Any, settings: EditFit) -> Any:
     """The network to train: `unet` with all its weights or with a LoRA; its frozen weights, where the arithmetic is in
     half precision, in a copy of that precision."""
     unet.train().requires_grad_(True)
-    if not settings.lora_rank:
-        return unet
-    if (half := HALF.get(settings.precision)) is not None:
-        with quiet():
-            unet = copy.deepcopy(unet).to(half)
-    open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    if settings.lora_rank:
+        if (half := HALF.get(settings.precision)) is not None:
+            with quiet():
+                unet = copy.deepcopy(unet).to(half)
+        open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    if settings.gradient_checkpointing:
+        unet.enable_gradient_checkpointing()
     return unet
 
 
