@@ -1,26 +1,30 @@
 """Every metric of the harness against the truth: all twenty scenes of ToyPlop, methods of today, pasting among them.
 
-    python experiments/013-which-metric/measure.py --out runs/013 --personalized runs/011/subjects --weights FOLDER
+    python experiments/013-which-metric/measure.py --out runs/013 --weights FOLDER
     python experiments/013-which-metric/measure.py --out runs/013 --figure-only
 
-Draws and judges with `magic-insert evaluate`; two subjects were learned by experiment 011. FOLDER holds the weights of
-LPIPS's trunk and of AdaIN, which do not ship.
+Draws and judges with `magic-insert evaluate`, which learns the subjects with the shipped recipe. FOLDER holds the
+weights of LPIPS's trunk and of AdaIN, which do not ship.
 Agreement: of two methods on the same pair, how often does the metric prefer the one that is nearer to the truth? One
 half is chance; Kendall's tau over methods is 2 agreement - 1. Within: Spearman's correlation over pairs inside a
 method, mean over methods. Intervals: pigeonhole bootstrap over subjects and backgrounds.
-Writes rows.csv, table.md and figure.png beside this script.
+Writes rows.csv, table.md, figure.png and pictures.jpg beside this script.
 """
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import pil_to_tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import Row, arguments, figure
+from common import Row, arguments, figure, mean_with_interval, save_sheet
 
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.evaluation.diagnosis import Trust, trust_of
@@ -29,24 +33,31 @@ from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
 from magic_insert.toybox.world import toyplop_scenes
 
 HERE = Path(__file__).resolve().parent
-LEARNED = ("frog-01", "dinosaur-01")  # by experiment 011
-OTHERS = ("bunny-01", "owl-01", "robot-01", "car-01", "teapot-01", "mushroom-01")
+LEARNED = ("frog-01", "dinosaur-01", "bunny-01")  # those that the personalised methods draw
+SUBJECTS = (*LEARNED, "owl-01", "robot-01", "car-01", "teapot-01", "mushroom-01")
+EACH = 5  # scenes of a subject
 STEPS = 10  # of a drawing
 COMMON = [
     "benchmark.split=full", f"sampling.steps={STEPS}",
-    # As experiment 011 learned them, so that its subjects are found.
+    # Of the training, what experiment 011 keeps, so that its subjects are found; the product is the default recipe's.
     "personalization.validation.every=25", "personalization.validation.edits=[]",
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",
 ]  # fmt: skip
-# What is run in each track, on every pair and on those of learned subjects.
+PLAIN = "no_handover"  # the personalised model draws every step
+INSERTERS = "inserter=[effect,diffusion,contact_shadow,copy_paste]"
+# By track, what draws every pair and what draws those of learned subjects.
 RUNS = {
-    "stylize": ("stylizer=[instantstyle,adain]", "stylizer=[personalized]"),
-    "insert": (
-        "stylizer=[tone] inserter=[effect,diffusion,contact_shadow,copy_paste]",
-        "stylizer=[personalized] inserter=[effect,copy_paste]",
-    ),
-}
+    "stylize": {
+        "all": ["stylizer=[instantstyle,adain,tone]"],
+        "learned": [
+            f"stylizer=[personalized,{PLAIN}:personalized]", f"stylizers.{PLAIN}.style.handover=1"
+        ],
+    },
+    "insert": {
+        "all": ["stylizer=[tone]", INSERTERS], "learned": ["stylizer=[personalized]", INSERTERS],
+    },
+}  # fmt: skip
 COPY_PASTE = "floor:copy_paste"
 ABOUT = ["track", "method", "pair_id", "seed", "subject", "background", "style"]
 # Truths by track, the first one is the headline.
@@ -61,37 +72,29 @@ SHOWN = (
 LIKENESS = ("truth_identity", "truth_style")
 
 
-def pairs_of() -> tuple[list[str], list[str]]:
-    """Two subjects in every scene, a learned one and another; all pairs, and those of the learned."""
+def pairs_of(subjects: Sequence[str]) -> list[str]:
+    """Each subject in EACH scenes; the eight of them fill every scene twice."""
     scenes = [name for name, _, _ in toyplop_scenes("full")]
-    mine, others = (
-        [f"{subjects[i % len(subjects)]}__{scene}" for i, scene in enumerate(scenes)]
-        for subjects in (LEARNED, OTHERS)
-    )
-    return [*mine, *others], mine
+    return [
+        f"{name}__{scenes[(EACH * SUBJECTS.index(name) + k) % len(scenes)]}"
+        for name in subjects
+        for k in range(EACH)
+    ]
 
 
-def evaluate(args: Any, track: str) -> pd.DataFrame:
-    """The rows of one track."""
-    found = []
-    runs = zip(("all", "learned"), RUNS[track], pairs_of(), strict=True)
-    for name, methods, pairs in list(runs)[: 1 if args.unlearned else 2]:
-        words = [
-            *COMMON,
-            *methods.split(),
-            f"track={track}",
-            f"out={args.out / name}",
-            f"num_draws={args.draws}",
-        ]
-        words += [f"benchmark.pairs=[{','.join(pairs)}]", f"encoders.lpips={args.weights}"]
-        if "adain" in methods:
-            words.append(f"stylizers.adain.weights={args.weights}")
-        if args.personalized:
-            words.append(f"personalized={args.personalized}")
-        run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
-        subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
-        found.append(table_of(read_jsonl(args.out / name / "rows.jsonl")))
-    return pd.concat(found, ignore_index=True).drop_duplicates(["track", "method", "pair_id", "seed"])
+def evaluate(args: Any, track: str, part: str) -> pd.DataFrame:
+    """The rows of one track, of all subjects or of the learned ones."""
+    out, chosen = args.out / part, SUBJECTS[: args.subjects]
+    pairs = pairs_of([name for name in chosen if part == "all" or name in LEARNED])
+    words = [*COMMON, *RUNS[track][part], f"track={track}", f"out={out}", f"encoders.lpips={args.weights}"]
+    words += [f"benchmark.pairs=[{','.join(pairs)}]", f"num_draws={args.draws if track == 'stylize' else 1}"]
+    if args.personalized:
+        words.append(f"personalized={args.personalized}")
+    if "adain" in RUNS[track][part][0]:
+        words.append(f"stylizers.adain.weights={args.weights}")
+    run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
+    subprocess.run([sys.executable, "-c", run, "evaluate", *words], check=True)
+    return table_of(read_jsonl(out / "rows.jsonl"))
 
 
 def table_of(rows: list[Row]) -> pd.DataFrame:
@@ -158,6 +161,29 @@ def means(rows: pd.DataFrame, track: str) -> pd.DataFrame:
     return part.groupby("method", sort=False)[keep].mean().round(3).reset_index()
 
 
+def learned_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """On the pairs of learned subjects, over pairs: what each stylizer reaches, and what the hand-over changes."""
+    part = rows[(rows.track == "stylize") & rows.subject.isin(LEARNED)]
+    keys = ("truth_lpips", *LIKENESS, "subject_mean", "style_csd")
+    values = part.groupby(["method", "pair_id"])[list(keys)].mean()
+    names = [
+        name
+        for name in ("personalized", PLAIN, "instantstyle", "adain", "tone", COPY_PASTE)
+        if name in values.index
+    ]
+    lines: list[Row] = []
+    for name in names:
+        found = values.loc[name]
+        lines.append({"method": name} | {key: mean_with_interval(found[key].to_numpy(), 2) for key in keys})
+        if name != names[0]:
+            over = values.loc[names[0]] - found
+            lines.append(
+                {"method": f"personalized - {name}"}
+                | {key: mean_with_interval(over[key].to_numpy(), 2) for key in keys}
+            )
+    return pd.DataFrame(lines)
+
+
 def draw(path: Path, rows: pd.DataFrame) -> None:
     """Agreement of every metric with the truth, with and without pasting; beside it, composites."""
     with figure(path, 9.0, 4.8) as made:
@@ -189,17 +215,50 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
         made.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
 
 
+def sheet(out: Path, pairs: list[str]) -> None:
+    """Some pairs of the learned subjects: scene, subject, truth, and what every method makes of it."""
+    names = {
+        "personalized": "personalised", PLAIN: "personalised,\nno hand-over", "instantstyle": "InstantStyle",
+        "adain": "AdaIN", "tone": "tone",
+    }  # fmt: skip
+    rows = []
+    for pair in pairs[::2]:
+        subject, scene = pair.split("__")
+        inputs = out / "all" / "inputs"
+        files = [inputs / f"backgrounds/{scene}.png", inputs / f"subjects/{subject}.png"]
+        files.append(inputs / f"truth/{pair}/styled.png")
+        for method in names:
+            part = "learned" if method in ("personalized", PLAIN) else "all"
+            files.append(out / part / f"images/stylize/{method}/{pair}.0.png")
+        rows.append([on_white(file) for file in files])
+    save_sheet(
+        HERE / "pictures.jpg",
+        rows,
+        [""] * len(rows),
+        ["scene", "subject", "truth", *names.values()],
+        cell=112,
+    )
+
+
+def on_white(file: Path) -> Tensor:
+    """A picture or cut-out, as 3 h w."""
+    picture = Image.open(file).convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return pil_to_tensor(Image.alpha_composite(white, picture).convert("RGB")) / 255
+
+
 def main() -> None:
-    parser = arguments(__doc__, subjects=2)
-    parser.add_argument("--personalized", type=Path, help="folder of subjects that were learned before")
+    parser = arguments(__doc__, subjects=len(SUBJECTS))
     parser.add_argument("--weights", type=Path, help="folder of LPIPS's trunk and AdaIN's networks")
-    parser.add_argument("--unlearned", action="store_true", help="leave out what has to be personalised")
-    parser.add_argument("--tracks", type=lambda text: text.split(","), default=list(RUNS))
-    parser.add_argument("--draws", type=int, default=1)
+    parser.add_argument("--personalized", type=Path, help="folder of subjects that were learned before")
+    parser.add_argument("--draws", type=int, default=2, help="of redrawn subjects; composites have one")
     args = parser.parse_args()
     if not args.figure_only:
-        found = pd.concat([evaluate(args, track) for track in args.tracks], ignore_index=True)
+        parts = [evaluate(args, track, part) for track in RUNS for part in RUNS[track]]
+        found = pd.concat(parts, ignore_index=True)
+        found = found.drop_duplicates(["track", "method", "pair_id", "seed"])
         found.to_csv(HERE / "rows.csv", index=False)
+        sheet(args.out, pairs_of([name for name in LEARNED if name in SUBJECTS[: args.subjects]]))
     rows = pd.read_csv(HERE / "rows.csv")
     parts = []
     for track in [track for track in RUNS if (rows.track == track).any()]:
@@ -207,6 +266,7 @@ def main() -> None:
             parts.append(f"### {track}, {'with' if pasted else 'without'} the subject as it is\n")
             parts.append(lines_of(rows, track, pasted=pasted).to_markdown(index=False) + "\n")
         parts += [f"### {track}, means\n", means(rows, track).to_markdown(index=False) + "\n"]
+    parts += ["### stylize, pairs of learned subjects\n", learned_means(rows).to_markdown(index=False) + "\n"]
     (HERE / "table.md").write_text(text := "\n".join(parts))
     draw(HERE / "figure.png", rows)
     print(text)
