@@ -22,6 +22,7 @@ from magic_insert.core.picture_files import (
     brightness_range,
     open_picture,
     pictures_in,
+    require_mask_size,
     require_pictures,
     require_size,
 )
@@ -209,11 +210,7 @@ def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
         UserError: not a sound picture, another size, all black or all white.
     """
     mask = open_picture(path)
-    if mask.size != size:
-        raise UserError(
-            f"expected a mask of {size[0]} x {size[1]}, the picture's size, in {path}, "
-            f"got {mask.size[0]} x {mask.size[1]}"
-        )
+    require_mask_size(path, mask.size, size)
     low, high = brightness_range(mask)
     if high < INSIDE or low >= INSIDE:
         raise UserError(

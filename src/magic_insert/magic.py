@@ -39,7 +39,7 @@ from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
 from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
 from magic_insert.core.jsonl import read_json
-from magic_insert.core.picture_files import require_size
+from magic_insert.core.picture_files import require_mask_size, require_size
 from magic_insert.core.placement import default_box
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.core.store import Request, Store
@@ -670,8 +670,8 @@ def remove_object(
 def mask_of(picture: Picture, scene: Scene) -> Scene:
     """The picture of a mask for `scene`; raises `UserError` where its size is another."""
     mask = Scene(read_picture(picture)[0], "mask")
-    if mask.size != scene.size:
-        raise UserError(f"expected a mask of the picture's size {scene.size}, got one of {mask.size}")
+    height, width = scene.size
+    require_mask_size("the mask", (mask.size[1], mask.size[0]), (width, height))
     return mask
 
 

@@ -64,6 +64,14 @@ def require_size(name: str | Path, size: tuple[int, int]) -> None:
         )
 
 
+def require_mask_size(name: str | Path, mask: tuple[int, int], picture: tuple[int, int]) -> None:
+    """That a mask has its picture's size, both (width, height); raises `UserError` otherwise."""
+    if mask != picture:
+        raise UserError(
+            f"expected a mask of {picture[0]} x {picture[1]}, the picture's size, in {name}, got {mask[0]} x {mask[1]}"
+        )
+
+
 def open_picture(path: str | Path) -> Image.Image:
     """The decoded and upright picture at `path`, in the file's own mode.
 
