@@ -9,10 +9,12 @@ from types import ModuleType
 
 import pytest
 import torch
+from own_cut import measure
 from seed_table import lines_of, main
 
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
+from magic_insert.data.pairs import CompositePairs
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
@@ -94,3 +96,18 @@ def test_every_command_of_parity_has_its_reference(parity: ModuleType) -> None:
     assert all(
         digests["exit code"]["text"] == "0" for name, digests in reference.items() if name != "refusals"
     )
+
+
+def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
+    y, x = torch.meshgrid(torch.linspace(-1, 1, 160), torch.linspace(-1, 1, 160), indexing="ij")
+    disc = torch.cat(
+        [torch.tensor([0.9, 0.2, 0.1])[:, None, None].expand(3, 160, 160), (x.hypot(y) < 0.9)[None]]
+    )
+    save_png(tmp_path / "disc.png", disc)
+    save_png(tmp_path / "plain.png", torch.tensor([0.7, 0.8, 0.9])[:, None, None].expand(3, 240, 240))
+    pairs = CompositePairs([tmp_path / "disc.png"], [tmp_path / "plain.png"], 1, seed=3)
+    rows = measure(pairs, ["u2net", "alpha"], tmp_path / "poor")
+    found = rows.set_index(["framing", "segmenter"])["iou"]
+    assert found["framed", "u2net"].min() > 0.8
+    assert found[:, "alpha"].max() == 0  # an opaque picture has none
+    assert {"disc"} == set(rows["subject"])
