@@ -70,9 +70,10 @@ class Clock(Callback):
 
 
 def finished(device: torch.device) -> float:
-    """The time when `device` has nothing left to do, in seconds."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """The time when `device` has nothing left to do, in seconds; on a CPU of the time that this process was given."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
