@@ -142,7 +142,7 @@ class EditSampling:
 
 def predict(unet: Any, latents: Tensor, time: Tensor, prompt: dict[str, Any]) -> Tensor:
     """The UNet's answer in float32, whatever its own precision."""
-    dtype = unet.dtype
+    dtype = unet.conv_in.weight.dtype  # `unet.dtype` takes a walk through all layers
     added = {
         name: [part.to(dtype) for part in value] if isinstance(value, list) else value.to(dtype)
         for name, value in prompt["added_cond_kwargs"].items()

@@ -246,7 +246,8 @@ def sample(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     side = image_size(pipe) // pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, side, side)
-    noise = [torch.randn(shape, generator=g, dtype=pipe.unet.dtype) for g in generators]
+    precision = pipe.unet.dtype  # asked for once, because the answer takes a walk through all its layers
+    noise = [torch.randn(shape, generator=g, dtype=precision) for g in generators]
     latents = torch.cat(noise).to(pipe.device) * scheduler.init_noise_sigma
     extra = {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
     for done, t in enumerate(scheduler.timesteps):
@@ -255,7 +256,7 @@ def sample(
         predicted = denoise(scheduler.scale_model_input(latents, t), t, done)
         latents, *clean = scheduler.step(predicted, t, latents, return_dict=False, **extra)
         on_step(done + 1, partial(_last_picture, pipe.vae, clean[0] if clean else latents))
-        latents = latents.to(pipe.unet.dtype)
+        latents = latents.to(precision)
     return decode(pipe.vae, latents.float())
 
 

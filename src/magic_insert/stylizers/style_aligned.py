@@ -128,7 +128,7 @@ def invert(
     # A clean picture is taken for one at the first level of noise, which the eye cannot see.
     for here, there in zip([torch.zeros_like(levels[0]), *levels[:-1]], levels, strict=True):
         predicted = pipe.unet(
-            latents.to(pipe.unet.dtype),
+            latents.to(text.dtype),
             here,
             encoder_hidden_states=text,
             added_cond_kwargs=added,

@@ -1,0 +1,77 @@
+"""Measures drawing: our sampler against the plain diffusers pipeline on the same weights, prompts, steps and guidance.
+
+Run as `python tools/bench_sampling.py`, with `--model FOLDER --device cuda` for another model. The two draw by turns in
+one process; on a CPU the seconds are CPU time, so that a busy machine is unkind to neither.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_trainer import finished
+from diffusers import StableDiffusionXLPipeline
+
+from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.models.ip_adapter import blank_style
+from magic_insert.models.pipeline import load_pipeline
+from magic_insert.models.sampling import sample
+from magic_insert.paths import micro_dir
+
+PROMPT = "a yellow striped bunny with a red hat, sitting"
+
+
+def main() -> None:
+    """Prints the seconds of a picture by both, and their ratio."""
+    parser = argparse.ArgumentParser(description="Our sampler beside the plain diffusers pipeline.")
+    parser.add_argument("--model", type=Path, default=micro_dir(), help="folder in SDXL's format")
+    parser.add_argument("--resolution", type=int, default=128)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16", "bfloat16"))
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--guidance", type=float, default=5.0)
+    parser.add_argument("--pictures", type=int, default=6)
+    args = parser.parse_args()
+    device = torch.device(args.device)
+    model = ModelConfig(
+        "model", str(args.model), image_size=args.resolution, device=args.device, dtype=args.dtype
+    )
+    ours = load_pipeline(model)
+    plain = StableDiffusionXLPipeline.from_pretrained(
+        args.model, torch_dtype=getattr(torch, args.dtype), local_files_only=True, add_watermarker=False
+    ).to(device)
+    plain.set_progress_bar_config(disable=True)
+    given: dict[str, Any] = {}
+    for file in (args.model / "ip_adapter").glob("*.safetensors"):  # loaded and at rest, as in ours
+        plain.load_ip_adapter(args.model, subfolder="ip_adapter", weight_name=file.name)
+        plain.set_ip_adapter_scale(0.0)
+        given = {"ip_adapter_image_embeds": [blank_style(plain, 2).negative]}
+
+    def by_us(number: int) -> None:
+        sample(ours, [PROMPT], [number], steps=args.steps, guidance=args.guidance)
+
+    def by_diffusers(number: int) -> None:
+        plain(
+            PROMPT, height=args.resolution, width=args.resolution, num_inference_steps=args.steps,
+            guidance_scale=args.guidance, generator=torch.Generator().manual_seed(number), output_type="pt",
+            **given,
+        )  # fmt: skip
+
+    ways: dict[str, Callable[[int], None]] = {"magic-insert": by_us, "diffusers": by_diffusers}
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(args.pictures + 1):
+        for name, draw in ways.items():
+            began = finished(device)
+            draw(number)
+            spent[name].append(finished(device) - began)
+    # The first warms up; a busy machine lengthens some, the fastest quarter is what the code itself takes.
+    quick = {name: statistics.quantiles(seconds[1:], n=4)[0] for name, seconds in spent.items()}
+    for name, seconds in quick.items():
+        print(f"{name:<14}{seconds:8.2f} s a picture of {args.steps} steps")
+    print(f"ratio         {quick['magic-insert'] / quick['diffusers']:8.3f}")
+
+
+if __name__ == "__main__":
+    main()
