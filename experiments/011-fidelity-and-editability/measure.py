@@ -51,7 +51,6 @@ CONDITIONS: dict[str, tuple[tuple[str, ...], str]] = {
 MAIN = "batch 1, rank 32"
 RECIPES = {
     MAIN: ["personalization.batch_size=1"],
-    "batch 1, rank 4": ["personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"],
     "batch 4, rank 32": [],  # the shipped one
 }
 # What the training keeps of its way.

@@ -216,10 +216,12 @@ def outcomes(rows: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         clean = gains(rows[rows.seed.isin(rows[rows.arm == arm].seed)], "clean", 1, "seen", "layered_error")
         run = runs[runs.arm == arm]
         lines.append({
-            "arm": arm, "kept": f"{run.kept.sum()} of {run.harvested.sum()}", "seen, dB": words_of(mine["seen"]),
+            "arm": arm, "kept": f"{run.kept.sum():.0f} of {run.harvested.sum():.0f}",
+            "seen, dB": words_of(mine["seen"]),
             "against clean": "" if arm == "clean" else words_of(mine["seen"] - clean),
             "unseen, dB": words_of(mine["unseen"]), "photo, dB": words_of(mine["photo"]),
-            "published": ", ".join(run.published), "early stop goes on": f"{run['goes on'].sum()} of {len(run)}",
+            "published": ", ".join(run.published.unique()),
+            "early stop goes on": f"{run['goes on'].sum()} of {len(run)}",
         })  # fmt: skip
     return pd.DataFrame(lines)
 
