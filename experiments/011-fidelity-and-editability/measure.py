@@ -127,7 +127,7 @@ def measure(args: Any) -> None:
     bench, judges = ToyPlop(BenchmarkConfig("toyplop", split="full")), Judges()
     rows, home = Rows(args.out), args.out / "subjects"
     names = SUBJECTS[: args.subjects]
-    answers = Answers(bench, judges, names)
+    answers = Answers(bench, judges, SUBJECTS)
     pd.DataFrame(answers.accuracy()).round(4).to_csv(HERE / "judges.csv", index=False)
     whole = MagicInsert.from_pretrained("micro")
     scenes = {name: Scene(bench.background(name), name) for name in {*PHOTO, *DRAWN}}
@@ -266,11 +266,16 @@ def picks(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def by_recipe_of(rows: pd.DataFrame, role: str) -> dict[str, pd.DataFrame]:
+    """`curves` of every recipe, over the subjects that all of them have learned."""
+    found = {name: rows[rows.recipe == name] for name in RECIPES if name in set(rows.recipe)}
+    shared = set.intersection(*(set(part.subject) for part in found.values()))
+    return {name: curves(part[part.subject.isin(shared)], role) for name, part in found.items()}
+
+
 def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     """Every recipe on the photograph and on drawings as they are drawn by default, and its difference to the first."""
-    by_recipe = {
-        name: curves(rows[rows.recipe == name], role) for name in RECIPES if name in set(rows.recipe)
-    }
+    by_recipe = by_recipe_of(rows, role)
     lines = []
     for condition in [name for name in CONDITIONS if "no hand-over" not in name]:
         for steps in LENGTHS:
@@ -319,17 +324,18 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
 
 def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
     """Identity and obedience over training length: above a line a condition, below a line a recipe."""
-    by_recipe = {
-        name: curves(rows[rows.recipe == name], role) for name in RECIPES if name in set(rows.recipe)
-    }
-    above = {str(name): part for name, part in by_recipe[MAIN].groupby("condition", sort=False)}
+    by_recipe = by_recipe_of(rows, role)
+    main = curves(rows[rows.recipe == MAIN], role)
+    above = {str(name): part for name, part in main.groupby("condition", sort=False)}
     below = {name: found[found.condition == "photograph"] for name, found in by_recipe.items()}
     shown = {"identity, plain": "identity of the plain picture"} | {
         edit: f'"{edit}" obeyed' for edit in EDITS
     }
     with figure(path, 10.0, 6.2) as made:
         panels = made.subplots(2, 3, sharex=True, sharey="col")
-        for line, named, head in zip(panels, (above, below), (MAIN, "photograph"), strict=True):
+        for line, named, head in zip(
+            panels, (above, below), (MAIN, "photograph, subjects of all recipes"), strict=True
+        ):
             for axes, (key, title) in zip(line, shown.items(), strict=True):
                 for number, (name, found) in enumerate(named.items()):
                     middle, low, high = np.array([interval(v) for v in found[key]]).T
