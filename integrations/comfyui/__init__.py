@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 
 from magic_insert import MagicInsert
 
-AS_PLACED = 0  # a width or height of 0 takes the placement prior
+AS_PLACED = 0  # width and height of 0 take the placement prior
 
 
 class MagicInsertNode:
@@ -61,7 +61,7 @@ class MagicInsertNode:
         cutout = planes(subject)
         if subject_mask is not None:
             cutout = torch.cat([cutout, alpha(subject_mask, cutout.shape[-2:])])
-        box = None if AS_PLACED in (width, height) else (x, y, width, height)
+        box = None if width == height == AS_PLACED else (x, y, width, height)
         drop = loaded(model, mode).insert(cutout, planes(scene), box, seed=seed)
         rgb = drop.scene.rgb
         layers = {

@@ -12,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from magic_insert.cli.jobs import JOBS
 from magic_insert.config.compose import JOB_SCHEMAS, compose_job, frozen_from
-from magic_insert.config.freeze import freeze, thaw, to_yaml
+from magic_insert.config.freeze import freeze, overridden, thaw, to_yaml
+from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.paths import conf_dir
 
@@ -206,3 +207,11 @@ def test_gradients_through_float16_are_refused_and_the_line_says_what_to_set(job
     cfg = frozen(job, *words, *told)
     assert (cfg.personalization.precision, cfg.personalization.gradient_checkpointing) == ("bf16-mixed", True)
     assert frozen(job, *words, "model.dtype=bfloat16").personalization.precision == "32-true"
+
+
+def test_a_value_from_outside_is_never_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "swordfish")
+    for value in ("${oc.env:SECRET}", ["${oc.env:SECRET}"], "\\${oc.env:SECRET}"):
+        with pytest.raises(UserError, match="a plain value") as told:
+            overridden(InserterConfig(), {"sun": value}, "inserter")
+        assert "swordfish" not in str(told.value)

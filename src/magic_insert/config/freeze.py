@@ -101,11 +101,16 @@ def typed(cls: type[Config], values: Any, key: str) -> Config:
 def overridden(part: Config, values: dict[str, Any], key: str) -> Config:
     """The frozen configuration `part` with some of its keys replaced; ranges are checked again.
 
+    Values may come from a browser: nothing in them is resolved, since an interpolation could read the environment.
+
     Raises:
-        UserError: `part` has no such key, or the value does not fit.
+        UserError: `part` has no such key, the value does not fit, or it has an interpolation in it.
     """
     if not values:
         return part
     known = [entry.name for entry in fields(cast(Any, part))]
     require_known(f"a key of {key}", values, known)
+    for name, value in values.items():
+        if "${" in str(value):
+            raise UserError(f"expected a plain value for {key}.{name}, got an interpolation; leave out the $")
     return typed(type(part), {**asdict(cast(Any, part)), **values}, key)

@@ -294,9 +294,12 @@ def read_object(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: as `read_json`, or the file holds something else than an object.
     """
-    found = read_json(path)
+    return _object(read_json(path), f"in {path}")
+
+
+def _object(found: Any, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise UserError(f"expected a JSON object in {path}, got {_kind(found)}")
+        raise UserError(f"expected a JSON object {where}, got {_kind(found)}")
     return found
 
 
@@ -310,10 +313,8 @@ def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
     for number, line in enumerate(read_file(path, "a JSONL file").split(b"\n"), start=1):
         if not line.strip():
             continue
-        row = parse_json(line, f"line {number} of {path}")
-        if not isinstance(row, dict):
-            raise UserError(f"expected a JSON object on line {number} of {path}, got {_kind(row)}")
-        rows.append(row)
+        where = f"line {number} of {path}"
+        rows.append(_object(parse_json(line, where), f"on {where}"))
     return rows
 
 

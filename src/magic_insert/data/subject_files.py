@@ -120,7 +120,9 @@ def shipped_run(asked: Mapping[str, Any]) -> Path | None:
     plain = asdict(PersonalizationConfig())
     for file in sorted(subjects_dir().glob(f"*/{CARD_FILE}")):
         card = read_json(file)
-        known = {**{name: card[name] for name in asked}, "config": {**plain, **card["config"]}}
+        learned = {**plain, **card["config"]}
+        settings = {name: learned.get(name) for name in asked["config"]}
+        known = {**{name: card[name] for name in asked}, "config": settings}
         if digest(known) == digest(dict(asked)):
             return file.parent
     return None

@@ -251,7 +251,9 @@ def one_weight_pays(unet: Any, cfg: PersonalizationConfig) -> bool:
 def run_key(model: str, subjects: Sequence[Subject], cfg: PersonalizationConfig, seed: int) -> dict[str, Any]:
     """What the product depends on, as plain JSON: the model's fingerprint, pictures, settings, seed."""
     pictures = [[s.id, _pixels(s.rgb), _pixels(s.alpha)] for s in subjects]
-    return {"model": model, "subjects": pictures, "config": asdict(cfg), "seed": seed}
+    settings = asdict(cfg)
+    del settings["checkpoint_every"]  # changes nothing
+    return {"model": model, "subjects": pictures, "config": settings, "seed": seed}
 
 
 def _pixels(image: Tensor) -> str:
