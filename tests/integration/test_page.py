@@ -23,7 +23,7 @@ from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
-from magic_insert.magic import Settings
+from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Task, Wish
@@ -251,6 +251,32 @@ def test_of_a_large_scene_a_smaller_picture_comes_first(
         for path in (f"tasks/{task['id']}", f"results/{result['id']}/png")
     ]
     assert sizes == [(96, 64), (192, 128)]
+
+
+@pytest.mark.parametrize("draft", [96, 1024])  # with a smaller picture before, and without one
+def test_a_move_while_the_picture_is_placed_is_in_the_result(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, draft: int
+) -> None:
+    monkeypatch.setattr("magic_insert.page.studio.DRAFT", draft)
+    scene = browser.upload("scene", f"large-{draft}.png", meadow())
+    place, moved, ids = MagicInsert.place, [80, 50, 40, 60], list[str]()
+
+    def slow(self: MagicInsert, *given: Any, **named: Any) -> Any:
+        made = place(self, *given, **named)
+        if not ids:
+            (task,) = browser.studio.session(browser.id).tasks
+            again = {**wish("preview", "bunny-01", scene, moved), "instead": task}
+            ids.extend([task, browser.post("drops", again).json()["id"]])
+        return made
+
+    monkeypatch.setattr(MagicInsert, "place", slow)
+    result = browser.draw("preview", "bunny-01", scene)
+    assert ids[0] == ids[1]
+    assert result["box"] == moved
+    monkeypatch.undo()
+    fresh = browser.draw("preview", "bunny-01", scene, moved)
+    made = [browser.get(f"results/{one['id']}/png").content for one in (result, fresh)]
+    assert made[0] == made[1]
 
 
 def test_what_is_not_the_pages_own_is_refused(browser: Browser) -> None:

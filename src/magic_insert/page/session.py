@@ -73,7 +73,8 @@ class Wish:
 @dataclass
 class Task:
     """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `began`: when step `first`
-    of the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile."""
+    of the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile. `placed`: too late for
+    another box, which takes another task."""
 
     id: str
     wish: Wish
@@ -90,6 +91,7 @@ class Task:
     views: int = 0
     next_view: float = 0.0
     drafted: list[int] | None = None
+    placed: bool = False
 
     @property
     def live(self) -> bool:
@@ -114,10 +116,10 @@ class Task:
             now = time.monotonic()
             self.next_view = now + max(PAUSE, 9 * (now - began))
 
-    def draft(self, image: Image.Image) -> None:
-        """Has a smaller one of what is asked for, at the box that it has now."""
+    def draft(self, image: Image.Image, box: Box) -> None:
+        """Has a smaller one of what is asked for, at this box."""
         self.view, self.views = view_of(image), self.views + 1
-        self.drafted = [self.wish.box.x, self.wish.box.y, self.wish.box.w, self.wish.box.h]
+        self.drafted = [box.x, box.y, box.w, box.h]
 
     def told(self) -> dict[str, Any]:
         """As JSON."""

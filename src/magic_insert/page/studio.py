@@ -310,7 +310,7 @@ class Studio:
                 if task.live and task.wish.told() == wish.told():
                     return task
             old = session.tasks.get(instead or "")
-            if old is not None and old.live and old.wish.drawing == wish.drawing:
+            if old is not None and old.live and not old.placed and old.wish.drawing == wish.drawing:
                 old.wish = wish
                 return old
             if old is not None:
@@ -382,6 +382,8 @@ class Studio:
             if self.redraws != "nothing":
                 self.load()
             with self.lock:
+                if not task.live:
+                    raise Cancelled
                 task.state = "done"
                 session.results[result.id] = result
                 for old in list(session.results)[:-MOST_RESULTS]:
@@ -401,15 +403,22 @@ class Studio:
             on_event("load", 0, 1, None)
             self.load()
             self._loading.join()
-        picture = self._picture(task.wish, on_event)
-        wish = task.wish
-        scene = self._scene(wish.scene)
-        if wish.kind == "preview" and max(scene.size) > DRAFT:
-            small = reduced(scene, DRAFT)
-            box = scaled(wish.box, scene, small)
-            task.draft(self._magic(wish).place(picture, small, box, on_event=on_event).image)
-            self._tell()
-        return self._magic(wish).place(picture, scene, wish.box, on_event=on_event), wish
+        picture, scene = self._picture(task.wish, on_event), self._scene(task.wish.scene)
+        while True:
+            wish = task.wish
+            if wish.kind == "preview" and max(scene.size) > DRAFT:
+                small = reduced(scene, DRAFT)
+                box = scaled(wish.box, scene, small)
+                image = self._magic(wish).place(picture, small, box, on_event=on_event).image
+                if task.wish is not wish:
+                    continue
+                task.draft(image, wish.box)
+                self._tell()
+            drop = self._magic(wish).place(picture, scene, wish.box, on_event=on_event)
+            with self.lock:
+                task.placed = task.wish is wish
+            if task.placed:
+                return drop, wish
 
     def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
         subject, scene, magic = (

@@ -238,8 +238,9 @@ function show(result) {
 
 // A smaller picture of what is on its way, until it is there.
 function draft(task) {
-  if (seen.has(`draft ${task.id}`) || task.subject !== subject?.id || task.scene !== scene?.id || !frame || wholeBox().join() !== task.drafted.join()) return;
-  seen.add(`draft ${task.id}`);
+  const name = `draft ${task.id} ${task.drafted}`;
+  if (seen.has(name) || task.subject !== subject?.id || task.scene !== scene?.id || !frame || wholeBox().join() !== task.drafted.join()) return;
+  seen.add(name);
   const image = new Image();
   image.alt = ""; image.draggable = false; image.src = `${session}/tasks/${task.id}?${task.views}`;
   image.decode().then(() => {
