@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +453,73 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
     page.press("ArrowUp")
     page.wait(f"{RESULT} === 3 && {SHOWN}")
     assert last(studio, page).wish.box.h <= first.h
+    assert page.complaints == []
+
+
+@needs_browser
+def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
+    opened(page, server)
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(SHOWN)
+    session, place = (
+        studio.session(page.ask("localStorage.session")),
+        "document.querySelector('#frame').style.left",
+    )
+    frame, first = page.ask(place), last(studio, page)
+    other = replace(first.wish.box, x=first.wish.box.x + 9)
+    studio.drop(session, replace(first.wish, box=other))  # as another tab does
+    page.wait(f"{RESULT} === 2")
+    slider = "document.querySelector('[data-knob=\"stylizer.strength\"]')"
+    page.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
+    page.wait(f"{RESULT} === 3 && {SHOWN}")
+    assert page.ask(place) == frame
+    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (
+        first.wish.box,
+        {"stylizer.strength": 0},
+    )
+    page.click("#undo")
+    assert page.ask(f"{slider}.value") == "0.8"
+    assert page.ask(place) != frame
+    page.ask("document.querySelector('#frame').focus()")
+    page.press("ArrowRight")
+    page.wait(f"{RESULT} === 4 && {SHOWN}")
+    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (replace(other, x=other.x + 1), {})
+    page.click("#next")
+    page.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
+    page.click("#undo")
+    page.wait(f"document.querySelector('#scene').alt === {json.dumps(first.wish.scene.title)} && {SHOWN}")
+    assert page.complaints == []
+
+
+@needs_browser
+def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+) -> None:
+    opened(page, server)
+    picture = tmp_path / "reloaded.png"
+    picture.write_bytes(blob((10, 120, 220), 60))
+    page.drop_file(picture, page.centre("#stage"))
+    page.wait(SHOWN)
+    held = threading.Event()
+    studio.call(held.wait)
+    page.click("#redraw")
+    page.wait("!document.querySelector('#cancel').hidden")
+    page.open(f"{server.address}?reload")
+    page.wait("document.querySelector('#redraw').checked && !document.querySelector('#frame').hidden")
+    session = studio.session(page.ask("localStorage.session"))
+    (task,) = (task for task in session.tasks.values() if task.wish.kind == "full")
+    x = task.wish.box.x
+    page.ask("document.querySelector('#frame').focus()")
+    page.press("ArrowRight")
+    deadline = time.monotonic() + WAIT
+    while task.wish.box.x == x and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (task.wish.box.x, task.state) == (x + 1, "waiting")
+    page.press("Escape")
+    page.wait("document.querySelector('#cancel').hidden")
+    held.set()
     assert page.complaints == []
 
 

@@ -17,6 +17,7 @@ let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
 let asked = {}; // kind -> id of the last task
 let shown = null; // the result on the stage
+let seed; // that of the redrawn picture on the stage, where it is not the first one
 let decided = false; // whether the user has said if subjects are to be redrawn
 const seen = new Set();
 
@@ -86,6 +87,15 @@ function wholeBox() {
   return [clamp(Math.round(frame.x), 0, width - w), clamp(Math.round(frame.y), 0, height - h), w, h];
 }
 
+// Whether the frame is in this box, in whole pixels.
+const here = (box) => !!frame && wholeBox().join() === box.join();
+
+function frameAt([x, y, w, h]) {
+  if (!here([x, y, w, h])) frame = { x, y, w, h };
+  factor = h / (prior(subject).h * depth(y + h));
+  showFrame();
+}
+
 function showFrame() {
   const [width, height] = scene.size, style = $("frame").style;
   $("frame").hidden = false;
@@ -107,14 +117,14 @@ function chooseScene(item, { place = true } = {}) {
   $("empty").hidden = true;
   $("board").style.setProperty("--aspect", item.size[0] / item.size[1]);
   $("scene").src = picture(item); $("scene").alt = item.title;
-  $("frame").hidden = true; frame = null; factor = 1;
+  $("frame").hidden = true; frame = null; factor = 1; seed = undefined;
   clearPictures();
   if (subject && place) suggest(subject);
   render();
 }
 
 function chooseSubject(item) {
-  subject = item; factor = 1;
+  subject = item; factor = 1; seed = undefined;
   $("ghost").src = picture(item);
   const own = [item, scene].some((one) => one?.origin === "own"), unfit = state.redraws === "nothing" || (state.redraws === "toys" && own);
   if (!decided) $("redraw").checked = !unfit;
@@ -138,7 +148,7 @@ function clearPictures() {
 // Asking
 
 function knobs(kind) {
-  const found = {};
+  const found = kind === "full" && seed !== undefined ? { "sampling.seed": seed } : {};
   for (const input of document.querySelectorAll("[data-knob]")) {
     const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key] === value;
     input.nextElementSibling.textContent = auto ? "auto" : key === "inserter.sun" ? `${value}°` : String(value);
@@ -146,6 +156,14 @@ function knobs(kind) {
     if (!auto && input.value !== input.defaultValue) found[key] = key === "inserter.sun" ? String(value) : value;
   }
   return found;
+}
+
+// The sliders as they were for this picture; those that say nothing about its kind stay.
+function setKnobs({ kind, knobs: found }) {
+  for (const input of document.querySelectorAll("[data-knob]")) {
+    if (!input.dataset.kind || input.dataset.kind === kind) input.value = found[input.dataset.knob] ?? input.defaultValue;
+  }
+  knobs();
 }
 
 async function ask(kind, more = {}, instead) {
@@ -158,7 +176,7 @@ const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(
 
 async function drop() {
   if (!subject || !scene || !frame) return;
-  const stays = shown?.subject === subject.id && shown.scene === scene.id && shown.box.join() === wholeBox().join();
+  const stays = shown?.subject === subject.id && shown.scene === scene.id && here(shown.box);
   $("stage").classList.remove("moving");
   $("frame").classList.toggle("ghost", !stays);
   $("status").classList.remove("bad");
@@ -174,7 +192,9 @@ async function drop() {
 
 // The results with this subject in this scene, and the one that is just what would be asked for.
 const pictures = (kind) => state.results.filter((one) => one.kind === kind && one.subject === subject.id && one.scene === scene.id);
-const made = (kind, more = {}) => pictures(kind).findLast((one) => one.box.join() === wholeBox().join() && sorted(one.knobs) === sorted({ ...knobs(kind), ...more }));
+const made = (kind, more = {}) => pictures(kind).findLast((one) => here(one.box) && sorted(one.knobs) === sorted({ ...knobs(kind), ...more }));
+// Where Undo goes: the result before the one that is shown, or the last one where none is.
+const before = () => state.results[(shown ? state.results.findIndex((one) => one.id === shown.id) : state.results.length) - 1];
 const sorted = (some) => JSON.stringify(Object.entries(some).sort());
 
 let waiting = 0;
@@ -211,11 +231,19 @@ async function take(file, kind, event) {
 
 // What is shown
 
-function show(result) {
+// A result on the stage. Where the user goes back to it, the frame and the sliders are what it was drawn with.
+function show(result, { back = false } = {}) {
   const item = itemOf(result.subject), place = itemOf(result.scene);
   if (scene !== place) chooseScene(place, { place: false });
   if (subject !== item) chooseSubject(item);
   shown = result;
+  if (result.kind === "full") seed = result.knobs["sampling.seed"];
+  if (back) {
+    clearTimeout(waiting);
+    $("stage").classList.remove("moving");
+    frameAt(result.box);
+    setKnobs(result);
+  }
   const image = new Image();
   image.alt = `${item.title}, ${place.title}`; image.draggable = false;
   image.src = `${session}/results/${result.id}/view`;
@@ -226,9 +254,7 @@ function show(result) {
     $("pictures").querySelector(".truth")?.remove();
     const hidden = $("frame").classList.contains("ghost"); // what stood elsewhere is not to be seen again
     for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), hidden ? 0 : 400);
-    if ($("stage").classList.contains("moving")) return;
-    const [x, y, w, h] = result.box;
-    if (!frame || wholeBox().join() !== result.box.join()) { frame = { x, y, w, h }; factor = h / (prior(item).h * depth(y + h)); showFrame(); }
+    if ($("stage").classList.contains("moving") || !here(result.box)) return;
     $("frame").classList.remove("ghost");
     setTimeout(() => { if (shown === result) $("ghost").src = result.kind === "full" ? `${session}/results/${result.id}/subject` : picture(item); }, 400);
   });
@@ -239,7 +265,7 @@ function show(result) {
 // A smaller picture of what is on its way, until it is there.
 function draft(task) {
   const name = `draft ${task.id} ${task.drafted}`;
-  if (seen.has(name) || task.subject !== subject?.id || task.scene !== scene?.id || !frame || wholeBox().join() !== task.drafted.join()) return;
+  if (seen.has(name) || task.subject !== subject?.id || task.scene !== scene?.id || !here(task.drafted)) return;
   seen.add(name);
   const image = new Image();
   image.alt = ""; image.draggable = false; image.src = `${session}/tasks/${task.id}?${task.views}`;
@@ -343,7 +369,7 @@ function renderHistory() {
       button.setAttribute("aria-label", `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`);
       button.append(image, label);
       button.classList.toggle("seed", seed !== undefined);
-      button.addEventListener("click", () => show(resultOf(result.id)));
+      button.addEventListener("click", () => show(resultOf(result.id), { back: true }));
       box.prepend(button);
     }
     button.classList.toggle("on", shown?.id === result.id);
@@ -352,7 +378,7 @@ function renderHistory() {
 
 function render() {
   renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory();
-  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: shown && state.results.indexOf(resultOf(shown.id)) > 0 };
+  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: !!before(), results: state.results.length > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
     node.classList.toggle("off", off);
@@ -462,12 +488,12 @@ for (const input of document.querySelectorAll(".add input")) {
 
 // Tools
 
-$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); if (shown) show(shown); });
+$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); if (shown) show(shown, { back: true }); });
 $("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
-$("undo").addEventListener("click", () => { const at = state.results.findIndex((result) => result.id === shown?.id); if (at > 0) show(state.results[at - 1]); });
+$("undo").addEventListener("click", () => { if (before()) show(before(), { back: true }); });
 $("seeds").addEventListener("click", async () => {
   for (const seed of [1, 2, 3, 4]) if (!made("full", { "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
 });
@@ -502,15 +528,15 @@ news.addEventListener("message", (event) => {
   settle();
   if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
     begun = true;
-    const last = state.results.at(-1), live = living()[0];
+    const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
     for (const result of state.results) seen.add(result.id);
-    if (last) show(last);
+    if ((live ?? last)?.kind === "full") $("redraw").checked = decided = true;
+    if (last) show(last, { back: true });
     if (live) {
       chooseScene(itemOf(live.scene), { place: false }); chooseSubject(itemOf(live.subject));
-      const [x, y, w, h] = live.box;
-      frame = { x, y, w, h }; factor = h / (prior(subject).h * depth(y + h)); showFrame();
-      $("frame").classList.toggle("ghost", !last);
-      asked[live.kind] = live.id;
+      frameAt(live.box); setKnobs(live);
+      $("frame").classList.toggle("ghost", !(last && here(last.box)));
+      for (const task of living()) if (here(task.box)) asked[task.kind] ??= task.id;
     }
   }
   if (!scene) chooseScene(state.items.find((item) => item.kind === "scene" && item.size));
@@ -518,7 +544,8 @@ news.addEventListener("message", (event) => {
     if (seen.has(result.id)) continue;
     seen.add(result.id);
     const better = !(shown?.kind === "full" && result.kind === "preview" && shown.box.join() === result.box.join());
-    if (better && result.subject === subject?.id && result.scene === scene?.id) show(result);
+    // One that was asked for before the user moved on, or by another tab, is in the history alone.
+    if (better && result.subject === subject?.id && result.scene === scene?.id && here(result.box)) show(result);
   }
   if (shown) shown = resultOf(shown.id) ?? shown;
   for (const task of living()) if (task.drafted) draft(task);
