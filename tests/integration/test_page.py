@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import re
 import shlex
 import threading
 import time
@@ -12,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import numpy as np
@@ -154,17 +154,16 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject, scene = (
-        browser.upload("subject", "my%20disc.png", blob((200, 40, 40))),
-        browser.upload("scene", "m.png", meadow()),
+        browser.upload("subject", quote("Zoë's disc (1), ${x}.png"), blob((200, 40, 40))),
+        browser.upload("scene", quote("C:\\pictures/草地 = 2.png"), meadow()),
     )
     full = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
     preview = browser.draw("preview", subject, scene, **{"stylizer.strength": 0.5})
     assert full["box"] == preview["box"] == BOX
     monkeypatch.chdir(tmp_path)
     for item in (subject, scene):
-        reply = browser.get(f"items/{item}?file")
-        name = re.search('filename="(.+)"', reply.headers["content-disposition"])[1]
-        Path(name).write_bytes(reply.content)
+        name = next(one["file"] for one in browser.state()["items"] if one["id"] == item)
+        Path(name).write_bytes(browser.get(f"items/{item}?file").content)
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "subjects").symlink_to(browser.studio.magic.settings.subjects)
     for result in (full, preview):
@@ -172,13 +171,13 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
         program, *words = shlex.split(result["command"])
         assert program == "magic-insert"
         main(words)
-        out = Path(next(word.removeprefix("out=") for word in words if word.startswith("out=")))
+        out = Path("Zoë's disc (1), ${x}-in-草地 = 2.png")
         assert out.read_bytes() == made
         out.unlink()
         exec(result["code"], {})
         assert out.read_bytes() == made
     sidecar = browser.get(f"results/{full['id']}/json").json()
-    assert sidecar["inputs"]["subject"]["path"] == "my-disc.png"
+    assert sidecar["inputs"]["subject"]["path"] == "Zoë's disc (1), ${x}.png"
     assert sidecar["config"]["inserter"]["sun"] == "40"
 
 
@@ -251,6 +250,34 @@ def test_of_a_large_scene_a_smaller_picture_comes_first(
         for path in (f"tasks/{task['id']}", f"results/{result['id']}/png")
     ]
     assert sizes == [(96, 64), (192, 128)]
+
+
+def test_two_pictures_of_one_name_are_read_from_two_folders(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"{'長' * 83}.png"  # 253 bytes
+    contents = {"subject": blob((90, 40, 200)), "scene": meadow()}
+    result = browser.draw("preview", *(browser.upload(kind, name, made) for kind, made in contents.items()))
+    monkeypatch.chdir(tmp_path)
+    for kind, content in contents.items():
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / name).write_bytes(content)
+    made = browser.get(f"results/{result['id']}/png").content
+    main(shlex.split(result["command"], comments=True)[1:])
+    (out,) = tmp_path.glob("*.png")
+    assert out.read_bytes() == made
+    out.unlink()
+    exec(result["code"], {})
+    assert out.read_bytes() == made
+    scene = browser.post(f"results/{result['id']}/scene", {})
+    assert scene.status_code == 200
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/", "a%00.png", "a%0A.png", f"{'x' * 252}.png"])
+def test_a_name_that_no_file_can_have_is_refused(browser: Browser, name: str) -> None:
+    reply = browser.post(f"items?kind=scene&name={name}", meadow())
+    assert reply.status_code == 400
+    assert "name" in reply.json()["trouble"]
 
 
 @pytest.mark.parametrize("draft", [96, 1024])  # with a smaller picture before, and without one

@@ -81,7 +81,8 @@ class Answers:
         """A picture of the shelves as it is shown, or with `?file` as it came."""
         item = self.studio.item(session, request.path_params["id"])
         if "file" in request.query_params:
-            return FileResponse(item.path, filename=item.path.name)
+            # Its name is the user's, and says nothing about its type.
+            return FileResponse(item.path, filename=item.path.name, media_type="application/octet-stream")
         return shown(item.view)
 
     async def drop(self, session: Session, request: Request) -> Any:

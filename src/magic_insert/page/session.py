@@ -1,6 +1,7 @@
 """What the page knows of one browser: its pictures, what it asked for, what it got; and that as a command line and as
 Python, which make the same bytes from the same files."""
 
+import re
 import shlex
 import time
 from collections import OrderedDict
@@ -20,6 +21,8 @@ from magic_insert.page.shelf import Item, Verdict, view_of
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
 PAUSE = 1.0  # seconds between two pictures of one that is being drawn
+PLAIN = re.compile(r"[A-Za-z][\w-]*\.\w+", re.ASCII)  # a name that Hydra's grammar reads as it is
+LONGEST_PART = 100  # bytes of a name within the name of a picture that is made of two
 Kept = TypeVar("Kept")
 
 
@@ -205,18 +208,39 @@ def _words(wish: Wish, words: Sequence[str]) -> list[str]:
     return [*words, *(f"{key}={_value(value)}" for key, value in sorted(wish.knobs.items()))]
 
 
+def _quoted(text: str) -> str:
+    """A text without backslashes as Hydra's grammar reads it."""
+    escaped = text.replace("'", "\\'").replace("${", "\\${")
+    return text if PLAIN.fullmatch(text) else f"'{escaped}'"
+
+
+def joined_name(first: Item, word: str, second: Item) -> str:
+    """The name of a picture made of two; of long names the beginning."""
+    parts = (item.path.stem.encode()[:LONGEST_PART].decode(errors="ignore") for item in (first, second))
+    return f"{f'-{word}-'.join(parts)}.png"
+
+
 def file_name(wish: Wish) -> str:
     """The name of the picture that is made."""
-    return f"{wish.subject.path.stem}-in-{wish.scene.path.stem}.png"
+    return joined_name(wish.subject, "in", wish.scene)
+
+
+def _given(wish: Wish) -> tuple[str, str, list[str]]:
+    """Where the subject and the scene are expected, and a comment where both have one name."""
+    subject, scene = wish.subject.path.name, wish.scene.path.name
+    if subject != scene:
+        return subject, scene, []
+    return f"subject/{subject}", f"scene/{scene}", ["# both pictures have one name: put each into a folder"]
 
 
 def command_line(wish: Wish, words: Sequence[str]) -> str:
     """The command, to be run beside the two pictures."""
+    subject, scene, comment = _given(wish)
     box = f"box=[{wish.box.x},{wish.box.y},{wish.box.w},{wish.box.h}]"
-    given = [f"subject={wish.subject.path.name}", f"background={wish.scene.path.name}", box]
+    given = [f"subject={_quoted(subject)}", f"background={_quoted(scene)}", box]
     given += [f"subject_text={wish.subject.text}"] if wish.subject.text else []
-    given += [f"out={file_name(wish)}", f"mode={wish.kind}"]
-    return shlex.join(["magic-insert", "insert", *given, *_words(wish, words)])
+    given += [f"out={_quoted(file_name(wish))}", f"mode={wish.kind}"]
+    return "\n".join([*comment, shlex.join(["magic-insert", "insert", *given, *_words(wish, words)])])
 
 
 def python_code(wish: Wish, words: Sequence[str]) -> str:
@@ -224,15 +248,15 @@ def python_code(wish: Wish, words: Sequence[str]) -> str:
     name = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "micro")
     own = [word for word in _words(wish, words) if not word.startswith("model=")]
     box = (wish.box.x, wish.box.y, wish.box.w, wish.box.h)
-    subject = repr(wish.subject.path.name)
-    if wish.subject.text:
-        subject = f"magic.subject({subject}, text={wish.subject.text!r})"
+    subject, scene, comment = _given(wish)
+    cut = f"magic.subject({subject!r}, text={wish.subject.text!r})" if wish.subject.text else repr(subject)
     return "\n".join(
         [
+            *comment,
             "from magic_insert import MagicInsert",
             "",
             f"magic = MagicInsert.from_pretrained({name!r}, mode={wish.kind!r}, overrides={own!r})",
-            f"drop = magic.insert({subject}, {wish.scene.path.name!r}, box={box})",
+            f"drop = magic.insert({cut}, {scene!r}, box={box})",
             f"drop.save({file_name(wish)!r})",
         ]
     )

@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 
 from magic_insert.core.compositing import area_resize, paste
+from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import save_png, to_pil
-from magic_insert.core.jsonl import read_json, write_bytes
+from magic_insert.core.jsonl import check_name, read_json, write_bytes
 from magic_insert.core.masks import INSIDE, area, bounding_box
-from magic_insert.core.picture_files import SUFFIXES, decode_picture, require_size
+from magic_insert.core.picture_files import decode_picture, require_size
 from magic_insert.core.placement import default_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Box, Scene, Subject
@@ -61,8 +62,7 @@ TOY_SCENES = (
     "forest-12", "cave-04", "snow-field-02", "room-01", "garden-13", "desert-08", "moon-05", "stage-06",
 )  # fmt: skip
 LONGEST_VIEW = 1600  # pixels of a picture's longer side in the browser; results have all of theirs
-UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
-LONGEST_NAME = 60
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 HORIZON = 0.4  # of the height, where nothing shows it
 HORIZONS = (0.2, 0.65)  # where one is looked for
 CLEAR_EDGE = 0.08  # step of colour between the rows above and below from which one is seen
@@ -198,19 +198,20 @@ def learned_items(subjects: Path) -> Iterator[Item]:
 
 
 def keep_upload(content: bytes, name: str, kind: str, id: str, folder: Path) -> Item:
-    """A dropped picture as an item with its file in `folder`, byte for byte as it came.
+    """A dropped picture as an item with its file in `folder`, byte for byte as it came and under its own name.
 
     Raises:
-        UserError: not a sound PNG, JPEG or WEBP file within the limits.
+        UserError: not a sound PNG, JPEG or WEBP file within the limits, or a name that no file can have.
     """
-    stem, _, suffix = name.rpartition(".")
-    stem = UNSAFE.sub("-", stem).strip("-")[:LONGEST_NAME] or "picture"
-    image = decode_picture(content, stem)
-    require_size(stem, image.size)
-    suffix = f".{suffix.lower()}"
-    path = folder / id / f"{stem}{suffix if suffix in SUFFIXES else '.png'}"
+    name = re.split(r"[/\\]", name)[-1]
+    if name in ("", ".", "..") or CONTROL.search(name):
+        raise UserError(f"expected the name of a picture file, got {name!r}; rename it")
+    check_name(name)
+    image = decode_picture(content, name)
+    require_size(name, image.size)
+    path = folder / id / name
     write_bytes(path, content)
-    return Item(id, kind, path, "own", stem)
+    return Item(id, kind, path, "own", path.stem)
 
 
 SEEN = 0.002  # share of the picture that the true subject covers at least; else it stands behind a wall

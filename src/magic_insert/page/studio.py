@@ -39,6 +39,7 @@ from magic_insert.page.session import (
     Task,
     Wish,
     command_line,
+    joined_name,
     python_code,
 )
 from magic_insert.page.shelf import (
@@ -336,7 +337,7 @@ class Studio:
 
     def keep_as_scene(self, session: Session, result: Result) -> Item:
         """A result as a scene for another subject."""
-        name = f"{result.wish.scene.path.stem}-with-{result.wish.subject.path.stem}.png"
+        name = joined_name(result.wish.scene, "with", result.wish.subject)
         item = self.upload(session, result.file.read_bytes(), name, "scene")
         if "own" not in (result.wish.scene.origin, result.wish.subject.origin):
             item.origin = "result"
