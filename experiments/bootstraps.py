@@ -150,6 +150,11 @@ def run_loop(
     return rows
 
 
+def of_group(rows: pd.DataFrame, group: str) -> pd.DataFrame:
+    """The rows of one group of held-out pictures, by the whole last part of an id: "unseen" ends in "seen"."""
+    return rows[rows.id.map(measure.group_of) == group]
+
+
 def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> np.ndarray:
     """Change against round 0 in decibels: the pooled one, then 1000 over scenes drawn with replacement."""
     base = "effect base" if arm.startswith("effect") else "base"
@@ -158,9 +163,7 @@ def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> 
         first = first.groupby("id", as_index=False).mean(numeric_only=True)
     else:
         first = first[first.seed.isin(second.seed)].groupby("id", as_index=False).mean(numeric_only=True)
-    tables = [
-        part[part.id.str.endswith(group)].groupby("id").mean(numeric_only=True) for part in (first, second)
-    ]
+    tables = [of_group(part, group).groupby("id").mean(numeric_only=True) for part in (first, second)]
     before, after = (table[value].to_numpy() for table in tables)
     picks = np.random.default_rng(0).integers(len(before), size=(1000, len(before)))
     picks = np.concatenate([np.arange(len(before))[None], picks])

@@ -242,12 +242,13 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     for arm, number in states(rows):
         mine = {g: gains(rows, arm, number, g, "layered_error") for g in measure.GROUPS}
         control = "effect control" if arm.startswith("effect") else "control"
-        over = ""
+        over = dict.fromkeys(measure.GROUPS, "")
         if arm != control and (control, number) in states(rows):
             shared = set(rows[rows.arm == control].seed) & set(rows[rows.arm == arm].seed)
             both = rows[rows.seed.isin(shared | {0})]
-            first, second = (gains(both, name, number, "seen", "layered_error") for name in (arm, control))
-            over = words_of(first - second)
+            for group in over:
+                first, second = (gains(both, name, number, group, "layered_error") for name in (arm, control))
+                over[group] = words_of(first - second)
         per_seed = [
             gains(rows[(rows.seed == s) | (rows.arm == "effect base")], arm, number, "seen", "layered_error")[
                 0
@@ -256,8 +257,9 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
         ]
         lines.append(
             {"arm": arm, "round": number, "seeds": len(per_seed), "seen, dB": words_of(mine["seen"]),
-             "range over seeds": f"{min(per_seed):+.2f} to {max(per_seed):+.2f}", "over control, same seeds": over,
-             "unseen, dB": words_of(mine["unseen"]), "photo, dB": words_of(mine["photo"])}
+             "range over seeds": f"{min(per_seed):+.2f} to {max(per_seed):+.2f}", "over control": over["seen"],
+             "unseen, dB": words_of(mine["unseen"]), "unseen, over control": over["unseen"],
+             "photo, dB": words_of(mine["photo"]), "photo, over control": over["photo"]}
         )  # fmt: skip
     sets = []
     for (arm, number), found in kept.groupby(["arm", "round"], sort=False):

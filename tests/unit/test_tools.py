@@ -7,6 +7,7 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
+import pandas as pd
 import pytest
 import torch
 from own_cut import measure
@@ -16,6 +17,7 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.data.pairs import CompositePairs
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
+from magic_insert.paths import CHECKOUT
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 GROUPS = ("photo", "seen", "unseen")
@@ -111,3 +113,26 @@ def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
     assert found["framed", "u2net"].min() > 0.8
     assert found[:, "alpha"].max() == 0  # an opaque picture has none
     assert {"disc"} == set(rows["subject"])
+
+
+@pytest.fixture(scope="module")
+def bootstraps() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("bootstraps", CHECKOUT / "experiments" / "bootstraps.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_gain_on_seen_styles_does_not_count_unseen_ones(bootstraps: ModuleType) -> None:
+    factor = {"photo": 1.0, "seen": 0.1, "unseen": 10.0}
+    rows = [
+        {"arm": arm, "seed": 0, "round": number, "id": f"{i:04d}-{group}", "error": 2.0 * change**number}
+        for arm, number in (("base", 0), ("insertion", 1))
+        for group, change in factor.items()
+        for i in range(3)
+    ]
+    for group, decibels in (("photo", 0.0), ("seen", 10.0), ("unseen", -10.0)):
+        found = bootstraps.gains(pd.DataFrame(rows), "insertion", 1, group, "error")
+        assert found == pytest.approx(decibels)
