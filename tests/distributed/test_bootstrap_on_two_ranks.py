@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from magic_insert.bootstrap.job import STAGES, Execute, run_plan
-from magic_insert.bootstrap.stages import WEIGHTS
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import BootstrapConfig
@@ -19,6 +18,7 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.core.store import MANIFEST, WORK, flaw_of
 from magic_insert.launch.executor import execute
 from magic_insert.launch.run import StageFailed, load_function
+from magic_insert.models.folders import WEIGHTS
 
 pytestmark = pytest.mark.slow
 TESTS = Path(__file__).parents[1]
