@@ -32,7 +32,7 @@ from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import world_size
 from magic_insert.core.store import WORK, Entry, Request, Store
 from magic_insert.launch.executor import execute
-from magic_insert.models.folders import NETWORK_FILES, weights_in
+from magic_insert.models.folders import NETWORK_FILES, require_network, weights_in
 from magic_insert.paths import micro_dir
 from magic_insert.tracking import Tracker, open_tracker
 
@@ -366,11 +366,7 @@ class Plan:
         """
         given = getattr(self.cfg.bootstrap, name)
         folder = Path(given) if given else self.model.folder / name
-        if not any((folder / file).is_file() for file in NETWORK_FILES):
-            raise UserError(
-                f"expected {' or '.join(NETWORK_FILES)} in {folder}, got none; set bootstrap.{name}=FOLDER"
-            )
-        return folder_source(folder)
+        return folder_source(require_network(folder, f"bootstrap; set bootstrap.{name}=FOLDER"))
 
     def _editing(self) -> stages.EditSettings:
         return stages.EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)

@@ -159,7 +159,11 @@ def edit_folder(part: str, run: str | None, model_folder: Path | None, wanted_fo
             f"expected a run folder with {part}/, because a model from the hub brings none, got nothing, "
             f"for {wanted_for}"
         )
-    folder = home / part
+    return require_network(home / part, wanted_for)
+
+
+def require_network(folder: Path, wanted_for: str) -> Path:
+    """The folder, which has weights of an edit network; raises `UserError` where it has none that can be read."""
     if not any(os.access(folder / name, os.R_OK) for name in NETWORK_FILES):
         raise UserError(f"expected {WEIGHTS} or {LORA_WEIGHTS} in {folder}, got none, for {wanted_for}")
     return folder
