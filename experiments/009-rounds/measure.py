@@ -281,7 +281,9 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
              "unseen, dB": words_of(mine["unseen"]), "photo, dB": words_of(mine["photo"])}
         )  # fmt: skip
     sets = []
-    for (arm, number), found in kept.groupby(["arm", "round"], sort=False):
+    for (arm, number), found in sorted(
+        kept.groupby(["arm", "round"]), key=lambda one: (ARMS.index(one[0][0]), one[0][1])
+    ):
         good = found[found.accepted]
         share = good["style"].value_counts(normalize=True)
         sets.append(
