@@ -77,8 +77,7 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
 	$(BIN)/python tools/parity $(ARGS)
 
-figures: $(STAMP) ## figures of all experiments again from what lies beside them: rows (and their tables, 008 to 014) or tables (001 to 003)
-	$(BIN)/python experiments/earlier.py
+figures: $(STAMP) ## tables and figures of the experiments 008 to 014 again, from the rows that lie beside them
 	for script in experiments/*/measure.py; do grep -q figure-only $$script || continue; $(BIN)/python $$script --out runs/figures --figure-only > /dev/null || exit 1; done
 
 toybox: $(STAMP) ## a contact sheet of the Toybox

@@ -1,7 +1,6 @@
 """What the experiments with bootstraps share: small runs of the product's plan, rows of what it measured, intervals.
 
-A row is one held-out picture after one round of one arm and seed; `base`, `effect base` and `remover base` are the
-networks at round 0, `remover of ARM` is the remover of an arm that trains it.
+A row is one held-out picture after one round of one arm and seed; `base` and `effect base` are the networks at round 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -115,9 +114,8 @@ STORED = ("harvest", "measure", "select")
 
 
 def finished(values: Mapping[str, Any], group: str = "seen") -> float:
-    """Effect-region PSNR of the finished picture, in decibels; of the removal where the network is a remover."""
-    found = measure.metrics(values)[group]
-    return found.get("layered_psnr", found["effect_psnr"])
+    """Effect-region PSNR of the finished picture, in decibels."""
+    return measure.metrics(values)[group].get("layered_psnr", float("nan"))
 
 
 def shadow_left(pool: Path, harvest: Path, ids: list[str]) -> dict[str, float]:
@@ -145,12 +143,8 @@ def run_loop(
     ids = stages.ids_of(stages.read_index(test.folder))
     for row in rows:
         number = int(row["round"])
-        states = {"inserter": arm if number else "base"}
-        if plan.cfg.bootstrap.retrain == "both":
-            states["remover"] = f"remover of {arm}" if number else "remover base"
-        for network, name in states.items():
-            folder = plan.store.root / "evaluate" / row["stages"][f"evaluate_{network}"]
-            tables.state(name, seed, number, stages.read_values(folder, ids))
+        folder = plan.store.root / "evaluate" / row["stages"]["evaluate_inserter"]
+        tables.state("base" if number == 0 else arm, seed, number, stages.read_values(folder, ids))
         if number:
             tables.removals(arm, plan, row)
     return rows
@@ -163,7 +157,7 @@ def of_group(rows: pd.DataFrame, group: str) -> pd.DataFrame:
 
 def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> np.ndarray:
     """Change against round 0 in decibels: the pooled one, then 1000 over scenes drawn with replacement."""
-    base = next((f"{name} base" for name in ("effect", "remover") if arm.startswith(name)), "base")
+    base = "effect base" if arm.startswith("effect") else "base"
     first, second = rows[rows.arm == base], rows[(rows.arm == arm) & (rows["round"] == number)]
     if arm.startswith("effect") or not len(second):
         first = first.groupby("id", as_index=False).mean(numeric_only=True)
@@ -176,7 +170,7 @@ def gains(rows: pd.DataFrame, arm: str, number: int, group: str, value: str) -> 
     return 10 * np.log10(before[picks].sum(1) / after[picks].sum(1))
 
 
-def words_of(values: np.ndarray, digits: int = 2) -> str:
+def words_of(values: np.ndarray) -> str:
     """The change with its 95 % interval."""
     low, high = np.percentile(values[1:], (2.5, 97.5))
-    return f"{values[0]:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    return f"{values[0]:+.2f} [{low:+.2f}, {high:+.2f}]"

@@ -8,10 +8,8 @@ held-out picture), kept.csv (every removal), table.md and figure.png beside this
 
 Arms: `harvest` (nothing is trained: what a filter keeps), `insertion` (frozen remover, each round from the last),
 `control` (the same steps on photographs alone), `no residue` (the true backgrounds in place of the removals), `strict`
-(filter.threshold=0.9), `quota` (the best PER_STYLE of every style, no threshold), `effect` and `effect control` (the
-effect network fitted to the same harvest and to the same photographs), `both` and `both from base` (the remover learns
-as well, from the last round or from the base). The product refuses rounds from the base with a frozen remover: the
-harvest is the same, so that every round repeats the first.
+(filter.threshold=0.9), `quota` (the best PER_STYLE of every style, no threshold), `both` (the remover learns as well),
+`effect` and `effect control` (the effect network fitted to the same harvest and to the same photographs).
 """
 
 import argparse
@@ -61,17 +59,8 @@ from magic_insert.training.trainer import TrainerOptions, fit
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (90, 91, 92)
-ROUNDS, PER_STYLE = 4, 2
+ROUNDS, PER_STYLE = 3, 2
 EFFECT_STEPS, EFFECT_BATCH, EFFECT_LR, PHOTO_SHARE = 16, 8, 2e-4, 0.4
-# Arm -> rounds and settings of the product's own loop.
-PREVIOUS, BASE, BOTH = "bootstrap.init_from=previous", "bootstrap.init_from=base", "bootstrap.retrain=both"
-LOOPS: dict[str, tuple[int, tuple[str, ...]]] = {
-    "insertion": (ROUNDS, (PREVIOUS,)),
-    "strict": (1, ("filter.threshold=0.9",)),
-    "quota": (1, ("filter.threshold=0", f"filter.keep_at_most_per_style={PER_STYLE}")),
-    "both": (ROUNDS, (PREVIOUS, BOTH)),
-    "both from base": (ROUNDS, (BASE, BOTH)),
-}
 ARMS = (
     "harvest",
     "insertion",
@@ -82,24 +71,7 @@ ARMS = (
     "effect",
     "effect control",
     "both",
-    "both from base",
 )
-# What differs in one thing, in the order of a difference.
-PAIRS = (
-    ("insertion", "control"),
-    ("both", "insertion"),
-    ("both from base", "both"),
-    ("no residue", "control"),
-    ("strict", "control"),
-    ("quota", "control"),
-    ("effect", "effect control"),
-)
-SHOWN = {
-    "insertion": "rounds on drawings",
-    "control": "photographs alone",
-    "both": "remover too",
-    "both from base": "remover too, from the base",
-}
 
 
 def selection(plan: Plan, pool: Entry) -> Entry:
@@ -245,7 +217,7 @@ def effect_values(plan: Plan, weights: Path) -> dict[str, Any]:
 
 
 def fitted(rows: pd.DataFrame, arm: str) -> tuple[float, float]:
-    """Ceiling and rate per round of gain(r) = ceiling (1 - exp(-rate r)), least squares over all rounds."""
+    """Ceiling and rate per round of gain(r) = ceiling (1 - exp(-rate r)), least squares over three rounds."""
     found = [gains(rows, arm, r, "seen", "layered_error")[0] for r in range(1, ROUNDS + 1)]
     (ceiling, rate), _ = curve_fit(
         saturating, np.arange(ROUNDS + 1), [0.0, *found], (0.2, 1.0), bounds=([-1, 0.02], [3, 20])
@@ -265,10 +237,18 @@ def states(rows: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
-    """Gains against round 0, arms against one another, what removals leave, and the sets."""
+    """Gains against round 0, the same against the control of the round, and the sets."""
     lines = []
     for arm, number in states(rows):
         mine = {g: gains(rows, arm, number, g, "layered_error") for g in measure.GROUPS}
+        control = "effect control" if arm.startswith("effect") else "control"
+        over = dict.fromkeys(measure.GROUPS, "")
+        if arm != control and (control, number) in states(rows):
+            shared = set(rows[rows.arm == control].seed) & set(rows[rows.arm == arm].seed)
+            both = rows[rows.seed.isin(shared | {0})]
+            for group in over:
+                first, second = (gains(both, name, number, group, "layered_error") for name in (arm, control))
+                over[group] = words_of(first - second)
         per_seed = [
             gains(rows[(rows.seed == s) | (rows.arm == "effect base")], arm, number, "seen", "layered_error")[
                 0
@@ -277,8 +257,9 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
         ]
         lines.append(
             {"arm": arm, "round": number, "seeds": len(per_seed), "seen, dB": words_of(mine["seen"]),
-             "range over seeds": f"{min(per_seed):+.2f} to {max(per_seed):+.2f}",
-             "unseen, dB": words_of(mine["unseen"]), "photo, dB": words_of(mine["photo"])}
+             "range over seeds": f"{min(per_seed):+.2f} to {max(per_seed):+.2f}", "over control": over["seen"],
+             "unseen, dB": words_of(mine["unseen"]), "unseen, over control": over["unseen"],
+             "photo, dB": words_of(mine["photo"]), "photo, over control": over["photo"]}
         )  # fmt: skip
     sets = []
     for (arm, number), found in kept.groupby(["arm", "round"], sort=False):
@@ -295,13 +276,7 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
         )  # fmt: skip
     parts = [
         found.to_markdown(index=False)
-        for found in (
-            pd.DataFrame(lines),
-            paired(rows),
-            removers(rows, kept),
-            selections(kept),
-            pd.DataFrame(sets),
-        )
+        for found in (pd.DataFrame(lines), selections(kept), pd.DataFrame(sets))
     ]
     for arm in ("insertion", "control"):
         if (arm, ROUNDS) in states(rows):
@@ -313,111 +288,50 @@ def table_of(rows: pd.DataFrame, kept: pd.DataFrame) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def paired(rows: pd.DataFrame) -> pd.DataFrame:
-    """Arms that differ in one thing, round by round on the seeds that both have."""
-    there, lines = states(rows), []
-    for one, other in PAIRS:
-        for number in [r for arm, r in there if arm == one and (other, r) in there]:
-            now = rows[rows["round"] == number]
-            seeds = set(now[now.arm == one].seed) & set(now[now.arm == other].seed)
-            both = rows[rows.seed.isin(seeds | {0})]
-            line: dict[str, Any] = {"difference": f"{one} - {other}", "round": number, "seeds": len(seeds)}
-            for group in ("seen", "unseen", "photo"):
-                first, second = (gains(both, arm, number, group, "layered_error") for arm in (one, other))
-                line[f"{group}, dB"] = words_of(first - second)
-            lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def residues(kept: pd.DataFrame, arm: str, value: str = "left") -> list[tuple[int, np.ndarray, np.ndarray]]:
-    """By round: mean of `value` over the harvest of an arm and its change since round 1, each with 1000 resamples of
-    the pictures."""
-    table = kept[kept.arm == arm].pivot_table(index=["seed", "id"], columns="round", values=value).dropna()
-    picks = np.random.default_rng(0).integers(len(table), size=(1000, len(table)))
-    picks = np.concatenate([np.arange(len(table))[None], picks])
-    means = {int(number): table[number].to_numpy()[picks].mean(1) for number in table.columns}
-    return [(number, mean, mean - means[1]) for number, mean in means.items()]
-
-
-def removers(rows: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
-    """What the remover of each round leaves of the pool's shadows, and held-out removals by what it has become then."""
-    lines = []
-    for arm in [name for name in LOOPS if BOTH in LOOPS[name][1] and (kept.arm == name).any()]:
-        better = residues(kept, arm, "psnr")
-        for (number, left, change), (_, _, gain) in zip(residues(kept, arm), better, strict=True):
-            seeds = kept[(kept.arm == arm) & (kept["round"] == number)].seed.nunique()
-            line: dict[str, Any] = {
-                "arm": arm, "round": number, "seeds": seeds,
-                "shadow left": f"{left[0]:.3f}", "since round 1": words_of(change, 3) if number > 1 else "",
-                "removal since round 1, dB": words_of(gain) if number > 1 else "",
-            }  # fmt: skip
-            for group in ("seen", "unseen", "photo"):
-                found = gains(rows, f"remover of {arm}", number, group, "effect_error")
-                line[f"held out after the round, {group}, dB"] = words_of(found)
-            lines.append(line)
-    return pd.DataFrame(lines)
-
-
 def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """Gains by round with the fitted curves; first rounds beside each other; residue; what is kept by style."""
-    titles = {
-        "seen": "drawings in seen styles",
-        "unseen": "drawings in unseen styles",
-        "photo": "photographs",
-    }
-    with figure(path, 12.0, 6.8) as made:
-        top, bottom = made.subplots(2, 3, gridspec_kw={"height_ratios": [1.15, 1]})
-        for axes, (group, title) in zip(top, titles.items(), strict=True):
-            by_round(axes, rows, group)
-            axes.set(title=title, xlabel="round")
-        top[0].set_ylabel("edit UNet, change, dB")
-        top[0].legend(fontsize=8, loc="upper left")
-        first_rounds(bottom[0], rows)
-        over_rounds(bottom[1], kept)
-        bars(bottom[2], kept)
-
-
-def by_round(axes: Any, rows: pd.DataFrame, group: str) -> None:
-    """The arms that have several rounds; on seen styles the curves fitted to the first two."""
+    """Gains by round with the fitted curves; first rounds beside each other; what is kept by style."""
     there = states(rows)
-    for nudge, (arm, name) in enumerate(SHOWN.items()):
-        found = [(r, gains(rows, arm, r, group, "layered_error")) for a, r in there if a == arm]
-        if found:
-            points(axes, [(r + 0.07 * (nudge - 2), values) for r, values in found], name, f"C{nudge}")
-        if group == "seen" and arm in ("insertion", "control") and len(found) == ROUNDS:
-            curve = np.linspace(0, ROUNDS, 60)
-            axes.plot(curve, saturating(curve, *fitted(rows, arm)), color=f"C{nudge}", linewidth=1)
-    axes.axhline(0, color="0.6", linewidth=0.8)
-    axes.set_xticks(range(ROUNDS + 1))
-
-
-def points(axes: Any, found: list[tuple[float, np.ndarray]], name: str, colour: str) -> None:
-    """Values at x, each the pooled one with its resamples, as points with 95 % intervals."""
-    middle = np.array([values[0] for _, values in found])
-    low, high = np.array([np.percentile(values[1:], (2.5, 97.5)) for _, values in found]).T
-    reach = (middle - low, high - middle)
-    axes.errorbar(
-        [x for x, _ in found], middle, reach, fmt="o", markersize=4.5, capsize=2.5, label=name, color=colour
-    )
-
-
-def over_rounds(axes: Any, kept: pd.DataFrame) -> None:
-    """Share of each shadow that the remover of a round leaves."""
-    shown = [arm for arm in SHOWN if (kept.arm == arm).any()]
-    for nudge, arm in enumerate(shown):
-        found = [(number + 0.07 * (nudge - 1), left) for number, left, _ in residues(kept, arm)]
-        points(
-            axes, found, "remover frozen" if arm == "insertion" else SHOWN[arm], f"C{list(SHOWN).index(arm)}"
-        )
-    axes.set(title="share of the shadow left by removals", xlabel="round", ylim=(0, None))
-    axes.set_xticks(range(1, ROUNDS + 1))
-    axes.legend(fontsize=8, loc="lower left")
+    with figure(path, 9.0, 6.4) as made:
+        top, bottom = made.subplots(2, 2, gridspec_kw={"height_ratios": [1.1, 1]})
+        for axes, group in zip(top, ("seen", "photo"), strict=True):
+            shown = [
+                ("insertion", "rounds on drawings"),
+                ("control", "photographs alone"),
+                ("both", "remover too"),
+            ]
+            for nudge, (arm, name) in enumerate(shown):
+                found = [(r, gains(rows, arm, r, group, "layered_error")) for a, r in there if a == arm]
+                if not found:
+                    continue
+                x = [r + 0.05 * (nudge - 1) for r, _ in found]
+                middle = np.array([v[0] for _, v in found])
+                low, high = np.array([np.percentile(v[1:], (2.5, 97.5)) for _, v in found]).T
+                axes.errorbar(
+                    x,
+                    middle,
+                    (middle - low, high - middle),
+                    fmt="o",
+                    capsize=3,
+                    label=name,
+                    color=f"C{nudge}",
+                )
+                if group == "seen" and len(found) == ROUNDS:
+                    curve = np.linspace(0, ROUNDS, 60)
+                    axes.plot(curve, saturating(curve, *fitted(rows, arm)), color=f"C{nudge}", linewidth=1)
+            axes.axhline(0, color="0.6", linewidth=0.8)
+            axes.set(title={"seen": "drawings in seen styles", "photo": "photographs"}[group], xlabel="round")
+            axes.set_xticks(range(ROUNDS + 1))
+        top[0].set_ylabel("edit UNet, change, dB")
+        top[0].legend(fontsize=8.5, loc="upper left")
+        first_rounds(bottom[0], rows) if len(first_arms(rows)) > 2 else left_over(bottom[0], kept)
+        bars(bottom[1], kept)
 
 
 def first_arms(rows: pd.DataFrame) -> list[str]:
-    """Arms with a first round of its own that changes the edit UNet's training."""
-    others = ("both", "both from base", "effect", "effect control")  # the first two begin as `insertion` does
-    return [arm for arm, number in states(rows) if number == 1 and arm not in others]
+    """Arms with a first round that changes the edit UNet's training."""
+    return [
+        arm for arm, number in states(rows) if number == 1 and arm != "both" and not arm.startswith("effect")
+    ]
 
 
 def first_rounds(axes: Any, rows: pd.DataFrame) -> None:
@@ -446,6 +360,21 @@ def chosen_of(kept: pd.DataFrame) -> dict[str, pd.DataFrame]:
         "threshold 0.9": strict,
         f"best {PER_STYLE} of each style": each,
     }
+
+
+def left_over(axes: Any, kept: pd.DataFrame) -> None:
+    """Share of the shadow that removals leave, by selection, and 95 % intervals over removals."""
+    chosen = chosen_of(kept)
+    place = np.arange(len(chosen))[::-1]
+    rng = np.random.default_rng(0)
+    for at, found in zip(place, chosen.values(), strict=True):
+        values = found.left.to_numpy()
+        drawn = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
+        low, high = np.percentile(drawn, (2.5, 97.5))
+        reach = [[values.mean() - low], [high - values.mean()]]
+        axes.errorbar(values.mean(), at, xerr=reach, fmt="o", capsize=3, color="C0")
+    axes.set_yticks(place, [f"{name} ({len(found)})" for name, found in chosen.items()])
+    axes.set(xlabel="share of the shadow left", title="what removals leave", xlim=(0, None))
 
 
 def bars(axes: Any, kept: pd.DataFrame) -> None:
@@ -506,15 +435,21 @@ def main() -> None:
 
 def run_arm(tables: Tables, arm: str, seed: int, make: Callable[..., Plan], out: Path) -> None:
     """All rounds of one arm of one seed."""
+    previous = "bootstrap.init_from=previous"
     if arm == "harvest":
         run_harvest(tables, make)
+    elif arm == "insertion":
+        run_loop(tables, arm, make, ROUNDS, previous)
     elif arm == "control":
         run_control(tables, seed, make)
     elif arm == "no residue":
         run_without_residue(tables, seed, make)
-    elif arm in LOOPS:
-        rounds, words = LOOPS[arm]
-        run_loop(tables, arm, make, rounds, *words)
+    elif arm == "strict":
+        run_loop(tables, arm, make, 1, "filter.threshold=0.9")
+    elif arm == "quota":
+        run_loop(tables, arm, make, 1, "filter.threshold=0", f"filter.keep_at_most_per_style={PER_STYLE}")
+    elif arm == "both":
+        run_loop(tables, arm, make, 2, previous, "bootstrap.retrain=both")
     else:
         run_effect(tables, seed, 2, make, out, control=arm == "effect control")
 

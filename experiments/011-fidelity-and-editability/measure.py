@@ -52,7 +52,6 @@ MAIN = "batch 1, rank 32"
 RECIPES = {
     MAIN: ["personalization.batch_size=1"],
     "batch 4, rank 32": [],  # the shipped one
-    "batch 1, rank 4": ["personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"],
 }
 # What the training keeps of its way.
 TRAINING = [
@@ -267,13 +266,11 @@ def picks(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def by_recipe_of(rows: pd.DataFrame, role: str, shared: bool = True) -> dict[str, pd.DataFrame]:
-    """`curves` of every recipe, with `shared` over the subjects alone that all of them have learned."""
+def by_recipe_of(rows: pd.DataFrame, role: str) -> dict[str, pd.DataFrame]:
+    """`curves` of every recipe, over the subjects that all of them have learned."""
     found = {name: rows[rows.recipe == name] for name in RECIPES if name in set(rows.recipe)}
-    if shared:
-        names = set.intersection(*(set(part.subject) for part in found.values()))
-        found = {name: part[part.subject.isin(names)] for name, part in found.items()}
-    return {name: curves(part, role) for name, part in found.items()}
+    shared = set.intersection(*(set(part.subject) for part in found.values()))
+    return {name: curves(part[part.subject.isin(shared)], role) for name, part in found.items()}
 
 
 def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
@@ -293,18 +290,6 @@ def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
                     over = (mine[key] - base[key]).dropna().to_numpy()
                     line[f"{key}, against the first"] = words_of(over) if name != MAIN else ""
                 lines.append(line)
-    return pd.DataFrame(lines)
-
-
-def added(rows: pd.DataFrame, role: str) -> pd.DataFrame:
-    """What the words add: obedience of the edited picture over that of the plain one, picture by picture."""
-    lines = []
-    for recipe, found in by_recipe_of(rows, role, shared=False).items():
-        for _, cell in found.iterrows():
-            line: Row = {"recipe": recipe, "condition": cell.condition, "steps": cell.steps}
-            line["subjects"] = len(cell["identity, plain"].index.unique("subject"))
-            line |= {edit: words_of(cell[edit] - cell[f"{edit}, unasked"]) for edit in EDITS}
-            lines.append(line)
     return pd.DataFrame(lines)
 
 
@@ -330,14 +315,7 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
                 line
                 | {k: words_of(mine.loc[high, k] - mine.loc[low, k]) for k in ("identity, plain", *EDITS)}
             )
-    parts = [
-        shown,
-        added(everything, role),
-        pd.DataFrame(paired),
-        picks(rows),
-        recipes(everything, role),
-        accuracy,
-    ]
+    parts = [shown, pd.DataFrame(paired), picks(rows), recipes(everything, role), accuracy]
     return (
         "\n\n".join(part.to_markdown(index=False) for part in parts)
         + f"\n\nObedience by the {role} encoder.\n"

@@ -113,15 +113,14 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterat
     """The page with a small shelf, a tiny model and a training of two steps."""
     home = tmp_path_factory.mktemp("page")
     words = [
-        "debug=fast", f"out={home / 'toys'}", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
+        "debug=fast", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
         "model.image_size=64", "style.outline=0", "style.guidance=0",
     ]  # fmt: skip
     cfg = freeze(compose_job("page", words))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shelf, "SIDE", 96)
         patch.setattr(shelf, "TOY_SUBJECTS", ("bunny-01",))
         patch.setattr(shelf, "TOY_SCENES", ("forest-12",))
-        with page_server(Settings.of(cfg), Path(cfg.out), 0) as (server, studio):
+        with page_server(Settings.of(cfg), 0) as (server, studio):
             thread = threading.Thread(target=server.serve, daemon=True)
             thread.start()
             deadline = time.monotonic() + WAIT
@@ -223,7 +222,7 @@ def test_a_cancelled_drop_leaves_nothing(browser: Browser) -> None:
 
 
 def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
-    result = browser.draw("preview", "bunny-01", "forest-12", [10, 20, 40, 60])
+    result = browser.draw("preview", "bunny-01", "forest-12", [90, 120, 60, 90])
     for part, kind in {"subject": "RGBA", "shade": "RGB", "light": "RGB"}.items():
         image = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/{part}").content))
         assert (image.mode, list(image.size)) == (kind, result["places"][part][2:])
@@ -347,8 +346,8 @@ def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Brows
     sound = wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9])
     for ask in ([], "x", 1, *({**sound, key: [{}]} for key in (*sound, "instead"))):
         assert "expected" in trouble(browser.post("drops", ask))
-    assert "inside the 96 x 96" in trouble(
-        browser.post("drops", wish("preview", "bunny-01", "forest-12", [90, 0, 40, 60]))
+    assert "inside the 256 x 256" in trouble(
+        browser.post("drops", wish("preview", "bunny-01", "forest-12", [230, 0, 40, 60]))
     )
     assert "inserter.strength" in trouble(
         browser.post(
@@ -449,7 +448,7 @@ def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_
     box = last(studio, page).wish.box
     assert box.x > first.wish.box.x
     shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
-                     "[['left', 'top', 'width', 'height'][n]]) / 100 * 96)")  # fmt: skip
+                     "[['left', 'top', 'width', 'height'][n]]) / 100 * 256)")  # fmt: skip
     assert np.abs(np.array(shown) - [box.x, box.y, box.w, box.h]).max() < 0.6
     assert abs(box.w - box.h) <= 1  # the disc's own aspect
     page.ask("document.querySelector('#parts input').click()")  # before and after also without a layer
@@ -476,7 +475,7 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
         page.press("ArrowRight")
     page.wait(f"{RESULT} === 2 && {SHOWN}")
     moved = last(studio, page).wish.box
-    assert (moved.x - first.x, moved.y) == (5, first.y)
+    assert (moved.x - first.x, moved.y) == (13, first.y)  # a hundredth of 256 pixels a press
     page.press("ArrowUp")
     page.wait(f"{RESULT} === 3 && {SHOWN}")
     assert last(studio, page).wish.box.h <= first.h
@@ -512,7 +511,7 @@ def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
     page.ask("document.querySelector('#frame').focus()")
     page.press("ArrowRight")
     page.wait(f"{RESULT} === 4 && {SHOWN}")
-    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (replace(other, x=other.x + 1), {})
+    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (replace(other, x=other.x + 2), {})
     page.click("#next")
     page.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
     page.click("#undo")
@@ -530,7 +529,7 @@ def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(
     page.drop_file(picture, page.centre("#stage"))
     page.wait(SHOWN)
     held = threading.Event()
-    studio.call(held.wait)
+    studio.call(lambda: held.wait(WAIT))
     page.click("#redraw")
     page.wait("!document.querySelector('#cancel').hidden")
     page.open(f"{server.address}?reload")
@@ -543,7 +542,8 @@ def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(
     deadline = time.monotonic() + WAIT
     while task.wish.box.x == x and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert (task.wish.box.x, task.state) == (x + 1, "waiting")
+    assert task.wish.box.x > x
+    assert task.state == "waiting"
     page.press("Escape")
     page.wait("document.querySelector('#cancel').hidden")
     held.set()
@@ -556,7 +556,7 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
 ) -> None:
     opened(page, server)
     held = threading.Event()
-    studio.call(held.wait)  # the worker is busy, so that the drop waits
+    studio.call(lambda: held.wait(WAIT))  # the worker is busy, so that the drop waits
     page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
     page.wait("!document.querySelector('#cancel').hidden")
     page.press("Escape")

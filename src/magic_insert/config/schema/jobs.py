@@ -137,8 +137,6 @@ class InsertConfig:
 class PageConfig:
     """Drag and drop in a browser, on this machine alone."""
 
-    out: Folder = "runs/page"
-    """Where the pictures that the page renders for its shelves are kept."""
     port: Annotated[int, Range(0, 65535)] = 0
     """Of the page; 0: any free one."""
     browser: bool = False
