@@ -551,7 +551,7 @@ class CardConfig:
 class PlanConfig:
     """What a job holds in a GPU's memory, counted without a GPU and without weights, and what makes it fit."""
 
-    job: Annotated[str, OneOf("personalize", "insertion", "insert", "remove")] = "personalize"
+    job: Annotated[str, OneOf("personalize", "insertion", "bootstrap", "insert", "remove")] = "personalize"
     """The job; its settings are those of the groups below."""
     gpu: Annotated[float, POSITIVE] = 24.0
     """The card's memory in GB."""
@@ -564,6 +564,8 @@ class PlanConfig:
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     train: FitConfig = MISSING
+    fit: AdaptConfig = MISSING
+    harvest: HarvestConfig = MISSING
 
 
 @dataclass(frozen=True)
