@@ -221,6 +221,34 @@ def test_a_cancelled_drop_leaves_nothing(browser: Browser) -> None:
     assert "gone" not in names
 
 
+def test_work_that_breaks_is_named_and_ends_nothing_else(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = MagicInsert.subject
+
+    def broken(self: MagicInsert, picture: Any, **named: Any) -> Any:
+        if Path(str(picture)).name == "broken.png":
+            raise RuntimeError("a fault")
+        return cut(self, picture, **named)
+
+    monkeypatch.setattr(MagicInsert, "subject", broken)
+    broke = browser.post("items?kind=subject&name=broken.png", blob((9, 9, 200))).json()["id"]
+    sound = browser.upload("subject", "sound.png", blob((9, 200, 9)))
+    troubles = {item["id"]: item["trouble"] for item in browser.state()["items"]}
+    assert "terminal" in troubles[broke]
+    browser.draw("preview", sound, "forest-12")
+
+
+def test_the_files_of_a_result_go_when_it_leaves_the_history(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.page.studio.MOST_RESULTS", 2)
+    ids = [browser.draw("preview", "bunny-01", "forest-12", [x, 120, 60, 90])["id"] for x in (10, 20, 30)]
+    (folder,) = browser.studio.folder.glob(f"{browser.id}/results")
+    assert {file.stem for file in folder.iterdir()} == set(ids[1:])
+    assert browser.get(f"results/{ids[0]}/png").status_code == 404
+
+
 def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
     result = browser.draw("preview", "bunny-01", "forest-12", [90, 120, 60, 90])
     for part, kind in {"subject": "RGBA", "shade": "RGB", "light": "RGB"}.items():
@@ -443,8 +471,12 @@ def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_
     Path(tmp_path / "forest-12.png").write_bytes(studio.shelf["forest-12"].path.read_bytes())
     monkeypatch.chdir(tmp_path)
     main(shlex.split(page.ask("window.copied"))[1:])
-    link = page.ask("document.querySelector('#downloads a').href")
-    assert (tmp_path / "disc-in-forest-12.png").read_bytes() == httpx.get(link).content
+    links = page.ask("[...document.querySelectorAll('#downloads a')].map(link => link.href)")
+    assert (tmp_path / "disc-in-forest-12.png").read_bytes() == httpx.get(links[0]).content
+    subject, background = (httpx.get(link) for link in links[-2:])  # what the command is to be run beside
+    assert subject.content == picture.read_bytes()
+    assert 'filename="disc.png"' in subject.headers["content-disposition"]
+    assert background.content == Path("forest-12.png").read_bytes()
     box = last(studio, page).wish.box
     assert box.x > first.wish.box.x
     shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
@@ -566,9 +598,41 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
     assert page.ask(RESULT) == 0
     assert not studio.session(page.ask("localStorage.session")).results
     (tmp_path / "letter.png").write_text("not a picture")
-    page.drop_file(tmp_path / "letter.png", page.centre("#scenes h2"))
-    page.wait("document.querySelector('#status.bad #doing')?.textContent.includes('expected a PNG')")
+    (tmp_path / "folder.png").mkdir()
+    Image.new("RGB", (90, 90), "grey").save(tmp_path / "plain.png")
+    tiles = page.ask("document.querySelectorAll('.tile').length")
+    for name, words in {
+        "letter": "expected a PNG",
+        "folder": "a folder",
+        "plain": "expected a subject",
+    }.items():
+        page.drop_file(tmp_path / f"{name}.png", page.centre("#subjects h2"))
+        page.wait(f"document.querySelector('#status.bad #doing')?.textContent.includes({words!r})")
+    page.wait(f"document.querySelectorAll('.tile').length === {tiles}")  # none is left for what was refused
     page.complaints.clear()  # the browser notes the refusal
+
+
+@needs_browser
+def test_of_many_changes_at_once_only_the_last_is_drawn(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
+    opened(page, server)
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(SHOWN)
+    session, held = studio.session(page.ask("localStorage.session")), threading.Event()
+    studio.call(lambda: held.wait(WAIT))
+    page.ask("document.querySelector('#redraw').click()")
+    page.ask("for (const value of [0.2, 0.3, 0.4, 0.5, 0.6]) { "
+             "const slider = document.querySelector('[data-knob=\"style.degree\"]'); "
+             "slider.value = value; slider.dispatchEvent(new Event('change')); }")  # fmt: skip
+    deadline, degrees = time.monotonic() + WAIT, [0.0]
+    while degrees != [0.6] and time.monotonic() < deadline:
+        time.sleep(0.02)
+        degrees = [task.wish.knobs.get("style.degree", 1.0) for task in session.tasks.values() if task.live]
+    page.press("Escape")
+    held.set()
+    assert degrees == [0.6]
+    assert page.complaints == []
 
 
 @pytest.mark.slow

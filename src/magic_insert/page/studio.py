@@ -58,6 +58,7 @@ KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed",
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
+FAILED = "the work failed; the terminal of magic-insert page says why"
 Made = TypeVar("Made")
 
 
@@ -95,12 +96,12 @@ class Studio:
 
     def _work(self) -> None:
         while (work := self._next(LONG, wait=True)) is not None:
-            work()
+            guarded(work)
 
     def _between_steps(self) -> None:
         """Does what is quick while a long task waits in its callback."""
         while (work := self._next(SHELF, wait=False)) is not None:
-            work()
+            guarded(work)
 
     def _next(self, last: int, *, wait: bool) -> Callable[[], None] | None:
         """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
@@ -212,7 +213,11 @@ class Studio:
                 self._note_learned(item)
         except UserError as error:
             item.trouble = without_folders(str(error))
-        self._tell()
+        except Exception:
+            item.trouble = FAILED
+            raise
+        finally:
+            self._tell()
 
     def _note_learned(self, item: Item) -> None:
         if item.kind == "subject" and item.size is not None and self.ready:
@@ -379,15 +384,16 @@ class Studio:
                 task.state = "done"
                 session.results[result.id] = result
                 for old in list(session.results)[:-MOST_RESULTS]:
-                    del session.results[old]
+                    remove_files(session.results.pop(old))
         except Cancelled:
             pass
         except UserError as error:
             task.state, task.trouble = "failed", without_folders(str(error))
-        except Exception:  # one picture's fault must not end the page for everybody
-            traceback.print_exc(file=sys.stderr)
-            task.state, task.trouble = "failed", "the work failed; the terminal of magic-insert page says why"
-        self._tell(session)
+        except Exception:
+            task.state, task.trouble = "failed", FAILED
+            raise
+        finally:
+            self._tell(session)
 
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
@@ -468,6 +474,20 @@ class Studio:
             return self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box)
 
         return self._drops.get(result.id, again)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Does `work` and prints what it raises: one picture's fault must not end the page for everybody."""
+    try:
+        work()
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+
+
+def remove_files(result: Result) -> None:
+    """Removes the files of a result that left the history."""
+    for file in result.file.parent.glob(f"{result.id}.*"):
+        file.unlink(missing_ok=True)
 
 
 def reduced(scene: Scene, longest: int) -> Scene:
