@@ -1,4 +1,4 @@
-"""Build hook: a wheel carries conf/, the weights below data/ and the texts of data/subjectplop/.
+"""Build hook: a wheel carries conf/, the weights and pictures below data/ and the texts of data/subjectplop/.
 
 An editable install needs no copy.
 """
@@ -14,6 +14,7 @@ SHIPPED = {
     "data/effect": "magic_insert/_effect",
     "data/cut": "magic_insert/_cut",
     "data/subjects": "magic_insert/_subjects",
+    "data/shelf": "magic_insert/_shelf",
     "data/subjectplop": "magic_insert/_subjectplop",
 }
 

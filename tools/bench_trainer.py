@@ -118,11 +118,11 @@ def compare(pipe: Any, cfg: PersonalizationConfig, blocks: int) -> tuple[Cost, C
     with (
         tempfile.TemporaryDirectory() as scratch,
         trainables_of(pipe, tokens, cfg, seed=0) as trainables,
-        checkpointed(pipe, cfg.gradient_checkpointing),
+        checkpointed(pipe.unet, cfg.gradient_checkpointing),
         open_tracker(scratch, "bench", LoggerConfig(), {}) as tracker,
     ):
         module = PersonalizeModule(trainables, cfg)
-        batch_at = subject_batches(cache, cfg, seed=0, num_times=len(module.kept))
+        batch_at = subject_batches([cache], cfg, seed=0, num_times=len(module.kept))
 
         def under_lightning() -> list[float]:
             clock = Clock(module.unet_device)

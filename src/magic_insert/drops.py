@@ -31,7 +31,8 @@ WORKED_ON = 110  # bytes for each pixel of a window, at the peak
 class Redrawn:
     """A subject in a scene's style; `pair_id` names the draw, `record` says what it was made of.
 
-    `rgb`: on plain ground; with `alpha`, the matte of a method that knows it, the subject's own colours.
+    `rgb`: on plain ground; with `alpha`, the matte of a method that knows it, the subject's own colours. `outline`: the
+    matte of the subject's own picture. `cuts`: without its ground, by segmenter, where that was made before.
     """
 
     rgb: Float[Tensor, "3 h w"]
@@ -40,6 +41,8 @@ class Redrawn:
     record: Mapping[str, Any]
     timings: Mapping[str, float]
     alpha: Float[Tensor, "1 h w"] | None = None
+    outline: Float[Tensor, "1 r c"] | None = None
+    cuts: dict[str, Subject] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def image(self) -> Image.Image:

@@ -61,7 +61,7 @@ from magic_insert.drops import (
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.models.folders import Folders, find_folders, find_remover
-from magic_insert.models.segment import cut_subject, redraw_segmenter
+from magic_insert.models.segment import cut_subject, redraw_segmenter, segment_alike
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw
 
@@ -379,6 +379,7 @@ class MagicInsert:
                 {"weights": weights, "drawing": facts.get(draw.id, {})},
                 share,
                 picture[3:] if len(picture) == 4 else None,
+                subject.alpha,
             )
             for picture, draw in zip(pictures, draws, strict=True)
         ]
@@ -386,18 +387,24 @@ class MagicInsert:
     def cut(self, redrawn: Redrawn) -> Subject:
         """The redrawn subject without its ground; where its picture is opaque, as a model's is, its colours decide.
 
+        With `segmenter=auto`, of GrabCut's cut and U2-Net's the one that is more like the subject's own outline.
+
         Raises:
             UserError: nothing stands out from the ground.
         """
         if redrawn.alpha is not None:
             return Subject(redrawn.rgb, redrawn.alpha, redrawn.subject)
-        return cut_subject(
-            redrawn.rgb,
-            None,
-            redrawn.subject,
-            segmenter=redraw_segmenter(self.settings.segmenter.name),
-            model_folder=self.folders.segmenter,
-        )
+        name = redraw_segmenter(self.settings.segmenter.name)
+        if name not in redrawn.cuts:
+            redrawn.cuts[name] = self._cut(redrawn, name)
+        return redrawn.cuts[name]
+
+    def _cut(self, redrawn: Redrawn, segmenter: str) -> Subject:
+        if segmenter == "auto" and redrawn.outline is not None:
+            matte = segment_alike(redrawn.rgb, redrawn.outline)
+            return Subject(matte.rgb, matte.alpha, redrawn.subject)
+        folder = self.folders.segmenter
+        return cut_subject(redrawn.rgb, None, redrawn.subject, segmenter=segmenter, model_folder=folder)
 
     def place(
         self,

@@ -39,6 +39,11 @@ def subjects_dir() -> Path:
     return CHECKOUT / "data" / "subjects" if is_checkout() else PACKAGE / "_subjects"
 
 
+def shelf_dir() -> Path:
+    """The folder of the Toybox pictures on the page's shelves, absolute; subjects that are learned lie elsewhere."""
+    return CHECKOUT / "data" / "shelf" if is_checkout() else PACKAGE / "_shelf"
+
+
 def subjectplop_dir() -> Path:
     """The folder of names, checksums and texts for SubjectPlop, absolute; no pictures are in it."""
     return CHECKOUT / "data" / "subjectplop" if is_checkout() else PACKAGE / "_subjectplop"

@@ -97,15 +97,20 @@ def test_a_picture_is_sampled_in_every_precision_as_on_the_cpu(
     assert (drawn - on_cpu).abs().mean() < tolerance
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize(
+    ("precision", "optimizer"),
+    [("bf16-mixed", "adamw"), ("16-mixed", "adamw"), ("bf16-mixed", "adamw8bit")],
+)
 def test_a_personalisation_in_half_precision_trains_and_leaves_the_vae_where_it_was(
-    tiny_micro: Path, tmp_path: Path, precision: str
+    tiny_micro: Path, tmp_path: Path, precision: str, optimizer: str
 ) -> None:
+    if optimizer == "adamw8bit":
+        pytest.importorskip("bitsandbytes")
     model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, dtype="float16", device=DEVICE)
     pipe = load_pipeline(model)
     cfg = PersonalizationConfig(
         steps=4, batch_size=2, rank=2, alpha=2.0, targets=["to_q", "to_v"], text_rank=2,
-        lr_unet=1e-2, wd_unet=0.0, lr_tokens=1e-2, wd_tokens=0.0, precision=precision,
+        lr_unet=1e-2, wd_unet=0.0, lr_tokens=1e-2, wd_tokens=0.0, precision=precision, optimizer=optimizer,
         gradient_checkpointing=True, ema_decay=0.9,
         validation=ValidationConfig(every=2, steps=2, seeds=1, scorer="model"),
     )  # fmt: skip

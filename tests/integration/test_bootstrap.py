@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
@@ -26,6 +27,7 @@ from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
 from magic_insert.models.edit_unet import (
+    FIT_CARD,
     edit_start,
     edit_unet_of,
     load_edit_unet,
@@ -229,14 +231,19 @@ def test_what_cannot_work_is_refused_before_the_start_and_nothing_is_written_ove
 
 
 def test_a_bootstrap_goes_on_from_networks_kept_as_loras_and_keeps_its_own_so(
-    place: Path, tiny_micro: Path, tmp_path: Path
+    place: Path, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    checkpointed: list[Any] = []
+    monkeypatch.setattr(
+        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
+    )
     pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
     for name in ("inserter", "remover"):
         unet = edit_start(pipe.unet)
         open_for_lora(unet, rank=2, seed=0)
         save_edit_lora(tmp_path / name, unet, rank=2)
     words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
+    words += ["fit.gradient_checkpointing=true", "fit.accumulate=2"]
     words += [f"bootstrap.{name}={tmp_path / name}" for name in ("inserter", "remover")]
     cfg = configure(place, tiny_micro, "loras", *words, "bootstrap.rounds=2", "bootstrap.init_from=previous")
     outcome = run(cfg)
@@ -246,6 +253,8 @@ def test_a_bootstrap_goes_on_from_networks_kept_as_loras_and_keeps_its_own_so(
     # As `inserter=bootstrapped` loads it: the base with what both rounds learned.
     chosen = read_json(place / "loras" / "card.json")["round"]
     fits = [p["inputs"]["start"] for made, p in outcome.payloads if made.endswith("run_fit")]
+    assert len(checkpointed) == 2
+    assert read_json(Path(fits[1]) / FIT_CARD)["accumulate"] == 2
     states = [
         edit_unet_of(pipe, folder).state_dict() for folder in (tmp_path / "inserter", Path(fits[1]), kept)
     ]
@@ -270,6 +279,15 @@ def test_a_model_without_the_networks_to_start_from_is_refused_with_the_key(
     shutil.copytree(tiny_micro, model, ignore=shutil.ignore_patterns(part))
     with pytest.raises(UserError, match=rf"set bootstrap\.{part}=FOLDER"):
         run(configure(tmp_path, model, "run"))
+
+
+def test_networks_trained_at_another_size_than_the_runs_are_refused_with_theirs(
+    tmp_path: Path, tiny_micro: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"expected model\.image_size=64, .*got 128; set model\.image_size=64"
+    ):
+        run(configure(tmp_path, tiny_micro, "run", "model.image_size=128"))
 
 
 @pytest.mark.parametrize("kind", ["render", "harvest", "measure", "evaluate"])

@@ -117,6 +117,10 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
         "personalization.alpha": (cat, "personalization.alpha=0"),
         "token_pattern": (cat, "personalization.token_pattern=cat"),
         "class_noun": (cat, "personalization.prior_images=2"),
+        "buckets=false": (
+            cat,
+            *(f"personalization.{word}" for word in ("buckets=true", "prior_images=2", "class_noun=cat")),
+        ),
         "one learning rate": (cat, "personalization.optimizer=prodigy"),
         "model.dtype=bfloat16": (cat, "model.dtype=float16"),
         "already has": (cat, "personalization.token_pattern='{n}</w>'"),  # how a vocabulary spells the word 1

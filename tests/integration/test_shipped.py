@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
+from runpy import run_path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from magic_insert import MagicInsert
 from magic_insert.core.digest import sha256_file
-from magic_insert.paths import micro_dir, subjects_dir
+from magic_insert.page.shelf import toy_items
+from magic_insert.paths import CHECKOUT, micro_dir, subjects_dir
 
 CARD = micro_dir() / "card.json"
 pytestmark = pytest.mark.skipif(
@@ -32,6 +35,17 @@ def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tm
         assert known.run == folder, "of another model or recipe; run `python tools/ship.py`"
         assert magic.redraw(known, torch.rand(3, 64, 64))[0].rgb.shape == (3, 128, 128)
     assert not list(tmp_path.glob("subject"))
+
+
+def test_the_shelf_ships_what_the_toybox_renders(tmp_path: Path) -> None:
+    ship, toys = run_path(str(CHECKOUT / "tools" / "ship.py")), toy_items()
+    assert all(toy.item.path.is_file() for toy in toys.values())
+    for name in ("desert-08", "owl-01", "bunny-01"):
+        made, shipped = (
+            np.asarray(Image.open(path), dtype=np.int16)
+            for path in (ship["rendered"](toys[name], tmp_path), toys[name].item.path)
+        )
+        assert np.abs(made - shipped).max() <= 1  # another processor may round otherwise
 
 
 def test_plain_diffusers_loads_and_draws_without_any_hint() -> None:

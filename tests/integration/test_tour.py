@@ -73,6 +73,11 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def documented(number: int) -> list[str]:
+    """The commands of a block of docs/sdxl.md, from 0."""
+    return (CHECKOUT / "docs" / "sdxl.md").read_text().split("```")[2 * number + 1].strip().splitlines()
+
+
 def run(line: str, hub: Hub) -> None:
     name, *words = shlex.split(line.removeprefix("magic-insert "))
     job = JOBS[name]
@@ -85,7 +90,7 @@ def run(line: str, hub: Hub) -> None:
 
 @pytest.mark.slow
 def test_the_whole_tour_runs_on_a_folder_as_it_comes_from_the_hub(hub: Hub, place: Path) -> None:
-    for line in (CHECKOUT / "docs" / "sdxl.md").read_text().split("```")[1].strip().splitlines():
+    for line in documented(0):
         run(line, hub)
     for name in ("beach", "forest"):
         assert load_rgb(place / "runs/scenes" / f"{name}.png").shape == (3, SIDE, SIDE)
@@ -105,14 +110,8 @@ def test_the_whole_tour_runs_on_a_folder_as_it_comes_from_the_hub(hub: Hub, plac
 def test_loras_go_the_same_way_and_without_a_held_out_set_there_is_no_verdict(
     hub: Hub, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    home = "bootstrap.remover=runs/edit/remover bootstrap.inserter=runs/edit/inserter"
-    for line in (
-        "insertion model=sdxl data=pairs data.path=pairs train.lora_rank=2 train.save=lora out=runs/edit",
-        f"bootstrap model=sdxl pool.dir=drawings fit.photos=pairs fit.lora_rank=2 fit.save=lora {home} out=runs/boot",
-        "insert model=sdxl stylizer=tone subject=cat.png background=room.png inserter=bootstrapped "
-        "inserter.run=runs/boot out=out.png",
-    ):
+    for line in (documented(0)[0], *documented(1)):
         run(line, hub)
     assert "without a verdict" in capsys.readouterr().out
-    assert (place / "runs/boot/inserter" / LORA_WEIGHTS).is_file()
-    assert load_rgb(place / "out.png").shape == (3, SIDE, SIDE)
+    assert (place / "runs/bootstrap-lora/inserter" / LORA_WEIGHTS).is_file()
+    assert load_rgb(place / "cat-in-room-lora.png").shape == (3, SIDE, SIDE)

@@ -1,23 +1,40 @@
 """Pipelines of diffusers as inserters and removers: tiny random ones of the real classes, in folders."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import open_clip
 import pytest
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLQwenImage,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxFillPipeline,
     FluxTransformer2DModel,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
+    QwenImageTransformer2DModel,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from hub_model import Hub
-from transformers import T5Config, T5EncoderModel
+from transformers import (
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2Tokenizer,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+    T5Config,
+    T5EncoderModel,
+)
 
 from magic_insert.cli.insert import run_remove
 from magic_insert.config.compose import compose_job
@@ -33,7 +50,9 @@ from magic_insert.models.foreign import Runtime, load_foreign
 from magic_insert.models.pipeline import load_pipeline
 
 SIDE = 64
-KINDS = ("sdxl_inpaint", "sd_inpaint", "flux_fill", "instruct")
+KINDS = ("sdxl_inpaint", "sd_inpaint", "flux_fill", "instruct", "qwen_edit", "qwen_edit_plus")
+EDITORS = KINDS[3:]  # change the whole window
+QWEN_WORDS = ("endoftext", "im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
 
 
 def small_unet(channels: int, width: int) -> UNet2DConditionModel:
@@ -48,6 +67,51 @@ def small_unet(channels: int, width: int) -> UNet2DConditionModel:
         cross_attention_dim=width,
         attention_head_dim=8,
     )
+
+
+def qwen_parts() -> dict[str, Any]:
+    """Those of Qwen-Image-Edit at the smallest widths; its language model reads letters instead of words."""
+    letters = dict.fromkeys(open_clip.tokenizer.bytes_to_unicode().values())
+    special = [f"<|{word}|>" for word in QWEN_WORDS]
+    tokenizer = Qwen2Tokenizer(
+        vocab={word: i for i, word in enumerate((*letters, special[0]))},
+        merges=[],
+        extra_special_tokens=special[1:],
+        model_max_length=2048,
+    )
+    pixels = {"shortest_edge": 56 * 56, "longest_edge": 56 * 56}
+    processor = Qwen2VLProcessor(Qwen2VLImageProcessor(size=pixels), tokenizer, Qwen2VLVideoProcessor())
+    numbers = dict(zip(QWEN_WORDS, tokenizer.convert_tokens_to_ids(special), strict=True))
+    width = {"hidden_size": 16, "intermediate_size": 16}
+    language = Qwen2_5_VLConfig(
+        text_config={
+            **width,
+            "vocab_size": len(tokenizer),
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+        },
+        vision_config={**width, "depth": 2, "num_heads": 2, "out_hidden_size": 16},
+        image_token_id=numbers["image_pad"],
+        video_token_id=numbers["video_pad"],
+        vision_start_token_id=numbers["vision_start"],
+        vision_end_token_id=numbers["vision_end"],
+    )
+    return {
+        "text_encoder": Qwen2_5_VLForConditionalGeneration(language),
+        "tokenizer": tokenizer,
+        "processor": processor,
+        "vae": AutoencoderKLQwenImage(base_dim=8, num_res_blocks=1),
+        "transformer": QwenImageTransformer2DModel(
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=16,
+            axes_dims_rope=(8, 4, 4),
+        ),
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +163,11 @@ def pipelines(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
                 **{**shared, "vae": AutoencoderKL.from_config(pipe.vae.config, shift_factor=0.1)},
             ),
         }
+        parts = qwen_parts()
+        made |= {
+            "qwen_edit": QwenImageEditPipeline(**parts),
+            "qwen_edit_plus": QwenImageEditPlusPipeline(**parts),
+        }
     for name, part in made.items():
         part.save_pretrained(root / name)
     return {"sdxl_inpaint": hub.inpaint, **{name: root / name for name in made}}
@@ -119,14 +188,25 @@ def scene() -> torch.Tensor:
     )
 
 
+@pytest.fixture
+def small_qwen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Qwen-Image-Edit reads and draws a megapixel whatever its window; here as few pixels as it is asked for."""
+    for module in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+        own = module.calculate_dimensions
+        monkeypatch.setattr(
+            module, "calculate_dimensions", lambda area, ratio, own=own: own(SIDE * SIDE, ratio)
+        )
+
+
+@pytest.mark.usefixtures("small_qwen")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
-    kind: str, pipelines: dict[str, Path], small_base: Any, monkeypatch: pytest.MonkeyPatch
+    kind: str, pipelines: dict[str, Path], small_base: Any
 ) -> None:
     settings = InserterConfig("diffusers", run=str(pipelines[kind]), prompt="a shadow", steps=2)
     inserter = ForeignInserter(settings, small_base)
     inserter.model.side = SIDE  # a 1024-pixel picture says nothing more
-    assert inserter.model.inpaints == (kind != "instruct")
+    assert inserter.model.inpaints == (kind not in EDITORS)
     mask = torch.zeros(1, 96, 96)
     mask[:, 30:60, 40:60] = 1
     steps: list[tuple[int, int]] = []
@@ -146,7 +226,8 @@ def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
     assert len(made["inserter_pipeline_digest"]) == 16
 
 
-@pytest.mark.parametrize("kind", ["sdxl_inpaint", "instruct"])
+@pytest.mark.usefixtures("small_qwen")
+@pytest.mark.parametrize("kind", ["sdxl_inpaint", "instruct", "qwen_edit"])
 def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
     kind: str, pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,9 +260,16 @@ def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
     assert "model" not in record
 
 
-def test_one_that_draws_from_words_inpaints_with_the_same_parts(hub: Hub) -> None:
+def test_one_that_draws_from_words_inpaints_with_the_same_parts(hub: Hub, tmp_path: Path) -> None:
     run = Runtime("cpu", torch.float32, offload=False)
     assert type(load_foreign(str(hub.base), "run", run)).__name__ == "StableDiffusionXLInpaintPipeline"
+    # A UNet that was published alone, as RORem's, in the folder of the model that it belongs to.
+    shutil.copytree(hub.base, tmp_path / "rorem", copy_function=os.link)
+    shutil.rmtree(tmp_path / "rorem" / "unet")
+    shutil.copytree(hub.inpaint / "unet", tmp_path / "rorem" / "unet", copy_function=os.link)
+    pipe = load_foreign(str(tmp_path / "rorem"), "run", run)
+    assert type(pipe).__name__ == "StableDiffusionXLInpaintPipeline"
+    assert pipe.unet.config.in_channels == 9
 
 
 def test_what_is_no_pipeline_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """SDXL as it comes from the hub: what is loaded of its repositories, from where, and in which precision."""
 
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
+from magic_insert.core.records import Subject
 from magic_insert.models.edit_unet import (
     EditSampling,
     edit,
@@ -36,6 +40,9 @@ from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, encode_ids, initial_tokens, prompt_ids, save_tokens
 from magic_insert.paths import CHECKOUT
+from magic_insert.stylizers import build_stylizer
+from magic_insert.stylizers.draws import Draw
+from magic_insert.training.personalize import personalize
 from magic_insert.training.personalize_module import check_device
 from magic_insert.training.personalize_validation import edit_texts
 
@@ -218,6 +225,54 @@ def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(
     assert sorted(folder.name for folder in (out / "steps").iterdir()) == ["000002", "000003"]
     code = (out / "README.md").read_text().split("```python")[1].split("```")[0]
     assert plain_pipe(code, hub, out, monkeypatch).get_active_adapters()
+
+
+def personalization(hub: Hub, *words: str) -> PersonalizationConfig:
+    """The recipe of SDXL, short and in float32."""
+    short = ["batch_size=2", "views=4", "precision=32-true", "validation.every=0", *words]
+    asked = ["subject=cat.png", "out=out", *(f"personalization.{word}" for word in short)]
+    return freeze(compose_job("personalize", [*hub.words(), *asked])).personalization
+
+
+def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list[list[float]]]]:
+    """For every call of the UNet in `draw` the height and width in pixels and the rows of the size conditioning."""
+    seen = []
+
+    def note(unet: Any, args: Any, options: Any) -> None:
+        pixels = [side * pipe.vae_scale_factor for side in args[0].shape[-2:]]
+        seen.append((pixels, options["added_cond_kwargs"]["time_ids"].tolist()))
+
+    hook = pipe.unet.register_forward_pre_hook(note, with_kwargs=True)
+    draw()
+    hook.remove()
+    return seen
+
+
+def test_a_batch_is_of_one_bucket_which_its_size_conditioning_names(hub: Hub, tmp_path: Path) -> None:
+    pipe = load_pipeline(hub_config(hub))
+    tall, wide = (
+        Subject(torch.rand(3, *size), torch.ones(1, *size), f"{size}") for size in ((60, 30), (30, 50))
+    )
+    cfg = personalization(hub, "buckets=true", "steps=6")
+    seen = sizes_seen(pipe, lambda: personalize(pipe, [tall, wide], cfg, seed=0, out=tmp_path / "run"))
+    assert {tuple(pixels) for pixels, _ in seen} == {(96, 40), (48, 80)}
+    assert len(seen) == 6
+    for (height, width), rows in seen:
+        assert rows == [[height, width, 0, 0, height, width]] * 2
+
+
+def test_a_subject_is_drawn_under_the_size_it_was_learned_with(hub: Hub, tmp_path: Path) -> None:
+    """Whatever the size of the pictures that are drawn."""
+    cat = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat")
+    run = personalize(
+        load_pipeline(hub_config(hub)), cat, personalization(hub, "steps=0"), seed=0, out=tmp_path / "run"
+    )
+    pipe = load_pipeline(hub_config(hub, image_size=128))
+    style, sampling = StyleConfig(mode="none"), SamplingConfig(steps=1, guidance=3.0)
+    stylizer = build_stylizer(StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
+    ((pixels, rows),) = sizes_seen(pipe, lambda: stylizer([Draw(torch.rand(3, 64, 64), 0, "a")]))
+    assert pixels == [128, 128]
+    assert {tuple(row) for row in rows} == {(64, 64, 0, 0, 64, 64)}
 
 
 def test_a_subject_is_not_learned_in_float16_without_a_gpu(hub: Hub, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from magic_insert.core.images import save_png
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_images import FILL, Augment, load_subjects, make_view, place
+from magic_insert.data.subject_images import FILL, Augment, bucket, load_subjects, make_view, place
 
 
 def block(height: int = 60, width: int = 30) -> Subject:
@@ -51,6 +51,34 @@ def test_an_opaque_picture_fills_the_square_along_its_longer_side() -> None:
     opaque = Subject(torch.rand(3, 50, 100), torch.ones(1, 50, 100), "opaque")
     box = bounding_box(place(opaque, 64)[1])
     assert (box.w, box.h) == (64, 32)
+
+
+def test_the_bucket_of_a_square_is_the_square_and_of_others_sdxls_own_of_as_many_pixels() -> None:
+    known = {
+        (1000, 1000): (1024, 1024),
+        (1500, 1000): (1216, 832),
+        (900, 1600): (768, 1344),
+        (4, 9): (640, 1536),
+    }
+    for (height, width), frame in known.items():
+        tall = Subject(torch.rand(3, height, width), torch.ones(1, height, width), "opaque")
+        assert bucket(tall, 1024) == frame
+    assert bucket(block(60, 30), 64) == (96, 40)  # of the cut-out, not of its picture
+
+
+@pytest.mark.parametrize(("height", "width"), [(60, 30), (20, 60), (60, 58)])
+def test_in_its_bucket_a_subject_keeps_its_aspect_and_fills_no_less_than_in_the_square(
+    height: int, width: int
+) -> None:
+    subject = block(height, width)
+    frame = bucket(subject, 256)
+    assert frame[0] * frame[1] <= 256 * 256
+    rgb, alpha = place(subject, frame)
+    assert rgb.shape[-2:] == frame
+    box = bounding_box(alpha)
+    assert box.h / box.w == pytest.approx(height / width, rel=0.03)
+    assert alpha.sum() >= 0.95 * place(subject, 256)[1].sum()
+    assert max(box.h / frame[0], box.w / frame[1]) == pytest.approx(FILL, abs=0.01)
 
 
 def test_a_view_depends_on_its_number_and_the_seed_alone() -> None:

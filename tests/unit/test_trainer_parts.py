@@ -113,9 +113,41 @@ def test_prodigy_resumes_to_the_same_bits(tmp_path: Path) -> None:
     assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights, build)
 
 
-def test_eight_bit_states_are_refused_without_a_gpu_or_the_package() -> None:
-    with pytest.raises(UserError, match="adamw8bit"):
-        build_optimizer(replace(CONFIG, optimizer="adamw8bit"), weights(), CPU)
+def test_eight_bit_states_take_a_byte_each_and_resume_to_the_same_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", minversion="0.50")
+    cfg = replace(CONFIG, optimizer="adamw8bit")
+
+    def start() -> dict[str, list[nn.Parameter]]:
+        """Large enough for 8 bits; of the tokens' few rows bitsandbytes keeps whole numbers."""
+        large = torch.randn(64, 128, generator=generator(0, "weights"))
+        return {"unet": [nn.Parameter(large)], "tokens": [nn.Parameter(large[0].clone())]}
+
+    def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+        return with_base_rates(build_optimizer(cfg, parts, CPU))
+
+    assert_it_resumes_to_the_same_bits(tmp_path, cfg, start, build)
+    parts = start()
+    quadratic_steps(cfg, parts, optimizer := build(parts), range(8))
+    states = [[optimizer.state[part[0]][f"state{i}"] for i in (1, 2)] for part in parts.values()]
+    assert [[state.dtype for state in pair] for pair in states] == [[torch.uint8] * 2, [torch.float32] * 2]
+    whole = start()
+    quadratic_steps(cfg, whole, with_base_rates(build_optimizer(CONFIG, whole, CPU)), range(8))
+    moved = (whole["unet"][0] - start()["unet"][0]).abs().mean()
+    assert (whole["unet"][0] - parts["unet"][0]).abs().mean() < 0.02 * moved
+
+
+@pytest.mark.parametrize(
+    ("name", "package", "extra"), [("adamw8bit", "bitsandbytes", "bnb"), ("prodigy", "prodigyopt", "prodigy")]
+)
+def test_an_optimizer_whose_package_is_not_there_is_refused_with_what_installs_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
+) -> None:
+    monkeypatch.setattr("magic_insert.config.schema.training.find_spec", lambda named: None)
+    with pytest.raises(
+        UserError, match=rf"package {package} .*pip install 'magic-insert\[{extra}\]'"
+    ) as refused:
+        build_optimizer(replace(CONFIG, optimizer=name), weights(), CPU)
+    assert "\n" not in str(refused.value)
 
 
 ROWS = [

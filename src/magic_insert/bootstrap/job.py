@@ -27,7 +27,7 @@ from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.jsonl import read_jsonl, whole_folder, write_bytes, write_json, write_text
+from magic_insert.core.jsonl import read_jsonl, read_object, whole_folder, write_bytes, write_json, write_text
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import world_size
 from magic_insert.core.store import WORK, Entry, Request, Store
@@ -55,7 +55,9 @@ STAGES = {
 SELECT_VERSION = 1
 DRAWN_WITH = ("harvest", "measure", "fit", "evaluate")  # stages that need the model
 TOYBOX = "toybox"
-UNKEYED = ("num_photos", "photos", "save_every", "blend")  # of a recipe: in the inputs, or without effect
+PIXELS = 8  # to a side of a latent cell
+# Of a recipe: in the inputs, or without effect.
+UNKEYED = ("num_photos", "photos", "save_every", "blend", "gradient_checkpointing")
 LENT = ("model_index.json", "vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "scheduler")
 
 
@@ -362,11 +364,19 @@ class Plan:
         """The inserter or remover of photographs to start from.
 
         Raises:
-            UserError: there is none.
+            UserError: there is none, or it was trained at another size than that of the run's pictures.
         """
         given = getattr(self.cfg.bootstrap, name)
         folder = Path(given) if given else self.model.folder / name
-        return folder_source(require_network(folder, f"bootstrap; set bootstrap.{name}=FOLDER"))
+        require_network(folder, f"bootstrap; set bootstrap.{name}=FOLDER")
+        card = read_object(folder / NETWORK_FILES[weights_in(folder).name])
+        side, size = card["sample_size"] * PIXELS, self.cfg.model.image_size
+        if side != size:
+            raise UserError(
+                f"expected model.image_size={side}, the size that {folder} was trained at, got {size}; "
+                f"set model.image_size={side}"
+            )
+        return folder_source(folder)
 
     def _editing(self) -> stages.EditSettings:
         return stages.EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)

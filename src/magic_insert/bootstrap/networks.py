@@ -234,6 +234,9 @@ def run_fit(path: Path) -> None:
         lora_rank=recipe.lora_rank,
         merged=recipe.save == "merged",
         save_every=recipe.save_every,
+        gradient_checkpointing=recipe.gradient_checkpointing,
+        optimizer=recipe.optimizer,
+        accumulate=recipe.accumulate,
     )
     latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)
     with (

@@ -85,6 +85,13 @@ def check_personalize(cfg: schema.PersonalizeConfig) -> None:
         check_run_folder(subject.out, request_of(cfg, subject))
 
 
+def check_insertion(cfg: schema.InsertionConfig) -> None:
+    """The optimizer's package."""
+    from magic_insert.config.schema.training import require_optimizer
+
+    require_optimizer(cfg.train.optimizer, "train")
+
+
 def check_export(cfg: schema.ExportConfig) -> None:
     """A finished personalisation, and another folder than its own to write to."""
     from magic_insert.data.subject_files import finished_run
@@ -116,10 +123,12 @@ def check_evaluate(cfg: schema.EvaluateConfig) -> None:
 
 
 def check_bootstrap(cfg: schema.BootstrapConfig) -> None:
-    """Filters, masks of pictures, and room for the networks."""
+    """Packages, filters, masks of pictures, and room for the networks."""
     from magic_insert.bootstrap.filters import build_filters
     from magic_insert.bootstrap.stages import LPIPS_FILE, require_partners, require_room
+    from magic_insert.config.schema.training import require_optimizer
 
+    require_optimizer(cfg.fit.optimizer, "fit")
     build_filters(cfg.filter.rules)
     if cfg.pool.name == "folder" and cfg.data.on_error == "refuse" and not cfg.pool.segment:
         pictures = Path(str(cfg.pool.dir))
@@ -322,6 +331,7 @@ JOBS: Mapping[str, Job] = {
     "insertion": Job(
         "train a remover and an inserter on pairs: task=remove|insert|both data=toybox|pairs|... out=FOLDER",
         "magic_insert.training.insertion_job:run_insertion",
+        check_insertion,
     ),
     "remove": Job(
         "take an object and its shadow out of a picture: image=PATH mask=PATH out=PICTURE",

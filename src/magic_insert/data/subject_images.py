@@ -1,9 +1,10 @@
 """The subject as the trainer sees it: one to five pictures, cut to the subject, on plain ground, at the model's size.
 
-Shape letters: h, w of a subject's own picture; S side of the model's square. Values are float32 in [0, 1].
-The aspect ratio is always kept: what is not subject is ground.
+The aspect ratio is always kept: what is not subject is ground, of a square or of the bucket that suits the subject.
+Shape letters: h, w of a subject's own picture; H, W of a training picture. Values are float32 in [0, 1].
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ from magic_insert.core.picture_files import require_size
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 
-FILL = 0.85  # share of the frame that the longer side of a cut-out subject takes before augmentation
+FILL = 0.85  # share of the frame that a cut-out subject takes along one side before augmentation
+Frame = tuple[int, int]  # height and width of a training picture in pixels
 
 
 @dataclass(frozen=True)
@@ -72,32 +74,57 @@ def is_cut_out(subject: Subject) -> bool:
     return bool(subject.alpha.min() < 0.5)
 
 
+def bucket(subject: Subject, size: int) -> Frame:
+    """The frame of at most `size` x `size` pixels whose aspect ratio is nearest to the subject's.
+
+    Its sides are multiples of a sixteenth of `size` and at most as 1 to 4, at 1024 pixels among those that SDXL was
+    trained with (Podell et al. 2023, arXiv 2307.01952, appendix I).
+    """
+    step = max(8, size // 16)
+    frames = [(size * size // width // step * step, width) for width in range(size // 2, 2 * size + 1, step)]
+    height, width = _own_part(subject)[0].shape[-2:]
+    return min(frames, key=lambda frame: abs(math.log(frame[1] / frame[0] * height / width)))
+
+
+def _own_part(subject: Subject) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1 _ _"]]:
+    """Picture and matte, of a cut-out cropped to the matte."""
+    if not is_cut_out(subject):
+        return subject.rgb, subject.alpha
+    box = bounding_box(subject.alpha)
+    window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+    return subject.rgb[window], subject.alpha[window]
+
+
 def place(
     subject: Subject,
-    size: int,
+    size: int | Frame,
     *,
     ground: float | Float[Tensor, "3"] = 1.0,
     scale: float = 1.0,
     shift: tuple[float, float] = (0.0, 0.0),
-) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]:
-    """The subject on a square of plain `ground`, and its coverage there.
+) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"]]:
+    """The subject on a frame of plain `ground`, and its coverage there.
 
-    A cut-out is cropped to its matte and fills `FILL * scale` of the side; an opaque picture fills `scale` of it.
+    A cut-out is cropped to its matte and fills `FILL * scale` of the side that it meets first; an opaque picture fills
+    `scale` of it.
 
     Args:
         subject: the picture with its matte.
-        size: side of the square in pixels.
+        size: the frame in pixels; a number is the side of a square.
         ground: brightness of the ground, 1 is white; or its colour.
         scale: at most 1.
         shift: right and down, each in [-1, 1]: 1 pushes the subject to the edge.
     """
-    rgb, alpha = subject.rgb, subject.alpha
+    room = (size, size) if isinstance(size, int) else size
+    rgb, alpha = _own_part(subject)
     if is_cut_out(subject):
-        box = bounding_box(alpha)
-        window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
-        rgb, alpha, scale = rgb[window], alpha[window], FILL * scale
-    longer = max(rgb.shape[-2:])
-    height, width = (max(1, min(size, round(side / longer * size * scale))) for side in rgb.shape[-2:])
+        scale *= FILL
+    sides = rgb.shape[-2:]
+    first = 0 if sides[0] * room[1] >= sides[1] * room[0] else 1  # the side that meets the frame first
+    height, width = (
+        max(1, min(most, round(side / sides[first] * room[first] * scale)))
+        for side, most in zip(sides, room, strict=True)
+    )
     # Colours under transparent pixels mean nothing: weigh by the matte before mixing neighbours.
     small = functional.interpolate(
         torch.cat([rgb * alpha, alpha])[None],
@@ -106,10 +133,10 @@ def place(
         antialias=True,
         align_corners=False,
     )[0].clamp(0, 1)
-    top = round((size - height) / 2 * (1 + shift[1]))
-    left = round((size - width) / 2 * (1 + shift[0]))
+    top = round((room[0] - height) / 2 * (1 + shift[1]))
+    left = round((room[1] - width) / 2 * (1 + shift[0]))
     paint = torch.as_tensor(ground, dtype=torch.float32).expand(3).view(3, 1, 1)
-    canvas, coverage = paint.repeat(1, size, size), torch.zeros(1, size, size)
+    canvas, coverage = paint.repeat(1, *room), torch.zeros(1, *room)
     spot = (slice(None), slice(top, top + height), slice(left, left + width))
     coverage[spot] = small[3:]
     canvas[spot] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
@@ -117,8 +144,8 @@ def place(
 
 
 def make_view(
-    subjects: Sequence[Subject], index: int, size: int, *, seed: int, augment: Augment
-) -> tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]:
+    subjects: Sequence[Subject], index: int, size: int | Frame, *, seed: int, augment: Augment
+) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"]]:
     """Training picture `index` and the subject's coverage in it: a function of `seed` and `index` alone.
 
     The subjects come in turn; the first picture of each is centred, on white and unchanged.

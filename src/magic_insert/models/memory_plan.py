@@ -86,9 +86,8 @@ class Sizes:
 
     @classmethod
     def of(cls, model: ModelConfig) -> "Sizes":
-        """Those of `model`: of its folder, or SDXL's own."""
-        folder = Path(model.source or "").expanduser()
-        if model.source is None or not (folder / "unet" / "config.json").is_file():
+        """Those of `model`: of its folder, judged as the job would judge it, or SDXL's own; the hub is not asked."""
+        if (folder := find_source(model).folder) is None:
             own = cls()
             return own if model.ip_adapter else replace(own, image_encoder=None)
         unet, vae, text, text_2 = (
@@ -99,6 +98,11 @@ class Sizes:
         places = [home / part / "image_encoder" for part in (".", "sdxl_models", "models")]
         found = next((place for place in places if (place / "config.json").is_file()), None)
         return cls(unet, vae, text, text_2, None if found is None else read_object(found / "config.json"))
+
+    @property
+    def context(self) -> int:
+        """Words of a prompt."""
+        return int(self.text.get("max_position_embeddings", CONTEXT))
 
     def build_unet(self, *, in_channels: int | None = None, layers: int | None = None) -> Any:
         """The UNet on meta tensors, with `layers` blocks in each of its transformers if that is asked for."""
@@ -334,7 +338,7 @@ def conditions(sizes: Sizes, batch: int) -> dict[str, Any]:
     """Shapes of what a UNet is given beside latents and times."""
     embed = sizes.text_2["projection_dim"]
     return {
-        "encoder_hidden_states": torch.Size((batch, CONTEXT, sizes.unet["cross_attention_dim"])),
+        "encoder_hidden_states": torch.Size((batch, sizes.context, sizes.unet["cross_attention_dim"])),
         "added_cond_kwargs": {"text_embeds": torch.Size((batch, embed)), "time_ids": torch.Size((batch, 6))},
         "return_dict": False,
     }
@@ -438,7 +442,7 @@ def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int
     arithmetic = HALF.get(recipe.precision)
     side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
     step = step_of(sizes, build, sizes.unet["in_channels"], side, arithmetic, device)
-    prompts = torch.empty(2 if recipe.prior_images else 1, CONTEXT, dtype=torch.long, device="meta")
+    prompts = torch.empty(2 if recipe.prior_images else 1, sizes.context, dtype=torch.long, device="meta")
     options = {"output_hidden_states": True}
     texts = [count_saved(e, (prompts,), options, arithmetic=arithmetic, device=device) for e in encoders]
     for encoder in encoders:
@@ -456,9 +460,19 @@ def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int
     }
 
 
+def count_bootstrap(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+    """The larger of what a round does on a GPU: the harvest, and a step of its fit."""
+    return max(
+        count_drawing(cfg, device=device), count_insertion(cfg, device=device), key=lambda n: sum(n.values())
+    )
+
+
 def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
-    """A step of `insertion`: the edit UNet alone; the pipeline waits on the CPU, pictures are latents already."""
-    fit, sizes = cfg.train, Sizes.of(cfg.model)
+    """A step of `insertion`, or of a fit of `bootstrap`: the edit UNet alone.
+
+    The pipeline waits on the CPU, pictures are latents already.
+    """
+    fit, sizes = cfg.fit if cfg.job == "bootstrap" else cfg.train, Sizes.of(cfg.model)
     channels, arithmetic = 2 * sizes.unet["out_channels"] + 1, HALF.get(fit.precision)
 
     def build(layers: int | None = None) -> Any:
@@ -473,7 +487,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
     step = step_of(sizes, build, channels, side, arithmetic, device)
     trained, moments = trained_bytes([unet], fit.optimizer)
-    shares = cfg.gpus if fit.strategy == "fsdp2" else 1
+    shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
     return {
         "weights": nbytes(unet.parameters()) // shares,
@@ -485,7 +499,10 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 
 
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
-    """`insert` of `plan.batch` backgrounds at a time (`remove`: an edit UNet beside the pipeline): weights and peak."""
+    """`insert` of `batch` backgrounds at a time: weights and peak.
+
+    `remove` and the harvest of `bootstrap`, whose pictures are drawn without guidance, have an edit UNet beside it.
+    """
     sizes, dtype = Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
     others, unet = sizes.build_others(), sizes.build_unet()
     edit = sizes.build_unet(in_channels=2 * sizes.unet["out_channels"] + 1)
@@ -495,11 +512,12 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
         for part in (*others.values(), unet, edit, small):
             part.to(torch.float32 if part is others["vae"] and whole else dtype)
     waiting = ("text_encoder", "text_encoder_2", "image_encoder") if cfg.model.offload else ()
-    held = [unet, *([edit] if cfg.job == "remove" else [])]
+    held = [unet, *([] if cfg.job == "insert" else [edit])]
     held += [part for name, part in others.items() if name not in waiting]
     weights = nbytes(p for part in held for p in part.parameters())
     side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
-    rows, channels = (2 * cfg.batch, sizes.unet["in_channels"])
+    rows = cfg.harvest.batch_size if cfg.job == "bootstrap" else 2 * cfg.batch
+    channels = sizes.unet["in_channels"]
     inputs = (torch.Size((rows, channels, side, side)), times(rows))
     drawn = peak(small, inputs, conditions(sizes, rows), device=device)
     # Sliced and tiled, the autoencoder sees one picture, and of a large one a tile.
@@ -519,6 +537,7 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 COUNTS = {
     "personalize": count_personalize,
     "insertion": count_insertion,
+    "bootstrap": count_bootstrap,
     "insert": count_drawing,
     "remove": count_drawing,
 }
@@ -527,29 +546,35 @@ COUNTS = {
 def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
     """`cfg` as it is, then with one setting after the other that saves memory, the cheapest first."""
     yield "as it is", cfg
-    part = {"personalize": "personalization", "insertion": "train"}.get(cfg.job)
+    part = {"personalize": "personalization", "insertion": "train", "bootstrap": "fit"}.get(cfg.job)
     rungs: list[tuple[str, str, Any]] = []
     if part is not None:
         recipe = getattr(cfg, part)
         rungs += [(part, "gradient_checkpointing", True)]
         if cfg.job == "personalize" and recipe.precision == "bf16-mixed":
             rungs += [("model", "dtype", "bfloat16")]
+        if cfg.job == "bootstrap":
+            rungs += [("harvest", "batch_size", 1)]
         if recipe.batch_size > 1:
             rungs += [(part, "batch_size", 1)]
         rungs += [(part, "optimizer", "adamw8bit")]
         rank, least = ("rank", 16) if cfg.job == "personalize" else ("lora_rank", 64)
         if not 0 < getattr(recipe, rank) <= least:
             rungs += [(part, rank, least)]
-    else:
+    if cfg.job in ("bootstrap", "insert", "remove"):
         half = [] if cfg.model.dtype != "float32" else [("model", "dtype", "float16")]
-        rungs += [*half, *([("", "batch", 1)] if cfg.batch > 1 else []), ("model", "offload", True)]
+        rungs += [
+            *half,
+            *([("", "batch", 1)] if part is None and cfg.batch > 1 else []),
+            ("model", "offload", True),
+        ]
     rungs += [("model", "image_size", size) for size in (768, 512) if size < cfg.model.image_size]
     for group, key, value in rungs:
         if not group:
             cfg = replace(cfg, **{key: value})
         elif getattr(old := getattr(cfg, group), key) != value:
             changes = {key: value}
-            if key == "batch_size":
+            if key == "batch_size" and group == part:
                 changes["accumulate"] = old.accumulate * old.batch_size
             cfg = replace(cfg, **{group: replace(old, **changes)})
             value = f"{value} {group}.accumulate={changes['accumulate']}" if len(changes) > 1 else value
@@ -564,8 +589,6 @@ def run_plan(cfg: PlanConfig) -> None:
     Raises:
         UserError: a model that is not there.
     """
-    # A folder is judged as the job would judge it; the hub is not asked.
-    find_source(cfg.model)
     bills: list[Estimate] = []
     print(
         f"{cfg.job}, model {cfg.model.name}, {cfg.model.image_size} pixels; in GB (10^9 bytes), line by line added"

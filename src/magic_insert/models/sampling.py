@@ -143,10 +143,11 @@ Denoiser = Callable[[Tensor, Tensor, int], Tensor]
 BaseModel = Callable[[], AbstractContextManager[None]]  # inside its context the pipeline is the base model
 
 
-def time_ids(pipe: Any, size: int, count: int) -> Float[Tensor, "B 6"]:
-    """SDXL's size conditioning: a picture of `size` pixels, not cropped, made for `size` pixels."""
+def time_ids(pipe: Any, size: int | tuple[int, int], count: int) -> Float[Tensor, "B 6"]:
+    """SDXL's size conditioning: a picture of `size` (height and width, or the side of a square), not cropped."""
+    sides = (size, size) if isinstance(size, int) else size
     width = pipe.text_encoder_2.config.projection_dim
-    ids = pipe._get_add_time_ids((size, size), (0, 0), (size, size), pipe.unet.dtype, width)
+    ids = pipe._get_add_time_ids(sides, (0, 0), sides, pipe.unet.dtype, width)
     return ids.to(pipe.device).repeat(count, 1)
 
 

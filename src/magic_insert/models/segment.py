@@ -21,6 +21,7 @@ from torch import Tensor
 from magic_insert.config.registry import SEGMENTERS
 from magic_insert.core.compositing import FAINT, resize
 from magic_insert.core.errors import UserError
+from magic_insert.core.fidelity import iou
 from magic_insert.core.masks import (
     INSIDE,
     area,
@@ -52,6 +53,7 @@ LOOK_MARGIN, LOOK_AGAIN = (
     0.7,
 )  # around what was found, where that is less than this share of the picture
 FIT_REACH, FIT_SMOOTH, FIT_LOW = 3, 1e-3, 0.1
+OUTLINE = 96  # pixels a side at which two outlines are compared
 SMALL_SIDE = 256  # pictures up to this side are drawn by the micro model or the Toybox, on plain ground
 
 
@@ -100,6 +102,37 @@ def segment_auto(
         return Matte(rgb, alpha)
     small = max(rgb.shape[-2:]) <= SMALL_SIDE
     return segment_grabcut(rgb, alpha, folder) if small else segment_u2net(rgb, alpha, folder)
+
+
+def segment_alike(rgb: Float[Tensor, "3 h w"], outline: Float[Tensor, "1 r c"]) -> Matte:
+    """Of the cuts by GrabCut and by U2-Net, the one that is more like the `outline` the subject had before.
+
+    A redrawn subject keeps its outline. GrabCut loses a body as white as the ground and parts that stand apart, and
+    keeps a ground of paper; U2-Net loses thin and pale parts.
+
+    Raises:
+        UserError: neither finds a subject.
+    """
+    found: list[Matte] = []
+    for cut in (segment_grabcut, segment_u2net):
+        try:
+            found.append(cut(rgb, None, None))
+        except NothingFound as error:
+            nothing = error
+    if not found:
+        raise nothing
+    return max(found, key=lambda matte: likeness(matte.alpha, outline))
+
+
+def likeness(one: Float[Tensor, "1 h w"], other: Float[Tensor, "1 r c"]) -> float:
+    """Intersection over union of two outlines in boxes of one size: where they lie, and how large, does not matter."""
+    shapes = []
+    for alpha in (one, other):
+        if not bool((alpha >= INSIDE).any()):
+            return 0.0
+        at = bounding_box(alpha, INSIDE)
+        shapes.append(resize(alpha[:, at.y : at.bottom, at.x : at.right], OUTLINE, OUTLINE) >= INSIDE)
+    return iou(*shapes)
 
 
 def segment_alpha(

@@ -195,14 +195,14 @@ async def event_stream(studio: Studio, session: Session) -> AsyncIterator[str]:
 
 
 @contextmanager
-def page_server(settings: Settings, out: Path, port: int) -> Iterator[tuple[PageServer, Studio]]:
+def page_server(settings: Settings, port: int) -> Iterator[tuple[PageServer, Studio]]:
     """The server, not yet serving, and what is behind it; dropped pictures and results are removed at the end.
 
     Raises:
         UserError: the port is taken, or weights are missing.
     """
     with scratch_folder("magic-insert-page") as folder:
-        studio = Studio(settings, words_of(settings), out, folder)
+        studio = Studio(settings, words_of(settings), folder)
         token = secrets.token_urlsafe(16)
         try:
             with PageServer(
@@ -215,7 +215,7 @@ def page_server(settings: Settings, out: Path, port: int) -> Iterator[tuple[Page
 
 def run_page(cfg: PageConfig) -> None:
     """Serves the page until stopped; prints the address first, and opens it where there is a browser."""
-    with page_server(Settings.of(cfg), Path(cfg.out), cfg.port) as (server, _):
+    with page_server(Settings.of(cfg), cfg.port) as (server, _):
         print(f"{server.address}\nstop with Ctrl-C", flush=True)
         if cfg.browser:
             webbrowser.open(server.address)

@@ -1,8 +1,8 @@
 """What stands on the page's shelves: Toybox pictures, subjects that were learned before, pictures that were dropped.
 
-Toybox pictures are held-out ones of ToyPlop, rendered once and kept in a store. A picture keeps its file and its name:
-both decide the draw, so the command line makes the same bytes of them. Of a finished Toybox picture the truth is known,
-for this subject, in this scene, at this place.
+Toybox pictures are held-out ones of ToyPlop and ship. A picture keeps its file and its name: both decide the draw, so
+the command line makes the same bytes of them. Of a finished Toybox picture the truth is known, for this subject, in
+this scene, at this place.
 """
 
 import io
@@ -20,34 +20,24 @@ from torch import Tensor
 from magic_insert.core.compositing import area_resize, paste
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
-from magic_insert.core.images import save_png, to_pil
+from magic_insert.core.images import to_pil
 from magic_insert.core.jsonl import check_name, read_json, write_bytes
 from magic_insert.core.masks import INSIDE, area, bounding_box
 from magic_insert.core.picture_files import decode_picture, require_size
 from magic_insert.core.placement import default_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Box, Scene, Subject
-from magic_insert.core.store import Request, Store
 from magic_insert.data.benchmarks import IN_BOX
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.drops import Drop
-from magic_insert.paths import subjects_dir
+from magic_insert.paths import shelf_dir, subjects_dir
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, ground_point, height_at, project, scene_world
 from magic_insert.toybox.styles import draw, style_phrase
 from magic_insert.toybox.subjects import SubjectSpec, subject_shapes
 from magic_insert.toybox.tracer import trace
-from magic_insert.toybox.world import (
-    COMPLEXITY,
-    SUPERSAMPLE,
-    render_subjects,
-    shrink,
-    toyplop_scenes,
-    toyplop_subjects,
-)
+from magic_insert.toybox.world import COMPLEXITY, SUPERSAMPLE, shrink, toyplop_scenes, toyplop_subjects
 
-SIDE = 256  # of Toybox pictures: a subject of the prior's height then has about the micro model's own pixels
-VERSION = 1  # of the rendered pictures
 TOY_SUBJECTS = (
     "bunny-01",
     "robot-01",
@@ -147,7 +137,7 @@ class Toy:
 
 
 def toy_items() -> dict[str, Toy]:
-    """The Toybox's pictures by name, not yet rendered."""
+    """The Toybox's pictures by name."""
     subjects, scenes = (
         dict(toyplop_subjects()),
         {name: (spec, style) for name, spec, style in toyplop_scenes()},
@@ -155,33 +145,18 @@ def toy_items() -> dict[str, Toy]:
     made = {}
     for name in TOY_SCENES:
         spec, style = scenes[name]
-        item = Item(name, "scene", Path(), "toybox", f"{scene_phrase(spec)}, {style_phrase(style)}")
+        words = f"{scene_phrase(spec)}, {style_phrase(style)}"
+        item = Item(name, "scene", shelf_dir() / f"{name}.png", "toybox", words)
         far = (0.0, spec.camera.position[1], -1000.0)
         item.horizon = min(0.9, max(0.0, project(spec.camera, far)[1]))
         made[name] = Toy(item, spec, style)
     for name in TOY_SUBJECTS:
         words = caption(subjects[name])
-        item = Item(name, "subject", Path(), "toybox", words, text=words)
+        learned = subjects_dir() / name / f"{name}.png"
+        path = learned if learned.is_file() else shelf_dir() / learned.name
+        item = Item(name, "subject", path, "toybox", words, text=words)
         made[name] = Toy(item, subjects[name], "photo")
     return made
-
-
-def rendered(store: Store, toy: Toy) -> Path:
-    """The file of a Toybox picture, rendered unless it ships, already learned, or is in the store."""
-    name, spec, style = toy.item.id, toy.spec, toy.style
-    if (shipped := subjects_dir() / name / f"{name}.png").is_file():
-        return shipped
-
-    def make(folder: Path) -> None:
-        if isinstance(spec, SubjectSpec):
-            images = render_subjects([spec], [style], [COMPLEXITY], [fold_in(0, "page", name)], SIDE)
-            save_png(folder / f"{name}.png", torch.cat([images.rgb[0], images.alpha[0]]))
-        else:
-            g = trace([scene_world(spec)], SUPERSAMPLE * SIDE)
-            save_png(folder / f"{name}.png", shrink(draw(g, [style], [COMPLEXITY], [toy_seed(name)]))[0])
-
-    kept = store.obtain(Request("toybox", VERSION, {"name": name, "style": style, "side": SIDE}), make)
-    return kept.folder / f"{name}.png"
 
 
 def toy_seed(scene: str) -> int:

@@ -28,7 +28,6 @@ from magic_insert.core.events import OnEvent, Preview, no_event
 from magic_insert.core.images import read_picture, to_pil
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.records import Box, Scene, Subject
-from magic_insert.core.store import Store
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page.session import (
@@ -48,7 +47,6 @@ from magic_insert.page.shelf import (
     judge,
     keep_upload,
     learned_items,
-    rendered,
     toy_items,
     view_of,
 )
@@ -60,6 +58,7 @@ KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed",
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
+FAILED = "the work failed; the terminal of magic-insert page says why"
 Made = TypeVar("Made")
 
 
@@ -73,11 +72,10 @@ class Studio:
     Args:
         settings: the model and how it is used where a browser asks for nothing else.
         words: these settings as words of `magic-insert insert`.
-        out: where rendered Toybox pictures are kept.
         folder: for dropped pictures and results; the caller removes it.
     """
 
-    def __init__(self, settings: Settings, words: Sequence[str], out: Path, folder: Path) -> None:
+    def __init__(self, settings: Settings, words: Sequence[str], folder: Path) -> None:
         self.magic, self.words, self.folder = MagicInsert(settings), list(words), folder
         self.lock = threading.RLock()
         self.sessions: dict[str, Session] = {}
@@ -91,19 +89,19 @@ class Studio:
         self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
         self._toned, self._redrawn, self._drops = Recent[Redrawn](6), Recent[Redrawn](32), Recent[Drop](4)
         self.stopped = False
-        self._open_shelves(out)
+        self._open_shelves()
         self._thread = threading.Thread(target=self._work, name="page worker", daemon=True)
         self._loading = threading.Thread(target=self._load, name="page model", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
         while (work := self._next(LONG, wait=True)) is not None:
-            work()
+            guarded(work)
 
     def _between_steps(self) -> None:
         """Does what is quick while a long task waits in its callback."""
         while (work := self._next(SHELF, wait=False)) is not None:
-            work()
+            guarded(work)
 
     def _next(self, last: int, *, wait: bool) -> Callable[[], None] | None:
         """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
@@ -155,37 +153,31 @@ class Studio:
 
     # Shelves
 
-    def _open_shelves(self, out: Path) -> None:
-        """Puts the Toybox's pictures on the shelves and the rendering of them in the queue, one of a kind first."""
-        store, toys = Store(out, key="out"), toy_items()
-        self.toys, self.shelf = toys, {name: toy.item for name, toy in toys.items()}
-        first = [next(n for n, toy in toys.items() if toy.item.kind == kind) for kind in ("scene", "subject")]
-
-        def render(name: str) -> None:
-            item = self.shelf[name]
-            item.path = rendered(store, toys[name])
+    def _open_shelves(self) -> None:
+        """Puts pictures on the shelves, and in the queue what has to be found out about them, one of a kind first."""
+        self.toys = toy_items()
+        self.shelf = {name: toy.item for name, toy in self.toys.items()}
+        shipped = self.magic.settings.model.source is None
+        for item in self.shelf.values():
             # What ships is the shipped model's; `_note_learned` knows for sure, once the model is loaded.
-            item.learned = (
-                item.path.is_relative_to(subjects_dir()) and self.magic.settings.model.source is None
-            )
-            self._examine(item)
-
-        for name in first:
-            self._put(partial(render, name), SHELF)
-        self._put(partial(self._warm_up, *first), SHELF)
-        for name in (name for name in toys if name not in first):
-            self._put(partial(render, name), SHELF)
-        learned = [item for item in learned_items(self.magic.settings.subjects) if item.title not in toys]
-        self.shelf |= {item.id: item for item in learned}
-        for item in learned:
+            item.learned = shipped and item.path.is_relative_to(subjects_dir())
+        learned = learned_items(self.magic.settings.subjects)
+        self.shelf |= {item.id: item for item in learned if item.title not in self.toys}
+        scene, subject = (
+            next(item for item in self.shelf.values() if item.kind == kind) for kind in ("scene", "subject")
+        )
+        for item in (scene, subject):
             self._put(partial(self._examine, item), SHELF)
+        self._put(partial(self._warm_up, scene, subject), SHELF)
+        for item in self.shelf.values():
+            if item not in (scene, subject):
+                self._put(partial(self._examine, item), SHELF)
 
-    def _warm_up(self, scene: str, subject: str) -> None:
+    def _warm_up(self, scene: Item, subject: Item) -> None:
         """Draws a first preview for nobody: what is imported and loaded for it is there when somebody waits."""
-        place = self.shelf[scene]
-        assert place.box is not None
-        wish = Wish("preview", self.shelf[subject], place, place.box, {})
-        self._magic(wish).place(self._picture(wish), self._scene(place), wish.box)
+        assert scene.box is not None
+        wish = Wish("preview", subject, scene, scene.box, {})
+        self._magic(wish).place(self._picture(wish), self._scene(scene), wish.box)
 
     def _load(self) -> None:
         """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
@@ -221,7 +213,11 @@ class Studio:
                 self._note_learned(item)
         except UserError as error:
             item.trouble = without_folders(str(error))
-        self._tell()
+        except Exception:
+            item.trouble = FAILED
+            raise
+        finally:
+            self._tell()
 
     def _note_learned(self, item: Item) -> None:
         if item.kind == "subject" and item.size is not None and self.ready:
@@ -388,15 +384,16 @@ class Studio:
                 task.state = "done"
                 session.results[result.id] = result
                 for old in list(session.results)[:-MOST_RESULTS]:
-                    del session.results[old]
+                    remove_files(session.results.pop(old))
         except Cancelled:
             pass
         except UserError as error:
             task.state, task.trouble = "failed", without_folders(str(error))
-        except Exception:  # one picture's fault must not end the page for everybody
-            traceback.print_exc(file=sys.stderr)
-            task.state, task.trouble = "failed", "the work failed; the terminal of magic-insert page says why"
-        self._tell(session)
+        except Exception:
+            task.state, task.trouble = "failed", FAILED
+            raise
+        finally:
+            self._tell(session)
 
     def _draw(self, task: Task, on_event: OnEvent) -> tuple[Drop, Wish]:
         """The picture, and the wish it fulfils: the box may have been moved while it was drawn."""
@@ -477,6 +474,20 @@ class Studio:
             return self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box)
 
         return self._drops.get(result.id, again)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Does `work` and prints what it raises: one picture's fault must not end the page for everybody."""
+    try:
+        work()
+    except Exception:
+        traceback.print_exc(file=sys.stderr)
+
+
+def remove_files(result: Result) -> None:
+    """Removes the files of a result that left the history."""
+    for file in result.file.parent.glob(f"{result.id}.*"):
+        file.unlink(missing_ok=True)
 
 
 def reduced(scene: Scene, longest: int) -> Scene:

@@ -46,7 +46,6 @@ from magic_insert.training.trainer import (
     TrainerOptions,
     TrainingModule,
     adamw8bit,
-    check_optimizer,
     first_rank_only,
     fit,
 )
@@ -283,7 +282,6 @@ def fit_edit(
     if is_finished(product / CARD, key, work / CARD):
         return
     write_json(work / CARD, {"key": key, **contents})
-    check_optimizer(settings.optimizer, pipe.device, "train")
     trained = _opened(unet, settings)
     if pipe.device.type == "cpu":
         plain_attention(trained)

@@ -179,7 +179,7 @@ class _Run:
     ) -> int:
         """Writes LoRA and tokens; the step that the training went on from."""
         pipe, cfg, seed, out = self.pipe, self.cfg, self.seed, self.out
-        cache = subject_cache(pipe, self.subjects, cfg, seed=seed, out=out)
+        buckets = subject_cache(pipe, self.subjects, cfg, seed=seed, out=out)
         prior = class_cache(pipe, cfg, seed=seed, root=self.options.class_root or out, out=out)
         with (
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
@@ -194,7 +194,7 @@ class _Run:
             try:
                 start = fit(
                     module,
-                    subject_batches(cache, cfg, seed=seed, num_times=len(module.kept), prior=prior),
+                    subject_batches(buckets, cfg, seed=seed, num_times=len(module.kept), prior=prior),
                     options_of(cfg, pipe, key=self.key),
                     out,
                     log=tracker.log,

@@ -19,13 +19,13 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema.training import PersonalizationConfig
+from magic_insert.config.schema.training import PersonalizationConfig, require_optimizer
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Subject
-from magic_insert.data.subject_images import Augment, is_cut_out, make_view, place
+from magic_insert.data.subject_images import Augment, Frame, bucket, is_cut_out, make_view, place
 from magic_insert.models.ip_adapter import (
     adapter_switch,
     blank_style,
@@ -46,7 +46,7 @@ from magic_insert.models.sampling import image_size, sample, time_ids
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, encode_ids, prompt_ids, save_tokens
-from magic_insert.training.trainer import Batch, TrainingModule, adamw8bit, check_optimizer, lr_factor
+from magic_insert.training.trainer import Batch, TrainingModule, adamw8bit, lr_factor
 
 UNTRAINED = ("vae", "image_encoder")  # wait on the CPU while a subject is learned
 
@@ -56,7 +56,7 @@ CLASS_BATCH = 4
 
 @dataclass(frozen=True)
 class CachedViews:
-    """Latents of the training views and the weight of every latent pixel in the loss (mean 1 per view).
+    """Latents of training views of one size, and the weight of every latent pixel in the loss (mean 1 per view).
 
     `styles`: the image adapter's input for each view while it is learned; None for no style.
     """
@@ -72,25 +72,25 @@ class CachedViews:
 
 def cache_views(
     vae: Any,
-    view_at: Callable[[int], tuple[Float[Tensor, "3 S S"], Float[Tensor, "1 S S"]]],
-    count: int,
+    view_at: Callable[[int], tuple[Float[Tensor, "3 H W"], Float[Tensor, "1 H W"]]],
+    numbers: Sequence[int],
     *,
     mask_loss: bool,
-    style_of: Callable[[Float[Tensor, "3 S S"]], Tensor] | None = None,
+    style_of: Callable[[Float[Tensor, "3 H W"]], Tensor] | None = None,
     file: Path | None = None,
 ) -> CachedViews:
-    """Encodes `count` views one by one; with `mask_loss` the ground does not count in the loss.
+    """Encodes the views of `numbers` one by one; with `mask_loss` the ground does not count in the loss.
 
     Args:
         vae: the pipeline's autoencoder, on the device to encode on.
         view_at: picture and coverage of view i.
-        count: number of views V.
+        numbers: of the V views, which have one size.
         mask_loss: weigh by the subject's coverage.
         style_of: the adapter's input for the picture of a view, 1 x 1 x D; None for no style.
         file: keep the latents there and not in memory.
     """
     latents, weights, styles = [], [], []
-    for i in range(count):
+    for i in numbers:
         rgb, alpha = view_at(i)
         latents.append(encode(vae, rgb[None]).cpu())
         inside = torch.ones_like(latents[-1][:, :1])
@@ -131,17 +131,30 @@ def _own_style(pipe: Any, cfg: PersonalizationConfig) -> Callable[[Tensor], Tens
 
 def subject_cache(
     pipe: Any, subjects: Sequence[Subject], cfg: PersonalizationConfig, *, seed: int, out: Path
-) -> CachedViews:
-    """The views of `subjects` as `cfg` augments them; with `latent_cache=disk` in a file in `out`."""
+) -> list[CachedViews]:
+    """The views of `subjects` as `cfg` augments them, by their sizes; with `latent_cache=disk` in files in `out`.
+
+    With `buckets` the pictures of a subject may have several sizes, else they are squares.
+    """
+    size = image_size(pipe)
     augment = Augment(cfg.augment_scale, cfg.augment_shift, cfg.augment_flip, cfg.augment_ground == "colors")
-    return cache_views(
-        pipe.vae,
-        lambda i: make_view(subjects, i, image_size(pipe), seed=seed, augment=augment),
-        max(cfg.views, len(subjects)),
-        mask_loss=counts_only_subject(subjects, cfg),
-        style_of=_own_style(pipe, cfg),
-        file=out / LATENTS_FILE if cfg.latent_cache == "disk" else None,
-    )
+    frames = [bucket(subject, size) if cfg.buckets else (size, size) for subject in subjects]
+
+    def view_at(i: int) -> tuple[Tensor, Tensor]:
+        return make_view(subjects, i, frames[i % len(frames)], seed=seed, augment=augment)
+
+    numbers = range(max(cfg.views, len(subjects)))
+    return [
+        cache_views(
+            pipe.vae,
+            view_at,
+            [i for i in numbers if frames[i % len(frames)] == frame],
+            mask_loss=counts_only_subject(subjects, cfg),
+            style_of=_own_style(pipe, cfg),
+            file=out / f"{frame[0]}x{frame[1]}-{LATENTS_FILE}" if cfg.latent_cache == "disk" else None,
+        )
+        for frame in dict.fromkeys(frames)
+    ]
 
 
 def class_cache(
@@ -158,7 +171,7 @@ def class_cache(
 
     file = out / f"class-{LATENTS_FILE}" if cfg.latent_cache == "disk" else None
     return cache_views(
-        pipe.vae, view_at, len(files), mask_loss=False, style_of=_own_style(pipe, cfg), file=file
+        pipe.vae, view_at, range(len(files)), mask_loss=False, style_of=_own_style(pipe, cfg), file=file
     )
 
 
@@ -275,9 +288,9 @@ def check_device(
     """That `device` can do what `cfg` asks for, with frozen weights of `dtype`, and the optimizer is installed.
 
     Raises:
-        UserError: 8-bit states or float16 were asked for without a GPU, or a package is missing.
+        UserError: float16 was asked for without a GPU, or a package is missing.
     """
-    check_optimizer(cfg.optimizer, device, "personalization")
+    require_optimizer(cfg.optimizer)
     if device.type != "cuda" and dtype == torch.float16:
         raise UserError(
             f"expected a GPU to learn a subject with model.dtype=float16, got {device}; set model.dtype=float32"
@@ -327,14 +340,25 @@ def rate_of(cfg: PersonalizationConfig, step: int, part: str) -> float:
 
 
 def draw(
-    seed: int, number: int, cache: CachedViews, cfg: PersonalizationConfig, *, num_times: int, stream: str
+    seed: int,
+    number: int,
+    buckets: Sequence[CachedViews],
+    cfg: PersonalizationConfig,
+    *,
+    num_times: int,
+    stream: str,
 ) -> Batch:
     """What micro-batch `number` trains on: its rows are numbers `number * B` and on, each a function of its number.
 
-    So n micro-batches of one row are one batch of n rows, and a resumed run needs nothing but the step. Another
-    `stream` gives other numbers. `cfg.noise_offset` adds noise that is the same all over each channel, so that very
-    dark and very bright pictures can be learned (Guttenberg 2023).
+    So n micro-batches of one row are one batch of n rows where there is one bucket, and a resumed run needs nothing but
+    the step. Of several buckets a micro-batch is of one, drawn in proportion to their views. Another `stream` gives
+    other numbers. `cfg.noise_offset` adds noise that is the same all over each channel, so that very dark and very
+    bright pictures can be learned (Guttenberg 2023).
     """
+    cache = buckets[0]
+    if len(buckets) > 1:
+        sizes = torch.tensor([float(len(views.latents)) for views in buckets])
+        cache = buckets[int(sizes.multinomial(1, generator=generator(seed, stream, "bucket", number)))]
     count, *shape = cache.latents.shape
     views, times, noise = [], [], []
     for row in range(number * cfg.batch_size, (number + 1) * cfg.batch_size):
@@ -351,7 +375,7 @@ def draw(
 
 
 def subject_batches(
-    cache: CachedViews,
+    buckets: Sequence[CachedViews],
     cfg: PersonalizationConfig,
     *,
     seed: int,
@@ -359,7 +383,7 @@ def subject_batches(
     prior: CachedViews | None = None,
 ) -> Callable[[int], Batch]:
     """Batch k as a function of k: rows of the subject, then as many of its class where there is a `prior`."""
-    sources = [("personalize", cache)] + ([("prior", prior)] if prior is not None else [])
+    sources = [("personalize", buckets)] + ([("prior", [prior])] if prior is not None else [])
 
     def batch_at(number: int) -> Batch:
         draws = [
@@ -419,7 +443,7 @@ class PersonalizeModule(TrainingModule):
         # Asked for once: the pipeline walks through all its layers to answer, at every step a few milliseconds.
         self.unet_device: torch.device = unet.device
         self.unet_dtype: torch.dtype = unet.dtype
-        self.fixed: dict[tuple[int, int], dict[str, Any]] = {}
+        self.fixed: dict[tuple[int, Frame], dict[str, Any]] = {}
         self.switch_adapter = None if cfg.own_style == "none" else adapter_switch(unet, cfg.own_style)
         # Held in a list: as an attribute Lightning would take the frozen network for its own.
         self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
@@ -437,7 +461,8 @@ class PersonalizeModule(TrainingModule):
         count, pipe = len(noisy), self.pipe
         text, pooled = encode_ids(pipe, [ids.to(noisy.device) for ids in self.ids])
         share = count // len(text)
-        fixed = self.conditions(count, noisy.shape[-1] * pipe.vae_scale_factor)
+        height, width = (side * pipe.vae_scale_factor for side in noisy.shape[-2:])
+        fixed = self.conditions(count, (height, width))
         if styles is not None:
             fixed = {**fixed, "image_embeds": [styles.to(self.unet_device, self.unet_dtype)]}
         return self.network[0](
@@ -448,8 +473,8 @@ class PersonalizeModule(TrainingModule):
             return_dict=False,
         )[0].float()
 
-    def conditions(self, count: int, size: int) -> dict[str, Any]:
-        """What the UNet is told besides the text, for `count` pictures of `size` pixels: sizes, and no style."""
+    def conditions(self, count: int, size: Frame) -> dict[str, Any]:
+        """What the UNet is told besides the text, for `count` pictures of that height and width: sizes, no style."""
         if (count, size) not in self.fixed:
             added: dict[str, Any] = {"time_ids": time_ids(self.pipe, size, count).to(self.unet_device)}
             if has_adapter(self.pipe):

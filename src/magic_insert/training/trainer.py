@@ -32,7 +32,6 @@ from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
 
-from magic_insert.config.schema.training import require_optimizer
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, terminal_bars
 from magic_insert.core.ranks import rank, world_size
@@ -112,19 +111,6 @@ class TrainingModule(pl.LightningModule):
     def rate(self, step: int, group: str) -> float:
         """What the base learning rate of a parameter group is multiplied by at update `step`, from 0."""
         return lr_factor(step, self.steps, "cosine", warmup=max(1, min(200, self.steps // 10)), floor=0.02)
-
-
-def check_optimizer(name: str, device: torch.device, group: str) -> None:
-    """That the optimizer of `group` is installed, and has a GPU if it wants one.
-
-    Raises:
-        UserError: it is not, or has not.
-    """
-    require_optimizer(name, group)
-    if name == "adamw8bit" and device.type != "cuda":
-        raise UserError(
-            f"expected a GPU for {group}.optimizer=adamw8bit, got {device}; set {group}.optimizer=adamw"
-        )
 
 
 def adamw8bit(parameters: Any, **options: Any) -> torch.optim.Optimizer:

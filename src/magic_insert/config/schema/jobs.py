@@ -137,8 +137,6 @@ class InsertConfig:
 class PageConfig:
     """Drag and drop in a browser, on this machine alone."""
 
-    out: Folder = "runs/page"
-    """Where the pictures that the page renders for its shelves are kept."""
     port: Annotated[int, Range(0, 65535)] = 0
     """Of the page; 0: any free one."""
     browser: bool = False
@@ -553,7 +551,7 @@ class CardConfig:
 class PlanConfig:
     """What a job holds in a GPU's memory, counted without a GPU and without weights, and what makes it fit."""
 
-    job: Annotated[str, OneOf("personalize", "insertion", "insert", "remove")] = "personalize"
+    job: Annotated[str, OneOf("personalize", "insertion", "bootstrap", "insert", "remove")] = "personalize"
     """The job; its settings are those of the groups below."""
     gpu: Annotated[float, POSITIVE] = 24.0
     """The card's memory in GB."""
@@ -566,6 +564,8 @@ class PlanConfig:
     model: ModelConfig = MISSING
     personalization: PersonalizationConfig = MISSING
     train: FitConfig = MISSING
+    fit: AdaptConfig = MISSING
+    harvest: HarvestConfig = MISSING
 
 
 @dataclass(frozen=True)

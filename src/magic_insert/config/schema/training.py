@@ -175,6 +175,9 @@ class PersonalizationConfig:
     """And mirrored at random."""
     augment_ground: Annotated[str, OneOf("white", "colors")] = "white"
     """The ground: white, or plain colours."""
+    buckets: bool = False
+    """Views in frames of about the subject's aspect ratio and of as many pixels as the square, a batch of one frame;
+    false: squares."""
     latent_cache: Annotated[str, OneOf("memory", "disk")] = "memory"
     """Where the latents of the views are kept."""
     precision: Precision = "32-true"
@@ -201,6 +204,11 @@ class PersonalizationConfig:
         if self.prior_images and not self.class_noun.strip():
             yield (
                 f"expected a class noun for {at}prior_images={self.prior_images}, got none; set {at}class_noun=dog"
+            )
+        if self.prior_images and self.buckets:
+            yield (
+                f"expected {at}buckets=false beside {at}prior_images, whose pictures are squares, got true; "
+                f"set {at}buckets=false or {at}prior_images=0"
             )
         rates = {self.lr_unet, self.lr_tokens} | ({self.lr_text} if self.text_rank else set())
         if self.optimizer == "prodigy" and len(rates) > 1:
@@ -297,6 +305,12 @@ class EditFit:
     """The LoRA is merged into the UNet, or kept as a small file beside the model that it was trained on."""
     precision: Precision = "32-true"
     """Precision of the arithmetic."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice instead of keeping them."""
+    optimizer: Annotated[str, OneOf("adamw", "adamw8bit")] = "adamw"
+    """adamw8bit needs magic-insert[bnb]."""
+    accumulate: Annotated[int, Range(1, 1024)] = 1
+    """Batches per step."""
     ema_decay: Decay = 0.0
     """Of the averaged weights that are kept; 0: no average."""
     save_every: Count = 100
@@ -328,12 +342,6 @@ class FitConfig(EditFit):
     """Largest random growth of the mask for removal, as a share of the window's side."""
     dropout: Share = 0.0
     """Share of rows without condition and mask."""
-    gradient_checkpointing: bool = False
-    """Compute activations twice instead of keeping them."""
-    optimizer: Annotated[str, OneOf("adamw", "adamw8bit")] = "adamw"
-    """adamw8bit needs a GPU and magic-insert[bnb]."""
-    accumulate: Annotated[int, Range(1, 1024)] = 1
-    """Batches per step."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
     strategy: Annotated[

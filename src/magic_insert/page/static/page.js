@@ -166,28 +166,42 @@ function setKnobs({ kind, knobs: found }) {
   knobs();
 }
 
-async function ask(kind, more = {}, instead) {
-  const wish = { kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(kind), ...more }, instead };
-  return (await send("drops", "POST", JSON.stringify(wish))).id;
-}
+const wishOf = (kind, more = {}) => ({ kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(kind), ...more } });
+const ask = async (wish) => (await send("drops", "POST", JSON.stringify(wish))).id;
 
 const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness"];
 const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(([key]) => !LIGHT.includes(key))));
 
+// One question after the other, so that each takes the place of the one before; of those that come meanwhile, the last.
+let asking = false, again = false;
 async function drop() {
   if (!subject || !scene || !frame) return;
   const stays = shown?.subject === subject.id && shown.scene === scene.id && here(shown.box);
   $("stage").classList.remove("moving");
   $("frame").classList.toggle("ghost", !stays);
   $("status").classList.remove("bad");
+  again = true;
+  if (asking) return;
+  asking = true;
+  try {
+    while (again) {
+      again = false;
+      await askForFrame().catch((error) => { if (!again) throw error; });
+    }
+  } finally { asking = false; }
+}
+
+async function askForFrame() {
+  if (!frame) return;
   const full = $("redraw").checked, found = { preview: made("preview"), full: full && made("full") };
   const placed = full && pictures("full").some((result) => drawing(result.knobs) === drawing(knobs("full"))); // again takes a second
-  for (const [kind, wanted] of [["preview", !placed && !found.full], ["full", full]]) {
-    if (wanted && !found[kind]) asked[kind] = await ask(kind, {}, asked[kind]);
-    else if (asked[kind]) cancel(asked[kind]);
-  }
+  const wishes = [["preview", !placed && !found.full], ["full", full]].map(([kind, wanted]) => [kind, wanted && !found[kind] && wishOf(kind)]);
   const there = found.full || (!placed && found.preview);
   if (there) show(there);
+  for (const [kind, wish] of wishes) {
+    if (wish) asked[kind] = await ask({ ...wish, instead: asked[kind] });
+    else if (asked[kind]) cancel(asked[kind]);
+  }
 }
 
 // The results with this subject in this scene, and the one that is just what would be asked for.
@@ -220,6 +234,7 @@ function settle() {
 
 async function take(file, kind, event) {
   const point = event && scene ? onStage(event) : null;
+  if (!(await file.slice(0, 1).arrayBuffer().catch(() => null))) return complain(`expected a picture file, got a folder or a file that cannot be read: ${file.name}`);
   const item = await upload(file, kind);
   if (kind === "scene") return chooseScene(item);
   if (!scene) return;
@@ -312,8 +327,9 @@ function tile(item) {
 
 function renderShelf(kind) {
   const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
-  for (const item of state.items.filter((one) => one.kind === kind && !(one.trouble && one.origin === "own"))) {
+  for (const item of state.items.filter((one) => one.kind === kind)) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
+    if (item.trouble && item.origin === "own") { button?.remove(); continue; } // said once, by `settle`
     if (!button) box[["own", "result"].includes(item.origin) ? "prepend" : "append"]((button = tile(item)));
     const look = `${!!item.size}${item.learned}${item.trouble}`;
     button.classList.toggle("on", chosen?.id === item.id);
@@ -389,9 +405,11 @@ function render() {
   if (!$("pictures").querySelector(".truth")) $("truth").setAttribute("aria-pressed", "false");
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
-    $("downloads").replaceChildren(...(shown ? ["png", "json", "ora", "psd"] : []).map((part) => {
+    const files = shown ? ["png", "json", "ora", "psd"].map((part) => [part.toUpperCase(), `results/${shown.id}/${part}`, "the result"]) : [];
+    if (shown) for (const part of ["subject", "scene"]) files.push([`${part} file`, `items/${shown[part]}?file`, "as it came, for the copied command and code"]);
+    $("downloads").replaceChildren(...files.map(([name, path, title]) => {
       const link = document.createElement("a");
-      link.className = "plain"; link.textContent = part.toUpperCase(); link.href = `${session}/results/${shown.id}/${part}`; link.download = "";
+      Object.assign(link, { className: "plain", textContent: name, href: `${session}/${path}`, download: "", title });
       return link;
     }));
   }
@@ -495,7 +513,8 @@ $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { if (before()) show(before(), { back: true }); });
 $("seeds").addEventListener("click", async () => {
-  for (const seed of [1, 2, 3, 4]) if (!made("full", { "sampling.seed": seed })) await ask("full", { "sampling.seed": seed });
+  const draws = [1, 2, 3, 4].map((seed) => ({ "sampling.seed": seed })).filter((draw) => !made("full", draw));
+  for (const wish of draws.map((draw) => wishOf("full", draw))) await ask(wish);
 });
 $("next").addEventListener("click", async () => {
   const item = await send(`results/${shown.id}/scene`);
