@@ -260,6 +260,14 @@ def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
     assert "model" not in record
 
 
+def test_too_few_steps_for_a_pipeline_are_refused_with_its_key(
+    pipelines: dict[str, Path], small_base: Any
+) -> None:
+    settings = InserterConfig("diffusers", run=str(pipelines["sdxl_inpaint"]), steps=1)
+    with pytest.raises(UserError, match=r"set inserter\.steps=2"):
+        ForeignInserter(settings, small_base)(Window(scene(), scene(), torch.ones(1, 96, 96), 0, "a"))
+
+
 def test_one_that_draws_from_words_inpaints_with_the_same_parts(hub: Hub, tmp_path: Path) -> None:
     run = Runtime("cpu", torch.float32, offload=False)
     assert type(load_foreign(str(hub.base), "run", run)).__name__ == "StableDiffusionXLInpaintPipeline"

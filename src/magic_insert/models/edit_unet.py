@@ -347,7 +347,8 @@ def load_edit_lora(folder: Path, base: Any, *, merged: bool = True) -> Any:
     unet = edit_start(base)
     if (found := start_digest(unet)) != card.start:
         raise UserError(
-            f"expected the model that {folder} was trained on ({card.start}), got another ({found}); set model="
+            f"expected the model that {folder} was trained on ({card.start}), got another ({found}); "
+            "set model= as in its training"
         )
     unet.register_to_config(sample_size=card.sample_size)
     tensors = read_tensors(folder / LORA_WEIGHTS).tensors

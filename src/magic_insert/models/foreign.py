@@ -51,7 +51,7 @@ class ForeignModel:
         Raises:
             UserError: no such pipeline, or one that neither inpaints nor edits.
         """
-        self.named, self.prompt, self.guidance = named, prompt, guidance
+        self.named, self.key, self.prompt, self.guidance = named, key, prompt, guidance
         self.pipe = load_foreign(named, key, run)
         self.takes = inspect.signature(self.pipe.__call__).parameters
         self.inpaints = "mask_image" in self.takes
@@ -84,8 +84,14 @@ class ForeignModel:
         The noise is named by the seed and the id of `how`. "unmasked" is the "vae" of a pipeline that is not ours.
 
         Raises:
-            UserError: the pipeline withheld its picture.
+            UserError: too few steps, or the pipeline withheld its picture.
         """
+        if "strength" in self.takes and int(how.steps * self.takes["strength"].default) < 1:
+            steps = self.key.removesuffix("run") + "steps"
+            raise UserError(
+                f"expected at least 2 steps of {self.named}, which leaves the first one out, got {how.steps}; "
+                f"set {steps}=2"
+            )
         small = area_resize(window, self.side, self.side)
         covered = (area_resize(mask, self.side, self.side) > 0).float()
         words = {"height": self.side, "width": self.side, "num_images_per_prompt": 1}
