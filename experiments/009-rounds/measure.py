@@ -333,12 +333,15 @@ def paired(rows: pd.DataFrame) -> pd.DataFrame:
 
 def residues(kept: pd.DataFrame, arm: str, value: str = "left") -> list[tuple[int, np.ndarray, np.ndarray]]:
     """By round: mean of `value` over the harvest of an arm and its change since round 1, each with 1000 resamples of
-    the pictures."""
-    table = kept[kept.arm == arm].pivot_table(index=["seed", "id"], columns="round", values=value).dropna()
-    picks = np.random.default_rng(0).integers(len(table), size=(1000, len(table)))
-    picks = np.concatenate([np.arange(len(table))[None], picks])
-    means = {int(number): table[number].to_numpy()[picks].mean(1) for number in table.columns}
-    return [(number, mean, mean - means[1]) for number, mean in means.items()]
+    the pictures; of the seeds that have the round."""
+    table = kept[kept.arm == arm].pivot_table(index=["seed", "id"], columns="round", values=value)
+    found = []
+    for number in table.columns:
+        now, first = (table[column][table[number].notna()].to_numpy() for column in (number, 1))
+        picks = np.random.default_rng(0).integers(len(now), size=(1000, len(now)))
+        picks = np.concatenate([np.arange(len(now))[None], picks])
+        found.append((int(number), now[picks].mean(1), (now - first)[picks].mean(1)))
+    return found
 
 
 def removers(rows: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:

@@ -277,21 +277,27 @@ def by_recipe_of(rows: pd.DataFrame, role: str, shared: bool = True) -> dict[str
 
 
 def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
-    """Every recipe on the photograph and on drawings as they are drawn by default, and its difference to the first."""
-    by_recipe = by_recipe_of(rows, role)
+    """Every other recipe minus the first, over the subjects that both have learned, on the photograph and on drawings
+    with the hand-over: identity, obedience, and what the words add to the plain picture."""
     lines = []
-    for condition in [name for name in CONDITIONS if "no hand-over" not in name]:
-        for steps in LENGTHS:
-            for name, found in by_recipe.items():
+    for name in [name for name in RECIPES if name != MAIN and name in set(rows.recipe)]:
+        found = by_recipe_of(rows[rows.recipe.isin((MAIN, name))], role)
+        for condition in [name for name in CONDITIONS if "no hand-over" not in name]:
+            for steps in LENGTHS:
                 mine, base = (
                     part[(part.condition == condition) & (part.steps == steps)].iloc[0]
-                    for part in (found, by_recipe[MAIN])
+                    for part in (found[name], found[MAIN])
                 )
-                line: Row = {"condition": condition, "steps": steps, "recipe": name}
-                for key in ("identity, plain", *EDITS):
-                    line[key] = f"{mine[key].mean():.2f}"
-                    over = (mine[key] - base[key]).dropna().to_numpy()
-                    line[f"{key}, against the first"] = words_of(over) if name != MAIN else ""
+                line: Row = {
+                    "recipe": name, "condition": condition, "steps": steps,
+                    "subjects": len(mine["identity, plain"].index.unique("subject")),
+                    "identity": f"{mine['identity, plain'].mean():.3f}",
+                    "against the first": words_of(mine["identity, plain"] - base["identity, plain"]),
+                }  # fmt: skip
+                for edit in EDITS:
+                    line[f"{edit}, against the first"] = words_of(mine[edit] - base[edit])
+                    more = [cell[edit] - cell[f"{edit}, unasked"] for cell in (mine, base)]
+                    line[f"{edit}, added by the words"] = words_of(more[0] - more[1])
                 lines.append(line)
     return pd.DataFrame(lines)
 
