@@ -47,6 +47,9 @@ GROUPS = {
     "drawn": list(TRAIN_STYLES[1:]),
     "held out": [s for s in ALL_STYLES if s not in TRAIN_STYLES],
 }
+AS_DRAWN = (
+    "style.detail=0",
+)  # the model's own drawing is judged, without the detail of the subject's picture
 Row = dict[str, Any]
 
 
@@ -121,7 +124,7 @@ def models_of(magic: MagicInsert, settings: Iterable[str], subjects: Path) -> di
     found = {}
     for setting in settings:
         name, _, words = setting.partition(":")
-        other = MagicInsert.from_pretrained("micro", overrides=words.split(",") if words else ())
+        other = MagicInsert.from_pretrained("micro", overrides=[*AS_DRAWN, *filter(None, words.split(","))])
         found[name] = other.using(subjects=subjects)
         found[name].models = magic.models
     return found

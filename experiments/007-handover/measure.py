@@ -19,6 +19,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
+    AS_DRAWN,
     GROUPS,
     Case,
     Judges,
@@ -75,7 +76,9 @@ def main() -> None:
     args = parser.parse_args()
     rows, judges = Rows(args.out), Judges()
     lpips = load_lpips(args.lpips) if args.lpips else None
-    models = models_of(MagicInsert.from_pretrained("micro"), args.setting, args.out / "subjects")
+    models = models_of(
+        MagicInsert.from_pretrained("micro", overrides=AS_DRAWN), args.setting, args.out / "subjects"
+    )
     for number in range(args.subjects):
         case, sheet = case_of(args.seed, number, args.styles, text=not args.no_text), []
         for name, magic in models.items():

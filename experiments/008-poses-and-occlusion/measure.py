@@ -23,6 +23,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
+    AS_DRAWN,
     COMPLEXITY,
     SIZE,
     Case,
@@ -420,7 +421,11 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.figure_only:
-        rows, judges, whole = Rows(args.out), Judges(), MagicInsert.from_pretrained("micro")
+        rows, judges, whole = (
+            Rows(args.out),
+            Judges(),
+            MagicInsert.from_pretrained("micro", overrides=AS_DRAWN),
+        )
         settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}", "short": SHORT}
         settings["base model"] = f"stylizer=instantstyle,{STEPS}"
         models = models_of(

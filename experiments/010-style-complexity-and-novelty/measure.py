@@ -24,6 +24,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
+    AS_DRAWN,
     COMPLEXITY,
     GROUPS,
     SIZE,
@@ -421,7 +422,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.figure_only:
         rows, judges = Rows(args.out), Judges()
-        magic = MagicInsert.from_pretrained("micro").using(subjects=args.out.parent / "subjects")
+        magic = MagicInsert.from_pretrained("micro", overrides=AS_DRAWN).using(
+            subjects=args.out.parent / "subjects"
+        )
         apart = Distances(magic.models.pipe, judges)
         for number in range(args.subjects):
             if {"subject": number} not in rows:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import SIZE, Judges, Row, Rows, arguments, figure, framed_like, models_of, save_sheet
+from common import AS_DRAWN, SIZE, Judges, Row, Rows, arguments, figure, framed_like, models_of, save_sheet
 
 from magic_insert import MagicInsert
 from magic_insert.config.schema.evaluation import BenchmarkConfig
@@ -130,7 +130,7 @@ def measure(args: Any) -> None:
     names = SUBJECTS[: args.subjects]
     answers = Answers(bench, judges, SUBJECTS)
     pd.DataFrame(answers.accuracy()).round(4).to_csv(HERE / "judges.csv", index=False)
-    whole = MagicInsert.from_pretrained("micro")
+    whole = MagicInsert.from_pretrained("micro", overrides=AS_DRAWN)
     scenes = {name: Scene(bench.background(name), name) for name in {*PHOTO, *DRAWN}}
     for recipe in args.recipes:
         settings = {

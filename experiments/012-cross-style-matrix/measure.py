@@ -21,6 +21,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
+    AS_DRAWN,
     COMPLEXITY,
     SIZE,
     Case,
@@ -234,7 +235,7 @@ def main() -> None:
     if not args.figure_only:
         rows, judges = Rows(args.out), Judges()
         models = models_of(
-            MagicInsert.from_pretrained("micro"),
+            MagicInsert.from_pretrained("micro", overrides=AS_DRAWN),
             [f"{n}:{s}" for n, s in SETTINGS.items()],
             args.out / "subjects",
         )

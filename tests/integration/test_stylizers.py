@@ -24,7 +24,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.records import Subject
+from magic_insert.core.records import Box, Subject
 from magic_insert.data.subject_images import place
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
@@ -34,7 +34,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw, Stylizer
-from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED
+from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -82,13 +82,18 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     built: list[Stylizer] = []
 
     def build(
-        choice: str = "personalized", *, style: StyleConfig = STYLE, text: str = "a red bunny", **knobs: Any
+        choice: str = "personalized",
+        *,
+        style: StyleConfig = STYLE,
+        suffix: str = "",
+        text: str = "a red bunny",
+        **knobs: Any,
     ) -> Stylizer:
         cfg = replace(settings_of(choice), **knobs)
         if cfg.name == "adain":
             cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
         who = replace(subject(), text=text, run=run if needs_personalization(cfg) else None)
-        stylizer = build_stylizer(cfg, tiny_pipe, who, style, SAMPLING)
+        stylizer = build_stylizer(cfg, tiny_pipe, who, style, replace(SAMPLING, prompt_suffix=suffix))
         built.append(stylizer)
         return stylizer
 
@@ -187,6 +192,25 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe:
     assert torch.equal(draw(made()), plain)
     words_alone = replace(STYLE, mode="none")
     assert torch.equal(draw(made(style=replace(words_alone, handover=0.0))), draw(made(style=words_alone)))
+
+
+def test_detail_is_the_subjects_own_outline_and_fine_light_in_the_drawn_colours(made: Any) -> None:
+    plain, detailed = draw(made()), draw(made(style=replace(STYLE, detail=1.0)))
+    assert plain.shape == (3, 64, 64)
+    assert torch.equal(detailed[3:], torch.ones(1, 30, 20))  # the part of its picture that is the subject
+    assert draw(made(style=replace(STYLE, detail=1.0), suffix="sitting")).shape == plain.shape
+
+
+def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one() -> None:
+    colour, at = torch.tensor([0.7, 0.5, 0.2]).view(3, 1, 1), Box(8, 8, 48, 48)
+    columns = torch.arange(96)
+    waves = {"fine": 0.1 * (-1.0) ** columns, "coarse": 0.1 * torch.sin(columns * 2 * torch.pi / 96)}
+    for name, wave in waves.items():
+        own = torch.cat([(0.5 + wave).expand(3, 96, 96), torch.ones(1, 96, 96)])
+        made = detailed(colour.expand(3, 64, 64), own, at, 1.0)[:3, 8:-8, 8:-8] - colour
+        assert (made - wave[8:-8]).abs().max() < 0.01 if name == "fine" else made.abs().max() < 0.02
+        none = detailed(colour.expand(3, 64, 64), own, at, 0.0)[:3]
+        assert torch.allclose(none, colour.expand(3, 96, 96), atol=1e-6)
 
 
 def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(

@@ -20,7 +20,7 @@ from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.picture_files import require_size
 from magic_insert.core.rand import generator
-from magic_insert.core.records import Subject
+from magic_insert.core.records import Box, Subject
 
 FILL = 0.85  # share of the frame that a cut-out subject takes along one side before augmentation
 Frame = tuple[int, int]  # height and width of a training picture in pixels
@@ -82,11 +82,11 @@ def bucket(subject: Subject, size: int) -> Frame:
     """
     step = max(8, size // 16)
     frames = [(size * size // width // step * step, width) for width in range(size // 2, 2 * size + 1, step)]
-    height, width = _own_part(subject)[0].shape[-2:]
+    height, width = own_part(subject)[0].shape[-2:]
     return min(frames, key=lambda frame: abs(math.log(frame[1] / frame[0] * height / width)))
 
 
-def _own_part(subject: Subject) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1 _ _"]]:
+def own_part(subject: Subject) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1 _ _"]]:
     """Picture and matte, of a cut-out cropped to the matte."""
     if not is_cut_out(subject):
         return subject.rgb, subject.alpha
@@ -116,31 +116,39 @@ def place(
         shift: right and down, each in [-1, 1]: 1 pushes the subject to the edge.
     """
     room = (size, size) if isinstance(size, int) else size
-    rgb, alpha = _own_part(subject)
+    rgb, alpha = own_part(subject)
+    at = spot(subject, room, scale=scale, shift=shift)
+    # Colours under transparent pixels mean nothing: weigh by the matte before mixing neighbours.
+    small = functional.interpolate(
+        torch.cat([rgb * alpha, alpha])[None],
+        (at.h, at.w),
+        mode="bilinear",
+        antialias=True,
+        align_corners=False,
+    )[0].clamp(0, 1)
+    paint = torch.as_tensor(ground, dtype=torch.float32).expand(3).view(3, 1, 1)
+    canvas, coverage = paint.repeat(1, *room), torch.zeros(1, *room)
+    window = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+    coverage[window] = small[3:]
+    canvas[window] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
+    return canvas, coverage
+
+
+def spot(
+    subject: Subject, room: Frame, *, scale: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)
+) -> Box:
+    """Where in a frame `place` puts the subject's own part."""
+    sides = own_part(subject)[0].shape[-2:]
     if is_cut_out(subject):
         scale *= FILL
-    sides = rgb.shape[-2:]
     first = 0 if sides[0] * room[1] >= sides[1] * room[0] else 1  # the side that meets the frame first
     height, width = (
         max(1, min(most, round(side / sides[first] * room[first] * scale)))
         for side, most in zip(sides, room, strict=True)
     )
-    # Colours under transparent pixels mean nothing: weigh by the matte before mixing neighbours.
-    small = functional.interpolate(
-        torch.cat([rgb * alpha, alpha])[None],
-        (height, width),
-        mode="bilinear",
-        antialias=True,
-        align_corners=False,
-    )[0].clamp(0, 1)
     top = round((room[0] - height) / 2 * (1 + shift[1]))
     left = round((room[1] - width) / 2 * (1 + shift[0]))
-    paint = torch.as_tensor(ground, dtype=torch.float32).expand(3).view(3, 1, 1)
-    canvas, coverage = paint.repeat(1, *room), torch.zeros(1, *room)
-    spot = (slice(None), slice(top, top + height), slice(left, left + width))
-    coverage[spot] = small[3:]
-    canvas[spot] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
-    return canvas, coverage
+    return Box(left, top, width, height)
 
 
 def make_view(

@@ -88,6 +88,10 @@ class StyleConfig:
     outline: Annotated[float, Range(0, 2)] = 0.0
     """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
     ask for a pose (personalized); 0 not at all."""
+    detail: Share = 0.0
+    """How far fine light and dark of a redrawn cut-out are those of its own picture in the background's tones, with its
+    outline and at its size, while no words ask for a pose (personalized): what a small model cannot draw. 0 is the
+    paper's way."""
     prompt: str = ""
     """The style in words, for mode=prompt."""
 
