@@ -11,6 +11,7 @@ from PIL import Image
 
 from magic_insert import MagicInsert
 from magic_insert.core.digest import sha256_file
+from magic_insert.core.masks import bounding_box
 from magic_insert.page.shelf import toy_items
 from magic_insert.paths import CHECKOUT, micro_dir, subjects_dir
 
@@ -33,7 +34,10 @@ def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tm
     for folder in folders:
         known = magic.personalize(folder / f"{folder.name}.png")
         assert known.run == folder, "of another model or recipe; run `python tools/ship.py`"
-        assert magic.redraw(known, torch.rand(3, 64, 64))[0].rgb.shape == (3, 128, 128)
+        drawn = magic.redraw(known, torch.rand(3, 64, 64))[0]
+        assert drawn.alpha is not None  # cut out, with its own detail
+        box = bounding_box(known.alpha)
+        assert drawn.alpha.shape == (1, box.h, box.w)
     assert not list(tmp_path.glob("subject"))
 
 
