@@ -107,7 +107,7 @@ def draw(frame: pd.DataFrame) -> None:
             axes.set_yticks(range(len(groups)), groups if n == 0 else [])
             axes.invert_yaxis()
             axes.set_xlabel(f"{title}, dB over doing nothing")
-        axes.legend(fontsize=7, loc="lower left")
+        made.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=5)
 
 
 def main() -> None:
