@@ -34,7 +34,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw, Stylizer
-from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
+from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed, patterned
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -199,6 +199,13 @@ def test_detail_is_the_subjects_own_outline_and_fine_light_in_the_drawn_colours(
     assert plain.shape == (3, 64, 64)
     assert torch.equal(detailed[3:], torch.ones(1, 30, 20))  # the part of its picture that is the subject
     assert draw(made(style=replace(STYLE, detail=1.0), suffix="sitting")).shape == plain.shape
+
+
+def test_a_scene_of_dots_is_a_pattern_and_a_smooth_one_is_none() -> None:
+    slope = torch.linspace(0.2, 0.8, 128).expand(3, 128, 128)
+    dots = (torch.arange(128)[:, None] % 4 < 2) & (torch.arange(128) % 4 < 2)
+    assert patterned(slope) == 0
+    assert patterned(0.5 * slope + 0.5 * dots) == 1
 
 
 def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one() -> None:

@@ -33,7 +33,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer
+from magic_insert.stylizers.tone import ToneStylizer, fitted, measure_marks, to_lab
 
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
@@ -42,6 +42,7 @@ UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is
 # Of `style.detail`: what is finer than this share of the model's side is the subject's own drawing, but for so much of
 # the dark lines that are drawn so many pixels near its outline.
 SOFT, OUTLINE, RIM = 0.025, 0.7, 2
+PATTERN = (5.0, 9.0)  # spread of a scene's grain in L: none of it is a pattern, and all of it
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
 
@@ -99,12 +100,9 @@ class PersonalizedStylizer(DiffusionStylizer):
         rgb, alpha = own_part(subject)
         tone = ToneStylizer(self.settings, None, Subject(rgb, alpha, subject.id), self.style, self.sampling)
         at = spot(subject, (side, side))
-        return torch.stack(
-            [
-                detailed(picture, toned, at, self.style.detail)
-                for picture, toned in zip(drawn, tone(draws), strict=True)
-            ]
-        )
+        shares = [self.style.detail * (1.0 - patterned(draw.scene)) for draw in draws]
+        made = zip(drawn, tone(draws), shares, strict=True)
+        return torch.stack([detailed(picture, toned, at, share) for picture, toned, share in made])
 
     def handover_shares(self, embeds: StyleEmbeds) -> list[float]:
         """For each scene the share of the steps that the personalised model draws."""
@@ -144,6 +142,13 @@ class PersonalizedStylizer(DiffusionStylizer):
     def close(self) -> None:
         """Takes the LoRA out of the pipeline; the stylizer cannot be used afterwards."""
         remove_lora(self.pipe, self.adapter)
+
+
+def patterned(scene: Float[Tensor, "3 _ _"]) -> float:
+    """How far a scene is drawn in dots, tiles or hatching, from 0 to 1: there the model's strokes are its style."""
+    low, high = PATTERN
+    grain = measure_marks(to_lab(fitted(scene))[..., 0]).grain
+    return min(1.0, max(0.0, (grain - low) / (high - low)))
 
 
 def detailed(
