@@ -47,9 +47,7 @@ GROUPS = {
     "drawn": list(TRAIN_STYLES[1:]),
     "held out": [s for s in ALL_STYLES if s not in TRAIN_STYLES],
 }
-AS_DRAWN = (
-    "style.detail=0",
-)  # the model's own drawing is judged, without the detail of the subject's picture
+AS_DRAWN = ("style.detail=0",)  # the model's own drawing is judged, without the subject's detail
 Row = dict[str, Any]
 
 

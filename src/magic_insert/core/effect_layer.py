@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from magic_insert.core.box import Box
 from magic_insert.core.compositing import area_resize, cover, resize
-from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, feather, touching
+from magic_insert.core.masks import INSIDE, area, blur_inside, bounding_box, dilate, feather, touching
 
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
 REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
@@ -85,7 +85,7 @@ def continue_under(change: Float[Tensor, "3 h w"], subject: Float[Tensor, "1 h w
     A half-covered pixel shows half of the shadow; without this, a light seam would follow the subject's outline.
     """
     free = (1.0 - subject).square()
-    beside = blur(change * free, 1.0) / blur(free, 1.0).clamp_min(1e-3)
+    beside = blur_inside(change, free, 1.0)
     return change + (beside - change) * (subject > REACHED).to(change.dtype)
 
 
@@ -100,9 +100,8 @@ def _trust(
     Loudness is the change that survives smoothing, so single noisy pixels fall and a faint wide shadow stays.
     """
     outside = 1.0 - subject
-    change = (output - reference) * outside
-    weight = blur(outside, 0.7).clamp_min(1e-3)
-    loud = (blur(change, 0.7) / weight).abs().amax(dim=0, keepdim=True) * (outside > 0)
+    change = blur_inside(output - reference, outside, 0.7)
+    loud = change.abs().amax(dim=0, keepdim=True) * (outside > 0)
     box = bounding_box(subject, min(INSIDE, float(subject.max())))
     longer = max(box.w, box.h)
     body = (subject >= min(INSIDE, float(subject.max()))).to(subject.dtype)
@@ -345,9 +344,8 @@ def _mismatch(
     small = output.shape[-1]
     inside = area_resize(wide, small, small)
     rim = dilate(inside, max(1, round(RING * small))) * (inside == 0)
-    off = (area_resize(lit, small, small) - output) * rim
-    sigma = max(1.0, SMOOTH * small)
-    return blur(off, sigma) / blur(rim, sigma).clamp_min(1e-3)
+    off = area_resize(lit, small, small) - output
+    return blur_inside(off, rim, max(1.0, SMOOTH * small))
 
 
 def _soft_edge(

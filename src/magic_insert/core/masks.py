@@ -74,6 +74,14 @@ def blur(image: Float[Tensor, "C H W"], sigma: float) -> Float[Tensor, "C H W"]:
     return functional.conv2d(planes, kernel.view(1, 1, -1, 1))[:, 0]
 
 
+def blur_inside(
+    image: Float[Tensor, "C H W"], weight: Float[Tensor, "1 H W"], sigma: float, *, least: float = 1e-3
+) -> Float[Tensor, "C H W"]:
+    """A Gaussian blur that knows nothing of where `weight` is 0, fading out where less than `least` of it is near."""
+    found: Tensor = blur(image * weight, sigma) / blur(weight, sigma).clamp_min(least)
+    return found
+
+
 def feather(mask: Float[Tensor, "1 H W"], radius: float) -> Float[Tensor, "1 H W"]:
     """Softens the edge over about `radius` pixels on each side; the result stays in [0, 1]."""
     return blur(mask, radius / 2).clamp(0.0, 1.0)

@@ -21,7 +21,7 @@ from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_json
-from magic_insert.core.masks import blur
+from magic_insert.core.masks import blur_inside
 from magic_insert.core.records import Box, Subject
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.data.subject_images import is_cut_out, own_part, spot
@@ -42,6 +42,7 @@ UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is
 # Of `style.detail`: what is finer than this share of the model's side is the subject's own drawing, but for so much of
 # the dark lines that are drawn so many pixels near its outline.
 SOFT, OUTLINE, RIM = 0.025, 0.7, 2
+FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 PATTERN = (5.0, 9.0)  # spread of a scene's grain in L: none of it is a pattern, and all of it
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
@@ -161,24 +162,16 @@ def detailed(
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
     cover = area_resize(alpha, at.h, at.w)
-    light = area_resize(_light(rgb) * alpha, at.h, at.w) / cover.clamp_min(1e-4)
+    light = area_resize(_light(rgb) * alpha, at.h, at.w) / cover.clamp_min(FEW)
     sigma = SOFT * drawn.shape[-1]
-    low = _blur_inside(spotted, cover, sigma)
+    low = blur_inside(spotted, cover, sigma, least=FEW)
     fine = _light(spotted - low)
     rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
     line = OUTLINE * rim * fine.clamp(max=0.0)
-    colours = spotted - share * (fine - line + _blur_inside(light, cover, sigma))
+    colours = spotted - share * (fine - line + blur_inside(light, cover, sigma, least=FEW))
     larger = functional.interpolate(colours[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
     return torch.cat([(share * _light(rgb) + larger).clamp(0.0, 1.0), alpha])
 
 
 def _light(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
     return rgb.mean(0, keepdim=True)
-
-
-def _blur_inside(
-    image: Float[Tensor, "C h w"], weight: Float[Tensor, "1 h w"], sigma: float
-) -> Float[Tensor, "C h w"]:
-    """A Gaussian blur that knows nothing of where `weight` is 0."""
-    found: Tensor = blur(image * weight, sigma) / blur(weight, sigma).clamp_min(1e-4)
-    return found
