@@ -128,11 +128,12 @@ def learn_to_insert(cfg: PlanConfig, scratch: Path) -> None:
     unet.enable_gradient_checkpointing()
     empty = torch.zeros(1, CONTEXT, UNET["cross_attention_dim"]), torch.zeros(1, TEXT_2["projection_dim"])
     size, side = cfg.model.image_size, cfg.model.image_size // 8
-    module = InsertionModule(unet, DDIMScheduler(**SCHEDULER), empty, image_size=size, lr=1e-4, steps=1)
+    settings = EditFit("insert", 1, 1, 1e-4, 0)
+    module = InsertionModule(unet, DDIMScheduler(**SCHEDULER), empty, settings, image_size=size)
     pairs = np.random.default_rng(0).standard_normal((2, 1, 1, 4, side, side)).astype(np.float16)
     latents = EditLatents(*pairs, (pairs[0, :, :, :1] > 0).astype(np.float16))
     options = TrainerOptions(steps=1, ema_decay=cfg.train.ema_decay or None)
-    fit(module, edit_batches(latents, EditFit("insert", 1, 1, 1e-4, 0)), options, scratch)
+    fit(module, edit_batches(latents, settings), options, scratch)
 
 
 def draw(cfg: PlanConfig, scratch: Path) -> None:

@@ -40,13 +40,14 @@ from common import figure
 
 from magic_insert.bootstrap import measure, stages
 from magic_insert.bootstrap.job import Plan
-from magic_insert.bootstrap.networks import composited, load, load_masks, open_model
+from magic_insert.bootstrap.networks import composited, load, load_masks
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.store import Entry, Request
 from magic_insert.models.effect_net import SIDE, load_effect_net, predict
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.paths import effect_weights as shipped_effect
 from magic_insert.training.effect import (
     Batch,
@@ -196,7 +197,7 @@ def run_effect(
         picture, mask = load(folder, stages.WITH, ids), load_masks(folder, ids)
         scene = load(without, stages.WITHOUT, ids)
         if mended:
-            scene = composited(open_model(plan.cfg.model), picture, scene, mask)
+            scene = composited(load_pipeline(plan.cfg.model), picture, scene, mask)
         return layers_of(scene, picture, mask)
 
     photos = layers(source.folder, source.folder, photo_ids, False)

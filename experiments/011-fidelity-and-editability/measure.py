@@ -34,7 +34,7 @@ from magic_insert.data.benchmark_sources import ToyPlop
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.subjects import SubjectSpec
 from magic_insert.toybox.world import COMPLEXITY, render_subjects
-from magic_insert.training.personalize_validation import pick_best, step_folder
+from magic_insert.training.personalize import pick_best, step_folder
 
 HERE = Path(__file__).resolve().parent
 SUBJECTS = ("frog-01", "dinosaur-01", "person-01")  # of ToyPlop: figures that wear nothing

@@ -18,7 +18,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
-from magic_insert.evaluation.demo import PairView, counted, run_demo
+from magic_insert.evaluation.evaluate import PairView, counted, run_demo
 from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
 from magic_insert.launch.run import JobPlan, run_job
 

@@ -30,9 +30,8 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.training.checkpoint import list_checkpoints
 from magic_insert.training.export import run_export
-from magic_insert.training.personalize import RunOptions, personalize
+from magic_insert.training.personalize import RunOptions, personalize, step_folder
 from magic_insert.training.personalize_module import subject_cache
-from magic_insert.training.personalize_validation import step_folder
 
 CONFIG = PersonalizationConfig(
     steps=4,

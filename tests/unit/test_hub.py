@@ -42,9 +42,8 @@ from magic_insert.models.text import attached, encode_ids, initial_tokens, promp
 from magic_insert.paths import CHECKOUT
 from magic_insert.stylizers import build_stylizer
 from magic_insert.stylizers.draws import Draw
-from magic_insert.training.personalize import personalize
+from magic_insert.training.personalize import edit_texts, personalize
 from magic_insert.training.personalize_module import check_device
-from magic_insert.training.personalize_validation import edit_texts
 
 
 def config(source: Path | str | None, **more: Any) -> ModelConfig:

@@ -221,7 +221,7 @@ def test_the_network_sees_the_noise_and_the_weights_of_the_loss_do_not() -> None
 
     empty = torch.zeros(1, 1, 2), torch.zeros(1, 2)
     module = InsertionModule(
-        Seer(), DDPMScheduler(), empty, image_size=32, lr=1e-3, steps=1, effect_weight=12.0
+        Seer(), DDPMScheduler(), empty, EditFit("insert", 1, 2, 1e-3, 0, effect_weight=12.0), image_size=32
     )
     batch = {
         "latents": noise(2, C, 4, 4), "condition": noise(2, C, 4, 4, name="condition"),

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from magic_insert.core.compositing import adain
 from magic_insert.core.rand import generator
 from magic_insert.models import sampling
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.pipeline import encode
 from magic_insert.models.sampling import Features, sample
-from magic_insert.stylizers.style_aligned import adain, aligned, clean_and_noise, ddim, invert
+from magic_insert.stylizers.style_aligned import aligned, clean_and_noise, ddim, invert
 
 ROWS = 4  # two references, then their two targets
 

@@ -17,8 +17,8 @@ from magic_insert.core.rand import generator
 from magic_insert.core.threads import REMEMBERED, TRIALS, ThreadChoice, allowed_threads
 from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.export import kohya_state, stability_name
+from magic_insert.training.personalize import pick_best
 from magic_insert.training.personalize_module import build_optimizer, rate_of
-from magic_insert.training.personalize_validation import pick_best
 from magic_insert.training.trainer import RunningMean, Watch, lr_factor
 
 CPU = torch.device("cpu")

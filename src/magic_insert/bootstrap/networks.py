@@ -64,14 +64,13 @@ from magic_insert.bootstrap.stages import (
     tracked,
     values_file,
 )
-from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.events import stage
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
 from magic_insert.core.masks import dilate, feather
-from magic_insert.core.ranks import local_rank, rank
+from magic_insert.core.ranks import rank
 from magic_insert.models.edit_unet import (
     EditSampling,
     blended,
@@ -83,7 +82,7 @@ from magic_insert.models.edit_unet import (
 )
 from magic_insert.models.encoders.paper import load_lpips
 from magic_insert.models.folders import LORA_WEIGHTS, weights_in
-from magic_insert.models.pipeline import decode, encode, load_pipeline, resolve_device
+from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
 from magic_insert.training.trainer import first_rank_bars
 
@@ -114,12 +113,6 @@ def paste(
     return mask * subject + (1 - mask) * background
 
 
-def open_model(model: ModelConfig) -> Any:
-    """The pipeline that lends autoencoder, text encoders and schedule, on this rank's device."""
-    device = resolve_device(model.device)
-    return load_pipeline(model, f"cuda:{local_rank()}" if device.type == "cuda" else device)
-
-
 def run_harvest(path: Path) -> None:
     """Stage: remove every subject."""
     payload = read_payload(path, EditSettings)
@@ -129,7 +122,7 @@ def run_harvest(path: Path) -> None:
     )
     if not groups:
         return
-    pipe = open_model(payload.model)
+    pipe = load_pipeline(payload.model)
     remover = edit_unet_of(pipe, payload.inputs["remover"])
     for group in tracked(payload, groups, "removing subjects"):
         ids = ids_of(group)
@@ -147,7 +140,7 @@ def run_measure(path: Path) -> None:
     groups = groups_left(read_index(pool), how.batch_size, lambda item: [values_file(payload.out, item.id)])
     if not groups:
         return
-    pipe = open_model(payload.model)
+    pipe = load_pipeline(payload.model)
     cycle = payload.settings.cycle
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
     for group in tracked(payload, groups, "measuring removals"):
@@ -179,7 +172,7 @@ def run_evaluate(path: Path) -> None:
     )
     if not groups:
         return
-    pipe = open_model(payload.model)
+    pipe = load_pipeline(payload.model)
     network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
@@ -212,7 +205,7 @@ def run_fit(path: Path) -> None:
     """Stage: train one network."""
     payload = read_payload(path, FitSettings)
     task, recipe = payload.settings.task, payload.settings.recipe
-    pipe = open_model(payload.model)
+    pipe = load_pipeline(payload.model)
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     known = None
     if (photos := payload.inputs.get("photos")) is not None:
@@ -265,7 +258,7 @@ def run_blend(path: Path) -> None:
         return
     folders = [payload.inputs[name] for name in ("start", "trained")]
     kept_as_lora = any(weights_in(folder).name == LORA_WEIGHTS for folder in folders)
-    base = open_model(payload.model).unet if kept_as_lora else None
+    base = load_pipeline(payload.model).unet if kept_as_lora else None
     start, trained = (load_edit_unet(folder, base=base) for folder in folders)
     save_unet(payload.out / NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share))
 

@@ -20,7 +20,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.bootstrap.measure import GROUPS
-from magic_insert.bootstrap.networks import load, open_model, save
 from magic_insert.bootstrap.stages import (
     MASK,
     SKIPPED,
@@ -43,11 +42,12 @@ from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError, require_known
-from magic_insert.core.images import load_rgb, png_bytes
+from magic_insert.core.images import load_rgb, png_bytes, save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.ranks import rank
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.sampling import sample
 from magic_insert.models.segment import NothingFound, segment
 from magic_insert.toybox.captions import caption, scene_phrase
@@ -174,9 +174,9 @@ def _render_group(out: Path, group: Sequence[View], size: int) -> None:
                 [item.facts["texture"] for item in items],
             )
             for item, picture in zip(items, shrink(drawn), strict=True):
-                save(out, layer, item.id, picture)
+                save_png(picture_file(out, layer, item.id), picture)
         for item, covered in zip(items, mask, strict=True):
-            save(out, MASK, item.id, covered)
+            save_png(picture_file(out, MASK, item.id), covered)
 
 
 Folders = Mapping[
@@ -212,7 +212,7 @@ def take_in(path: Path) -> None:
     for file in sorted(order[: settings.num_samples]):
         item, layers = read_one(folders, file, settings)
         for layer, picture in layers.items():
-            save(payload.out, layer, item.id, picture)
+            save_png(picture_file(payload.out, layer, item.id), picture)
         items.append(item)
     write_index(payload.out, items, truth=settings.pairs)
 
@@ -336,13 +336,13 @@ def run_imagine(path: Path) -> None:
         _imagine(payload, undrawn)
     for group in tracked(payload, mine, "finding subjects"):
         for item in group:
-            picture = load(payload.out, WITH, [item.id])[0]
+            picture = load_rgb(picture_file(payload.out, WITH, item.id))
             try:
                 alpha = _segmented(picture, payload.settings.segmenter)
             except NothingFound:
                 continue
             if float(alpha.max()) >= INSIDE:
-                save(payload.out, MASK, item.id, alpha)
+                save_png(picture_file(payload.out, MASK, item.id), alpha)
 
 
 def _layer_of(out: Path, layer: str, item: Item) -> list[Path]:
@@ -350,7 +350,7 @@ def _layer_of(out: Path, layer: str, item: Item) -> list[Path]:
 
 
 def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:
-    settings, pipe = payload.settings, open_model(payload.model)
+    settings, pipe = payload.settings, load_pipeline(payload.model)
     for group in tracked(payload, groups, "imagining"):
         drawn = sample(
             pipe,
@@ -360,4 +360,4 @@ def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> Non
             guidance=settings.guidance,
         )
         for item, picture in zip(group, drawn, strict=True):
-            save(payload.out, WITH, item.id, picture)
+            save_png(picture_file(payload.out, WITH, item.id), picture)

@@ -340,7 +340,7 @@ JOBS: Mapping[str, Job] = {
     ),
     "demo": Job(
         "one subject into four scenes of four styles, beside the truth",
-        "magic_insert.evaluation.demo:run_demo",
+        "magic_insert.evaluation.evaluate:run_demo",
         check_evaluate,
         of_the_demo,
     ),

@@ -14,6 +14,7 @@ from torch.nn import functional
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Composite, Scene, Subject
 
+STEADY = 1e-5  # keeps a division by a spread of 0 finite
 FAINT = 0.02  # a matte below this is dust: it must not widen the crop
 
 
@@ -124,3 +125,13 @@ def region_around(box: Box, height: int, width: int, *, context: float = 2.2) ->
 def _slide(start: int, side: int, length: int) -> int:
     """`start` moved so that the span lies inside `length`, or centred on it when it is longer."""
     return (length - side) // 2 if side > length else min(max(start, 0), length - side)
+
+
+def adain(content: Tensor, style: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """`content` with the mean and deviation of `style` along `dim` (Huang and Belongie 2017, eq. 8)."""
+    mean, deviation = content.mean(dim, keepdim=True), (content.var(dim, keepdim=True) + STEADY).sqrt()
+    style_mean, style_deviation = (
+        style.mean(dim, keepdim=True),
+        (style.var(dim, keepdim=True) + STEADY).sqrt(),
+    )
+    return (content - mean) / deviation * style_deviation + style_mean

@@ -445,19 +445,14 @@ def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], R
                 tokenize(context.tokenizer, [""]).to(context.device),
                 tokenize(context.tokenizer_2, [""]).to(context.device),
             )
+        settings = EditFit(
+            task, part.steps, part.batch_size, part.lr, context.seed,
+            effect_weight=EFFECT_WEIGHT, time_shift=TIME_SHIFT,
+        )  # fmt: skip
         module = InsertionModule(
-            unet,
-            build_scheduler(),
-            empty,
-            image_size=context.sizes.image_size,
-            lr=part.lr,
-            steps=part.steps,
-            effect_weight=EFFECT_WEIGHT,
+            unet, build_scheduler(), empty, settings, image_size=context.sizes.image_size
         )
-        batches = edit_batches(
-            edit_latents(context, task),
-            EditFit(task, part.steps, part.batch_size, part.lr, context.seed, time_shift=TIME_SHIFT),
-        )
+        batches = edit_batches(edit_latents(context, task), settings)
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 
     return make

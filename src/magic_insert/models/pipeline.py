@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.errors import UserError
+from magic_insert.core.ranks import local_rank, world_size
 from magic_insert.models.folders import find_model, variant_of
 from magic_insert.models.hub import (
     UNREACHABLE,
@@ -84,7 +85,7 @@ def load_pipeline(
         UserError: no such device, no such folder, not an SDXL model, an unpinned hub id, an adapter that is not there,
             a download that fails.
     """
-    device = resolve_device(model.device) if device is None else device
+    device = own_device(model.device) if device is None else device
     dtype = dtype or PRECISIONS[model.dtype]
     source = find_source(model)
     adapter = find_adapter(model, source)
@@ -186,6 +187,12 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("expected a CUDA device for model.device=cuda, got none; set model.device=cpu")
     return torch.device(name)
+
+
+def own_device(name: str) -> torch.device:
+    """`resolve_device`; in a group of processes the GPU of this one."""
+    device = resolve_device(name)
+    return torch.device("cuda", local_rank()) if device.type == "cuda" and world_size() > 1 else device
 
 
 def find_source(model: ModelConfig) -> Place:

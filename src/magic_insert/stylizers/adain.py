@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.config.schema.shared import ADAIN_FILES, SamplingConfig, StyleConfig, StylizerConfig
-from magic_insert.core.compositing import area_resize
+from magic_insert.core.compositing import adain, area_resize
 from magic_insert.core.errors import expecting
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
@@ -27,16 +27,8 @@ from magic_insert.data.subject_images import place
 from magic_insert.models.tensor_file import read_tensors
 from magic_insert.stylizers.draws import Draw
 
-EPS = 1e-5
 ENCODER_WIDTHS = ((64, 64), (128, 128), (256, 256, 256, 256), (512,))  # per scale, from fine to coarse
 ENCODER_FILE, DECODER_FILE = ADAIN_FILES
-
-
-def adain(content: Tensor, style: Tensor, dim: int | tuple[int, ...]) -> Tensor:
-    """`content` with the mean and deviation of `style` along `dim` (Huang and Belongie 2017, eq. 8)."""
-    mean, deviation = content.mean(dim, keepdim=True), (content.var(dim, keepdim=True) + EPS).sqrt()
-    style_mean, style_deviation = style.mean(dim, keepdim=True), (style.var(dim, keepdim=True) + EPS).sqrt()
-    return (content - mean) / deviation * style_deviation + style_mean
 
 
 class AdainStylizer:

@@ -22,12 +22,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.core.compositing import area_resize
+from magic_insert.core.compositing import adain, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.models.ip_adapter import blank_style, has_adapter, square_style_image
 from magic_insert.models.pipeline import ddim, encode
 from magic_insert.models.sampling import Features, image_size, sample, time_ids
-from magic_insert.stylizers.adain import adain
 from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
 from magic_insert.stylizers.draws import Draw
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from magic_insert.core.rand import fold_in
-from magic_insert.toybox import animals, things
+from magic_insert.toybox import toys
 from magic_insert.toybox.figures import (
     CREAM,
     PROPORTIONS,
@@ -144,30 +144,30 @@ _DRESSED = ("none", *_HATS, "scarf", "bow tie", "glasses", "backpack", "flag")
 _NO_PACK = ("none", *_HATS, "scarf", "bow tie", "glasses", "flag")
 
 _ALL = (
-    Template("bunny", animals.bunny, _DRESSED),
-    Template("cat", animals.cat, _DRESSED),
-    Template("bear", animals.bear, _DRESSED),
-    Template("elephant", animals.elephant, _DRESSED),
-    Template("frog", animals.frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
-    Template("duck", animals.duck, _NO_PACK),
-    Template("penguin", animals.penguin, _DRESSED),
-    Template("owl", animals.owl, ("none", *_HATS, "backpack", "flag")),
-    Template("dinosaur", animals.dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)),
+    Template("bunny", toys.bunny, _DRESSED),
+    Template("cat", toys.cat, _DRESSED),
+    Template("bear", toys.bear, _DRESSED),
+    Template("elephant", toys.elephant, _DRESSED),
+    Template("frog", toys.frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
+    Template("duck", toys.duck, _NO_PACK),
+    Template("penguin", toys.penguin, _DRESSED),
+    Template("owl", toys.owl, ("none", *_HATS, "backpack", "flag")),
+    Template("dinosaur", toys.dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)),
     Template("person", person, _DRESSED),
     Template("robot", robot, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
     Template("snowman", snowman, _DRESSED),
-    Template("car", things.car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("truck", things.truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("rocket", things.rocket, ("none", "scarf", "flag"), "thing"),
-    Template("boat", things.boat, ("none", "flag"), "thing", (40.0, 65.0)),
-    Template("chair", things.chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
-    Template("lamp", things.lamp, ("none", *_HATS, "bow tie"), "thing"),
-    Template("teapot", things.teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
-    Template("cupcake", things.cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
-    Template("gift", things.gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
-    Template("plant", things.plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
-    Template("cactus", things.cactus, _NO_PACK),
-    Template("mushroom", things.mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"),
+    Template("car", toys.car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    Template("truck", toys.truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    Template("rocket", toys.rocket, ("none", "scarf", "flag"), "thing"),
+    Template("boat", toys.boat, ("none", "flag"), "thing", (40.0, 65.0)),
+    Template("chair", toys.chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
+    Template("lamp", toys.lamp, ("none", *_HATS, "bow tie"), "thing"),
+    Template("teapot", toys.teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
+    Template("cupcake", toys.cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
+    Template("gift", toys.gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
+    Template("plant", toys.plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
+    Template("cactus", toys.cactus, _NO_PACK),
+    Template("mushroom", toys.mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"),
 )
 REGISTRY: dict[str, Template] = {template.name: template for template in _ALL}
 

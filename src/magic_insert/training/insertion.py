@@ -108,7 +108,8 @@ class InsertionModule(TrainingModule):
     Args:
         unet: takes 2C + 1 channels; what of it requires a gradient is trained.
         empty: the empty prompt's states (1 T D) and pooled text (1 E) in the pipeline's encoders.
-        effect_weight: how much more a cell counts that the edit changes, see `effect_weights`; 0 is ObjectDrop's loss.
+        settings: of it learning rate, steps, optimizer and `effect_weight`: how much more a cell counts that the edit
+            changes, see `effect_weights`; 0 is ObjectDrop's loss.
     """
 
     def __init__(
@@ -116,17 +117,13 @@ class InsertionModule(TrainingModule):
         unet: nn.Module,
         scheduler: Any,
         empty: tuple[Tensor, Tensor],
+        settings: EditFit,
         *,
         image_size: int,
-        lr: float,
-        steps: int,
-        effect_weight: float = 0.0,
-        optimizer: str = "adamw",
     ):
-        super().__init__(lr=lr, steps=steps)
-        self.optimizer = optimizer
+        super().__init__(lr=settings.lr, steps=settings.steps)
+        self.optimizer, self.effect_weight = settings.optimizer, settings.effect_weight
         self.unet, self.scheduler, self.image_size = unet, scheduler, image_size
-        self.effect_weight = effect_weight
         self.register_buffer("states", empty[0].detach().clone(), persistent=False)
         self.register_buffer("pooled", empty[1].detach().clone(), persistent=False)
 
@@ -138,11 +135,8 @@ class InsertionModule(TrainingModule):
             unet,
             ddim(pipe),
             (prompt["encoder_hidden_states"], prompt["added_cond_kwargs"]["text_embeds"]),
+            settings,
             image_size=image_size(pipe),
-            lr=settings.lr,
-            steps=settings.steps,
-            effect_weight=settings.effect_weight,
-            optimizer=settings.optimizer,
         )
 
     def sharded(self) -> list[nn.Module]:
