@@ -77,7 +77,7 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
 	$(BIN)/python tools/parity $(ARGS)
 
-figures: $(STAMP) ## figures of all experiments again from what lies beside them: rows (and their tables, 006, 008 to 014) or tables (001 to 003)
+figures: $(STAMP) ## figures of all experiments again from what lies beside them: rows (and their tables, 005, 006, 008 to 014) or tables (001 to 003)
 	$(BIN)/python experiments/earlier.py
 	for script in experiments/*/measure.py; do grep -q figure-only $$script || continue; $(BIN)/python $$script --out runs/figures --figure-only > /dev/null || exit 1; done
 

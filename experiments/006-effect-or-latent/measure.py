@@ -19,7 +19,7 @@ import pandas as pd
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tools"))
-from common import HUES, figure, interval
+from common import HUES, figure, interval, mean_with_interval
 from own_light import NAMES, NOTHING, finished_by, measure, real_cases, table, toybox_cases
 
 from magic_insert import MagicInsert
@@ -34,6 +34,14 @@ FITS = {
     "diffusion": ("train.steps=600", "train.batch_size=16"),
 }
 SHIPPED = {"effect": "effect, shipped", "diffusion": "diffusion, shipped"}
+LABELS = {
+    "contact_shadow": "contact shadow, no weights",
+    "effect": "effect network, trained here",
+    "diffusion": "edit UNet, trained here",
+    "effect, shipped": "effect network, shipped",
+    "diffusion, shipped": "edit UNet, shipped",
+}
+EACH = 8  # pictures of a scene: four styles, own-lit and scene-lit
 SEED = 60_061  # of the held-out scenes; those of experiment 005 have another
 
 
@@ -83,31 +91,59 @@ def run(out: Path, scenes: int, real: Path | None) -> pd.DataFrame:
     return pd.concat(parts)
 
 
+def by_scene(frame: pd.DataFrame, group: str, column: str) -> pd.DataFrame:
+    """A score of one group: scenes down (real sides each for itself), inserters across."""
+    part = frame[frame["group"] == group]
+    number = part["picture"].astype(int)
+    scenes = number if group == "real" else number // EACH
+    return part.assign(scene=scenes).pivot_table(index="scene", columns="inserter", values=column)
+
+
+def paired(frame: pd.DataFrame) -> str:
+    """Differences scene by scene: the two trainings, each over nothing, and what the subject's own light costs."""
+    lines = []
+    for group in frame["group"].unique():
+        line = {"pictures": group}
+        for column, words in {"effect_psnr": "effect region", "rest_psnr": "rest"}.items():
+            found = by_scene(frame, group, column)
+            for name, other in (("effect", "diffusion"), ("effect", NOTHING), ("diffusion", NOTHING)):
+                line[f"{name} - {other}, {words}, dB"] = mean_with_interval(
+                    (found[name] - found[other]).to_numpy(), 2
+                )
+        lines.append(line)
+    light = []
+    for group in ("photo", "seen", "unseen"):
+        own, lit = (by_scene(frame, f"{group}, {kind}-lit", "effect_psnr") for kind in ("own", "scene"))
+        light.append(
+            {"scene-lit minus own-lit, effect region, dB": group}
+            | {name: mean_with_interval(lit[name].to_numpy() - own[name].to_numpy(), 2) for name in LABELS}
+        )
+    return "\n\n".join(pd.DataFrame(part).to_markdown(index=False) for part in (lines, light))
+
+
 def draw(frame: pd.DataFrame) -> None:
     """Changes against doing nothing: the effect region, and the rest of the window."""
     shown = [name for name in frame["inserter"].unique() if name != NOTHING]
     groups = [
         group for group in frame["group"].unique() if "scene-lit" not in group or group.startswith("photo")
     ]
-    with figure(HERE / "figure.png", 9.0, 3.8) as made:
+    with figure(HERE / "figure.png", 9.0, 4.2) as made:
         for n, (column, title) in enumerate(
             {"effect_psnr": "effect region", "rest_psnr": "rest of the window"}.items()
         ):
             axes = made.add_subplot(1, 2, n + 1)
             for k, name in enumerate(shown):
                 for row, group in enumerate(groups):
-                    part = frame[frame["group"] == group].pivot(
-                        index="picture", columns="inserter", values=column
-                    )
+                    part = by_scene(frame, group, column)
                     mean, low, high = interval((part[name] - part[NOTHING]).dropna().to_numpy())
                     y = row + 0.13 * (k - (len(shown) - 1) / 2)
                     axes.plot([low, high], [y, y], color=HUES[k], lw=1.5)
-                    axes.plot([mean], [y], "o", ms=4, color=HUES[k], label=name if row == 0 else None)
+                    axes.plot([mean], [y], "o", ms=4, color=HUES[k], label=LABELS[name] if row == 0 else None)
             axes.axvline(0, color="grey", lw=0.8)
-            axes.set_yticks(range(len(groups)), groups if n == 0 else [])
+            axes.set_yticks(range(len(groups)), groups if n == 0 else [""] * len(groups))
             axes.invert_yaxis()
             axes.set_xlabel(f"{title}, dB over doing nothing")
-        made.legend(*axes.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=5)
+        made.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=3)
 
 
 def main() -> None:
@@ -127,7 +163,10 @@ def main() -> None:
         write_json(HERE / "minutes.json", {name: round(seconds / 60, 1) for name, seconds in times.items()})
     frame = pd.read_csv(HERE / "rows.csv", dtype={"picture": str})
     (HERE / "table.md").write_text(
-        table(frame[["group", "picture", "inserter", *NAMES]].replace({None: np.nan})) + "\n"
+        table(frame[["group", "picture", "inserter", *NAMES]].replace({None: np.nan}))
+        + "\n\n"
+        + paired(frame)
+        + "\n"
     )
     draw(frame)
 

@@ -372,7 +372,12 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
                 ["method", "pose"], sort=False
             )
         }
-        bars(axes[0, 1], shown, "identity in that pose (cosine)", "#d55e00")
+        hidden = frame[frame.part == "hidden"]
+        shown |= {
+            f"{level} hidden in its picture": by_subject(hidden[hidden.hidden == level], "identity")
+            for level in ("a third", "half")
+        }
+        bars(axes[0, 1], shown, "identity to the truth (cosine)", "#d55e00")
         by = {
             f"{f}: {v}": by_subject(p, "effect")
             for (f, v), p in scenes.groupby(["factor", "level"], sort=False)

@@ -95,10 +95,14 @@ PAIRS = (
     ("quota", "control"),
     ("effect", "effect control"),
 )
+FIRST = {
+    "insertion": "drawings", "control": "photographs", "no residue": "true\nbackgrounds",
+    "strict": "cleanest\nthird", "quota": "best two\nof a style",
+}  # fmt: skip
 SHOWN = {
     "insertion": "rounds on drawings",
     "control": "photographs alone",
-    "both": "remover too",
+    "both": "remover too (two seeds, one from round 3 on)",
     "both from base": "remover too, from the base",
 }
 
@@ -365,22 +369,43 @@ def removers(rows: pd.DataFrame, kept: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
-    """Gains by round with the fitted curves; first rounds beside each other; residue; what is kept by style."""
+    """Gains by round with the fitted curves; drawings over the control; first rounds; residue; what is kept."""
     titles = {
         "seen": "drawings in seen styles",
         "unseen": "drawings in unseen styles",
         "photo": "photographs",
     }
-    with figure(path, 12.0, 6.8) as made:
-        top, bottom = made.subplots(2, 3, gridspec_kw={"height_ratios": [1.15, 1]})
+    with figure(path, 12.0, 7.0) as made:
+        above, below = made.subfigures(2, 1, height_ratios=(1.1, 1))
+        top = above.subplots(1, 3)
         for axes, (group, title) in zip(top, titles.items(), strict=True):
             by_round(axes, rows, group)
             axes.set(title=title, xlabel="round")
         top[0].set_ylabel("edit UNet, change, dB")
         top[0].legend(fontsize=8, loc="upper left")
-        first_rounds(bottom[0], rows)
-        over_rounds(bottom[1], kept)
-        bars(bottom[2], kept)
+        bottom = below.subplots(1, 4)
+        leads(bottom[0], rows)
+        first_rounds(bottom[1], rows)
+        over_rounds(bottom[2], kept)
+        bars(bottom[3], kept)
+
+
+def leads(axes: Any, rows: pd.DataFrame) -> None:
+    """Rounds on drawings minus the control of as many rounds, scene by scene."""
+    for nudge, (group, name) in enumerate(
+        {"seen": "seen styles", "unseen": "unseen styles", "photo": "photographs"}.items()
+    ):
+        found = []
+        for number in range(1, ROUNDS + 1):
+            one, other = (
+                gains(rows, arm, number, group, "layered_error") for arm in ("insertion", "control")
+            )
+            found.append((number + 0.12 * (nudge - 1), one - other))
+        points(axes, found, name, f"C{nudge + 3}")
+    axes.axhline(0, color="0.6", linewidth=0.8)
+    axes.set(title="drawings minus control, dB", xlabel="round")
+    axes.set_xticks(range(1, ROUNDS + 1))
+    axes.legend(fontsize=8, loc="lower left")
 
 
 def by_round(axes: Any, rows: pd.DataFrame, group: str) -> None:
@@ -413,9 +438,12 @@ def over_rounds(axes: Any, kept: pd.DataFrame) -> None:
     for nudge, arm in enumerate(shown):
         found = [(number + 0.07 * (nudge - 1), left) for number, left, _ in residues(kept, arm)]
         points(
-            axes, found, "remover frozen" if arm == "insertion" else SHOWN[arm], f"C{list(SHOWN).index(arm)}"
+            axes,
+            found,
+            "remover frozen" if arm == "insertion" else "remover too",
+            f"C{list(SHOWN).index(arm)}",
         )
-    axes.set(title="share of the shadow left by removals", xlabel="round", ylim=(0, None))
+    axes.set(title="share of a shadow left", xlabel="round", ylim=(0, None))
     axes.set_xticks(range(1, ROUNDS + 1))
     axes.legend(fontsize=8, loc="lower left")
 
@@ -435,8 +463,8 @@ def first_rounds(axes: Any, rows: pd.DataFrame) -> None:
     place = np.arange(len(arms))[::-1]
     axes.errorbar(middle, place, xerr=(middle - low, high - middle), fmt="o", capsize=3, color="C0")
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.set_yticks(place, arms)
-    axes.set(xlabel="change on seen styles after one round, dB", title="one round, what it learned from")
+    axes.set_yticks(place, [FIRST.get(arm, arm) for arm in arms])
+    axes.set(xlabel="change on seen styles, dB", title="one round, learned from")
 
 
 def chosen_of(kept: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -463,9 +491,9 @@ def bars(axes: Any, kept: pd.DataFrame) -> None:
     for nudge, name in enumerate(names):
         share = (chosen[name].groupby("style").size() / total).fillna(0)[order]
         axes.bar(np.arange(len(order)) + 0.4 * nudge - 0.2, share, 0.4, label=name, color=f"C{nudge}")
-    axes.set_xticks(range(len(order)), order, rotation=60, ha="right", fontsize=8)
-    axes.set(ylabel="share kept", title="what is kept, by style")
-    axes.legend(fontsize=8.5)
+    axes.set_xticks(range(len(order)), order, rotation=90, fontsize=8)
+    axes.set(title="share kept, by style")
+    axes.legend(fontsize=8)
 
 
 def selections(kept: pd.DataFrame) -> pd.DataFrame:

@@ -358,7 +358,9 @@ def draw_figure(path: Path, frame: pd.DataFrame, distance: str = "clip_mahalanob
                             markersize=4, capsize=2, label=name)  # fmt: skip
             ax.set_xlabel("complexity of the style")
             ax.set_ylabel(names[number])
-        axes[0, 0].legend(fontsize=8)
+        made.legend(
+            *axes[0, 0].get_legend_handles_labels(), fontsize=8.5, loc="outside upper center", ncols=3
+        )
         for ax in axes[1]:
             ax.remove()
         ax = made.add_subplot(axes[0, 0].get_gridspec()[1, :])

@@ -63,6 +63,7 @@ TRAINING = [
 ABOUT = ("recipe", "subject", "steps", "condition", "edit")  # of a row
 STEPS = 10  # of a drawing
 TOLERANCE = 0.05  # of the product's rule
+ALIKE = 0.9  # of the best identity, what the other rule asks first
 
 
 def setting(recipe: str, handover: str, edit: str) -> list[str]:
@@ -205,18 +206,18 @@ def best_role(judges: pd.DataFrame) -> str:
 
 
 def cells(frame: pd.DataFrame, value: str) -> pd.Series:
-    """One number for each subject and draw: what is resampled."""
-    return frame.groupby(["subject", "draw"])[value].mean()
+    """One number for each subject, the mean of its pictures: what is resampled."""
+    return frame.groupby("subject")[value].mean()
 
 
 def words_of(values: Any) -> str:
-    """Mean and 95 % percentile interval over subjects and draws."""
+    """Mean and 95 % percentile interval over subjects."""
     mean, low, high = interval(values)
     return f"{mean:.3f}" if len(values) < 3 else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def interval(cells: Any) -> tuple[float, float, float]:
-    """Mean and 95 % interval over cells of subject and draw; the mean alone for fewer than three."""
+    """Mean and 95 % interval over subjects (of three: their range); the mean alone for fewer than three."""
     values = np.asarray(cells)
     if len(values) < 3:
         return (float(values.mean()),) * 3  # type: ignore[return-value]
@@ -245,7 +246,7 @@ def curves(rows: pd.DataFrame, role: str) -> pd.DataFrame:
 
 
 def picks(rows: pd.DataFrame) -> pd.DataFrame:
-    """The product's rule on the photographs, judged on the drawings."""
+    """The product's rule, and the same with identity asked first, on the photographs; judged on the drawings."""
     lines = []
     for name, mine in rows.groupby("subject", sort=False):
         first = mine[(mine.condition == "photograph") & (mine.draw == 0)]
@@ -256,9 +257,17 @@ def picks(rows: pd.DataFrame) -> pd.DataFrame:
                 {"step": int(steps), "identity": plain.identity.mean(), "prompt": part.prompt.mean()}
             )
         step = pick_best(scored, TOLERANCE)
+        alike = [
+            row for row in scored if row["identity"] >= ALIKE * max(other["identity"] for other in scored)
+        ]
+        safe = max(alike, key=lambda row: row["prompt"])["step"]
         others = mine[~((mine.condition == "photograph") & (mine.draw == 0))]
-        line: Row = {"subject": name, "picked": step}
-        for label, steps in (("picked", step), ("last", max(LENGTHS))):
+        line: Row = {"subject": name, "picked": step, "picked, identity first": safe}
+        for row in scored:
+            line[f"own photograph at {row['step']}: identity, prompt"] = (
+                f"{row['identity']:.2f}, {row['prompt']:.2f}"
+            )
+        for label, steps in (("picked", step), ("identity first", safe), ("last", max(LENGTHS))):
             part = others[others.steps == steps]
             plain = part[part.edit.isna() | (part.edit == "")]
             line[f"identity, {label}"] = round(plain.identity.mean(), 3)
@@ -290,7 +299,7 @@ def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
                 )
                 line: Row = {
                     "recipe": name, "condition": condition, "steps": steps,
-                    "subjects": len(mine["identity, plain"].index.unique("subject")),
+                    "subjects": len(mine["identity, plain"]),
                     "identity": f"{mine['identity, plain'].mean():.3f}",
                     "against the first": words_of(mine["identity, plain"] - base["identity, plain"]),
                 }  # fmt: skip
@@ -303,12 +312,12 @@ def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
 
 
 def added(rows: pd.DataFrame, role: str) -> pd.DataFrame:
-    """What the words add: obedience of the edited picture over that of the plain one, picture by picture."""
+    """What the words add: obedience of the edited picture over that of the plain one, subject by subject."""
     lines = []
     for recipe, found in by_recipe_of(rows, role, shared=False).items():
         for _, cell in found.iterrows():
             line: Row = {"recipe": recipe, "condition": cell.condition, "steps": cell.steps}
-            line["subjects"] = len(cell["identity, plain"].index.unique("subject"))
+            line["subjects"] = len(cell["identity, plain"])
             line |= {edit: words_of(cell[edit] - cell[f"{edit}, unasked"]) for edit in EDITS}
             lines.append(line)
     return pd.DataFrame(lines)
@@ -351,42 +360,43 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
 
 
 def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
-    """Identity and obedience over training length: above a line a condition, below a line a recipe."""
+    """Identity, and what an edit's words add, over training length: above a line a condition, below a line a recipe."""
     by_recipe = by_recipe_of(rows, role)
     main = curves(rows[rows.recipe == MAIN], role)
     above = {str(name): part for name, part in main.groupby("condition", sort=False)}
     below = {name: found[found.condition == "photograph"] for name, found in by_recipe.items()}
-    shown = {"identity, plain": "identity of the plain picture"} | {
-        edit: f'"{edit}" obeyed' for edit in EDITS
-    }
     with figure(path, 10.0, 6.2) as made:
         panels = made.subplots(2, 3, sharex=True, sharey="col")
-        for line, named, head in zip(
-            panels, (above, below), (MAIN, "photograph, subjects of all recipes"), strict=True
-        ):
-            for axes, (key, title) in zip(line, shown.items(), strict=True):
-                for number, (name, found) in enumerate(named.items()):
-                    middle, low, high = np.array([interval(v) for v in found[key]]).T
-                    place = np.arange(len(found)) + 0.09 * (number - 1)
-                    axes.errorbar(
-                        place,
-                        middle,
-                        (middle - low, high - middle),
-                        marker="o",
-                        capsize=3,
-                        elinewidth=0.8,
-                        label=name,
-                        color=f"C{number + (0 if named is above else 3)}",
-                    )
-                axes.set_xticks(range(len(LENGTHS)), [str(n) for n in LENGTHS])
-                if key in EDITS:
-                    axes.axhline(0, color="0.6", linewidth=0.8, linestyle=":")
-                    axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
-                if named is above:
-                    axes.set_title(title)
-                else:
-                    axes.set_xlabel("training steps")
+        for line, named, head in zip(panels, (above, below), (MAIN, "photograph, all recipes"), strict=True):
+            for number, (name, found) in enumerate(named.items()):
+                colour = f"C{number + (0 if named is above else 3)}"
+                lengths(line[0], found["identity, plain"], 0.09 * (number - 1), colour, name)
+                for axes, edit in zip(line[1:], EDITS, strict=True):
+                    more = found[edit].combine(found[f"{edit}, unasked"], lambda one, other: one - other)
+                    lengths(axes, more, 0.09 * (number - 1), colour, name)
             line[0].legend(fontsize=8.5, loc="lower left", title=head)
+            for axes in line[1:]:
+                axes.axhline(0, color="0.6", linewidth=0.8)
+        panels[0, 0].set_title("identity of the plain picture")
+        for line in panels:
+            line[1].set_ylabel("obedience, asked minus unasked", fontsize=8.5)
+        for axes, edit in zip(panels[0, 1:], EDITS, strict=True):
+            axes.set_title(f'added by "{edit}"')
+        for axes in panels[1]:
+            axes.set_xlabel("training steps")
+            axes.set_xticks(range(len(LENGTHS)), [str(n) for n in LENGTHS])
+
+
+def lengths(axes: Any, found: pd.Series, nudge: float, colour: str, name: str) -> None:
+    """Mean by training length with its interval, and every subject as a small dot."""
+    middle, low, high = np.array([interval(values) for values in found]).T
+    place = np.arange(len(found)) + nudge
+    reach = (middle - low, high - middle)
+    axes.errorbar(place, middle, reach, marker="o", capsize=3, elinewidth=0.8, label=name, color=colour)
+    for at, values in zip(place, found, strict=True):
+        axes.plot(
+            [at] * len(values), values, "o", markersize=3.5, color=colour, markerfacecolor="white", zorder=3
+        )
 
 
 def main() -> None:

@@ -147,6 +147,7 @@ def tables(frame: pd.DataFrame) -> str:
     kinds = {
         "A = B": frame.own == frame.drawn_in,
         "photo into drawings": (frame.own == "photo") & (frame.drawn_in != "photo"),
+        "photo into a seen drawing": (frame.own == "photo") & frame.drawn_in.isin(TRAIN_STYLES[1:]),
         "drawing into photo": (frame.own != "photo") & (frame.drawn_in == "photo"),
         "drawing into another seen drawing": (frame.own != "photo") & (frame.own != frame.drawn_in)
         & frame.drawn_in.isin(TRAIN_STYLES[1:]),

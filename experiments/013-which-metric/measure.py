@@ -24,7 +24,7 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import Row, arguments, figure, mean_with_interval, save_sheet
+from common import GROUPS, Row, arguments, figure, mean_with_interval, save_sheet
 
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.evaluation.diagnosis import Trust, trust_of
@@ -153,6 +153,17 @@ def lines_of(rows: pd.DataFrame, track: str, *, pasted: bool) -> pd.DataFrame:
     return pd.DataFrame(lines.values())
 
 
+def by_style(rows: pd.DataFrame, track: str) -> pd.DataFrame:
+    """Agreement with the headline truth in scenes of each group of styles, with the subject as it is."""
+    frame, lines = frame_with(rows, track, pasted=True), {}
+    for group, styles in GROUPS.items():
+        part = frame[frame["style"].isin(styles)]
+        for found in trusts(part, track, TRUTHS[track][0]):
+            line = lines.setdefault(found.metric.label, {"metric": found.metric.label})
+            line[f"{group} ({part['pair_id'].nunique()} pairs)"] = words_of(found.agreement)
+    return pd.DataFrame(lines.values())
+
+
 def means(rows: pd.DataFrame, track: str) -> pd.DataFrame:
     """What each method reaches: plain means."""
     part = rows[rows.track == track].dropna(axis=1, how="all")
@@ -265,6 +276,8 @@ def main() -> None:
         for pasted in (True, False):
             parts.append(f"### {track}, {'with' if pasted else 'without'} the subject as it is\n")
             parts.append(lines_of(rows, track, pasted=pasted).to_markdown(index=False) + "\n")
+        parts += [f"### {track}, agreement with the first truth, by styles\n"]
+        parts += [by_style(rows, track).to_markdown(index=False) + "\n"]
         parts += [f"### {track}, means\n", means(rows, track).to_markdown(index=False) + "\n"]
     parts += ["### stylize, pairs of learned subjects\n", learned_means(rows).to_markdown(index=False) + "\n"]
     (HERE / "table.md").write_text(text := "\n".join(parts))

@@ -251,11 +251,15 @@ def draw(path: Path, rows: pd.DataFrame, kept: pd.DataFrame) -> None:
         left, right = made.subplots(1, 2, width_ratios=(1, 1.25))
         names, parts = list(sets_of(kept)), list(sets_of(kept).values())
         for nudge, limit in enumerate((0.5, 0.9)):
-            share = [float((part.score < limit).mean()) for part in parts]
+            refused = [part.score < limit for part in parts]
+            share = np.array([part.mean() for part in refused])
+            low, high = np.array([exact_interval(int(part.sum()), len(part)) for part in refused]).T
             left.barh(
                 np.arange(len(names)) - 0.4 * nudge + 0.2,
                 share,
                 0.4,
+                xerr=(share - low, high - share),
+                error_kw={"lw": 1, "capsize": 2},
                 label=f"threshold {limit}",
                 color=f"C{nudge}",
             )
