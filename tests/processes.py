@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 PATIENCE = 900  # seconds; a busy machine needs many to import torch
-COMMAND = "from magic_insert.cli.main import main; main()"
+COMMAND = "from magic_insert.cli.main import program; program()"
 Process = subprocess.Popen[str]
 
 

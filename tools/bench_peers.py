@@ -4,10 +4,11 @@ Run as `python tools/bench_peers.py --peer train_dreambooth_lora_sdxl_advanced.p
 examples/advanced_diffusion_training, which is not part of this project; `--peer-python` names the interpreter of an
 environment whose diffusers and transformers it fits. Without `--peer` only ours is measured.
 
-Both train a LoRA on the attention layers of the UNet and two tokens in each text encoder, with AdamW in float32. Each
-runs as a process of its own with a short and a long training, by turns, so that a busy machine is unkind to both: a
-step is the difference of the two in seconds of CPU time (wall time on a GPU) over the difference in steps; what is left
-of the short one is the start-up with all that comes after the last step. The memory is the most the process held.
+Both train a LoRA on the attention layers of the UNet and two tokens in each text encoder, with AdamW in float32, and
+draw no samples: the script draws some only where a prompt for them is given. Each runs as a process of its own with a
+short and a long training, by turns, so that a busy machine is unkind to both: a step is the difference of the two in
+seconds of CPU time (wall time on a GPU) over the difference in steps; what is left of the short one is the start-up
+with all that comes after the last step. The memory is the most the process held.
 """
 
 import argparse
@@ -54,12 +55,17 @@ def ours(args: argparse.Namespace, picture: Path) -> Command:
     recipe = {
         "batch_size": args.batch, "rank": args.rank, "alpha": args.rank, "num_tokens": 2, "views": 1,
         "targets": "[to_q,to_k,to_v,to_out.0]", "own_style": "none", "precision": "32-true",
-        "validation.scorer": "none", "validation.seeds": 1, "validation.edits": "[]", "validation.steps": 1,
+        "validation.every": 0,
     }  # fmt: skip
     model = {"source": args.model, "image_size": args.resolution, "device": args.device}
 
     def words(out: Path, steps: int) -> list[str]:
-        program = [sys.executable, "-c", "from magic_insert.cli.main import main; main()", "personalize"]
+        program = [
+            sys.executable,
+            "-c",
+            "from magic_insert.cli.main import program; program()",
+            "personalize",
+        ]
         settings = [f"personalization.{key}={value}" for key, value in {**recipe, "steps": steps}.items()]
         return [
             *program, f"subject={picture}", f"out={out}", *(f"model.{k}={v}" for k, v in model.items()), *settings

@@ -52,7 +52,7 @@ def made(words: Sequence[str], folder: Path) -> None:
     if spent["done"]:
         return
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    code = "from magic_insert.cli.main import main; main()"
+    code = "from magic_insert.cli.main import program; program()"
     done = subprocess.run([sys.executable, "-c", code, *words, f"out={folder}"]).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     took = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

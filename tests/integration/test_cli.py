@@ -151,7 +151,7 @@ def test_bad_input_costs_one_line_and_code_two_and_no_torch(answers: dict[str, l
 def test_a_reader_who_leaves_early_ends_the_help_quietly(unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    code = "from magic_insert.cli.main import main; main()"
+    code = "from magic_insert.cli.main import program; program()"
     done = subprocess.run(
         [sys.executable, "-c", code, "--help"], stdout=writing, stderr=subprocess.PIPE, timeout=60,
         env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
@@ -161,7 +161,7 @@ def test_a_reader_who_leaves_early_ends_the_help_quietly(unbuffered: str) -> Non
 
 
 def test_a_closed_standard_output_is_no_traceback() -> None:
-    line = f"{sys.executable} -c 'from magic_insert.cli.main import main; main()' --version >&-"
+    line = f"{sys.executable} -c 'from magic_insert.cli.main import program; program()' --version >&-"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 

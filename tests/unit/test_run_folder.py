@@ -1,5 +1,6 @@
 """The record of a run: who is alive, what another machine may still hold, and what a refused run leaves as it was."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -115,3 +116,26 @@ def test_no_job_writes_where_another_has(tmp_path: Path) -> None:
     assert (tmp_path / "run.json").read_bytes() == before
     with recorded_run(tmp_path, JobPlan("report", "toy:run"), StatusConfig()):  # adds a page to what is there
         pass
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "left"),
+    [("raise SystemExit(3)", 3, []), ("pass", 0, []), ("raise OSError", 1, ["taken apart"])],
+)
+def test_a_program_ends_at_once_with_its_exit_code_and_after_what_it_owes(
+    ending: str, code: int, left: list[str]
+) -> None:
+    program = f"""
+import atexit, threading, time
+from magic_insert.launch.run import ending_at_once
+class Module:
+    def __del__(self): print("taken apart")
+module = Module()
+with ending_at_once():
+    atexit.register(print, "registered")
+    threading.Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+    print("body")
+    {ending}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.split("\n")[:-1]) == (code, ["body", "thread", "registered", *left])

@@ -41,6 +41,7 @@ from magic_insert.launch.run import (
     INTERRUPT_EXIT,
     JobPlan,
     StageFailed,
+    ending_at_once,
     load_function,
     one_line,
     run_job,
@@ -74,8 +75,14 @@ def usage() -> str:
     )
 
 
+def program() -> None:
+    """The console script: `main`, as the whole of a process."""
+    with ending_at_once():
+        main()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The console script.
+    """Does what the words ask for.
 
     Exit codes: 0 done, 1 a fault of ours, 2 input that does not fit, 130 and 143 stopped, 141 nobody reads our output.
     """

@@ -33,6 +33,7 @@ from magic_insert.launch.run import (
     JobPlan,
     StageFailed,
     die_with_parent,
+    ending_at_once,
     load_function,
     one_line,
     run_job,
@@ -201,4 +202,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with ending_at_once():
+        main(sys.argv[1:])
