@@ -122,7 +122,7 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
             *(f"personalization.{word}" for word in ("buckets=true", "prior_images=2", "class_noun=cat")),
         ),
         "one learning rate": (cat, "personalization.optimizer=prodigy"),
-        "model.dtype=bfloat16": (cat, "model.dtype=float16"),
+        "model.dtype=float32": (cat, "model.dtype=float16"),
         "already has": (cat, "personalization.token_pattern='{n}</w>'"),  # how a vocabulary spells the word 1
         "scores to pick": (cat, "personalization.validation.pick=best"),
         "LoRA targets": (cat, "personalization.targets=[no_such_layer]"),

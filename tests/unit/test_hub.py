@@ -274,11 +274,29 @@ def test_a_subject_is_drawn_under_the_size_it_was_learned_with(hub: Hub, tmp_pat
     assert {tuple(row) for row in rows} == {(64, 64, 0, 0, 64, 64)}
 
 
-def test_a_subject_is_not_learned_in_float16_without_a_gpu(hub: Hub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "auto"])
+def test_a_subject_is_not_learned_in_float16_without_a_gpu_nor_is_the_model_fetched_first(
+    device: str, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    words = hub.words(source="owner/model", revision="a", dtype="float16", device=device)
+    with pytest.raises(SystemExit):
+        main(["personalize", *words, f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'out'}"])
+    assert "set model.dtype=float32" in capsys.readouterr().err
     pipe = load_pipeline(hub_config(hub, dtype="float16"))
-    cfg = freeze(compose_job("personalize", [*hub.words(), "subject=cat.png", "out=out"])).personalization
     with pytest.raises(UserError, match=r"set model\.dtype=float32"):
-        check_device(cfg, pipe.unet.device, pipe.unet.dtype)
+        check_device(personalization(hub), pipe.unet.device, pipe.unet.dtype)
+
+
+def test_an_inpainting_model_neither_draws_nor_learns_a_subject(hub: Hub, tmp_path: Path) -> None:
+    pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        sample(pipe, ["a cat"], [0], steps=1)
+    cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        personalize(pipe, cat, personalization(hub), seed=0, out=out)
+    assert not out.exists()
 
 
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:

@@ -139,6 +139,16 @@ def test_a_model_without_one_of_its_parts_is_refused(model: Path, part: str) -> 
         load(model)
 
 
+@pytest.mark.parametrize("part", ["text_encoder", "unet", "vae"])
+def test_weights_that_are_no_safetensors_are_refused_by_the_name_of_their_part(
+    model: Path, part: str
+) -> None:
+    (path,) = (model / part).glob("*.safetensors")
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(UserError, match=rf"got no \*\.safetensors in {part};"):
+        load(model)
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff", b'{"in_channels": "x"}'])
 def test_a_damaged_configuration_of_a_part_is_one_line(model: Path, content: bytes) -> None:
     (model / "unet" / "config.json").write_bytes(content)

@@ -15,6 +15,7 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PINNED = re.compile(rf"{HUB_ID.pattern}@[\w.-]+")  # a repository of the hub at a commit
 PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # without one a tokenizer knows no word
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS, LORA_CARD = "edit_lora.safetensors", "edit_lora.json"
 # What a remover or an inserter is: weights and what describes them, whole or as a LoRA beside the model.
@@ -106,6 +107,8 @@ def _check_layout(folder: Path) -> None:
             files = VOCABULARIES if name.startswith("tokenizer") else ("*",)
             if not any(any((folder / name).glob(file)) for file in files):
                 trouble = trouble or f"no {name} there"
+            elif name in NETWORKS and not any((folder / name).glob("*.safetensors")):
+                trouble = trouble or f"no *.safetensors in {name}"
     if trouble:
         raise UserError(f"expected a complete SDXL model in {folder}, got {trouble}; set model.source=FOLDER")
 

@@ -195,6 +195,20 @@ def own_device(name: str) -> torch.device:
     return torch.device("cuda", local_rank()) if device.type == "cuda" and world_size() > 1 else device
 
 
+def require_drawing(pipe: Any) -> None:
+    """That the UNet of `pipe` draws: it takes noisy latents of the VAE and nothing beside them.
+
+    Raises:
+        UserError: it takes more, as that of an inpainting model.
+    """
+    takes, drawn = pipe.unet.config.in_channels, pipe.vae.config.latent_channels
+    if takes != drawn:
+        raise UserError(
+            f"expected a model whose UNet takes {drawn} channels and draws, got one of {takes} channels, as those that "
+            "inpaint have; set model.source=FOLDER of a base model"
+        )
+
+
 def find_source(model: ModelConfig) -> Place:
     """Where the model lies; raises `UserError` as `find_model`."""
     folder = find_model(model)

@@ -29,7 +29,7 @@ from torch import Tensor
 from magic_insert.core.errors import UserError
 from magic_insert.models.hub import UNREACHABLE, Place
 from magic_insert.models.ip_adapter import StyleEmbeds, blank_style, has_adapter, require_adapter
-from magic_insert.models.pipeline import decode, quiet
+from magic_insert.models.pipeline import decode, quiet, require_drawing
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
@@ -234,8 +234,9 @@ def sample(
         on_step: called with the number of steps done, and with what draws the last picture as it looks so far.
 
     Raises:
-        UserError: a style, and the model has no adapter.
+        UserError: a style, and the model has no adapter; or a model that does not draw.
     """
+    require_drawing(pipe)
     assert prompts
     assert len(prompts) == len(seeds)
     assert steps >= 1

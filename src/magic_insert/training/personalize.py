@@ -67,7 +67,14 @@ from magic_insert.models.ip_adapter import (
 )
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import as_one_weight, refuse_unknown_layers
-from magic_insert.models.pipeline import fingerprint, load_pipeline, parts_on
+from magic_insert.models.pipeline import (
+    PRECISIONS,
+    fingerprint,
+    load_pipeline,
+    own_device,
+    parts_on,
+    require_drawing,
+)
 from magic_insert.models.sampling import image_size, sample
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.text import FILE as TOKENS_FILE
@@ -437,6 +444,7 @@ class _Run:
         """Refuses what can be refused, then claims the folder."""
         pipe, cfg = self.pipe, self.cfg
         refuse_unknown_layers(pipe.unet, cfg.targets)
+        require_drawing(pipe)
         check_device(cfg, pipe.unet.device, pipe.unet.dtype)
         check_own_style(pipe, cfg)
         check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
@@ -566,6 +574,8 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     mine = share(list(zip(jobs, requests, strict=True)))
     if not mine:
         return []
+    if any(not (job.out / CARD_FILE).is_file() for job, _ in mine):
+        check_device(cfg.personalization, own_device(cfg.model.device), PRECISIONS[cfg.model.dtype])
     pipe = load_pipeline(cfg.model)
     with first_rank_bars() as on_event:
         for number, (job, request) in enumerate(mine, start=1):

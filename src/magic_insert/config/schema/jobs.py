@@ -110,7 +110,7 @@ class InsertConfig:
         if not paths or not all(isinstance(path, str) and path for path in paths):
             yield f"expected background=PATH or background=[PATH,PATH], got {self.background!r}; quote odd names"
         if self.run is None and self.stylizer.name == "personalized":
-            check_precision(self.personalization.precision, self.model.dtype)
+            check_precision(self.personalization.precision, self.model.dtype, self.model.device)
         if self.run is not None and self.stylizer.name != "personalized":
             yield f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
         if self.mode == "preview":
@@ -177,7 +177,7 @@ class PersonalizeConfig:
                 f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(self.pictures)}; "
                 "set subject=[PATH,...]"
             )
-        check_precision(self.personalization.precision, self.model.dtype)
+        check_precision(self.personalization.precision, self.model.dtype, self.model.device)
 
     @property
     def pictures(self) -> list[str]:
@@ -325,7 +325,7 @@ class EvaluateConfig:
             for group in ("personalization", "style", "sampling"):
                 own = overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
                 if group == "personalization" and stylizer.name == "personalized":
-                    check_precision(own.precision, self.model.dtype)
+                    check_precision(own.precision, self.model.dtype, self.model.device)
         if "stylize" in self.tracks and not self.chosen_stylizers:
             yield f"expected a method for track={self.track}, got none; set stylizer='[NAME,NAME]'"
         if "insert" in self.tracks and not self.chosen_inserters:

@@ -45,12 +45,16 @@ def require_optimizer(name: str, group: str = "personalization") -> None:
         )
 
 
-def check_precision(precision: str, dtype: str) -> None:
-    """That a model with frozen weights of `dtype` can be trained through in `precision`.
+def check_precision(precision: str, dtype: str, device: str = "auto") -> None:
+    """That a model with frozen weights of `dtype` can be trained through in `precision` on `device`.
 
     Raises:
-        UserError: gradients would be computed in float16 with nothing that keeps small ones from vanishing.
+        UserError: gradients would be computed in float16, on a CPU or with nothing to keep small ones from vanishing.
     """
+    if dtype == "float16" and device == "cpu":
+        raise UserError(
+            "expected a GPU to learn a subject with model.dtype=float16, got model.device=cpu; set model.dtype=float32"
+        )
     if dtype == "float16" and precision == "32-true":
         raise UserError(
             "expected mixed precision for a model in float16, got personalization.precision=32-true; set "
@@ -63,7 +67,7 @@ class ValidationConfig:
     """A look at the subject while it is learned: a sheet of samples, scores, and the product of that step."""
 
     every: Annotated[int, Range(0)] = 0
-    """Steps between two validations (0: only after the last step)."""
+    """Steps between two validations, of which one is after the last step (0: none at all)."""
     seeds: Annotated[int, Range(1, 16)] = 2
     """Pictures per prompt, drawn from the same noise each time."""
     edits: list[str] = field(default_factory=lambda: ["sitting", "with a red hat"])
