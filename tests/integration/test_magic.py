@@ -155,10 +155,7 @@ def test_events_count_every_step_and_raising_in_one_cancels(
         assert steps[0] == (0, 1)
         assert steps[-1][0] == steps[-1][1]
     assert previews["insert"]().size == (64, 64)
-    assert previews["stylise"]().size == (
-        40,
-        64,
-    )  # with its own detail a subject is as large as its own picture
+    assert previews["stylise"]().size == (40, 64)  # with its own detail it is as large as its own picture
 
 
 def test_redraw_is_a_batch_whose_rows_do_not_depend_on_it(magic: MagicInsert, folder: Path) -> None:

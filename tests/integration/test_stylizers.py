@@ -20,21 +20,22 @@ from magic_insert.config.schema.shared import (
     StyleConfig,
     StylizerConfig,
 )
+from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
 from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Box, Subject
-from magic_insert.data.subject_images import place
+from magic_insert.data.subject_images import own_part, place, spot
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
 from magic_insert.models.pipeline import fingerprint
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
-from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
+from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization, personalized
 from magic_insert.stylizers.draws import Draw, Stylizer
-from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed, patterned
+from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -197,15 +198,11 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(tiny_pipe:
 def test_detail_is_the_subjects_own_outline_and_fine_light_in_the_drawn_colours(made: Any) -> None:
     plain, detailed = draw(made()), draw(made(style=replace(STYLE, detail=1.0)))
     assert plain.shape == (3, 64, 64)
-    assert torch.equal(detailed[3:], torch.ones(1, 30, 20))  # the part of its picture that is the subject
+    at = spot(subject(), (64, 64))
+    assert torch.allclose(
+        detailed[3:], torch.ones(1, at.h, at.w)
+    )  # the part of its picture that is the subject
     assert draw(made(style=replace(STYLE, detail=1.0), suffix="sitting")).shape == plain.shape
-
-
-def test_a_scene_of_dots_is_a_pattern_and_a_smooth_one_is_none() -> None:
-    slope = torch.linspace(0.2, 0.8, 128).expand(3, 128, 128)
-    dots = (torch.arange(128)[:, None] % 4 < 2) & (torch.arange(128) % 4 < 2)
-    assert patterned(slope) == 0
-    assert patterned(0.5 * slope + 0.5 * dots) == 1
 
 
 def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one() -> None:
@@ -218,6 +215,28 @@ def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one(
         assert (made - wave[8:-8]).abs().max() < 0.01 if name == "fine" else made.abs().max() < 0.02
         none = detailed(colour.expand(3, 64, 64), own, at, 0.0)[:3]
         assert torch.allclose(none, colour.expand(3, 96, 96), atol=1e-6)
+
+
+def test_in_a_photograph_fine_colours_are_the_subjects_own_and_the_overall_colour_is_the_drawn_one() -> None:
+    at, drawn = Box(8, 8, 48, 48), torch.tensor([0.7, 0.5, 0.2]).view(3, 1, 1)
+    stripes = 0.4 * (torch.arange(96) // 4 % 2)  # red and green in turn
+    rgb = torch.stack([0.3 + stripes, 0.7 - stripes, torch.full((96,), 0.5)])[:, None].expand(3, 96, 96)
+    own = torch.cat([rgb, torch.ones(1, 96, 96)])
+    made = detailed(drawn.expand(3, 64, 64), own, at, 1.0, photograph=True)[:3]
+    assert (made - (drawn + rgb - 0.5))[:, 20:-20, 20:-20].abs().max() < 0.05
+
+
+def test_detail_knows_a_photograph_by_how_it_reads(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changes(picture: Tensor) -> Tensor:
+        return picture[:3].diff(dim=-1).flatten()
+
+    stylizer, likeness = made(style=replace(STYLE, detail=1.0)), {}
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(personalized, "photo_shares", lambda pipe, embeds, share=share: [share])
+        picture = draw(stylizer)
+        own = resize(own_part(subject())[0], *picture.shape[-2:])
+        likeness[share] = float(torch.cosine_similarity(changes(picture), changes(own), dim=0))
+    assert likeness[1.0] > 0.8 > likeness[0.0]
 
 
 def test_auto_keeps_the_personalised_model_for_photographs_alone_and_says_so(
