@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import noise, oval
 from PIL import Image
 
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
@@ -32,10 +33,8 @@ FAST = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A subject, a background, a mask."""
     made = tmp_path_factory.mktemp("pictures")
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 80), torch.linspace(-1, 1, 80), indexing="ij")
-    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
-    save_png(made / "bunny.png", torch.cat([torch.rand(3, 80, 80, generator=generator(0, "b")), inside]))
-    save_png(made / "beach.png", torch.rand(3, 150, 200, generator=generator(0, "scene")))
+    save_png(made / "bunny.png", torch.cat([noise("b", 80, 80), oval()[3:]]))
+    save_png(made / "beach.png", noise(0, 150, 200))
     mask = torch.zeros(1, 150, 200)
     mask[:, 40:90, 60:100] = 1
     save_png(made / "mask.png", mask)
