@@ -351,7 +351,7 @@ def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
     assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
 
 
-def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Path, tiny_micro: Path) -> None:
+def test_a_pool_of_ones_own_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
     whole, mask = torch.rand(3, 48, 64, generator=generator(0, "mine")), torch.zeros(1, 48, 64)
     mask[:, 12:40, 24:44] = 1
     for name in ("one", "two"):
@@ -361,6 +361,10 @@ def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Pa
     row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
     assert row["filter"] is None
     assert row["acceptance"] == {"ink": 1.0}
+
+
+@pytest.mark.slow
+def test_a_pool_that_the_model_imagines_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
     how = ("bootstrap.retrain=insertion", "fit.lora_rank=2", "fit.precision=bf16-mixed")
     made = run(configure(place, tiny_micro, "imagined", "pool=imagine", *how))
     assert made.rows[1]["filter"] is None

@@ -226,7 +226,7 @@ def test_a_pipeline_of_the_real_class_inserts_where_it_is_asked_to(
 
 
 @pytest.mark.usefixtures("small_qwen")
-@pytest.mark.parametrize("kind", ["sdxl_inpaint", "instruct", "qwen_edit"])
+@pytest.mark.parametrize("kind", ["sdxl_inpaint", "instruct"])
 def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
     kind: str, pipelines: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
