@@ -30,7 +30,8 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
     return [
         f"model.source={model}", "model.image_size=64", "model.device=cpu", "benchmark.num_subjects=2",
         "benchmark.num_scenes=1", "benchmark.size=64", "personalization.steps=1", "personalization.batch_size=1",
-        "personalization.rank=2", "personalization.views=1", "sampling.steps=2", "style.outline=0", f"out={out}", *more,
+        "personalization.rank=2", "personalization.views=1", "personalization.targets=[to_q]", "sampling.steps=2",
+        "style.outline=0", f"out={out}", *more,
     ]  # fmt: skip
 
 

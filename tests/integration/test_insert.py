@@ -28,6 +28,7 @@ FAST = [
     "model.device=cpu",
     "personalization.steps=1",
     "personalization.batch_size=1",
+    "personalization.targets=[to_q]",
     "personalization.views=1",
     "sampling.steps=2",
     "inserter.name=diffusion",
@@ -78,7 +79,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Path:
         f"subject={folder / 'cut.png'}",
         f"out={folder / 'run'}",
         f"model.source={tiny_micro}",
-        *FAST[:5],
+        *FAST[:6],
     ]
     look = ["every=1", "seeds=1", "steps=1", "scorer=none", "edits=[]"]
     run_personalize(

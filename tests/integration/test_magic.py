@@ -23,6 +23,7 @@ FAST = [
     "personalization.steps=2",
     "personalization.batch_size=1",
     "personalization.views=1",
+    "personalization.targets=[to_q]",
     "sampling.steps=2",
     "inserter.name=diffusion",
     "inserter.steps=2",

@@ -114,7 +114,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterat
     home = tmp_path_factory.mktemp("page")
     words = [
         "debug=fast", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
-        "model.image_size=64", "style.outline=0", "style.guidance=0",
+        "model.image_size=64", "style.outline=0", "style.guidance=0", "personalization.targets=[to_q]",
     ]  # fmt: skip
     cfg = freeze(compose_job("page", words))
     with pytest.MonkeyPatch.context() as patch:
