@@ -45,12 +45,14 @@ demo: $(STAMP) ## one subject into four scenes of four styles, beside the truth;
 	$(RUN) demo $(ARGS)
 
 # The laws of core, configuration and Toybox, and one small run of every job; shapes in signatures are not checked here.
-CHECKED := tests/unit/test_floors.py tests/config tests/unit/test_fields.py tests/unit/test_jsonl.py tests/unit/test_store.py \
-	tests/unit/test_run_folder.py tests/unit/test_masks.py tests/unit/test_compositing.py tests/unit/test_effect_layer.py \
-	tests/unit/test_fidelity.py tests/unit/test_scenes.py tests/unit/test_subjects.py tests/integration/test_smoke.py \
+CHECKED := tests/unit/test_floors.py tests/config/test_compose.py tests/config/test_help.py tests/unit/test_fields.py \
+	tests/unit/test_jsonl.py tests/unit/test_store.py tests/unit/test_run_folder.py tests/unit/test_masks.py \
+	tests/unit/test_compositing.py tests/unit/test_effect_layer.py tests/unit/test_fidelity.py tests/unit/test_scenes.py \
+	tests/unit/test_subjects.py tests/integration/test_smoke.py \
 	tests/integration/test_evaluate.py::test_the_demo_is_an_evaluation_that_shows_truth_and_floor \
 	tests/integration/test_bootstrap.py::test_every_stage_is_made_and_the_last_line_says_what_changed \
-	tests/integration/test_review.py tests/integration/test_foundation.py::test_plain_diffusers_loads_the_assembled_folder_and_its_adapter
+	tests/integration/test_review.py::test_the_truth_teaches_a_judge_that_keeps_the_good_removals \
+	tests/integration/test_foundation.py::test_plain_diffusers_loads_the_assembled_folder_and_its_adapter
 check: $(STAMP) ## within a minute, for the loop between edits: the laws of core, configuration and Toybox, a run of every job
 	$(PYTEST) $(BY_TWO) -q -m "not slow and not gpu" $(CHECKED) $(ARGS)
 

@@ -20,7 +20,7 @@ from magic_insert.core.fidelity import effect_of
 from magic_insert.core.store import Store
 from magic_insert.launch.executor import execute
 
-STEPS = 24  # of every fit, a tenth of the shipped recipe's
+STEPS = 24  # of every fit; the shipped recipe has 200
 SMALL = [
     "bootstrap.num_samples=64", "fit.num_photos=64", f"fit.steps={STEPS}", "evaluate.num_scenes=24",
     "evaluate.seed=9", "bootstrap.early_stop=false", "evaluate.resamples=10",

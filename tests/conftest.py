@@ -1,5 +1,6 @@
 """Shared pieces: a tiny model of SDXL's real classes with random weights, built once, loaded as often as needed."""
 
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,11 @@ TESTS = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(TESTS.parent / "src"), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
 )
+
+
+def pytest_collection_finish() -> None:
+    """What the imports made stays: the collector need not look through it again at every module of a network."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -43,11 +49,9 @@ def tiny_pipe(tiny_micro: Path) -> Any:
 @pytest.fixture
 def stock_pipe(tiny_micro: Path) -> Any:
     """The same folder in plain diffusers, none of our code, without the adapter."""
-    from diffusers import StableDiffusionXLPipeline
+    from helpers import plain_pipe
 
-    pipe = StableDiffusionXLPipeline.from_pretrained(tiny_micro, local_files_only=True)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return plain_pipe(tiny_micro)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """Folders as they come from the hub: SDXL's layout, file names and configuration values at the smallest widths.
 
-The vocabulary is CLIP's own (49,408 words, from open_clip), the end token is called 2 as in the hub's files, weights
-are `*.fp16.safetensors` alone, adapters have the keys of the IP-Adapter repository. All values are random.
+The vocabulary is the beginning of CLIP's own (from open_clip; all of it takes a second to read), the end token is
+called 2 as in the hub's files, weights are `*.fp16.safetensors` alone, adapters have the keys of the IP-Adapter
+repository. All values are random.
 """
 
 import gzip
@@ -34,6 +35,8 @@ WIDTHS = (
 )  # of the text encoders; the second's is that of the pooled text and of the bigG image encoder
 CROSS = sum(WIDTHS)
 VIT_H = {"hidden_size": 20, "projection_dim": 16}
+MERGES = 2000
+VOCABULARY = 2 * 256 + MERGES + 2
 SIZE = 64  # pixels that tests draw; the files say 1024 as the hub's do
 START, END = "<|startoftext|>", "<|endoftext|>"
 SCHEDULER = {
@@ -158,11 +161,11 @@ def _tokenizer(folder: Path, pad: str) -> None:
     """CLIP's vocabulary in the files of the slow tokenizer, without a `tokenizer.json`."""
     packed = (Path(open_clip.__file__).parent / "bpe_simple_vocab_16e6.txt.gz").read_bytes()
     listed = gzip.decompress(packed).decode()
-    merges = [line for line in listed.split("\n")[1 : 49152 - 256 - 2 + 1] if line]
+    merges = [line for line in listed.split("\n")[1 : MERGES + 1] if line]
     letters = list(open_clip.tokenizer.bytes_to_unicode().values())
     words = [*letters, *(letter + "</w>" for letter in letters)]
     words += ["".join(merge.split()) for merge in merges] + [START, END]
-    assert len(words) == 49408
+    assert len(words) == VOCABULARY
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
@@ -193,7 +196,7 @@ def _tokenizer(folder: Path, pad: str) -> None:
 def _text(*, second: bool) -> CLIPTextConfig:
     width = WIDTHS[second]
     return CLIPTextConfig(
-        vocab_size=49408,
+        vocab_size=VOCABULARY,
         hidden_size=width,
         intermediate_size=4 * width,
         projection_dim=width,

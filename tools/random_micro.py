@@ -1,5 +1,6 @@
 """A complete micro model with random weights, for tests and benches."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,10 +21,13 @@ from magic_insert.models.micro import (
     save_pipeline,
 )
 
+# `tiny` is as shallow as the UNet's blocks allow; `deep` has as many layers in a block as SDXL.
+SIZES = {"tiny": replace(TINY, unet_layers=1), "deep": TINY, "micro": MICRO}
+
 
 def build_micro(folder: Path, *, seed: int = 0, size: str = "tiny") -> Path:
     """Write a complete micro folder with random weights: pipeline, adapter, ControlNet, remover, inserter."""
-    sizes = {"tiny": TINY, "micro": MICRO}[size]
+    sizes = SIZES[size]
     folder = Path(folder)
     phrases = ["a yellow striped bunny with a red hat, sitting, as a pencil drawing"]
     with torch.random.fork_rng():

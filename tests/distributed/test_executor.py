@@ -14,6 +14,7 @@ from processes import PATIENCE, wait_until
 from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.ranks import shard
 from magic_insert.launch.executor import execute
 from magic_insert.launch.run import StageFailed
 
@@ -131,3 +132,15 @@ def test_slurm_is_asked_for_what_the_configuration_says(
     for line in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "time=90", "partition=gpu", "mem=64G"):
         assert f"#SBATCH --{line}\n" in script
     assert "--kill-on-bad-exit=1" in script
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shards_of_all_ranks_hold_every_item_exactly_once(
+    world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(world))
+    held = []
+    for number in range(world):
+        monkeypatch.setenv("RANK", str(number))
+        held += shard(list(range(5)))
+    assert sorted(held) == list(range(5))

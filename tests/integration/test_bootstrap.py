@@ -230,21 +230,20 @@ def test_what_cannot_work_is_refused_before_the_start_and_nothing_is_written_ove
     JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "free"))
 
 
-def test_a_bootstrap_goes_on_from_networks_kept_as_loras_and_keeps_its_own_so(
-    place: Path, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_so(
+    first: Outcome, place: Path, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpointed: list[Any] = []
     monkeypatch.setattr(
         UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
     )
     pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
-    for name in ("inserter", "remover"):
-        unet = edit_start(pipe.unet)
-        open_for_lora(unet, rank=2, seed=0)
-        save_edit_lora(tmp_path / name, unet, rank=2)
+    unet = edit_start(pipe.unet)
+    open_for_lora(unet, rank=2, seed=0)
+    save_edit_lora(tmp_path / "inserter", unet, rank=2)
     words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
     words += ["fit.gradient_checkpointing=true", "fit.accumulate=2"]
-    words += [f"bootstrap.{name}={tmp_path / name}" for name in ("inserter", "remover")]
+    words += [f"bootstrap.inserter={tmp_path / 'inserter'}"]
     cfg = configure(place, tiny_micro, "loras", *words, "bootstrap.rounds=2", "bootstrap.init_from=previous")
     outcome = run(cfg)
     assert len(outcome.rows) == 3
@@ -352,7 +351,7 @@ def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
     assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
 
 
-def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Path, tiny_micro: Path) -> None:
+def test_a_pool_of_ones_own_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
     whole, mask = torch.rand(3, 48, 64, generator=generator(0, "mine")), torch.zeros(1, 48, 64)
     mask[:, 12:40, 24:44] = 1
     for name in ("one", "two"):
@@ -362,6 +361,10 @@ def test_a_pool_of_ones_own_and_one_the_model_imagines_go_the_same_way(place: Pa
     row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
     assert row["filter"] is None
     assert row["acceptance"] == {"ink": 1.0}
+
+
+@pytest.mark.slow
+def test_a_pool_that_the_model_imagines_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
     how = ("bootstrap.retrain=insertion", "fit.lora_rank=2", "fit.precision=bf16-mixed")
     made = run(configure(place, tiny_micro, "imagined", "pool=imagine", *how))
     assert made.rows[1]["filter"] is None

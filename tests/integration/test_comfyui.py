@@ -79,7 +79,7 @@ def test_a_subject_is_learned_where_comfyui_runs_its_nodes(
 ) -> None:
     words = [
         f"subjects={tmp_path}", f"model.source={tiny_micro}", "model.image_size=64", "personalization.steps=1",
-        "sampling.steps=1", "style.outline=0", "style.guidance=0",
+        "sampling.steps=1", "style.outline=0", "style.guidance=0", "personalization.targets=[to_q]",
     ]  # fmt: skip
     magic = MagicInsert.from_pretrained("micro", mode="full", overrides=words)
     monkeypatch.setattr(nodes, "loaded", lambda model, mode: magic)

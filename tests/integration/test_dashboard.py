@@ -54,6 +54,15 @@ def write_sample_sweep(folder: Path) -> Sweep:
     return sweep
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished sweep and its page; not to be changed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    assert write_sample_sweep(folder / "sweep") == read_sweep(folder / "sweep")
+    page_of(folder / "page.html", sweep_dir=str(folder / "sweep"))
+    return folder
+
+
 def test_a_page_of_a_bootstrap_shows_every_round_style_and_sheet(tmp_path: Path) -> None:
     write_run(tmp_path / "run", rounds=3)
     text = page_of(tmp_path / "page.html", run=str(tmp_path / "run"))
@@ -83,9 +92,8 @@ def test_samples_carry_their_own_scores_and_the_last_one_is_among_them(tmp_path:
     assert (found[0], found[-1]) == (("10", "0.010"), ("300", "0.300"))
 
 
-def test_a_page_of_a_sweep_has_its_map_and_names_the_failure(tmp_path: Path) -> None:
-    assert write_sample_sweep(tmp_path / "sweep") == read_sweep(tmp_path / "sweep")
-    text = page_of(tmp_path / "page.html", sweep_dir=str(tmp_path / "sweep"))
+def test_a_page_of_a_sweep_has_its_map_and_names_the_failure(finished: Path) -> None:
+    text = (finished / "page.html").read_text()
     assert charts(text)[0] == "value"
     assert "failed: boom" in text
     assert "3 done, 1 failed; best: bootstrap.rounds=1,filter.threshold=0.7 (20.7)" in text
@@ -104,9 +112,8 @@ def test_an_unfinished_sweep_shows_its_jobs_as_they_are(tmp_path: Path) -> None:
     assert "stopped before the sweep ended" in text
 
 
-def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path) -> None:
-    write_sample_sweep(tmp_path)
-    content = read_json(tmp_path / "sweep.json")
+def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
+    content = read_json(finished / "sweep" / "sweep.json")
     rows = content.pop("jobs")
     for damaged in (
         content,
@@ -120,11 +127,9 @@ def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(tmp_path: Path
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
-def test_a_browser_shows_the_page_offline_at_any_width(tmp_path: Path) -> None:
-    write_sample_sweep(tmp_path / "sweep")
-    page_of(tmp_path / "page.html", sweep_dir=str(tmp_path / "sweep"))
+def test_a_browser_shows_the_page_offline_at_any_width(finished: Path, tmp_path: Path) -> None:
     with browser_page(tmp_path / "profile") as page:
-        page.open((tmp_path / "page.html").as_uri())
+        page.open((finished / "page.html").as_uri())
         assert page.ask("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
         for width in ("1280px", "420px"):
             page.ask(f"document.documentElement.style.width = '{width}'")

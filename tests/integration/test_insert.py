@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import oval
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from random_micro import build_micro
@@ -27,6 +28,7 @@ FAST = [
     "model.device=cpu",
     "personalization.steps=1",
     "personalization.batch_size=1",
+    "personalization.targets=[to_q]",
     "personalization.views=1",
     "sampling.steps=2",
     "inserter.name=diffusion",
@@ -34,17 +36,10 @@ FAST = [
 ]
 
 
-def subject_picture(size: int = 80) -> Tensor:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
-    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
-    colour = torch.stack([0.8 + 0.1 * x, 0.3 + 0.1 * y, 0.2 + 0 * x])
-    return torch.cat([colour * inside + (1 - inside), inside])
-
-
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
-    """A folder with an opaque and a cut-out subject and a noisy background in three formats."""
-    rgba = subject_picture()
+    """A folder with an opaque and a cut-out subject and a noisy background in two formats."""
+    rgba = oval()
     save_png(tmp_path / "cut.png", rgba)
     save_png(tmp_path / "opaque.png", rgba[:3])
     save_png(tmp_path / "clear.png", torch.cat([rgba[:3], torch.zeros(1, 80, 80)]))
@@ -52,8 +47,6 @@ def files(tmp_path: Path) -> Path:
     save_png(tmp_path / "scene.png", scene)
     with Image.open(tmp_path / "scene.png") as picture:
         picture.save(tmp_path / "scene.jpg", quality=90)
-        picture.save(tmp_path / "scene.webp", quality=90)
-    (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "broken.png").write_bytes((tmp_path / "scene.png").read_bytes()[:2000])
     return tmp_path
 
@@ -81,12 +74,12 @@ def levels(path: Path) -> Tensor:
 def learned(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Path:
     """A folder with the subject `cut.png` and, in `run`, its personalisation with a saved step."""
     folder = tmp_path_factory.mktemp("learned")
-    save_png(folder / "cut.png", subject_picture())
+    save_png(folder / "cut.png", oval())
     words = [
         f"subject={folder / 'cut.png'}",
         f"out={folder / 'run'}",
         f"model.source={tiny_micro}",
-        *FAST[:5],
+        *FAST[:6],
     ]
     look = ["every=1", "seeds=1", "steps=1", "scorer=none", "edits=[]"]
     run_personalize(
@@ -120,15 +113,16 @@ def test_a_picture_and_its_story_and_a_personalisation_that_is_kept_for_the_next
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert run(files, tiny_micro, "box=[20,30,60,90]").read_bytes() == first
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
-    other = run(files, tiny_micro, "seed=1", "personalization.rank=2", background="scene.jpg")
+    quick = ["stylizer.style_mode=none", "inserter.name=copy_paste", "style.outline=0", "style.detail=0"]
+    other = run(files, tiny_micro, "seed=1", "personalization.rank=2", *quick, background="scene.jpg")
     assert other.read_bytes() != first
     assert len(list(folder.parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("background", ["scene.jpg", "scene.webp"])
 def test_pixels_beyond_the_reach_of_the_subject_are_the_backgrounds_own(
-    files: Path, tiny_micro: Path, learned: Path, background: str
+    files: Path, tiny_micro: Path, learned: Path
 ) -> None:
+    background = "scene.jpg"
     words = ["box=[20,90,40,50]", "inserter.reach=0.2", "keep_intermediate=true"]
     out = run(files, tiny_micro, *known(learned), *words, background=background)
     before, after = levels(files / background), levels(out)
@@ -183,13 +177,10 @@ REFUSED = {
     "a folder for one": (["out=new"], "ending in .png"),
     "the name of the record": (["background=[places/run.png]", "out=new"], "none called run or manifest"),
     "no pictures": (["background=empty", "out=new"], "got none"),
-    "over an input": (["background=[places/a.png]", "out=places"], "not one of the inputs"),
     "a pose for many": (["background=[scene.png]", "out=new", "pose.name=rules"], "pose=none"),
     "no background": (["background=[]", "out=new"], "background=PATH"),
-    "a name too long": ([f"out=new/{'a' * 300}.png"], "at most 255 bytes"),
     "truncated file": (["background=broken.png"], "damaged"),
     "alpha zero everywhere": (["subject=clear.png"], "alpha below a half"),
-    "output under a file": (["out=text.png/out.png"], "able to write"),
     "no model": (["model.source=nowhere"], "a model folder or hub id"),
     "cut-out wanted": (["subject=opaque.png", "segmenter.name=alpha"], "transparent ground"),
     "no rembg": (["segmenter.name=rembg"], "rembg"),

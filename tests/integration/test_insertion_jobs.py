@@ -188,10 +188,11 @@ def levels(path: Path) -> Tensor:
     return (load_rgb(path) * 255).round()
 
 
-def test_removing_redraws_the_mask_and_leaves_what_is_out_of_reach_bit_for_bit(
+def test_removing_redraws_the_mask_and_leaves_what_is_out_of_reach_bit_for_bit_and_keeps_transparency(
     tiny_micro: Path, tmp_path: Path
 ) -> None:
     out = remove(tmp_path, tiny_micro, "reach=0.5")
+    first = out.read_bytes()
     same = (levels(out) == levels(tmp_path / "image.png")).all(dim=0)
     assert float(same[70:100, 20:45].float().mean()) < 0.1
     assert same[:40].all()
@@ -200,13 +201,9 @@ def test_removing_redraws_the_mask_and_leaves_what_is_out_of_reach_bit_for_bit(
     assert story["result"]["masked_share"] == pytest.approx(30 * 25 / (120 * 150))
     assert 0 < story["result"]["changed_share"] < 0.6
     assert len(story["weights"]["remover_sha256"]) == 64
-
-
-def test_a_seed_is_a_picture_and_transparency_is_kept(tiny_micro: Path, tmp_path: Path) -> None:
-    first = remove(tmp_path, tiny_micro).read_bytes()
-    assert remove(tmp_path, tiny_micro).read_bytes() == first
-    assert remove(tmp_path, tiny_micro, seed=1).read_bytes() != first
+    assert remove(tmp_path, tiny_micro, "reach=0.5").read_bytes() == first
     alpha = torch.linspace(0.2, 1, 150).expand(1, 120, 150)
+    assert remove(tmp_path, tiny_micro, "reach=0.5", seed=1).read_bytes() != first
     _, kept = load_rgba(remove(tmp_path, tiny_micro, alpha=alpha))
     assert kept is not None
     assert (kept - alpha).abs().max() < 0.01

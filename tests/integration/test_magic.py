@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import noise, oval
 from PIL import Image
 
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
@@ -22,6 +23,7 @@ FAST = [
     "personalization.steps=2",
     "personalization.batch_size=1",
     "personalization.views=1",
+    "personalization.targets=[to_q]",
     "sampling.steps=2",
     "inserter.name=diffusion",
     "inserter.steps=2",
@@ -32,10 +34,8 @@ FAST = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A subject, a background, a mask."""
     made = tmp_path_factory.mktemp("pictures")
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 80), torch.linspace(-1, 1, 80), indexing="ij")
-    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
-    save_png(made / "bunny.png", torch.cat([torch.rand(3, 80, 80, generator=generator(0, "b")), inside]))
-    save_png(made / "beach.png", torch.rand(3, 150, 200, generator=generator(0, "scene")))
+    save_png(made / "bunny.png", torch.cat([noise("b", 80, 80), oval()[3:]]))
+    save_png(made / "beach.png", noise(0, 150, 200))
     mask = torch.zeros(1, 150, 200)
     mask[:, 40:90, 60:100] = 1
     save_png(made / "mask.png", mask)
@@ -155,10 +155,7 @@ def test_events_count_every_step_and_raising_in_one_cancels(
         assert steps[0] == (0, 1)
         assert steps[-1][0] == steps[-1][1]
     assert previews["insert"]().size == (64, 64)
-    assert previews["stylise"]().size == (
-        40,
-        64,
-    )  # with its own detail a subject is as large as its own picture
+    assert previews["stylise"]().size == (40, 64)  # with its own detail it is as large as its own picture
 
 
 def test_redraw_is_a_batch_whose_rows_do_not_depend_on_it(magic: MagicInsert, folder: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from helpers import block, noise
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
@@ -18,7 +19,6 @@ from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, Styli
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.records import Subject
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.stylizers.draws import Draw
@@ -47,29 +47,19 @@ CONFIG = PersonalizationConfig(
 PRODUCTS = (LORA_FILE, TOKENS_FILE)
 
 
-def subject(seed: int = 0) -> Subject:
-    alpha = torch.zeros(1, 50, 40)
-    alpha[:, 10:40, 10:30] = 1
-    return Subject(torch.rand(3, 50, 40, generator=generator(seed, "subject")), alpha, "block")
-
-
-def scene(seed: int = 0) -> torch.Tensor:
-    return torch.rand(3, 60, 80, generator=generator(seed, "scene"))
-
-
 def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any) -> Path:
-    return personalize(pipe, subject(), cfg, seed=3, out=out, **more)
+    return personalize(pipe, block(), cfg, seed=3, out=out, **more)
 
 
 def stylizer_of(
     pipe: Any, run: Path, style: StyleConfig, sampling: SamplingConfig, lora_scale: float = 1.0
 ) -> PersonalizedStylizer:
     settings = StylizerConfig(lora_scale=lora_scale)
-    return PersonalizedStylizer(settings, pipe, replace(subject(), run=run), style, sampling)
+    return PersonalizedStylizer(settings, pipe, replace(block(), run=run), style, sampling)
 
 
 def redraw(stylizer: PersonalizedStylizer, seed: int, name: str) -> torch.Tensor:
-    return stylizer([Draw(scene(), seed, name)])[0]
+    return stylizer([Draw(noise(), seed, name)])[0]
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +118,8 @@ def test_plain_diffusers_loads_the_product_as_its_model_card_says_and_draws_the_
     stock_pipe = names["pipe"]
     stock_pipe.set_progress_bar_config(disable=True)
     stock_pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
-    stock_pipe.set_ip_adapter_scale({"up": {"block_0": [0.0, 1.0, 0.0]}})
-    centre = Image.fromarray((scene()[:, :, 10:70] * 255).round().byte().permute(1, 2, 0).numpy())
+    stock_pipe.set_ip_adapter_scale({"up": {"block_0": [0.0, 1.0]}})
+    centre = Image.fromarray((noise()[:, :, 10:70] * 255).round().byte().permute(1, 2, 0).numpy())
     drawn = stock_pipe(
         "A <v1> <v2>.",
         ip_adapter_image=centre,
@@ -168,24 +158,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tiny_pipe: Any, run: Path,
     assert not list_checkpoints(tmp_path / "run")
 
 
-def test_a_damaged_last_checkpoint_costs_a_few_steps_and_not_the_result(
-    tiny_pipe: Any, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with pytest.raises(ConnectionError):
-        train(tiny_pipe, tmp_path / "run", callbacks=[Interrupt(5)])
-    last = list_checkpoints(tmp_path / "run")[0]
-    last.write_bytes(last.read_bytes()[:-1] + b"?")
-    train(tiny_pipe, tmp_path / "run")
-    assert f"{last} is damaged" in caplog.text
-    assert json.loads((tmp_path / "run" / "card.json").read_text())["resumed_from"] == 2
-    assert all((tmp_path / "run" / name).read_bytes() == (run / name).read_bytes() for name in PRODUCTS)
-
-
 def test_training_moves_lora_and_tokens_and_another_seed_moves_them_elsewhere(
     tiny_pipe: Any, run: Path, tmp_path: Path
 ) -> None:
     start = train(tiny_pipe, tmp_path / "start", replace(CONFIG, steps=0))
-    other = personalize(tiny_pipe, subject(), CONFIG, seed=4, out=tmp_path / "other")
+    other = personalize(tiny_pipe, block(), CONFIG, seed=4, out=tmp_path / "other")
     for name in PRODUCTS:
         first, last, elsewhere = (load_file(folder / name) for folder in (start, run, other))
         assert any(not torch.equal(first[key], last[key]) for key in first)
@@ -200,12 +177,12 @@ def test_a_finished_run_is_returned_at_once_and_another_run_is_refused(
     with pytest.raises(UserError, match="another out"):
         train(tiny_pipe, run, replace(CONFIG, rank=3))
     with pytest.raises(UserError, match="another out"):
-        personalize(tiny_pipe, subject(1), CONFIG, seed=3, out=run)
+        personalize(tiny_pipe, block(1), CONFIG, seed=3, out=run)
     assert (run / "card.json").stat().st_mtime_ns == before
 
 
 def test_a_loss_that_is_no_number_stops_before_the_weights_move(tiny_pipe: Any, tmp_path: Path) -> None:
-    spoilt = subject()
+    spoilt = block()
     spoilt.rgb[:, 20, 20] = float("nan")
     with pytest.raises(UserError, match="step 0"):
         personalize(tiny_pipe, spoilt, CONFIG, seed=0, out=tmp_path / "run")

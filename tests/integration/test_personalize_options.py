@@ -9,21 +9,23 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from helpers import block, plain_pipe
 from pytorch_lightning.callbacks import Callback
+from random_micro import build_micro
 from safetensors.torch import load_file
 
 from magic_insert.config.schema.jobs import ExportConfig
-from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.config.schema.training import PersonalizationConfig, ValidationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
-from magic_insert.core.records import Subject
 from magic_insert.data.subject_images import Augment, make_view
 from magic_insert.models.ip_adapter import adapter_processors, style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import use_lora
+from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.sampling import sample
 from magic_insert.models.text import ENCODERS, attached, load_tokens
 from magic_insert.models.text import FILE as TOKENS_FILE
@@ -73,14 +75,8 @@ EVERYTHING = replace(
 PRODUCTS = (LORA_FILE, TOKENS_FILE)
 
 
-def subject() -> Subject:
-    alpha = torch.zeros(1, 50, 40)
-    alpha[:, 10:40, 10:30] = 1
-    return Subject(torch.rand(3, 50, 40, generator=generator(0, "subject")), alpha, "block")
-
-
 def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any) -> Path:
-    return personalize(pipe, subject(), cfg, seed=3, out=out, **more)
+    return personalize(pipe, block(), cfg, seed=3, out=out, **more)
 
 
 def product(run: Path) -> list[bytes]:
@@ -139,36 +135,22 @@ def test_with_every_option_an_interrupted_run_goes_on_to_the_same_bytes(
         assert (tmp_path / "run" / name).read_bytes() == (everything / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(
-    ("number", "accumulate", "ending"),
-    [
-        (signal.SIGTERM, 2, SystemExit(143)),
-        (
-            signal.SIGINT,
-            2,
-            KeyboardInterrupt("stopped after step 2 of 3; the same command goes on from there"),
-        ),
-    ],
-    ids=["SIGTERM", "SIGINT"],
-)
-def test_a_signal_is_obeyed_after_the_step_with_a_checkpoint(
-    tiny_pipe: Any, tmp_path: Path, number: signal.Signals, accumulate: int, ending: BaseException
-) -> None:
-    handler = signal.getsignal(number)
-    cfg = replace(CONFIG, steps=3, checkpoint_every=1000, accumulate=accumulate)
+STOPPED = KeyboardInterrupt("stopped after step 2 of 3; the same command goes on from there")
 
-    class Ask(Callback):
-        def on_train_batch_start(self, trainer: Any, module: Any, batch: Any, batch_idx: int) -> None:
-            if batch_idx == accumulate:  # the first part of the second step
-                os.kill(os.getpid(), number)
 
-    with pytest.raises(type(ending)) as ended:
-        train(tiny_pipe, tmp_path / "run", cfg, callbacks=[Ask()])
-    assert ended.value.args == ending.args
-    assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["checkpoint-00000002.safetensors"]
-    assert signal.getsignal(number) is handler
-    train(tiny_pipe, tmp_path / "run", cfg)
-    assert product(tmp_path / "run") == product(train(tiny_pipe, tmp_path / "whole", cfg))
+def test_a_signal_is_obeyed_after_the_step_with_a_checkpoint(tiny_pipe: Any, tmp_path: Path) -> None:
+    cfg = replace(CONFIG, steps=3, checkpoint_every=1000, accumulate=2)
+    whole = product(train(tiny_pipe, tmp_path / "whole", cfg))
+    for number, ending in ((signal.SIGTERM, SystemExit(143)), (signal.SIGINT, STOPPED)):
+        handler, run = signal.getsignal(number), tmp_path / number.name
+        # In the first part of the second step.
+        ask = After(3, lambda number=number: os.kill(os.getpid(), number))
+        with pytest.raises(type(ending)) as ended:
+            train(tiny_pipe, run, cfg, callbacks=[ask])
+        assert ended.value.args == ending.args
+        assert [path.name for path in list_checkpoints(run)] == ["checkpoint-00000002.safetensors"]
+        assert signal.getsignal(number) is handler
+        assert product(train(tiny_pipe, run, cfg)) == whole
 
 
 def test_n_small_batches_accumulated_are_one_large_batch(tiny_pipe: Any, tmp_path: Path) -> None:
@@ -261,14 +243,14 @@ def test_with_mask_loss_the_ground_weighs_nothing_and_every_view_as_much_as_with
     tiny_pipe: Any, tmp_path: Path
 ) -> None:
     (without,), (masked,) = (
-        subject_cache(tiny_pipe, [subject()], replace(CONFIG, mask_loss=mask), seed=3, out=tmp_path)
+        subject_cache(tiny_pipe, [block()], replace(CONFIG, mask_loss=mask), seed=3, out=tmp_path)
         for mask in (False, True)
     )
     assert torch.equal(without.weights, torch.ones_like(without.weights))
     assert torch.equal(without.latents, masked.latents)
     side = masked.weights.shape[-1]
     for i, weights in enumerate(masked.weights):
-        alpha = make_view([subject()], i, 64, seed=3, augment=Augment(CONFIG.augment_scale))[1]
+        alpha = make_view([block()], i, 64, seed=3, augment=Augment(CONFIG.augment_scale))[1]
         covered = alpha.view(side, 64 // side, side, 64 // side).amax(dim=(1, 3)) > 0
         assert torch.equal(weights[0] > 0, covered)
         assert 0 < covered.float().mean() < 1
@@ -316,7 +298,7 @@ def stylizer_of(
     pipe: Any, run: Path, style: StyleConfig, sampling: SamplingConfig, lora_scale: float = 1.0
 ) -> PersonalizedStylizer:
     settings = StylizerConfig(lora_scale=lora_scale)
-    return PersonalizedStylizer(settings, pipe, replace(subject(), run=run), style, sampling)
+    return PersonalizedStylizer(settings, pipe, replace(block(), run=run), style, sampling)
 
 
 def our_picture(pipe: Any, run: Path) -> torch.Tensor:
@@ -343,25 +325,35 @@ def stock_picture(pipe: Any, lora: Path, tokens: Path, prompt: str) -> torch.Ten
     return drawn.images[0]
 
 
+def exported(run: Path, out: Path, form: str) -> tuple[Path, Path]:
+    return run_export(ExportConfig(run=str(run), out=str(out), format=form, name="block"))
+
+
 def test_plain_diffusers_draws_the_picture_of_a_weight_decomposed_run(
     tiny_pipe: Any, stock_pipe: Any, tmp_path: Path
 ) -> None:
     cfg = replace(CONFIG, targets=["to_q", "conv1"], dora=True, text_rank=2, lr_text=1e-2, steps=2)
     run = train(tiny_pipe, tmp_path / "run", cfg)
-    ours = our_picture(tiny_pipe, run)
     theirs = stock_picture(stock_pipe, run / LORA_FILE, run / TOKENS_FILE, "A <v1> <v2>.")
-    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+    torch.testing.assert_close(theirs, our_picture(tiny_pipe, run), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("form", "step"), [("kohya", None), ("diffusers", None), ("kohya", 2)])
-def test_an_exported_run_or_saved_step_draws_the_same_picture_in_plain_diffusers(
-    tiny_pipe: Any, stock_pipe: Any, everything: Path, tmp_path: Path, form: str, step: int | None
+def test_an_export_in_kohyas_names_draws_the_same_picture_in_plain_diffusers(tmp_path: Path) -> None:
+    """In blocks as deep as SDXL's, which these names count."""
+    model = build_micro(tmp_path / "deep", size="deep")
+    pipe = load_pipeline(ModelConfig(name="deep", source=str(model), image_size=64, device="cpu"))
+    cfg = replace(CONFIG, targets=EVERYTHING.targets, text_rank=2, lr_text=1e-2, steps=1)
+    run = train(pipe, tmp_path / "run", cfg)
+    theirs = stock_picture(plain_pipe(model), *exported(run, tmp_path / "out", "kohya"), "A <v1> <v2>.")
+    torch.testing.assert_close(theirs, our_picture(pipe, run), atol=1e-4, rtol=0)
+
+
+def test_an_exported_saved_step_draws_the_same_picture_in_plain_diffusers(
+    tiny_pipe: Any, stock_pipe: Any, everything: Path, tmp_path: Path
 ) -> None:
-    run = everything if step is None else step_folder(everything, step)
-    lora, tokens = run_export(ExportConfig(run=str(run), out=str(tmp_path), format=form, name="block"))
-    ours = our_picture(tiny_pipe, run)
-    theirs = stock_picture(stock_pipe, lora, tokens, "A <v1> <v2> bunny.")
-    torch.testing.assert_close(theirs, ours, atol=1e-4, rtol=0)
+    run = step_folder(everything, 2)
+    theirs = stock_picture(stock_pipe, *exported(run, tmp_path, "diffusers"), "A <v1> <v2> bunny.")
+    torch.testing.assert_close(theirs, our_picture(tiny_pipe, run), atol=1e-4, rtol=0)
 
 
 def test_text_lora_is_off_between_calls_and_off_at_scale_zero(tiny_pipe: Any, everything: Path) -> None:
@@ -398,7 +390,7 @@ def test_the_named_blocks_attend_to_the_view_that_is_trained_on_and_afterwards_n
         train(tiny_pipe, tmp_path / "run", OWN)
     finally:
         hook.remove()
-    views = subject_cache(tiny_pipe, [subject()], OWN, seed=0, out=tmp_path)[0].styles
+    views = subject_cache(tiny_pipe, [block()], OWN, seed=0, out=tmp_path)[0].styles
     assert views is not None
     assert len({view.numpy().tobytes() for view in views}) == 3
     assert len(seen) == OWN.steps
@@ -417,10 +409,8 @@ def test_a_view_is_encoded_as_the_pipeline_encodes_its_picture(tiny_pipe: Any, t
 
     cfg = replace(OWN, views=1, augment_scale=0.0, augment_shift=0.0)
     for where in ("memory", "disk"):
-        (cache,) = subject_cache(
-            tiny_pipe, [subject()], replace(cfg, latent_cache=where), seed=0, out=tmp_path
-        )
-        picture = place(subject(), image_size(tiny_pipe))[0]
+        (cache,) = subject_cache(tiny_pipe, [block()], replace(cfg, latent_cache=where), seed=0, out=tmp_path)
+        picture = place(block(), image_size(tiny_pipe))[0]
         assert cache.styles is not None
         assert torch.equal(cache.styles, style_embeds(tiny_pipe, [picture]).positive)
 

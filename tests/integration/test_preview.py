@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import oval
 from torch import Tensor
 
 from magic_insert import MagicInsert
@@ -22,8 +23,7 @@ WORDS = ["model.device=cpu", "personalization.steps=1", "sampling.steps=1"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cut-out subject and a background larger than the Toybox's."""
     made = tmp_path_factory.mktemp("real")
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 300), torch.linspace(-1, 1, 300), indexing="ij")
-    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    inside = oval(300)[3:]
     save_png(
         made / "slime.png",
         torch.cat([texture(300, 300, 0) * torch.tensor([0.4, 1, 0.4])[:, None, None], inside]),

@@ -34,10 +34,10 @@ def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tm
     for folder in folders:
         known = magic.personalize(folder / f"{folder.name}.png")
         assert known.run == folder, "of another model or recipe; run `python tools/ship.py`"
-        drawn = magic.redraw(known, torch.rand(3, 64, 64))[0]
-        assert drawn.alpha is not None  # cut out, with its own detail
-        box = bounding_box(known.alpha)
-        assert drawn.alpha.shape == (1, box.h, box.w)
+    drawn = magic.redraw(known, torch.rand(3, 64, 64))[0]
+    assert drawn.alpha is not None  # cut out, with its own detail
+    box = bounding_box(known.alpha)
+    assert drawn.alpha.shape == (1, box.h, box.w)
     assert not list(tmp_path.glob("subject"))
 
 

@@ -7,10 +7,10 @@ import pytest
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 
-SMALL = "benchmark.size=64 benchmark.num_subjects=1 personalization.views=1"
+SMALL = "benchmark.size=64 benchmark.num_subjects=1 benchmark.num_scenes=1 personalization.views=1"
 PAIR = "ours=personalized+effect against=[personalized+copy_paste]"
 FAST = "debug=fast model.source={model} model.image_size=64 model.device=cpu"
-QUICK = f"{FAST} personalization.views=1 personalization.batch_size=1"
+QUICK = f"{FAST} personalization.views=1 personalization.batch_size=1 personalization.validation.every=0"
 CHAINS = {
     "pictures": [
         "toybox what=subjects num_subjects=1 styles=[photo] size=64 out=toy",

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import noise, oval
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
-from magic_insert.core.rand import generator
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
@@ -20,20 +20,14 @@ from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subj
 AUTO = SegmenterConfig()
 
 
-def subject_picture(size: int = 48) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
-    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
-    return torch.cat([torch.stack([0.8 + 0.1 * x, 0.3 + 0 * y, 0.2 + 0 * x]) * inside + (1 - inside), inside])
-
-
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     """Two subjects, one of them opaque, and two backgrounds."""
     root = tmp_path / "mine"
-    save_png(root / "subjects" / "red_ball2.png", subject_picture())
-    save_png(root / "subjects" / "apple.png", subject_picture()[:3])
+    save_png(root / "subjects" / "red_ball2.png", oval(48))
+    save_png(root / "subjects" / "apple.png", oval(48)[:3])
     for name in ("park", "hall"):
-        save_png(root / "backgrounds" / f"{name}.png", torch.rand(3, 60, 80, generator=generator(0, name)))
+        save_png(root / "backgrounds" / f"{name}.png", noise(name))
     return root
 
 
@@ -114,7 +108,7 @@ def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(
 ) -> None:
     cfg = BenchmarkConfig("folder", root=str(pictures))
     bench = laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
-    expected = subject_picture()[3:]
+    expected = oval(48)[3:]
     assert torch.equal(bench.subject("red_ball2").alpha, expected)
     assert float((bench.subject("apple").alpha - expected).abs().mean()) < 0.05
 
@@ -173,8 +167,8 @@ def test_an_empty_folder_and_two_pictures_of_one_name_are_refused(
 
 @pytest.mark.parametrize("layout", ["", "assets"])
 def test_subjectplop_is_found_in_the_repository_and_in_a_bare_folder(tmp_path: Path, layout: str) -> None:
-    save_png(tmp_path / layout / "characters" / "alien.png", subject_picture())
-    save_png(tmp_path / layout / "characters" / "fairy2.png", subject_picture())
+    save_png(tmp_path / layout / "characters" / "alien.png", oval(48))
+    save_png(tmp_path / layout / "characters" / "fairy2.png", oval(48))
     save_png(tmp_path / layout / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
     source = subjectplop(BenchmarkConfig("subjectplop", root=str(tmp_path)), AUTO)
     assert [(s.id, s.simple) for s in source.subjects] == [("alien", "an alien"), ("fairy2", "a fairy")]
@@ -183,7 +177,7 @@ def test_subjectplop_is_found_in_the_repository_and_in_a_bare_folder(tmp_path: P
 
 def test_pictures_that_are_not_the_released_ones_are_told_in_the_facts(tmp_path: Path) -> None:
     for name in ("elf", "newcomer"):  # no checksum of the elf is known; the newcomer was never released
-        save_png(tmp_path / "characters" / f"{name}.png", subject_picture())
+        save_png(tmp_path / "characters" / f"{name}.png", oval(48))
     save_png(tmp_path / "backgrounds" / "cave.png", torch.zeros(3, 40, 40))
     cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
 
@@ -206,7 +200,7 @@ def test_a_part_of_a_benchmark_never_bears_the_name_of_the_whole(tmp_path: Path)
         named = [describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
         assert named[0] == f"toyplop {split}"
         assert named[1].startswith(f"toyplop {split}, ")
-    save_png(tmp_path / "characters" / "alien.png", subject_picture())
+    save_png(tmp_path / "characters" / "alien.png", oval(48))
     save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
     cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
     bench = describe(subjectplop(cfg, AUTO), cfg, Path("x"))

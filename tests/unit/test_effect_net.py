@@ -1,7 +1,9 @@
 """Silhouettes and the effect network: what they start from, what they never do, and that a stopped fit goes on."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +106,13 @@ def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:
     assert torch.equal(free.sun, given.sun)
 
 
-def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with toybox_drawings(tmp_path_factory.mktemp("drawings"), 0, 1) as drawn:
+        yield drawn
+
+
+def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(drawings: Any, tmp_path: Path) -> None:
     settings = EffectFit(steps=2, batch_size=1, lr=1e-3, seed=0, scenes=1, save_every=1)
 
     def fit(name: str, stop: bool = False, **changes: float) -> bytes:
@@ -113,8 +121,7 @@ def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path)
                 raise ConnectionError("power cut")
 
         how = replace(settings, **changes)  # type: ignore[arg-type]
-        with toybox_drawings(tmp_path, how.seed, how.scenes) as drawings:
-            return fit_effect(how, tmp_path / name, drawings, device="cpu", on_step=power_cut).read_bytes()
+        return fit_effect(how, tmp_path / name, drawings, device="cpu", on_step=power_cut).read_bytes()
 
     whole = fit("whole")
     with pytest.raises(ConnectionError):

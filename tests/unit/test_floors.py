@@ -21,10 +21,15 @@ FILES = sorted(ROOT.rglob("*.py"))
 
 
 @cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def imports_of(path: Path) -> list[str]:
     """Every dotted name a file imports, at the top or inside a function."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,11 +67,7 @@ def test_pictures_pass_through_one_door() -> None:
     """Only core/picture_files.py opens picture files."""
     doors = []
     for path in FILES:
-        calls = {
-            ast.unparse(node.func)
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Call)
-        }
+        calls = {ast.unparse(node.func) for node in nodes_of(path) if isinstance(node, ast.Call)}
         if calls & {"Image.open", "PIL.Image.open", "cv2.imread", "cv2.imwrite", "save_image", "read_image"}:
             doors.append(path.relative_to(ROOT))
     assert doors == [Path("core/picture_files.py")]

@@ -34,8 +34,8 @@ def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (
 @pytest.mark.parametrize(
     ("preset", "diffusers_scale"),
     [
-        ("instantstyle", {"up": {"block_0": [0.0, 0.7, 0.0]}}),
-        (["up_blocks.0.attentions.1"], {"up": {"block_0": [0.0, 0.7, 0.0]}}),
+        ("instantstyle", {"up": {"block_0": [0.0, 0.7]}}),
+        (["up_blocks.0.attentions.1"], {"up": {"block_0": [0.0, 0.7]}}),
         ("up0", {"up": {"block_0": 0.7}}),
         ("all", 0.7),
     ],

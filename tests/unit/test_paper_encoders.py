@@ -104,7 +104,10 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+LARGE = pytest.param("clip_vitb32", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["dino_vits16", "dinov2_vits14", LARGE])
 def test_the_embedding_of_a_known_picture_by_known_weights_stays_what_it_was(name: str) -> None:
     network = ENCODERS.get(name).network()
     fill(getattr(network, "visual", network))  # of CLIP only the tower that is looked at

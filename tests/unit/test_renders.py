@@ -45,8 +45,10 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return on_step
 
 
-@pytest.mark.parametrize("plan", [POOL, PAIRS], ids=["pool", "pairs"])
-def test_what_was_stopped_is_not_there_and_goes_on_to_the_same_pixels(plan: Plan, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("plan", "workers"), [(POOL, 0), (PAIRS, 2)], ids=["pool", "pairs"])
+def test_what_was_stopped_is_not_there_and_goes_on_to_the_same_pixels(
+    plan: Plan, workers: int, tmp_path: Path
+) -> None:
     store, calls = Store(tmp_path / "stopped"), []
     with pytest.raises(KeyboardInterrupt):
         render(store, plan, workers=0, on_step=stop_after(4))
@@ -54,7 +56,7 @@ def test_what_was_stopped_is_not_there_and_goes_on_to_the_same_pixels(plan: Plan
     resumed = render(store, plan, workers=0, on_step=lambda done, total: calls.append(done))
     assert calls[0] >= 4
     assert store.find(plan.request) is not None
-    whole = render(Store(tmp_path / "whole"), plan, workers=2)
+    whole = render(Store(tmp_path / "whole"), plan, workers=workers)
     assert all(np.array_equal(resumed[name], whole[name]) for name in plan.shapes())
 
 

@@ -244,6 +244,12 @@ def test_a_damaged_study_is_refused_before_it_is_served(tmp_path: Path, content:
         study_server(tmp_path, 0)
 
 
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the strengths; their interval is as it is with many."""
+    monkeypatch.setattr("magic_insert.evaluation.study.BT_DRAWS", 60)
+
+
 def simulated(
     forms: list[list[Task]],
     share: dict[str, float],
@@ -269,6 +275,7 @@ def key(forms: list[list[Task]], max_failed: int = 0) -> Key:
     return Key("x", "ours", replace(PAPER, max_failed=max_failed), 0, "insert", forms)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_papers_shares_come_out_of_raters_who_hold_them(forms: list[list[Task]]) -> None:
     result = analyse(key(forms), simulated(forms, {"a": 0.85, "b": 0.80}))
     assert (result["raters"], result["complete"], result["choices"]) == (60, 60, 2400)
@@ -284,6 +291,7 @@ def test_the_papers_shares_come_out_of_raters_who_hold_them(forms: list[list[Tas
     assert re.search(r"\| a +\| +8\d\.", report(result))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_raters_who_fail_a_check_are_left_out_and_counted(forms: list[list[Task]]) -> None:
     failing = {
         rater for rater, form in enumerate(forms) if any(t.is_check and t.left == SCRAMBLED for t in form)
@@ -298,6 +306,7 @@ def test_raters_who_fail_a_check_are_left_out_and_counted(forms: list[list[Task]
     assert lenient["left"]["share"] > result["left"]["share"]
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_raters_who_disagree_as_people_widen_the_clustered_interval(forms: list[list[Task]]) -> None:
     """Half of the raters always prefer ours, half never do: 1200 choices, but only 60 opinions."""
     answers = simulated(forms, {"a": 1.0, "b": 1.0})

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
@@ -83,18 +84,24 @@ def test_what_shone_through_the_border_is_gone() -> None:
     assert np.abs((clean - lab[0, 0])[alpha[0].numpy() > 0.02]).max() < 2.0
 
 
-def test_lines_are_found_in_drawings_with_lines_alone() -> None:
-    styles = ["ink", "cartoon", "watercolour", "oil"]
-    scenes, subjects = [sample_scene(1)] * 4, [sample_subject(1)] * 4
-    pictures = render_pairs(scenes, subjects, styles, [0.5] * 4, [1] * 4, 128).without
-    found = [measure_marks(to_lab(fitted(picture))[..., 0]).lines for picture in pictures]
-    assert min(found[:2]) > 0.5
-    assert max(found[2:]) == 0
+def test_lines_are_found_in_drawings_with_lines_alone_and_bright_ones_in_blueprints() -> None:
+    styles = ["ink", "cartoon", "blueprint", "watercolour", "oil"]
+    scenes, subjects = [sample_scene(1)] * 5, [sample_subject(1)] * 5
+    pictures = render_pairs(scenes, subjects, styles, [0.5] * 5, [1] * 5, 128).without
+    marks = [measure_marks(to_lab(fitted(picture))[..., 0]) for picture in pictures]
+    assert min(found.lines for found in marks[:3]) > 0.5
+    assert max(found.lines for found in marks[3:]) == 0
+    assert [found.bright for found in marks] == [False, False, True, False, False]
 
 
-def test_lines_darken_the_subject_where_the_scene_is_drawn_with_lines() -> None:
-    scene = torch.full((3, 200, 200), 0.9)
-    scene[:, ::20] = scene[:, 1::20] = 0.05
+@pytest.mark.parametrize(("ground", "line"), [(0.9, 0.05), (0.1, 0.95)])
+def test_the_subject_gets_the_lines_of_a_scene_dark_on_light_or_light_on_dark(
+    ground: float, line: float
+) -> None:
+    scene = torch.full((3, 200, 200), ground)
+    scene[:, ::20] = scene[:, 1::20] = line
     subject = disc(painted(GREEN))
     plain, lined = (toned(subject, scene, strength=0.0, lines=lines) for lines in (0.0, 1.0))
-    assert float((plain[:3].mean(dim=0) - lined[:3].mean(dim=0)).max()) > 0.2
+    towards = (lined[:3].mean(dim=0) - plain[:3].mean(dim=0)) * (1 if line > ground else -1)
+    assert float(towards.max()) > 0.2
+    assert float(towards.min()) > -0.02

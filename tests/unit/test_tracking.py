@@ -1,11 +1,18 @@
-"""Measurements always reach the JSONL file; W&B is an addition that needs no account."""
+"""Measurements always reach the JSONL file; W&B is an addition; its view and a table of runs name what is logged."""
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from rounds_sample import sample_row, write_run
 
+from magic_insert.bootstrap.job import flat
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import LoggerConfig
-from magic_insert.core.jsonl import read_jsonl
+from magic_insert.core.jsonl import read_jsonl, write_json
+from magic_insert.launch.results import SHOWN_OF_ROUNDS, build_view, flat_numbers, read_numbers
 from magic_insert.tracking import METRICS, has_wandb_account, open_tracker, wandb_id
 
 
@@ -53,3 +60,49 @@ def test_ranks_other_than_the_first_are_silent(tmp_path: Path, monkeypatch: pyte
         tracker.log(1, {"loss": 0.5})
         tracker.table(1, "samples", [{"id": "a"}])
     assert not list(tmp_path.iterdir())
+
+
+INSTALLED = find_spec("wandb_workspaces") is not None
+needs_workspaces = pytest.mark.skipif(
+    not INSTALLED, reason="wandb-workspaces is not installed: pip install 'magic-insert[workspaces]'"
+)
+ROW = {
+    "harvested": 4,
+    "accepted": 2,
+    "rejected": 2,
+    "metrics": {
+        network: {group: {"effect_psnr": 20.0} for group in ("photo", "seen", "unseen")}
+        for network in ("inserter", "remover")
+    },
+    "acceptance": {"ink": 0.5},
+    "filter": None,
+}
+
+
+@needs_workspaces
+def test_every_panel_draws_something_that_is_logged() -> None:
+    view = build_view(freeze(compose_job("dashboard", ["run=runs/mine"])), "somebody")._to_model()
+    stored = view.model_dump(by_alias=True, exclude_none=True)["spec"]["section"]
+    (section,) = stored["panelBankConfig"]["sections"]
+    logged = {f"bootstrap/{name}" for name in flat(ROW)} | {"fit-insert-1/loss"}
+    for panel in (panel["config"] for panel in section["panels"]):
+        if panel.get("useMetricRegex"):
+            assert any(re.fullmatch(panel["metricRegex"], name) for name in logged), panel["chartTitle"]
+        else:
+            assert set(panel["metrics"]) <= logged
+            assert len(panel["metrics"]) == 3
+    assert [panel["config"]["chartTitle"] for panel in section["panels"]][2:] == ["acceptance", "loss"]
+    (runs,) = stored["runSets"]
+    (rule,) = runs["filters"]["filters"]
+    assert (rule["key"]["name"], rule["value"]) == ("group", ["mine", "bootstrap mine"])
+
+
+def test_a_bootstraps_numbers_are_those_of_the_round_it_kept_and_say_which(tmp_path: Path) -> None:
+    write_run(tmp_path, rounds=3)
+    assert read_numbers(tmp_path) == flat_numbers(sample_row(3))
+    for kept in (1, 0):
+        write_json(tmp_path / "card.json", {"round": kept})
+        numbers = read_numbers(tmp_path)
+        assert numbers == flat_numbers(sample_row(kept))
+        assert numbers["round"] == kept
+    assert set(SHOWN_OF_ROUNDS) <= set(read_numbers(tmp_path)) | {"filter.precision", "filter.recall"}

@@ -59,9 +59,15 @@ NAMED_GROUPS: dict[str, type] = {
 
 
 @cache
+def _schema(job: str) -> DictConfig:
+    return writable_schema(JOB_SCHEMAS[job])
+
+
 def register_schema(job: str) -> None:
-    """Makes `<job>_schema` known to Hydra, which copies everything it knows each time it composes."""
-    _store(f"{job}_schema", writable_schema(JOB_SCHEMAS[job]))
+    """Makes `<job>_schema` known to Hydra and no other job's: it copies everything it knows each time it composes."""
+    for other in JOB_SCHEMAS:
+        ConfigStore.instance().repo.pop(f"{other}_schema.yaml", None)
+    _store(f"{job}_schema", _schema(job))
 
 
 @cache
@@ -153,11 +159,11 @@ def composer(job: str) -> Iterator[Compose]:
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the overrides do not fit.
     """
     register_groups()
-    register_schema(job)
     if "filter" in get_type_hints(JOB_SCHEMAS[job]):
         register_filters()
 
     def made(overrides: Sequence[str], whole: bool) -> DictConfig:
+        register_schema(job)
         register_installed(overrides)
         words = ["hydra/launcher=jobs", *overrides]
         try:

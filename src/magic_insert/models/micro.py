@@ -72,6 +72,7 @@ class MicroSizes:
     embed_dim: int = 160  # shared space of text_encoder_2 and image_encoder
     vae_channels: tuple[int, ...] = (24, 48, 64, 96)
     unet_channels: tuple[int, ...] = (96, 128, 128)
+    unet_layers: int = 2
     heads: int = 4
     groups: int = 8
 
@@ -207,7 +208,7 @@ def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DCo
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=sizes.unet_channels,
-        layers_per_block=2,
+        layers_per_block=sizes.unet_layers,
         cross_attention_dim=sizes.cross_dim,
         attention_head_dim=sizes.heads,
         transformer_layers_per_block=1,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
-from magic_insert.core.compositing import area_resize
+from magic_insert.core.compositing import area_resize, resize
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -33,17 +33,17 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer, fitted, measure_marks, to_lab
+from magic_insert.stylizers.tone import ToneStylizer
 
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
 AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-# Of `style.detail`: what is finer than this share of the model's side is the subject's own drawing, but for so much of
-# the dark lines that are drawn so many pixels near its outline.
+# Of `style.detail`: light and dark finer than this share of the model's side are the subject's own, but for so much of
+# the dark lines that are drawn so many pixels near its outline; in a photograph so are colours finer than the other.
 SOFT, OUTLINE, RIM = 0.025, 0.7, 2
+PHOTO_SOFT = 0.15
 FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
-PATTERN = (5.0, 9.0)  # spread of a scene's grain in L: none of it is a pattern, and all of it
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
 
@@ -88,7 +88,7 @@ class PersonalizedStylizer(DiffusionStylizer):
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B C h w"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only.
 
-        On the model's square; with `style.detail` cut out, at the size of its own picture.
+        On the model's square; with `style.detail` cut out, at the size of its own picture if that is the larger.
         """
         with self.active():
             drawn = self.draw(draws, on_step, base=self.resting)
@@ -96,23 +96,36 @@ class PersonalizedStylizer(DiffusionStylizer):
         return self.with_detail(drawn, draws) if keeps else drawn
 
     def with_detail(self, drawn: Float[Tensor, "B 3 S S"], draws: Sequence[Draw]) -> Float[Tensor, "B 4 h w"]:
-        """The drawn pictures with the fine light and dark of the subject's own one, by `style.detail`."""
+        """The drawn pictures with the fine detail of the subject's own one, by `style.detail`."""
         subject, side = self.subject, drawn.shape[-1]
-        rgb, alpha = own_part(subject)
-        tone = ToneStylizer(self.settings, None, Subject(rgb, alpha, subject.id), self.style, self.sampling)
         at = spot(subject, (side, side))
-        shares = [self.style.detail * (1.0 - patterned(draw.scene)) for draw in draws]
-        made = zip(drawn, tone(draws), shares, strict=True)
-        return torch.stack([detailed(picture, toned, at, share) for picture, toned, share in made])
+        rgb, alpha = own_part(subject)
+        if at.h > rgb.shape[-2]:  # what was drawn keeps its resolution
+            seen, alpha = resize(rgb * alpha, at.h, at.w), resize(alpha, at.h, at.w)
+            rgb = seen / alpha.clamp_min(FEW)
+        own = Subject(rgb, alpha, subject.id)
+        tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
+        made = []
+        for picture, draw, photograph in zip(drawn, draws, self.photographs(draws), strict=True):
+            given = torch.cat([rgb, alpha]) if photograph else tone([draw])[0]
+            made.append(detailed(picture, given, at, self.style.detail, photograph=photograph))
+        return torch.stack(made)
+
+    def photographs(self, draws: Sequence[Draw]) -> list[bool]:
+        """Whether each scene reads as a photograph."""
+        embeds = self._style_embeds([draw.scene for draw in draws])
+        return [False] * len(draws) if embeds is None else self._read(embeds)
+
+    def _read(self, embeds: StyleEmbeds) -> list[bool]:
+        return [share >= PHOTOGRAPH for share in photo_shares(self.pipe, embeds) or [0.0] * len(embeds)]
 
     def handover_shares(self, embeds: StyleEmbeds) -> list[float]:
         """For each scene the share of the steps that the personalised model draws."""
         asked = self.style.handover
         if asked != "auto":
             return [float(asked)] * len(embeds)
-        photographs = photo_shares(self.pipe, embeds) or [0.0] * len(embeds)
         drawn = AUTO_NAMED if self.subject.text else AUTO_UNNAMED
-        return [1.0 if share >= PHOTOGRAPH else drawn for share in photographs]
+        return [1.0 if photograph else drawn for photograph in self._read(embeds)]
 
     def outline(self) -> Structure | None:
         """The structure of a picture that is handed over; words that ask for a pose are left their freedom."""
@@ -145,32 +158,33 @@ class PersonalizedStylizer(DiffusionStylizer):
         remove_lora(self.pipe, self.adapter)
 
 
-def patterned(scene: Float[Tensor, "3 _ _"]) -> float:
-    """How far a scene is drawn in dots, tiles or hatching, from 0 to 1: there the model's strokes are its style."""
-    low, high = PATTERN
-    grain = measure_marks(to_lab(fitted(scene))[..., 0]).grain
-    return min(1.0, max(0.0, (grain - low) / (high - low)))
-
-
 def detailed(
-    drawn: Float[Tensor, "3 S S"], own: Float[Tensor, "4 h w"], at: Box, share: float
+    drawn: Float[Tensor, "3 S S"],
+    own: Float[Tensor, "4 h w"],
+    at: Box,
+    share: float,
+    *,
+    photograph: bool = False,
 ) -> Float[Tensor, "4 h w"]:
-    """`own` in the colours of `drawn`, whose box `at` it fills.
+    """`own` in the colours of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` in its outline.
 
-    Light and dark that are finer than SOFT are its own, and so is the outline; dark lines drawn along it stay.
+    Light and dark that are finer than SOFT are its own, and so is the outline; dark lines drawn along it stay. In a
+    `photograph` the colours are its own, too, where they are finer than PHOTO_SOFT.
     """
     rgb, alpha = own[:3], own[3:]
+    kept = rgb if photograph else _light(rgb)
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
     cover = area_resize(alpha, at.h, at.w)
-    light = area_resize(_light(rgb) * alpha, at.h, at.w) / cover.clamp_min(FEW)
-    sigma = SOFT * drawn.shape[-1]
-    low = blur_inside(spotted, cover, sigma, least=FEW)
-    fine = _light(spotted - low)
-    rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
-    line = OUTLINE * rim * fine.clamp(max=0.0)
-    colours = spotted - share * (fine - line + blur_inside(light, cover, sigma, least=FEW))
-    larger = functional.interpolate(colours[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return torch.cat([(share * _light(rgb) + larger).clamp(0.0, 1.0), alpha])
+    small = area_resize(kept * alpha, at.h, at.w) / cover.clamp_min(FEW)
+    sigma = (PHOTO_SOFT if photograph else SOFT) * drawn.shape[-1]
+    fine = spotted - blur_inside(spotted, cover, sigma, least=FEW)
+    if not photograph:
+        fine = _light(fine)
+        rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
+        fine = fine - OUTLINE * rim * fine.clamp(max=0.0)
+    rest = spotted - share * (fine + blur_inside(small, cover, sigma, least=FEW))
+    larger = functional.interpolate(rest[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
+    return torch.cat([(share * kept + larger).clamp(0.0, 1.0), alpha])
 
 
 def _light(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:

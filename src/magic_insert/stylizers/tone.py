@@ -44,8 +44,10 @@ KERNEL = 9.0  # Lab distance over which the map of colours is smooth
 GRID = (11, 17, 17)
 MAP_SIDE = 512
 LIMIT = 110.0  # of a and b in the grid
-# A line is this much darker than both sides, and at most so wide, as a share of the longer side.
-DARK_LINE, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
+# A line is this much darker than both sides, and at most so wide, as a share of the longer side; or brighter, where
+# such lines cover so many times as much and the middle of a scene's L is below this.
+LINE_DEPTH, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
+BRIGHT_LINES, DARK_GROUND = 1.6, 50.0
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
@@ -59,12 +61,13 @@ FEW_LINES, MANY_LINES = (
 class Marks:
     """How a scene is drawn: `lines` from 0 to 1 with their width and L (`ink`); spread and a piece of its grain.
 
-    `width` and the piece are at SCENE_SIDE.
+    `width` and the piece are at SCENE_SIDE; `bright` lines are chalk on a dark ground.
     """
 
     lines: float
     width: float
     ink: float
+    bright: bool
     grain: float
     piece: Plane
 
@@ -211,20 +214,29 @@ def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
 
 def measure_marks(light: Plane) -> Marks:
     """Lines and grain of a scene from its L."""
-    reach = [2 * round(share * max(light.shape) / 2) + 1 for share in LINE_REACH]
-    reach = [max(3, side) for side in reach]
-    hats = [
-        cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light for side in reach
-    ]
-    shares = [float((hat > DARK_LINE).mean()) for hat in hats]
+    reach = [max(3, 2 * round(share * max(light.shape) / 2) + 1) for share in LINE_REACH]
+    hats, shares = find_lines(light, reach)
+    bright = False
+    if np.median(light) < DARK_GROUND:
+        others, covered = find_lines(100 - light, reach)
+        bright = covered[2] > BRIGHT_LINES * shares[2]
+        hats, shares = (others, covered) if bright else (hats, shares)
     lines = float(np.clip((shares[2] - FEW_LINES) / (MANY_LINES - FEW_LINES), 0, 1) ** 0.5)
     # Lines as wide as the smallest opening in which half of what is found at all is found.
     width = next(side for side, share in zip(reach, shares, strict=True) if share >= 0.5 * shares[2]) - 1
-    found = hats[2] > DARK_LINE
-    ink = float(np.percentile(light[found], 25)) if found.any() else 0.0
+    found = hats[2] > LINE_DEPTH
+    ink = float(np.percentile(light[found], 75 if bright else 25)) if found.any() else 0.0
     residual, spread = texture(light)
     piece = flattest(residual, light, spread)
-    return Marks(lines, float(width), ink, spread, piece)
+    return Marks(lines, float(width), ink, bright, spread, piece)
+
+
+def find_lines(light: Plane, reach: Sequence[int]) -> tuple[list[Plane], list[float]]:
+    """How much darker each pixel is than what lies within `reach` on both sides, and the share that lines cover."""
+    hats = [
+        cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light for side in reach
+    ]
+    return hats, [float((hat > LINE_DEPTH).mean()) for hat in hats]
 
 
 def texture(light: Plane) -> tuple[Plane, float]:
@@ -255,7 +267,7 @@ def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
 
 
 def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:
-    """The picture with dark lines along its edges and its outline, as wide as the scene's (XDoG)."""
+    """The picture with the scene's lines along its edges and its outline, as wide as they are there (XDoG)."""
     sigma = max(0.5, 0.5 * marks.width / scale)
     near, far = (cv2.GaussianBlur(own, (0, 0), s) for s in (sigma, 1.6 * sigma))
     sharp = near + SHARPNESS * (near - far)
@@ -264,7 +276,8 @@ def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, s
     rim = np.clip(2 * (1 - inside), 0, 1) * (alpha > 0)
     ink = marks.lines * min(strength, 1.0) * np.maximum(dark, np.clip(rim * 1.6 - 0.5, 0, 1))
     made = lab.copy()
-    made[..., 0] += ink * (np.minimum(marks.ink, lab[..., 0]) - lab[..., 0])
+    drawn = np.maximum(marks.ink, lab[..., 0]) if marks.bright else np.minimum(marks.ink, lab[..., 0])
+    made[..., 0] += ink * (drawn - lab[..., 0])
     made[..., 1:] *= (1 - 0.8 * ink)[..., None]
     return made
 

@@ -90,8 +90,9 @@ class StyleConfig:
     ask for a pose (personalized); 0 not at all."""
     detail: Share = 0.0
     """How far fine light and dark of a redrawn cut-out are those of its own picture in the background's tones, with its
-    outline and at its size (personalized): what a small model cannot draw. Less on a background of dots, tiles or
-    hatching; not while words ask for a pose. 0 is the paper's way."""
+    outline and at its size where that is larger (personalized): what a small model cannot draw. On a photograph the
+    colours, too, but for what is broader than a seventh of the model's side; not while words ask for a pose. 0 is the
+    paper's way."""
     prompt: str = ""
     """The style in words, for mode=prompt."""
 

@@ -1,0 +1,44 @@
+"""What several tests need: small subjects and scenes by formula, plain diffusers, the files of a folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from magic_insert.core.rand import generator
+from magic_insert.core.records import Subject
+
+
+def block(seed: int = 0, text: str = "") -> Subject:
+    """A subject of noise, 50 x 40 pixels, whose matte is a rectangle."""
+    alpha = torch.zeros(1, 50, 40)
+    alpha[:, 10:40, 10:30] = 1
+    return Subject(torch.rand(3, 50, 40, generator=generator(seed, "subject")), alpha, "block", text=text)
+
+
+def noise(seed: int | str = 0, height: int = 60, width: int = 80) -> Tensor:
+    """A scene 3HW of noise."""
+    return torch.rand(3, height, width, generator=generator(seed, "scene"))
+
+
+def oval(size: int = 80, colour: float = 0.8) -> Tensor:
+    """A picture of a subject on white, 4 x size x size, with its matte."""
+    y, x = torch.meshgrid(torch.linspace(-1, 1, size), torch.linspace(-1, 1, size), indexing="ij")
+    inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
+    rgb = torch.stack([colour + 0.1 * x, 0.3 + 0.1 * y, 1 - colour + 0 * x])
+    return torch.cat([rgb * inside + (1 - inside), inside])
+
+
+def plain_pipe(folder: Path) -> Any:
+    """A model folder in plain diffusers, none of our code, without the adapter."""
+    from diffusers import StableDiffusionXLPipeline
+
+    pipe = StableDiffusionXLPipeline.from_pretrained(folder, local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
