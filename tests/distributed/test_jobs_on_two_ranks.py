@@ -1,9 +1,10 @@
-"""A bootstrap in process groups of two real ranks: the files of one process, and an end within a minute if one dies."""
+"""Jobs in process groups of two real ranks: the files of one process, and an end within a minute if one dies."""
 
 import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,10 +15,10 @@ from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.config.schema.shared import ExecConfig
-from magic_insert.core.jsonl import read_json
+from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.store import MANIFEST, WORK, flaw_of
 from magic_insert.launch.executor import execute
-from magic_insert.launch.run import StageFailed, load_function
+from magic_insert.launch.run import JobPlan, StageFailed, load_function, run_job
 from magic_insert.models.folders import WEIGHTS
 
 pytestmark = pytest.mark.slow
@@ -113,3 +114,26 @@ def test_a_rank_killed_in_harvest_ends_the_run_within_a_minute_and_the_next_one_
     for kind in ("harvest", "measure"):
         assert files(store, kind) == files(stores["two"], kind)
     assert all(flaw_of(path.parent) is None for path in store.glob(f"*/*/{MANIFEST}"))
+
+
+TARGET = "magic_insert.foundation.job:run_foundation"
+
+
+def losses(out: Path, *overrides: str) -> dict[tuple[str, int], float]:
+    cfg: Any = freeze(compose_job("foundation", ["debug=fast", f"out={out}", *overrides]))
+    run_job(JobPlan("foundation", TARGET), cfg)
+    return {(row["stage"], row["step"]): row["loss"] for row in read_jsonl(out / "metrics.jsonl")}
+
+
+def test_two_ranks_train_every_part_as_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    common = ("trainer.precision=32-true", "trainer.device=cpu")
+    one = losses(tmp_path / "one", *common)
+    two = losses(tmp_path / "two", "trainer=ddp", "exec.devices=2", *common)
+    assert two.keys() == one.keys()
+    assert two == {key: pytest.approx(loss, rel=2e-3) for key, loss in one.items()}
+    for name in ("unet", "vae", "encoders/clip"):
+        assert (tmp_path / "two" / "micro" / name).is_dir()
+    assert [read_json(tmp_path / name / "run.json")["state"] for name in ("one", "two")] == ["done", "done"]
+    record, other = (read_json(tmp_path / name / "micro" / "training.json") for name in ("one", "two"))
+    assert record["config_digest"] == other["config_digest"]
