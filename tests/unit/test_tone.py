@@ -23,8 +23,8 @@ GREEN, MAGENTA, GREY = (0.2, 0.7, 0.25), (0.8, 0.2, 0.7), (0.45, 0.45, 0.5)
 
 
 def painted(colour: tuple[float, float, float], seed: int = 0, side: int = 96) -> Tensor:
-    """A soft texture around one colour."""
-    texture = blur(torch.randn(3, side, side, generator=generator(seed, "texture")), 2.0)
+    """A soft texture of light around one colour."""
+    texture = blur(torch.randn(1, side, side, generator=generator(seed, "texture")), 2.0)
     return (torch.tensor(colour)[:, None, None] + 0.4 * texture).clamp(0, 1)
 
 
@@ -65,6 +65,16 @@ def test_colours_that_the_scene_has_too_stay_nearly_as_they_are() -> None:
     lost = mean(toned(subject, painted(MAGENTA, seed=3), strength=1.0))
     green = kept[1] - (kept[0] + kept[2]) / 2
     assert green > 0.1 > lost[1] - (lost[0] + lost[2]) / 2
+
+
+def test_a_scene_of_many_hues_leaves_a_subject_most_of_its_colours() -> None:
+    blue, red = (painted((0.2, 0.3, 0.7), seed=2), painted((0.7, 0.3, 0.2), seed=3))
+    subject = disc(painted(GREEN))
+    moved = [
+        float((mean(toned(subject, scene, strength=1.0)) - mean(toned(subject, scene, strength=0.0))).norm())
+        for scene in (blue, torch.cat([blue, red], dim=2))
+    ]
+    assert 0 < moved[1] < 0.5 * moved[0]
 
 
 def test_edges_stay_where_they_are() -> None:

@@ -1,9 +1,10 @@
 """Tone: the subject's own pixels in the scene's palette, with its lines and its grain. No weights, no diffusion.
 
 Colours are moved by sliced optimal transport (Pitie et al. 2007, Bonneel et al. 2015) in CIE Lab from the subject's to
-the scene's, where scene colours that are like the subject's own count more. The map is a smooth function of colour, so
-edges and texture stay where they are, at the full resolution of the subject's picture. Where the scene is drawn with
-lines, the subject gets lines (XDoG, Winnemoeller et al. 2012); where it has grain, grain.
+the scene's, where scene colours that are like the subject's own count more; all the way in a scene of one hue, a third
+of it in a scene of many. The map is a smooth function of colour, so edges and texture stay where they are, at the full
+resolution of the subject's picture. Where the scene is drawn with lines, the subject gets lines (XDoG, Winnemoeller et
+al. 2012); where it has grain, grain.
 
 Shape letters: h, w of the cut-out, N samples of colour. Lab is L in [0, 100], a and b around 0; alpha in [0, 1].
 """
@@ -35,6 +36,7 @@ Lab = NDArray[np.float32]  # h w 3
 SAMPLES = 2048  # colours of each side that are matched
 SCENE_SIDE = 1024  # marks and grain are measured at this size
 PALETTE_SIDE = 64
+HUE_SAMPLES = 8192
 ROTATIONS = 24
 ALIKE, ANY = (
     22.0,
@@ -45,9 +47,12 @@ GRID = (11, 17, 17)
 MAP_SIDE = 512
 LIMIT = 110.0  # of a and b in the grid
 # A line is this much darker than both sides, and at most so wide, as a share of the longer side; or brighter, where
-# such lines cover so many times as much and the middle of a scene's L is below this.
+# such lines cover MANY_LINES and so many times as much and the middle of a scene's L is below this.
 LINE_DEPTH, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
 BRIGHT_LINES, DARK_GROUND = 1.6, 50.0
+# Lab distance of a scene's colours from one hue up to which they are one, and how far the colours of a scene of many
+# are taken on.
+ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
@@ -120,7 +125,8 @@ def toned(
     scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
     size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
     shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
-    result = lab + settings.strength * cv2.resize(shift, alpha.shape[::-1])
+    strength = settings.strength * taken_on(to_lab(shown))
+    result = lab + strength * cv2.resize(shift, alpha.shape[::-1])
     marks = measure_marks(to_lab(shown)[..., 0])
     scale = SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0]  # of the subject's picture where it will stand
     if settings.lines > 0 and marks.lines > 0:
@@ -128,6 +134,18 @@ def toned(
     if settings.grain > 0 and marks.grain > 0:
         result = with_grain(result, alpha, marks, scale, settings.grain)
     return np.clip(cv2.cvtColor(result, cv2.COLOR_Lab2RGB), 0, 1)
+
+
+def taken_on(scene: Lab) -> float:
+    """The share of the way to its colours that a subject goes in a scene: all of it where they are one hue.
+
+    A pencil drawing or a blueprint has no other colours; a scene of many hues leaves a subject its own.
+    """
+    lab = cv2.GaussianBlur(scene, (0, 0), 1.0).reshape(-1, 3)
+    lab = lab[:: max(1, len(lab) // HUE_SAMPLES)]
+    powers = (lab[:, :1] / 100) ** np.arange(4)  # one hue: a and b are a function of L
+    off = lab[:, 1:] - powers @ np.linalg.lstsq(powers, lab[:, 1:], rcond=None)[0]
+    return float(np.clip(ONE_HUE / max(float(np.hypot(*off.T).mean()), ONE_HUE), MANY_HUES, 1.0))
 
 
 def fitted(scene: Float[Tensor, "3 _ _"]) -> NDArray[np.float32]:
@@ -219,7 +237,7 @@ def measure_marks(light: Plane) -> Marks:
     bright = False
     if np.median(light) < DARK_GROUND:
         others, covered = find_lines(100 - light, reach)
-        bright = covered[2] > BRIGHT_LINES * shares[2]
+        bright = covered[2] > max(MANY_LINES, BRIGHT_LINES * shares[2])
         hats, shares = (others, covered) if bright else (hats, shares)
     lines = float(np.clip((shares[2] - FEW_LINES) / (MANY_LINES - FEW_LINES), 0, 1) ** 0.5)
     # Lines as wide as the smallest opening in which half of what is found at all is found.

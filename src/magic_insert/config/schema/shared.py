@@ -242,7 +242,7 @@ class StylizerConfig:
     size: Annotated[int, Range(64, 2048)] = 384
     """Side of its result in pixels (adain)."""
     strength: Share = 0.8
-    """From the subject's own colours (0) to the background's (1) (tone)."""
+    """From the subject's own colours (0) to the background's (1) (tone); a third of it where those are of many hues."""
     lines: Share = 1.0
     """How strong the lines are where the background is drawn with lines (tone)."""
     grain: Share = 1.0
