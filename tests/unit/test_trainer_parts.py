@@ -154,15 +154,15 @@ ROWS = [
     {"step": 100, "identity": 0.5, "prompt": 0.30},
     {"step": 200, "identity": 0.7, "prompt": 0.29},
     {"step": 300, "identity": 0.9, "prompt": 0.20},
+    {"step": 400, "identity": 0.2, "prompt": 0.40},  # the subject is gone
 ]
 
 
 @pytest.mark.parametrize(("tolerance", "step"), [(0.0, 100), (0.05, 200), (1.0, 300)])
 def test_the_most_alike_step_wins_among_those_that_still_obey(tolerance: float, step: int) -> None:
     assert pick_best(ROWS, tolerance) == step
-    assert (
-        pick_best([{**row, "identity": 0.5, "prompt": 0.1} for row in ROWS], tolerance) == 100
-    )  # the earlier
+    alike = [{**row, "identity": 0.5, "prompt": 0.1} for row in ROWS]
+    assert pick_best(alike, tolerance) == 100  # the earlier
 
 
 def test_a_step_that_takes_three_times_as_long_is_warned_of_and_not_at_every_step(

@@ -107,6 +107,7 @@ VALIDATION_ROWS = "validation.jsonl"
 SAMPLE_BATCH = 4
 SAMPLE_STYLE, STYLE_SEED, STYLE_SIZE = "watercolour", 4, 128
 CURVE = "curve"
+LOST = 0.5  # of the best identity: below it the subject is gone
 CURVE_COLUMNS = ("step", "identity", "prompt")
 Embed = Callable[[Tensor], Tensor]
 
@@ -319,12 +320,14 @@ def build_scorer(
 def pick_best(rows: Sequence[Mapping[str, Any]], tolerance: float) -> int:
     """The step of the highest identity among those whose prompt score is at least (1 - tolerance) of the best one.
 
-    Ties go to the earlier step. A best prompt score below 0 allows nothing but itself.
+    Steps that have lost the subject, whose pictures may fit words best, do not count. Ties go to the earlier step; a
+    best prompt score below 0 allows nothing but itself.
     """
     assert rows
-    best = max(row["prompt"] for row in rows)
+    kept = [row for row in rows if row["identity"] >= LOST * max(row["identity"] for row in rows)]
+    best = max(row["prompt"] for row in kept)
     floor = best - tolerance * abs(best) if best > 0 else best
-    obedient = [row for row in rows if row["prompt"] >= floor]
+    obedient = [row for row in kept if row["prompt"] >= floor]
     return int(max(obedient, key=lambda row: (row["identity"], -row["step"]))["step"])
 
 
