@@ -49,16 +49,18 @@ GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.n
 CHOICES = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 
+@cache
+def groups_of(job: str) -> list[str]:
+    """The groups that a job's table of contents names."""
+    entries = yaml.safe_load((CONF / f"{job}.yaml").read_text())["defaults"]
+    return [group for entry in entries if isinstance(entry, dict) for group in entry]
+
+
 def jobs_with(group: str) -> list[str]:
-    """The jobs whose table of contents names `group`."""
-    return [
-        job
-        for job in JOB_SCHEMAS
-        if any(
-            isinstance(entry, dict) and group in entry
-            for entry in yaml.safe_load((CONF / f"{job}.yaml").read_text())["defaults"]
-        )
-    ]
+    """The jobs that have `group`, that with the fewest others first: it composes soonest."""
+    return sorted(
+        (job for job in JOB_SCHEMAS if group in groups_of(job)), key=lambda job: len(groups_of(job))
+    )
 
 
 @cache
