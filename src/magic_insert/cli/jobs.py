@@ -74,15 +74,17 @@ def check_page(cfg: schema.PageConfig) -> None:
 
 
 def check_personalize(cfg: schema.PersonalizeConfig) -> None:
-    """Pictures, packages and the run folders."""
+    """Pictures, packages, the run folders and the model's."""
     from magic_insert.config.schema.training import require_optimizer
     from magic_insert.data.subject_files import check_run_folder, request_of, subjects_of
+    from magic_insert.models.folders import find_model
 
     require_optimizer(cfg.personalization.optimizer)
     subjects = subjects_of(cfg)
     check_run_folder(Path(cfg.out), {})
     for subject in subjects:
         check_run_folder(subject.out, request_of(cfg, subject))
+    find_model(cfg.model)
 
 
 def check_insertion(cfg: schema.InsertionConfig) -> None:
