@@ -102,7 +102,7 @@ def test_a_changed_bit_or_a_cut_anywhere_is_noticed_and_the_checkpoint_before_is
 ) -> None:
     write(tmp_path, 1, 2)
     last = list_checkpoints(tmp_path)[0]
-    for position in range(last.stat().st_size):
+    for position in range(0, last.stat().st_size, 5):
         caplog.clear()
         damage(last, position)
         found = read_last_checkpoint(tmp_path, "mine")
