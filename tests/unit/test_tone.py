@@ -12,8 +12,9 @@ from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
+from magic_insert.stylizers import tone
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer, fitted, measure_marks, to_lab
+from magic_insert.stylizers.tone import Plane, ToneStylizer, fitted, measure_marks, texture, to_lab
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_pairs
@@ -115,3 +116,23 @@ def test_the_subject_gets_the_lines_of_a_scene_dark_on_light_or_light_on_dark(
     towards = (lined[:3].mean(dim=0) - plain[:3].mean(dim=0)) * (1 if line > ground else -1)
     assert float(towards.max()) > 0.2
     assert float(towards.min()) > -0.02
+
+
+@pytest.mark.parametrize(("height", "width"), [(2, 200), (200, 2), (90, 60)])
+def test_grain_is_made_no_larger_than_the_scene(
+    height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    def textured(light: Plane) -> tuple[Plane, float]:
+        sizes.append(light.shape)
+        return texture(light)
+
+    monkeypatch.setattr(tone, "texture", textured)
+    scene = (painted(GREY) + 0.1 * torch.randn(3, 96, 96, generator=generator(0, "grain"))).clamp(0, 1)
+    subject = Subject(torch.full((3, height, width), 0.5), torch.ones(1, height, width), "bar")
+    drawn = toned(subject, scene, grain=1.0)
+    assert drawn.shape == (4, height, width)
+    assert drawn.isfinite().all()
+    assert len(sizes) == 2
+    assert all(side <= 96 for size in sizes for side in size)

@@ -128,7 +128,8 @@ def toned(
     strength = settings.strength * taken_on(to_lab(shown))
     result = lab + strength * cv2.resize(shift, alpha.shape[::-1])
     marks = measure_marks(to_lab(shown)[..., 0])
-    scale = SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0]  # of the subject's picture where it will stand
+    # Of the subject's picture where it will stand, no wider than the scene: its grain is made at that size.
+    scale = min(SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0], shown.shape[1] / lab.shape[1])
     if settings.lines > 0 and marks.lines > 0:
         result = with_lines(result, lab[..., 0], alpha, marks, scale, settings.lines)
     if settings.grain > 0 and marks.grain > 0:
