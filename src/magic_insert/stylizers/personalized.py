@@ -39,9 +39,9 @@ from magic_insert.stylizers.tone import ToneStylizer
 # less well by its learned tokens alone.
 AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-# Of `style.detail`: light and dark finer than this share of the model's side are the subject's own, but for so much of
-# the dark lines that are drawn so many pixels near its outline; in a photograph so are colours finer than the other.
-SOFT, OUTLINE, RIM = 0.025, 0.7, 2
+# Of `style.detail`: light and dark finer than this share of the model's side are the subject's own, but for dark lines
+# that are drawn so many pixels near its outline; in a photograph so are colours finer than the other.
+SOFT, RIM = 0.025, 2
 PHOTO_SOFT = 0.15
 FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
@@ -181,7 +181,7 @@ def detailed(
     if not photograph:
         fine = _light(fine)
         rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
-        fine = fine - OUTLINE * rim * fine.clamp(max=0.0)
+        fine = fine - rim * fine.clamp(max=0.0)
     rest = spotted - share * (fine + blur_inside(small, cover, sigma, least=FEW))
     larger = functional.interpolate(rest[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
     return torch.cat([(share * kept + larger).clamp(0.0, 1.0), alpha])
