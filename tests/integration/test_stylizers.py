@@ -192,7 +192,7 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(made: Any,
     assert torch.equal(draw(made(style=replace(words_alone, handover=0.0))), draw(made(style=words_alone)))
 
 
-def test_detail_is_the_subjects_own_outline_and_fine_light_in_the_drawn_colours(
+def test_detail_has_the_subjects_own_outline_and_is_off_while_words_ask_for_a_pose(
     made: Any, plain: Tensor
 ) -> None:
     detailed = draw(made(style=replace(STYLE, detail=1.0)))
@@ -216,12 +216,15 @@ def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one(
         assert torch.allclose(none, colour.expand(3, 96, 96), atol=1e-6)
 
 
-def test_in_a_photograph_fine_colours_are_the_subjects_own_and_the_overall_colour_is_the_drawn_one() -> None:
+@pytest.mark.parametrize(("photograph", "width"), [(True, 4), (False, 2)])
+def test_fine_colours_are_the_subjects_own_and_the_overall_colour_is_the_drawn_one(
+    photograph: bool, width: int
+) -> None:
     at, drawn = Box(8, 8, 48, 48), torch.tensor([0.7, 0.5, 0.2]).view(3, 1, 1)
-    stripes = 0.4 * (torch.arange(96) // 4 % 2)  # red and green in turn
+    stripes = 0.4 * (torch.arange(96) // width % 2)  # red and green in turn
     rgb = torch.stack([0.3 + stripes, 0.7 - stripes, torch.full((96,), 0.5)])[:, None].expand(3, 96, 96)
     own = torch.cat([rgb, torch.ones(1, 96, 96)])
-    made = detailed(drawn.expand(3, 64, 64), own, at, 1.0, photograph=True)[:3]
+    made = detailed(drawn.expand(3, 64, 64), own, at, 1.0, photograph=photograph)[:3]
     assert (made - (drawn + rgb - 0.5))[:, 20:-20, 20:-20].abs().max() < 0.05
 
 

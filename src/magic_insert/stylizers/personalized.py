@@ -39,8 +39,8 @@ from magic_insert.stylizers.tone import ToneStylizer
 # less well by its learned tokens alone.
 AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-# Of `style.detail`: light and dark finer than this share of the model's side are the subject's own, but for dark lines
-# that are drawn so many pixels near its outline; in a photograph so are colours finer than the other.
+# Of `style.detail`: what is finer than this share of the model's side is the subject's own, but for dark lines that are
+# drawn so many pixels near its outline; in a photograph what is finer than the other share.
 SOFT, RIM = 0.025, 2
 PHOTO_SOFT = 0.15
 FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
@@ -166,26 +166,20 @@ def detailed(
     *,
     photograph: bool = False,
 ) -> Float[Tensor, "4 h w"]:
-    """`own` in the colours of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` in its outline.
+    """`own` in the broad colours of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` in its outline.
 
-    Light and dark that are finer than SOFT are its own, and so is the outline; dark lines drawn along it stay. In a
-    `photograph` the colours are its own, too, where they are finer than PHOTO_SOFT.
+    What is finer than SOFT is its own, and so is the outline; dark lines drawn along it stay. In a `photograph` none
+    do, and what is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
-    kept = rgb if photograph else _light(rgb)
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
     cover = area_resize(alpha, at.h, at.w)
-    small = area_resize(kept * alpha, at.h, at.w) / cover.clamp_min(FEW)
+    small = area_resize(rgb * alpha, at.h, at.w) / cover.clamp_min(FEW)
     sigma = (PHOTO_SOFT if photograph else SOFT) * drawn.shape[-1]
     fine = spotted - blur_inside(spotted, cover, sigma, least=FEW)
     if not photograph:
-        fine = _light(fine)
         rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
-        fine = fine - rim * fine.clamp(max=0.0)
+        fine = fine - rim * fine.mean(0, keepdim=True).clamp(max=0.0)
     rest = spotted - share * (fine + blur_inside(small, cover, sigma, least=FEW))
     larger = functional.interpolate(rest[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return torch.cat([(share * kept + larger).clamp(0.0, 1.0), alpha])
-
-
-def _light(rgb: Float[Tensor, "3 h w"]) -> Float[Tensor, "1 h w"]:
-    return rgb.mean(0, keepdim=True)
+    return torch.cat([(share * rgb + larger).clamp(0.0, 1.0), alpha])

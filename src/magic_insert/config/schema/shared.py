@@ -89,10 +89,10 @@ class StyleConfig:
     """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
     ask for a pose (personalized); 0 not at all."""
     detail: Share = 0.0
-    """How far fine light and dark of a redrawn cut-out are those of its own picture in the background's tones, with its
-    outline and at its size where that is larger (personalized): what a small model cannot draw. On a photograph the
-    colours, too, but for what is broader than a seventh of the model's side; not while words ask for a pose. 0 is the
-    paper's way."""
+    """How far the fine detail of a redrawn cut-out is that of its own picture in the background's tones, with its
+    outline and at its size where that is larger (personalized): what a small model cannot draw. On a photograph all
+    that is finer than a seventh of the model's side, in its own tones; not while words ask for a pose. 0 is the paper's
+    way."""
     prompt: str = ""
     """The style in words, for mode=prompt."""
 
