@@ -19,7 +19,7 @@ def block(seed: int = 0, text: str = "") -> Subject:
 
 def noise(seed: int | str = 0, height: int = 60, width: int = 80) -> Tensor:
     """A scene 3HW of noise."""
-    return torch.rand(3, height, width, generator=generator(seed, "scene"))
+    return torch.rand(3, height, width, generator=generator(0, "scene", seed))
 
 
 def oval(size: int = 80, colour: float = 0.8) -> Tensor:
