@@ -6,11 +6,11 @@
 The truth is the Toybox drawing of the same view in the style, framed as the subject is framed for the model. What is
 judged is what is pasted: the redrawn picture within the subject's own outline, on the truth's ground. Identity and
 style are cosines of the micro judges to the truth, dB are within the outline; LPIPS needs the folder with the trunk of
-AlexNet. Settings draw without the subject's own detail unless they say `style.detail=1`, as the product has it. The
-setting
-`truth` is the truth through the autoencoder. Subjects and scenes come from `--seed`; recipes were chosen with another.
-Subjects know their caption as `subject_text`, unless `--no-text`. What rows.jsonl holds is not drawn again; table.md
-is written after each setting, sheet-N.png (one column per style, the truth above the settings) after each subject.
+AlexNet. Settings draw without the subject's own detail unless they say `style.detail=1`, as the product has it; the
+setting `truth` is the truth through the autoencoder. Subjects and scenes come from `--seed`; recipes were chosen with
+another. Subjects know their caption as `subject_text`, unless `--no-text`. What rows.jsonl holds is not drawn again;
+table.md is written after each setting, sheet-N.png (one column per style, the truth above the settings) after each
+subject.
 """
 
 import sys

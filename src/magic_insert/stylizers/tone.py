@@ -118,16 +118,16 @@ def toned(
     lab: Lab, alpha: Plane, scene: Float[Tensor, "3 _ _"], settings: StylizerConfig
 ) -> NDArray[np.float32]:
     """The cut-out `lab` in the tone of `scene`, as h w RGB."""
-    shown = fitted(scene)
+    shown = to_lab(fitted(scene))
     solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
-    own, target = even(solid, SAMPLES), palette(to_lab(shown), solid)
+    own, target = even(solid, SAMPLES), palette(shown, solid)
     moved = sliced_transport(own, target)
     scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
     size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
     shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
-    strength = settings.strength * taken_on(to_lab(shown))
+    strength = settings.strength * taken_on(shown)
     result = lab + strength * cv2.resize(shift, alpha.shape[::-1])
-    marks = measure_marks(to_lab(shown)[..., 0])
+    marks = measure_marks(shown[..., 0])
     # Of the subject's picture where it will stand, no wider than the scene: its grain is made at that size.
     scale = min(SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0], shown.shape[1] / lab.shape[1])
     if settings.lines > 0 and marks.lines > 0:
