@@ -54,8 +54,9 @@ RECIPES = {
     "batch 4, rank 32": [],  # the shipped one
     "batch 1, rank 4": ["personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"],
 }
-# What the training keeps of its way.
+# How long it trains, at a constant rate, and what it keeps of its way.
 TRAINING = [
+    "personalization.steps=200", "personalization.lr_schedule=constant",
     "personalization.validation.every=25", "personalization.validation.edits=[]",
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",

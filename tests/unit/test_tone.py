@@ -14,7 +14,7 @@ from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers import tone
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import Plane, ToneStylizer, fitted, measure_marks, texture, to_lab
+from magic_insert.stylizers.tone import Plane, ToneStylizer, read_scene, texture, to_lab
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_pairs
@@ -99,10 +99,37 @@ def test_lines_are_found_in_drawings_with_lines_alone_and_bright_ones_in_bluepri
     styles = ["ink", "cartoon", "blueprint", "watercolour", "oil"]
     scenes, subjects = [sample_scene(1)] * 5, [sample_subject(1)] * 5
     pictures = render_pairs(scenes, subjects, styles, [0.5] * 5, [1] * 5, 128).without
-    marks = [measure_marks(to_lab(fitted(picture))[..., 0]) for picture in pictures]
+    marks = [read_scene(picture).marks for picture in pictures]
     assert min(found.lines for found in marks[:3]) > 0.5
     assert max(found.lines for found in marks[3:]) == 0
     assert [found.bright for found in marks] == [False, False, True, False, False]
+    assert 1.5 < marks[0].width < 3
+
+
+def test_thin_dark_things_of_many_greys_are_no_drawn_lines_and_those_of_one_ink_are() -> None:
+    lines = {}
+    for name, step in (("posts", 0.25), ("ink", 0.0)):
+        scene = torch.full((3, 200, 200), 0.9)
+        for i in range(10):  # edges that are no lines
+            scene[:, 20 * i : 20 * i + 10, 100:] = 0.4
+        for i in range(4):
+            scene[:, :, 10 + 20 * i : 12 + 20 * i] = 0.05 + step * i / 1.5
+        lines[name] = read_scene(scene).marks.lines
+    assert lines["ink"] == 1
+    assert lines["posts"] < lines["ink"]
+
+
+@pytest.mark.parametrize("side", [3, 8])
+def test_pixel_art_is_known_by_its_blocks_and_gives_them_to_the_subject(side: int) -> None:
+    coarse = torch.rand(3, 24, 30, generator=generator(0, "sprite"))
+    scene = coarse.repeat_interleave(side, 1).repeat_interleave(side, 2)
+    assert read_scene(scene).marks.block == pytest.approx(side)
+    assert read_scene(torch.rand(3, 90, 90, generator=generator(0, "noise"))).marks.block == 0
+    drawn = toned(disc(painted(GREEN)), scene, lines=0.0, grain=0.0)
+    rows = round(drawn.shape[-2] / (side * drawn.shape[-2] / (0.45 * scene.shape[-2])))
+    steps = (drawn.diff(dim=-2).abs().amax(dim=(0, 2)) > 1e-6).sum()
+    assert int(steps) < rows
+    assert set(drawn[3].unique().tolist()) <= {0.0, 1.0}
 
 
 @pytest.mark.parametrize(("ground", "line"), [(0.9, 0.05), (0.1, 0.95)])

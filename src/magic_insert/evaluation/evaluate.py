@@ -49,7 +49,6 @@ from magic_insert.evaluation.report import FACTS_FILE, REPORT_FILE, write_report
 from magic_insert.evaluation.rows import (
     MADE,
     ROWS_FILE,
-    Column,
     Row,
     columns_of,
     merge,
@@ -328,6 +327,11 @@ class Question:
         """None where the number is not defined: a shadow right under the feet has no side."""
         return values[self.key] >= self.least if self.key in values else None
 
+    def cell(self, values: Mapping[str, float]) -> str:
+        """The number and the answer, "0.93 yes"; empty where the number is not defined."""
+        answer = self.answer(values)
+        return "" if answer is None else f"{values[self.key]:.2f} {'yes' if answer else 'no'}"
+
 
 QUESTIONS = (
     Question("style followed", "truth_style", 0.9),
@@ -392,7 +396,7 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     write_text(out / "demo.html", page)
     numbers = {f"{view.title} ({view.style})": view.scores for view in views}
     write_json(out / "demo.json", {"counts": counts, "pairs": numbers})
-    Console(stderr=True).print(score_table(views, columns))
+    Console(stderr=True).print(score_table(views))
     for method, found in counts.items():
         print(f"{method}: {found}")
     print(f"sheet  {(out / 'demo.png').resolve()}\npage   {(out / 'demo.html').resolve()}")
@@ -424,11 +428,10 @@ def view_of(rows: Sequence[Row], out: Path) -> PairView:
     )  # fmt: skip
 
 
-def score_table(views: Sequence[PairView], columns: Sequence[Column]) -> TerminalTable:
-    """The numbers for the terminal."""
-    table = TerminalTable("style", "method", *(column.heading for column in columns))
+def score_table(views: Sequence[PairView]) -> TerminalTable:
+    """What the questions read off each picture, for the terminal; the page has every number."""
+    table = TerminalTable("style", "method", *(question.asks for question in QUESTIONS))
     for view in views:
         for name, values in view.scores.items():
-            cells = [column.text(values[column.key]) if column.key in values else "" for column in columns]
-            table.add_row(view.style, name, *cells)
+            table.add_row(view.style, name.split(":")[0], *(question.cell(values) for question in QUESTIONS))
     return table

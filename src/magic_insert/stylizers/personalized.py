@@ -33,16 +33,15 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer
+from magic_insert.stylizers.tone import ToneStylizer, read_scene
 
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
 AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-# Of `style.detail`: what is finer than this share of the model's side is the subject's own, but for dark lines that are
-# drawn so many pixels near its outline; in a photograph what is finer than the other share.
-SOFT, RIM = 0.025, 2
-PHOTO_SOFT = 0.15
+# Of `style.detail`: what is finer than this share of the model's side is the subject's own; in a photograph what is
+# finer than the other share.
+SOFT, PHOTO_SOFT = 0.025, 0.15
 FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
@@ -107,8 +106,13 @@ class PersonalizedStylizer(DiffusionStylizer):
         tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
         made = []
         for picture, draw, photograph in zip(drawn, draws, self.photographs(draws), strict=True):
-            given = torch.cat([rgb, alpha]) if photograph else tone([draw])[0]
-            made.append(detailed(picture, given, at, self.style.detail, photograph=photograph))
+            if photograph:
+                given = torch.cat([rgb, alpha])
+                made.append(detailed(picture, given, at, self.style.detail, PHOTO_SOFT))
+            else:
+                scene = read_scene(draw.scene)
+                given = torch.cat([tone.coloured(scene), tone.alpha])
+                made.append(tone.marked(detailed(picture, given, at, self.style.detail, SOFT), scene))
         return torch.stack(made)
 
     def photographs(self, draws: Sequence[Draw]) -> list[bool]:
@@ -163,23 +167,18 @@ def detailed(
     own: Float[Tensor, "4 h w"],
     at: Box,
     share: float,
-    *,
-    photograph: bool = False,
+    soft: float,
 ) -> Float[Tensor, "4 h w"]:
     """`own` in the broad colours of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` in its outline.
 
-    What is finer than SOFT is its own, and so is the outline; dark lines drawn along it stay. In a `photograph` none
-    do, and what is finer than PHOTO_SOFT is its own.
+    What is finer than `soft` of the model's side is its own, and so is the outline.
     """
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
     cover = area_resize(alpha, at.h, at.w)
     small = area_resize(rgb * alpha, at.h, at.w) / cover.clamp_min(FEW)
-    sigma = (PHOTO_SOFT if photograph else SOFT) * drawn.shape[-1]
-    fine = spotted - blur_inside(spotted, cover, sigma, least=FEW)
-    if not photograph:
-        rim = cover * (1.0 + functional.max_pool2d(-cover[None], 2 * RIM + 1, stride=1, padding=RIM)[0])
-        fine = fine - rim * fine.mean(0, keepdim=True).clamp(max=0.0)
-    rest = spotted - share * (fine + blur_inside(small, cover, sigma, least=FEW))
+    sigma = soft * drawn.shape[-1]
+    broad = blur_inside(spotted, cover, sigma, least=FEW) - blur_inside(small, cover, sigma, least=FEW)
+    rest = (1.0 - share) * spotted + share * broad
     larger = functional.interpolate(rest[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
     return torch.cat([(share * rgb + larger).clamp(0.0, 1.0), alpha])

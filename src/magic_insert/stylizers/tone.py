@@ -4,13 +4,13 @@ Colours are moved by sliced optimal transport (Pitie et al. 2007, Bonneel et al.
 the scene's, where scene colours that are like the subject's own count more; all the way in a scene of one hue, a third
 of it in a scene of many. The map is a smooth function of colour, so edges and texture stay where they are, at the full
 resolution of the subject's picture. Where the scene is drawn with lines, the subject gets lines (XDoG, Winnemoeller et
-al. 2012); where it has grain, grain.
+al. 2012) and an outline; where it has grain, grain; where it is pixel art, its blocks.
 
 Shape letters: h, w of the cut-out, N samples of colour. Lab is L in [0, 100], a and b around 0; alpha in [0, 1].
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -25,7 +25,6 @@ from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, Styli
 from magic_insert.core.compositing import FAINT, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import bounding_box
-from magic_insert.core.placement import SUBJECT_HEIGHT
 from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers.draws import Draw
@@ -48,25 +47,33 @@ MAP_SIDE = 512
 LIMIT = 110.0  # of a and b in the grid
 # A line is this much darker than both sides, and at most so wide, as a share of the longer side; or brighter, where
 # such lines cover MANY_LINES and so many times as much and the middle of a scene's L is below this.
-LINE_DEPTH, LINE_REACH = 20.0, (1 / 512, 1 / 256, 1 / 128)
+LINE_DEPTH, LINE_REACH = 20.0, 1 / 40
 BRIGHT_LINES, DARK_GROUND = 1.6, 50.0
+# Thin dark things are in photographs, too. A scene is drawn with lines where this share of its edges is lines, from
+# none to all of it, or where half of its lines differ in L by at most so much, all of it to none: one ink.
+LINED_EDGES, ONE_INK = (0.55, 0.75), (6.0, 12.0)
 # Lab distance of a scene's colours from one hue up to which they are one, and how far the colours of a scene of many
 # are taken on.
 ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
+RIM = 0.8  # of a line's width, what an outline covers of the subject: it cannot reach beyond its matte
 FEW_LINES, MANY_LINES = (
-    0.006,
-    0.05,
+    0.02,
+    0.04,
 )  # share of a picture that its lines cover: none, and drawn with lines throughout
+# Pixel art: steps of this many levels lie in evenly spaced rows and columns alone, at least so many and no more than
+# this share of all.
+STEP, FEWEST_BLOCKS, BUSY = 8 / 255, 8, 0.65
 
 
 @dataclass(frozen=True)
 class Marks:
     """How a scene is drawn: `lines` from 0 to 1 with their width and L (`ink`); spread and a piece of its grain.
 
-    `width` and the piece are at SCENE_SIDE; `bright` lines are chalk on a dark ground.
+    `width`, the piece and `block` are in pixels of the scene at SCENE_SIDE. `bright` lines are chalk on a dark ground.
+    `block` is the side of the squares of pixel art, else 0.
     """
 
     lines: float
@@ -75,6 +82,7 @@ class Marks:
     bright: bool
     grain: float
     piece: Plane
+    block: float
 
 
 class ToneStylizer:
@@ -105,36 +113,60 @@ class ToneStylizer:
         """The subject, cropped, in the tone of each scene, with its own matte."""
         pictures = []
         for done, draw in enumerate(draws, start=1):
-            rgb = torch.from_numpy(toned(self.lab, self.alpha[0].numpy(), draw.scene, self.settings))
-            pictures.append(torch.cat([rgb.permute(2, 0, 1), self.alpha]))
+            scene = read_scene(draw.scene)
+            pictures.append(self.marked(torch.cat([self.coloured(scene), self.alpha]), scene))
             on_step(done, len(draws))
         return torch.stack(pictures)
+
+    def coloured(self, scene: "SceneLook") -> Float[Tensor, "3 h w"]:
+        """The subject in the colours of a scene."""
+        lab = in_colours(self.lab, self.alpha[0].numpy(), scene.lab, self.settings.strength)
+        return to_rgb(lab)
+
+    def marked(self, cut_out: Float[Tensor, "4 h w"], scene: "SceneLook") -> Float[Tensor, "4 h w"]:
+        """The subject, in whatever colours, with the lines, the grain and the blocks of a scene; edges are its own."""
+        alpha, marks = cut_out[3].numpy(), scene.marks
+        result = to_lab(np.ascontiguousarray(cut_out[:3].permute(1, 2, 0).numpy()))
+        scale = scene.standing(self.settings.height, *alpha.shape)
+        if self.settings.lines > 0 and marks.lines > 0:
+            result = with_lines(result, self.lab[..., 0], alpha, marks, scale, self.settings.lines)
+        if self.settings.grain > 0 and marks.grain > 0:
+            result = with_grain(result, alpha, marks, scale, self.settings.grain)
+        return in_blocks(torch.cat([to_rgb(result), cut_out[3:]]), marks.block / scale)
 
     def close(self) -> None:
         """Nothing is shared with others."""
 
 
-def toned(
-    lab: Lab, alpha: Plane, scene: Float[Tensor, "3 _ _"], settings: StylizerConfig
-) -> NDArray[np.float32]:
-    """The cut-out `lab` in the tone of `scene`, as h w RGB."""
-    shown = to_lab(fitted(scene))
+@dataclass(frozen=True)
+class SceneLook:
+    """A scene in Lab, its longer side at most SCENE_SIDE, and how it is drawn."""
+
+    lab: Lab
+    marks: Marks
+
+    def standing(self, share: float, height: int, width: int) -> float:
+        """Pixels of the scene to one of a picture that will fill `share` of its height, no wider than the scene."""
+        return min(share * self.lab.shape[0] / height, self.lab.shape[1] / width)
+
+
+def read_scene(scene: Float[Tensor, "3 _ _"]) -> SceneLook:
+    """Colours and marks of a scene."""
+    lab = to_lab(fitted(scene))
+    block = block_side(scene) * lab.shape[0] / scene.shape[-2]
+    return SceneLook(lab, replace(measure_marks(lab[..., 0]), block=block))
+
+
+def in_colours(lab: Lab, alpha: Plane, scene: Lab, strength: float) -> Lab:
+    """The cut-out `lab` in the colours of `scene`, `strength` of the way."""
     solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
-    own, target = even(solid, SAMPLES), palette(shown, solid)
+    own, target = even(solid, SAMPLES), palette(scene, solid)
     moved = sliced_transport(own, target)
     scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
     size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
     shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
-    strength = settings.strength * taken_on(shown)
-    result = lab + strength * cv2.resize(shift, alpha.shape[::-1])
-    marks = measure_marks(shown[..., 0])
-    # Of the subject's picture where it will stand, no wider than the scene: its grain is made at that size.
-    scale = min(SUBJECT_HEIGHT * shown.shape[0] / lab.shape[0], shown.shape[1] / lab.shape[1])
-    if settings.lines > 0 and marks.lines > 0:
-        result = with_lines(result, lab[..., 0], alpha, marks, scale, settings.lines)
-    if settings.grain > 0 and marks.grain > 0:
-        result = with_grain(result, alpha, marks, scale, settings.grain)
-    return np.clip(cv2.cvtColor(result, cv2.COLOR_Lab2RGB), 0, 1)
+    moved_lab: Lab = lab + strength * taken_on(scene) * cv2.resize(shift, alpha.shape[::-1])
+    return moved_lab
 
 
 def taken_on(scene: Lab) -> float:
@@ -161,6 +193,11 @@ def to_lab(rgb: NDArray[np.float32]) -> Lab:
     """RGB in [0, 1] as Lab."""
     found: Lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)
     return found
+
+
+def to_rgb(lab: Lab) -> Float[Tensor, "3 h w"]:
+    """Lab as RGB in [0, 1]."""
+    return torch.from_numpy(np.clip(cv2.cvtColor(lab, cv2.COLOR_Lab2RGB), 0, 1)).permute(2, 0, 1)
 
 
 def even(colours: NDArray[np.float32], count: int) -> NDArray[np.float32]:
@@ -233,29 +270,73 @@ def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
 
 def measure_marks(light: Plane) -> Marks:
     """Lines and grain of a scene from its L."""
-    reach = [max(3, 2 * round(share * max(light.shape) / 2) + 1) for share in LINE_REACH]
-    hats, shares = find_lines(light, reach)
-    bright = False
-    if np.median(light) < DARK_GROUND:
-        others, covered = find_lines(100 - light, reach)
-        bright = covered[2] > max(MANY_LINES, BRIGHT_LINES * shares[2])
-        hats, shares = (others, covered) if bright else (hats, shares)
-    lines = float(np.clip((shares[2] - FEW_LINES) / (MANY_LINES - FEW_LINES), 0, 1) ** 0.5)
-    # Lines as wide as the smallest opening in which half of what is found at all is found.
-    width = next(side for side, share in zip(reach, shares, strict=True) if share >= 0.5 * shares[2]) - 1
-    found = hats[2] > LINE_DEPTH
-    ink = float(np.percentile(light[found], 75 if bright else 25)) if found.any() else 0.0
+    dark, bright = line_depth(light), line_depth(100 - light)
+    chalk = float(np.median(light)) < DARK_GROUND and covered(bright) > max(
+        MANY_LINES, BRIGHT_LINES * covered(dark)
+    )
+    lines = (bright if chalk else dark) > LINE_DEPTH
+    ink = float(np.percentile(light[lines], 75 if chalk else 25)) if lines.any() else 0.0
     residual, spread = texture(light)
     piece = flattest(residual, light, spread)
-    return Marks(lines, float(width), ink, bright, spread, piece)
+    return Marks(
+        lined(100 - light if chalk else light, lines), line_width(lines), ink, chalk, spread, piece, 0.0
+    )
 
 
-def find_lines(light: Plane, reach: Sequence[int]) -> tuple[list[Plane], list[float]]:
-    """How much darker each pixel is than what lies within `reach` on both sides, and the share that lines cover."""
-    hats = [
-        cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light for side in reach
-    ]
-    return hats, [float((hat > LINE_DEPTH).mean()) for hat in hats]
+def line_depth(light: Plane) -> Plane:
+    """How much darker each pixel is than what lies within LINE_REACH on both sides."""
+    side = max(3, 2 * round(LINE_REACH * max(light.shape) / 2) + 1)
+    depth: Plane = cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light
+    return depth
+
+
+def covered(depth: Plane) -> float:
+    """The share of the picture that lines cover."""
+    return float((depth > LINE_DEPTH).mean())
+
+
+def lined(light: Plane, lines: NDArray[np.bool_]) -> float:
+    """How much a picture whose dark lines are `lines` is drawn with them, from 0 to 1."""
+    if not lines.any():
+        return 0.0
+    near = np.ones((3, 3), np.uint8)
+    edges = cv2.morphologyEx(light, cv2.MORPH_GRADIENT, near) > LINE_DEPTH
+    share = float(cv2.dilate(lines.astype(np.uint8), near)[edges].mean()) if edges.any() else 0.0
+    darkest = light[lines & (light <= cv2.erode(light, near))]
+    differ = float(np.subtract(*np.percentile(darkest, (75, 25)))) if darkest.size else np.inf
+    drawn = max(np.interp(share, LINED_EDGES, (0, 1)), np.interp(differ, ONE_INK, (1, 0)))
+    return float(drawn * np.interp(lines.mean(), (FEW_LINES, MANY_LINES), (0, 1)))
+
+
+def line_width(lines: NDArray[np.bool_]) -> float:
+    """The mean width of lines in pixels: twice their area by the length of both their sides."""
+    sides, _ = cv2.findContours(lines.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    return 2 * float(lines.sum()) / max(sum(cv2.arcLength(side, True) for side in sides), 1.0)
+
+
+def block_side(scene: Float[Tensor, "3 _ _"]) -> float:
+    """The side of the squares that a picture is made of, in its pixels; 0 where it is not pixel art."""
+    sides = []
+    for axis in (1, 2):
+        steps = (scene.diff(dim=axis).abs().amax(dim=0) > STEP).sum(dim=2 - axis)
+        edges = (steps > 0.05 * steps.max()).nonzero()[:, 0]
+        starts = edges[torch.cat([torch.tensor([True]), edges.diff() > 1])] if len(edges) else edges
+        gaps = starts.diff().float()  # an edge may be smoothed over two pixels
+        if len(gaps) < FEWEST_BLOCKS or len(edges) > BUSY * len(steps) or gaps.max() > 2 * gaps.mean() + 1:
+            return 0.0
+        sides.append(float(gaps.mean()))
+    return sum(sides) / 2 if max(sides) < 1.3 * min(sides) else 0.0
+
+
+def in_blocks(cut_out: Float[Tensor, "4 h w"], side: float) -> Float[Tensor, "4 h w"]:
+    """The cut-out in squares of `side` pixels, its matte 0 or 1; as it is where they are too small or too few."""
+    height, width = cut_out.shape[-2:]
+    rows, cols = (max(1, round(length / max(side, 1.0))) for length in (height, width))
+    if side <= 1 or max(rows, cols) < FEWEST_BLOCKS:
+        return cut_out
+    small = area_resize(torch.cat([cut_out[:3] * cut_out[3:], cut_out[3:]]), rows, cols)
+    small = torch.cat([small[:3] / small[3:].clamp_min(1e-4), (small[3:] > 0.5).float()]).clamp(0, 1)
+    return functional.interpolate(small[None], (height, width), mode="nearest-exact")[0]
 
 
 def texture(light: Plane) -> tuple[Plane, float]:
@@ -287,13 +368,14 @@ def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
 
 def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:
     """The picture with the scene's lines along its edges and its outline, as wide as they are there (XDoG)."""
-    sigma = max(0.5, 0.5 * marks.width / scale)
-    near, far = (cv2.GaussianBlur(own, (0, 0), s) for s in (sigma, 1.6 * sigma))
+    width = max(1.0, marks.width / scale)
+    near, far = (cv2.GaussianBlur(own, (0, 0), s) for s in (0.4 * width, 0.64 * width))
     sharp = near + SHARPNESS * (near - far)
     dark = np.clip((near - sharp) / LINE_STEP - 0.3, 0, 1)
-    inside = cv2.GaussianBlur(alpha, (0, 0), sigma)
-    rim = np.clip(2 * (1 - inside), 0, 1) * (alpha > 0)
-    ink = marks.lines * min(strength, 1.0) * np.maximum(dark, np.clip(rim * 1.6 - 0.5, 0, 1))
+    inside = np.pad((alpha > 0.5).astype(np.uint8), 1)
+    depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
+    rim = np.clip(RIM * width + 0.5 - depth, 0, 1) * (alpha > 0)
+    ink = marks.lines * min(strength, 1.0) * np.maximum(dark, rim)
     made = lab.copy()
     drawn = np.maximum(marks.ink, lab[..., 0]) if marks.bright else np.minimum(marks.ink, lab[..., 0])
     made[..., 0] += ink * (drawn - lab[..., 0])
