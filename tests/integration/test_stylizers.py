@@ -36,7 +36,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization, personalized
 from magic_insert.stylizers.draws import Draw, Stylizer
-from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, PHOTO_SOFT, SOFT, detailed
+from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -210,21 +210,21 @@ def test_detail_of_a_picture_drawn_in_one_colour_is_what_is_fine_in_the_own_one(
     waves = {"fine": 0.1 * (-1.0) ** columns, "coarse": 0.1 * torch.sin(columns * 2 * torch.pi / 96)}
     for name, wave in waves.items():
         own = torch.cat([(0.5 + wave).expand(3, 96, 96), torch.ones(1, 96, 96)])
-        made = detailed(colour.expand(3, 64, 64), own, at, 1.0, SOFT)[:3, 8:-8, 8:-8] - colour
+        made = detailed(colour.expand(3, 64, 64), own, at, 1.0)[:3, 8:-8, 8:-8] - colour
         assert (made - wave[8:-8]).abs().max() < 0.01 if name == "fine" else made.abs().max() < 0.02
-        none = detailed(colour.expand(3, 64, 64), own, at, 0.0, SOFT)[:3]
+        none = detailed(colour.expand(3, 64, 64), own, at, 0.0)[:3]
         assert torch.allclose(none, colour.expand(3, 96, 96), atol=1e-6)
 
 
-@pytest.mark.parametrize(("soft", "width"), [(PHOTO_SOFT, 4), (SOFT, 2)])
+@pytest.mark.parametrize(("photograph", "width"), [(True, 4), (False, 2)])
 def test_fine_colours_are_the_subjects_own_and_the_overall_colour_is_the_drawn_one(
-    soft: float, width: int
+    photograph: bool, width: int
 ) -> None:
     at, drawn = Box(8, 8, 48, 48), torch.tensor([0.7, 0.5, 0.2]).view(3, 1, 1)
     stripes = 0.4 * (torch.arange(96) // width % 2)  # red and green in turn
     rgb = torch.stack([0.3 + stripes, 0.7 - stripes, torch.full((96,), 0.5)])[:, None].expand(3, 96, 96)
     own = torch.cat([rgb, torch.ones(1, 96, 96)])
-    made = detailed(drawn.expand(3, 64, 64), own, at, 1.0, soft)[:3]
+    made = detailed(drawn.expand(3, 64, 64), own, at, 1.0, photograph=photograph)[:3]
     assert (made - (drawn + rgb - 0.5))[:, 20:-20, 20:-20].abs().max() < 0.05
 
 

@@ -90,7 +90,7 @@ def test_what_shone_through_the_border_is_gone() -> None:
     rgb, alpha = torch.tensor(GREEN)[:, None, None].expand(3, 40, 40).clone(), torch.ones(1, 40, 40)
     alpha[:, :, 20:] = torch.linspace(1, 0, 20)
     rgb[:, :, 20:] = torch.lerp(torch.ones(3, 40, 20), rgb[:, :, 20:], alpha[:, :, 20:])
-    lab = to_lab(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()))
+    lab = to_lab(rgb)
     clean = clean_border(lab, alpha[0].numpy())
     assert np.abs((clean - lab[0, 0])[alpha[0].numpy() > 0.02]).max() < 2.0
 

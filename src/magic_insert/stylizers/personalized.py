@@ -33,15 +33,15 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer, read_scene
+from magic_insert.stylizers.tone import ToneStylizer, base_of, even, moved_by, read_scene, to_lab, to_rgb
 
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
 AUTO_NAMED, AUTO_UNNAMED = 0.4, 0.6
 UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is handed over
-# Of `style.detail`: what is finer than this share of the model's side is the subject's own; in a photograph what is
-# finer than the other share.
+# Of `style.detail`, see `detailed`: shares of the model's side; Lab, a share of the matte, colours that are read.
 SOFT, PHOTO_SOFT = 0.025, 0.15
+PATCHES, SOLID, COLOURS = 10.0, 0.7, 4096
 FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
@@ -106,13 +106,8 @@ class PersonalizedStylizer(DiffusionStylizer):
         tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
         made = []
         for picture, draw, photograph in zip(drawn, draws, self.photographs(draws), strict=True):
-            if photograph:
-                given = torch.cat([rgb, alpha])
-                made.append(detailed(picture, given, at, self.style.detail, PHOTO_SOFT))
-            else:
-                scene = read_scene(draw.scene)
-                given = torch.cat([tone.coloured(scene), tone.alpha])
-                made.append(tone.marked(detailed(picture, given, at, self.style.detail, SOFT), scene))
+            cut_out = detailed(picture, torch.cat([rgb, alpha]), at, self.style.detail, photograph=photograph)
+            made.append(cut_out if photograph else tone.marked(cut_out, read_scene(draw.scene)))
         return torch.stack(made)
 
     def photographs(self, draws: Sequence[Draw]) -> list[bool]:
@@ -167,18 +162,38 @@ def detailed(
     own: Float[Tensor, "4 h w"],
     at: Box,
     share: float,
-    soft: float,
+    *,
+    photograph: bool = False,
 ) -> Float[Tensor, "4 h w"]:
-    """`own` in the broad colours of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` in its outline.
+    """`own` in the colours and the broad light of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` there.
 
-    What is finer than `soft` of the model's side is its own, and so is the outline.
+    Read coarser than SOFT of the model's side: each colour of its own has one shift, the mean of what was drawn there,
+    so that what is of one colour stays so, and colours too fine to be drawn keep their differences. What the drawing
+    differs by beyond that is its light and shade, and of its colours no more than PATCHES in Lab. In a `photograph` all
+    that is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
     cover = area_resize(alpha, at.h, at.w)
     small = area_resize(rgb * alpha, at.h, at.w) / cover.clamp_min(FEW)
-    sigma = soft * drawn.shape[-1]
-    broad = blur_inside(spotted, cover, sigma, least=FEW) - blur_inside(small, cover, sigma, least=FEW)
-    rest = (1.0 - share) * spotted + share * broad
-    larger = functional.interpolate(rest[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[0]
-    return torch.cat([(share * rgb + larger).clamp(0.0, 1.0), alpha])
+
+    def coarse(picture: Float[Tensor, "3 _ _"], soft: float) -> Float[Tensor, "3 _ _"]:
+        return blur_inside(picture, cover, soft * drawn.shape[-1], least=FEW)
+
+    def larger(picture: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
+        return functional.interpolate(picture[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[
+            0
+        ]
+
+    if photograph:
+        made = rgb + larger(coarse(spotted, PHOTO_SOFT) - coarse(small, PHOTO_SOFT))
+    else:
+        lab, seen, wanted = to_lab(rgb), to_lab(coarse(small, SOFT)), to_lab(coarse(spotted, SOFT))
+        solid = cover[0].numpy() > SOLID * float(cover.max())
+        colours, shifts = (even(part[solid], COLOURS) for part in (seen, wanted - seen))
+        light = torch.from_numpy(wanted - seen - moved_by(seen, colours, shifts)).permute(2, 0, 1)
+        patches = light[1:].norm(dim=0, keepdim=True).clamp_min(1e-6)
+        light[1:] *= PATCHES * torch.tanh(patches / PATCHES) / patches
+        shift = moved_by(base_of(lab), colours, shifts)  # texture keeps its contrast
+        made = to_rgb(lab + shift + larger(light).permute(1, 2, 0).numpy())
+    return torch.cat([torch.lerp(larger(spotted), made, share).clamp(0.0, 1.0), alpha])

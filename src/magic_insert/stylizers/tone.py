@@ -105,28 +105,23 @@ class ToneStylizer:
         box = bounding_box(subject.alpha, FAINT)
         window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
         self.alpha = subject.alpha[window].contiguous()
-        levels = np.ascontiguousarray(subject.rgb[window].permute(1, 2, 0).numpy())
         # What lies around the subject, too, gets colours from inside: else its edge is smoothed with the ground's.
-        self.lab = clean_border(to_lab(levels), np.maximum(self.alpha[0].numpy(), 2 * FAINT))
+        self.lab = clean_border(to_lab(subject.rgb[window]), np.maximum(self.alpha[0].numpy(), 2 * FAINT))
 
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 4 h w"]:
         """The subject, cropped, in the tone of each scene, with its own matte."""
         pictures = []
         for done, draw in enumerate(draws, start=1):
             scene = read_scene(draw.scene)
-            pictures.append(self.marked(torch.cat([self.coloured(scene), self.alpha]), scene))
+            lab = in_colours(self.lab, self.alpha[0].numpy(), scene.lab, self.settings.strength)
+            pictures.append(self.marked(torch.cat([to_rgb(lab), self.alpha]), scene))
             on_step(done, len(draws))
         return torch.stack(pictures)
-
-    def coloured(self, scene: "SceneLook") -> Float[Tensor, "3 h w"]:
-        """The subject in the colours of a scene."""
-        lab = in_colours(self.lab, self.alpha[0].numpy(), scene.lab, self.settings.strength)
-        return to_rgb(lab)
 
     def marked(self, cut_out: Float[Tensor, "4 h w"], scene: "SceneLook") -> Float[Tensor, "4 h w"]:
         """The subject, in whatever colours, with the lines, the grain and the blocks of a scene; edges are its own."""
         alpha, marks = cut_out[3].numpy(), scene.marks
-        result = to_lab(np.ascontiguousarray(cut_out[:3].permute(1, 2, 0).numpy()))
+        result = to_lab(cut_out[:3])
         scale = scene.standing(self.settings.height, *alpha.shape)
         if self.settings.lines > 0 and marks.lines > 0:
             result = with_lines(result, self.lab[..., 0], alpha, marks, scale, self.settings.lines)
@@ -181,17 +176,16 @@ def taken_on(scene: Lab) -> float:
     return float(np.clip(ONE_HUE / max(float(np.hypot(*off.T).mean()), ONE_HUE), MANY_HUES, 1.0))
 
 
-def fitted(scene: Float[Tensor, "3 _ _"]) -> NDArray[np.float32]:
-    """The scene as h w RGB with its longer side at most SCENE_SIDE."""
+def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
+    """The scene with its longer side at most SCENE_SIDE."""
     height, width = scene.shape[-2:]
     scale = min(1.0, SCENE_SIDE / max(height, width))
-    small = area_resize(scene, max(1, round(height * scale)), max(1, round(width * scale)))
-    return np.ascontiguousarray(small.permute(1, 2, 0).numpy())
+    return area_resize(scene, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
-def to_lab(rgb: NDArray[np.float32]) -> Lab:
+def to_lab(rgb: Float[Tensor, "3 h w"]) -> Lab:
     """RGB in [0, 1] as Lab."""
-    found: Lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab)
+    found: Lab = cv2.cvtColor(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2Lab)
     return found
 
 
