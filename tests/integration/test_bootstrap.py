@@ -351,16 +351,22 @@ def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
     assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
 
 
-def test_a_pool_of_ones_own_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
+def test_a_pool_of_ones_own_goes_the_same_way_without_a_toy_or_a_verdict_where_the_model_knows_no_toys(
+    place: Path, tiny_micro: Path
+) -> None:
     whole, mask = torch.rand(3, 48, 64, generator=generator(0, "mine")), torch.zeros(1, 48, 64)
     mask[:, 12:40, 24:44] = 1
     for name in ("one", "two"):
         save_png(place / "mine" / "ink" / f"{name}.png", whole.roll(5 if name == "two" else 0, 2))
         save_png(place / "mine" / "masks" / "ink" / f"{name}.png", mask)
     cfg = configure(place, tiny_micro, "own", "pool=folder", "pool.dir=mine", "bootstrap.retrain=insertion")
-    row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
-    assert row["filter"] is None
-    assert row["acceptance"] == {"ink": 1.0}
+    own, real = replace(cfg.pool, dir=str(place / "mine")), replace(cfg.model, toys=False)
+    outcome = run(replace(cfg, pool=own, model=real))
+    assert outcome.rows[1]["filter"] is None
+    assert outcome.rows[1]["acceptance"] == {"ink": 1.0}
+    assert "run_fit" in outcome.made
+    assert not [made for made in outcome.made if made in ("render", "run_evaluate")]
+    assert "without a verdict" in outcome.said[-1]
 
 
 @pytest.mark.slow

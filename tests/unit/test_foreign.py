@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLQwenImage,
     DDIMScheduler,
+    DiffusionPipeline,
     FlowMatchEulerDiscreteScheduler,
     FluxFillPipeline,
     FluxTransformer2DModel,
@@ -277,6 +278,28 @@ def test_one_that_draws_from_words_inpaints_with_the_same_parts(hub: Hub, tmp_pa
     pipe = load_foreign(str(tmp_path / "rorem"), "run", run)
     assert type(pipe).__name__ == "StableDiffusionXLInpaintPipeline"
     assert pipe.unet.config.in_channels == 9
+
+
+def test_a_pipeline_of_the_hub_comes_from_the_commit_that_is_named(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    load = DiffusionPipeline.from_pretrained
+
+    def from_copy(name: str, **options: Any) -> Any:
+        asked.update(options, name=name)
+        return load(hub.inpaint, variant=options["variant"], dtype=options["dtype"])
+
+    def download(name: str, path: str, *, revision: str) -> str:
+        assert (name, revision) == ("owner/model", "a")
+        return str(hub.inpaint / path)
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", from_copy)
+    monkeypatch.setattr("magic_insert.models.hub.hf_hub_download", download)
+    load_foreign("owner/model@a", "run", Runtime("cpu", torch.float32, offload=False))
+    assert (asked["name"], asked["revision"], asked["variant"]) == ("owner/model", "a", "fp16")
+    assert asked["use_safetensors"]
+    assert not asked["local_files_only"]
 
 
 def test_what_is_no_pipeline_is_refused_in_one_line(hub: Hub, tmp_path: Path) -> None:

@@ -18,7 +18,13 @@ from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema.shared import (
+    InserterConfig,
+    ModelConfig,
+    SamplingConfig,
+    StyleConfig,
+    StylizerConfig,
+)
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -32,10 +38,11 @@ from magic_insert.models.edit_unet import (
     load_edit_unet,
     save_unet,
 )
+from magic_insert.models.folders import find_inserter
 from magic_insert.models.ip_adapter import style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, save_lora
-from magic_insert.models.pipeline import PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.pipeline import PARTS, PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, encode_ids, initial_tokens, prompt_ids, save_tokens
@@ -162,8 +169,12 @@ def test_the_inpainting_model_loads_and_is_a_start_with_its_channels_in_our_orde
     weight, ours = foreign.conv_in.weight, edit_start(foreign).conv_in.weight
     assert torch.equal(ours[:, 8:], weight[:, 4:5])
     assert torch.equal(ours[:, 4:8], weight[:, 5:])
-    with pytest.raises(UserError, match="model=sdxl_inpaint"):  # it is no edit UNet of ours
+    with pytest.raises(
+        UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"
+    ):  # no edit UNet of ours
         load_edit_unet(hub.inpaint / "unet")
+    with pytest.raises(UserError, match=r"or inserter=diffusers inserter\.run=PIPELINE"):
+        find_inserter(InserterConfig("bootstrapped", run=str(hub.inpaint)), hub.base)
 
 
 def plain_pipe(code: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -311,15 +322,24 @@ def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
     assert edit_texts("dog", ["sitting"], toys=False) == ["a dog sitting"]
 
 
-def test_a_folder_of_the_hub_without_a_remover_names_the_pipelines_that_remove(
+def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_remove(
     hub: Hub, tmp_path: Path
 ) -> None:
     for name in ("image", "mask"):
         save_png(tmp_path / f"{name}.png", torch.rand(3, 40, 40).round())
-    words = [f"{name}={tmp_path / name}.png" for name in ("image", "mask", "out")]
-    cfg = freeze(compose_job("remove", [*hub.words(), *words]))
+    files = {name: tmp_path / f"{name}.png" for name in ("image", "mask", "out")}
+
+    def look(job: str, **named: Any) -> None:
+        words = [f"{name.replace('__', '.')}={value}" for name, value in named.items()]
+        JOBS[job].look(freeze(compose_job(job, [*hub.words(), *words])))
+
+    drop = {"subject": files["image"], "background": files["image"], "out": files["out"]}
+    look("insert", **drop)
+    with pytest.raises(UserError, match="or inserter=diffusers"):
+        look("insert", **drop, inserter="diffusion")
     with pytest.raises(UserError, match=r"set run=FOLDER, or remover=diffusers run=FOLDER"):
-        JOBS["remove"].look(cfg)
+        look("remove", **files)
+    look("remove", **files, remover="diffusers", run=hub.inpaint)
 
 
 def test_an_edit_network_draws_in_the_models_precision_and_at_the_size_that_it_was_trained_with(
@@ -352,6 +372,20 @@ def test_samples_are_not_clipped_where_the_schedule_says_nothing(
     told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
     monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
     assert not ddim(base).config.clip_sample
+
+
+def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub) -> None:
+    adapter = {"ip_adapter": str(hub.adapter), "ip_adapter_weight": "ip-adapter_sdxl.safetensors"}
+
+    def elsewhere(*, draws: bool, offload: bool) -> set[str]:
+        model = hub_config(hub, offload=offload, **adapter)
+        pipe = load_pipeline(model, device="meta", draws=draws)  # nothing comes back from there
+        return {name for name in PARTS if getattr(pipe, name).device.type == "meta"}
+
+    assert elsewhere(draws=True, offload=False) == set(PARTS)
+    assert elsewhere(draws=True, offload=True) == {"unet", "vae"}
+    assert elsewhere(draws=False, offload=False) == {"vae", "text_encoder", "text_encoder_2"}
+    assert elsewhere(draws=False, offload=True) == {"vae"}
 
 
 def test_encoders_that_wait_on_the_cpu_say_the_same(hub: Hub, base: Any) -> None:

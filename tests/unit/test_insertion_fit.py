@@ -15,6 +15,7 @@ from magic_insert.bootstrap.stages import BlendSettings, Payload
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data.pairs import Pair
 from magic_insert.models.edit_unet import (
@@ -24,8 +25,9 @@ from magic_insert.models.edit_unet import (
 )
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training import insertion_job
-from magic_insert.training.checkpoint import list_checkpoints
+from magic_insert.training.checkpoint import read_last_checkpoint
 from magic_insert.training.insertion import (
+    CARD,
     CLEAR_CHANGE,
     EditFit,
     EditLatents,
@@ -36,6 +38,7 @@ from magic_insert.training.insertion import (
     shifted_times,
 )
 from magic_insert.training.insertion_job import ViewConfig, edit_data, view_of
+from magic_insert.training.trainer import MEAN
 
 C = TINY.latent_channels
 
@@ -125,7 +128,9 @@ def fused(array: np.ndarray, left: int) -> Fuse:
     return fuse
 
 
-@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"lora_rank": 2}], ids=["full, ema", "lora"])
+@pytest.mark.parametrize(
+    "options", [{"ema_decay": 0.9}, {"ema_decay": 0.9, "lora_rank": 2}], ids=["full", "lora"]
+)
 def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     options: dict[str, Any], tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
 ) -> None:
@@ -133,7 +138,13 @@ def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     whole = fit(start, tiny_pipe, latents, tmp_path / "whole", **options)
     with pytest.raises(RuntimeError, match="plug"):
         fit(start, tiny_pipe, replace(latents, target=fused(latents.target, 5)), tmp_path / "cut", **options)
-    assert list_checkpoints(tmp_path / "cut" / "inserter.fit")
+    work = tmp_path / "cut" / "inserter.fit"
+    kept = read_last_checkpoint(work, read_json(work / CARD)["key"])
+    assert kept is not None
+    means = [name for name in kept.values if name.startswith(MEAN)]
+    learned = [name for name in means if "lora_" in name or "conv_in." in name]
+    assert 0 < len(learned) <= len(means)
+    assert (len(learned) == len(means)) == ("lora_rank" in options), "a mean of what is not trained"
     resumed = weights(fit(start, tiny_pipe, latents, tmp_path / "cut", **options))
     expected, before = weights(whole), weights(start)
     assert all(torch.equal(resumed[key], value) for key, value in expected.items())

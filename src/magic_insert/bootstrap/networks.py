@@ -122,7 +122,7 @@ def run_harvest(path: Path) -> None:
     )
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     remover = edit_unet_of(pipe, payload.inputs["remover"])
     for group in tracked(payload, groups, "removing subjects"):
         ids = ids_of(group)
@@ -140,7 +140,7 @@ def run_measure(path: Path) -> None:
     groups = groups_left(read_index(pool), how.batch_size, lambda item: [values_file(payload.out, item.id)])
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     cycle = payload.settings.cycle
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
     for group in tracked(payload, groups, "measuring removals"):
@@ -172,7 +172,7 @@ def run_evaluate(path: Path) -> None:
     )
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
@@ -205,7 +205,7 @@ def run_fit(path: Path) -> None:
     """Stage: train one network."""
     payload = read_payload(path, FitSettings)
     task, recipe = payload.settings.task, payload.settings.recipe
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     known = None
     if (photos := payload.inputs.get("photos")) is not None:

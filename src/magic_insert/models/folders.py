@@ -131,7 +131,8 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         return None
     if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
-    return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
+    wanted_for = f"inserter={cfg.name}; set inserter.run=FOLDER, or inserter=diffusers inserter.run=PIPELINE"
+    return edit_folder("inserter", cfg.run, model_folder, wanted_for)
 
 
 def find_remover(run: str | None, model_folder: Path | None) -> Path:
