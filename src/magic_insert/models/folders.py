@@ -3,12 +3,11 @@
 import os
 import re
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 from magic_insert import paths
 from magic_insert.config.schema.shared import InserterConfig, ModelConfig, SegmenterConfig
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_package
 from magic_insert.core.jsonl import read_object
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -46,11 +45,8 @@ def find_segmenter(cfg: SegmenterConfig) -> Path | None:
     """The folder of segmentation weights; raises `UserError` where rembg lacks its package or its weights."""
     folder = None if cfg.model_dir is None else Path(cfg.model_dir)
     if cfg.name == "rembg":
-        if util.find_spec("rembg") is None:
-            raise UserError(
-                "expected the package rembg for segmenter=rembg, got none; pip install 'magic-insert[rembg]' or set "
-                "segmenter=grabcut"
-            )
+        do = "pip install 'magic-insert[rembg]' or set segmenter=grabcut"
+        require_package("rembg", "segmenter=rembg", do)
         if folder is None or not (folder / REMBG_WEIGHTS).is_file():
             raise UserError(
                 f"expected {REMBG_WEIGHTS} in a folder for segmenter=rembg, got {cfg.model_dir}; "

@@ -38,7 +38,7 @@ from torch import Tensor
 
 from magic_insert.config.schema.jobs import PersonalizeConfig
 from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
-from magic_insert.config.schema.training import PersonalizationConfig, check_precision
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
@@ -459,7 +459,6 @@ class _Run:
         require_drawing(pipe)
         check_device(cfg, pipe.unet.device, pipe.unet.dtype)
         check_own_style(pipe, cfg)
-        check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
         validation = None
         if cfg.validation.every:
             validation = SampleValidation(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Annotated
 
 from omegaconf import MISSING
@@ -19,7 +18,7 @@ from magic_insert.config.schema.shared import (
     Steps,
     Style,
 )
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_package
 
 MAX_TOKENS = 8
 Rate = Annotated[float, Range(0)]
@@ -37,12 +36,10 @@ def require_optimizer(name: str, group: str = "personalization") -> None:
     Raises:
         UserError: it is not; the message says what to install.
     """
-    package, extra = OPTIMIZER_PACKAGES.get(name, ("", ""))
-    if package and find_spec(package) is None:
-        raise UserError(
-            f"expected the package {package} for {group}.optimizer={name}, got none; "
-            f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
-        )
+    if name in OPTIMIZER_PACKAGES:
+        package, extra = OPTIMIZER_PACKAGES[name]
+        do = f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
+        require_package(package, f"{group}.optimizer={name}", do)
 
 
 def check_precision(precision: str, dtype: str, device: str = "auto") -> None:
@@ -51,9 +48,9 @@ def check_precision(precision: str, dtype: str, device: str = "auto") -> None:
     Raises:
         UserError: gradients would be computed in float16, on a CPU or with nothing to keep small ones from vanishing.
     """
-    if dtype == "float16" and device == "cpu":
+    if dtype == "float16" and device not in ("auto", "cuda"):
         raise UserError(
-            "expected a GPU to learn a subject with model.dtype=float16, got model.device=cpu; set model.dtype=float32"
+            f"expected a GPU to learn a subject with model.dtype=float16, got {device}; set model.dtype=float32"
         )
     if dtype == "float16" and precision == "32-true":
         raise UserError(

@@ -13,7 +13,6 @@ or by an entry point of the group `magic_insert.encoders`, and loaded with `enco
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError, expecting
+from magic_insert.core.errors import UserError, expecting, require_package
 from magic_insert.models.encoders.base import (
     ACCEPTED,
     UNKNOWN,
@@ -414,11 +413,9 @@ def check_reward(root: Path | None) -> Path:
     Raises:
         UserError: the package or the files are missing.
     """
-    if find_spec("ImageReward") is None:
-        raise UserError(
-            "expected the package image-reward for image_reward, got none; install it (it wants an older transformers: "
-            "best in an environment of its own) or leave encoders.image_reward=false"
-        )
+    apart = "it wants an older transformers: best in an environment of its own"
+    do = f"install it ({apart}) or leave encoders.image_reward=false"
+    require_package("image-reward", "image_reward", do, module="ImageReward")
     if root is None or not all((root / name).is_file() for name in REWARD_FILES):
         raise UserError(
             f"expected {' and '.join(REWARD_FILES)} in {root}, got none; set encoders.root=FOLDER"
