@@ -56,7 +56,7 @@ def run(stage: Any, out: Path, settings: Any, **inputs: Path) -> Path:
     return out
 
 
-def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
+def test_nothing_of_the_test_enters_the_pool_and_a_larger_one_begins_with_the_smaller() -> None:
     test = views_of(TEST)
     secret = {(view.subject.identity, view.scene.seed) for view in test}
     for view in [*views_of(POOL), *views_of(PHOTOS)]:
@@ -65,6 +65,8 @@ def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
         assert not is_held_out(view.subject.combination)
         assert (view.subject.identity, view.scene.seed) not in secret
         assert {item.style for item in view.items} <= set(TRAIN_STYLES)
+    assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
+    assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
 
 
 def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
@@ -77,11 +79,6 @@ def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
     ):
         with pytest.raises(AssertionError, match="held-out"):
             require_trainable(view)
-
-
-def test_a_larger_pool_begins_with_the_smaller_one() -> None:
-    assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
-    assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
 
 
 def test_a_rendered_pool_has_pictures_masks_and_truth_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
@@ -163,9 +160,7 @@ def test_a_picture_without_a_mask_is_named_before_anything_is_made(folder: Path)
         require_partners(folder / "masks", folder)
 
 
-def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_unusable_pictures_are_left_out_when_asked_and_noted(tmp_path: Path, folder: Path) -> None:
     out = take(tmp_path / "out", folder, "skip")
     assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
     assert [line.partition(":")[0] for line in skipped_of(out)] == [
@@ -190,9 +185,7 @@ def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("one", "other"), [("fox.jpg", "fox.png"), ("ink/x.png", "ink__x.png")])
-def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the_other(
-    tmp_path: Path, one: str, other: str
-) -> None:
+def test_two_pictures_of_one_name_are_listed_and_both_stay(tmp_path: Path, one: str, other: str) -> None:
     root, mask = tmp_path / "mine", torch.zeros(1, 40, 40)
     mask[:, 10:30, 10:30] = 1
     for name in (one, other):
@@ -243,9 +236,7 @@ def latents(count: int, value: float) -> EditLatents:
 @pytest.mark.parametrize(
     ("drawn", "photos", "share"), [(31, 64, 0.5), (5, 64, 0.25), (50, 4, 0.8), (7, 3, 0.0)]
 )
-def test_a_batch_has_the_asked_share_of_photographs_and_every_drawing(
-    drawn: int, photos: int, share: float
-) -> None:
+def test_a_batch_has_its_share_of_photographs_and_all_drawings(drawn: int, photos: int, share: float) -> None:
     rows = mixed(latents(drawn, 1.0), latents(photos, 0.0), share).target[:, 0, 0, 0, 0]
     assert float((rows == 0).mean()) == pytest.approx(share, abs=0.02)
     assert int((rows == 1).sum()) >= drawn
@@ -258,9 +249,7 @@ class Faithful:
     vae, device = None, "cpu"
 
 
-def test_hole_and_effect_are_the_removals_and_far_from_them_the_picture_is_what_it_was(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hole_and_effect_are_the_removals_and_the_rest_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "encode", lambda vae, images: images)
     monkeypatch.setattr(networks, "decode", lambda vae, latents: latents)
     pipe: Any = Faithful()

@@ -78,9 +78,7 @@ class Places:
     out: Annotated[str, Output()] = "out"
 
 
-def test_places_are_looked_at_when_a_job_starts_and_not_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_places_are_checked_when_a_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
     check(Places(["a.png"], str(tmp_path), "new/out"), places=True)
@@ -107,9 +105,7 @@ def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
     assert field_docs(Whole) == {}
 
 
-def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_own_installed_and_registered_components_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = Registry("kind", {"own": "magic_insert.core.errors:UserError"})
     installed = {
         "far": EntryPoint("far", "fractions:Fraction", kinds.group),

@@ -138,9 +138,7 @@ def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Ba
     assert in_a_look > 10
 
 
-def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
-    batches: Batches, tokenizers: Any
-) -> None:
+def test_pooled_text_names_a_style_only_where_token_states_do(batches: Batches, tokenizers: Any) -> None:
     words = tuple(style_phrase(name) for name in TRAIN_STYLES)
     named = {"ids": 0, "pooled_ids": 0}
     for step in range(24):
@@ -154,9 +152,7 @@ def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
     assert named["ids"] > named["pooled_ids"] > 20
 
 
-def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photograph(
-    pool: ToyboxPool, tokenizers: Any
-) -> None:
+def test_a_batch_is_a_function_of_its_number_with_photo_edges(pool: ToyboxPool, tokenizers: Any) -> None:
     with_edges = Batches(pool, coded_sources(pool), tokenizers, seed=0, batch_size=6, edges=True)
     first, again, other = with_edges(2), with_edges(2), with_edges(3)
     assert all(torch.equal(first[k], again[k]) for k in first)
@@ -197,9 +193,7 @@ def generator_batch(tokenizers: Any, step: int) -> dict[str, torch.Tensor]:
     }
 
 
-def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_unet_and_adapter_learn_and_text_encoders_stay(tokenizers: Any, tmp_path: Path) -> None:
     module = generator_module(tokenizers, 2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     fit(
@@ -228,9 +222,7 @@ def test_a_style_picture_acts_in_every_turn_but_the_one_without_the_adapter(toke
         assert torch.equal(*losses) == (turn == WITHOUT)
 
 
-def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter_off(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_a_unet_without_its_adapter_is_one_with_the_adapter_off(tokenizers: Any, tmp_path: Path) -> None:
     unet = generator_module(tokenizers, 1).unet
     publish_adapter(tmp_path, unet)
     bare = without_adapter(unet)
@@ -255,9 +247,7 @@ def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter
     assert not torch.allclose(on[0], off)
 
 
-def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_the_controlnet_alone_learns_from_the_first_step(tokenizers: Any, tmp_path: Path) -> None:
     generator = generator_module(tokenizers, 2)
     network = build_controlnet(without_adapter(generator.unet))
     others = generator.text_encoder, generator.text_encoder_2, build_scheduler()
@@ -272,7 +262,7 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
     assert "unet.controlnet.controlnet_cond_embedding.conv_in.weight" in moved
 
 
-def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
+def test_the_velocity_loss_is_zero_for_the_true_velocity_and_a_cell_its_covered_share() -> None:
     scheduler = build_scheduler()
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     steps = torch.tensor([10, 500, 999])
@@ -285,6 +275,9 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
 
     loss = velocity_loss(Oracle(), scheduler, latents, noise, steps, states=torch.zeros(1), added={})
     assert float(loss) < 1e-10
+    mask = np.zeros((1, 1, 16, 16), np.uint8)
+    mask[..., :8, :4] = 255
+    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
 
 
 def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
@@ -294,9 +287,3 @@ def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: P
         build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
         files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
     assert len(files) == 1
-
-
-def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
-    mask = np.zeros((1, 1, 16, 16), np.uint8)
-    mask[..., :8, :4] = 255
-    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]

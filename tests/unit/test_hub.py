@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
+from helpers import tiny_config
 from hub_model import Hub
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
@@ -53,16 +54,8 @@ from magic_insert.training.personalize import edit_texts, personalize
 from magic_insert.training.personalize_module import check_device
 
 
-def config(source: Path | str | None, **more: Any) -> ModelConfig:
-    return ModelConfig(
-        name="tiny", source=str(source) if source else None, image_size=64, device="cpu", **more
-    )
-
-
 def hub_config(hub: Hub, **changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{"name": "sdxl", "source": str(hub.base), "image_size": 64, "device": "cpu", **changes}
-    )
+    return tiny_config(**{"name": "sdxl", "source": hub.base, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +64,7 @@ def base(hub: Hub) -> Any:
     return load_pipeline(hub_config(hub))
 
 
-def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_comes_from_the_commit_it_is_pinned_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None, str]] = []
     copies = {
         "owner/model": hub.base,
@@ -103,7 +94,7 @@ def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
     named = {"ip_adapter": "owner/adapter@b", "vae": "owner/vae@c", "controlnet": "owner/c@d"}
     weight = "ip-adapter_sdxl_vit-h.safetensors"
     half = {"variant": "fp16", "dtype": "float16"}
-    pipe = load_pipeline(config("owner/model", revision="a", ip_adapter_weight=weight, **half, **named))
+    pipe = load_pipeline(tiny_config("owner/model", revision="a", ip_adapter_weight=weight, **half, **named))
     controlnet_of(pipe)
     assert {(name, revision) for name, revision, _ in asked} == {
         ("owner/model", "a"), ("owner/adapter", "b"), ("owner/vae", "c"), ("owner/c", "d")
@@ -112,14 +103,12 @@ def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
     assert not pipe.vae.config.force_upcast
 
 
-def test_a_device_that_is_not_there_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_device_or_a_network_one_short_line_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(UserError, match=r"model\.device"):
-        load_pipeline(ModelConfig(name="x", source="owner/model", revision="a", device="cuda", image_size=64))
+        load_pipeline(tiny_config("owner/model", revision="a", device="cuda"))
 
-
-def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*names: Any, **options: Any) -> Any:
         raise huggingface_hub.errors.LocalEntryNotFoundError(
             "An error happened while trying to locate files. " * 9
@@ -129,7 +118,7 @@ def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.Monk
     with pytest.raises(
         UserError, match=r"^expected to download owner/model .*set model\.source=FOLDER"
     ) as refused:
-        load_pipeline(config("owner/model", revision="a"))
+        load_pipeline(tiny_config("owner/model", revision="a"))
     assert len(str(refused.value)) < 200
 
 
@@ -141,9 +130,7 @@ def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.Monk
         ("ip-adapter-plus_sdxl_vit-h.safetensors", 16, True),
     ],
 )
-def test_an_adapter_comes_with_the_image_encoder_that_it_reads(
-    hub: Hub, weight: str, encoder: int, tokens: bool
-) -> None:
+def test_an_adapter_comes_with_its_image_encoder(hub: Hub, weight: str, encoder: int, tokens: bool) -> None:
     pipe = load_pipeline(hub_config(hub, ip_adapter=str(hub.adapter), ip_adapter_weight=weight))
     assert pipe.image_encoder.config.projection_dim == encoder
     style = style_embeds(pipe, [torch.rand(3, 40, 40)])
@@ -152,9 +139,7 @@ def test_an_adapter_comes_with_the_image_encoder_that_it_reads(
     assert pictures.isfinite().all()
 
 
-def test_a_model_is_the_same_in_every_precision_and_decodes_in_float32_where_half_would_spoil_the_picture(
-    hub: Hub, base: Any
-) -> None:
+def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(hub: Hub, base: Any) -> None:
     pipes = [base, *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"})]
     assert len({fingerprint(pipe) for pipe in pipes}) == 1
     assert {pipe.vae.dtype for pipe in pipes} == {torch.float32}
@@ -162,19 +147,24 @@ def test_a_model_is_the_same_in_every_precision_and_decodes_in_float32_where_hal
     assert mended.vae.dtype == torch.float16
 
 
-def test_the_inpainting_model_loads_and_is_a_start_with_its_channels_in_our_order(hub: Hub) -> None:
+def test_the_inpainting_model_is_a_start_in_our_order_and_draws_no_subject(hub: Hub, tmp_path: Path) -> None:
     """[noisy, mask, masked picture] become [noisy, condition, mask]."""
-    foreign = load_pipeline(hub_config(hub, source=str(hub.inpaint))).unet
+    pipe = load_pipeline(hub_config(hub, source=hub.inpaint))
+    foreign = pipe.unet
     assert foreign.config.in_channels == 9
     weight, ours = foreign.conv_in.weight, edit_start(foreign).conv_in.weight
     assert torch.equal(ours[:, 8:], weight[:, 4:5])
     assert torch.equal(ours[:, 4:8], weight[:, 5:])
-    with pytest.raises(
-        UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"
-    ):  # no edit UNet of ours
+    with pytest.raises(UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"):  # no edit UNet
         load_edit_unet(hub.inpaint / "unet")
     with pytest.raises(UserError, match=r"or inserter=diffusers inserter\.run=PIPELINE"):
         find_inserter(InserterConfig("bootstrapped", run=str(hub.inpaint)), hub.base)
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        sample(pipe, ["a cat"], [0], steps=1)
+    cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        personalize(pipe, cat, personalization(hub), seed=0, out=out)
+    assert not out.exists()
 
 
 def plain_pipe(code: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -221,9 +211,7 @@ def test_words_behind_a_learned_token_reach_the_pooled_text_and_plain_diffusers_
     assert plain(prompts[0], num_inference_steps=1, **size).images.isfinite().all()
 
 
-def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_folder_is_personalised(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
     words = [
         *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
@@ -266,16 +254,14 @@ def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list
     return seen
 
 
-def test_a_batch_is_of_one_bucket_which_its_size_conditioning_names(
-    hub: Hub, base: Any, tmp_path: Path
-) -> None:
+def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, base: Any, tmp_path: Path) -> None:
     tall, wide = (
         Subject(torch.rand(3, *size), torch.ones(1, *size), f"{size}") for size in ((60, 30), (30, 50))
     )
-    cfg = personalization(hub, "buckets=true", "steps=6")
+    cfg = personalization(hub, "buckets=true", "steps=4")
     seen = sizes_seen(base, lambda: personalize(base, [tall, wide], cfg, seed=0, out=tmp_path / "run"))
     assert {tuple(pixels) for pixels, _ in seen} == {(96, 40), (48, 80)}
-    assert len(seen) == 6
+    assert len(seen) == 4
     for (height, width), rows in seen:
         assert rows == [[height, width, 0, 0, height, width]] * 2
 
@@ -306,16 +292,6 @@ def test_a_subject_is_not_learned_in_float16_without_a_gpu_nor_is_the_model_fetc
         check_device(personalization(hub), torch.device("cpu"), torch.float16)
 
 
-def test_an_inpainting_model_neither_draws_nor_learns_a_subject(hub: Hub, tmp_path: Path) -> None:
-    pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
-    with pytest.raises(UserError, match="got one of 9 channels"):
-        sample(pipe, ["a cat"], [0], steps=1)
-    cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
-    with pytest.raises(UserError, match="got one of 9 channels"):
-        personalize(pipe, cat, personalization(hub), seed=0, out=out)
-    assert not out.exists()
-
-
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
     assert edit_texts("", ["with a red hat"], toys=True) == ["a toy with a red hat"]
     assert edit_texts("", ["with a red hat"], toys=False) == ["with a red hat"]
@@ -342,9 +318,7 @@ def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_r
     look("remove", **files, remover="diffusers", run=hub.inpaint)
 
 
-def test_an_edit_network_draws_in_the_models_precision_and_at_the_size_that_it_was_trained_with(
-    hub: Hub, tmp_path: Path
-) -> None:
+def test_an_edit_network_draws_in_the_models_precision_and_at_its_own_size(hub: Hub, tmp_path: Path) -> None:
     """Whatever the size of the pipeline that it draws beside."""
     pipe = load_pipeline(hub_config(hub, dtype="bfloat16", image_size=128))
     start = edit_start(pipe.unet)
@@ -360,18 +334,13 @@ def test_an_edit_network_draws_in_the_models_precision_and_at_the_size_that_it_w
     assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
-def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub, base: Any) -> None:
+def test_a_large_picture_is_decoded_in_tiles_and_encoders_may_wait_on_the_cpu(hub: Hub, base: Any) -> None:
     small, large = base.vae, load_pipeline(hub_config(hub, image_size=1024)).vae
     assert (small.use_slicing, large.use_slicing, large.use_tiling) == (False, True, True)
     assert large.tile_latent_min_size == 128  # one tile at 1024 pixels: no seams where none are needed
-
-
-def test_samples_are_not_clipped_where_the_schedule_says_nothing(
-    base: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
-    monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
-    assert not ddim(base).config.clip_sample
+    waiting = load_pipeline(hub_config(hub, offload=True))
+    texts = [pipe.encode_prompt("a cat", do_classifier_free_guidance=False)[0] for pipe in (base, waiting)]
+    assert torch.equal(*texts)
 
 
 def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub) -> None:
@@ -388,7 +357,7 @@ def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub)
     assert elsewhere(draws=False, offload=True) == {"vae"}
 
 
-def test_encoders_that_wait_on_the_cpu_say_the_same(hub: Hub, base: Any) -> None:
-    waiting = load_pipeline(hub_config(hub, offload=True))
-    texts = [pipe.encode_prompt("a cat", do_classifier_free_guidance=False)[0] for pipe in (base, waiting)]
-    assert torch.equal(*texts)
+def test_samples_are_clipped_where_a_schedule_says_so(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
+    monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
+    assert not ddim(base).config.clip_sample

@@ -55,13 +55,10 @@ def test_a_block_where_nothing_listens_is_refused(tiny_pipe: Any, blocks: Any) -
         adapter_switch(tiny_pipe.unet, blocks)
 
 
-def test_at_scale_zero_the_adapter_is_exactly_absent(tiny_pipe: Any, stock_pipe: Any) -> None:
+def test_an_adapter_is_absent_at_scale_zero_and_outside_its_block(tiny_pipe: Any, stock_pipe: Any) -> None:
     heard = style_embeds(tiny_pipe, [picture(0)])
     with adapter_at(tiny_pipe, "all", 0.0):
         assert torch.equal(draw(tiny_pipe, heard), draw(stock_pipe))
-
-
-def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -> None:
     with pytest.raises(RuntimeError, match="stop"), adapter_at(tiny_pipe, "all", 1.0):
         raise RuntimeError("stop")
     assert set(map(tuple, scales(tiny_pipe).values())) == {(0.0,)}

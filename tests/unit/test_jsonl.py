@@ -102,7 +102,7 @@ def test_whatever_is_wrong_with_a_file_is_one_line_that_names_it(tmp_path: Path,
 @given(
     st.binary(max_size=60) | st.builds(lambda value, cut: value[:cut], st.just(NOTE_TEXT), st.integers(0, 80))
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_any_bytes_at_all_are_read_or_refused_in_one_line(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "note.json"
@@ -136,9 +136,7 @@ def test_a_record_is_read_with_its_types(tmp_path: Path) -> None:
         ({"words": []}, "words"),
     ],
 )
-def test_a_record_of_other_types_is_refused_by_its_key(
-    tmp_path: Path, wrong: dict[str, object], named: str
-) -> None:
+def test_a_record_of_other_types_is_refused(tmp_path: Path, wrong: dict[str, object], named: str) -> None:
     write_json(tmp_path / "note.json", {**NOTE, **wrong})
     with pytest.raises(UserError, match=rf"Note in .*note\.json, got {named}"):
         read_record(tmp_path / "note.json", Note)
@@ -220,17 +218,11 @@ def test_a_refused_record_leaves_the_old_file_and_no_litter(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"a": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_a_place_that_cannot_be_written_is_a_user_error_and_leaves_no_litter(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(UserError, match="file"):
-        write_text(tmp_path / "file" / "a.json", "x")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match="folder"):
-        write_text(tmp_path / "folder", "x")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+    for place, named in (("a.json/b.json", "a.json"), ("folder", "folder")):
+        with pytest.raises(UserError, match=named):
+            write_text(tmp_path / place, "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "folder"]
 
 
 json_values = st.recursive(
@@ -246,30 +238,16 @@ def test_a_digest_ignores_the_order_of_keys_and_survives_json(obj: dict) -> None
     assert digest(obj) == digest(turned) == digest(json.loads(json.dumps(obj)))
 
 
-def test_a_digest_sees_value_type_and_order_and_stays_what_it_was() -> None:
-    different = [
-        {"a": 1},
-        {"a": "1"},
-        {"a": 1.5},
-        {"b": 1},
-        {"a": [1, 2]},
-        {"a": [2, 1]},
-        {"a": None},
-        [],
-        {},
-    ]
+def test_a_digest_sees_value_type_and_order_and_stays_what_it_was(tmp_path: Path) -> None:
+    different: list[object] = [{"a": value} for value in (1, "1", 1.5, [1, 2], [2, 1], None)]
+    different += [{"b": 1}, [], {}]
     assert len({digest(obj) for obj in different}) == len(different)
     assert digest({"a": 1}) == "015abd7f5cc57a2d"
-
-
-def test_the_digest_of_a_file_is_the_known_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_file(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_a_scratch_folder_is_its_owners_alone_and_goes_with_it_or_after_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_scratch_folder_goes_with_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     started = {pid: start_ticks(pid) for pid in (os.getpid(), os.getppid())}
     alive, killed = (

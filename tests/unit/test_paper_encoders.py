@@ -183,9 +183,7 @@ def test_a_converted_csd_checkpoint_is_the_same_network(tmp_path: Path) -> None:
         assert torch.equal(again(pixels), network(pixels))
 
 
-def test_another_checkpoint_is_not_converted_by_halves(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_checkpoint_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(tmp_path / "other.bin", **{"module.classifier.weight": torch.ones(2)})
     with pytest.raises(UserError, match=r"classifier\.weight"):
         convert_csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors", expected_sha256=None)
@@ -201,9 +199,7 @@ class Evil:
         return (Path.touch, (Path("was-run"),))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": {}, "args": Evil()}, tmp_path / "evil.bin")
     with pytest.raises(UserError, match="only tensors"):
@@ -229,18 +225,24 @@ def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_car
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_downloaded_unasked_and_a_set_without_its_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"encoders\.download=true"):
         CLIP_B.load()
     with pytest.raises(UserError, match=r"docs/metrics\.md"):
         ENCODERS.get("csd_vitl14").load()
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
+        EncoderSet("paper", root=tmp_path).load()
+    with pytest.raises(UserError, match=r"encoders\.root"):
+        EncoderSet("paper", root=tmp_path / "nowhere").check()
+    with pytest.raises(UserError, match="image"):
+        load_reward(tmp_path)
 
 
-def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hubs_cache_is_read_at_the_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--toy--weights" / "snapshots"
     for commit in ("a" * 40, "b" * 40):
@@ -267,15 +269,6 @@ def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
 
 
 # Sets -----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_set_without_its_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
-        EncoderSet("paper", root=tmp_path).load()
-    with pytest.raises(UserError, match=r"encoders\.root"):
-        EncoderSet("paper", root=tmp_path / "nowhere").check()
-    with pytest.raises(UserError, match="image"):
-        load_reward(tmp_path)
 
 
 def noise(seed: int, size: int = 64) -> torch.Tensor:
@@ -319,18 +312,11 @@ def by_hand(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def test_the_distance_is_the_papers_formula(distance: Lpips) -> None:
+def test_the_distance_is_the_papers_symmetric_and_zero_to_itself(distance: Lpips) -> None:
     first, second = noise(1), noise(2)
     torch.testing.assert_close(distance(first, second), by_hand(first, second), atol=1e-5, rtol=1e-4)
-
-
-def test_a_picture_is_no_way_from_itself_and_the_distance_is_symmetric(distance: Lpips) -> None:
-    first, second = noise(1), noise(2)
     assert distance(first, first).abs().max() == 0
     torch.testing.assert_close(distance(first, second), distance(second, first))
-
-
-def test_a_picture_too_small_for_alexnet_is_refused(distance: Lpips) -> None:
     with pytest.raises(UserError, match="32 pixels"):
         distance(noise(1, 16), noise(2, 16))
 

@@ -46,9 +46,7 @@ def stop_after(count: int) -> Callable[[int, int], None]:
 
 
 @pytest.mark.parametrize(("plan", "workers"), [(POOL, 0), (PAIRS, 2)], ids=["pool", "pairs"])
-def test_what_was_stopped_is_not_there_and_goes_on_to_the_same_pixels(
-    plan: Plan, workers: int, tmp_path: Path
-) -> None:
+def test_what_was_stopped_goes_on_to_the_same_pixels(plan: Plan, workers: int, tmp_path: Path) -> None:
     store, calls = Store(tmp_path / "stopped"), []
     with pytest.raises(KeyboardInterrupt):
         render(store, plan, workers=0, on_step=stop_after(4))
@@ -73,9 +71,7 @@ def test_a_longer_plan_begins_like_a_shorter_one(tmp_path: Path) -> None:
     assert (one.with_subject == one.without).all(0, keepdim=True)[one.mask == 0].float().mean() > 0.5
 
 
-def test_on_a_photograph_a_subject_changes_what_it_changes_in_its_scene_by_the_same_factor(
-    tmp_path: Path,
-) -> None:
+def test_on_a_photograph_a_subject_changes_by_the_factor_of_its_scene(tmp_path: Path) -> None:
     plan = replace(PAIRS, count=2, styles=("photo",))
     arrays = render(Store(tmp_path / "store"), plan, workers=0)
     photograph = torch.rand(3, 90, 70, generator=generator(0, "photograph")) * 0.4 + 0.3
@@ -107,15 +103,12 @@ def test_photo_scenes_are_the_scenes_after_the_drawn_ones(pool: ToyboxPool, tmp_
     assert np.array_equal(further.scene_mask[3], pool.photo_mask[0])
 
 
-def test_drawing_zero_is_a_photo_and_no_style_comes_twice() -> None:
+def test_drawing_zero_is_a_photo_no_style_comes_twice_and_nothing_held_out_enters() -> None:
     for index in range(20):
         chosen = drawings(POOL, "scene", index, 6)
         assert TRAIN_STYLES[chosen[0]] == "photo"
         assert len(set(chosen)) == 6
         assert not {TRAIN_STYLES[i] for i in chosen} & set(HELD_OUT_STYLES)
-
-
-def test_no_held_out_subject_enters_the_pool() -> None:
     plan = PoolPlan(num_identities=200, num_scenes=200)
     assert not any(is_held_out(subject_at(plan, i).combination) for i in range(400))
     assert not any(is_held_out(scene_at(plan, i)[1].combination) for i in range(200))

@@ -67,12 +67,14 @@ def test_copies_of_every_value_tell_nothing_new_and_their_order_does_not_matter(
     assert mean_interval(values, first, second, seed=2).low != once.low
 
 
-def test_one_cluster_leaves_nothing_to_vary_and_no_value_is_refused() -> None:
+def test_one_cluster_has_no_interval_and_no_value_or_an_unknown_column_is_refused() -> None:
     found = mean_interval([1.0, 2.0], ["a", "a"], ["x", "x"])
     assert (found, found.excludes_zero) == (Estimate(1.5, None, None, 2), False)
     for labels in ([], ["a"]):
         with pytest.raises(ValueError, match="label"):
             mean_interval([], labels, [])
+    with pytest.raises(UserError, match="subject_dyno"):
+        present_columns(frame_of([row("x", "s", "b", subject_dyno=0.5)], "stylize"), "stylize")
 
 
 def test_strengths_are_recovered_from_the_choices_they_predict() -> None:
@@ -123,19 +125,14 @@ def compared(frame: pd.DataFrame, key: str, one: str, other: str) -> tuple[Paire
     return found, found.win_rate
 
 
-def test_a_constant_lead_is_found_exactly_and_winning_every_pair_is_still_only_a_few(
-    two: pd.DataFrame,
-) -> None:
+def test_a_constant_lead_is_exact_and_winning_every_pair_still_only_a_few(two: pd.DataFrame) -> None:
     """11 of 11: the exact lower limit is 0.025 ** (1 / 11)."""
     found, rate = compared(two, "subject_dino", "good", "bad")
     exactly = pytest.approx(0.2)
     assert (found.difference.mean, found.difference.low, found.difference.high) == (exactly,) * 3
     assert (found.difference.n, found.difference.excludes_zero) == (11, True)
     assert (rate.mean, rate.low, rate.high) == (1, pytest.approx(0.025 ** (1 / 11)), 1)
-
-
-def test_where_less_is_better_the_smaller_value_wins(two: pd.DataFrame) -> None:
-    found, rate = compared(two, "truth_lpips", "good", "bad")
+    found, rate = compared(two, "truth_lpips", "good", "bad")  # less is better
     assert (found.difference.mean, rate.mean) == (pytest.approx(0.1), 0)
 
 
@@ -186,8 +183,3 @@ def test_the_parts_of_a_breakdown_average_to_the_whole(two: pd.DataFrame) -> Non
         assert len(parts) == size
         assert sum(p["style_mean"].mean for p in parts.values()) / size == pytest.approx(whole["adain"])
     assert list(breakdown(two, [DINO], "style")["good"]) == ["unknown"], "nobody named a style"
-
-
-def test_an_unknown_column_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match="subject_dyno"):
-        present_columns(frame_of([row("x", "s", "b", subject_dyno=0.5)], "stylize"), "stylize")

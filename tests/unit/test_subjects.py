@@ -82,9 +82,7 @@ def test_a_pose_keeps_the_identity_and_every_pose_looks_different() -> None:
         ),
     ],
 )
-def test_bounds_are_exact_for_each_primitive(
-    shape: Shape, low: tuple[float, ...], high: tuple[float, ...]
-) -> None:
+def test_primitives_have_exact_bounds(shape: Shape, low: tuple[float, ...], high: tuple[float, ...]) -> None:
     found = bounds([shape])
     assert found[0] == pytest.approx(low, abs=1e-4)
     assert found[1] == pytest.approx(high, abs=1e-4)
@@ -118,16 +116,13 @@ def test_a_caption_reads_like_the_examples(changes: dict[str, str], text: str) -
     assert caption(bunny(**changes)) == text
 
 
-def test_every_caption_names_what_is_there() -> None:
+def test_every_caption_names_what_is_there_in_words_of_the_corpus() -> None:
     for n in range(400):
         spec = sample_subject(n)
         text = caption(spec)
         assert {spec.colour, spec.template} <= words(text)
         assert (f"{spec.accessory_colour} {spec.accessory}" in text) == (spec.accessory != "none")
         assert ("," in text) == (spec.pose != "stand")
-
-
-def test_the_corpus_knows_every_word_of_every_phrase_of_both_splits() -> None:
     known = set().union(*(words(phrase) for phrase in corpus()))
     for n in range(400):
         assert words(caption(sample_subject(n, "heldout" if n % 2 else "train"))) <= known
