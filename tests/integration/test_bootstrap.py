@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from magic_insert.bootstrap import networks
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import ids_of, read_index
@@ -26,15 +28,7 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
-from magic_insert.models.edit_unet import (
-    FIT_CARD,
-    edit_start,
-    edit_unet_of,
-    load_edit_unet,
-    open_for_lora,
-    save_edit_lora,
-    save_unet,
-)
+from magic_insert.models import edit_unet
 from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
 from magic_insert.models.pipeline import load_pipeline
 
@@ -86,6 +80,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bootstrap")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_model() -> Iterator[None]:
+    """The model, which every stage loads in a process of its own, is loaded once by those that run in this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "load_pipeline", cache(networks.load_pipeline))
+        yield
+
+
 @pytest.fixture(scope="module")
 def first(place: Path, tiny_micro: Path) -> Outcome:
     """One round, both networks trained."""
@@ -133,7 +135,7 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
     card = read_json(out / "card.json")
     assert card["metrics"] == first.rows[card["round"]]["metrics"]
     for name in ("inserter", "remover"):
-        channels = load_edit_unet(out / name).config
+        channels = edit_unet.load_edit_unet(out / name).config
         assert channels["in_channels"] == 2 * channels["out_channels"] + 1
         assert sorted(path.name for path in (out / name).iterdir()) == ["config.json", WEIGHTS]
 
@@ -230,9 +232,9 @@ def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_s
         UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
     )
     pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
-    unet = edit_start(pipe.unet)
-    open_for_lora(unet, rank=2, seed=0)
-    save_edit_lora(tmp_path / "inserter", unet, rank=2)
+    unet = edit_unet.edit_start(pipe.unet)
+    edit_unet.open_for_lora(unet, rank=2, seed=0)
+    edit_unet.save_edit_lora(tmp_path / "inserter", unet, rank=2)
     words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
     words += ["fit.gradient_checkpointing=true", "fit.accumulate=2"]
     words += [f"bootstrap.inserter={tmp_path / 'inserter'}"]
@@ -245,15 +247,16 @@ def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_s
     chosen = read_json(place / "loras" / "card.json")["round"]
     fits = [p["inputs"]["start"] for made, p in outcome.payloads if made.endswith("run_fit")]
     assert len(checkpointed) == 2
-    assert read_json(Path(fits[1]) / FIT_CARD)["accumulate"] == 2
+    assert read_json(Path(fits[1]) / edit_unet.FIT_CARD)["accumulate"] == 2
     states = [
-        edit_unet_of(pipe, folder).state_dict() for folder in (tmp_path / "inserter", Path(fits[1]), kept)
+        edit_unet.edit_unet_of(pipe, folder).state_dict()
+        for folder in (tmp_path / "inserter", Path(fits[1]), kept)
     ]
     moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(states)]
     assert moved == [True, chosen != 1]
-    other = edit_start(pipe.unet)
+    other = edit_unet.edit_start(pipe.unet)
     other.conv_out.weight.data.neg_()
-    save_unet(tmp_path / "other", other)
+    edit_unet.save_unet(tmp_path / "other", other)
     for changes, expected in (
         (f"bootstrap.inserter={tmp_path / 'other'}", "save=merged"),
         ("fit.lora_rank=3", "lora_rank=2"),

@@ -19,26 +19,13 @@ from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.shared import (
-    InserterConfig,
-    ModelConfig,
-    SamplingConfig,
-    StyleConfig,
-    StylizerConfig,
-)
+from magic_insert.config.schema import shared
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.records import Subject
-from magic_insert.models.edit_unet import (
-    EditSampling,
-    edit,
-    edit_start,
-    edit_unet_of,
-    load_edit_unet,
-    save_unet,
-)
+from magic_insert.models import edit_unet
 from magic_insert.models.folders import find_inserter
 from magic_insert.models.ip_adapter import style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -54,7 +41,7 @@ from magic_insert.training.personalize import edit_texts, personalize
 from magic_insert.training.personalize_module import check_device
 
 
-def hub_config(hub: Hub, **changes: Any) -> ModelConfig:
+def hub_config(hub: Hub, **changes: Any) -> shared.ModelConfig:
     return tiny_config(**{"name": "sdxl", "source": hub.base, **changes})
 
 
@@ -152,13 +139,13 @@ def test_the_inpainting_model_is_a_start_in_our_order_and_draws_no_subject(hub: 
     pipe = load_pipeline(hub_config(hub, source=hub.inpaint))
     foreign = pipe.unet
     assert foreign.config.in_channels == 9
-    weight, ours = foreign.conv_in.weight, edit_start(foreign).conv_in.weight
+    weight, ours = foreign.conv_in.weight, edit_unet.edit_start(foreign).conv_in.weight
     assert torch.equal(ours[:, 8:], weight[:, 4:5])
     assert torch.equal(ours[:, 4:8], weight[:, 5:])
     with pytest.raises(UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"):  # no edit UNet
-        load_edit_unet(hub.inpaint / "unet")
+        edit_unet.load_edit_unet(hub.inpaint / "unet")
     with pytest.raises(UserError, match=r"or inserter=diffusers inserter\.run=PIPELINE"):
-        find_inserter(InserterConfig("bootstrapped", run=str(hub.inpaint)), hub.base)
+        find_inserter(shared.InserterConfig("bootstrapped", run=str(hub.inpaint)), hub.base)
     with pytest.raises(UserError, match="got one of 9 channels"):
         sample(pipe, ["a cat"], [0], steps=1)
     cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
@@ -271,8 +258,8 @@ def test_a_subject_is_drawn_under_the_size_it_was_learned_with(hub: Hub, base: A
     cat = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat")
     run = personalize(base, cat, personalization(hub, "steps=0"), seed=0, out=tmp_path / "run")
     pipe = load_pipeline(hub_config(hub, image_size=128))
-    style, sampling = StyleConfig(mode="none"), SamplingConfig(steps=1, guidance=3.0)
-    stylizer = build_stylizer(StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
+    style, sampling = shared.StyleConfig(mode="none"), shared.SamplingConfig(steps=1, guidance=3.0)
+    stylizer = build_stylizer(shared.StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
     ((pixels, rows),) = sizes_seen(pipe, lambda: stylizer([Draw(torch.rand(3, 64, 64), 0, "a")]))
     assert pixels == [128, 128]
     assert {tuple(row) for row in rows} == {(64, 64, 0, 0, 64, 64)}
@@ -321,16 +308,16 @@ def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_r
 def test_an_edit_network_draws_in_the_models_precision_and_at_its_own_size(hub: Hub, tmp_path: Path) -> None:
     """Whatever the size of the pipeline that it draws beside."""
     pipe = load_pipeline(hub_config(hub, dtype="bfloat16", image_size=128))
-    start = edit_start(pipe.unet)
+    start = edit_unet.edit_start(pipe.unet)
     start.register_to_config(sample_size=8)
-    save_unet(tmp_path / "inserter", start)
-    unet, seen = edit_unet_of(pipe, tmp_path / "inserter"), []
+    edit_unet.save_unet(tmp_path / "inserter", start)
+    unet, seen = edit_unet.edit_unet_of(pipe, tmp_path / "inserter"), []
     assert unet.dtype == torch.bfloat16
     unet.register_forward_pre_hook(
         lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
     )
     picture = torch.zeros(1, 3, 128, 128)
-    edit(pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
+    edit_unet.edit(pipe, unet, picture, picture[:, :1], edit_unet.EditSampling(0, ["a"], 1))
     assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 

@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.models.ip_adapter import (
-    StyleEmbeds,
-    adapter_at,
-    adapter_switch,
-    disable_adapter,
-    style_embeds,
-)
+from magic_insert.models import ip_adapter
 from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
 
 THREE = ("a red bunny", "a striped car, sitting", "")
@@ -31,8 +25,10 @@ def test_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any, stock_pipe: 
 
 
 def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any) -> None:
-    style = style_embeds(tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))])
-    with adapter_at(tiny_pipe, "all", 0.8):
+    style = ip_adapter.style_embeds(
+        tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))]
+    )
+    with ip_adapter.adapter_at(tiny_pipe, "all", 0.8):
         ours = sample(tiny_pipe, THREE[:2], (3, 4), steps=2, guidance=3.0, style=style)
         stock = tiny_pipe(
             list(THREE[:2]),
@@ -48,20 +44,20 @@ def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: An
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
 
 
-def looks(pipe: Any, seed: int, count: int = 2) -> StyleEmbeds:
+def looks(pipe: Any, seed: int, count: int = 2) -> ip_adapter.StyleEmbeds:
     width = pipe.image_encoder.config.projection_dim
     drawn = torch.randn(count, 1, width, generator=torch.Generator().manual_seed(seed))
-    return StyleEmbeds(drawn, torch.zeros_like(drawn))
+    return ip_adapter.StyleEmbeds(drawn, torch.zeros_like(drawn))
 
 
 @contextmanager
 def without_adapter(pipe: Any) -> Iterator[None]:
     """Another model than the one outside: what a base model is to a personalised one."""
-    disable_adapter(pipe.unet)
+    ip_adapter.disable_adapter(pipe.unet)
     try:
         yield
     finally:
-        adapter_switch(pipe.unet, "all")(True)
+        ip_adapter.adapter_switch(pipe.unet, "all")(True)
 
 
 def trail(
@@ -76,14 +72,14 @@ def trail(
 
     style = looks(pipe, 1)
     handover = None if share is None else Handover(share, lambda: without_adapter(pipe))
-    with adapter_at(pipe, "all", 1.0):
+    with ip_adapter.adapter_at(pipe, "all", 1.0):
         picture = sample(
             pipe,
             PROMPTS[rows],
             SEEDS[rows],
             steps=steps,
             guidance=3.0,
-            style=StyleEmbeds(style.positive[rows], style.negative[rows]),
+            style=ip_adapter.StyleEmbeds(style.positive[rows], style.negative[rows]),
             features=Features(contrast=contrast, handover=handover, replace=note),
         )
     return [*seen, picture]
