@@ -23,9 +23,13 @@ MODEL ?= runs/foundation/micro
 GPUS ?=
 SWEEP ?= runs/sweep-bootstrap
 RUN_DIR ?=
+# Of make bench-gpu.
+DEVICE ?= cuda
+SIZE ?= sdxl
+PAIRS ?= 700
 
 .DEFAULT_GOAL := help
-.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop check test test-all lint format bench parity toybox foundation train-personalization card ship wheel clean figures
+.PHONY: help venv page demo train-bootstrap sweep-bootstrap dashboard eval-subjectplop check test test-all lint format bench bench-gpu parity toybox foundation train-personalization card ship wheel clean figures
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 24
@@ -75,6 +79,12 @@ bench: $(STAMP) ## on this machine: pictures per second of the Toybox and of sco
 	$(BIN)/python tools/bench_toybox.py $(ARGS)
 	$(BIN)/python tools/bench_trainer.py
 	$(BIN)/python tools/bench_scoring.py
+
+bench-gpu: $(STAMP) ## on a GPU: Toybox, training step and its memory, sampling, scoring of 700 pairs (SIZE=micro DEVICE=cpu tries it)
+	$(BIN)/python tools/bench_toybox.py --device $(DEVICE)
+	$(BIN)/python tools/bench_trainer.py --size $(SIZE) --device $(DEVICE)
+	$(BIN)/python tools/bench_sampling.py --size $(SIZE) --device $(DEVICE)
+	$(BIN)/python tools/bench_scoring.py --pairs $(PAIRS) --device $(DEVICE)
 
 parity: $(STAMP) ## whether small commands at fixed seeds still make what they made (ARGS='insert remove' runs these alone)
 	$(BIN)/python tools/parity $(ARGS)

@@ -3,7 +3,6 @@
 The DevTools protocol speaks JSON messages ended by a zero byte on file descriptors 3 (to the browser) and 4 (from it).
 """
 
-import base64
 import json
 import os
 import select
@@ -129,19 +128,9 @@ class Page:
                 self._call("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": point})
             self._call("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
             return
-        for kind, place in [
-            ("mousePressed", way[0]),
-            *(("mouseMoved", place) for place in way),
-            ("mouseReleased", way[-1]),
-        ]:
-            event = {
-                "type": kind,
-                "x": place[0],
-                "y": place[1],
-                "button": "left",
-                "buttons": 1,
-                "clickCount": 1,
-            }
+        moves = [("mousePressed", way[0]), *(("mouseMoved", at) for at in way), ("mouseReleased", way[-1])]
+        for kind, (x, y) in moves:
+            event = {"type": kind, "x": x, "y": y, "button": "left", "buttons": 1, "clickCount": 1}
             self._call("Input.dispatchMouseEvent", event)
 
     def click(self, selector: str) -> None:
@@ -155,17 +144,11 @@ class Page:
         for kind in ("dragEnter", "dragOver", "drop"):
             self._call("Input.dispatchDragEvent", {"type": kind, "x": at[0], "y": at[1], "data": data})
 
-    def look(self, *, width: int, height: int, dark: bool = False, touch: bool = False) -> None:
-        """The size of the window, its colours, and whether it is touched."""
+    def look(self, *, width: int, height: int, touch: bool = False) -> None:
+        """The size of the window, and whether it is touched."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": touch}
         self._call("Emulation.setDeviceMetricsOverride", size)
         self._call("Emulation.setTouchEmulationEnabled", {"enabled": touch})
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self._call("Emulation.setEmulatedMedia", {"features": [scheme]})
-
-    def photograph(self, path: Path) -> None:
-        """Writes what the window shows as a PNG."""
-        path.write_bytes(base64.b64decode(self._call("Page.captureScreenshot", {"format": "png"})["data"]))
 
 
 @contextmanager
@@ -175,17 +158,9 @@ def browser_page(profile: Path) -> Iterator[Page]:
     assert path is not None
     read_there, write_here = os.pipe()
     read_here, write_there = os.pipe()
+    words = [str(read_there), str(write_there), path, *FLAGS, f"--user-data-dir={profile}"]
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            LAUNCH,
-            str(read_there),
-            str(write_there),
-            path,
-            *FLAGS,
-            f"--user-data-dir={profile}",
-        ],
+        [sys.executable, "-c", LAUNCH, *words],
         pass_fds=(read_there, write_there),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

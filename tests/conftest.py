@@ -36,14 +36,15 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return build_hub(tmp_path_factory.mktemp("hub"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""
-    from magic_insert.config.schema.shared import ModelConfig
+    from helpers import tiny_config
+
     from magic_insert.models.pipeline import load_pipeline
 
     torch.set_num_threads(1)
-    return load_pipeline(ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, device="cpu"))
+    return load_pipeline(tiny_config(tiny_micro))
 
 
 @pytest.fixture

@@ -32,14 +32,8 @@ INSERT = {
 FACTS: dict[str, Any] = {
     "benchmark": {"name": "toyplop", "split": "mini", "digest": "0123456789abcdef"},
     "cards": [
-        {
-            "name": "micro-identity",
-            "role": "identity",
-            "weights_sha256": "ab" * 32,
-            "resize": 128,
-            "crop": 128,
-        },
-        {"name": "micro-style", "role": "style", "weights_sha256": "cd" * 32, "resize": 128, "crop": 128},
+        {"name": f"micro-{role}", "role": role, "weights_sha256": sha * 32, "resize": 128, "crop": 128}
+        for role, sha in (("identity", "ab"), ("style", "cd"))
     ],
     "metrics": "micro",
     "command": "magic-insert evaluate benchmark=toyplop split=mini",
@@ -63,24 +57,18 @@ def synthetic_rows(
 ) -> list[dict[str, Any]]:
     """Rows of both tracks; with a folder `pictures`, their images are written there as 32-pixel PNGs."""
     return [
-        _row(track, method, identity, style, f"bunny-{s:02d}", b, noise, pictures)
+        _row(track, method, f"bunny-{s:02d}", b, noise, pictures)
         for track in tracks
-        for method, (identity, style) in (STYLIZE if track == "stylize" else INSERT).items()
+        for method in (STYLIZE if track == "stylize" else INSERT)
         for s in range(num_subjects)
         for b in range(num_backgrounds)
     ]
 
 
 def _row(
-    track: str,
-    method: str,
-    identity: float,
-    style: float,
-    subject: str,
-    b: int,
-    noise: float,
-    pictures: Path | None,
+    track: str, method: str, subject: str, b: int, noise: float, pictures: Path | None
 ) -> dict[str, Any]:
+    identity, style = (STYLIZE if track == "stylize" else INSERT)[method]
     background = f"forest-{b:02d}"
     pair = f"{subject}__{background}"
     spread = 0.0 if method.startswith("ceiling:self") else noise
@@ -148,11 +136,7 @@ def _picture(path: Path, name: str, subject: str, background: str, method: str) 
     if name == "background":
         save_png(path, ground)
         return
-    y, x = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
-    radius = (
-        12 if name == "subject" else 8 + 3 * float(torch.rand((), generator=generator(7, "size", method)))
-    )
-    inside = ((x - 15.5) ** 2 + (y - 15.5) ** 2 <= radius**2).float()[None]
-    save_png(
-        path, colour * inside + (torch.ones_like(ground) if name == "subject" else ground) * (1 - inside)
-    )
+    y, x = torch.meshgrid(torch.arange(32) - 15.5, torch.arange(32) - 15.5, indexing="ij")
+    size = 12 if name == "subject" else 8 + 3 * float(torch.rand((), generator=generator(7, "size", method)))
+    around = torch.ones_like(ground) if name == "subject" else ground
+    save_png(path, torch.where(x.hypot(y) <= size, colour, around))

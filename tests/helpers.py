@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 
@@ -28,6 +29,12 @@ def oval(size: int = 80, colour: float = 0.8) -> Tensor:
     inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
     rgb = torch.stack([colour + 0.1 * x, 0.3 + 0.1 * y, 1 - colour + 0 * x])
     return torch.cat([rgb * inside + (1 - inside), inside])
+
+
+def tiny_config(source: Path | str | None, **changes: Any) -> ModelConfig:
+    """A model of 64 pixels on the CPU."""
+    named = {"name": "tiny", "source": str(source) if source else None, "image_size": 64, "device": "cpu"}
+    return ModelConfig(**{**named, **changes})
 
 
 def plain_pipe(folder: Path) -> Any:

@@ -26,37 +26,18 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from magic_insert.core.jsonl import write_json
+from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.micro import ip_adapter_state
 
-WIDTHS = (
-    16,
-    24,
-)  # of the text encoders; the second's is that of the pooled text and of the bigG image encoder
+# Of the text encoders; the second's is that of the pooled text and of the bigG image encoder.
+WIDTHS = (16, 24)
 CROSS = sum(WIDTHS)
 VIT_H = {"hidden_size": 20, "projection_dim": 16}
 MERGES = 2000
 VOCABULARY = 2 * 256 + MERGES + 2
 SIZE = 64  # pixels that tests draw; the files say 1024 as the hub's do
 START, END = "<|startoftext|>", "<|endoftext|>"
-SCHEDULER = {
-    "_class_name": "EulerDiscreteScheduler",
-    "_diffusers_version": "0.19.0.dev0",
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "clip_sample": False,
-    "interpolation_type": "linear",
-    "num_train_timesteps": 1000,
-    "prediction_type": "epsilon",
-    "sample_max_value": 1.0,
-    "set_alpha_to_one": False,
-    "skip_prk_steps": True,
-    "steps_offset": 1,
-    "timestep_spacing": "leading",
-    "trained_betas": None,
-    "use_karras_sigmas": False,
-}
+FILES = Path(__file__).parent / "hub"  # what the hub says word for word
 
 
 class Hub(NamedTuple):
@@ -99,19 +80,7 @@ def build_hub(root: Path) -> Hub:
         _network(
             hub.vae, AutoencoderKL(**_vae(force_upcast=False)), file="diffusion_pytorch_model.safetensors"
         )
-    index = {
-        "_class_name": "StableDiffusionXLPipeline",
-        "_diffusers_version": "0.19.0.dev0",
-        "force_zeros_for_empty_prompt": True,
-        "add_watermarker": None,
-        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "tokenizer_2": ["transformers", "CLIPTokenizer"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
+    index = read_json(FILES / "model_index.json")
     write_json(hub.base / "model_index.json", index)
     more = {"_class_name": "StableDiffusionXLInpaintPipeline", "requires_aesthetics_score": False}
     write_json(hub.inpaint / "model_index.json", {**index, **more})
@@ -120,7 +89,7 @@ def build_hub(root: Path) -> Hub:
 
 def _pipeline(folder: Path) -> None:
     """Everything of a pipeline but its UNet and its index."""
-    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / "scheduler" / "scheduler_config.json", read_json(FILES / "scheduler_config.json"))
     for name, pad in (("tokenizer", END), ("tokenizer_2", "!")):
         _tokenizer(folder / name, pad)
     first, second = CLIPTextModel(_text(second=False)), CLIPTextModelWithProjection(_text(second=True))
@@ -169,25 +138,7 @@ def _tokenizer(folder: Path, pad: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges]) + "\n")
-    token = {
-        "__type": "AddedToken",
-        "lstrip": False,
-        "normalized": True,
-        "rstrip": False,
-        "single_word": False,
-    }
-    values = {
-        "add_prefix_space": False,
-        "bos_token": {**token, "content": START},
-        "clean_up_tokenization_spaces": True,
-        "do_lower_case": True,
-        "eos_token": {**token, "content": END},
-        "errors": "replace",
-        "model_max_length": 77,
-        "pad_token": pad,
-        "tokenizer_class": "CLIPTokenizer",
-        "unk_token": {**token, "content": END},
-    }
+    values = read_json(FILES / "tokenizer_config.json") | {"pad_token": pad}
     write_json(folder / "tokenizer_config.json", values)
     special = {"bos_token": START, "eos_token": END, "pad_token": pad, "unk_token": END}
     write_json(folder / "special_tokens_map.json", special)

@@ -72,8 +72,8 @@ def fit_in_all_ways(payload: Path) -> None:
 def fit_an_edit_unet(payload: Path) -> None:
     """A short fit of the model in the payload; where `kill_after` is there, every rank dies after that step, once."""
     import numpy as np
+    from helpers import tiny_config
 
-    from magic_insert.config.schema.shared import ModelConfig
     from magic_insert.models.pipeline import load_pipeline
     from magic_insert.training.insertion import EditFit, EditLatents, fit_edit
 
@@ -88,18 +88,9 @@ def fit_an_edit_unet(payload: Path) -> None:
     draw = np.random.default_rng(0)
     condition, target = (draw.standard_normal((4, 1, 4, 8, 8)).astype(np.float16) for _ in range(2))
     latents = EditLatents(condition, target, (condition[:, :, :1] > 0).astype(np.float16))
-    settings = EditFit(
-        "insert",
-        4,
-        4,
-        1e-4,
-        0,
-        ema_decay=0.9,
-        save_every=2,
-        strategy=told["strategy"],
-        gradient_checkpointing=True,
-    )
-    pipe = load_pipeline(ModelConfig("tiny", told["model"], device="cpu", image_size=64))
+    how = {"ema_decay": 0.9, "save_every": 2, "strategy": told["strategy"], "gradient_checkpointing": True}
+    settings = EditFit("insert", 4, 4, 1e-4, 0, **how)
+    pipe = load_pipeline(tiny_config(told["model"]))
     fit_edit(pipe.unet, pipe, latents, settings, folder, on_step=on_step)
 
 

@@ -2,6 +2,7 @@
 
 Run as `python tools/full_size.py personalize --image-size 256` (or `insertion`, `insert`): one step on a CPU in
 float32, and the most memory that the process held for it beside what `magic-insert plan` counts. Needs up to 17 GB.
+With `--device cuda --image-size 1024` the step is that of the recipe, in half precision, and the memory the GPU's.
 Every weight takes part whatever the size of the picture. Pictures drawn with it are noise.
 """
 
@@ -28,7 +29,7 @@ from magic_insert.core.records import Subject
 from magic_insert.models.edit_unet import open_for_lora
 from magic_insert.models.memory_plan import CONTEXT, COUNTS, TEXT, TEXT_2, UNET, VAE, WORDS
 from magic_insert.models.micro import build_tokenizer, load_tokenizers
-from magic_insert.models.pipeline import quiet
+from magic_insert.models.pipeline import HALF, PRECISIONS, quiet
 from magic_insert.models.sampling import sample
 from magic_insert.training.insertion import EditFit, EditLatents, InsertionModule, edit_batches
 from magic_insert.training.personalize import personalize
@@ -43,13 +44,14 @@ SCHEDULER = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-# The recipes of model=sdxl in one step of one picture, in float32: half precision is slow on a CPU.
-WHOLE = ("model=sdxl", "model.dtype=float32", "model.ip_adapter=null", "batch=1")
+# The recipes of model=sdxl in one step of one picture; on a CPU in float32, because half precision is slow there.
+WHOLE = ("model=sdxl", "model.ip_adapter=null", "batch=1")
 RECIPES = {
-    "personalize": ("personalization.steps=1", "personalization.batch_size=1", "personalization.precision=32-true"),
-    "insertion": ("train.lora_rank=64", "train.batch_size=1", "train.precision=32-true"),
+    "personalize": ("personalization.steps=1", "personalization.batch_size=1"),
+    "insertion": ("train.lora_rank=64", "train.batch_size=1"),
     "insert": (),
-}  # fmt: skip
+}
+SLOW = ("model.dtype=float32", "personalization.precision=32-true", "train.precision=32-true")
 DRAWN = 2**20  # random numbers that weights are made of, again and again: drawing 3.5 billion takes minutes
 
 
@@ -111,9 +113,20 @@ def fill(network: nn.Module) -> None:
         buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape))
 
 
+def built(cfg: PlanConfig, scratch: Path) -> Any:
+    """The pipeline where `cfg` wants it and in its precision."""
+    model = cfg.model
+    pipe = build_full_size(
+        scratch / "tokenizer", image_size=model.image_size, device=model.device, dtype=PRECISIONS[model.dtype]
+    )
+    with quiet():
+        pipe.vae.to(torch.float32)  # as it is loaded
+    return pipe
+
+
 def learn_subject(cfg: PlanConfig, scratch: Path) -> None:
     """A step of `personalize` into `scratch`/run."""
-    pipe = build_full_size(scratch / "tokenizer", image_size=cfg.model.image_size, dtype=torch.float32)
+    pipe = built(cfg, scratch)
     picture = torch.rand(3, 64, 64, generator=generator(0, "subject"))
     subject = Subject(picture, torch.ones(1, 64, 64), "noise")
     personalize(pipe, subject, cfg.personalization, seed=0, out=scratch / "run")
@@ -123,7 +136,9 @@ def learn_to_insert(cfg: PlanConfig, scratch: Path) -> None:
     """A step of `insertion`, whose edit UNet has the device for itself; the checkpoint goes into `scratch`."""
     with torch.device("meta"):
         unet = UNet(**{**UNET, "in_channels": 9})
-    fill(unet.to_empty(device="cpu"))
+    with quiet():
+        unet.to(HALF.get(cfg.train.precision, torch.float32))
+    fill(unet.to_empty(device=cfg.model.device))
     open_for_lora(unet.train(), rank=cfg.train.lora_rank, seed=0)
     unet.enable_gradient_checkpointing()
     empty = torch.zeros(1, CONTEXT, UNET["cross_attention_dim"]), torch.zeros(1, TEXT_2["projection_dim"])
@@ -132,13 +147,18 @@ def learn_to_insert(cfg: PlanConfig, scratch: Path) -> None:
     module = InsertionModule(unet, DDIMScheduler(**SCHEDULER), empty, settings, image_size=size)
     pairs = np.random.default_rng(0).standard_normal((2, 1, 1, 4, side, side)).astype(np.float16)
     latents = EditLatents(*pairs, (pairs[0, :, :, :1] > 0).astype(np.float16))
-    options = TrainerOptions(steps=1, ema_decay=cfg.train.ema_decay or None)
+    options = TrainerOptions(
+        steps=1,
+        device=cfg.model.device,
+        precision=cfg.train.precision,
+        ema_decay=cfg.train.ema_decay or None,
+    )
     fit(module, edit_batches(latents, settings), options, scratch)
 
 
 def draw(cfg: PlanConfig, scratch: Path) -> None:
     """A step of drawing one picture with guidance, and its decoding."""
-    pipe = build_full_size(scratch / "tokenizer", image_size=cfg.model.image_size, dtype=torch.float32)
+    pipe = built(cfg, scratch)
     assert sample(pipe, ["a cat"], [0], steps=1, guidance=5.0).isfinite().all()
 
 
@@ -158,18 +178,18 @@ class Outcome:
     seconds: float
 
 
-def run_job(job: str, image_size: int, scratch: Path) -> Outcome:
-    """One step of `job` on this CPU. What the plan leaves on the CPU, the autoencoder of a training, is counted too."""
-    words = [*WHOLE, *RECIPES[job], f"job={job}", f"model.image_size={image_size}"]
-    cfg = freeze(compose_job("plan", words))
-    planned = sum(COUNTS[job](cfg, device="cpu").values()) / 1e9
-    if job == "personalize":
+def run_job(job: str, image_size: int, scratch: Path, device: str = "cpu") -> Outcome:
+    """One step of `job`. On a CPU what the plan leaves there, the autoencoder of a training, is counted too."""
+    words = [*WHOLE, *RECIPES[job], f"job={job}", f"model.image_size={image_size}", f"model.device={device}"]
+    cfg = freeze(compose_job("plan", [*words, *(SLOW if device == "cpu" else ())]))
+    planned, place = sum(COUNTS[job](cfg, device=device).values()) / 1e9, torch.device(device)
+    if job == "personalize" and device == "cpu":
         with torch.device("meta"):
             planned += 4 * sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) / 1e9
-    reset_peak(torch.device("cpu"))
-    before, began = peak_gigabytes(torch.device("cpu")), time.perf_counter()
+    reset_peak(place)
+    before, began = peak_gigabytes(place), time.perf_counter()
     JOBS[job](cfg, scratch)
-    held = peak_gigabytes(torch.device("cpu")) - before
+    held = peak_gigabytes(place) - before
     return Outcome(planned, held, time.perf_counter() - began)
 
 
@@ -196,9 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("job", choices=JOBS)
     parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as scratch:
-        made = run_job(options.job, options.image_size, Path(scratch))
+        made = run_job(options.job, options.image_size, Path(scratch), options.device)
     print(
         f"{options.job}, {options.image_size} pixels: counted {made.planned_gb:.2f} GB, held {made.held_gb:.2f} GB, "
         f"{made.seconds:.0f} s with the building of the weights"

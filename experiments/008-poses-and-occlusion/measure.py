@@ -22,26 +22,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import (
-    AS_DRAWN,
-    COMPLEXITY,
-    SIZE,
-    Case,
-    Judges,
-    Row,
-    Rows,
-    arguments,
-    by_subject,
-    case_of,
-    difference,
-    figure,
-    framed_like,
-    interval,
-    mean_with_interval,
-    models_of,
-    publish,
-    save_sheet,
-)
+import common
 
 from magic_insert import MagicInsert
 from magic_insert.core.errors import UserError
@@ -66,7 +47,7 @@ from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_subjects
 HERE = Path(__file__).resolve().parent
 STYLES = ("photo", "cartoon", "watercolour")
 PLACED_STYLES = (*STYLES, "woodcut")
-FAINT, TRACED = 0.02, SUPERSAMPLE * SIZE
+FAINT, TRACED = 0.02, SUPERSAMPLE * common.SIZE
 SUGGESTED = "sitting down on the floor"
 STEPS = "sampling.steps=12"  # of 25: half of the time
 SHORT = f"personalization.steps=100,personalization.batch_size=2,{STEPS}"
@@ -91,14 +72,14 @@ class PoseReader:
             for turn in (-15.0, 0.0, 15.0):
                 seen = with_pose(spec, pose, spec.yaw_deg + turn)
                 for style, (rgb, alpha) in zip(
-                    STYLES, drawn_alone(seen, STYLES, COMPLEXITY, seed), strict=True
+                    STYLES, drawn_alone(seen, STYLES, common.COMPLEXITY, seed), strict=True
                 ):
                     self.bank[style].append((pose, self.features(Subject(rgb, alpha, pose))))
 
     @staticmethod
     def features(cut: Subject) -> Tensor:
         """The cut-out framed on white beside its matte, blurred."""
-        return blur(torch.cat(place(cut, SIZE)), 3.0)
+        return blur(torch.cat(place(cut, common.SIZE)), 3.0)
 
     def __call__(self, cut: Subject, style: str) -> str:
         """The pose of the nearest drawing in this style."""
@@ -106,11 +87,11 @@ class PoseReader:
         return min(self.bank[style], key=lambda known: float((known[1] - own).square().mean()))[0]
 
 
-def judge_reader(rows: Rows, reader: PoseReader, spec: SubjectSpec, seed: int, number: int) -> None:
+def judge_reader(rows: common.Rows, reader: PoseReader, spec: SubjectSpec, seed: int, number: int) -> None:
     """The reader on drawings of another body of the same kind, from another side and on another sheet."""
     other = replace(sample_subject(fold_in(seed, "other body", number), "heldout"), yaw_deg=0.0)
     body = replace(spec, proportions=other.proportions, identity=other.identity)
-    measured: list[Row] = []
+    measured: list[common.Row] = []
     for pose in POSES:
         seen = with_pose(body, pose, spec.yaw_deg + 8.0)
         for style, (rgb, alpha) in zip(STYLES, drawn_alone(seen, STYLES, 0.8, seed + 1), strict=True):
@@ -121,45 +102,48 @@ def judge_reader(rows: Rows, reader: PoseReader, spec: SubjectSpec, seed: int, n
     rows.add(measured)
 
 
-def words_part(rows: Rows, models: dict[str, MagicInsert], judges: Judges, seed: int, number: int) -> None:
+def words_part(
+    rows: common.Rows, models: dict[str, MagicInsert], judges: common.Judges, seed: int, number: int
+) -> None:
     """Poses asked for by words; complexity; what words cost where they ask for nothing."""
-    case = case_of(seed, number, STYLES)
+    case = common.case_of(seed, number, STYLES)
     reader = PoseReader(case.spec, fold_in(seed, "texture", number))
     judge_reader(rows, reader, case.spec, seed, number)
     subject = models["ours"].personalize(case.subject)
-    asked = [("ours", "stand", "", COMPLEXITY), ("ours", "stand", "", 0.0), ("ours", "stand", "", 1.0)]
-    asked += [("no outline", "stand", "", COMPLEXITY)]
+    asked = [("ours", "stand", "", common.COMPLEXITY), ("ours", "stand", "", 0.0), ("ours", "stand", "", 1.0)]
+    asked += [("no outline", "stand", "", common.COMPLEXITY)]
     for pose in POSES[1:]:
         asked += [
-            (m, pose, pose_phrase(case.spec.template, pose), COMPLEXITY) for m in ("ours", "base model")
+            (m, pose, pose_phrase(case.spec.template, pose), common.COMPLEXITY)
+            for m in ("ours", "base model")
         ]
-    asked += [("suggested", "sit", SUGGESTED, COMPLEXITY)]
+    asked += [("suggested", "sit", SUGGESTED, common.COMPLEXITY)]
     for method, pose, words, level in asked:
-        shown = case if level == COMPLEXITY else case_of(seed, number, STYLES, complexity=level)
+        shown = case if level == common.COMPLEXITY else common.case_of(seed, number, STYLES, complexity=level)
         one_drawing(
             rows, models, judges, (shown, subject, reader), (method, pose, words, level), (seed, number)
         )
 
 
 def one_drawing(
-    rows: Rows,
+    rows: common.Rows,
     models: dict[str, MagicInsert],
-    judges: Judges,
-    who: tuple[Case, Subject, PoseReader],
+    judges: common.Judges,
+    who: tuple[common.Case, Subject, PoseReader],
     asked: tuple[str, str, str, float],
     draw_of: tuple[int, int],
 ) -> None:
     """The subject in every style, asked for a pose by words, against the truth in that pose."""
     (case, subject, reader), (method, pose, words, level), (seed, number) = who, asked, draw_of
     seen = drawn_alone(with_pose(case.spec, pose), STYLES, level, fold_in(seed, "texture", number))
-    truth = framed_like(torch.stack([rgb for rgb, _ in seen]), bounding_box(seen[0][1]))
+    truth = common.framed_like(torch.stack([rgb for rgb, _ in seen]), bounding_box(seen[0][1]))
     magic = models["ours" if method == "suggested" else method]
     magic = magic.using(sampling=replace(magic.settings.sampling, prompt_suffix=words))
     phrases = [style_phrase(style) for style in STYLES]
     redrawn = magic.redraw(subject, case.scenes, seed=seed, style_texts=phrases)
     drawn = torch.stack([r.rgb.float().cpu() for r in redrawn])
     found = judges.likeness(drawn, truth)
-    measured: list[Row] = []
+    measured: list[common.Row] = []
     for n, style in enumerate(STYLES):
         try:
             read = reader(magic.cut(redrawn[n]), style)
@@ -174,15 +158,15 @@ def one_drawing(
             "read": read,
         }
         measured.append(row | {"complexity": level} | {role: values[n] for role, values in found.items()})
-    if level == COMPLEXITY:
+    if level == common.COMPLEXITY:
         for name, pictures in ((f"{method}-{pose}", drawn), (f"truth-{pose}", truth)):
             save_png(rows.file.parent / f"{name}-{number}.png", torch.cat(list(pictures), -1).clamp(0, 1))
     rows.add(measured)
 
 
-def hidden_part(rows: Rows, magic: MagicInsert, judges: Judges, seed: int, number: int) -> None:
+def hidden_part(rows: common.Rows, magic: MagicInsert, judges: common.Judges, seed: int, number: int) -> None:
     """Subjects whose lower right part is cut away, as behind something in their own picture."""
-    case = case_of(seed, number, STYLES)
+    case = common.case_of(seed, number, STYLES)
     box = bounding_box(case.subject.alpha)
     for name, share in HIDDEN.items():
         free = torch.ones_like(case.subject.alpha)
@@ -197,7 +181,7 @@ def hidden_part(rows: Rows, magic: MagicInsert, judges: Judges, seed: int, numbe
         redrawn = magic.redraw(learned, case.scenes, seed=seed)
         drawn = torch.stack([r.rgb.float().cpu() for r in redrawn])
         found = judges.likeness(drawn, case.truth)
-        pictures = [place(subject, SIZE)[0], *drawn]
+        pictures = [place(subject, common.SIZE)[0], *drawn]
         save_png(rows.file.parent / f"hidden-{name}-{number}.png", torch.cat(pictures, -1).clamp(0, 1))
         rows.add(
             {"part": "hidden", "subject": number, "drawn_in": style, "hidden": name}
@@ -226,15 +210,15 @@ def behind(scene: SceneSpec, subject: SubjectSpec, share: float) -> World:
     return worlds[int(((1 - seen / whole) - share).abs().argmin())]
 
 
-def scene_part(rows: Rows, magic: MagicInsert, seed: int, number: int) -> None:
+def scene_part(rows: common.Rows, magic: MagicInsert, seed: int, number: int) -> None:
     """One scene: its subject in other poses, from other sides, behind occluders, in other complexities."""
     scene = sample_scene(fold_in(seed, "place", number), "heldout")
     spec = replace(sample_subject(fold_in(seed, "placed", number), "heldout"), pose="stand")
     turned = {f"{turn:.0f} degrees": with_pose(spec, None, spec.yaw_deg + turn) for turn in (45.0, 90.0)}
-    cases = [("baseline", "stand, none, 0.5", spec, 0.0, COMPLEXITY)]
-    cases += [("pose", pose, with_pose(spec, pose), 0.0, COMPLEXITY) for pose in POSES[1:]]
-    cases += [("yaw", name, other, 0.0, COMPLEXITY) for name, other in turned.items()]
-    cases += [("in front", name, spec, share, COMPLEXITY) for name, share in list(HIDDEN.items())[1:]]
+    cases = [("baseline", "stand, none, 0.5", spec, 0.0, common.COMPLEXITY)]
+    cases += [("pose", pose, with_pose(spec, pose), 0.0, common.COMPLEXITY) for pose in POSES[1:]]
+    cases += [("yaw", name, other, 0.0, common.COMPLEXITY) for name, other in turned.items()]
+    cases += [("in front", name, spec, share, common.COMPLEXITY) for name, share in list(HIDDEN.items())[1:]]
     cases += [("complexity", f"{level:.0f}", spec, 0.0, level) for level in (0.0, 1.0)]
     traced: dict[tuple[SubjectSpec, float], tuple[Tensor, ...]] = {}
     for factor, name, body, share, level in cases:
@@ -253,7 +237,7 @@ def scene_part(rows: Rows, magic: MagicInsert, seed: int, number: int) -> None:
 
 def placed(
     magic: MagicInsert, traced: Sequence[Tensor], style: str, level: float, salt: int
-) -> dict[str, tuple[Row, Tensor]]:
+) -> dict[str, tuple[common.Row, Tensor]]:
     """Scores and pictures of the finished scene, pasted over and with a mask of what is in front; and the truth."""
     truth, bare, own = (shrink(draw(g, [style], [level], [salt]))[0] for g in traced)  # type: ignore[list-item]
     full, empty, body = traced
@@ -266,7 +250,7 @@ def placed(
     nothing = effect_scores(bare, truth, bare, **about).get("effect_psnr", float("nan"))
     for method, mask in (("over", None), ("mask", front.expand(3, -1, -1))):
         drop = magic.place(Subject(own, alpha, "true"), Scene(bare, "scene"), box, occluders=mask)
-        row: Row = {"hidden_share": 1 - float(visible.sum() / alpha.sum())}
+        row: common.Row = {"hidden_share": 1 - float(visible.sum() / alpha.sum())}
         effect_db = effect_scores(drop.scene.rgb, truth, bare, **about).get("effect_psnr", float("nan"))
         row |= {
             "effect": effect_db - nothing,
@@ -286,25 +270,29 @@ def tables(frame: pd.DataFrame) -> str:
     frame = frame.assign(right=(frame.read == frame.pose).where(frame.read.notna()).astype(float))
     numbers = ("right", "identity", "style")
     reader = frame[frame.part == "reader"]
-    lines: list[Row] = [
+    lines: list[common.Row] = [
         {
             "read": "truth, another body",
             "drawings": len(reader),
-            "right": mean_with_interval(by_subject(reader, "right"), 2),
+            "right": common.mean_with_interval(common.by_subject(reader, "right"), 2),
         }
     ]
     words = frame[frame.part == "words"]
     for keys, found in words.groupby(["method", "pose", "complexity"], sort=False):
-        cells = {n: mean_with_interval(by_subject(found, n), 2) for n in numbers}
+        cells = {n: common.mean_with_interval(common.by_subject(found, n), 2) for n in numbers}
         lines.append({"read": "{}, asked to {}, complexity {}".format(*keys), "drawings": len(found)} | cells)
     for method in ("ours", "base model"):
         moved = words[(words.method == method) & (words.pose != "stand")]
-        cells = {n: mean_with_interval(by_subject(moved, n), 2) for n in numbers}
+        cells = {n: common.mean_with_interval(common.by_subject(moved, n), 2) for n in numbers}
         lines.append({"read": f"{method}, sit, wave and lean", "drawings": len(moved)} | cells)
     hidden = frame.reindex(columns=sorted({*frame, "hidden"}))[frame.part == "hidden"]
     cut = [
-        {"hidden in its picture": name} | {n: mean_with_interval(by_subject(found, n)) for n in numbers[1:]}
-        | {f"{n}, against none": mean_with_interval(difference(hidden, "hidden", name, "none", n)) for n in numbers[1:]}
+        {"hidden in its picture": name}
+        | {n: common.mean_with_interval(common.by_subject(found, n)) for n in numbers[1:]}
+        | {
+            f"{n}, against none": common.mean_with_interval(common.difference(hidden, "hidden", name, "none", n))
+            for n in numbers[1:]
+        }
         for name, found in hidden.groupby("hidden", sort=False)
     ]  # fmt: skip
     scenes, placed_rows = frame[(frame.part == "scene") & (frame.method != "truth")], []
@@ -313,16 +301,17 @@ def tables(frame: pd.DataFrame) -> str:
         line = {"factor": keys[0], "level": keys[1], "method": keys[2], "scenes": found.subject.nunique()}
         line["hidden"] = f"{found.hidden_share.mean():.0%}"
         line |= {
-            f"{n}, dB": mean_with_interval(by_subject(found, n), 2) for n in ("effect", "front", "whole")
+            f"{n}, dB": common.mean_with_interval(common.by_subject(found, n), 2)
+            for n in ("effect", "front", "whole")
         }
-        line["effect against baseline"] = mean_with_interval(
-            difference(both, "side", "one", "base", "effect"), 2
+        line["effect against baseline"] = common.mean_with_interval(
+            common.difference(both, "side", "one", "base", "effect"), 2
         )
         placed_rows.append(line)
     front = scenes[scenes.factor == "in front"]
     gains = [
         {"mask against over": n}
-        | {"dB": mean_with_interval(difference(front, "method", "mask", "over", n), 2)}
+        | {"dB": common.mean_with_interval(common.difference(front, "method", "mask", "over", n), 2)}
         for n in ("effect", "front", "whole")
     ]
     said = [{"place": kind, "suggested": pose_by_words(None, None, kind)} for kind in KINDS]  # type: ignore[arg-type]
@@ -336,7 +325,7 @@ def tables(frame: pd.DataFrame) -> str:
 
 def bars(ax: object, named: dict[str, np.ndarray], label: str, colour: str) -> None:
     """Means with intervals over subjects."""
-    found = [interval(values) for values in named.values()]
+    found = [common.interval(values) for values in named.values()]
     mean, low, high = (np.array(v) for v in zip(*found, strict=True))
     error = np.nan_to_num(np.stack([mean - low, high - mean]))
     ax.barh(range(len(named)), mean, xerr=error, color=colour, height=0.6, error_kw={"lw": 1, "capsize": 2})  # type: ignore[attr-defined]
@@ -353,39 +342,39 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
     scenes = frame[(frame.part == "scene") & (frame.method == "over")]
     front = frame[(frame.part == "scene") & (frame.factor == "in front")]
     asked = {
-        "truth, another body": by_subject(frame[frame.part == "reader"], "right"),
-        "base model": by_subject(moved[moved.method == "base model"], "right"),
-        "personalised": by_subject(moved[moved.method == "ours"], "right"),
-        f"“{SUGGESTED}”": by_subject(words[words.method == "suggested"], "right"),
+        "truth, another body": common.by_subject(frame[frame.part == "reader"], "right"),
+        "base model": common.by_subject(moved[moved.method == "base model"], "right"),
+        "personalised": common.by_subject(moved[moved.method == "ours"], "right"),
+        f"“{SUGGESTED}”": common.by_subject(words[words.method == "suggested"], "right"),
     }
-    with figure(path, 8.0, 5.6) as made:
+    with common.figure(path, 8.0, 5.6) as made:
         axes = made.subplots(2, 2)
         bars(axes[0, 0], asked, "pose drawn as asked, % (chance 25)", "#0072b2")
         axes[0, 0].axvline(25, color="#5f6b7c", linestyle="--", linewidth=1)
         middle, names = (
-            words[words.complexity == COMPLEXITY],
+            words[words.complexity == common.COMPLEXITY],
             {"ours": "personalised", "base model": "base model"},
         )
         shown = {
-            f"{names[method]}, {pose}": by_subject(found, "identity")
+            f"{names[method]}, {pose}": common.by_subject(found, "identity")
             for (method, pose), found in middle[middle.method.isin(names)].groupby(
                 ["method", "pose"], sort=False
             )
         }
         hidden = frame[frame.part == "hidden"]
         shown |= {
-            f"{level} hidden in its picture": by_subject(hidden[hidden.hidden == level], "identity")
+            f"{level} hidden in its picture": common.by_subject(hidden[hidden.hidden == level], "identity")
             for level in ("a third", "half")
         }
         bars(axes[0, 1], shown, "identity to the truth (cosine)", "#d55e00")
         by = {
-            f"{f}: {v}": by_subject(p, "effect")
+            f"{f}: {v}": common.by_subject(p, "effect")
             for (f, v), p in scenes.groupby(["factor", "level"], sort=False)
         }
         bars(axes[1, 0], by, "effect region over nothing, dB", "#009e73")
         names = {"over": "pasted over", "mask": "with a mask"}
         stays = {
-            f"{level}, {names[m]}": by_subject(front[(front.level == level) & (front.method == m)], "front")
+            f"{level}, {names[m]}": common.by_subject(front[(front.level == level) & (front.method == m)], "front")
             for level in ("a third", "half") for m in names
         }  # fmt: skip
         bars(axes[1, 1], stays, "what is in front, dB to the truth", "#cc79a7")
@@ -394,46 +383,46 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
 def sheets(out: Path) -> None:
     """Poses of two subjects asked in watercolour, two scenes with something in front, and subjects that are hidden."""
     rows, labels = [], []
-    at = STYLES.index("watercolour") * SIZE
+    at = STYLES.index("watercolour") * common.SIZE
     for number in range(2):
         for name in ("truth", "ours", "base model"):
             shown = POSES if name != "base model" else POSES[1:]
             files = [out / f"{name}-{pose}-{number}.png" for pose in shown]
             if all(file.is_file() for file in files):
-                cells = [load_rgb(file)[..., at : at + SIZE] for file in files]
-                rows.append([torch.ones(3, SIZE, SIZE)] * (4 - len(cells)) + cells)
+                cells = [load_rgb(file)[..., at : at + common.SIZE] for file in files]
+                rows.append([torch.ones(3, common.SIZE, common.SIZE)] * (4 - len(cells)) + cells)
                 labels.append(name)
     for number in range(2):
         file = out / f"front-half-watercolour-{number}.png"
         if file.is_file():
-            rows.append([load_rgb(file)[..., SIZE * n : SIZE * (n + 1)] for n in range(3)])
+            rows.append([load_rgb(file)[..., common.SIZE * n : common.SIZE * (n + 1)] for n in range(3)])
             labels.append("in front: over, mask, truth")
     if rows:
-        save_sheet(HERE / "pictures.jpg", rows, labels, list(POSES), cell=112)
+        common.save_sheet(HERE / "pictures.jpg", rows, labels, list(POSES), cell=112)
     named = {
         f"{name} ({number})": out / f"hidden-{name}-{number}.png" for number in range(3) for name in HIDDEN
     }
-    rows = [list(load_rgb(file).split(SIZE, -1)) for file in named.values() if file.is_file()]
+    rows = [list(load_rgb(file).split(common.SIZE, -1)) for file in named.values() if file.is_file()]
     if rows:
         labels = [label for label, file in named.items() if file.is_file()]
-        save_sheet(HERE / "hidden.jpg", rows, labels, ["own picture", *STYLES], cell=112)
+        common.save_sheet(HERE / "hidden.jpg", rows, labels, ["own picture", *STYLES], cell=112)
 
 
 def main() -> None:
-    parser = arguments(__doc__, subjects=3)
+    parser = common.arguments(__doc__, subjects=3)
     parser.add_argument("--scenes", type=int, default=8)
     parser.add_argument("--parts", default="scene,words,hidden")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.figure_only:
         rows, judges, whole = (
-            Rows(args.out),
-            Judges(),
-            MagicInsert.from_pretrained("micro", overrides=AS_DRAWN),
+            common.Rows(args.out),
+            common.Judges(),
+            MagicInsert.from_pretrained("micro", overrides=common.AS_DRAWN),
         )
         settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}", "short": SHORT}
         settings["base model"] = f"stylizer=instantstyle,{STEPS}"
-        models = models_of(
+        models = common.models_of(
             whole, [f"{name}:{words}" for name, words in settings.items()], args.out.parent / "subjects"
         )
         if "scene" in args.parts:
@@ -456,7 +445,7 @@ def main() -> None:
             frame = frame[frame.method != "truth"]
         frame.to_csv(HERE / "rows.csv", index=False)
         sheets(args.out)
-    publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
+    common.publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
 if __name__ == "__main__":

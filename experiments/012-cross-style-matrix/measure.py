@@ -20,24 +20,7 @@ import torch
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from common import (
-    AS_DRAWN,
-    COMPLEXITY,
-    SIZE,
-    Case,
-    Judges,
-    Row,
-    Rows,
-    arguments,
-    by_subject,
-    case_of,
-    difference,
-    figure,
-    mean_with_interval,
-    models_of,
-    publish,
-    save_sheet,
-)
+import common
 
 from magic_insert import MagicInsert
 from magic_insert.core.errors import UserError
@@ -87,19 +70,24 @@ def cut_out(
 
 def on_white(cuts: list[Subject | None]) -> Tensor:
     """The cut-outs, each framed on white; a white picture where there is none."""
-    return torch.stack([torch.ones(3, SIZE, SIZE) if cut is None else place(cut, SIZE)[0] for cut in cuts])
+    return torch.stack(
+        [
+            torch.ones(3, common.SIZE, common.SIZE) if cut is None else place(cut, common.SIZE)[0]
+            for cut in cuts
+        ]
+    )
 
 
 @cache
-def known_case(seed: int, number: int) -> Case:
+def known_case(seed: int, number: int) -> common.Case:
     """The subject with its scenes."""
-    return case_of(seed, number, ALL_STYLES)
+    return common.case_of(seed, number, ALL_STYLES)
 
 
 def measure(
-    rows: Rows,
+    rows: common.Rows,
     models: dict[str, MagicInsert],
-    judges: Judges,
+    judges: common.Judges,
     who: tuple[int, int, str],
     methods: Sequence[str],
 ) -> None:
@@ -107,12 +95,12 @@ def measure(
     seed, number, own = who
     case, studio = (
         known_case(seed, number),
-        trace_subjects([known_case(seed, number).spec], SUPERSAMPLE * SIZE),
+        trace_subjects([known_case(seed, number).spec], SUPERSAMPLE * common.SIZE),
     )
     alpha = shrink(studio.coverage)[0]
 
     def drawn_in(style: str, sheet: str) -> Tensor:
-        return shrink(draw(studio, [style], [COMPLEXITY], [fold_in(seed, sheet, number)]))[0]
+        return shrink(draw(studio, [style], [common.COMPLEXITY], [fold_in(seed, sheet, number)]))[0]
 
     subject = Subject(drawn_in(own, "own sheet"), alpha, f"subject-{number}-{own}", text=case.subject.text)
     truth = on_white([Subject(drawn_in(style, "texture"), alpha, "truth") for style in ALL_STYLES])
@@ -126,7 +114,7 @@ def measure(
         found = judges.likeness(drawn, truth[at])
         save_png(rows.file.parent / f"{method}-{own}-{number}.png", torch.cat(list(drawn), -1))
         save_png(rows.file.parent / f"truth-{number}.png", torch.cat(list(truth), -1))
-        save_png(rows.file.parent / f"own-{own}-{number}.png", place(subject, SIZE)[0])
+        save_png(rows.file.parent / f"own-{own}-{number}.png", place(subject, common.SIZE)[0])
         rows.add(
             {"subject": number, "method": method, "own": own, "drawn_in": style, "cut": cuts[n] is not None}
             | {role: values[n] for role, values in found.items()}
@@ -161,12 +149,15 @@ def tables(frame: pd.DataFrame) -> str:
             pairs = found.assign(subject=found.own + "-" + found.drawn_in)
             lines.append(
                 {"pairs": kind, "method": method, "cells": pairs.subject.nunique()}
-                | {role: mean_with_interval(by_subject(pairs, role)) for role in ("identity", "style")}
-                | {"style by subject": ", ".join(f"{v:.2f}" for v in by_subject(found, "style"))}
+                | {
+                    role: common.mean_with_interval(common.by_subject(pairs, role))
+                    for role in ("identity", "style")
+                }
+                | {"style by subject": ", ".join(f"{v:.2f}" for v in common.by_subject(found, "style"))}
             )
     sides = []
     for style in ALL_STYLES:
-        line: Row = {"style": style}
+        line: common.Row = {"style": style}
         for side, other in (("own", "as A"), ("drawn_in", "as B")):
             for role in ("identity", "style"):
                 found = part(frame, "personalized", **{side: style})
@@ -182,7 +173,9 @@ def tables(frame: pd.DataFrame) -> str:
             checks.append(
                 {"against personalized": method, "drawn in": ", ".join(columns)}
                 | {
-                    r: mean_with_interval(difference(found, "method", method, "personalized", r))
+                    r: common.mean_with_interval(
+                        common.difference(found, "method", method, "personalized", r)
+                    )
                     for r in ("identity", "style")
                 }
             )
@@ -191,7 +184,7 @@ def tables(frame: pd.DataFrame) -> str:
 
 def draw_figure(path: Path, frame: pd.DataFrame) -> None:
     """Heat maps of style and identity, A down, B across."""
-    with figure(path, 8.0, 7.0) as made:
+    with common.figure(path, 8.0, 7.0) as made:
         axes = made.subplots(2, 2, height_ratios=(len(LEARNED), len(ALL_STYLES)))
         for row, (method, owns) in enumerate((("personalized", LEARNED), ("tone", ALL_STYLES))):
             for column, role in enumerate(("style", "identity")):
@@ -217,26 +210,26 @@ def sheet(out: Path, number: int) -> None:
 
     def cells(name: str) -> list[Tensor]:
         whole = load_rgb(out / name)
-        return [whole[..., SIZE * ALL_STYLES.index(s) :][..., :SIZE] for s in SHOWN]
+        return [whole[..., common.SIZE * ALL_STYLES.index(s) :][..., : common.SIZE] for s in SHOWN]
 
-    rows = [[torch.ones(3, SIZE, SIZE), *cells(f"truth-{number}.png")]]
+    rows = [[torch.ones(3, common.SIZE, common.SIZE), *cells(f"truth-{number}.png")]]
     rows += [
         [load_rgb(out / f"own-{a}-{number}.png"), *cells(f"personalized-{a}-{number}.png")] for a in SHOWN
     ]
-    save_sheet(
+    common.save_sheet(
         HERE / "pictures.jpg", rows, ["truth", *SHOWN], ["own (A)", *(f"into {s}" for s in SHOWN)], cell=112
     )
 
 
 def main() -> None:
-    parser = arguments(__doc__, subjects=2)
+    parser = common.arguments(__doc__, subjects=2)
     parser.add_argument("--free", type=int, default=3, help="subjects of the methods without a training")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.figure_only:
-        rows, judges = Rows(args.out), Judges()
-        models = models_of(
-            MagicInsert.from_pretrained("micro", overrides=AS_DRAWN),
+        rows, judges = common.Rows(args.out), common.Judges()
+        models = common.models_of(
+            MagicInsert.from_pretrained("micro", overrides=common.AS_DRAWN),
             [f"{n}:{s}" for n, s in SETTINGS.items()],
             args.out / "subjects",
         )
@@ -249,7 +242,7 @@ def main() -> None:
         rows.frame.to_csv(HERE / "rows.csv", index=False)
         if args.subjects:
             sheet(args.out, args.subjects - 1)
-    publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
+    common.publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 
 
 if __name__ == "__main__":

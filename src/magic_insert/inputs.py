@@ -13,19 +13,11 @@ from typing import Any
 from PIL import Image
 
 from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
+from magic_insert.core import picture_files
 from magic_insert.core.box import Box
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import check_name, read_json, require_writable
-from magic_insert.core.picture_files import (
-    SUFFIXES,
-    brightness_range,
-    open_picture,
-    pictures_in,
-    require_mask_size,
-    require_pictures,
-    require_size,
-)
 from magic_insert.core.store import Request, refuse_other
 from magic_insert.data.subject_files import CARD_FILE, finished_run
 from magic_insert.models.folders import Folders, find_folders, find_model, find_pipeline, find_remover
@@ -131,13 +123,13 @@ def resolve_remove(cfg: RemoveConfig) -> RemoveInputs:
 
 def _outputs(cfg: InsertConfig) -> list[tuple[Path, Path]]:
     """The pictures of a list or a folder, each with its output in the folder `out`."""
-    if Path(cfg.out).suffix.lower() in SUFFIXES:
+    if Path(cfg.out).suffix.lower() in picture_files.SUFFIXES:
         raise UserError(f"expected a folder for several backgrounds, got {cfg.out}; set out=FOLDER")
     folder = require_writable(cfg.out)
     refuse_other(folder, insert_request(cfg))
     given = cfg.background
-    found = [Path(path) for path in given] if isinstance(given, list) else pictures_in(given)
-    require_pictures(found, cfg.background, "background=PATH")
+    found = [Path(path) for path in given] if isinstance(given, list) else picture_files.pictures_in(given)
+    picture_files.require_pictures(found, cfg.background, "background=PATH")
     return [(path, folder / f"{path.stem}.png") for path in found]
 
 
@@ -180,15 +172,15 @@ def _require_inside(box: Sequence[int] | None, size: tuple[int, int]) -> None:
 
 def judge_picture(path: str | Path) -> tuple[int, int]:
     """Width and height of a sound picture that is not too small; raises `UserError` otherwise."""
-    size = open_picture(path).size
-    require_size(path, size)
+    size = picture_files.open_picture(path).size
+    picture_files.require_size(path, size)
     return size
 
 
 def judge_subject(path: str | Path) -> tuple[int, int]:
     """Width and height of a sound picture with a visible subject; raises `UserError` otherwise."""
-    image = open_picture(path)
-    require_size(path, image.size)
+    image = picture_files.open_picture(path)
+    picture_files.require_size(path, image.size)
     if _highest_alpha(image) < INSIDE:
         raise UserError(
             f"expected a subject with visible pixels in {path}, got alpha below a half everywhere"
@@ -209,9 +201,9 @@ def judge_mask(path: str | Path, size: tuple[int, int]) -> None:
     Raises:
         UserError: not a sound picture, another size, all black or all white.
     """
-    mask = open_picture(path)
-    require_mask_size(path, mask.size, size)
-    low, high = brightness_range(mask)
+    mask = picture_files.open_picture(path)
+    picture_files.require_mask_size(path, mask.size, size)
+    low, high = picture_files.brightness_range(mask)
     if high < INSIDE or low >= INSIDE:
         raise UserError(
             f"expected a mask with white where something is to go and black where the picture is to stay in {path}, "

@@ -562,8 +562,9 @@ class MagicInsert:
 class Models:
     """What is loaded, once, for all `MagicInsert` that share a model."""
 
-    def __init__(self, model: ModelConfig, folder: Path | None) -> None:
-        self.model, self.folder = model, folder
+    def __init__(self, model: ModelConfig, folder: Path | None, *, draws: bool = True) -> None:
+        """`draws`: False where the pipeline's own UNet has nothing to draw, as where all that is done is to remove."""
+        self.model, self.folder, self.draws = model, folder, draws
         self.inserters: dict[InserterConfig, Any] = {}
         self.removers: dict[RemoverSettings, Remover] = {}
 
@@ -574,7 +575,7 @@ class Models:
         """The pipeline; raises `UserError` for a model that is not there or not SDXL's."""
         from magic_insert.models.pipeline import load_pipeline
 
-        return load_pipeline(self.model)
+        return load_pipeline(self.model, draws=self.draws)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -26,14 +26,12 @@ REQUIRED = {
     "review": ["run=r"],
     "insertion": ["out=o"],
     "remove": ["image=i.png", "mask=m.png", "out=o.png"],
-}
-# What a job's own entry adds to the words of the command line, or asks for by itself.
-GIVEN = {
+    # What a job's own entry adds to the words of the command line, or asks for by itself.
     "evaluate": ["+stylizer@stylizers.own=personalized", "+inserter@inserters.none=copy_paste"],
     "subjectplop": ["root=r"],
     "study": ["rows=r.jsonl", "ours=a", "against=[b]"],
+    "demo": JOBS["demo"].prepare([]),
 }
-GIVEN["demo"] = JOBS["demo"].prepare([])
 
 # What a choice cannot do without, because only its user knows it.
 NEEDED = {
@@ -66,11 +64,11 @@ def jobs_with(group: str) -> list[str]:
 @cache
 def base(job: str) -> DictConfig:
     """A job as it composes without anything special; not to be changed."""
-    return compose_job(job, [*REQUIRED.get(job, []), *GIVEN.get(job, [])])
+    return compose_job(job, REQUIRED.get(job, []))
 
 
 def frozen(job: str, *overrides: str) -> Any:
-    return freeze(compose_job(job, [*REQUIRED.get(job, []), *GIVEN.get(job, []), *overrides]))
+    return freeze(compose_job(job, [*REQUIRED.get(job, []), *overrides]))
 
 
 @pytest.mark.parametrize("job", JOB_SCHEMAS)
@@ -188,12 +186,6 @@ def test_one_seed_reaches_every_part() -> None:
     assert cfg.sampling.seed == cfg.personalization.seed == 11
     with pytest.raises(AttributeError):  # frozen is frozen
         cfg.model.dtype = "float16"
-
-
-def test_the_papers_recipe_is_the_papers() -> None:
-    cfg = frozen("personalize", "personalization=paper").personalization
-    assert (cfg.steps, cfg.batch_size, cfg.num_tokens) == (600, 1, 2)
-    assert (cfg.lr_unet, cfg.wd_unet, cfg.lr_tokens, cfg.wd_tokens) == (1e-5, 0.3, 1e-3, 0.1)
 
 
 @pytest.mark.parametrize(

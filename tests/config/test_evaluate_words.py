@@ -20,20 +20,11 @@ def composed(*words: str) -> Any:
     return freeze(compose_job("evaluate", rewrite(words)))
 
 
-def test_a_comma_list_is_several_methods_in_one_run_in_their_order() -> None:
+def test_several_methods_run_in_their_order_and_a_label_has_settings_of_its_own() -> None:
     cfg = composed("stylizer=[instantstyle,personalized]", "inserter=[copy_paste,diffusion]", "root=here")
     assert cfg.benchmark.root == "here"
     assert list(cfg.chosen_stylizers) == ["instantstyle", "personalized"]
     assert [inserter.name for inserter in cfg.chosen_inserters.values()] == ["copy_paste", "diffusion"]
-
-
-@pytest.mark.parametrize("words", [[], ["stylizer=[adain,a:personalized_up0]"]])
-def test_rewritten_words_mean_the_same_when_they_are_rewritten_again(words: list[str]) -> None:
-    assert rewrite(rewrite(words)) == rewrite(words)
-    assert rewrite(["experiment=mine"]) == ["experiment=mine"], "it may choose the methods itself"
-
-
-def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     cfg = composed(
         "stylizer=[personalized,wide:personalized]",
         "stylizers.wide.personalization.rank=64",
@@ -43,6 +34,12 @@ def test_a_label_gives_a_method_another_name_and_settings_of_its_own() -> None:
     wide, plain = cfg.chosen_stylizers["wide"], cfg.chosen_stylizers["personalized"]
     assert (wide.personalization, wide.sampling, wide.lora_scale) == ({"rank": 64}, {"steps": 7}, 0.5)
     assert (plain.personalization, plain.sampling, plain.lora_scale) == ({}, {}, 1.0)
+
+
+@pytest.mark.parametrize("words", [[], ["stylizer=[adain,a:personalized_up0]"]])
+def test_rewritten_words_mean_the_same_when_they_are_rewritten_again(words: list[str]) -> None:
+    assert rewrite(rewrite(words)) == rewrite(words)
+    assert rewrite(["experiment=mine"]) == ["experiment=mine"], "it may choose the methods itself"
 
 
 PAPER = ("BENCHMARK=subjectplop", "MODEL=sdxl", "GPUS=8")
@@ -91,6 +88,5 @@ def test_every_variant_is_a_stylizer_of_an_evaluation() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(words: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(UserError, match=message):
         composed(*words)
-    assert "\n" not in str(caught.value)

@@ -34,9 +34,14 @@ def shares(payload: Path) -> list[dict]:
     return [read_json(path) for path in sorted(payload.parent.glob("share-*.json"))]
 
 
-def test_inline_runs_the_function_here(payload: Path) -> None:
+def test_inline_runs_the_function_here_and_every_gpu_of_a_machine_without_one_is_refused(
+    payload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     execute("rank_targets:share", payload, ExecConfig())
     assert shares(payload) == [{"items": ["a", "b", "c"], "total": 1.0, "threads": "1"}]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match=r"exec\.devices=N"):
+        execute("rank_targets:share", payload, ExecConfig(name="torchrun", devices=0))
 
 
 @pytest.mark.slow
@@ -94,14 +99,6 @@ def alive(pid: int) -> bool:
     return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
-def test_every_gpu_of_a_machine_without_one_is_refused_with_the_fix(
-    payload: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with pytest.raises(UserError, match=r"exec\.devices=N"):
-        execute("rank_targets:share", payload, ExecConfig(name="torchrun", devices=0))
-
-
 @needs_submitit
 def test_slurm_that_is_not_there_is_told_in_one_line(payload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(payload.parent))
@@ -110,9 +107,7 @@ def test_slurm_that_is_not_there_is_told_in_one_line(payload: Path, monkeypatch:
 
 
 @needs_submitit
-def test_slurm_is_asked_for_what_the_configuration_says(
-    payload: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slurm_is_asked_for_what_the_settings_say(payload: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stand-in `sbatch` keeps the script it is given and refuses; the script is what Slurm would have read."""
     folder = payload.parent / "bin"
     folder.mkdir()
@@ -135,9 +130,7 @@ def test_slurm_is_asked_for_what_the_configuration_says(
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
-def test_shards_of_all_ranks_hold_every_item_exactly_once(
-    world: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shards_of_all_ranks_hold_every_item_once(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", str(world))
     held = []
     for number in range(world):

@@ -41,9 +41,7 @@ def test_two_ranks_reach_the_weights_of_one(fits: dict[int, Path], name: str) ->
 
 
 @pytest.mark.slow
-def test_two_shards_in_mixed_precision_reach_the_weights_of_one_to_its_rounding(
-    fits: dict[int, Path],
-) -> None:
+def test_two_shards_in_mixed_precision_reach_one_rank_to_its_rounding(fits: dict[int, Path]) -> None:
     torch.testing.assert_close(
         weights(fits[2], "shards mixed"), weights(fits[1], "shards mixed"), rtol=0.02, atol=2e-3
     )
@@ -92,9 +90,7 @@ def test_an_edit_unet_in_two_shards_is_killed_and_goes_on_to_the_weights_of_one_
     torch.testing.assert_close(load_file(two / file), load_file(one / file), rtol=0, atol=1e-5)
 
 
-def test_slices_of_all_ranks_are_the_batch_and_a_step_number_is_everybodys(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_slices_of_all_ranks_are_the_batch_or_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = {"x": torch.arange(6), "step": torch.tensor(3)}
     monkeypatch.setenv("WORLD_SIZE", "3")
     parts = []
@@ -103,9 +99,6 @@ def test_slices_of_all_ranks_are_the_batch_and_a_step_number_is_everybodys(
         parts.append(my_slice(batch))
     assert torch.cat([part["x"] for part in parts]).tolist() == batch["x"].tolist()
     assert {int(part["step"]) for part in parts} == {3}
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="batch size"):
         my_slice({"x": torch.arange(6)})

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from full_size import JOBS, run_job
 from safetensors.torch import load_file
 
 from magic_insert.config.schema.shared import ModelConfig
@@ -27,6 +28,13 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
 ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_a_step_of_full_size_sdxl_takes_the_memory_that_the_plan_counts(tmp_path: Path, job: str) -> None:
+    made = run_job(job, 1024, tmp_path, DEVICE)
+    assert made.held_gb == pytest.approx(made.planned_gb, rel=0.1)
 
 
 def drawings(device: str) -> torch.Tensor:
@@ -98,15 +106,21 @@ def test_a_picture_is_sampled_in_every_precision_as_on_the_cpu(
 
 
 @pytest.mark.parametrize(
-    ("precision", "optimizer"),
-    [("bf16-mixed", "adamw"), ("16-mixed", "adamw"), ("bf16-mixed", "adamw8bit")],
+    ("precision", "optimizer", "offload"),
+    [
+        ("bf16-mixed", "adamw", False),
+        ("bf16-mixed", "adamw", True),
+        ("16-mixed", "adamw", False),
+        ("bf16-mixed", "adamw8bit", False),
+    ],
 )
 def test_a_personalisation_in_half_precision_trains_and_leaves_the_vae_where_it_was(
-    tiny_micro: Path, tmp_path: Path, precision: str, optimizer: str
+    tiny_micro: Path, tmp_path: Path, precision: str, optimizer: str, offload: bool
 ) -> None:
     if optimizer == "adamw8bit":
         pytest.importorskip("bitsandbytes")
-    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, dtype="float16", device=DEVICE)
+    where = {"device": DEVICE, "offload": offload}
+    model = ModelConfig(name="tiny", source=str(tiny_micro), image_size=64, dtype="float16", **where)
     pipe = load_pipeline(model)
     cfg = PersonalizationConfig(
         steps=4, batch_size=2, rank=2, alpha=2.0, targets=["to_q", "to_v"], text_rank=2,

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from magic_insert.bootstrap import networks
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import ids_of, read_index
@@ -26,15 +28,7 @@ from magic_insert.core.jsonl import read_json, read_jsonl, write_json
 from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
-from magic_insert.models.edit_unet import (
-    FIT_CARD,
-    edit_start,
-    edit_unet_of,
-    load_edit_unet,
-    open_for_lora,
-    save_edit_lora,
-    save_unet,
-)
+from magic_insert.models import edit_unet
 from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
 from magic_insert.models.pipeline import load_pipeline
 
@@ -86,6 +80,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bootstrap")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_model() -> Iterator[None]:
+    """The model, which every stage loads in a process of its own, is loaded once by those that run in this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "load_pipeline", cache(networks.load_pipeline))
+        yield
+
+
 @pytest.fixture(scope="module")
 def first(place: Path, tiny_micro: Path) -> Outcome:
     """One round, both networks trained."""
@@ -133,14 +135,12 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
     card = read_json(out / "card.json")
     assert card["metrics"] == first.rows[card["round"]]["metrics"]
     for name in ("inserter", "remover"):
-        channels = load_edit_unet(out / name).config
+        channels = edit_unet.load_edit_unet(out / name).config
         assert channels["in_channels"] == 2 * channels["out_channels"] + 1
         assert sorted(path.name for path in (out / name).iterdir()) == ["config.json", WEIGHTS]
 
 
-def test_the_same_command_again_makes_nothing_and_ends_the_same(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
+def test_the_same_command_again_makes_nothing(first: Outcome, place: Path, tiny_micro: Path) -> None:
     again = run(configure(place, tiny_micro, "again"))
     assert (again.made, again.losses) == ([], {})
     assert again.rows == first.rows
@@ -150,9 +150,7 @@ def test_the_same_command_again_makes_nothing_and_ends_the_same(
         assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_another_selection_shares_harvest_and_measurements(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
+def test_another_selection_shares_the_measurements(first: Outcome, place: Path, tiny_micro: Path) -> None:
     liked = ids_of(read_index(stage(place, "render", first.rows[1]["stages"]["pool"])))[0]
     write_json(place / "verdicts.json", {"verdicts": {liked: "accept"}})
     rule = ("filter=people", f"filter.rules.people.verdicts={place}/verdicts.json", "filter.threshold=0.5")
@@ -166,9 +164,7 @@ def stage(place: Path, kind: str, key: str) -> Path:
     return place / "store" / kind / key
 
 
-def test_a_flipped_bit_is_found_its_stage_made_again_and_that_is_said(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
+def test_a_flipped_bit_is_found_and_its_stage_remade(first: Outcome, place: Path, tiny_micro: Path) -> None:
     key = first.rows[1]["stages"]["harvest"]
     picture = sorted((stage(place, "harvest", key) / "without").iterdir())[0]
     content = bytearray(picture.read_bytes())
@@ -182,9 +178,7 @@ def test_a_flipped_bit_is_found_its_stage_made_again_and_that_is_said(
     assert [row["metrics"] for row in again.rows] == [row["metrics"] for row in first.rows]
 
 
-def test_a_refused_command_leaves_the_rows_of_an_earlier_run(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
+def test_a_refused_command_leaves_the_earlier_run(first: Outcome, place: Path, tiny_micro: Path) -> None:
     shutil.copytree(place / "first", place / "kept")
     before = {name: (place / "kept" / name).read_bytes() for name in ("rounds.jsonl", "card.json")}
     refusals = (
@@ -238,9 +232,9 @@ def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_s
         UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
     )
     pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
-    unet = edit_start(pipe.unet)
-    open_for_lora(unet, rank=2, seed=0)
-    save_edit_lora(tmp_path / "inserter", unet, rank=2)
+    unet = edit_unet.edit_start(pipe.unet)
+    edit_unet.open_for_lora(unet, rank=2, seed=0)
+    edit_unet.save_edit_lora(tmp_path / "inserter", unet, rank=2)
     words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
     words += ["fit.gradient_checkpointing=true", "fit.accumulate=2"]
     words += [f"bootstrap.inserter={tmp_path / 'inserter'}"]
@@ -253,15 +247,16 @@ def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_s
     chosen = read_json(place / "loras" / "card.json")["round"]
     fits = [p["inputs"]["start"] for made, p in outcome.payloads if made.endswith("run_fit")]
     assert len(checkpointed) == 2
-    assert read_json(Path(fits[1]) / FIT_CARD)["accumulate"] == 2
+    assert read_json(Path(fits[1]) / edit_unet.FIT_CARD)["accumulate"] == 2
     states = [
-        edit_unet_of(pipe, folder).state_dict() for folder in (tmp_path / "inserter", Path(fits[1]), kept)
+        edit_unet.edit_unet_of(pipe, folder).state_dict()
+        for folder in (tmp_path / "inserter", Path(fits[1]), kept)
     ]
     moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(states)]
     assert moved == [True, chosen != 1]
-    other = edit_start(pipe.unet)
+    other = edit_unet.edit_start(pipe.unet)
     other.conv_out.weight.data.neg_()
-    save_unet(tmp_path / "other", other)
+    edit_unet.save_unet(tmp_path / "other", other)
     for changes, expected in (
         (f"bootstrap.inserter={tmp_path / 'other'}", "save=merged"),
         ("fit.lora_rank=3", "lora_rank=2"),
@@ -270,23 +265,21 @@ def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_s
             run(configure(place, tiny_micro, "refused", *words, changes))
 
 
-@pytest.mark.parametrize("part", ["remover", "inserter"])
-def test_a_model_without_the_networks_to_start_from_is_refused_with_the_key(
-    tmp_path: Path, tiny_micro: Path, part: str
+@pytest.mark.parametrize(
+    ("left_out", "size", "why"),
+    [
+        ("remover", 64, r"set bootstrap\.remover=FOLDER"),
+        ("inserter", 64, r"set bootstrap\.inserter=FOLDER"),
+        ("", 128, r"expected model\.image_size=64, .*got 128; set model\.image_size=64"),
+    ],
+)
+def test_a_model_without_networks_to_start_from_or_of_another_size_is_refused(
+    tmp_path: Path, tiny_micro: Path, left_out: str, size: int, why: str
 ) -> None:
     model = tmp_path / "model"
-    shutil.copytree(tiny_micro, model, ignore=shutil.ignore_patterns(part))
-    with pytest.raises(UserError, match=rf"set bootstrap\.{part}=FOLDER"):
-        run(configure(tmp_path, model, "run"))
-
-
-def test_networks_trained_at_another_size_than_the_runs_are_refused_with_theirs(
-    tmp_path: Path, tiny_micro: Path
-) -> None:
-    with pytest.raises(
-        UserError, match=r"expected model\.image_size=64, .*got 128; set model\.image_size=64"
-    ):
-        run(configure(tmp_path, tiny_micro, "run", "model.image_size=128"))
+    shutil.copytree(tiny_micro, model, ignore=shutil.ignore_patterns(left_out))
+    with pytest.raises(UserError, match=why):
+        run(configure(tmp_path, model, "run", f"model.image_size={size}"))
 
 
 @pytest.mark.parametrize("kind", ["render", "harvest", "measure", "evaluate"])
@@ -311,9 +304,7 @@ def test_one_rank_and_two_write_the_same_files(
     assert 0 < counts[0] < counts[1] or kind == "render"
 
 
-def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
-    first: Outcome, place: Path, tiny_micro: Path
-) -> None:
+def test_a_loop_ends_without_a_gain_and_keeps_the_best(first: Outcome, place: Path, tiny_micro: Path) -> None:
     loop = ("bootstrap.retrain=insertion", "bootstrap.init_from=previous", "bootstrap.min_gain=100")
     kept = ("filter.keep_at_most_per_style=1", "fit.background=composited")
     short = run(configure(place, tiny_micro, "short", *loop, *kept, "bootstrap.rounds=3"))
@@ -333,43 +324,19 @@ def test_a_loop_ends_at_a_round_that_does_not_improve_and_keeps_the_best(
     assert read_json(place / "long" / "card.json")["round"] == best_round(long.rows, 0.3)
 
 
-def test_a_blend_lies_between_start_and_trained_and_trains_nothing_anew(
-    first: Outcome, place: Path, tiny_micro: Path
+def test_a_pool_of_ones_own_goes_the_same_way_without_a_toy_or_a_verdict_where_the_model_knows_no_toys(
+    place: Path, tiny_micro: Path
 ) -> None:
-    outcome = run(configure(place, tiny_micro, "blend", "fit.blend=0.25"))
-    assert [kind for kind in outcome.made if kind in ("run_fit", "run_blend")] == ["run_blend", "run_blend"]
-    inputs = next(payload["inputs"] for made, payload in outcome.payloads if made.endswith("run_blend"))
-    entry = next(folder for folder in (place / "store" / "blend").iterdir() if (folder / "inserter").is_dir())
-    start, trained, kept = (
-        load_edit_unet(path).state_dict()
-        for path in (Path(inputs["start"]), Path(inputs["trained"]), entry / "inserter")
-    )
-    assert any(not torch.equal(start[name], trained[name]) for name in start)
-    assert "_name_or_path" not in read_json(Path(inputs["trained"]) / "config.json")
-    for name in start:
-        assert torch.allclose(kept[name], 0.75 * start[name] + 0.25 * trained[name], atol=1e-6), name
-    assert "_name_or_path" not in read_json(entry / "inserter" / "config.json")
-
-
-def test_a_pool_of_ones_own_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
     whole, mask = torch.rand(3, 48, 64, generator=generator(0, "mine")), torch.zeros(1, 48, 64)
     mask[:, 12:40, 24:44] = 1
     for name in ("one", "two"):
         save_png(place / "mine" / "ink" / f"{name}.png", whole.roll(5 if name == "two" else 0, 2))
         save_png(place / "mine" / "masks" / "ink" / f"{name}.png", mask)
     cfg = configure(place, tiny_micro, "own", "pool=folder", "pool.dir=mine", "bootstrap.retrain=insertion")
-    row = run(replace(cfg, pool=replace(cfg.pool, dir=str(place / "mine")))).rows[1]
-    assert row["filter"] is None
-    assert row["acceptance"] == {"ink": 1.0}
-
-
-@pytest.mark.slow
-def test_a_pool_that_the_model_imagines_goes_the_same_way(place: Path, tiny_micro: Path) -> None:
-    how = ("bootstrap.retrain=insertion", "fit.lora_rank=2", "fit.precision=bf16-mixed")
-    made = run(configure(place, tiny_micro, "imagined", "pool=imagine", *how))
-    assert made.rows[1]["filter"] is None
-    assert 1 <= made.rows[1]["harvested"] <= 2
-    (fit,) = [
-        payload["settings"]["recipe"] for target, payload in made.payloads if target.endswith("run_fit")
-    ]
-    assert (fit["lora_rank"], fit["precision"]) == (2, "bf16-mixed")
+    own, real = replace(cfg.pool, dir=str(place / "mine")), replace(cfg.model, toys=False)
+    outcome = run(replace(cfg, pool=own, model=real))
+    assert outcome.rows[1]["filter"] is None
+    assert outcome.rows[1]["acceptance"] == {"ink": 1.0}
+    assert "run_fit" in outcome.made
+    assert not [made for made in outcome.made if made in ("render", "run_evaluate")]
+    assert "without a verdict" in outcome.said[-1]

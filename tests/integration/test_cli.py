@@ -6,11 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 import torch
 from PIL import Image
@@ -199,9 +199,7 @@ def test_a_finished_run_leaves_its_configuration_and_a_true_record(toy: Path) ->
     assert [path.name for path in toy.iterdir()] == ["runs"]
 
 
-def test_a_refused_run_leaves_nothing_behind_but_what_was_there(
-    toy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_refused_run_leaves_what_was_there(toy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (toy / "runs/b").mkdir(parents=True)
     (toy / "runs/b/mine.txt").write_text("keep")
     assert [run("refuse", "out=runs/deep/a"), run("refuse", "out=runs/b")] == [2, 2]
@@ -259,14 +257,11 @@ def test_sigterm_unwinds_the_job_and_ends_with_143(toy: Path) -> None:
         "jobs.JOBS['card'] = jobs.Job('', 'toy_jobs:wait', lambda cfg: None)\n"
         "main.main(['card', 'out=runs/a'])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
-    while not (toy / "runs/a/started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = processes.launch([], code=code)
+    processes.wait_until((toy / "runs/a/started").exists, process)
     assert run("finish", "out=runs/a") == 2  # still running there
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 143
+    processes.finish(process, 143)
     assert (toy / "runs/a/tidied").exists()
     assert read_json(toy / "runs/a/run.json")["state"] == "stopped"
 
@@ -286,9 +281,7 @@ def test_ctrl_c_is_130_and_one_line_even_where_a_library_makes_an_exit_of_it(
     assert capsys.readouterr().err == "magic-insert: stopped\n"
 
 
-def test_status_lists_runs_by_start_and_sees_through_a_dead_process(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_status_knows_a_dead_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     late = {

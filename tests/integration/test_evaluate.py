@@ -138,9 +138,7 @@ def test_the_command_of_a_report_makes_it_again(finished: Path, tmp_path: Path) 
     assert rows_digest(run(again)) == rows_digest(read_rows(finished / "rows.jsonl"))
 
 
-def test_what_is_lost_is_made_again_to_the_same_rows(
-    finished: Path, tmp_path: Path, tiny_micro: Path
-) -> None:
+def test_what_is_lost_is_made_again_to_equal_rows(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     out = copy_of(finished, tmp_path)
     first, *_ = sorted({row["subject"] for row in read_rows(out / "rows.jsonl")})
     for pattern in (f"images/*/*/{first}*", f"rows/*/*/{first}*"):
@@ -157,9 +155,7 @@ def test_what_is_lost_is_made_again_to_the_same_rows(
 
 
 @pytest.mark.slow
-def test_a_method_joins_and_a_personalisation_is_shared(
-    finished: Path, tmp_path: Path, tiny_micro: Path
-) -> None:
+def test_a_personalisation_is_shared_by_methods(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     out = copy_of(finished, tmp_path)
     trained = times_of(out / "personalized", "*.safetensors")
     rows = run(
@@ -176,9 +172,7 @@ def test_a_method_joins_and_a_personalisation_is_shared(
     assert len(faint) == 4
 
 
-def test_other_settings_never_mix_into_a_methods_pictures(
-    finished: Path, tmp_path: Path, tiny_micro: Path
-) -> None:
+def test_other_settings_never_mix_into_a_method(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     out = copy_of(finished, tmp_path)
     with pytest.raises(UserError, match=r"personalized.*out=FOLDER"):
         run(words(tiny_micro, out, *METHODS, "style.scale=0.5"))
@@ -192,9 +186,7 @@ def test_other_settings_never_mix_into_a_methods_pictures(
         run(words(tiny_micro, out, *METHODS))
 
 
-def test_pictures_made_elsewhere_score_as_if_they_were_made_here(
-    finished: Path, tmp_path: Path, tiny_micro: Path
-) -> None:
+def test_pictures_made_elsewhere_score_as_our_own(finished: Path, tmp_path: Path, tiny_micro: Path) -> None:
     theirs = {"stylize": tmp_path / "redrawn", "insert": tmp_path / "composites"}
     masks = tmp_path / "masks"
     masks.mkdir()

@@ -65,9 +65,7 @@ def test_weights_are_half_precision_safetensors_and_nothing_says_where_they_were
         assert str(model.parent) not in path.read_text(), path
 
 
-def test_the_card_measures_every_style_and_sums_up(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_card_measures_every_style(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from magic_insert.foundation.card import run_card
 
     known, new = ("photo", "ink"), ("neon",)
@@ -117,14 +115,11 @@ def test_a_part_of_no_steps_is_taken_over_from_a_finished_model(model: Path, tmp
     assert facts["vae"]["steps"] == 2
 
 
-def test_a_part_of_no_steps_without_a_model_to_take_it_from_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"start=MODEL or vae\.steps"):
-        run(tmp_path / "run", "vae.steps=0")
-
-
-def test_other_settings_are_refused_in_a_folder_begun_with_these(model: Path) -> None:
+def test_other_settings_and_no_steps_without_a_model_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other generator; set out"):
         run(model.parent, "generator.steps=3")
+    with pytest.raises(UserError, match=r"start=MODEL or vae\.steps"):
+        run(tmp_path / "run", "vae.steps=0")
 
 
 @pytest.mark.slow

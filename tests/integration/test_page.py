@@ -427,6 +427,31 @@ def test_two_browsers_never_mix_and_many_posts_at_once_lose_nothing(
         )
 
 
+def test_browsers_take_turns_and_each_keeps_its_order(
+    server: PageServer, studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, held = list[tuple[str, int]](), threading.Event()
+
+    def run(self: Studio, session: Any, task: Task) -> None:
+        order.append((session.id[0], task.wish.box.x))
+        task.state = "done"
+
+    monkeypatch.setattr(Studio, "_run", run)
+    studio.call(lambda: held.wait(WAIT))
+    with httpx.Client(timeout=WAIT) as http:
+        for name, count in (("a", 4), ("b", 2)):
+            browser = Browser(server, studio, 8 * name, http)
+            for x in range(count):
+                assert browser.post(
+                    "drops", wish("preview", "bunny-01", "forest-12", [x, 9, 9, 9])
+                ).is_success
+    held.set()
+    assert studio.call(lambda: True).result(WAIT)
+    while len(order) < 6:
+        time.sleep(0.01)
+    assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]
+
+
 @pytest.fixture(scope="module")
 def page(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser_page(tmp_path_factory.mktemp("profile")) as opened:
@@ -551,6 +576,89 @@ def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
     assert page.complaints == []
 
 
+def redrawn(studio: Studio, page: Page) -> None:
+    """Has the last result be taken for a redrawn picture."""
+    result = last(studio, page)
+    session = studio.session(page.ask("localStorage.session"))
+    session.results[result.id] = replace(result, wish=replace(result.wish, kind="full"))
+    studio.call(lambda: studio._tell(session)).result(WAIT)
+    page.wait("document.querySelector('#doing').textContent.startsWith('redrawn')")
+
+
+@needs_browser
+def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+) -> None:
+    opened(page, server)
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(SHOWN)
+    redrawn(studio, page)
+    page.open(f"{server.address}?unasked")
+    page.wait(f"document.querySelector('#redraw').checked && {SHOWN}")
+    (tmp_path / "hill.png").write_bytes(meadow())
+    (tmp_path / "mine.png").write_bytes(blob((10, 200, 90), 60))
+    page.drop_file(tmp_path / "hill.png", page.centre("#scenes h2"))
+    page.wait("document.querySelector('#scene').alt === 'hill'")
+    page.drop_file(tmp_path / "mine.png", page.centre("#subjects h2"))
+    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    session = studio.session(page.ask("localStorage.session"))
+    assert not page.ask("document.querySelector('#redraw').checked")
+    assert [task.wish.kind for task in session.tasks.values()] == ["preview"]
+    assert page.complaints == []
+
+
+@needs_browser
+def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
+    opened(page, server)
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(SHOWN)
+    session, first = studio.session(page.ask("localStorage.session")), last(studio, page)
+    for hidden in ("true", "false"):
+        page.ask(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); "
+                 "document.dispatchEvent(new Event('visibilitychange'))")  # fmt: skip
+        deadline = time.monotonic() + WAIT
+        while bool(session.changed) == (hidden == "true") and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert bool(session.changed) == (hidden == "false")
+        if hidden == "true":
+            studio.drop(session, replace(first.wish, box=replace(first.wish.box, x=first.wish.box.x + 9)))
+            studio.call(lambda: True).result(WAIT)
+    page.wait(f"{RESULT} === 2")
+    assert page.complaints == []
+
+
+@needs_browser
+def test_all_that_is_done_with_a_result_fits_one_screen_and_undo_passes_the_preview_of_a_redrawn_picture(
+    page: Page, server: PageServer, studio: Studio
+) -> None:
+    opened(page, server)
+    stage = page.centre("#stage")
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), stage)
+    page.wait(SHOWN)
+    redrawn(studio, page)
+    for height in (900, 720):
+        page.look(width=1280, height=height)
+        boxes = page.ask("[...document.querySelectorAll('#stage, #compare, #middle button, #downloads a, #redraw')]"
+                         ".filter(node => node.checkVisibility()).map(node => node.getBoundingClientRect())"
+                         ".map(at => [at.left, at.top, at.right, at.bottom])")  # fmt: skip
+        assert len(boxes) >= 15
+        assert min(min(box) for box in boxes) >= 0
+        assert max(box[2] for box in boxes) <= 1280
+        assert max(box[3] for box in boxes) <= height
+    first = last(studio, page).id
+    page.drag(page.centre("#frame"), (stage[0] + 90, stage[1]))
+    page.wait(f"{RESULT} === 2 && {SHOWN}")
+    slider = "document.querySelector('[data-knob=\"inserter.strength\"]')"
+    page.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
+    page.wait(f"{RESULT} === 3 && {SHOWN}")
+    redrawn(studio, page)
+    page.click("#undo")
+    assert page.ask("document.querySelector('#history .on').dataset.id") == first
+    assert page.complaints == []
+
+
 @needs_browser
 def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(
     page: Page, server: PageServer, studio: Studio, tmp_path: Path
@@ -608,6 +716,17 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
         page.drop_file(tmp_path / f"{name}.png", page.centre("#subjects h2"))
         page.wait(f"document.querySelector('#status.bad #doing')?.textContent.includes({words!r})")
     page.wait(f"document.querySelectorAll('.tile').length === {tiles}")  # none is left for what was refused
+    advice = page.ask("document.querySelector('#doing').textContent")
+    assert "crop" in advice
+    assert "segmenter" not in advice
+    held.clear()
+    studio.call(lambda: held.wait(WAIT))
+    (tmp_path / "sound.png").write_bytes(blob((90, 20, 90)))
+    page.drop_file(tmp_path / "sound.png", page.centre("#subjects h2"))
+    page.wait("document.querySelector('#doing').textContent === 'looking at the picture'")
+    assert not page.ask("document.querySelector('#status').classList.contains('bad')")
+    held.set()
+    page.wait(f"document.querySelectorAll('.tile').length === {tiles} + 1")
     page.complaints.clear()  # the browser notes the refusal
 
 
@@ -654,15 +773,23 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
         WAIT,
     )
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.ask("document.querySelectorAll('#sheet .draw:enabled .close img').length") == 4
+    page.click("#sheet .draw:nth-child(3)")
+    page.wait("document.querySelector('#history .on span').textContent === 'seed 3'")
+    assert page.ask("document.querySelector('#sheet').hidden")
     assert page.complaints == []
 
 
-def test_the_time_that_is_left_goes_by_the_steps_after_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("skipped", [0, 40])  # by a resume
+def test_the_time_that_is_left_goes_by_the_steps_after_the_first(
+    monkeypatch: pytest.MonkeyPatch, skipped: int
+) -> None:
     item = shelf.Item("a", "subject", Path("a.png"), "own", "a")
     task = Task("1", Wish("full", item, item, Box(0, 0, 9, 9), {}), quick=False)
     left = []
     for step, seconds in enumerate((0.0, 30.0, 32.0, 34.0)):  # the first step loads and warms up
+        done = step and skipped + step
         monkeypatch.setattr("magic_insert.page.session.time.monotonic", lambda now=seconds: now)
-        task.progress("personalise", step, 11)
+        task.progress("personalise", done, skipped + 11)
         left.append(task.seconds_left)
     assert left == [None, None, 18.0, 16.0]

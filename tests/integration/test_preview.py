@@ -36,9 +36,7 @@ def texture(height: int, width: int, seed: int) -> Tensor:
     return (0.5 + blur(torch.randn(3, height, width, generator=generator(seed, "t")), 4.0)).clamp(0, 1)
 
 
-def test_a_preview_imports_no_model_library_and_gives_the_command_lines_bytes(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_a_preview_imports_no_model_library_and_is_the_command_lines(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from magic_insert import MagicInsert; m = MagicInsert.from_pretrained('micro', mode='preview');"
         f"m.insert({str(folder / 'slime.png')!r}, {str(folder / 'room.png')!r}).save({str(tmp_path / 'a.png')!r});"
@@ -56,9 +54,7 @@ def test_a_preview_imports_no_model_library_and_gives_the_command_lines_bytes(
     assert 0.02 < float(changed.float().mean()) < 0.6
 
 
-def test_preview_is_chosen_on_a_cpu_for_large_pictures_while_no_method_is(
-    tiny_micro: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_preview_is_chosen_on_a_cpu_if_large(tiny_micro: Path, caplog: pytest.LogCaptureFixture) -> None:
     magic = MagicInsert.from_pretrained(tiny_micro, device="cpu")
     assert magic.suited(1024).settings.mode == "preview"
     assert "mode=full" in caplog.text

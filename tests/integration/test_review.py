@@ -92,9 +92,7 @@ def test_the_truth_teaches_a_judge_that_keeps_the_good_removals(
     assert "ranks 1.00 of pairs right" in said
 
 
-def test_the_file_of_a_person_who_thinks_the_opposite_teaches_the_opposite(
-    run_folder: Path, tmp_path: Path
-) -> None:
+def test_the_file_of_a_person_teaches_what_that_person_thinks(run_folder: Path, tmp_path: Path) -> None:
     verdicts = {name: "reject" if name in GOOD else "accept" for name in IDS}
     write_json(tmp_path / "mine.json", {"verdicts": verdicts})
     cfg = ReviewConfig(
@@ -125,9 +123,7 @@ def test_a_served_page_keeps_each_verdict_as_it_is_given(run_folder: Path, tmp_p
 
 
 @pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
-def test_pressing_r_rejects_and_save_offers_a_file_that_review_reads(
-    run_folder: Path, tmp_path: Path
-) -> None:
+def test_pressing_r_rejects_and_save_offers_a_file_for_review(run_folder: Path, tmp_path: Path) -> None:
     cfg = ReviewConfig(run=str(run_folder), out=str(tmp_path / "review"))
     page_file = run_review(cfg)
     with browser_page(tmp_path / "profile") as page:

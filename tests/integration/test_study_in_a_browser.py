@@ -58,9 +58,7 @@ def answer_all(page: Page, study: Path, rater: int) -> None:
     page.wait("!document.getElementById('end').hidden")
 
 
-def test_a_rater_answers_by_keyboard_from_a_file_and_downloads(
-    page: Page, study: Path, tmp_path: Path
-) -> None:
+def test_a_rater_answers_by_keyboard_and_downloads(page: Page, study: Path, tmp_path: Path) -> None:
     page.open(f"{(study / 'index.html').as_uri()}?rater=1")
     answer_all(page, study, 1)
     text = page.ask("fetch(document.getElementById('download').href).then(reply => reply.text())")

@@ -80,13 +80,8 @@ def test_texts_and_checksums_speak_of_the_36_released_subjects_and_the_20_backgr
     texts = read_json(subjectplop_dir() / "subjects.json")["subjects"]
     assert set(texts) == set(manifest["characters"])
     assert all(row["simple"] and row["detailed"] != row["simple"] for row in texts.values())
-    assert {name for name, row in texts.items() if row["detailed"]} == {
-        "alien", "car", "dog", "gnome", "hedgehog", "orc",
-    }  # fmt: skip
-    assert (texts["unicorn"]["simple"], texts["human_red"]["simple"]) == ("a unicorn", "a human in red")
-    assert set(read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"]) == set(
-        manifest["backgrounds"]
-    )
+    styles = read_json(subjectplop_dir() / "backgrounds.json")["backgrounds"]
+    assert set(styles) == set(manifest["backgrounds"])
     assert not [path for path in subjectplop_dir().rglob("*") if path.suffix not in (".json", "")]
 
 

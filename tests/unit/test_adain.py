@@ -43,16 +43,13 @@ def test_a_picture_in_its_own_style_is_what_the_networks_make_of_it_untouched(ad
     assert networks(image, image).shape == image.shape
 
 
-def test_the_weight_leads_from_the_subjects_look_to_the_scenes(adain_weights: Path) -> None:
+def test_the_weight_leads_to_the_scenes_look_and_the_ground_stays_white(adain_weights: Path) -> None:
     scene = picture(3) ** 3
     drawn = [
         adain(adain_weights, subject(), size=64, weight=w)([Draw(scene, 0, "x")])[0] for w in (0.0, 0.5, 1.0)
     ]
     near, far = ((image - drawn[0]).abs().mean() for image in drawn[1:])
     assert 1e-4 < near < far
-
-
-def test_the_ground_stays_white_and_the_result_has_the_networks_size(adain_weights: Path) -> None:
     stylizer = adain(adain_weights, subject(), size=64)
     drawn = stylizer([Draw(picture(4, 100, 50), 0, "x")])[0]
     assert drawn.shape == (3, 64, 64)
@@ -72,14 +69,11 @@ def test_spread_colours_keep_the_subject_and_fill_the_ground_with_its_own() -> N
 
 
 @pytest.mark.parametrize("what", ["missing", "damaged", "another"])
-def test_weights_that_are_not_there_damaged_or_of_another_network_are_refused(
-    adain_weights: Path, tmp_path: Path, what: str
-) -> None:
+def test_weights_that_do_not_fit_are_refused(adain_weights: Path, tmp_path: Path, what: str) -> None:
     (tmp_path / ENCODER_FILE).write_bytes((adain_weights / ENCODER_FILE).read_bytes())
     if what == "damaged":
         (tmp_path / DECODER_FILE).write_bytes(b"not safetensors")
     if what == "another":
         (tmp_path / DECODER_FILE).write_bytes((adain_weights / ENCODER_FILE).read_bytes())
-    with pytest.raises(UserError, match=DECODER_FILE) as caught:
+    with pytest.raises(UserError, match=DECODER_FILE):
         load_adain(tmp_path)
-    assert "\n" not in str(caught.value)

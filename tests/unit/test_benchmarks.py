@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,10 @@ def pictures(tmp_path: Path) -> Path:
     return root
 
 
+def mine(pictures: Path, **more: Any) -> BenchmarkConfig:
+    return BenchmarkConfig("folder", root=str(pictures), **more)
+
+
 def laid_out(source: Source, cfg: BenchmarkConfig, out: Path) -> Benchmark:
     bench = describe(source, cfg, out)
     benchmarks.claim(bench)
@@ -39,15 +44,24 @@ def laid_out(source: Source, cfg: BenchmarkConfig, out: Path) -> Benchmark:
     return bench
 
 
-def test_toyplop_has_its_published_shape_and_a_truth_for_every_pair() -> None:
+def test_toyplop_has_its_shape_and_a_part_of_a_benchmark_never_the_name_of_the_whole(tmp_path: Path) -> None:
     for split, subjects, scenes in (("mini", 5, 4), ("full", 35, 20)):
-        bench = describe(
-            source := ToyPlop(BenchmarkConfig("toyplop", split=split)), BenchmarkConfig("toyplop"), Path("x")
-        )
-        assert (len(bench.subjects), len(bench.backgrounds), len(bench.pairs)) == (
-            subjects, scenes, subjects * scenes,
-        )  # fmt: skip
+        cfg = BenchmarkConfig("toyplop", split=split)
+        bench = describe(source := ToyPlop(cfg), cfg, Path("x"))
+        assert (len(bench.subjects), len(bench.backgrounds)) == (subjects, scenes)
+        assert len(bench.pairs) == subjects * scenes
         assert source.has_truth
+    for split, subjects in (("full", 35), ("mini", 5)):
+        whole = BenchmarkConfig("toyplop", split=split)
+        part = BenchmarkConfig("toyplop", split=split, num_subjects=subjects - 1)
+        named = [describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
+        assert named[0] == f"toyplop {split}"
+        assert named[1].startswith(f"toyplop {split}, ")
+    save_png(tmp_path / "characters" / "alien.png", oval(48))
+    save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
+    cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
+    bench = describe(subjectplop(cfg, AUTO), cfg, Path("x"))
+    assert bench.described["name"] == "subjectplop, 1 pairs of 36 x 20"
 
 
 def test_what_lies_in_the_folder_is_what_the_toybox_renders(tmp_path: Path) -> None:
@@ -80,22 +94,20 @@ def test_a_larger_selection_begins_with_the_smaller_and_shares_its_digest() -> N
 
 
 def test_a_name_that_the_benchmark_does_not_have_is_refused_by_its_key(pictures: Path) -> None:
-    one = BenchmarkConfig("folder", root=str(pictures), pairs=["apple__park"])
+    one = mine(pictures, pairs=["apple__park"])
     bench = describe(folder(one, AUTO), one, Path("x"))
     assert ([s.id for s in bench.subjects], [b.id for b in bench.backgrounds]) == (["apple"], ["park"])
-    around = BenchmarkConfig("folder", root=str(pictures), num_subjects=1, first=5)
+    around = mine(pictures, num_subjects=1, first=5)
     (subject,) = describe(folder(around, AUTO), around, Path("x")).subjects
     assert subject.id == "red_ball2", "the sixth, counted around two"
     for key in ("subjects", "backgrounds", "styles", "pairs"):
-        cfg = BenchmarkConfig("folder", root=str(pictures), **{key: ["dragon"]})
+        cfg = mine(pictures, **{key: ["dragon"]})
         with pytest.raises(UserError, match=rf"benchmark\.{key}.*dragon"):
             describe(folder(cfg, AUTO), cfg, Path("x"))
 
 
-def test_both_sides_make_two_pairs_of_each_with_the_subject_on_either_side(
-    pictures: Path, tmp_path: Path
-) -> None:
-    cfg = BenchmarkConfig("folder", root=str(pictures), placement="both", subjects=["apple"])
+def test_both_sides_make_two_pairs_of_each(pictures: Path, tmp_path: Path) -> None:
+    cfg = mine(pictures, placement="both", subjects=["apple"])
     bench = laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
     assert [pair.pair_id for pair in bench.pairs][:2] == ["apple__hall.l", "apple__hall.r"]
     scene = bench.scene("hall")
@@ -103,10 +115,8 @@ def test_both_sides_make_two_pairs_of_each_with_the_subject_on_either_side(
     assert left.centre_x < scene.size[1] / 2 < right.centre_x
 
 
-def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(
-    pictures: Path, tmp_path: Path
-) -> None:
-    cfg = BenchmarkConfig("folder", root=str(pictures))
+def test_an_opaque_subject_is_cut_out_and_another_keeps_its_alpha(pictures: Path, tmp_path: Path) -> None:
+    cfg = mine(pictures)
     bench = laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
     expected = oval(48)[3:]
     assert torch.equal(bench.subject("red_ball2").alpha, expected)
@@ -114,7 +124,7 @@ def test_an_opaque_subject_is_cut_out_and_a_cut_out_one_keeps_its_alpha(
 
 
 def test_subjects_without_texts_are_named_by_their_file_and_texts_go_before(pictures: Path) -> None:
-    cfg = BenchmarkConfig("folder", root=str(pictures))
+    cfg = mine(pictures)
     texts = {
         "subjects": {"apple": {"simple": "a fruit", "detailed": "a red apple"}},
         "backgrounds": {"park": "a pastel"},
@@ -128,12 +138,10 @@ def test_subjects_without_texts_are_named_by_their_file_and_texts_go_before(pict
     assert {b.id: b.style_text for b in source.backgrounds} == {"hall": "", "park": "a pastel"}
 
 
-def test_the_same_folder_takes_more_pairs_of_its_benchmark_but_no_other_benchmark(
-    pictures: Path, tmp_path: Path
-) -> None:
-    cfg = BenchmarkConfig("folder", root=str(pictures), pairs=["apple__park"])
+def test_a_folder_takes_more_pairs_but_no_other_benchmark(pictures: Path, tmp_path: Path) -> None:
+    cfg = mine(pictures, pairs=["apple__park"])
     laid_out(folder(cfg, AUTO), cfg, tmp_path / "out")
-    everything = BenchmarkConfig("folder", root=str(pictures))
+    everything = mine(pictures)
     laid_out(folder(everything, AUTO), everything, tmp_path / "out")
     assert len(read_json(tmp_path / "out" / "benchmark.json")["pairs"]) == 4
     save_png(pictures / "backgrounds" / "park.png", torch.zeros(3, 60, 80))
@@ -144,7 +152,7 @@ def test_the_same_folder_takes_more_pairs_of_its_benchmark_but_no_other_benchmar
 def test_a_damaged_picture_is_named_and_the_sound_ones_stay(pictures: Path, tmp_path: Path) -> None:
     path = pictures / "backgrounds" / "park.png"
     path.write_bytes(path.read_bytes()[:500])
-    cfg = BenchmarkConfig("folder", root=str(pictures))
+    cfg = mine(pictures)
     source = folder(cfg, AUTO)
     bench = describe(source, cfg, tmp_path / "out")
     with pytest.raises(UserError, match=r"park\.png"):
@@ -153,16 +161,14 @@ def test_a_damaged_picture_is_named_and_the_sound_ones_stay(pictures: Path, tmp_
 
 
 @pytest.mark.parametrize(("kind", "message"), [("empty", "expected pictures"), ("twice", "different names")])
-def test_an_empty_folder_and_two_pictures_of_one_name_are_refused(
-    pictures: Path, kind: str, message: str
-) -> None:
+def test_an_empty_folder_and_equal_names_are_refused(pictures: Path, kind: str, message: str) -> None:
     for path in (pictures / "subjects").iterdir():
         if kind == "empty":
             path.unlink()
     if kind == "twice":
         (pictures / "subjects" / "apple.jpg").write_bytes((pictures / "subjects" / "apple.png").read_bytes())
     with pytest.raises(UserError, match=message):
-        folder(BenchmarkConfig("folder", root=str(pictures)), AUTO)
+        folder(mine(pictures), AUTO)
 
 
 @pytest.mark.parametrize("layout", ["", "assets"])
@@ -191,17 +197,3 @@ def test_pictures_that_are_not_the_released_ones_are_told_in_the_facts(tmp_path:
     for path in ("characters/newcomer.png", "backgrounds/winter.png"):
         (tmp_path / path).unlink()
     assert told() == []
-
-
-def test_a_part_of_a_benchmark_never_bears_the_name_of_the_whole(tmp_path: Path) -> None:
-    for split, subjects in (("full", 35), ("mini", 5)):
-        whole = BenchmarkConfig("toyplop", split=split)
-        part = BenchmarkConfig("toyplop", split=split, num_subjects=subjects - 1)
-        named = [describe(ToyPlop(cfg), cfg, Path("x")).described["name"] for cfg in (whole, part)]
-        assert named[0] == f"toyplop {split}"
-        assert named[1].startswith(f"toyplop {split}, ")
-    save_png(tmp_path / "characters" / "alien.png", oval(48))
-    save_png(tmp_path / "backgrounds" / "winter.png", torch.zeros(3, 40, 40))
-    cfg = BenchmarkConfig("subjectplop", root=str(tmp_path))
-    bench = describe(subjectplop(cfg, AUTO), cfg, Path("x"))
-    assert bench.described["name"] == "subjectplop, 1 pairs of 36 x 20"

@@ -4,21 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.bootstrap import measure as see
+from magic_insert.bootstrap import measure
 from magic_insert.bootstrap.filters import MEASURES
-from magic_insert.bootstrap.measure import (
-    Row,
-    best_round,
-    changes,
-    conclusion,
-    improves,
-    intervals,
-    measures_of,
-    metrics,
-    photo_loss,
-    sums_of,
-    truth_of,
-)
 from magic_insert.core.rand import generator
 
 SIZE = 64
@@ -40,76 +27,56 @@ def scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_a_subject_that_stayed_is_all_residue_and_one_that_went_is_none() -> None:
     ground, picture, mask = scene()
-    assert see.residue(picture, picture, mask) == pytest.approx(1.0)
+    assert measure.residue(picture, picture, mask) == pytest.approx(1.0)
     half = picture.clone()
     half[:, :30] = ground[:, :30]
-    assert see.residue(picture, ground, mask) < min(0.3, see.residue(picture, half, mask))
-    assert see.residue(picture, half, mask) < 1.0
-    assert see.residue(picture, torch.full_like(picture, 0.6), mask) == 0.0
+    assert measure.residue(picture, ground, mask) < min(0.3, measure.residue(picture, half, mask))
+    assert measure.residue(picture, half, mask) < 1.0
+    assert measure.residue(picture, torch.full_like(picture, 0.6), mask) == 0.0
 
 
-def test_drift_is_the_change_far_from_subject_and_shadow() -> None:
+def test_every_flaw_is_measured_and_a_picture_without_it_has_none() -> None:
     ground, picture, mask = scene()
-    assert see.drift(picture, picture, mask) == 0.0
-    assert see.drift(picture, ground, mask) == pytest.approx(0.0, abs=1e-3)
-    moved = ground.clone()
-    moved[:, :10, :10] = 0.1
-    assert see.drift(picture, moved, mask) > 0.05
-
-
-def test_a_fill_with_an_outline_has_a_seam_and_a_smooth_one_has_none() -> None:
-    ground, _, mask = scene()
-    filled = ground + 0.2 * mask
-    assert see.seam(filled, mask) > 0.1
-    assert see.seam(ground, mask) < 0.01
-
-
-def test_a_new_object_in_the_hole_has_colours_that_its_surroundings_lack() -> None:
-    ground, _, mask = scene()
-    strange = ground.clone()
-    strange[:, 26:36, 28:36] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
-    assert see.hallucination(strange, mask) > 0.3
-    assert see.hallucination(ground, mask) < 0.03
+    moved, strange = ground.clone(), ground.clone()
+    moved[:, :10, :10] = 0.1  # far from subject and shadow
+    strange[:, 26:36, 28:36] = torch.tensor([0.9, 0.1, 0.1])[:, None, None]  # a new object in the hole
+    assert measure.drift(picture, picture, mask) == 0.0
+    assert measure.drift(picture, ground, mask) < 1e-3 < 0.05 < measure.drift(picture, moved, mask)
+    assert measure.seam(ground, mask) < 0.01 < 0.1 < measure.seam(ground + 0.2 * mask, mask)
+    assert measure.hallucination(ground, mask) < 0.03 < 0.3 < measure.hallucination(strange, mask)
+    assert measure.cycle(picture, picture, ground, mask) == 0.0
+    assert measure.cycle(picture, ground, ground, mask) > 0.1
 
 
 def test_the_effect_is_what_changed_beside_the_subject() -> None:
     ground, picture, mask = scene()
-    region = see.changed_region(picture, ground, mask)
+    region = measure.changed_region(picture, ground, mask)
     true = torch.zeros_like(region)
     true[:, 40:48, 40:58] = 1
     overlap = float((region * true).sum() / torch.maximum(region, true).sum())
     assert overlap > 0.75
-    assert see.effect_area(picture, ground, mask) == pytest.approx(float(true.mean()), rel=0.3)
+    assert measure.effect_area(picture, ground, mask) == pytest.approx(float(true.mean()), rel=0.3)
     apart = picture.clone()
     apart[:, :6, :6] = 0  # does not touch the subject
-    assert see.effect_area(picture, apart, mask) == 0.0
+    assert measure.effect_area(picture, apart, mask) == 0.0
 
 
-def test_a_perfect_reinsertion_closes_the_cycle() -> None:
-    ground, picture, mask = scene()
-    assert see.cycle(picture, picture, ground, mask) == 0.0
-    assert see.cycle(picture, ground, ground, mask) > 0.1
-
-
-def test_a_picture_with_an_empty_mask_is_suspect_in_every_way() -> None:
+def test_an_empty_mask_is_suspect_and_the_cycle_needs_the_subject_put_back() -> None:
     ground, _, mask = scene()
-    values = measures_of(ground, ground, ground, torch.zeros_like(mask))
+    values = measure.measures_of(ground, ground, ground, torch.zeros_like(mask))
     assert tuple(values) == MEASURES
     assert (values["mask_area"], values["effect_area"], values["residue"]) == (0.0, 0.0, 1.0)
-
-
-def test_the_cycle_is_measured_only_where_the_subject_was_put_back() -> None:
     ground, picture, mask = scene()
     for hole in (mask, torch.zeros_like(mask)):
-        with_cycle, without = (measures_of(picture, ground, i, hole) for i in (picture, None))
+        with_cycle, without = (measure.measures_of(picture, ground, i, hole) for i in (picture, None))
         assert "cycle" in with_cycle
         assert without == {name: value for name, value in with_cycle.items() if name != "cycle"}
 
 
 def test_the_truth_of_a_perfect_removal_is_perfect_and_of_none_is_poor() -> None:
     ground, picture, mask = scene()
-    perfect = truth_of(picture, picture, ground, ground, mask)
-    nothing = truth_of(picture, picture, picture, ground, mask)
+    perfect = measure.truth_of(picture, picture, ground, ground, mask)
+    nothing = measure.truth_of(picture, picture, picture, ground, mask)
     assert perfect == {"psnr": 60.0, "shadow_iou": 1.0}
     assert nothing["psnr"] < 15
     assert nothing["shadow_iou"] == 0.0
@@ -126,39 +93,37 @@ def pictures(count: int, noise: float, seed: int = 0) -> dict[str, dict[str, flo
         effect = torch.zeros(1, 12, 12)
         effect[:, 6:9, 2:9] = 1
         drawn = (target + noise * torch.randn(3, 12, 12, generator=draw)).clamp(0, 1)
-        rows[f"{i:04d}-photo"] = sums_of(target * 0.5, drawn, target, mask, effect, effect)
+        rows[f"{i:04d}-photo"] = measure.sums_of(target * 0.5, drawn, target, mask, effect, effect)
     return rows
 
 
-def test_an_interval_holds_its_value_and_narrows_with_more_scenes() -> None:
+def test_an_interval_holds_its_value_narrows_with_more_scenes_and_where_two_are_paired() -> None:
     how = {"seed": 0, "resamples": 200, "coverage": 0.95}
     widths = []
     for count in (8, 64):
         rows = pictures(count, 0.1)
-        value = metrics(rows)["photo"]["effect_psnr"]
-        low, high = intervals(rows, **how)["photo"]["effect_psnr"]
+        value = measure.metrics(rows)["photo"]["effect_psnr"]
+        low, high = measure.intervals(rows, **how)["photo"]["effect_psnr"]
         assert low <= value <= high
         widths.append(high - low)
     assert widths[1] < widths[0]
+    hard, easy = pictures(20, 0.2), pictures(20, 0.1)
+    paired = measure.changes(hard, easy, **how)["photo"]["effect_psnr"]
+    apart = [measure.intervals(rows, **how)["photo"]["effect_psnr"] for rows in (hard, easy)]
+    assert paired[2] - paired[1] < sum(high - low for low, high in apart)
 
 
 def test_a_better_model_is_better_beyond_the_interval() -> None:
-    change = changes(pictures(20, 0.2), pictures(20, 0.1), seed=0, resamples=200, coverage=0.95)["photo"]
+    change = measure.changes(pictures(20, 0.2), pictures(20, 0.1), seed=0, resamples=200, coverage=0.95)[
+        "photo"
+    ]
     gain, low, high = change["effect_psnr"]
     assert 4 < low <= gain <= high < 7  # half the noise is 6 dB; clipping takes a little
     assert change["effect_psnr_nothing"] == [0.0, 0.0, 0.0]
     rows = pictures(10, 0.1)
-    itself = changes(rows, rows, seed=0, resamples=50, coverage=0.95)
+    itself = measure.changes(rows, rows, seed=0, resamples=50, coverage=0.95)
     assert set(itself) == {"photo"}  # the only group that has pictures
     assert all(values == [0.0, 0.0, 0.0] for values in itself["photo"].values())
-
-
-def test_a_paired_interval_is_narrower_than_the_two_apart() -> None:
-    hard, easy = pictures(20, 0.2), pictures(20, 0.1)
-    how = {"seed": 0, "resamples": 200, "coverage": 0.95}
-    paired = changes(hard, easy, **how)["photo"]["effect_psnr"]
-    apart = [intervals(rows, **how)["photo"]["effect_psnr"] for rows in (hard, easy)]
-    assert paired[2] - paired[1] < sum(high - low for low, high in apart)
 
 
 def test_the_finished_picture_is_measured_where_every_picture_has_one() -> None:
@@ -166,14 +131,16 @@ def test_the_finished_picture_is_measured_where_every_picture_has_one() -> None:
         name: {**row, "layered_error": row["effect_error"] / 10, "layered_lpips": 0.1}
         for name, row in pictures(4, 0.1).items()
     }
-    found = metrics(rows)["photo"]
+    found = measure.metrics(rows)["photo"]
     assert found["layered_psnr"] == pytest.approx(found["effect_psnr"] + 10, abs=1e-3)
     assert found["layered_lpips"] == pytest.approx(0.1)
     del rows["0002-photo"]["layered_error"]
-    assert "layered_psnr" not in metrics(rows)["photo"]
+    assert "layered_psnr" not in measure.metrics(rows)["photo"]
 
 
-def row(number: int, seen: float, photo: float | None, interval: tuple[float, float] = (0.5, 1.5)) -> Row:
+def row(
+    number: int, seen: float, photo: float | None, interval: tuple[float, float] = (0.5, 1.5)
+) -> measure.Row:
     groups = {"seen": {"effect_psnr": seen}, "unseen": {"effect_psnr": 18.0}}
     if photo is not None:
         groups["photo"] = {"effect_psnr": photo}
@@ -189,30 +156,30 @@ BASE = row(0, 20.0, 28.0)
 
 def test_a_hair_on_drawings_is_not_worth_two_decibels_on_photographs() -> None:
     rows = [BASE, row(1, 20.01, 26.0)]
-    assert best_round(rows, 0.3) == 0
-    assert not improves(rows, min_gain=0, max_photo_loss=0.3)
-    assert conclusion(rows, 0.3) == (
+    assert measure.best_round(rows, 0.3) == 0
+    assert not measure.improves(rows, min_gain=0, max_photo_loss=0.3)
+    assert measure.conclusion(rows, 0.3) == (
         "the base networks were kept: drawn styles 20.0 -> 20.0 dB in round 1, but photo lost 2.00 dB, more than "
         "bootstrap.max_photo_loss=0.3"
     )
-    assert best_round(rows, 2.5) == 1
+    assert measure.best_round(rows, 2.5) == 1
 
 
 def test_without_a_held_out_set_the_last_round_is_kept_and_no_verdict_is_given() -> None:
     rows = [{"round": number, "metrics": {}, "changes": {}} for number in range(3)]
-    assert best_round(rows, 0.3) == 2
-    assert improves(rows, min_gain=1.0, max_photo_loss=0.0)
-    assert "without a verdict" in conclusion(rows, 0.3)
+    assert measure.best_round(rows, 0.3) == 2
+    assert measure.improves(rows, min_gain=1.0, max_photo_loss=0.0)
+    assert "without a verdict" in measure.conclusion(rows, 0.3)
 
 
 def test_the_loss_on_photographs_is_counted_from_the_base_and_not_from_the_last_round() -> None:
     forgetful = [BASE, row(1, 25.0, 26.0), row(2, 22.0, 27.9)]
-    assert best_round(forgetful, 0.3) == 2
-    assert improves(forgetful, min_gain=0, max_photo_loss=0.3)
+    assert measure.best_round(forgetful, 0.3) == 2
+    assert measure.improves(forgetful, min_gain=0, max_photo_loss=0.3)
     rows = [BASE, row(1, 21.0, 27.8), row(2, 22.0, 27.6)]
-    assert photo_loss(rows[0], rows[2]) == pytest.approx(0.4)
-    assert best_round(rows, 0.3) == 1
-    assert not improves(rows, min_gain=0, max_photo_loss=0.3)
+    assert measure.photo_loss(rows[0], rows[2]) == pytest.approx(0.4)
+    assert measure.best_round(rows, 0.3) == 1
+    assert not measure.improves(rows, min_gain=0, max_photo_loss=0.3)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +192,6 @@ def test_the_loss_on_photographs_is_counted_from_the_base_and_not_from_the_last_
 def test_the_last_line_says_whether_the_gain_is_beyond_chance_and_what_photo_lost(
     interval: tuple[float, float], photo: float, words: tuple[str, str]
 ) -> None:
-    line = conclusion([BASE, row(1, 21.0, photo, interval)], 0.3)
+    line = measure.conclusion([BASE, row(1, 21.0, photo, interval)], 0.3)
     assert "drawn styles 20.0 -> 21.0 dB" in line
     assert all(word in line for word in words)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from magic_insert.bootstrap import networks
+from magic_insert.bootstrap import networks, stages
 from magic_insert.bootstrap.networks import composited, mixed
 from magic_insert.bootstrap.pool import (
     View,
@@ -18,19 +18,6 @@ from magic_insert.bootstrap.pool import (
     take_in,
     views_of,
 )
-from magic_insert.bootstrap.stages import (
-    MASK,
-    WITH,
-    FolderSettings,
-    ImagineSettings,
-    Item,
-    Payload,
-    RenderSettings,
-    picture_file,
-    read_index,
-    require_partners,
-    skipped_of,
-)
 from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -39,10 +26,10 @@ from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import is_held_out
 from magic_insert.training.insertion import EditLatents
 
-POOL = RenderSettings("pool", seed=3, num_samples=48, size=32, occlusion=0.3)
+POOL = stages.RenderSettings("pool", seed=3, num_samples=48, size=32, occlusion=0.3)
 PHOTOS = replace(POOL, use="photos", occlusion=0.0)
-TEST = RenderSettings("heldout", seed=0, num_samples=48, size=32)
-IMAGINED = ImagineSettings(
+TEST = stages.RenderSettings("heldout", seed=0, num_samples=48, size=32)
+IMAGINED = stages.ImagineSettings(
     0, 3, 32, styles=[], prompts=[], steps=1, guidance=1.0, segmenter=SegmenterConfig()
 )
 
@@ -50,13 +37,13 @@ IMAGINED = ImagineSettings(
 def run(stage: Any, out: Path, settings: Any, **inputs: Path) -> Path:
     """Runs one stage as the driver does."""
     model = ModelConfig(name="none", image_size=64)
-    payload = Payload(settings, inputs, model, out, out / "work", progress=False)
+    payload = stages.Payload(settings, inputs, model, out, out / "work", progress=False)
     payload.write(out / "work" / "payload.json")
     stage(out / "work" / "payload.json")
     return out
 
 
-def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
+def test_nothing_of_the_test_enters_the_pool_and_a_larger_one_begins_with_the_smaller() -> None:
     test = views_of(TEST)
     secret = {(view.subject.identity, view.scene.seed) for view in test}
     for view in [*views_of(POOL), *views_of(PHOTOS)]:
@@ -65,11 +52,13 @@ def test_nothing_of_the_test_enters_the_pool_or_the_photographs() -> None:
         assert not is_held_out(view.subject.combination)
         assert (view.subject.identity, view.scene.seed) not in secret
         assert {item.style for item in view.items} <= set(TRAIN_STYLES)
+    assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
+    assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
 
 
 def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
     trained, tested = views_of(POOL)[0], views_of(TEST)[0]
-    style = Item("x", HELD_OUT_STYLES[0])
+    style = stages.Item("x", HELD_OUT_STYLES[0])
     for view in (
         View(tested.scene, trained.subject, trained.items),
         View(trained.scene, tested.subject, trained.items),
@@ -79,26 +68,22 @@ def test_a_held_out_scene_identity_or_style_in_the_pool_stops_the_run() -> None:
             require_trainable(view)
 
 
-def test_a_larger_pool_begins_with_the_smaller_one() -> None:
-    assert views_of(POOL)[:5] == views_of(replace(POOL, num_samples=5))
-    assert views_of(replace(POOL, seed=4))[:5] != views_of(POOL)[:5]
-
-
 def test_a_rendered_pool_has_pictures_masks_and_truth_and_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     settings = replace(POOL, num_samples=2)
     folder = run(render, tmp_path / "pool", settings)
-    items = read_index(folder)
+    items = stages.read_index(folder)
     assert len(items) == 2
     picture, without, mask = (
-        load_rgb(picture_file(folder, layer, items[0].id)) for layer in (WITH, "without", MASK)
+        load_rgb(stages.picture_file(folder, layer, items[0].id))
+        for layer in (stages.WITH, "without", stages.MASK)
     )
     assert picture.shape == (3, 32, 32)
     assert torch.equal(picture[:, mask[0] == 0] > 2, without[:, mask[0] == 0] > 2)
     assert float((picture - without).abs().max()) > 0.1
-    lost = picture_file(folder, WITH, items[0].id)
+    lost = stages.picture_file(folder, stages.WITH, items[0].id)
     before = lost.read_bytes()
     lost.unlink()  # as if the render had been killed before it
-    assert picture_file(run(render, folder, settings), WITH, items[0].id).read_bytes() == before
+    assert stages.picture_file(run(render, folder, settings), stages.WITH, items[0].id).read_bytes() == before
 
 
 def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
@@ -134,8 +119,8 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def settings_of(on_error: str, *, segment: bool = False) -> FolderSettings:
-    return FolderSettings(False, 0, 9, 32, on_error, segment, SegmenterConfig())
+def settings_of(on_error: str, *, segment: bool = False) -> stages.FolderSettings:
+    return stages.FolderSettings(False, 0, 9, 32, on_error, segment, SegmenterConfig())
 
 
 def take(out: Path, root: Path, on_error: str) -> Path:
@@ -144,7 +129,7 @@ def take(out: Path, root: Path, on_error: str) -> Path:
     return run(take_in, out, settings_of(on_error), **inputs)
 
 
-def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -> None:
+def test_unusable_pictures_are_named_at_once_or_left_out_and_noted(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(UserError) as told:
         take(tmp_path / "out", folder, "refuse")
     text = str(told.value)
@@ -154,24 +139,22 @@ def test_every_unusable_picture_is_named_at_once(tmp_path: Path, folder: Path) -
     assert "twin.png: the same picture as good.png" in text
     assert "data.on_error=skip" in text
     assert "ink/fine" not in text
+    out = take(tmp_path / "out", folder, "skip")
+    assert [(item.id, item.style) for item in stages.read_index(out)] == [
+        ("good", "unnamed"),
+        ("ink__fine", "ink"),
+    ]
+    assert [line.partition(":")[0] for line in stages.skipped_of(out)] == [
+        "empty.png", "torn.png", "twin.png", "unmasked.png",
+    ]  # fmt: skip
+    assert load_rgb(stages.picture_file(out, stages.WITH, "good")).shape == (3, 32, 32)
 
 
 def test_a_picture_without_a_mask_is_named_before_anything_is_made(folder: Path) -> None:
     with pytest.raises(UserError, match=r"got none for torn\.png, unmasked\.png; .*pool\.segment=true"):
-        require_partners(folder, folder / "masks")
+        stages.require_partners(folder, folder / "masks")
     with pytest.raises(UserError, match=r"got none; set pool\.dir"):
-        require_partners(folder / "masks", folder)
-
-
-def test_unusable_pictures_are_left_out_when_asked_and_the_stage_remembers_them(
-    tmp_path: Path, folder: Path
-) -> None:
-    out = take(tmp_path / "out", folder, "skip")
-    assert [(item.id, item.style) for item in read_index(out)] == [("good", "unnamed"), ("ink__fine", "ink")]
-    assert [line.partition(":")[0] for line in skipped_of(out)] == [
-        "empty.png", "torn.png", "twin.png", "unmasked.png",
-    ]  # fmt: skip
-    assert load_rgb(picture_file(out, WITH, "good")).shape == (3, 32, 32)
+        stages.require_partners(folder / "masks", folder)
 
 
 def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path) -> None:
@@ -180,19 +163,19 @@ def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path)
     for name in ("stolen", "neon/drawn", "fair"):
         save_png(root / f"{name}.png", torch.rand(3, 32, 32, generator=generator(0, name)))
         (root / "masks" / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / "masks" / f"{name}.png").write_bytes(picture_file(heldout, MASK, "0000-seen").read_bytes())
-    (root / "stolen.png").write_bytes(picture_file(heldout, WITH, "0000-seen").read_bytes())
+        (root / "masks" / f"{name}.png").write_bytes(
+            stages.picture_file(heldout, stages.MASK, "0000-seen").read_bytes()
+        )
+    (root / "stolen.png").write_bytes(stages.picture_file(heldout, stages.WITH, "0000-seen").read_bytes())
     out = run(
         take_in, tmp_path / "out", settings_of("skip"), pictures=root, masks=root / "masks", heldout=heldout
     )
-    assert [item.id for item in read_index(out)] == ["fair"]
-    assert [line.partition(":")[0] for line in skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
+    assert [item.id for item in stages.read_index(out)] == ["fair"]
+    assert [line.partition(":")[0] for line in stages.skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("fox.jpg", "fox.png"), ("ink/x.png", "ink__x.png")])
-def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the_other(
-    tmp_path: Path, one: str, other: str
-) -> None:
+def test_two_pictures_of_one_name_are_listed_and_both_stay(tmp_path: Path, one: str, other: str) -> None:
     root, mask = tmp_path / "mine", torch.zeros(1, 40, 40)
     mask[:, 10:30, 10:30] = 1
     for name in (one, other):
@@ -202,7 +185,7 @@ def test_two_pictures_that_would_get_one_name_are_listed_and_none_overwrites_the
         take(tmp_path / "out", root, "refuse")
     assert f"{other}: the same name as {one}" in str(told.value)
     out = take(tmp_path / "kept", root, "skip")
-    assert [item.facts["file"] for item in read_index(out)] == [one]
+    assert [item.facts["file"] for item in stages.read_index(out)] == [one]
 
 
 def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Path) -> None:
@@ -217,7 +200,7 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
         masks=folder / "masks",
         heldout=folder / "none",
     )
-    mask = load_rgb(picture_file(found, MASK, "unmasked"))[0]
+    mask = load_rgb(stages.picture_file(found, stages.MASK, "unmasked"))[0]
     assert float(mask[16, 16]) == 1.0
     assert float(mask[1, 1]) == 0.0
 
@@ -229,10 +212,10 @@ def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) 
     for layer in ("with", "without"):
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
     save_png(root / "mask" / "cup.png", mask)
-    settings = FolderSettings(True, 0, 9, 32, "refuse")
+    settings = stages.FolderSettings(True, 0, 9, 32, "refuse")
     out = run(take_in, tmp_path / "out", settings, pairs=root, heldout=root / "none")
-    assert [(item.id, item.style) for item in read_index(out)] == [("cup", "photo")]
-    assert picture_file(out, "without", "cup").is_file()
+    assert [(item.id, item.style) for item in stages.read_index(out)] == [("cup", "photo")]
+    assert stages.picture_file(out, "without", "cup").is_file()
 
 
 def latents(count: int, value: float) -> EditLatents:
@@ -243,9 +226,7 @@ def latents(count: int, value: float) -> EditLatents:
 @pytest.mark.parametrize(
     ("drawn", "photos", "share"), [(31, 64, 0.5), (5, 64, 0.25), (50, 4, 0.8), (7, 3, 0.0)]
 )
-def test_a_batch_has_the_asked_share_of_photographs_and_every_drawing(
-    drawn: int, photos: int, share: float
-) -> None:
+def test_a_batch_has_its_share_of_photographs_and_all_drawings(drawn: int, photos: int, share: float) -> None:
     rows = mixed(latents(drawn, 1.0), latents(photos, 0.0), share).target[:, 0, 0, 0, 0]
     assert float((rows == 0).mean()) == pytest.approx(share, abs=0.02)
     assert int((rows == 1).sum()) >= drawn
@@ -258,9 +239,7 @@ class Faithful:
     vae, device = None, "cpu"
 
 
-def test_hole_and_effect_are_the_removals_and_far_from_them_the_picture_is_what_it_was(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_hole_and_effect_are_the_removals_and_the_rest_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "encode", lambda vae, images: images)
     monkeypatch.setattr(networks, "decode", lambda vae, latents: latents)
     pipe: Any = Faithful()

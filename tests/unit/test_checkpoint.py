@@ -33,13 +33,15 @@ def damage(path: Path, position: int) -> None:
     path.write_bytes(content)
 
 
-def test_values_and_optimizer_come_back_bit_for_bit(tmp_path: Path) -> None:
-    write(tmp_path, 7)
+def test_values_and_optimizer_come_back_bit_for_bit_and_the_last_two_are_kept(tmp_path: Path) -> None:
+    assert read_last_checkpoint(tmp_path, "mine") is None
+    write(tmp_path, 5, 90, 100, 1000)
+    assert len(list_checkpoints(tmp_path)) == 2
     weight, optimizer = train_one_step()
     found = read_last_checkpoint(tmp_path, "mine")
     assert found is not None
-    assert found.step == 7
-    assert torch.equal(found.values["w"], weight + 7)
+    assert found.step == 1000
+    assert torch.equal(found.values["w"], weight + 1000)
     fresh = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, 3))], lr=9.0)
     found.restore_optimizer(fresh)
     old, new = optimizer.state_dict(), fresh.state_dict()
@@ -75,9 +77,11 @@ def test_state_that_an_optimizer_nests_comes_back_bit_for_bit(tmp_path: Path) ->
     optimizer = Nesting(parameters, lr=0.1)
     for number, parameter in enumerate(parameters):
         optimizer.remember(parameter, number)
-    save_checkpoint(tmp_path, step=1, key="mine", values={}, optimizer=optimizer)
+    scaler = {"scale": 2.0**16}
+    save_checkpoint(tmp_path, step=1, key="mine", values={}, optimizer=optimizer, scaler=scaler)
     found = read_last_checkpoint(tmp_path, "mine")
     assert found is not None
+    assert found.scaler == scaler
     fresh = Nesting(parameters, lr=9.0)
     found.restore_optimizer(fresh)
     for number, parameter in enumerate(parameters):
@@ -88,21 +92,12 @@ def test_state_that_an_optimizer_nests_comes_back_bit_for_bit(tmp_path: Path) ->
         assert torch.equal(own["levels"], Nesting.levels)
 
 
-def test_the_last_two_are_kept_and_the_last_is_read(tmp_path: Path) -> None:
-    assert read_last_checkpoint(tmp_path, "mine") is None
-    write(tmp_path, 5, 90, 100, 1000)
-    assert len(list_checkpoints(tmp_path)) == 2
-    found = read_last_checkpoint(tmp_path, "mine")
-    assert found is not None
-    assert found.step == 1000
-
-
 def test_a_changed_bit_or_a_cut_anywhere_is_noticed_and_the_checkpoint_before_is_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path, 1, 2)
     last = list_checkpoints(tmp_path)[0]
-    for position in range(0, last.stat().st_size, 5):
+    for position in range(0, last.stat().st_size, 11):
         caplog.clear()
         damage(last, position)
         found = read_last_checkpoint(tmp_path, "mine")
@@ -129,18 +124,3 @@ def test_checkpoints_that_are_all_damaged_or_of_another_run_are_refused(tmp_path
         damage(path, -1)
     with pytest.raises(UserError, match="2 damaged"):
         read_last_checkpoint(tmp_path, "mine")
-
-
-def test_counters_that_are_no_tensors_survive_a_checkpoint(tmp_path: Path) -> None:
-    parameter = torch.nn.Parameter(torch.ones(1))
-    optimizer = torch.optim.SGD([parameter], lr=0.1)
-    optimizer.state[parameter]["count"] = 7
-    save_checkpoint(
-        tmp_path, step=1, key="k", values={"w": parameter}, optimizer=optimizer, scaler={"scale": 2.0**16}
-    )
-    found = read_last_checkpoint(tmp_path, "k")
-    assert found is not None
-    fresh = torch.optim.SGD([parameter], lr=0.1)
-    found.restore_optimizer(fresh)
-    assert fresh.state[parameter]["count"] == 7
-    assert found.scaler == {"scale": 65536.0}

@@ -69,15 +69,12 @@ def test_what_stands_before_the_subject_is_the_scene_bit_for_bit_and_the_rest_as
     assert not made.effect[0, before].any() or composite == "paper"
 
 
-def test_the_papers_composite_redraws_the_picture_from_edge_to_edge(tiny_pipe: Any, tiny_micro: Path) -> None:
+def test_the_papers_composite_redraws_all_and_an_inserter_draws(tiny_pipe: Any, tiny_micro: Path) -> None:
     scene, made = placed(tiny_pipe, tiny_micro, "paper")
     same = (made.final.rgb == scene.rgb).all(dim=0)
     assert made.final.rgb.shape == scene.rgb.shape
     assert float(same.float().mean()) < 0.01
     assert made.final.provenance["window"] == [0, -32, 320]
-
-
-def test_the_papers_composite_needs_an_inserter_that_draws(tiny_pipe: Any, tiny_micro: Path) -> None:
     with pytest.raises(UserError, match="composite=effect_layer"):
         placed(tiny_pipe, tiny_micro, "paper", "contact_shadow")
 
@@ -115,7 +112,7 @@ def shadowed() -> tuple[Tensor, Tensor, Tensor]:
     return floor, torch.where(mask > 0, torch.tensor([0.9, 0.1, 0.1])[:, None, None], window), mask
 
 
-def test_a_perfect_remover_gives_the_floor_back_with_its_shadow_gone() -> None:
+def test_a_remover_gives_the_floor_back_with_its_shadow_gone_and_its_tint_matched() -> None:
     floor, window, mask = shadowed()
     small = [area_resize(image, 32, 32) for image in (floor, window)]
     made, changed = fill_hole(window, mask, *small, grow=0.02, config=EffectConfig())
@@ -128,10 +125,6 @@ def test_a_perfect_remover_gives_the_floor_back_with_its_shadow_gone() -> None:
     same = (made == window).all(dim=0, keepdim=True)
     assert same[changed == 0].all()
     assert 0.1 < float(changed.mean()) < 0.5
-
-
-def test_a_tint_of_the_remover_is_matched_to_what_surrounds_the_hole() -> None:
-    floor, window, mask = shadowed()
     truth, seen = (area_resize(image, 32, 32) for image in (floor, window))
     tint = torch.tensor([0.02, -0.02, 0.02])[:, None, None]  # too faint to count as light
     made, _ = fill_hole(window, mask, truth + tint, seen + tint, grow=0.02, config=EffectConfig())

@@ -26,11 +26,8 @@ def block(left: int, right: int, top: int, bottom: int, side: int = 64) -> torch
     return mask
 
 
-def test_the_frame_is_the_foot_and_the_longer_side() -> None:
-    assert foot_frame(block(10, 20, 12, 42)).tolist() == [[15.0, 42.0, 30.0]]
-
-
 def test_a_contact_shadow_lies_at_the_foot_and_follows_a_mirrored_mask() -> None:
+    assert foot_frame(block(10, 20, 12, 42)).tolist() == [[15.0, 42.0, 30.0]]
     mask = block(20, 36, 12, 42)
     shade = contact_shade(mask)
     assert float(shade[0, 0, 42, 28]) < 0.75
@@ -71,7 +68,7 @@ def test_a_mirrored_picture_is_given_the_mirrored_effect_and_the_mirrored_sun() 
     assert torch.allclose(other.sun[:, 0], -one.sun[:, 0], atol=1e-5)
 
 
-def test_an_untrained_network_draws_the_contact_shadow(net: EffectNet) -> None:
+def test_an_untrained_network_draws_the_contact_shadow_and_a_shut_gate_nothing(net: EffectNet) -> None:
     mask = block(20, 36, 12, 42)
     scene = torch.rand(1, 3, 64, 64)
     effect = net(scene, scene, mask)
@@ -81,9 +78,6 @@ def test_an_untrained_network_draws_the_contact_shadow(net: EffectNet) -> None:
     )
     far = contact_shade(mask) > 0.999
     assert float(effect.log_shade[far.expand(1, 3, 64, 64)].abs().max()) < 0.01
-
-
-def test_where_the_gate_is_shut_nothing_happens_at_all(net: EffectNet) -> None:
     other = EffectNet(net.config)
     other.load_state_dict(net.state_dict())
     other.last.bias.data[6] = -50.0

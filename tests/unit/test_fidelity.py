@@ -14,15 +14,12 @@ def pictures(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return images, truth, (torch.rand(7, 1, 8, 6, generator=draw) > 0.6).float()
 
 
-def test_psnr_agrees_with_numpy_and_ignores_the_outside() -> None:
+def test_psnr_is_numpys_inside_the_region_in_parts_of_any_order() -> None:
     images, truth, region = pictures()
     inside = np.broadcast_to(region.numpy() > 0, images.shape)
     expected = -10 * np.log10(np.mean((images - truth).double().numpy()[inside] ** 2))
     elsewhere = torch.where(region > 0, images, torch.rand(images.shape))
     assert psnr_pooled(region_sums(elsewhere, truth, region)) == pytest.approx(expected, abs=1e-6)
-
-
-def test_sums_of_parts_give_the_number_of_the_whole_in_any_order() -> None:
     whole = region_sums(*pictures())
     parts = [
         pair
@@ -32,22 +29,16 @@ def test_sums_of_parts_give_the_number_of_the_whole_in_any_order() -> None:
     assert psnr_pooled(parts) == pytest.approx(psnr_pooled(whole), abs=1e-9)
 
 
-def test_ten_times_the_error_costs_twenty_decibel_and_equal_pictures_have_the_cap() -> None:
+def test_ten_times_the_error_costs_twenty_decibel_and_the_ends_are_known() -> None:
     image, everywhere = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     near, far = (psnr_pooled(region_sums(image + error, image, everywhere)) for error in (0.05, 0.5))
     assert near is not None
     assert far is not None
     assert near - far == pytest.approx(20, abs=1e-4)
     assert psnr_pooled(region_sums(image, image, everywhere)) == CAP_DB == decibel(1e-9)
-
-
-def test_a_region_without_pixels_has_no_psnr() -> None:
     image = torch.rand(1, 3, 4, 4)
     assert psnr_pooled(region_sums(image, image, torch.zeros(1, 1, 4, 4))) is None
     assert psnr_pooled([]) is None
-
-
-def test_a_broken_picture_is_refused() -> None:
     with pytest.raises(UserError, match="NaN"):
         decibel(float("nan"))
 

@@ -8,18 +8,7 @@ from typing import Annotated
 
 import pytest
 
-from magic_insert.config.fields import (
-    Holds,
-    Input,
-    MultipleOf,
-    NotEmpty,
-    OneOf,
-    Output,
-    Range,
-    check,
-    field_docs,
-    keys_of,
-)
+from magic_insert.config import fields
 from magic_insert.config.registry import Registered, Registry
 from magic_insert.core.errors import UserError
 
@@ -28,11 +17,11 @@ from magic_insert.core.errors import UserError
 class Part:
     """A part."""
 
-    share: Annotated[float, Range(0, 1, open_high=True)] = 0.5
+    share: Annotated[float, fields.Range(0, 1, open_high=True)] = 0.5
     """How much of it
     there is."""
-    words: list[Annotated[str, OneOf("a", "b")]] = field(default_factory=list)
-    limit: Annotated[int, Range(1)] | None = None
+    words: list[Annotated[str, fields.OneOf("a", "b")]] = field(default_factory=list)
+    limit: Annotated[int, fields.Range(1)] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,9 +29,9 @@ class Whole:
     """A job."""
 
     part: Part = field(default_factory=Part)
-    size: Annotated[int, Range(8, 64), MultipleOf(8)] = 32
-    prompt: Annotated[str, Holds("{n}")] = "v{n}"
-    names: Annotated[list[str], NotEmpty()] = field(default_factory=lambda: ["x"])
+    size: Annotated[int, fields.Range(8, 64), fields.MultipleOf(8)] = 32
+    prompt: Annotated[str, fields.Holds("{n}")] = "v{n}"
+    names: Annotated[list[str], fields.NotEmpty()] = field(default_factory=lambda: ["x"])
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.size == 64 and self.part.share == 0:
@@ -64,52 +53,48 @@ class Whole:
     ],
 )
 def test_what_a_field_declares_is_checked_under_its_full_key(whole: Whole, key: str) -> None:
-    check(Whole(), "job.")
+    fields.check(Whole(), "job.")
     with pytest.raises(UserError, match=rf"^expected {key} "):
-        check(whole, "job.")
+        fields.check(whole, "job.")
 
 
 @dataclass(frozen=True)
 class Places:
     """A job's inputs and its output."""
 
-    pictures: list[Annotated[str, Input("file")]] = field(default_factory=list)
-    start: Annotated[str, Input("folder", ("base",))] = "base"
-    out: Annotated[str, Output()] = "out"
+    pictures: list[Annotated[str, fields.Input("file")]] = field(default_factory=list)
+    start: Annotated[str, fields.Input("folder", ("base",))] = "base"
+    out: Annotated[str, fields.Output()] = "out"
 
 
-def test_places_are_looked_at_when_a_job_starts_and_not_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_places_are_checked_when_a_job_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").touch()
-    check(Places(["a.png"], str(tmp_path), "new/out"), places=True)
+    fields.check(Places(["a.png"], str(tmp_path), "new/out"), places=True)
     for places, key, got in (
         (Places(["a.png", "b.png"]), "pictures", "nothing at b.png"),
         (Places(start="a.png"), "start", "nothing at a.png"),
         (Places(out="a.webp"), "out", "a.webp"),
     ):
-        check(places)
+        fields.check(places)
         with pytest.raises(UserError, match=f"expected {key} to be .*{got}"):
-            check(places, places=True)
+            fields.check(places, places=True)
     with pytest.raises(UserError, match="got: Not a directory"):
-        check(Places(out="a.png/below"), places=True)
+        fields.check(Places(out="a.png/below"), places=True)
     assert list(tmp_path.iterdir()) == [tmp_path / "a.png"]
 
 
 def test_keys_are_listed_with_type_limits_and_the_text_below_them() -> None:
-    keys = {key.name: key for key in keys_of(Whole)}
+    keys = {key.name: key for key in fields.keys_of(Whole)}
     assert list(keys) == ["part.share", "part.words", "part.limit", "size", "prompt", "names"]
     assert keys["part.share"].doc == "How much of it there is."
     assert (keys["part.share"].type, keys["part.share"].limits) == ("float", "0 to <1")
     assert (keys["part.words"].type, keys["part.words"].limits) == ("list of str", "a | b")
     assert (keys["part.limit"].type, keys["part.limit"].limits) == ("int or null", ">= 1")
-    assert field_docs(Whole) == {}
+    assert fields.field_docs(Whole) == {}
 
 
-def test_an_own_component_an_installed_and_a_registered_one_are_found_by_name(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_own_installed_and_registered_components_are_found_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = Registry("kind", {"own": "magic_insert.core.errors:UserError"})
     installed = {
         "far": EntryPoint("far", "fractions:Fraction", kinds.group),

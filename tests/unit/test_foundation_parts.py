@@ -23,19 +23,8 @@ from magic_insert.foundation.generator import (
     toning,
     velocity_loss,
 )
+from magic_insert.models import micro
 from magic_insert.models.edit_unet import without_adapter
-from magic_insert.models.micro import (
-    TINY,
-    build_controlnet,
-    build_scheduler,
-    build_text_encoder,
-    build_tokenizer,
-    build_unet,
-    load_adapter,
-    load_tokenizers,
-    new_adapter,
-    publish_adapter,
-)
 from magic_insert.toybox.captions import corpus
 from magic_insert.toybox.styles import TRAIN_STYLES, style_phrase
 from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
@@ -63,8 +52,8 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> ToyboxPool:
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     folder = tmp_path_factory.mktemp("words")
-    build_tokenizer(folder, corpus(), context=TINY.context)
-    return load_tokenizers(folder)
+    micro.build_tokenizer(folder, corpus(), context=micro.TINY.context)
+    return micro.load_tokenizers(folder)
 
 
 def coded(style: np.ndarray, look: np.ndarray, number: np.ndarray, *shape: int) -> np.ndarray:
@@ -138,9 +127,7 @@ def test_a_style_picture_has_the_style_and_the_look_of_what_is_drawn(batches: Ba
     assert in_a_look > 10
 
 
-def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
-    batches: Batches, tokenizers: Any
-) -> None:
+def test_pooled_text_names_a_style_only_where_token_states_do(batches: Batches, tokenizers: Any) -> None:
     words = tuple(style_phrase(name) for name in TRAIN_STYLES)
     named = {"ids": 0, "pooled_ids": 0}
     for step in range(24):
@@ -154,9 +141,7 @@ def test_the_pooled_text_names_a_style_only_where_the_token_states_do(
     assert named["ids"] > named["pooled_ids"] > 20
 
 
-def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photograph(
-    pool: ToyboxPool, tokenizers: Any
-) -> None:
+def test_a_batch_is_a_function_of_its_number_with_photo_edges(pool: ToyboxPool, tokenizers: Any) -> None:
     with_edges = Batches(pool, coded_sources(pool), tokenizers, seed=0, batch_size=6, edges=True)
     first, again, other = with_edges(2), with_edges(2), with_edges(3)
     assert all(torch.equal(first[k], again[k]) for k in first)
@@ -169,14 +154,14 @@ def test_a_batch_is_a_function_of_its_number_and_edges_are_those_of_the_photogra
 
 def generator_module(tokenizers: Any, steps: int) -> GeneratorModule:
     torch.manual_seed(0)
-    unet = build_unet(TINY)
-    new_adapter(unet, TINY.embed_dim)
+    unet = micro.build_unet(micro.TINY)
+    micro.new_adapter(unet, micro.TINY.embed_dim)
     return GeneratorModule(
         unet,
-        build_text_encoder(TINY, tokenizers[0], second=False),
-        build_text_encoder(TINY, tokenizers[1], second=True),
-        build_scheduler(),
-        image_size=TINY.image_size,
+        micro.build_text_encoder(micro.TINY, tokenizers[0], second=False),
+        micro.build_text_encoder(micro.TINY, tokenizers[1], second=True),
+        micro.build_scheduler(),
+        image_size=micro.TINY.image_size,
         lr=1e-3,
         steps=steps,
     )
@@ -186,20 +171,18 @@ def generator_batch(tokenizers: Any, step: int) -> dict[str, torch.Tensor]:
     draw = torch.Generator().manual_seed(step)
     ids = tokenizers[0](["a red bunny"] * 2, padding="max_length", return_tensors="pt").input_ids
     return {
-        "latents": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
-        "noise": torch.randn(2, TINY.latent_channels, 8, 8, generator=draw),
+        "latents": torch.randn(2, micro.TINY.latent_channels, 8, 8, generator=draw),
+        "noise": torch.randn(2, micro.TINY.latent_channels, 8, 8, generator=draw),
         "timesteps": torch.tensor([100, 900]),
         "ids": ids,
         "ids_2": ids,
         "pooled_ids": ids,
-        "style": torch.randn(2, TINY.embed_dim, generator=draw),
+        "style": torch.randn(2, micro.TINY.embed_dim, generator=draw),
         "step": torch.tensor(step),
     }
 
 
-def test_unet_and_adapter_learn_and_the_text_encoders_stay_as_they_are(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_unet_and_adapter_learn_and_text_encoders_stay(tokenizers: Any, tmp_path: Path) -> None:
     module = generator_module(tokenizers, 2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
     fit(
@@ -228,26 +211,24 @@ def test_a_style_picture_acts_in_every_turn_but_the_one_without_the_adapter(toke
         assert torch.equal(*losses) == (turn == WITHOUT)
 
 
-def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter_off(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_a_unet_without_its_adapter_is_one_with_the_adapter_off(tokenizers: Any, tmp_path: Path) -> None:
     unet = generator_module(tokenizers, 1).unet
-    publish_adapter(tmp_path, unet)
+    micro.publish_adapter(tmp_path, unet)
     bare = without_adapter(unet)
     batch = generator_batch(tokenizers, 0)
     added = {
-        "text_embeds": torch.randn(2, TINY.embed_dim),
+        "text_embeds": torch.randn(2, micro.TINY.embed_dim),
         "time_ids": torch.ones(2, 6),
         "image_embeds": [batch["style"][:, None]],
     }
-    words = torch.randn(2, 5, TINY.cross_dim)
+    words = torch.randn(2, 5, micro.TINY.cross_dim)
     set_adapter_blocks(unet, None)
     with torch.no_grad():
         off = unet(batch["latents"], 500, words, added_cond_kwargs=added).sample
         assert torch.allclose(
             bare(batch["latents"], 500, words, added_cond_kwargs=added).sample, off, atol=1e-6
         )
-        load_adapter(bare, tmp_path)
+        micro.load_adapter(bare, tmp_path)
         set_adapter_blocks(unet, "")
         set_adapter_blocks(bare, "")
         on = [u(batch["latents"], 500, words, added_cond_kwargs=added).sample for u in (unet, bare)]
@@ -255,13 +236,13 @@ def test_the_unet_without_its_adapter_predicts_what_it_predicts_with_the_adapter
     assert not torch.allclose(on[0], off)
 
 
-def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
-    tokenizers: Any, tmp_path: Path
-) -> None:
+def test_the_controlnet_alone_learns_from_the_first_step(tokenizers: Any, tmp_path: Path) -> None:
     generator = generator_module(tokenizers, 2)
-    network = build_controlnet(without_adapter(generator.unet))
-    others = generator.text_encoder, generator.text_encoder_2, build_scheduler()
-    module = ControlNetModule(generator.unet, network, *others, image_size=TINY.image_size, lr=1e-2, steps=2)
+    network = micro.build_controlnet(without_adapter(generator.unet))
+    others = generator.text_encoder, generator.text_encoder_2, micro.build_scheduler()
+    module = ControlNetModule(
+        generator.unet, network, *others, image_size=micro.TINY.image_size, lr=1e-2, steps=2
+    )
     before = {k: v.clone() for k, v in module.state_dict().items()}
     edges = (torch.rand(2, 3, 64, 64) > 0.9).float()
     options = TrainerOptions(steps=2)
@@ -272,8 +253,8 @@ def test_the_controlnet_alone_is_trained_and_learns_from_the_first_step(
     assert "unet.controlnet.controlnet_cond_embedding.conv_in.weight" in moved
 
 
-def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
-    scheduler = build_scheduler()
+def test_the_velocity_loss_is_zero_for_the_true_velocity_and_a_cell_its_covered_share() -> None:
+    scheduler = micro.build_scheduler()
     latents, noise = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8)
     steps = torch.tensor([10, 500, 999])
 
@@ -285,18 +266,15 @@ def test_the_velocity_loss_is_zero_for_the_true_velocity() -> None:
 
     loss = velocity_loss(Oracle(), scheduler, latents, noise, steps, states=torch.zeros(1), added={})
     assert float(loss) < 1e-10
+    mask = np.zeros((1, 1, 16, 16), np.uint8)
+    mask[..., :8, :4] = 255
+    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]
 
 
 def test_one_corpus_gives_one_tokenizer_whatever_is_equally_frequent(tmp_path: Path) -> None:
     phrases = ["ab ba cd dc ef fe gh hg", "abcd efgh ijkl", "mnop qrst uvwx yz"]
     files = set()
     for number in range(6):
-        build_tokenizer(tmp_path / str(number), phrases, context=TINY.context)
+        micro.build_tokenizer(tmp_path / str(number), phrases, context=micro.TINY.context)
         files.add((tmp_path / str(number) / "tokenizer.json").read_bytes())
     assert len(files) == 1
-
-
-def test_a_mask_cell_is_the_covered_share_of_its_pixels() -> None:
-    mask = np.zeros((1, 1, 16, 16), np.uint8)
-    mask[..., :8, :4] = 255
-    assert mask_cells(mask, 2).tolist() == [[[[0.5, 0.0], [0.0, 0.0]]]]

@@ -14,15 +14,7 @@ from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 from magic_insert.core.store import MANIFEST
 from magic_insert.data.benchmarks import BenchBackground, Benchmark, BenchPair, BenchSubject
-from magic_insert.evaluation.pictures import (
-    adopt,
-    estimate_mask,
-    in_own_frame,
-    mask_file,
-    match_files,
-    method_folder,
-    picture_file,
-)
+from magic_insert.evaluation import pictures
 from magic_insert.magic import Redrawn
 
 PAIRS = [BenchPair("alien", "desert_oil", "r"), BenchPair("dog", "forest", "l")]
@@ -37,25 +29,22 @@ def touch(folder: Path, *names: str) -> None:
 
 def test_official_results_are_found_by_their_names(tmp_path: Path) -> None:
     touch(tmp_path, "alien/res_alien_desert_oil_r.jpg", "dog/res_dog_forest_l.jpg", "other/unrelated.jpg")
-    found = match_files(MadeElsewhere(str(tmp_path), "{subject}/" + OFFICIAL), PAIRS, "official")
+    found = pictures.match_files(MadeElsewhere(str(tmp_path), "{subject}/" + OFFICIAL), PAIRS, "official")
     assert {pair: path.name for pair, path in found.items()} == {
         "alien__desert_oil.r": "res_alien_desert_oil_r.jpg",
         "dog__forest.l": "res_dog_forest_l.jpg",
     }
 
 
-def test_missing_and_surplus_files_are_counted_and_named(tmp_path: Path) -> None:
+def test_missing_surplus_and_ambiguous_files_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "res_alien_desert_oil_r.jpg", "res_alien_desert_oil_l.jpg", "notes.txt")
     with pytest.raises(UserError) as caught:
-        match_files(MadeElsewhere(str(tmp_path), OFFICIAL), PAIRS, "official")
+        pictures.match_files(MadeElsewhere(str(tmp_path), OFFICIAL), PAIRS, "official")
     assert "1 missing (res_dog_forest_l.jpg)" in str(caught.value)
     assert "1 surplus (res_alien_desert_oil_l.jpg)" in str(caught.value)
-
-
-def test_a_pattern_that_cannot_tell_two_pairs_apart_is_refused(tmp_path: Path) -> None:
     sides = [BenchPair("dog", "forest", side) for side in ("l", "r")]
     with pytest.raises(UserError, match="side"):
-        match_files(MadeElsewhere(str(tmp_path)), sides, "official")
+        pictures.match_files(MadeElsewhere(str(tmp_path)), sides, "official")
 
 
 def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_picture() -> None:
@@ -66,7 +55,7 @@ def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_pictur
     truth[:, 100:220, 140:200] = 1
     composite = torch.where(truth > 0, 1 - background.round(), composite).clamp(0, 1)
     composite[:, 160:162, :] = 1 - composite[:, 160:162, :]  # a line that moved, touching the subject
-    found = estimate_mask(composite, background, torch.zeros_like(truth))
+    found = pictures.estimate_mask(composite, background, torch.zeros_like(truth))
     overlap = float(((found > 0.5) & (truth > 0.5)).sum() / ((found > 0.5) | (truth > 0.5)).sum())
     assert overlap > 0.8
 
@@ -96,17 +85,17 @@ def test_masks_that_came_along_do_not_outlive_a_run_without_them(bench: Benchmar
 
     def adopted(*, with_masks: bool) -> torch.Tensor:
         masks = {"official": {PAIR.pair_id: files["mask"]}} if with_masks else {}
-        adopt(bench, out, {("insert", "official"): {PAIR.pair_id: files["composite"]}}, masks, 0)
-        return load_rgb(mask_file(picture_file(out, "insert", "official", PAIR, 0)))
+        pictures.adopt(bench, out, {("insert", "official"): {PAIR.pair_id: files["composite"]}}, masks, 0)
+        return load_rgb(pictures.mask_file(pictures.picture_file(out, "insert", "official", PAIR, 0)))
 
     estimated = adopted(with_masks=False)
     assert not torch.equal(estimated, given)
     assert torch.equal(adopted(with_masks=True), given)
     assert torch.equal(adopted(with_masks=False), estimated)
-    claim = method_folder(out, "insert", "official") / MANIFEST
+    claim = pictures.method_folder(out, "insert", "official") / MANIFEST
     assert read_json(claim)["settings"] == {"masks": "estimated"}
     # Killed between the two: without a claim nothing that lies there is believed.
-    shutil.copy(files["mask"], mask_file(picture_file(out, "insert", "official", PAIR, 0)))
+    shutil.copy(files["mask"], pictures.mask_file(pictures.picture_file(out, "insert", "official", PAIR, 0)))
     claim.unlink()
     assert torch.equal(adopted(with_masks=False), estimated)
 
@@ -116,11 +105,11 @@ def test_a_redrawn_cut_out_stands_where_its_subject_does_and_any_other_picture_s
     alpha[:, 4:14, 7:12] = 1
     subject = Subject(torch.rand(3, 20, 30), alpha, "box")
     cut = Redrawn(torch.full((3, 10, 5), 0.25), "box", "box__a", {}, {}, torch.full((1, 10, 5), 0.5))
-    rgb, matte = in_own_frame(cut, subject)
+    rgb, matte = pictures.in_own_frame(cut, subject)
     assert rgb.shape == (3, 20, 30)
     assert matte is not None
     assert torch.equal(matte, 0.5 * alpha)
     assert (rgb[:, 4:14, 7:12] == 0.25).all()
     assert (rgb[:, :4] == 1).all()
     whole = Redrawn(torch.rand(3, 8, 8), "box", "box__a", {}, {})
-    assert in_own_frame(whole, subject) == (whole.rgb, None)
+    assert pictures.in_own_frame(whole, subject) == (whole.rgb, None)

@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
+from helpers import tiny_config
 from hub_model import Hub
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
@@ -18,24 +19,18 @@ from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
+from magic_insert.config.schema import shared
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.records import Subject
-from magic_insert.models.edit_unet import (
-    EditSampling,
-    edit,
-    edit_start,
-    edit_unet_of,
-    load_edit_unet,
-    save_unet,
-)
+from magic_insert.models import edit_unet
+from magic_insert.models.folders import find_inserter
 from magic_insert.models.ip_adapter import style_embeds
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, save_lora
-from magic_insert.models.pipeline import PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.pipeline import PARTS, PRECISIONS, ddim, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import controlnet_of, sample
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, encode_ids, initial_tokens, prompt_ids, save_tokens
@@ -46,16 +41,8 @@ from magic_insert.training.personalize import edit_texts, personalize
 from magic_insert.training.personalize_module import check_device
 
 
-def config(source: Path | str | None, **more: Any) -> ModelConfig:
-    return ModelConfig(
-        name="tiny", source=str(source) if source else None, image_size=64, device="cpu", **more
-    )
-
-
-def hub_config(hub: Hub, **changes: Any) -> ModelConfig:
-    return ModelConfig(
-        **{"name": "sdxl", "source": str(hub.base), "image_size": 64, "device": "cpu", **changes}
-    )
+def hub_config(hub: Hub, **changes: Any) -> shared.ModelConfig:
+    return tiny_config(**{"name": "sdxl", "source": hub.base, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +51,7 @@ def base(hub: Hub) -> Any:
     return load_pipeline(hub_config(hub))
 
 
-def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_comes_from_the_commit_it_is_pinned_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None, str]] = []
     copies = {
         "owner/model": hub.base,
@@ -96,7 +81,7 @@ def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
     named = {"ip_adapter": "owner/adapter@b", "vae": "owner/vae@c", "controlnet": "owner/c@d"}
     weight = "ip-adapter_sdxl_vit-h.safetensors"
     half = {"variant": "fp16", "dtype": "float16"}
-    pipe = load_pipeline(config("owner/model", revision="a", ip_adapter_weight=weight, **half, **named))
+    pipe = load_pipeline(tiny_config("owner/model", revision="a", ip_adapter_weight=weight, **half, **named))
     controlnet_of(pipe)
     assert {(name, revision) for name, revision, _ in asked} == {
         ("owner/model", "a"), ("owner/adapter", "b"), ("owner/vae", "c"), ("owner/c", "d")
@@ -105,14 +90,12 @@ def test_all_that_comes_from_the_hub_comes_from_the_commit_it_is_pinned_to(
     assert not pipe.vae.config.force_upcast
 
 
-def test_a_device_that_is_not_there_is_refused_before_a_download(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_device_or_a_network_one_short_line_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
     with pytest.raises(UserError, match=r"model\.device"):
-        load_pipeline(ModelConfig(name="x", source="owner/model", revision="a", device="cuda", image_size=64))
+        load_pipeline(tiny_config("owner/model", revision="a", device="cuda"))
 
-
-def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*names: Any, **options: Any) -> Any:
         raise huggingface_hub.errors.LocalEntryNotFoundError(
             "An error happened while trying to locate files. " * 9
@@ -122,7 +105,7 @@ def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.Monk
     with pytest.raises(
         UserError, match=r"^expected to download owner/model .*set model\.source=FOLDER"
     ) as refused:
-        load_pipeline(config("owner/model", revision="a"))
+        load_pipeline(tiny_config("owner/model", revision="a"))
     assert len(str(refused.value)) < 200
 
 
@@ -134,9 +117,7 @@ def test_without_a_network_one_short_line_names_the_key(monkeypatch: pytest.Monk
         ("ip-adapter-plus_sdxl_vit-h.safetensors", 16, True),
     ],
 )
-def test_an_adapter_comes_with_the_image_encoder_that_it_reads(
-    hub: Hub, weight: str, encoder: int, tokens: bool
-) -> None:
+def test_an_adapter_comes_with_its_image_encoder(hub: Hub, weight: str, encoder: int, tokens: bool) -> None:
     pipe = load_pipeline(hub_config(hub, ip_adapter=str(hub.adapter), ip_adapter_weight=weight))
     assert pipe.image_encoder.config.projection_dim == encoder
     style = style_embeds(pipe, [torch.rand(3, 40, 40)])
@@ -145,9 +126,7 @@ def test_an_adapter_comes_with_the_image_encoder_that_it_reads(
     assert pictures.isfinite().all()
 
 
-def test_a_model_is_the_same_in_every_precision_and_decodes_in_float32_where_half_would_spoil_the_picture(
-    hub: Hub, base: Any
-) -> None:
+def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(hub: Hub, base: Any) -> None:
     pipes = [base, *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"})]
     assert len({fingerprint(pipe) for pipe in pipes}) == 1
     assert {pipe.vae.dtype for pipe in pipes} == {torch.float32}
@@ -155,15 +134,24 @@ def test_a_model_is_the_same_in_every_precision_and_decodes_in_float32_where_hal
     assert mended.vae.dtype == torch.float16
 
 
-def test_the_inpainting_model_loads_and_is_a_start_with_its_channels_in_our_order(hub: Hub) -> None:
+def test_the_inpainting_model_is_a_start_in_our_order_and_draws_no_subject(hub: Hub, tmp_path: Path) -> None:
     """[noisy, mask, masked picture] become [noisy, condition, mask]."""
-    foreign = load_pipeline(hub_config(hub, source=str(hub.inpaint))).unet
+    pipe = load_pipeline(hub_config(hub, source=hub.inpaint))
+    foreign = pipe.unet
     assert foreign.config.in_channels == 9
-    weight, ours = foreign.conv_in.weight, edit_start(foreign).conv_in.weight
+    weight, ours = foreign.conv_in.weight, edit_unet.edit_start(foreign).conv_in.weight
     assert torch.equal(ours[:, 8:], weight[:, 4:5])
     assert torch.equal(ours[:, 4:8], weight[:, 5:])
-    with pytest.raises(UserError, match="model=sdxl_inpaint"):  # it is no edit UNet of ours
-        load_edit_unet(hub.inpaint / "unet")
+    with pytest.raises(UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"):  # no edit UNet
+        edit_unet.load_edit_unet(hub.inpaint / "unet")
+    with pytest.raises(UserError, match=r"or inserter=diffusers inserter\.run=PIPELINE"):
+        find_inserter(shared.InserterConfig("bootstrapped", run=str(hub.inpaint)), hub.base)
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        sample(pipe, ["a cat"], [0], steps=1)
+    cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
+    with pytest.raises(UserError, match="got one of 9 channels"):
+        personalize(pipe, cat, personalization(hub), seed=0, out=out)
+    assert not out.exists()
 
 
 def plain_pipe(code: str, hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -210,9 +198,7 @@ def test_words_behind_a_learned_token_reach_the_pooled_text_and_plain_diffusers_
     assert plain(prompts[0], num_inference_steps=1, **size).images.isfinite().all()
 
 
-def test_a_folder_of_the_hub_is_personalised_by_its_own_recipe(
-    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_folder_is_personalised(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
     words = [
         *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
@@ -255,16 +241,14 @@ def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list
     return seen
 
 
-def test_a_batch_is_of_one_bucket_which_its_size_conditioning_names(
-    hub: Hub, base: Any, tmp_path: Path
-) -> None:
+def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, base: Any, tmp_path: Path) -> None:
     tall, wide = (
         Subject(torch.rand(3, *size), torch.ones(1, *size), f"{size}") for size in ((60, 30), (30, 50))
     )
-    cfg = personalization(hub, "buckets=true", "steps=6")
+    cfg = personalization(hub, "buckets=true", "steps=4")
     seen = sizes_seen(base, lambda: personalize(base, [tall, wide], cfg, seed=0, out=tmp_path / "run"))
     assert {tuple(pixels) for pixels, _ in seen} == {(96, 40), (48, 80)}
-    assert len(seen) == 6
+    assert len(seen) == 4
     for (height, width), rows in seen:
         assert rows == [[height, width, 0, 0, height, width]] * 2
 
@@ -274,8 +258,8 @@ def test_a_subject_is_drawn_under_the_size_it_was_learned_with(hub: Hub, base: A
     cat = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat")
     run = personalize(base, cat, personalization(hub, "steps=0"), seed=0, out=tmp_path / "run")
     pipe = load_pipeline(hub_config(hub, image_size=128))
-    style, sampling = StyleConfig(mode="none"), SamplingConfig(steps=1, guidance=3.0)
-    stylizer = build_stylizer(StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
+    style, sampling = shared.StyleConfig(mode="none"), shared.SamplingConfig(steps=1, guidance=3.0)
+    stylizer = build_stylizer(shared.StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
     ((pixels, rows),) = sizes_seen(pipe, lambda: stylizer([Draw(torch.rand(3, 64, 64), 0, "a")]))
     assert pixels == [128, 128]
     assert {tuple(row) for row in rows} == {(64, 64, 0, 0, 64, 64)}
@@ -295,66 +279,72 @@ def test_a_subject_is_not_learned_in_float16_without_a_gpu_nor_is_the_model_fetc
         check_device(personalization(hub), torch.device("cpu"), torch.float16)
 
 
-def test_an_inpainting_model_neither_draws_nor_learns_a_subject(hub: Hub, tmp_path: Path) -> None:
-    pipe = load_pipeline(hub_config(hub, source=str(hub.inpaint)))
-    with pytest.raises(UserError, match="got one of 9 channels"):
-        sample(pipe, ["a cat"], [0], steps=1)
-    cat, out = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat"), tmp_path / "run"
-    with pytest.raises(UserError, match="got one of 9 channels"):
-        personalize(pipe, cat, personalization(hub), seed=0, out=out)
-    assert not out.exists()
-
-
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
     assert edit_texts("", ["with a red hat"], toys=True) == ["a toy with a red hat"]
     assert edit_texts("", ["with a red hat"], toys=False) == ["with a red hat"]
     assert edit_texts("dog", ["sitting"], toys=False) == ["a dog sitting"]
 
 
-def test_a_folder_of_the_hub_without_a_remover_names_the_pipelines_that_remove(
+def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_remove(
     hub: Hub, tmp_path: Path
 ) -> None:
     for name in ("image", "mask"):
         save_png(tmp_path / f"{name}.png", torch.rand(3, 40, 40).round())
-    words = [f"{name}={tmp_path / name}.png" for name in ("image", "mask", "out")]
-    cfg = freeze(compose_job("remove", [*hub.words(), *words]))
+    files = {name: tmp_path / f"{name}.png" for name in ("image", "mask", "out")}
+
+    def look(job: str, **named: Any) -> None:
+        words = [f"{name.replace('__', '.')}={value}" for name, value in named.items()]
+        JOBS[job].look(freeze(compose_job(job, [*hub.words(), *words])))
+
+    drop = {"subject": files["image"], "background": files["image"], "out": files["out"]}
+    look("insert", **drop)
+    with pytest.raises(UserError, match="or inserter=diffusers"):
+        look("insert", **drop, inserter="diffusion")
     with pytest.raises(UserError, match=r"set run=FOLDER, or remover=diffusers run=FOLDER"):
-        JOBS["remove"].look(cfg)
+        look("remove", **files)
+    look("remove", **files, remover="diffusers", run=hub.inpaint)
 
 
-def test_an_edit_network_draws_in_the_models_precision_and_at_the_size_that_it_was_trained_with(
-    hub: Hub, tmp_path: Path
-) -> None:
+def test_an_edit_network_draws_in_the_models_precision_and_at_its_own_size(hub: Hub, tmp_path: Path) -> None:
     """Whatever the size of the pipeline that it draws beside."""
     pipe = load_pipeline(hub_config(hub, dtype="bfloat16", image_size=128))
-    start = edit_start(pipe.unet)
+    start = edit_unet.edit_start(pipe.unet)
     start.register_to_config(sample_size=8)
-    save_unet(tmp_path / "inserter", start)
-    unet, seen = edit_unet_of(pipe, tmp_path / "inserter"), []
+    edit_unet.save_unet(tmp_path / "inserter", start)
+    unet, seen = edit_unet.edit_unet_of(pipe, tmp_path / "inserter"), []
     assert unet.dtype == torch.bfloat16
     unet.register_forward_pre_hook(
         lambda module, args, options: seen.append(options["added_cond_kwargs"]["time_ids"]), with_kwargs=True
     )
     picture = torch.zeros(1, 3, 128, 128)
-    edit(pipe, unet, picture, picture[:, :1], EditSampling(0, ["a"], 1))
+    edit_unet.edit(pipe, unet, picture, picture[:, :1], edit_unet.EditSampling(0, ["a"], 1))
     assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
-def test_a_large_picture_is_decoded_alone_and_in_tiles(hub: Hub, base: Any) -> None:
+def test_a_large_picture_is_decoded_in_tiles_and_encoders_may_wait_on_the_cpu(hub: Hub, base: Any) -> None:
     small, large = base.vae, load_pipeline(hub_config(hub, image_size=1024)).vae
     assert (small.use_slicing, large.use_slicing, large.use_tiling) == (False, True, True)
     assert large.tile_latent_min_size == 128  # one tile at 1024 pixels: no seams where none are needed
-
-
-def test_samples_are_not_clipped_where_the_schedule_says_nothing(
-    base: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
-    monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
-    assert not ddim(base).config.clip_sample
-
-
-def test_encoders_that_wait_on_the_cpu_say_the_same(hub: Hub, base: Any) -> None:
     waiting = load_pipeline(hub_config(hub, offload=True))
     texts = [pipe.encode_prompt("a cat", do_classifier_free_guidance=False)[0] for pipe in (base, waiting)]
     assert torch.equal(*texts)
+
+
+def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub) -> None:
+    adapter = {"ip_adapter": str(hub.adapter), "ip_adapter_weight": "ip-adapter_sdxl.safetensors"}
+
+    def elsewhere(*, draws: bool, offload: bool) -> set[str]:
+        model = hub_config(hub, offload=offload, **adapter)
+        pipe = load_pipeline(model, device="meta", draws=draws)  # nothing comes back from there
+        return {name for name in PARTS if getattr(pipe, name).device.type == "meta"}
+
+    assert elsewhere(draws=True, offload=False) == set(PARTS)
+    assert elsewhere(draws=True, offload=True) == {"unet", "vae"}
+    assert elsewhere(draws=False, offload=False) == {"vae", "text_encoder", "text_encoder_2"}
+    assert elsewhere(draws=False, offload=True) == {"vae"}
+
+
+def test_samples_are_clipped_where_a_schedule_says_so(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
+    monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
+    assert not ddim(base).config.clip_sample

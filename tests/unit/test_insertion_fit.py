@@ -15,6 +15,7 @@ from magic_insert.bootstrap.stages import BlendSettings, Payload
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
+from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data.pairs import Pair
 from magic_insert.models.edit_unet import (
@@ -24,8 +25,9 @@ from magic_insert.models.edit_unet import (
 )
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training import insertion_job
-from magic_insert.training.checkpoint import list_checkpoints
+from magic_insert.training.checkpoint import read_last_checkpoint
 from magic_insert.training.insertion import (
+    CARD,
     CLEAR_CHANGE,
     EditFit,
     EditLatents,
@@ -36,6 +38,7 @@ from magic_insert.training.insertion import (
     shifted_times,
 )
 from magic_insert.training.insertion_job import ViewConfig, edit_data, view_of
+from magic_insert.training.trainer import MEAN
 
 C = TINY.latent_channels
 
@@ -63,7 +66,7 @@ def latents() -> EditLatents:
     return EditLatents(array(C), array(C), np.abs(array(1)).clip(0, 1))
 
 
-def fit(start: Any, pipe: Any, data: EditLatents, folder: Path, steps: int = 4, **options: Any) -> Path:
+def fit(start: Any, pipe: Any, data: EditLatents, folder: Path, steps: int = 3, **options: Any) -> Path:
     fit_edit(start, pipe, data, EditFit("insert", steps, 2, 1e-3, 5, save_every=1, **options), folder)
     return folder / "inserter"
 
@@ -76,15 +79,12 @@ def weights(folder: Path) -> dict[str, Tensor]:
     return load_edit_unet(folder).state_dict()
 
 
-def test_a_widened_unet_says_what_it_said_before_whatever_it_is_shown(stock_pipe: Any) -> None:
+def test_a_widened_unet_predicts_as_before_and_drops_an_adapter(stock_pipe: Any, tiny_pipe: Any) -> None:
     noisy = noise(1, C, 8, 8)
     shown = torch.cat([noisy, noise(1, C + 1, 8, 8, name="shown")], dim=1)
     assert torch.allclose(
         predict(edit_start(stock_pipe.unet), shown), predict(stock_pipe.unet, noisy), atol=1e-5
     )
-
-
-def test_an_adapter_is_left_behind_when_a_unet_is_widened(tiny_pipe: Any, stock_pipe: Any) -> None:
     ours, plain = edit_start(tiny_pipe.unet).state_dict(), edit_start(stock_pipe.unet).state_dict()
     assert ours.keys() == plain.keys()
     assert all(torch.equal(ours[key], plain[key]) for key in plain)
@@ -125,7 +125,9 @@ def fused(array: np.ndarray, left: int) -> Fuse:
     return fuse
 
 
-@pytest.mark.parametrize("options", [{"ema_decay": 0.9}, {"lora_rank": 2}], ids=["full, ema", "lora"])
+@pytest.mark.parametrize(
+    "options", [{"ema_decay": 0.9}, {"ema_decay": 0.9, "lora_rank": 2}], ids=["full", "lora"]
+)
 def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     options: dict[str, Any], tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
 ) -> None:
@@ -133,7 +135,13 @@ def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     whole = fit(start, tiny_pipe, latents, tmp_path / "whole", **options)
     with pytest.raises(RuntimeError, match="plug"):
         fit(start, tiny_pipe, replace(latents, target=fused(latents.target, 5)), tmp_path / "cut", **options)
-    assert list_checkpoints(tmp_path / "cut" / "inserter.fit")
+    work = tmp_path / "cut" / "inserter.fit"
+    kept = read_last_checkpoint(work, read_json(work / CARD)["key"])
+    assert kept is not None
+    means = [name for name in kept.values if name.startswith(MEAN)]
+    learned = [name for name in means if "lora_" in name or "conv_in." in name]
+    assert 0 < len(learned) <= len(means)
+    assert (len(learned) == len(means)) == ("lora_rank" in options), "a mean of what is not trained"
     resumed = weights(fit(start, tiny_pipe, latents, tmp_path / "cut", **options))
     expected, before = weights(whole), weights(start)
     assert all(torch.equal(resumed[key], value) for key, value in expected.items())
@@ -167,9 +175,7 @@ def test_a_lora_fit_changes_the_attentions_and_the_input_layer_and_nothing_else(
     assert all(".attn" in key or key.startswith("conv_in.") for key in changed)
 
 
-def test_a_fit_kept_as_a_lora_is_the_merged_one_and_knows_its_base(
-    tiny_pipe: Any, latents: EditLatents, tmp_path: Path
-) -> None:
+def test_a_fit_kept_as_a_lora_is_the_merged_one(tiny_pipe: Any, latents: EditLatents, tmp_path: Path) -> None:
     merged = weights(fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "a", lora_rank=2))
     small = fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "b", lora_rank=2, merged=False)
     assert sorted(p.name for p in small.iterdir()) == ["edit_lora.json", "edit_lora.safetensors", "fit.json"]
@@ -191,20 +197,18 @@ def test_a_blend_begins_at_a_network_that_was_kept_as_a_lora(
     payload = Payload(BlendSettings("insert", 0.5), inputs, model, tmp_path / "out", tmp_path / "work")
     payload.write(tmp_path / "payload.json")
     run_blend(tmp_path / "payload.json")
+    assert "_name_or_path" not in read_json(tmp_path / "out" / "inserter" / "config.json")
     for name, value in weights(tmp_path / "out" / "inserter").items():
         assert torch.allclose(value, 0.5 * start[name] + 0.5 * trained[name], atol=1e-6), name
 
 
-def test_dropout_hides_condition_and_mask_and_touches_nothing_else(latents: EditLatents) -> None:
+def test_dropout_and_noise_change_what_is_shown_and_nothing_else(latents: EditLatents) -> None:
     shown, hidden = (batches(latents, dropout=share) for share in (0.0, 1.0))
     assert not hidden["condition"].any()
     assert not hidden["mask"].any()
     assert shown["condition"].any()
     for key in ("latents", "noise", "timesteps"):
         assert torch.equal(shown[key], hidden[key])
-
-
-def test_noise_on_the_condition_is_as_wide_as_asked_and_touches_nothing_else(latents: EditLatents) -> None:
     plain, noisy = (batches(latents, 64, condition_noise=most) for most in (0.0, 2.0))
     spread = noisy.pop("condition_noise").std(dim=(1, 2, 3))
     assert 0.8 < float(spread.mean()) < 1.2  # uniform from 0 to 2
@@ -287,10 +291,15 @@ class Scenes:
         return scene(index)
 
 
-def test_the_second_view_is_the_first_one_mirrored() -> None:
+def test_the_second_view_is_the_first_mirrored_and_a_loose_mask_only_grows() -> None:
     first, second = (view_of(scene(), number, 32, CONFIG) for number in (0, 1))
     assert torch.equal(first.pasted.flip(-1), second.pasted)
     assert torch.equal(first.mask.flip(-1), second.mask)
+    masks = [view_of(scene(), number, 48, CONFIG) for number in range(8)]
+    assert all((view.loose_mask >= view.mask).all() for view in masks)
+    assert any(view.loose_mask.sum() > view.mask.sum() for view in masks)
+    tight = view_of(scene(), 3, 48, ViewConfig(4, 2.2, 0.0, 0))
+    assert torch.equal(tight.loose_mask, tight.mask)
 
 
 @pytest.mark.parametrize("number", range(12))
@@ -299,14 +308,6 @@ def test_every_window_holds_the_whole_subject(number: int) -> None:
     border = torch.cat([view.mask[:, 0], view.mask[:, -1], view.mask[:, :, 0], view.mask[:, :, -1]], dim=-1)
     assert float(border.max()) == 0
     assert 0.05 < float(view.mask.mean()) < 0.7
-
-
-def test_a_loose_mask_only_grows_and_without_dilation_not_at_all() -> None:
-    masks = [view_of(scene(), number, 48, CONFIG) for number in range(8)]
-    assert all((view.loose_mask >= view.mask).all() for view in masks)
-    assert any(view.loose_mask.sum() > view.mask.sum() for view in masks)
-    tight = view_of(scene(), 3, 48, ViewConfig(4, 2.2, 0.0, 0))
-    assert torch.equal(tight.loose_mask, tight.mask)
 
 
 @pytest.mark.parametrize("task", ["remove", "insert"])
@@ -327,9 +328,7 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
         assert first[2].any()
 
 
-def test_two_ranks_encode_half_each_and_together_what_one_does(
-    tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_ranks_encode_as_one(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ViewConfig(1, 2.2, 0.1, 0)
     whole = edit_data(Scenes(), tiny_pipe, config, "insert", tmp_path / "one")
     monkeypatch.setattr(insertion_job, "wait_for_all", lambda: None)  # one after the other, so nobody waits

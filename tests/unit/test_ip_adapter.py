@@ -7,15 +7,7 @@ import torch
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
-from magic_insert.models.ip_adapter import (
-    StyleEmbeds,
-    adapter_at,
-    adapter_processors,
-    adapter_switch,
-    disable_adapter,
-    square_style_image,
-    style_embeds,
-)
+from magic_insert.models import ip_adapter
 from magic_insert.models.sampling import sample
 
 
@@ -24,10 +16,12 @@ def picture(seed: int, height: int = 70, width: int = 90) -> torch.Tensor:
 
 
 def scales(pipe: Any) -> dict[str, list[float]]:
-    return {name: list(p.scale) for name, p in adapter_processors(pipe.unet).items()}
+    return {name: list(p.scale) for name, p in ip_adapter.adapter_processors(pipe.unet).items()}
 
 
-def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
+def draw(
+    pipe: Any, style: ip_adapter.StyleEmbeds | None = None, seeds: tuple[int, ...] = (1,)
+) -> torch.Tensor:
     return sample(pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, style=style)
 
 
@@ -41,43 +35,40 @@ def draw(pipe: Any, style: StyleEmbeds | None = None, seeds: tuple[int, ...] = (
     ],
 )
 def test_a_preset_is_what_diffusers_sets(tiny_pipe: Any, preset: Any, diffusers_scale: Any) -> None:
-    adapter_switch(tiny_pipe.unet, preset, 0.7)(True)
+    ip_adapter.adapter_switch(tiny_pipe.unet, preset, 0.7)(True)
     ours = scales(tiny_pipe)
     tiny_pipe.set_ip_adapter_scale(diffusers_scale)
     assert ours == scales(tiny_pipe)
     assert any(value == [0.7] for value in ours.values())
-    disable_adapter(tiny_pipe.unet)
+    ip_adapter.disable_adapter(tiny_pipe.unet)
 
 
 @pytest.mark.parametrize("blocks", ["middle", ["up_blocks.7"], ["up_blocks.0.att"]])
 def test_a_block_where_nothing_listens_is_refused(tiny_pipe: Any, blocks: Any) -> None:
     with pytest.raises(UserError, match=r"style\.blocks"):
-        adapter_switch(tiny_pipe.unet, blocks)
+        ip_adapter.adapter_switch(tiny_pipe.unet, blocks)
 
 
-def test_at_scale_zero_the_adapter_is_exactly_absent(tiny_pipe: Any, stock_pipe: Any) -> None:
-    heard = style_embeds(tiny_pipe, [picture(0)])
-    with adapter_at(tiny_pipe, "all", 0.0):
+def test_an_adapter_is_absent_at_scale_zero_and_outside_its_block(tiny_pipe: Any, stock_pipe: Any) -> None:
+    heard = ip_adapter.style_embeds(tiny_pipe, [picture(0)])
+    with ip_adapter.adapter_at(tiny_pipe, "all", 0.0):
         assert torch.equal(draw(tiny_pipe, heard), draw(stock_pipe))
-
-
-def test_outside_the_block_nothing_listens_even_after_an_error(tiny_pipe: Any) -> None:
-    with pytest.raises(RuntimeError, match="stop"), adapter_at(tiny_pipe, "all", 1.0):
+    with pytest.raises(RuntimeError, match="stop"), ip_adapter.adapter_at(tiny_pipe, "all", 1.0):
         raise RuntimeError("stop")
     assert set(map(tuple, scales(tiny_pipe).values())) == {(0.0,)}
 
 
 def test_a_model_without_adapter_refuses_a_style_picture(stock_pipe: Any) -> None:
     with pytest.raises(UserError, match="IP-Adapter"):
-        style_embeds(stock_pipe, [picture(0)])
-    with pytest.raises(UserError, match="IP-Adapter"), adapter_at(stock_pipe, "all", 1.0):
+        ip_adapter.style_embeds(stock_pipe, [picture(0)])
+    with pytest.raises(UserError, match="IP-Adapter"), ip_adapter.adapter_at(stock_pipe, "all", 1.0):
         pass
 
 
 @pytest.mark.parametrize("shape", [(70, 90), (90, 70), (64, 64)])
 def test_cropping_keeps_the_centre_and_padding_keeps_everything(shape: tuple[int, int]) -> None:
     image = picture(0, *shape)
-    cropped, padded = square_style_image(image), square_style_image(image, "pad")
+    cropped, padded = ip_adapter.square_style_image(image), ip_adapter.square_style_image(image, "pad")
     assert cropped.shape == (3, min(shape), min(shape))
     assert padded.shape == (3, max(shape), max(shape))
     top, left = (shape[0] - cropped.shape[1]) // 2, (shape[1] - cropped.shape[2]) // 2

@@ -8,16 +8,8 @@ import pytest
 import torch
 
 from magic_insert.core.rand import generator
+from magic_insert.models import lora
 from magic_insert.models.ip_adapter import blank_style, has_adapter
-from magic_insert.models.lora import (
-    FILE,
-    add_lora,
-    as_one_weight,
-    lora_state,
-    remove_lora,
-    save_lora,
-    use_lora,
-)
 
 
 @torch.no_grad()
@@ -46,27 +38,27 @@ def disturb(unet: Any, name: str = "subject", seed: int = 1) -> None:
 def pipe(tiny_pipe: Any) -> Iterator[Any]:
     yield tiny_pipe
     for name in list(getattr(tiny_pipe.unet, "peft_config", {})):
-        remove_lora(tiny_pipe.unet, name)
+        lora.remove_lora(tiny_pipe.unet, name)
 
 
 def test_a_lora_starts_at_nothing_acts_when_trained_and_leaves_nothing_behind(pipe: Any) -> None:
     before, names = predict(pipe), list(pipe.unet.state_dict())
-    trained = add_lora(pipe.unet, rank=2, alpha=2, seed=0)
+    trained = lora.add_lora(pipe.unet, rank=2, alpha=2, seed=0)
     assert {id(p) for p in pipe.unet.parameters() if p.requires_grad} == {id(p) for p in trained}
     assert torch.equal(predict(pipe), before)
     disturb(pipe.unet)
     assert (predict(pipe) - before).abs().max() > 1e-3
-    use_lora(pipe.unet, "subject", 0.0)
+    lora.use_lora(pipe.unet, "subject", 0.0)
     assert torch.equal(predict(pipe), before)
-    remove_lora(pipe.unet, "subject")
+    lora.remove_lora(pipe.unet, "subject")
     assert torch.equal(predict(pipe), before)
     assert list(pipe.unet.state_dict()) == names
 
 
 def test_plain_diffusers_reads_the_file_with_its_scale(pipe: Any, stock_pipe: Any, tmp_path: Path) -> None:
-    add_lora(pipe.unet, rank=2, alpha=7, seed=0)
+    lora.add_lora(pipe.unet, rank=2, alpha=7, seed=0)
     disturb(pipe.unet)
-    save_lora(tmp_path / FILE, pipe.unet)
+    lora.save_lora(tmp_path / lora.FILE, pipe.unet)
     stock_pipe.load_lora_weights(tmp_path)
     torch.testing.assert_close(predict(stock_pipe), predict(pipe), atol=1e-5, rtol=0)
 
@@ -77,10 +69,10 @@ def test_the_start_depends_on_the_seed_alone_and_takes_nothing_from_the_global_s
         torch.manual_seed(global_seed)
         expected = torch.rand(1)
         torch.manual_seed(global_seed)
-        add_lora(pipe.unet, rank=2, alpha=2, seed=seed)
+        lora.add_lora(pipe.unet, rank=2, alpha=2, seed=seed)
         assert torch.equal(torch.rand(1), expected)
-        states.append(lora_state(pipe.unet))
-        remove_lora(pipe.unet, "subject")
+        states.append(lora.lora_state(pipe.unet))
+        lora.remove_lora(pipe.unet, "subject")
     down = next(key for key in states[0] if "lora_A" in key)
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
     assert not torch.equal(states[0][down], states[2][down])
@@ -89,7 +81,7 @@ def test_the_start_depends_on_the_seed_alone_and_takes_nothing_from_the_global_s
 @pytest.mark.parametrize("dora", [False, True])
 def test_one_weight_computes_what_two_paths_compute_with_the_same_gradients(pipe: Any, dora: bool) -> None:
     targets = ["to_q", "ff.net.2", "conv1", "conv2", "conv_shortcut"]
-    trained = add_lora(pipe.unet, rank=2, alpha=3.0, targets=targets, seed=0, dora=dora)
+    trained = lora.add_lora(pipe.unet, rank=2, alpha=3.0, targets=targets, seed=0, dora=dora)
     disturb(pipe.unet)
     alone = predict(pipe)
 
@@ -98,12 +90,12 @@ def test_one_weight_computes_what_two_paths_compute_with_the_same_gradients(pipe
             return list(torch.autograd.grad(predict.__wrapped__(pipe).square().mean(), trained))
 
     expected = gradients()
-    with as_one_weight(pipe.unet):
+    with lora.as_one_weight(pipe.unet):
         assert torch.allclose(predict(pipe), alone, atol=1e-5)
         for found, other in zip(gradients(), expected, strict=True):
             assert torch.allclose(found, other, rtol=1e-3, atol=1e-6)
-        use_lora(pipe.unet, None)
+        lora.use_lora(pipe.unet, None)
         off = predict(pipe)
     assert torch.equal(predict(pipe), off)
-    use_lora(pipe.unet, "subject")
+    lora.use_lora(pipe.unet, "subject")
     assert torch.equal(predict(pipe), alone)

@@ -16,7 +16,15 @@ from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.models.edit_unet import edit_start, open_for_lora
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.memory_plan import Sizes, count_insertion, memory_options, nbytes, run_plan
+from magic_insert.models.memory_plan import (
+    Sizes,
+    count_insertion,
+    loaded,
+    memory_options,
+    nbytes,
+    personalize_phases,
+    run_plan,
+)
 from magic_insert.models.pipeline import load_pipeline
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import CHECKOUT
@@ -71,6 +79,7 @@ def test_a_training_step_takes_what_was_planned(hub: Hub, rank: int) -> None:
     for name, size in real.items():
         assert planned[name] == pytest.approx(size, rel=0.05), name
     assert planned["mean"] == 0
+    assert count_insertion(cfg, device="cpu") == planned
 
 
 @pytest.mark.slow
@@ -84,6 +93,27 @@ def test_checkpointing_keeps_little_and_a_mean_costs_what_is_trained(hub: Hub) -
         == kept["gradients"]
         == nbytes(p.float() for p in Sizes.of(whole.model).build_unet(in_channels=9).parameters())
     )
+
+
+def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub: Hub) -> None:
+    words = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null")
+    asked = ["job=personalize", "personalization.validation.every=1", "personalization.validation.seeds=16"]
+    sampled = freeze(compose_job("plan", [*words, *asked]))
+    others = {
+        name: nbytes(part.parameters())
+        for name, part in loaded(Sizes.of(sampled.model), torch.float32).items()
+    }
+    texts, judge = others["text_encoder"] + others["text_encoder_2"], others["image_encoder"]
+    phases = personalize_phases(sampled)
+    learn, sample = phases["learn"], phases["sample"]
+    assert sample["weights"] == learn["weights"] + others["vae"] + judge
+    assert sample["optimizer"] == learn["optimizer"] > 0
+    less = personalize_phases(replace(sampled, model=replace(sampled.model, offload=True)))
+    for name in ("encode", "sample"):
+        assert less[name]["weights"] == phases[name]["weights"] - texts - judge
+    unsampled = replace(sampled.personalization.validation, every=0)
+    still = replace(sampled, personalization=replace(sampled.personalization, validation=unsampled))
+    assert set(personalize_phases(still)) == {"encode", "learn"}
 
 
 def test_sdxls_own_sizes_are_counted_without_a_file(hub: Hub) -> None:

@@ -128,14 +128,11 @@ def test_an_embedding_that_cannot_be_compared_names_its_column(broken: torch.Ten
 # Insertion
 
 
-def test_a_pasted_subject_leaves_the_outside_perfect_and_has_no_effect() -> None:
+def test_a_paste_leaves_the_outside_perfect_and_a_colour_cast_is_the_shift() -> None:
     background, mask = grey(), square(15, 15, 6)
     assert inserted(paste(background, mask), background, mask) == {
         "outside_psnr": CAP_DB, "outside_equal": 1.0, "outside_shift": 0.0, "effect_area": 0.0
     }  # fmt: skip
-
-
-def test_a_colour_cast_is_the_shift_and_its_square_the_psnr() -> None:
     background, mask = grey() * 0.5, square(15, 15, 6)
     cast = torch.tensor([0.03, -0.01, 0.02]).view(3, 1, 1)
     values = inserted(paste(background + cast + 0.02, mask), background, mask)
@@ -261,6 +258,3 @@ def test_pictures_of_two_sizes_and_broken_ones_are_refused() -> None:
         inserted(grey(20), background, mask)
     with pytest.raises(UserError, match="NaN"):
         of_styled(torch.full((3, 16, 16), torch.nan), noise(3, 16, 16))
-
-
-# One more metric

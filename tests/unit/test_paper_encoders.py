@@ -24,23 +24,10 @@ from torchvision.models import alexnet
 from magic_insert.config.registry import ENCODERS
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.models.encoders import EncoderSet
+from magic_insert.models.encoders import EncoderSet, paper
 from magic_insert.models.encoders.base import preprocess
-from magic_insert.models.encoders.paper import (
-    ALEXNET,
-    CLIP_B,
-    DINO,
-    CsdNet,
-    Located,
-    Lpips,
-    WeightsFile,
-    load_lpips,
-    load_reward,
-    locate,
-    new_lpips,
-)
 
-FORMULA = Located(Path("formula"), "0" * 64, "a formula")
+FORMULA = paper.Located(Path("formula"), "0" * 64, "a formula")
 
 
 def picture(height: int, width: int) -> torch.Tensor:
@@ -67,8 +54,8 @@ def fill(network: nn.Module) -> nn.Module:
     return network
 
 
-def small_csd() -> CsdNet:
-    return CsdNet(image_size=28, width=32, layers=2, heads=2, dim=16)
+def small_csd() -> paper.CsdNet:
+    return paper.CsdNet(image_size=28, width=32, layers=2, heads=2, dim=16)
 
 
 # Preprocessing --------------------------------------------------------------------------------------------------------
@@ -137,7 +124,7 @@ def test_clip_is_the_variant_openai_trained() -> None:
         config = open_clip.get_model_config(ENCODERS.get(name).architecture)
         assert config["quick_gelu"] is True
     with torch.device("meta"):
-        network = CLIP_B.network()
+        network = paper.CLIP_B.network()
     assert type(network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
 
 
@@ -146,7 +133,7 @@ def test_clip_is_the_variant_openai_trained() -> None:
 
 def test_csd_has_the_published_names_and_shapes() -> None:
     with torch.device("meta"):
-        tensors = {key: tuple(value.shape) for key, value in CsdNet().state_dict().items()}
+        tensors = {key: tuple(value.shape) for key, value in paper.CsdNet().state_dict().items()}
     assert len(tensors) == 296  # the public checkpoint's 297 without the content head
     assert tensors["last_layer_style"] == (1024, 768)
     assert tensors["backbone.class_embedding"] == (1024,)
@@ -157,7 +144,7 @@ def test_csd_has_the_published_names_and_shapes() -> None:
     assert tensors["backbone.ln_post.bias"] == (1024,)
 
 
-def checkpoint(path: Path, **changes: object) -> CsdNet:
+def checkpoint(path: Path, **changes: object) -> paper.CsdNet:
     """A file like the public one: a wrapper's prefix, two heads, an argument record, numpy scalars."""
     network = fill(small_csd()).eval()
     state = {f"module.{key}": value for key, value in network.state_dict().items()}
@@ -183,9 +170,7 @@ def test_a_converted_csd_checkpoint_is_the_same_network(tmp_path: Path) -> None:
         assert torch.equal(again(pixels), network(pixels))
 
 
-def test_another_checkpoint_is_not_converted_by_halves(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_another_checkpoint_is_not_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint(tmp_path / "other.bin", **{"module.classifier.weight": torch.ones(2)})
     with pytest.raises(UserError, match=r"classifier\.weight"):
         convert_csd.convert(tmp_path / "other.bin", tmp_path / "out.safetensors", expected_sha256=None)
@@ -201,9 +186,7 @@ class Evil:
         return (Path.touch, (Path("was-run"),))
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({"model_state_dict": {}, "args": Evil()}, tmp_path / "evil.bin")
     with pytest.raises(UserError, match="only tensors"):
@@ -215,67 +198,64 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_runs_none(
 
 
 def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_card(tmp_path: Path) -> None:
-    network = fill(DINO.network())
+    network = fill(paper.DINO.network())
     save_file(network.state_dict(), tmp_path / "dino_vits16.safetensors")
     with pytest.raises(UserError, match=r"encoders\.accept_unknown=true"):
-        DINO.load(root=tmp_path)
-    encoder = DINO.load(root=tmp_path, accept_unknown=True)
+        paper.DINO.load(root=tmp_path)
+    encoder = paper.DINO.load(root=tmp_path, accept_unknown=True)
     assert "accepted by the user" in encoder.card.weights
-    assert (encoder.card.verified, DINO.wrap(network, FORMULA).card.verified) == (False, True)
+    assert (encoder.card.verified, paper.DINO.wrap(network, FORMULA).card.verified) == (False, True)
     assert encoder.card.weights_sha256 == sha256_file(tmp_path / "dino_vits16.safetensors")
     image = picture(224, 224)[None]
-    ours = DINO.wrap(network, FORMULA).embed_images(image)
+    ours = paper.DINO.wrap(network, FORMULA).embed_images(image)
     assert torch.equal(encoder.embed_images(image), ours)
     assert not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_nothing_is_downloaded_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_downloaded_unasked_and_a_set_without_its_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match=r"encoders\.download=true"):
-        CLIP_B.load()
+        paper.CLIP_B.load()
     with pytest.raises(UserError, match=r"docs/metrics\.md"):
         ENCODERS.get("csd_vitl14").load()
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
+        EncoderSet("paper", root=tmp_path).load()
+    with pytest.raises(UserError, match=r"encoders\.root"):
+        EncoderSet("paper", root=tmp_path / "nowhere").check()
+    with pytest.raises(UserError, match="image"):
+        paper.load_reward(tmp_path)
 
 
-def test_weights_in_the_hubs_cache_are_found_at_the_pinned_commit_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_hubs_cache_is_read_at_the_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--toy--weights" / "snapshots"
     for commit in ("a" * 40, "b" * 40):
         (folder / commit).mkdir(parents=True)
         save_file({"w": torch.full((2,), float(commit == "b" * 40))}, folder / commit / "model.safetensors")
-    wanted = WeightsFile(
+    wanted = paper.WeightsFile(
         "w.safetensors",
         sha256_file(folder / ("b" * 40) / "model.safetensors"),
         repo="toy/weights",
         revision="b" * 40,
         hub_file="model.safetensors",
     )
-    found = locate(wanted, root=None)
+    found = paper.locate(wanted, root=None)
     assert found.path.parent.name == "b" * 40
     assert found.label == "toy/weights@bbbbbbbbbbbb"
     # What a folder lacks is taken from the hub where that may be asked: CSD is not there, the others are.
-    assert locate(wanted, root=tmp_path, download=True).path == found.path
+    assert paper.locate(wanted, root=tmp_path, download=True).path == found.path
     with pytest.raises(UserError, match="no such file"):
-        locate(wanted, root=tmp_path)
+        paper.locate(wanted, root=tmp_path)
     other = replace(wanted, sha256="f" * 64)
     with pytest.raises(UserError, match="sha256 ffffffff"):
-        locate(other, root=None)
-    assert "other weights" in locate(other, root=None, accept_unknown=True).label
+        paper.locate(other, root=None)
+    assert "other weights" in paper.locate(other, root=None, accept_unknown=True).label
 
 
 # Sets -----------------------------------------------------------------------------------------------------------------
-
-
-def test_a_set_without_its_files_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
-        EncoderSet("paper", root=tmp_path).load()
-    with pytest.raises(UserError, match=r"encoders\.root"):
-        EncoderSet("paper", root=tmp_path / "nowhere").check()
-    with pytest.raises(UserError, match="image"):
-        load_reward(tmp_path)
 
 
 def noise(seed: int, size: int = 64) -> torch.Tensor:
@@ -292,8 +272,8 @@ def trunk() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def distance() -> Lpips:
-    return new_lpips(trunk(), Located(Path("formula"), "0" * 64, "a formula"))
+def distance() -> paper.Lpips:
+    return paper.new_lpips(trunk(), paper.Located(Path("formula"), "0" * 64, "a formula"))
 
 
 def by_hand(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -319,25 +299,18 @@ def by_hand(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def test_the_distance_is_the_papers_formula(distance: Lpips) -> None:
+def test_the_distance_is_the_papers_symmetric_and_zero_to_itself(distance: paper.Lpips) -> None:
     first, second = noise(1), noise(2)
     torch.testing.assert_close(distance(first, second), by_hand(first, second), atol=1e-5, rtol=1e-4)
-
-
-def test_a_picture_is_no_way_from_itself_and_the_distance_is_symmetric(distance: Lpips) -> None:
-    first, second = noise(1), noise(2)
     assert distance(first, first).abs().max() == 0
     torch.testing.assert_close(distance(first, second), distance(second, first))
-
-
-def test_a_picture_too_small_for_alexnet_is_refused(distance: Lpips) -> None:
     with pytest.raises(UserError, match="32 pixels"):
         distance(noise(1, 16), noise(2, 16))
 
 
 def test_tensors_that_are_not_alexnets_are_refused(tmp_path: Path) -> None:
-    save_file({"w": torch.ones(2)}, tmp_path / ALEXNET.file)
+    save_file({"w": torch.ones(2)}, tmp_path / paper.ALEXNET.file)
     with pytest.raises(UserError, match="sha256"):
-        load_lpips(tmp_path)
+        paper.load_lpips(tmp_path)
     with pytest.raises(UserError, match="AlexNet's features"):
-        load_lpips(tmp_path, accept_unknown=True)
+        paper.load_lpips(tmp_path, accept_unknown=True)

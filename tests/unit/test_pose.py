@@ -69,16 +69,13 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
     thread.join()
 
 
-def test_the_table_knows_a_pose_for_each_of_its_words_and_none_for_others() -> None:
+def test_the_table_knows_a_pose_for_its_words_and_the_crop_is_the_box_with_surroundings() -> None:
     for words, pose in POSES_BY_WORD:
         assert all(pose_by_words(SCENE, SCENE, f"a {word.upper()}, 3") == pose for word in words)
     assert pose_by_words(SCENE, SCENE, "a wilderness of mirrors") == ""
     assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX, name=NAME) == "looking up"
     assert suggest(build_pose(PoseConfig(name="rules")), SCENE, BOX, name="x", words="a bed") == "lying down"
     assert suggest(build_pose(PoseConfig()), SCENE, BOX, name=NAME) == ""
-
-
-def test_the_crop_is_the_box_with_some_surroundings_inside_the_picture() -> None:
     assert around(SCENE, BOX).crop((37, 22, 97, 112)).tobytes() == SCENE.crop((100, 200, 160, 290)).tobytes()
     assert around(SCENE, Box(0, 0, 20, 20)).tobytes() == SCENE.crop((0, 0, 25, 25)).tobytes()
 

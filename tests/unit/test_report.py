@@ -157,16 +157,13 @@ def test_the_report_opens_with_who_won_and_by_how_much(report: Path, rows: list[
     assert "better than floor:copy_paste" in verdict_of(alone, "stylize")
 
 
-def test_the_best_method_is_marked_and_neither_floor_nor_ceiling_is(rows: list[dict[str, Any]]) -> None:
+def test_the_best_method_is_marked_and_no_interval_claims_the_impossible(rows: list[dict[str, Any]]) -> None:
     best = {key: line.method for line in main_table(rows, "stylize").lines for key in line.best}
     assert best["subject_dino"] == "personalized"
     assert best["style_csd"] == "instantstyle_canny"
     assert all(":" not in method for method in best.values())
     leading = {key for line in main_table(rows, "insert").lines for key in line.best}
     assert not leading & {"outside_equal", "effect_area"}, "all are equal there, or no side is better"
-
-
-def test_no_interval_claims_the_impossible(rows: list[dict[str, Any]]) -> None:
     for track in ("stylize", "insert"):
         for line in main_table(rows, track).lines:
             for column in columns_of(track):

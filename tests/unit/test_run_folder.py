@@ -85,14 +85,6 @@ def test_a_refused_run_puts_back_the_files_of_the_run_before(tmp_path: Path, the
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_record_written_by_hand_for_ranks_is_no_run_and_keeps_nobody_out(tmp_path: Path) -> None:
-    write_json(tmp_path / "byhand" / "run.json", {"job": "card", "target": "toy:run"})
-    assert list_runs(tmp_path) == ([], [])
-    with recorded_run(tmp_path / "byhand", JobPlan("card", "toy:run"), StatusConfig()):
-        pass
-    assert [record.state for _, record in list_runs(tmp_path)[0]] == ["done"]
-
-
 @pytest.mark.parametrize("content", ["", "[]", '{"state": 3}', "[" * 100_000, '{"state": "done"}'], ids=len)
 def test_a_damaged_record_is_one_line_beside_the_sound_ones(tmp_path: Path, content: str) -> None:
     finish(tmp_path / "sound")
@@ -104,7 +96,12 @@ def test_a_damaged_record_is_one_line_beside_the_sound_ones(tmp_path: Path, cont
     assert str(tmp_path / "damaged" / "run.json") in lines[0]
 
 
-def test_no_job_writes_where_another_has(tmp_path: Path) -> None:
+def test_no_job_writes_where_another_has_and_a_record_by_hand_keeps_nobody_out(tmp_path: Path) -> None:
+    write_json(tmp_path / "byhand" / "run.json", {"job": "card", "target": "toy:run"})
+    assert list_runs(tmp_path) == ([], [])
+    with recorded_run(tmp_path / "byhand", JobPlan("card", "toy:run"), StatusConfig()):
+        pass
+    assert [record.state for _, record in list_runs(tmp_path)[0]] == ["done"]
     with recorded_run(tmp_path, JobPlan("toybox", "toy:run"), StatusConfig()):
         pass
     before = (tmp_path / "run.json").read_bytes()
@@ -122,9 +119,7 @@ def test_no_job_writes_where_another_has(tmp_path: Path) -> None:
     ("ending", "code", "left"),
     [("raise SystemExit(3)", 3, []), ("pass", 0, []), ("raise OSError", 1, ["taken apart"])],
 )
-def test_a_program_ends_at_once_with_its_exit_code_and_after_what_it_owes(
-    ending: str, code: int, left: list[str]
-) -> None:
+def test_a_program_ends_with_its_code_after_what_it_owes(ending: str, code: int, left: list[str]) -> None:
     program = f"""
 import atexit, threading, time
 from magic_insert.launch.run import ending_at_once

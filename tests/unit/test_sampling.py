@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from magic_insert.models.ip_adapter import (
-    StyleEmbeds,
-    adapter_at,
-    adapter_switch,
-    disable_adapter,
-    style_embeds,
-)
+from magic_insert.models import ip_adapter
 from magic_insert.models.sampling import Features, Handover, StyleContrast, sample
 
 THREE = ("a red bunny", "a striped car, sitting", "")
@@ -31,8 +25,10 @@ def test_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any, stock_pipe: 
 
 
 def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any) -> None:
-    style = style_embeds(tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))])
-    with adapter_at(tiny_pipe, "all", 0.8):
+    style = ip_adapter.style_embeds(
+        tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))]
+    )
+    with ip_adapter.adapter_at(tiny_pipe, "all", 0.8):
         ours = sample(tiny_pipe, THREE[:2], (3, 4), steps=2, guidance=3.0, style=style)
         stock = tiny_pipe(
             list(THREE[:2]),
@@ -48,14 +44,26 @@ def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: An
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
 
 
-def looks(pipe: Any, seed: int, count: int = 2) -> StyleEmbeds:
+def looks(pipe: Any, seed: int, count: int = 2) -> ip_adapter.StyleEmbeds:
     width = pipe.image_encoder.config.projection_dim
     drawn = torch.randn(count, 1, width, generator=torch.Generator().manual_seed(seed))
-    return StyleEmbeds(drawn, torch.zeros_like(drawn))
+    return ip_adapter.StyleEmbeds(drawn, torch.zeros_like(drawn))
 
 
-def first_step(pipe: Any, contrast: StyleContrast | None, *, rows: slice = slice(0, 2)) -> Tensor:
-    """The latents after the first of two steps: they depend on the first prediction in a straight line."""
+@contextmanager
+def without_adapter(pipe: Any) -> Iterator[None]:
+    """Another model than the one outside: what a base model is to a personalised one."""
+    ip_adapter.disable_adapter(pipe.unet)
+    try:
+        yield
+    finally:
+        ip_adapter.adapter_switch(pipe.unet, "all")(True)
+
+
+def trail(
+    pipe: Any, share: float | None = None, *, steps: int = 4, rows: slice = slice(0, 2), contrast: Any = None
+) -> list[Tensor]:
+    """The latents before each step, handed over after `share` of the steps, and the picture."""
     seen: list[Tensor] = []
 
     def note(done: int, latents: Tensor) -> Tensor:
@@ -63,17 +71,23 @@ def first_step(pipe: Any, contrast: StyleContrast | None, *, rows: slice = slice
         return latents
 
     style = looks(pipe, 1)
-    with adapter_at(pipe, "all", 1.0):
-        sample(
+    handover = None if share is None else Handover(share, lambda: without_adapter(pipe))
+    with ip_adapter.adapter_at(pipe, "all", 1.0):
+        picture = sample(
             pipe,
             PROMPTS[rows],
             SEEDS[rows],
-            steps=2,
+            steps=steps,
             guidance=3.0,
-            style=StyleEmbeds(style.positive[rows], style.negative[rows]),
-            features=Features(contrast=contrast, replace=note),
+            style=ip_adapter.StyleEmbeds(style.positive[rows], style.negative[rows]),
+            features=Features(contrast=contrast, handover=handover, replace=note),
         )
-    return seen[1]
+    return [*seen, picture]
+
+
+def first_step(pipe: Any, contrast: StyleContrast | None, rows: slice = slice(0, 2)) -> Tensor:
+    """The latents after the first of two steps: they depend on the first prediction in a straight line."""
+    return trail(pipe, steps=2, rows=rows, contrast=contrast)[1]
 
 
 def contrast(pipe: Any, weight: float, seed: int = 2) -> StyleContrast:
@@ -92,10 +106,12 @@ def test_twice_the_weight_pushes_twice_as_far_and_no_weight_not_at_all(tiny_pipe
     assert torch.allclose(first_step(tiny_pipe, to_itself), plain, atol=1e-5)
 
 
-def test_a_row_is_pushed_as_it_would_be_alone(tiny_pipe: Any) -> None:
+def test_a_row_is_pushed_and_handed_over_as_it_would_be_alone(tiny_pipe: Any) -> None:
     together = first_step(tiny_pipe, contrast(tiny_pipe, 3.0))
     alone = first_step(tiny_pipe, contrast(tiny_pipe, 3.0), rows=slice(1, 2))
     assert torch.allclose(together[1:], alone, atol=1e-5)
+    together, alone = trail(tiny_pipe, 0.5)[-1], trail(tiny_pipe, 0.5, rows=slice(1, 2))[-1]
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
 
 
 def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe: Any) -> None:
@@ -123,59 +139,14 @@ def test_the_base_model_alone_is_asked_and_told_no_word_of_the_prompt(tiny_pipe:
     assert torch.equal(words, words[:1].expand_as(words))
 
 
-@contextmanager
-def without_adapter(pipe: Any) -> Iterator[None]:
-    """Another model than the one outside: what a base model is to a personalised one."""
-    disable_adapter(pipe.unet)
-    try:
-        yield
-    finally:
-        adapter_switch(pipe.unet, "all")(True)
-
-
-def trail(pipe: Any, share: float | None, *, rows: slice = slice(0, 2), contrast: Any = None) -> list[Tensor]:
-    """The latents before each of four steps, handed over after `share` of them, and the picture."""
-    seen: list[Tensor] = []
-
-    def note(done: int, latents: Tensor) -> Tensor:
-        seen.append(latents.clone())
-        return latents
-
-    style = looks(pipe, 1)
-    handover = None if share is None else Handover(share, lambda: without_adapter(pipe))
-    with adapter_at(pipe, "all", 1.0):
-        picture = sample(
-            pipe,
-            PROMPTS[rows],
-            SEEDS[rows],
-            steps=4,
-            guidance=3.0,
-            style=StyleEmbeds(style.positive[rows], style.negative[rows]),
-            features=Features(contrast=contrast, handover=handover, replace=note),
-        )
-    return [*seen, picture]
-
-
-def test_the_base_model_takes_over_after_its_share_of_the_steps_and_not_before(tiny_pipe: Any) -> None:
-    ours, three_quarters, half = (trail(tiny_pipe, share) for share in (None, 0.75, 0.5))
+def test_the_base_model_takes_over_after_its_share_of_the_steps_and_ends_the_push(tiny_pipe: Any) -> None:
+    shares = (None, 0.75, 0.5, 1.0, 0.0)
+    ours, three_quarters, half, late, early = (trail(tiny_pipe, share) for share in shares)
     assert all(torch.equal(a, b) for a, b in zip(ours[:4], three_quarters[:4], strict=True))
     assert not torch.equal(ours[4], three_quarters[4])
     assert torch.equal(ours[2], half[2])
     assert not torch.equal(ours[3], half[3])
-
-
-def test_a_handover_at_the_end_is_none_and_at_the_beginning_the_base_model(tiny_pipe: Any) -> None:
-    ours, late, early = (trail(tiny_pipe, share)[-1] for share in (None, 1.0, 0.0))
-    assert torch.equal(ours, late)
+    assert torch.equal(ours[-1], late[-1])
     base = sample(tiny_pipe, PROMPTS, SEEDS, steps=4, guidance=3.0)  # at rest the adapter is off
-    assert torch.equal(early, base)
-
-
-def test_a_row_is_handed_over_as_it_would_be_alone(tiny_pipe: Any) -> None:
-    together, alone = trail(tiny_pipe, 0.5)[-1], trail(tiny_pipe, 0.5, rows=slice(1, 2))[-1]
-    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=0)
-
-
-def test_the_push_ends_where_the_base_model_takes_over(tiny_pipe: Any) -> None:
-    plain = trail(tiny_pipe, 0.0)[-1]
-    assert torch.equal(trail(tiny_pipe, 0.0, contrast=contrast(tiny_pipe, 5.0))[-1], plain)
+    assert torch.equal(early[-1], base)
+    assert torch.equal(trail(tiny_pipe, 0.0, contrast=contrast(tiny_pipe, 5.0))[-1], base)

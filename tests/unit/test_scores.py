@@ -1,5 +1,6 @@
 """Embeddings are made once per content and encoder, in chunks that do not depend on what was there before."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,23 +53,14 @@ def run(folder: Path, groups: list[list[Picture]], encoder: Any) -> FeatureStore
     return store
 
 
-def test_a_picture_gets_the_embedding_of_its_encoder_whatever_its_size(
-    tmp_path: Path, pictures: list[Picture]
-) -> None:
+def test_two_roles_and_two_runs_embed_a_picture_once(tmp_path: Path, pictures: list[Picture]) -> None:
     encoder = Small()
-    store = run(tmp_path / "f", [pictures], encoder)
+    for _ in range(2):
+        store = run(tmp_path / "f", [pictures], encoder)
+    assert sum(encoder.seen) == len(pictures)
     for picture in pictures:
         expected = encoder.embed_images(picture.pixels()[None])[0]
         assert torch.allclose(store.of(CARD.digest)[picture.key()], expected, atol=1e-6)
-
-
-def test_each_picture_is_embedded_once_though_two_roles_and_two_runs_ask(
-    tmp_path: Path, pictures: list[Picture]
-) -> None:
-    encoder = Small()
-    run(tmp_path / "f", [pictures], encoder)
-    run(tmp_path / "f", [pictures], encoder)
-    assert sum(encoder.seen) == len(pictures)
 
 
 def test_the_same_bytes_elsewhere_are_known_and_other_bytes_under_the_same_name_are_not(
@@ -111,9 +103,7 @@ def test_the_subject_is_cut_out_by_its_mask_and_keyed_with_it(tmp_path: Path) ->
     assert float(cut.pixels()[:, 5:15].sub(0.5).abs().max()) < 0.01
 
 
-def test_a_damaged_picture_among_many_is_named_and_finished_groups_are_kept(
-    tmp_path: Path, pictures: list[Picture]
-) -> None:
+def test_a_damaged_picture_is_named_and_groups_are_kept(tmp_path: Path, pictures: list[Picture]) -> None:
     bad = pictures[3].file
     bad.write_bytes(bad.read_bytes()[:200])
     encoder = Small()
@@ -146,50 +136,42 @@ def test_merging_shards_gives_each_row_once_in_the_order_of_the_keys() -> None:
     assert rows_digest([one, two]) == rows_digest([two, one]) != rows_digest([one])
 
 
-def test_two_rows_of_one_key_that_differ_are_refused() -> None:
-    with pytest.raises(UserError, match="personalized"):
-        merge([row()], [row(values={"subject_dino": 0.6})])
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (row(values={"subject_dino": 0.6}), "personalized"),  # the same key
+        (row("a__x", benchmark="b2"), "b2"),
+        (row(method="adain", cards={"dino": "c2"}), r"dino .*stylize.*c1 .*c2 \(adain\)"),
+    ],
+)
+def test_rows_that_differ_in_key_benchmark_or_encoder_never_merge(other: Row, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        merge([row()], [other])
 
 
-def test_rows_of_two_benchmarks_never_merge() -> None:
-    with pytest.raises(UserError, match="b2"):
-        merge([row()], [row("a__x", benchmark="b2")])
-
-
-def test_a_file_of_another_benchmark_is_refused_by_name(tmp_path: Path) -> None:
-    write_rows(tmp_path / "rows.jsonl", [row()])
-    with pytest.raises(UserError, match=r"b7.*b1"):
-        read_rows(tmp_path / "rows.jsonl", benchmark="b7")
-
-
-def test_values_of_two_encoders_in_one_role_of_a_track_are_never_averaged(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dino .*stylize.*c1 .*c2 \(adain\)"):
-        merge([row()], [row(method="adain", cards={"dino": "c2"})])
+def test_one_encoder_serves_one_role_of_a_track_and_a_file_one_benchmark(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", [row(), row("a__x", cards={"dino": "c2"})])
     with pytest.raises(UserError, match="one encoder for dino"):
         read_rows(tmp_path / "rows.jsonl")
+    write_rows(tmp_path / "rows.jsonl", [row()])
+    with pytest.raises(UserError, match=r"b7.*b1"):
+        read_rows(tmp_path / "rows.jsonl", benchmark="b7")
     merge(
         [row()], [row(track="insert", cards={"dino": "c2"}), row("a__x", cards={"dino": "c1", "csd": "c2"})]
     )
 
 
 @pytest.mark.parametrize(
-    "broken",
-    [{"values": {"subject_dino": float("nan")}}, {"values": {"subject_dino": "high"}}, {"track": "paint"}],
+    ("rows", "why"),
+    [
+        ([row(values={"subject_dino": float("nan")})], "(row|line) 1 of"),
+        ([row(values={"subject_dino": "high"})], "(row|line) 1 of"),
+        ([row(track="paint")], "(row|line) 1 of"),
+        ([{key: value for key, value in row().items() if key != "cards"}], "cards"),
+        ([row(), row()], "twice"),
+    ],
 )
-def test_a_row_that_cannot_be_averaged_is_refused(tmp_path: Path, broken: dict[str, Any]) -> None:
-    import json
-
-    (tmp_path / "rows.jsonl").write_text(json.dumps({**row(), **broken}) + "\n")
-    with pytest.raises(UserError, match=r"(row|line) 1 of"):
+def test_rows_that_cannot_be_averaged_are_refused(tmp_path: Path, rows: list[Any], why: str) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(UserError, match=why):
         read_rows(tmp_path / "rows.jsonl")
-
-
-def test_a_row_with_a_missing_field_or_twice_the_same_key_is_refused(tmp_path: Path) -> None:
-    lacking = {key: value for key, value in row().items() if key != "cards"}
-    write_rows(tmp_path / "one.jsonl", [lacking])  # type: ignore[list-item]
-    with pytest.raises(UserError, match="cards"):
-        read_rows(tmp_path / "one.jsonl")
-    write_rows(tmp_path / "two.jsonl", [row(), row()])
-    with pytest.raises(UserError, match="twice"):
-        read_rows(tmp_path / "two.jsonl")

@@ -39,10 +39,15 @@ def overlap(found: Tensor, truth: Tensor) -> float:
     return float(both / either)
 
 
-def test_the_ground_is_read_through_a_subject_that_touches_the_border() -> None:
+def test_the_grounds_colour_is_read_through_a_subject_and_taken_out_of_its_outline() -> None:
     picture = gradient()
     picture[:, 60:, 30:60] = torch.tensor([0.1, 0.2, 0.9])[:, None, None]
     assert float((ground_colour(picture) - gradient()).abs().max()) < 0.01
+    alpha = disc()
+    matte = segment(on_ground(alpha, gradient()))
+    seen = (matte.alpha > 0.3).expand(3, -1, -1)
+    wanted = torch.tensor([0.8, 0.3, 0.2])[:, None, None].expand(3, 96, 96)
+    assert float((matte.rgb - wanted)[seen].abs().max()) < 0.08
 
 
 @pytest.mark.parametrize("brightness", [1.0, 0.15])
@@ -51,14 +56,6 @@ def test_a_disc_on_a_gradient_is_cut_to_its_true_coverage(brightness: float) -> 
     matte = segment(on_ground(alpha, ground))
     assert overlap(matte.alpha, alpha) > 0.97
     assert float((matte.alpha - alpha).abs().mean()) < 0.006
-
-
-def test_the_grounds_colour_is_taken_out_of_the_outline() -> None:
-    alpha = disc()
-    matte = segment(on_ground(alpha, gradient()))
-    seen = (matte.alpha > 0.3).expand(3, -1, -1)
-    wanted = torch.tensor([0.8, 0.3, 0.2])[:, None, None].expand(3, 96, 96)
-    assert float((matte.rgb - wanted)[seen].abs().max()) < 0.08
 
 
 def test_noise_on_the_ground_is_not_a_subject() -> None:
@@ -88,7 +85,7 @@ def test_a_real_alpha_is_obeyed_and_an_opaque_one_is_not_an_alpha() -> None:
     assert overlap(cut.alpha, alpha) > 0.97
 
 
-def test_a_picture_without_a_subject_is_refused() -> None:
+def test_a_picture_without_a_subject_or_a_segmenter_without_its_package_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stands out"):
         segment(gradient())
     with pytest.raises(UserError, match="below a half"):
@@ -98,73 +95,65 @@ def test_a_picture_without_a_subject_is_refused() -> None:
     noise = torch.rand(1, 300, 300, generator=generator(0, "noise")).expand(3, -1, -1).contiguous()
     with pytest.raises(UserError, match="stands out"):
         segment(noise, segmenter="u2net")
-
-
-def test_rembg_without_its_package_or_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="rembg"):
         find_segmenter(SegmenterConfig(name="rembg", model_dir=str(tmp_path)))
+    with pytest.raises(UserError, match="stands out"):
+        segment_alike(torch.full((3, 64, 64), 0.5), torch.ones(1, 9, 9))
 
 
-def _round(y: torch.Tensor, x: torch.Tensor, cy: float, cx: float, radius: float) -> torch.Tensor:
-    return ((y - cy).square() + (x - cx).square() < radius**2).float()[None]
+Y, X = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
 
 
-def test_a_ground_that_is_brighter_in_the_middle_is_no_subject() -> None:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    fall = 1 - 0.45 * ((y - 64).square() + (x - 64).square()) / (2 * 64**2)
-    paper = torch.tensor([0.95, 0.9, 0.8]).view(3, 1, 1) * fall
-    disc = _round(y, x, 70, 60, 24)
-    picture = disc * torch.tensor([0.5, 0.1, 0.1]).view(3, 1, 1) + (1 - disc) * paper
-    found = segment(picture, segmenter="grabcut").alpha > 0.5
-    assert float((found.float() - disc).abs().mean()) < 0.01
+def ball(y: float, x: float, radius: float) -> Tensor:
+    return ((Y - y).square() + (X - x).square() < radius**2).float()[None]
 
 
-def test_a_vignette_that_falls_off_steeply_to_black_corners_is_no_subject() -> None:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    radius = ((y - 64).square() + (x - 64).square()).sqrt() / 90
-    fall = 1 - 0.95 * ((radius - 0.55) / 0.4).clamp(0, 1)
-    paper = torch.tensor([0.95, 0.9, 0.8]).view(3, 1, 1) * fall
-    body = _round(y, x, 70, 60, 26)
-    picture = body * torch.tensor([0.35, 0.3, 0.3]).view(3, 1, 1) + (1 - body) * paper
+def colour(*rgb: float) -> Tensor:
+    return torch.tensor(rgb).view(3, 1, 1)
+
+
+AWAY = ((Y - 64).square() + (X - 64).square()).sqrt() / 90
+
+
+@pytest.mark.parametrize("fall", [0.45 * AWAY.square(), 0.95 * ((AWAY - 0.55) / 0.4).clamp(0, 1)])
+def test_a_ground_that_is_brighter_in_the_middle_or_falls_off_to_black_is_no_subject(fall: Tensor) -> None:
+    body = ball(70, 60, 25)
+    picture = body * colour(0.4, 0.2, 0.2) + (1 - body) * colour(0.95, 0.9, 0.8) * (1 - fall)
     assert overlap(segment(picture, segmenter="grabcut").alpha, body) > 0.95
 
 
 @pytest.mark.parametrize("gap", [0, 3])
 def test_the_white_body_of_a_line_drawing_belongs_to_the_subject(gap: int) -> None:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    body = torch.maximum(_round(y, x, 74, 64, 34), _round(y, x, 34, 64, 20))
-    inner = torch.maximum(_round(y, x, 74, 64, 31), _round(y, x, 34, 64, 17))
-    eye = _round(y, x, 32, 58, 4)
+    body = torch.maximum(ball(74, 64, 34), ball(34, 64, 20))
+    inner = torch.maximum(ball(74, 64, 31), ball(34, 64, 17))
+    eye = ball(32, 58, 4)
     ink = torch.maximum(body - inner, eye)
     ink[:, :, 97 : 97 + gap] = 0  # the line is broken at the side
     found = segment(1 - 0.9 * ink.expand(3, -1, -1), segmenter="grabcut").alpha
     assert overlap(found, body) > 0.9
 
 
-@pytest.mark.parametrize("colour", [(0.8, 0.1, 0.1), (0.45, 0.45, 0.45), (0.85, 0.82, 0.75)])
+@pytest.mark.parametrize("paint", [(0.8, 0.1, 0.1), (0.45, 0.45, 0.45), (0.85, 0.82, 0.75)])
 @pytest.mark.parametrize("place", ["bust", "corner"])
 def test_a_subject_that_stands_in_the_corners_is_not_taken_for_the_ground(
-    colour: tuple[float, float, float], place: str
+    paint: tuple[float, float, float], place: str
 ) -> None:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
     if place == "bust":  # a head, and shoulders from one bottom corner to the other
-        body = torch.maximum(_round(y, x, 60, 64, 30), (y > 84).float()[None])
+        body = torch.maximum(ball(60, 64, 30), (Y > 84).float()[None])
     else:
-        body = ((x < 70) & (y > 50)).float()[None]
-    picture = body * torch.tensor(colour).view(3, 1, 1) + (1 - body)
+        body = ((X < 70) & (Y > 50)).float()[None]
+    picture = body * colour(*paint) + (1 - body)
     assert overlap(segment(picture, segmenter="grabcut").alpha, body) > 0.97
 
 
-@pytest.mark.parametrize(("pale", "kept"), [(True, True), (False, False)])
-def test_a_belly_that_fades_into_the_grounds_white_is_kept_and_a_gap_is_not(pale: bool, kept: bool) -> None:
-    y, x = torch.meshgrid(torch.arange(128.0), torch.arange(128.0), indexing="ij")
-    body, inner = _round(y, x, 64, 64, 44), _round(y, x, 64, 64, 20)
-    fade = ((y - 50) / 40).clamp(0, 0.5)[None] if pale else torch.zeros(1, 128, 128)
-    belly = 1 - fade * torch.tensor([0.1, 0.2, 0.4]).view(3, 1, 1)
-    skin = torch.tensor([0.8, 0.2, 0.2]).view(3, 1, 1)
-    picture = body * (inner * belly + (1 - inner) * skin) + (1 - body)
+@pytest.mark.parametrize("pale", [True, False])
+def test_a_belly_that_fades_into_the_grounds_white_is_kept_and_a_gap_is_not(pale: bool) -> None:
+    body, inner = ball(64, 64, 44), ball(64, 64, 20)
+    fade = ((Y - 50) / 40).clamp(0, 0.5)[None] if pale else torch.zeros(1, 128, 128)
+    belly = 1 - fade * colour(0.1, 0.2, 0.4)
+    picture = body * (inner * belly + (1 - inner) * colour(0.8, 0.2, 0.2)) + (1 - body)
     alpha = segment(picture, segmenter="grabcut").alpha
-    assert bool(alpha[0, 50, 64] > 0.5) == kept
+    assert bool(alpha[0, 50, 64] > 0.5) == pale
 
 
 def striped(side: int = 320) -> tuple[Tensor, Tensor]:
@@ -186,22 +175,15 @@ def test_u2net_keeps_several_parts_apart() -> None:
 
 
 def test_of_two_cuts_the_one_more_like_the_subjects_own_outline_is_taken() -> None:
-    """A Toybox subject of which GrabCut loses the body in these styles; its outline is known from its own picture."""
+    """A Toybox subject of which GrabCut loses the body as a drawing; its outline is known from its own picture."""
     spec = sample_subject(1002, "heldout")
     magic = MagicInsert.from_pretrained("micro", mode="preview")
-    made = render_subjects([spec] * 2, ["photo", "pencil"], [0.5] * 2, [2] * 2)
-    for picture, truth in zip(made.rgb, made.alpha, strict=True):
-        assert overlap(segment(picture, segmenter="grabcut").alpha, truth) < 0.7
-        moved = torch.nn.functional.pad(
-            truth, (40, 3, 7, 30)
-        )  # where it stands and how large does not matter
-        found = segment_alike(picture, moved)
-        assert overlap(found.alpha, truth) > 0.8
+    made = render_subjects([spec], ["pencil"], [0.5], [2])
+    picture, truth = made.rgb[0], made.alpha[0]
+    assert overlap(segment(picture, segmenter="grabcut").alpha, truth) < 0.7
+    moved = torch.nn.functional.pad(truth, (40, 3, 7, 30))  # where it stands and how large does not matter
+    found = segment_alike(picture, moved)
+    assert overlap(found.alpha, truth) > 0.8
     redrawn = Redrawn(picture, "cactus", "cactus__scene", {}, {}, outline=moved)
     assert torch.equal(magic.cut(redrawn).alpha, found.alpha)
     assert magic.cut(redrawn) is magic.using(mode="full").cut(redrawn)  # another place cuts nothing again
-
-
-def test_without_a_subject_there_is_no_cut_that_is_like_it() -> None:
-    with pytest.raises(UserError, match="stands out"):
-        segment_alike(torch.full((3, 64, 64), 0.5), torch.ones(1, 9, 9))

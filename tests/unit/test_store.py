@@ -53,6 +53,9 @@ def test_a_finished_stage_is_found_again_and_not_made_again(store: Store, said: 
     assert first == second
     assert (second.folder / "deep" / "poem.txt").read_text() == "two lines"
     assert said == [f"poem {REQUEST.key}: reused"]
+    twin, other = Request("poem", 1, {"lines": 9}, {}), Request("poem", 1, {"lines": 10}, {})
+    assert store.obtain(twin, Calls()).content == first.content  # its files, not its settings
+    assert store.obtain(other, Calls("else")).content != first.content
 
 
 @pytest.mark.parametrize(
@@ -68,13 +71,6 @@ def test_another_kind_version_setting_or_input_is_another_stage(store: Store, ot
     first, second = store.obtain(REQUEST, Calls("one")), store.obtain(other, Calls("other"))
     assert first.folder != second.folder
     assert (first.folder / "deep" / "poem.txt").read_text() == "one"
-
-
-def test_the_content_of_a_stage_is_told_by_its_files_and_not_by_its_settings(store: Store) -> None:
-    other = Request("poem", 1, {"lines": 9}, {})
-    assert store.obtain(REQUEST, Calls("same")).content == store.obtain(other, Calls("same")).content
-    third = Request("poem", 1, {"lines": 10}, {})
-    assert store.obtain(third, Calls("else")).content != store.obtain(other, Calls("same")).content
 
 
 def test_an_interrupted_stage_goes_on_in_its_own_staging_folder(store: Store) -> None:
@@ -121,9 +117,7 @@ def change(path: Path, old: bytes, new: bytes) -> None:
         ),
     ],
 )
-def test_damage_is_found_by_checksum_said_and_mended(
-    store: Store, said: list[str], damage: object, word: str
-) -> None:
+def test_damage_is_found_and_mended(store: Store, said: list[str], damage: object, word: str) -> None:
     make = Calls()
     entry = store.obtain(REQUEST, make)
     damage(entry)  # type: ignore[operator]
@@ -254,9 +248,7 @@ def test_a_claimed_folder_is_finished_once_and_refused_to_others(tmp_path: Path)
         (Request("poem", 1, {"lines": 2, "rhyme": True}, {"muse": "0123"}), "one with other rhyme"),
     ],
 )
-def test_a_folder_of_another_request_is_refused_by_what_differs(
-    tmp_path: Path, other: Request, difference: str
-) -> None:
+def test_another_request_is_refused_by_what_differs(tmp_path: Path, other: Request, difference: str) -> None:
     claim(tmp_path, REQUEST)
     before = (tmp_path / "manifest.json").read_bytes()
     with pytest.raises(UserError, match=difference):

@@ -50,7 +50,7 @@ def forms() -> list[list[Task]]:
     return draw_forms("ours", POOLS, PAPER, seed=0)
 
 
-def test_no_pair_is_asked_twice_in_one_comparison_of_a_form(forms: list[list[Task]]) -> None:
+def test_no_pair_is_asked_twice_and_checks_are_mixed_in(forms: list[list[Task]]) -> None:
     """And ours stands left in half of each comparison, and every pair is asked equally often over all forms."""
     for form in forms:
         asked = [(frozenset((task.left, task.right)), task.pair_id) for task in form if not task.is_check]
@@ -63,9 +63,6 @@ def test_no_pair_is_asked_twice_in_one_comparison_of_a_form(forms: list[list[Tas
         assert set(asked_of) == set(pool)
         assert max(asked_of.values()) - min(asked_of.values()) <= 1
     assert draw_forms("ours", POOLS, PAPER, seed=0) == forms != draw_forms("ours", POOLS, PAPER, seed=1)
-
-
-def test_attention_checks_are_mixed_in_and_never_first(forms: list[list[Task]]) -> None:
     places = [[number for number, task in enumerate(form) if task.is_check] for form in forms]
     assert all(len(found) == 2 and 0 not in found for found in places)
     assert len({tuple(found) for found in places}) > 30
@@ -101,14 +98,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "study"
 
 
-def test_neither_the_page_nor_a_picture_says_whose_it_is(study: Path) -> None:
-    page = (study / "index.html").read_text()
-    for secret in ("personalized", "diffusion", "copy_paste", "bunny", "forest", SCRAMBLED):
-        assert secret not in page
-        assert all(secret not in path.name for path in (study / "pictures").iterdir())
-        assert secret not in (study / "study.json").read_text()
-
-
 def shown(page: Path) -> list[list[dict[str, Any]]]:
     """The forms that a page holds."""
     text = page.read_text().split('type="application/json">')[1].split("</script>")[0]
@@ -116,7 +105,7 @@ def shown(page: Path) -> list[list[dict[str, Any]]]:
     return forms
 
 
-def test_every_picture_of_a_form_is_there_and_is_the_methods_own(study: Path) -> None:
+def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(study: Path) -> None:
     forms, key = shown(study / "index.html"), read_json(study / "key.json")
     listed = set(read_json(study / "study.json")["pictures"])
     assert len(forms) == len(key["forms"]) == 6
@@ -128,6 +117,11 @@ def test_every_picture_of_a_form_is_there_and_is_the_methods_own(study: Path) ->
                     made = study.parent / f"pictures/insert-{meaning[side]}-{meaning['pair_id']}.png"
                     assert torch.equal(load_rgb(study / "pictures" / f"{task[side]}.png"), load_rgb(made))
             assert [name for name, _ in task["above"]] == ["subject", "background"]
+    page = (study / "index.html").read_text()
+    for secret in ("personalized", "diffusion", "copy_paste", "bunny", "forest", SCRAMBLED):
+        assert secret not in page
+        assert all(secret not in path.name for path in (study / "pictures").iterdir())
+        assert secret not in (study / "study.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from magic_insert.models import sampling
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.models.pipeline import encode
 from magic_insert.models.sampling import Features, sample
-from magic_insert.stylizers.style_aligned import aligned, clean_and_noise, ddim, invert
+from magic_insert.stylizers.style_aligned import aligned, ddim, invert
 
 ROWS = 4  # two references, then their two targets
 
@@ -51,14 +51,11 @@ def test_adain_gives_the_statistics_of_the_style_and_keeps_a_picture_in_its_own(
     torch.testing.assert_close(adain(content, content, dim=2), content, atol=1e-5, rtol=0)
 
 
-def test_a_reference_is_drawn_as_if_alone(unet: Any) -> None:
+def test_a_reference_is_drawn_as_if_alone_and_a_target_hears_its_own_and_no_other(unet: Any) -> None:
     words = inputs()
     torch.testing.assert_close(
         predict(unet, words, halves=1)[:2], predict(unet, words)[:2], atol=1e-4, rtol=0
     )
-
-
-def test_a_target_hears_its_own_reference_and_no_other(unet: Any) -> None:
     words, before = inputs(), predict(unet, inputs(), halves=1)
     words["sample"][0] += 1
     after = predict(unet, words, halves=1)
@@ -89,23 +86,7 @@ def test_nothing_is_left_of_the_alignment_even_after_an_error(unet: Any) -> None
     assert torch.equal(predict(unet, words), before)
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
-def test_clean_latents_and_noise_are_found_in_every_kind_of_prediction(prediction: str) -> None:
-    draw = generator(0, "prediction")
-    clean, noise = (torch.randn(2, 4, 3, 3, generator=draw) for _ in range(2))
-    kept = torch.tensor(0.3)
-    noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
-    predicted = {
-        "epsilon": noise,
-        "sample": clean,
-        "v_prediction": kept.sqrt() * noise - (1 - kept).sqrt() * clean,
-    }[prediction]
-    torch.testing.assert_close(clean_and_noise(noisy, predicted, kept, prediction), (clean, noise))
-
-
-def test_the_way_back_leads_to_the_noise_and_retraced_it_ends_in_the_picture(
-    tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_way_back_leads_to_the_noise_and_back(tiny_pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     pictures = torch.rand(2, 3, 64, 64, generator=generator(0, "pictures"))
     words, steps = ["a red bunny", "as an oil painting"], 8
     clean = encode(tiny_pipe.vae, pictures)

@@ -100,9 +100,7 @@ def test_a_mixed_batch_equals_its_rows_drawn_alone_bit_for_bit(g: GBuffer) -> No
 
 
 @pytest.mark.parametrize("style", ALL_STYLES)
-def test_a_place_far_from_the_subject_and_its_shadow_is_drawn_alike_with_and_without_it(
-    g: GBuffer, style: str
-) -> None:
+def test_far_from_subject_and_shadow_it_is_drawn_alike_with_and_without_it(g: GBuffer, style: str) -> None:
     pair = drawn(rows(g, 0, 1), style)
     touched = torch.zeros_like(g.depth[:1], dtype=torch.bool)
     for f in fields(g):

@@ -40,23 +40,20 @@ def test_the_aspect_ratio_is_kept_and_the_subject_is_centred(height: int, width:
     assert abs(box.centre_x - 64) <= 1
 
 
-def test_nothing_of_what_was_transparent_is_seen() -> None:
+def test_nothing_transparent_is_seen_and_an_opaque_picture_fills_the_square() -> None:
     rgb, alpha = place(block(), 96, ground=1.0)
     green_on_white = rgb[1] - rgb[0]
     assert green_on_white.max() <= 1e-5
     assert torch.equal(rgb[:, alpha[0] == 0], torch.ones_like(rgb[:, alpha[0] == 0]))
+    opaque = Subject(torch.rand(3, 50, 100), torch.ones(1, 50, 100), "opaque")
+    box = bounding_box(place(opaque, 64)[1])
+    assert (box.w, box.h) == (64, 32)
 
 
 @pytest.mark.parametrize("shift", [(-1.0, -1.0), (1.0, 1.0), (0.3, -0.6)])
 def test_a_shift_never_cuts_the_subject(shift: tuple[float, float]) -> None:
     still, moved = place(block(), 64, scale=0.7)[1], place(block(), 64, scale=0.7, shift=shift)[1]
     assert moved.sum() == pytest.approx(float(still.sum()), rel=1e-5)
-
-
-def test_an_opaque_picture_fills_the_square_along_its_longer_side() -> None:
-    opaque = Subject(torch.rand(3, 50, 100), torch.ones(1, 50, 100), "opaque")
-    box = bounding_box(place(opaque, 64)[1])
-    assert (box.w, box.h) == (64, 32)
 
 
 def test_the_bucket_of_a_square_is_the_square_and_of_others_sdxls_own_of_as_many_pixels() -> None:
@@ -73,9 +70,7 @@ def test_the_bucket_of_a_square_is_the_square_and_of_others_sdxls_own_of_as_many
 
 
 @pytest.mark.parametrize(("height", "width"), [(60, 30), (20, 60), (60, 58)])
-def test_in_its_bucket_a_subject_keeps_its_aspect_and_fills_no_less_than_in_the_square(
-    height: int, width: int
-) -> None:
+def test_in_its_bucket_a_subject_keeps_its_aspect_and_fills_no_less(height: int, width: int) -> None:
     subject = block(height, width)
     frame = bucket(subject, 256)
     assert frame[0] * frame[1] <= 256 * 256
@@ -87,14 +82,11 @@ def test_in_its_bucket_a_subject_keeps_its_aspect_and_fills_no_less_than_in_the_
     assert max(box.h / frame[0], box.w / frame[1]) == pytest.approx(FILL, abs=0.01)
 
 
-def test_a_view_depends_on_its_number_and_the_seed_alone() -> None:
+def test_a_view_depends_on_its_number_and_seed_and_every_picture_gets_its_turn() -> None:
     short, long = (views_of([block()], count, seed=3, augment=Augment()) for count in (3, 6))
     assert torch.equal(long[:3], short)
     assert not torch.equal(long[1], long[2])
     assert not torch.equal(views_of([block()], 3, seed=4, augment=Augment())[1:], short[1:])
-
-
-def test_every_subject_picture_gets_its_turn() -> None:
     other = Subject(1 - block().rgb, block().alpha, "other")
     views = views_of([block(), other], 2, seed=0, augment=Augment())
     assert torch.equal(views[0], place(block(), 32)[0])
@@ -158,13 +150,14 @@ def test_what_cannot_be_a_subject_is_refused_by_name(tmp_path: Path) -> None:
         ("logger=wandb", None),
     ],
 )
-def test_a_run_folder_takes_the_same_request_and_no_other(
-    tmp_path: Path, change: str, named: str | None
-) -> None:
+def test_a_run_folder_takes_one_request_and_no_other(tmp_path: Path, change: str, named: str | None) -> None:
     touch(tmp_path / "cat.png")
     cfg, other = (asked(tmp_path / "cat.png", tmp_path / "out", *more) for more in ((), (change,)))
     first, second = (request_of(c, subjects_of(c)[0]) for c in (cfg, other))
     check_run_folder(tmp_path / "out", first)  # free
+    write_json(tmp_path / "run.json", {"job": "evaluate"})
+    with pytest.raises(UserError, match="run of evaluate"):
+        check_run_folder(tmp_path, first)
     write_json(tmp_path / "out" / CLAIM_FILE, {"key": "k", "request": first})
     check_run_folder(tmp_path / "out", first)
     if named is None:
@@ -172,9 +165,3 @@ def test_a_run_folder_takes_the_same_request_and_no_other(
     else:
         with pytest.raises(UserError, match=rf"other .*\b{named}\b"):
             check_run_folder(tmp_path / "out", second)
-
-
-def test_the_folder_of_another_job_is_left_alone(tmp_path: Path) -> None:
-    write_json(tmp_path / "run.json", {"job": "evaluate"})
-    with pytest.raises(UserError, match="run of evaluate"):
-        check_run_folder(tmp_path, {})

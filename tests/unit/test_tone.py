@@ -133,9 +133,7 @@ def test_pixel_art_is_known_by_its_blocks_and_gives_them_to_the_subject(side: in
 
 
 @pytest.mark.parametrize(("ground", "line"), [(0.9, 0.05), (0.1, 0.95)])
-def test_the_subject_gets_the_lines_of_a_scene_dark_on_light_or_light_on_dark(
-    ground: float, line: float
-) -> None:
+def test_the_subject_gets_the_lines_of_a_scene_dark_or_light(ground: float, line: float) -> None:
     scene = torch.full((3, 200, 200), ground)
     scene[:, ::20] = scene[:, 1::20] = line
     subject = disc(painted(GREEN))
@@ -146,9 +144,7 @@ def test_the_subject_gets_the_lines_of_a_scene_dark_on_light_or_light_on_dark(
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 200), (200, 2), (90, 60)])
-def test_grain_is_made_no_larger_than_the_scene(
-    height: int, width: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_grain_is_no_larger_than_the_scene(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, int]] = []
 
     def textured(light: Plane) -> tuple[Plane, float]:

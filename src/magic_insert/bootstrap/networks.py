@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from magic_insert.bootstrap import stages
 from magic_insert.bootstrap.measure import (
     changed_region,
     contrast,
@@ -39,30 +40,6 @@ from magic_insert.bootstrap.measure import (
     rounded,
     sums_of,
     truth_of,
-)
-from magic_insert.bootstrap.stages import (
-    LOSSES,
-    MASK,
-    NETWORKS,
-    SELECTION,
-    WITH,
-    WITHOUT,
-    BlendSettings,
-    EditSettings,
-    EvaluateSettings,
-    FitSettings,
-    MeasureSettings,
-    Payload,
-    Selected,
-    Task,
-    groups_left,
-    has_truth,
-    ids_of,
-    picture_file,
-    read_index,
-    read_payload,
-    tracked,
-    values_file,
 )
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.events import stage
@@ -93,17 +70,17 @@ SOFT = 0.02  # of the picture's side: how far around hole and effect the composi
 
 def save(folder: Path, layer: str, name: str, picture: Float[Tensor, "C H W"]) -> None:
     """Writes one picture (3HW) or mask (1HW), atomically."""
-    save_png(picture_file(folder, layer, name), picture)
+    save_png(stages.picture_file(folder, layer, name), picture)
 
 
 def load(folder: Path, layer: str, ids: Sequence[str]) -> Float[Tensor, "B 3 H W"]:
     """The pictures of one layer; all of one size."""
-    return torch.stack([load_rgb(picture_file(folder, layer, name)) for name in ids])
+    return torch.stack([load_rgb(stages.picture_file(folder, layer, name)) for name in ids])
 
 
 def load_masks(folder: Path, ids: Sequence[str]) -> Float[Tensor, "B 1 H W"]:
     """The subjects' masks."""
-    return load(folder, MASK, ids)[:, :1]
+    return load(folder, stages.MASK, ids)[:, :1]
 
 
 def paste(
@@ -115,43 +92,51 @@ def paste(
 
 def run_harvest(path: Path) -> None:
     """Stage: remove every subject."""
-    payload = read_payload(path, EditSettings)
+    payload = stages.read_payload(path, stages.EditSettings)
     settings, pool = payload.settings, payload.inputs["pool"]
-    groups = groups_left(
-        read_index(pool), settings.batch_size, lambda item: [picture_file(payload.out, WITHOUT, item.id)]
+    groups = stages.groups_left(
+        stages.read_index(pool),
+        settings.batch_size,
+        lambda item: [stages.picture_file(payload.out, stages.WITHOUT, item.id)],
     )
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     remover = edit_unet_of(pipe, payload.inputs["remover"])
-    for group in tracked(payload, groups, "removing subjects"):
-        ids = ids_of(group)
-        on = load(pool, WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
+    for group in stages.tracked(payload, groups, "removing subjects"):
+        ids = stages.ids_of(group)
+        on = load(pool, stages.WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
         removed = edit(pipe, remover, *on, EditSampling(settings.seed, ids, settings.steps))
         for name, picture in zip(ids, removed, strict=True):
-            save(payload.out, WITHOUT, name, picture)
+            save(payload.out, stages.WITHOUT, name, picture)
 
 
 def run_measure(path: Path) -> None:
     """Stage: measure every removal."""
-    payload = read_payload(path, MeasureSettings)
+    payload = stages.read_payload(path, stages.MeasureSettings)
     how, pool, harvest = payload.settings.edit, payload.inputs["pool"], payload.inputs["harvest"]
-    known = has_truth(pool)
-    groups = groups_left(read_index(pool), how.batch_size, lambda item: [values_file(payload.out, item.id)])
+    known = stages.has_truth(pool)
+    groups = stages.groups_left(
+        stages.read_index(pool), how.batch_size, lambda item: [stages.values_file(payload.out, item.id)]
+    )
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     cycle = payload.settings.cycle
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
-    for group in tracked(payload, groups, "measuring removals"):
-        ids = ids_of(group)
-        picture, removed, mask = load(pool, WITH, ids), load(harvest, WITHOUT, ids), load_masks(pool, ids)
+    for group in stages.tracked(payload, groups, "measuring removals"):
+        ids = stages.ids_of(group)
+        picture, removed, mask = (
+            load(pool, stages.WITH, ids),
+            load(harvest, stages.WITHOUT, ids),
+            load_masks(pool, ids),
+        )
         still = decode(pipe.vae, encode(pipe.vae, picture.to(pipe.device))).cpu()
         inserted: Sequence[Tensor | None] = [None] * len(ids)
         if inserter is not None:
             on = paste(picture, removed, mask).to(pipe.device), mask.to(pipe.device)
             inserted = list(edit(pipe, inserter, *on, EditSampling(how.seed, ids, how.steps)).cpu())
-        truth = load(pool, WITHOUT, ids) if known else None
+        truth = load(pool, stages.WITHOUT, ids) if known else None
         for i, name in enumerate(ids):
             answer = None if truth is None else truth_of(picture[i], still[i], removed[i], truth[i], mask[i])
             facts = {"size": float(mask[i].mean()), "contrast": contrast(picture[i], mask[i])}
@@ -160,25 +145,29 @@ def run_measure(path: Path) -> None:
                 "facts": {fact: rounded(value) for fact, value in facts.items()},
                 "truth": answer,
             }
-            write_json(values_file(payload.out, name), row)
+            write_json(stages.values_file(payload.out, name), row)
 
 
 def run_evaluate(path: Path) -> None:
     """Stage: redraw every held-out pair and compare it with the truth; also keeps the pictures."""
-    payload = read_payload(path, EvaluateSettings)
+    payload = stages.read_payload(path, stages.EvaluateSettings)
     how, heldout = payload.settings.edit, payload.inputs["heldout"]
-    groups = groups_left(
-        read_index(heldout), how.batch_size, lambda item: [values_file(payload.out, item.id)]
+    groups = stages.groups_left(
+        stages.read_index(heldout), how.batch_size, lambda item: [stages.values_file(payload.out, item.id)]
     )
     if not groups:
         return
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
-    for group in tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
-        ids = ids_of(group)
-        full, empty, mask = load(heldout, WITH, ids), load(heldout, WITHOUT, ids), load_masks(heldout, ids)
+    for group in stages.tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
+        ids = stages.ids_of(group)
+        full, empty, mask = (
+            load(heldout, stages.WITH, ids),
+            load(heldout, stages.WITHOUT, ids),
+            load_masks(heldout, ids),
+        )
         given, target = (paste(full, empty, mask), full) if insert else (full, empty)
         on = given.to(pipe.device), mask.to(pipe.device), EditSampling(how.seed, ids, how.steps)
         drawn = edit(pipe, network, *on).cpu()
@@ -198,19 +187,23 @@ def run_evaluate(path: Path) -> None:
             row |= {f"{kind}lpips": rounded(values[i]) for kind, values in distances.items()}
             if insert:
                 row["layered_error"] = error_in(pictures["layered_"][i], target[i], effect[i])
-            write_json(values_file(payload.out, name), row)
+            write_json(stages.values_file(payload.out, name), row)
 
 
 def run_fit(path: Path) -> None:
     """Stage: train one network."""
-    payload = read_payload(path, FitSettings)
+    payload = stages.read_payload(path, stages.FitSettings)
     task, recipe = payload.settings.task, payload.settings.recipe
-    pipe = load_pipeline(payload.model)
+    pipe = load_pipeline(payload.model, draws=False)
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     known = None
     if (photos := payload.inputs.get("photos")) is not None:
-        names = ids_of(read_index(photos))
-        layers = load(photos, WITH, names), load(photos, WITHOUT, names), load_masks(photos, names)
+        names = stages.ids_of(stages.read_index(photos))
+        layers = (
+            load(photos, stages.WITH, names),
+            load(photos, stages.WITHOUT, names),
+            load_masks(photos, names),
+        )
         known = _pairs(pipe, task, *layers)
     settings = EditFit(
         task,
@@ -234,7 +227,7 @@ def run_fit(path: Path) -> None:
     latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)
     with (
         first_rank_bars(payload.progress) as on_event,
-        stage(on_event, f"train the {NETWORKS[task]}") as running,
+        stage(on_event, f"train the {stages.NETWORKS[task]}") as running,
     ):
         fit_edit(
             payload.inputs["start"],
@@ -243,32 +236,34 @@ def run_fit(path: Path) -> None:
             settings,
             payload.work,
             on_step=running,
-            log=lambda step, values: append_jsonl(payload.work / LOSSES, {"step": step, **values}),
+            log=lambda step, values: append_jsonl(payload.work / stages.LOSSES, {"step": step, **values}),
         )
     if rank() == 0:
-        product = payload.out / NETWORKS[task]
+        product = payload.out / stages.NETWORKS[task]
         shutil.rmtree(product, ignore_errors=True)
-        shutil.copytree(payload.work / NETWORKS[task], product)
+        shutil.copytree(payload.work / stages.NETWORKS[task], product)
 
 
 def run_blend(path: Path) -> None:
     """Stage: write the blended network; one rank's work."""
-    payload = read_payload(path, BlendSettings)
+    payload = stages.read_payload(path, stages.BlendSettings)
     if rank() != 0:
         return
     folders = [payload.inputs[name] for name in ("start", "trained")]
     kept_as_lora = any(weights_in(folder).name == LORA_WEIGHTS for folder in folders)
     base = load_pipeline(payload.model).unet if kept_as_lora else None
     start, trained = (load_edit_unet(folder, base=base) for folder in folders)
-    save_unet(payload.out / NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share))
+    save_unet(
+        payload.out / stages.NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share)
+    )
 
 
-def _harvested(pipe: Any, payload: Payload[FitSettings]) -> tuple[Tensor, Tensor, Tensor]:
+def _harvested(pipe: Any, payload: stages.Payload[stages.FitSettings]) -> tuple[Tensor, Tensor, Tensor]:
     """The kept pictures, their backgrounds without the subject, and the masks; B 3 H W, B 3 H W, B 1 H W."""
     pool = payload.inputs["pool"]
-    ids = read_record(payload.inputs["select"] / SELECTION, Selected).accepted
-    picture, mask = load(pool, WITH, ids), load_masks(pool, ids)
-    removed = load(payload.inputs["harvest"], WITHOUT, ids)
+    ids = read_record(payload.inputs["select"] / stages.SELECTION, stages.Selected).accepted
+    picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
+    removed = load(payload.inputs["harvest"], stages.WITHOUT, ids)
     if payload.settings.recipe.background == "composited":
         removed = composited(pipe, picture, removed, mask)
     return picture, removed, mask
@@ -287,7 +282,7 @@ def composited(pipe: Any, picture: Tensor, removed: Tensor, mask: Tensor) -> Ten
     return region * removed + (1 - region) * picture
 
 
-def _pairs(pipe: Any, task: Task, picture: Tensor, background: Tensor, mask: Tensor) -> EditLatents:
+def _pairs(pipe: Any, task: stages.Task, picture: Tensor, background: Tensor, mask: Tensor) -> EditLatents:
     """Latents of a task's condition and target, as they are and mirrored."""
     if task == "insert":
         condition, target = paste(picture, background, mask), picture

@@ -17,15 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from magic_insert.bootstrap.filters import (
-    Judged,
-    Selection,
-    Verdicts,
-    learn_quality,
-    left_out,
-    ranking,
-    read_verdicts,
-)
+from magic_insert.bootstrap import filters
 from magic_insert.bootstrap.stages import (
     MASK,
     SELECTION,
@@ -74,10 +66,10 @@ class Round:
     scores: dict[str, float]
 
     @property
-    def judged(self) -> list[Judged]:
+    def judged(self) -> list[filters.Judged]:
         """All removals, best score first, for a contact sheet."""
         order = sorted(self.ids, key=lambda name: (-self.scores[name], name))
-        return [Judged(name, "", self.scores[name], WORDS[name in self.accepted]) for name in order]
+        return [filters.Judged(name, "", self.scores[name], WORDS[name in self.accepted]) for name in order]
 
 
 def run_review(cfg: ReviewConfig) -> Path:
@@ -98,7 +90,9 @@ def run_review(cfg: ReviewConfig) -> Path:
             )
             server.serve()
         return out / VERDICTS
-    verdicts = truth_verdicts(found, cfg.good_db) if cfg.verdicts == TRUTH else read_verdicts(cfg.verdicts)
+    verdicts = (
+        truth_verdicts(found, cfg.good_db) if cfg.verdicts == TRUTH else filters.read_verdicts(cfg.verdicts)
+    )
     unknown = sorted(set(verdicts) - set(found.ids))
     if unknown or not verdicts:
         named = ", ".join(unknown[:5]) or "no verdict at all"
@@ -106,8 +100,8 @@ def run_review(cfg: ReviewConfig) -> Path:
             f"expected verdicts about the removals of {cfg.run} round {cfg.round}, got {named}; set run=, round="
         )
     print(agreement(found.accepted, verdicts))
-    write_json(out / QUALITY, asdict(learn_quality(found.values, verdicts)))
-    order = ranking(left_out(found.values, verdicts), verdicts)
+    write_json(out / QUALITY, asdict(filters.learn_quality(found.values, verdicts)))
+    order = filters.ranking(filters.left_out(found.values, verdicts), verdicts)
     shown = "unknown" if order is None else f"{order:.2f}"
     print(f"learned judge: ranks {shown} of pairs right that it did not learn from (0.50 is chance)")
     print(f"use it: filter=learned filter.rules.learned.weights={out / QUALITY}")
@@ -122,7 +116,7 @@ def review_server(out: Path, port: int) -> PageServer:
     Raises:
         UserError: the port is taken.
     """
-    verdicts: dict[str, Any] = {**read_record(out / VERDICTS, Verdicts).verdicts}
+    verdicts: dict[str, Any] = {**read_record(out / VERDICTS, filters.Verdicts).verdicts}
     lock = threading.Lock()
 
     def keep(name: str, word: str) -> None:
@@ -212,7 +206,7 @@ def page(found: Round, title: str) -> str:
     return render("review", title=title, cards=cards, file=VERDICTS)
 
 
-def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: Selection) -> None:
+def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: filters.Selection) -> None:
     """`round-N-accepted.png` and `round-N-rejected.png`, best score first; a sheet without pictures is not written."""
     kept = set(selection.accepted)
     for name, members in (
@@ -225,7 +219,7 @@ def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection
             write_sheet(path, pool, harvest, _spread(sorted(members, key=lambda one: -one.score), MOST))
 
 
-def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[Judged]) -> None:
+def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[filters.Judged]) -> None:
     """One sheet of `members`: picture, subject, removal, with score and worst filter."""
     rows, labels = [], []
     for start in range(0, len(members), COLUMNS):
@@ -241,7 +235,7 @@ def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[Judged]
     save_png(path, contact_sheet(rows, row_labels=labels))
 
 
-def _spread(members: list[Judged], most: int) -> list[Judged]:
+def _spread(members: list[filters.Judged], most: int) -> list[filters.Judged]:
     """At most `most` of them, evenly spaced, first and last among them."""
     if len(members) <= most:
         return members

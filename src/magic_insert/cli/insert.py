@@ -116,7 +116,7 @@ def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:
 
     settings = RemoverSettings(**{part.name: getattr(cfg, part.name) for part in fields(RemoverSettings)})
     with terminal_bars() as bars:
-        models = Models(cfg.model, found.model)
+        models = Models(cfg.model, found.model, draws=False)
         drop = remove_object(models, cfg.image, cfg.mask, settings, cfg.seed, bars)
     drop.save(found.out, inputs=read_files(image=cfg.image, mask=cfg.mask), config=asdict(cfg))
     print(f"wrote {found.out} and {found.out.stem}.json", file=sys.stderr)

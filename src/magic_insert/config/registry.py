@@ -153,35 +153,17 @@ INSERTERS = Registry(
         copy_paste="copy_paste:CopyPaste",
     ),
 )
+_FILTERS = (
+    "residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle", "learned", "people",
+)  # fmt: skip
 FILTERS = Registry(
     "filter",
-    _places(
-        "bootstrap.filters:",
-        residue="Residue",
-        drift="Drift",
-        seam="Seam",
-        hallucination="Hallucination",
-        effect_area="EffectArea",
-        mask_area="MaskArea",
-        border="Border",
-        cycle="Cycle",
-        learned="Learned",
-        people="People",
-    ),
+    _places("bootstrap.filters:", **{name: name.title().replace("_", "") for name in _FILTERS}),
 )
+_METRICS = ("subject", "style", "image_reward", "background", "inside", "effect", "truth", "shadow")
 METRICS = Registry(
     "metric",
-    _places(
-        "evaluation.metrics:",
-        subject="subject",
-        style="style",
-        image_reward="image_reward",
-        background="background",
-        inside="inside",
-        effect="effect",
-        truth="truth",
-        shadow="shadow",
-    ),
+    _places("evaluation.metrics:", **{name: name for name in _METRICS}),
 )
 ENCODERS = Registry(
     "encoder",

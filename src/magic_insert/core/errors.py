@@ -4,6 +4,7 @@ import errno
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -49,6 +50,12 @@ def require_known(what: str, names: str | Iterable[str], known: Sequence[str], d
                 f"expected {what} to be one of {shown or 'no names'}, got {name!r}"
                 + (f"; {do}" if do else "")
             )
+
+
+def require_package(package: str, use: str, do: str, module: str = "") -> None:
+    """That a package (of `module`, if named otherwise) is installed; raises `UserError` with what to `do` otherwise."""
+    if find_spec(module or package) is None:
+        raise UserError(f"expected the package {package} for {use}, got none; {do}")
 
 
 @contextmanager

@@ -28,17 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from magic_insert.evaluation import statistics
 from magic_insert.evaluation.rows import COSINE, Column, column
-from magic_insert.evaluation.statistics import (
-    ABOUT,
-    Array,
-    Estimate,
-    draw_weights,
-    mean_interval,
-    methods_of,
-    present_columns,
-    stretched,
-)
 
 TRUST_DRAWS = 500
 TRUST_PAIRS = 4  # of fewer pairs every interval spans everything
@@ -85,7 +76,7 @@ class References:
     def __init__(self, frame: pd.DataFrame, track: str, metrics: str) -> None:
         self.track, self.metrics = track, metrics
         given = frame[frame["kind"] != "method"]
-        self.keys = [key for key in frame.columns if key not in ("kind", *ABOUT)]
+        self.keys = [key for key in frame.columns if key not in ("kind", *statistics.ABOUT)]
         self.of_pair = given.groupby(["method", "pair_id"])[self.keys].mean().to_dict("index")
         self.of_all = given.groupby("method")[self.keys].mean().to_dict("index")
 
@@ -287,12 +278,12 @@ class Trust:
 
     metric: Column
     truth: Column
-    within: Estimate | None
-    pooled: Estimate | None
-    agreement: Estimate | None
+    within: statistics.Estimate | None
+    pooled: statistics.Estimate | None
+    agreement: statistics.Estimate | None
 
 
-def weighted_ranks(values: Array, weights: Array) -> Array:
+def weighted_ranks(values: statistics.Array, weights: statistics.Array) -> statistics.Array:
     """Middle ranks of N `values` in each of R samples in which value i occurs `weights[r, i]` times (R x N)."""
     distinct, group = np.unique(values, return_inverse=True)
     order = np.argsort(group, kind="stable")
@@ -302,7 +293,9 @@ def weighted_ranks(values: Array, weights: Array) -> Array:
     return (upto - counts + (counts + 1) / 2)[:, group]
 
 
-def weighted_spearman(one: Array, other: Array, weights: Array) -> Array:
+def weighted_spearman(
+    one: statistics.Array, other: statistics.Array, weights: statistics.Array
+) -> statistics.Array:
     """Spearman's correlation of N values in each of R weighted samples; NaN where a sample does not vary."""
     total = weights.sum(1, keepdims=True)
     centred = []
@@ -329,7 +322,7 @@ def trust(
         return []
     columns = [
         column.judged_with(str(facts.get("metrics")))
-        for column in present_columns(methods, track)
+        for column in statistics.present_columns(methods, track)
         if column.better != "neither" and methods[column.key].nunique() > 1
     ]
     truths = [column for column in columns if column.group == "truth"]
@@ -348,7 +341,7 @@ def trust_of(
     return Trust(metric, truth, within, pooled, _agreement(both, seed))
 
 
-def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> Estimate | None:
+def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> statistics.Estimate | None:
     """The mean over `groups` of the correlation inside each; the groups share their draws of clusters."""
     points, replicates, clusters, count = [], [], [], 0
     for part in groups:
@@ -356,7 +349,7 @@ def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> Estim
         point = weighted_spearman(found, true, np.ones((1, len(part))))[0] if len(part) >= 3 else np.nan
         if not np.isfinite(point):
             continue
-        weights, fewest = draw_weights(
+        weights, fewest = statistics.draw_weights(
             tuple(part["subject"]), tuple(part["background"]), seed=seed, draws=draws
         )
         chunks = [weighted_spearman(found, true, weights[i : i + CHUNK]) for i in range(0, draws, CHUNK)]
@@ -367,20 +360,22 @@ def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> Estim
     if not points:
         return None
     point = float(np.mean(points))
-    return Estimate(point, *stretched(point, np.mean(replicates, 0), min(clusters)), count).within(COSINE)
+    return statistics.Estimate(
+        point, *statistics.stretched(point, np.mean(replicates, 0), min(clusters)), count
+    ).within(COSINE)
 
 
-def _agreement(both: pd.DataFrame, seed: int) -> Estimate | None:
+def _agreement(both: pd.DataFrame, seed: int) -> statistics.Estimate | None:
     index = ["pair_id", "seed", "subject", "background"]
     found, true = (both.pivot(index=index, columns="method", values=name) for name in ("found", "true"))
     votes = []
-    for one, other in combinations(methods_of(both), 2):
+    for one, other in combinations(statistics.methods_of(both), 2):
         lead, wanted = (np.sign(wide[one] - wide[other]).dropna() for wide in (found, true))
         asked = wanted != 0
         votes.append(((1 + lead * wanted) / 2)[asked])
     if not votes or (answers := pd.concat(votes)).empty:
         return None
     subjects, backgrounds = (answers.index.get_level_values(name) for name in ("subject", "background"))
-    estimate = mean_interval(answers.to_numpy(), list(subjects), list(backgrounds), seed=seed)
+    estimate = statistics.mean_interval(answers.to_numpy(), list(subjects), list(backgrounds), seed=seed)
     # Several questions about one pair are no further trials.
     return estimate.no_narrower_than_exact(len(set(zip(subjects, backgrounds, strict=True))))

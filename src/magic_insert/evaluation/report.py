@@ -26,24 +26,8 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import read_record, write_bytes, write_json, write_text
 from magic_insert.core.tables import MISSING, markdown_table
-from magic_insert.evaluation.diagnosis import (
-    Trust,
-    diagnose,
-    encoders_are_blind,
-    shares,
-    signatures_of,
-    trust,
-)
+from magic_insert.evaluation import diagnosis, statistics
 from magic_insert.evaluation.rows import MADE, Column, Row, axes_of, primary_columns, read_rows
-from magic_insert.evaluation.statistics import (
-    Estimate,
-    breakdown,
-    frame_of,
-    kind_of,
-    methods_of,
-    paired,
-    tracks_of,
-)
 from magic_insert.evaluation.tables import (
     Table,
     csv_text,
@@ -116,7 +100,7 @@ def write_report(
     if not rows:
         raise UserError("expected at least one row for a report, got none; evaluate something first")
     album = Album(pictures or out)
-    parts = [track_part(rows, track, facts, album, seed) for track in tracks_of(rows)]
+    parts = [track_part(rows, track, facts, album, seed) for track in statistics.tracks_of(rows)]
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
@@ -130,7 +114,7 @@ def write_report(
     if pareto is not None:
         write_bytes(out / "pareto.png", pareto.light)
     subjects, backgrounds = (len({row[key] for row in rows}) for key in ("subject", "background"))
-    methods = len({row["method"] for row in rows if kind_of(row["method"]) == "method"})
+    methods = len({row["method"] for row in rows if statistics.kind_of(row["method"]) == "method"})
     badges = [f"{subjects} subjects × {backgrounds} backgrounds", f"{methods} methods", f"{len(rows)} rows"]
     page = render(
         "report",
@@ -142,7 +126,7 @@ def write_report(
         pareto=pareto,
         parts=parts,
         missing=MISSING,
-        blind=encoders_are_blind(facts),
+        blind=diagnosis.encoders_are_blind(facts),
         interval_text=interval_text,
         worst_shown=WORST_SHOWN,
     )
@@ -154,12 +138,12 @@ def track_part(
     rows: Sequence[Row], track: str, facts: Mapping[str, Any], album: "Album", seed: int
 ) -> dict[str, Any]:
     """What the template shows of one track."""
-    frame = frame_of(rows, track)
+    frame = statistics.frame_of(rows, track)
     table = main_table(frame, track, facts, seed=seed)
     primary = primary_columns(table.columns)
-    methods = methods_of(frame, "method")
-    findings = diagnose(frame, track, facts)
-    trusted = trust(frame, track, facts, seed=seed) if facts.get("has_truth") else []
+    methods = statistics.methods_of(frame, "method")
+    findings = diagnosis.diagnose(frame, track, facts)
+    trusted = diagnosis.trust(frame, track, facts, seed=seed) if facts.get("has_truth") else []
     chosen = [row for row in rows if row["track"] == track]
     return {
         "track": track,
@@ -168,17 +152,19 @@ def track_part(
         "printed_note": printed_note(facts) if table.has_printed else "",
         "columns": {column.key: column for column in table.columns},
         "primary": primary,
-        "breakdowns": {by: breakdown(frame, primary, by, seed=seed) for by in ("style", "subject")},
-        "sheet": list(sheet(chosen, methods_of(frame), album)),
+        "breakdowns": {
+            by: statistics.breakdown(frame, primary, by, seed=seed) for by in ("style", "subject")
+        },
+        "sheet": list(sheet(chosen, statistics.methods_of(frame), album)),
         "extremes": {
             method: [side for column in primary for side in extremes(chosen, method, column, album)]
             for method in methods
         },
         "trust": trusted,
         "trust_chart": trust_chart(trusted),
-        "signatures": [signature.name for signature in signatures_of(track, facts)],
+        "signatures": [signature.name for signature in diagnosis.signatures_of(track, facts)],
         "methods": methods,
-        "shares": shares(frame, track, findings, facts),
+        "shares": diagnosis.shares(frame, track, findings, facts),
         "findings": findings,
     }
 
@@ -200,7 +186,7 @@ def leader(frame: pd.DataFrame, table: Table, column: Column, *, seed: int = 0) 
         return ""
     best, rival, unit = methods[0], rivals[0].method, f" {column.unit}" if column.unit else ""
     text = f"{best.method} leads in {column.label} with {column.text(best.estimates[column.key].mean)}{unit}"
-    if (found := paired(frame, column, best.method, rival, seed=seed)) is None:
+    if (found := statistics.paired(frame, column, best.method, rival, seed=seed)) is None:
         return text
     lead = column.gain(found.difference.mean)
     interval = f" {interval_text(column, found.difference)}".rstrip()
@@ -281,7 +267,7 @@ def sheet(
         for method in methods:
             row = first.get(method)
             made = None if row is None else row["images"].get(MADE[row["track"]])
-            if made or kind_of(method) == "method":
+            if made or statistics.kind_of(method) == "method":
                 shots.append(Shot(album.address(made), method))
         yield pair, of_pair[0]["style"], shots
 
@@ -300,7 +286,7 @@ def extremes(rows: Sequence[Row], method: str, column: Column, album: Album) -> 
     return [(f"{title} by {column.label}", [shot(row) for row in part]) for title, part in ends if count]
 
 
-def trust_markdown(found: Sequence[Trust], label: str) -> str:
+def trust_markdown(found: Sequence[diagnosis.Trust], label: str) -> str:
     """Which metric deserves trust, as Markdown; empty without a truth."""
     rows = [
         {
@@ -314,7 +300,7 @@ def trust_markdown(found: Sequence[Trust], label: str) -> str:
     return f"### Which metric deserves trust ({label})\n\n{table}\n" if rows else ""
 
 
-def _with_interval(estimate: Estimate | None) -> str | None:
+def _with_interval(estimate: statistics.Estimate | None) -> str | None:
     if estimate is None or estimate.low is None:
         return None if estimate is None else f"{estimate.mean:.2f}"
     return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
@@ -376,7 +362,7 @@ def _draw_methods(axes: Axes, table: Table, across: Column, up: Column, ink: Ink
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
-def trust_chart(found: Sequence[Trust]) -> Chart | None:
+def trust_chart(found: Sequence[diagnosis.Trust]) -> Chart | None:
     """Rank correlation within methods: metrics down, one mark per truth column; None if nothing could be computed."""
     known = [(e.metric.label, e.truth.label, e.within) for e in found if e.within is not None]
     metrics = list(dict.fromkeys(metric for metric, _, _ in known))
@@ -403,7 +389,7 @@ def trust_chart(found: Sequence[Trust]) -> Chart | None:
     return chart(words, (8.4, 1.2 + 0.4 * len(metrics)), draw) if known else None
 
 
-def _bars(estimates: Sequence[Estimate]) -> list[list[float]]:
+def _bars(estimates: Sequence[statistics.Estimate]) -> list[list[float]]:
     """Distances from the means to the ends of their intervals; zero where there is no interval."""
     return [
         [0.0 if e.low is None else e.mean - e.low for e in estimates],

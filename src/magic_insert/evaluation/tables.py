@@ -15,15 +15,8 @@ from typing import Any
 import pandas as pd
 
 from magic_insert.core.tables import MISSING, csv_table, latex_escape, latex_table, markdown_table
+from magic_insert.evaluation import statistics
 from magic_insert.evaluation.rows import Column
-from magic_insert.evaluation.statistics import (
-    Estimate,
-    Paired,
-    Summary,
-    paired_table,
-    present_columns,
-    summaries,
-)
 
 PRINTED_FILE = Path(__file__).with_name("printed_results.json")
 CSV_HEAD = (
@@ -34,7 +27,7 @@ MEANS = "Means with 95 % intervals clustered by subject and background."
 
 
 @dataclass(frozen=True)
-class Line(Summary):
+class Line(statistics.Summary):
     """One row of a table: floor, method, ceiling or printed. `best` names the columns it leads."""
 
     best: frozenset[str] = frozenset()
@@ -48,14 +41,14 @@ class Table:
     label: str
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
-    paired: tuple[Paired, ...]
+    paired: tuple[statistics.Paired, ...]
 
     @property
     def has_printed(self) -> bool:
         """Whether rows of the paper stand in it."""
         return any(line.kind == "printed" for line in self.lines)
 
-    def measured(self) -> Iterator[tuple[Line, Column, Estimate]]:
+    def measured(self) -> Iterator[tuple[Line, Column, statistics.Estimate]]:
         """Every cell with a value, printed rows included."""
         for line in self.lines:
             for column in self.columns:
@@ -81,8 +74,8 @@ def main_table(frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, see
         UserError: a value that is no column of this track.
     """
     metrics = str(facts.get("metrics"))
-    columns = tuple(column.judged_with(metrics) for column in present_columns(frame, track))
-    found = summaries(frame, columns, seed=seed)
+    columns = tuple(column.judged_with(metrics) for column in statistics.present_columns(frame, track))
+    found = statistics.summaries(frame, columns, seed=seed)
     best = {column.key: best_methods(found, column) for column in columns}
     lines = [
         Line(
@@ -92,14 +85,16 @@ def main_table(frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, see
     ]
     shown = {column.key for column in columns}
     for method, values in printed_rows(track):
-        estimates = {key: Estimate(value, None, None, 0) for key, value in values.items() if key in shown}
+        estimates = {
+            key: statistics.Estimate(value, None, None, 0) for key, value in values.items() if key in shown
+        }
         if estimates:
             lines.append(Line(f"{method} (printed)", "printed", None, estimates))
-    compared = tuple(paired_table(frame, columns, seed=seed))
+    compared = tuple(statistics.paired_table(frame, columns, seed=seed))
     return Table(track, metrics_label(facts), columns, tuple(lines), compared)
 
 
-def best_methods(found: Sequence[Summary], column: Column) -> set[str]:
+def best_methods(found: Sequence[statistics.Summary], column: Column) -> set[str]:
     """The methods (no floor, no ceiling) that lead in `column`; none where all are equal or no way is better."""
     gains = {
         s.method: column.gain(s.estimates[column.key].mean)
@@ -152,7 +147,7 @@ def printed_note(facts: Mapping[str, Any]) -> str:
 # Text
 
 
-def interval_text(column: Column, estimate: Estimate) -> str:
+def interval_text(column: Column, estimate: statistics.Estimate) -> str:
     """`[low, high]`, or nothing without an interval."""
     if estimate.low is None or estimate.high is None:
         return ""

@@ -22,15 +22,8 @@ from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
 from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
+from magic_insert.models import micro
 from magic_insert.models.edit_unet import without_adapter
-from magic_insert.models.micro import (
-    build_controlnet,
-    build_scheduler,
-    build_unet,
-    load_adapter,
-    new_adapter,
-    publish_adapter,
-)
 from magic_insert.models.pipeline import size_ids
 from magic_insert.models.sampling import Structure, canny_edges
 from magic_insert.toybox.styles import style_phrase
@@ -380,12 +373,14 @@ def _one(found: Sequence[tuple[int, int]], number: int) -> tuple[int, int]:
 
 def generator_part(context: Context, part: PartConfig) -> Recipe:
     """UNet and adapter from random weights."""
-    unet = context.trainable(build_unet(context.sizes))
-    new_adapter(unet, context.sizes.embed_dim)
-    module = GeneratorModule(unet, *context.text_encoders(), build_scheduler(), **_settings(context, part))
+    unet = context.trainable(micro.build_unet(context.sizes))
+    micro.new_adapter(unet, context.sizes.embed_dim)
+    module = GeneratorModule(
+        unet, *context.text_encoders(), micro.build_scheduler(), **_settings(context, part)
+    )
 
     def publish(folder: Any) -> None:
-        publish_adapter(folder, unet)
+        micro.publish_adapter(folder, unet)
         without_adapter(unet).save_pretrained(folder / "unet")
 
     return Recipe(module, _batches(context, part, edges=False), publish, 0.9995)
@@ -394,10 +389,10 @@ def generator_part(context: Context, part: PartConfig) -> Recipe:
 def controlnet_part(context: Context, part: PartConfig) -> Recipe:
     """The ControlNet, from the encoder half of the UNet."""
     unet = context.trainable(context.load("generator", "unet"))
-    network = context.trainable(build_controlnet(unet))
-    load_adapter(unet, context.part("generator"))
+    network = context.trainable(micro.build_controlnet(unet))
+    micro.load_adapter(unet, context.part("generator"))
     module = ControlNetModule(
-        unet, network, *context.text_encoders(), build_scheduler(), **_settings(context, part)
+        unet, network, *context.text_encoders(), micro.build_scheduler(), **_settings(context, part)
     )
     batches = _batches(context, part, edges=True)
     return Recipe(module, batches, lambda folder: network.save_pretrained(folder / "controlnet"), 0.995)

@@ -26,14 +26,7 @@ from magic_insert.data.renders import PoolPlan, ToyboxPool, render
 from magic_insert.foundation.generator import controlnet_part, generator_part
 from magic_insert.foundation.metric_encoders import metric_part
 from magic_insert.foundation.parts import Context, Recipe, clip_part, edit_part, vae_part
-from magic_insert.models.micro import (
-    MICRO,
-    TINY,
-    MicroSizes,
-    assemble_micro,
-    build_tokenizer,
-    load_tokenizers,
-)
+from magic_insert.models import micro
 from magic_insert.models.pipeline import resolve_device
 from magic_insert.models.tensor_file import verify_folder
 from magic_insert.toybox.captions import corpus
@@ -84,7 +77,7 @@ def run_foundation(cfg: FoundationConfig) -> Path:
     Raises:
         UserError: `out` holds another run, or a part of 0 steps is not in `start`, or damaged there.
     """
-    sizes = TINY if cfg.size == "tiny" else MICRO
+    sizes = micro.TINY if cfg.size == "tiny" else micro.MICRO
     first_rank_only(lambda: _prepare(cfg, sizes))
     context = first_rank_first(lambda: _open_context(cfg, sizes))
     for name, make in PARTS.items():
@@ -104,7 +97,7 @@ def _is_finished(part: Path) -> bool:
     return flaw is None
 
 
-def _prepare(cfg: FoundationConfig, sizes: MicroSizes) -> None:
+def _prepare(cfg: FoundationConfig, sizes: micro.MicroSizes) -> None:
     """The tokenizer and what is taken over from `start`, on disk."""
     out = Path(cfg.out)
     for name in PARTS:
@@ -120,10 +113,10 @@ def _prepare(cfg: FoundationConfig, sizes: MicroSizes) -> None:
         if cfg.start is not None and cfg.clip.steps == 0:  # encoders know the words of their own tokenizer
             shutil.copytree(Path(cfg.start) / "tokenizer", folder, dirs_exist_ok=True)
         else:
-            build_tokenizer(folder, corpus(), context=sizes.context)
+            micro.build_tokenizer(folder, corpus(), context=sizes.context)
 
 
-def _open_context(cfg: FoundationConfig, sizes: MicroSizes) -> Context:
+def _open_context(cfg: FoundationConfig, sizes: micro.MicroSizes) -> Context:
     """What the parts share; the pool is rendered as far as it is not there."""
     out, device = Path(cfg.out), str(resolve_device(cfg.trainer.device))
     amounts = {k: v for k, v in asdict(cfg.pool).items() if k != "workers"}
@@ -133,7 +126,7 @@ def _open_context(cfg: FoundationConfig, sizes: MicroSizes) -> Context:
     store = Store(out / "store", key="out")
     with terminal_bars() as on_event, stage(on_event, "rendering the Toybox pool") as on_step:
         pool = ToyboxPool(render(store, plan, device=draws, workers=cfg.pool.workers, on_step=on_step), plan)
-    tokenizer, tokenizer_2 = load_tokenizers(out / "tokenizer")
+    tokenizer, tokenizer_2 = micro.load_tokenizers(out / "tokenizer")
     return Context(
         out, store, pool, sizes, cfg.seed, device, cfg.trainer.precision, tokenizer, tokenizer_2
     )  # fmt: skip
@@ -214,7 +207,9 @@ def _finish(folder: Path, name: str, facts: dict[str, Any]) -> None:
 def assemble(context: Context, facts: dict[str, Any]) -> None:
     """One folder in half precision with every part and `training.json`, what trained it."""
     with whole_folder(context.out / "micro") as folder:
-        assemble_micro(folder, context.out / "parts", context.tokenizer, context.tokenizer_2, context.sizes)
+        micro.assemble_micro(
+            folder, context.out / "parts", context.tokenizer, context.tokenizer_2, context.sizes
+        )
         for name, networks in NETWORKS.items():
             for target, source in networks.items():
                 if target.startswith("encoders/"):

@@ -30,25 +30,11 @@ from magic_insert.core.jsonl import read_record
 from magic_insert.core.rand import generator
 from magic_insert.core.store import MANIFEST, Manifest, Request, Store
 from magic_insert.data.renders import ToyboxPool
+from magic_insert.models import micro
 from magic_insert.models.edit_unet import edit_start
-from magic_insert.models.micro import (
-    MicroSizes,
-    build_image_encoder,
-    build_scheduler,
-    build_text_encoder,
-    build_vae,
-    load_part,
-)
 from magic_insert.models.pipeline import plain_attention
 from magic_insert.toybox.styles import style_phrase
-from magic_insert.training.insertion import (
-    EditFit,
-    EditLatents,
-    InsertionModule,
-    Task,
-    edit_batches,
-    mask_cells,
-)
+from magic_insert.training import insertion
 from magic_insert.training.trainer import TrainingModule
 
 BatchAt = Callable[[int], Any]
@@ -91,7 +77,7 @@ class Context:
     out: Path
     store: Store
     pool: ToyboxPool
-    sizes: MicroSizes
+    sizes: micro.MicroSizes
     seed: int
     device: str
     precision: str
@@ -103,7 +89,7 @@ class Context:
 
     def load(self, part: str, name: str) -> Any:
         """A published network, frozen, on the device."""
-        return load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
+        return micro.load_part(self.part(part) / name, name).to(self.device).eval().requires_grad_(False)
 
     def text_encoders(self) -> tuple[Any, Any]:
         """Both text encoders, frozen."""
@@ -291,7 +277,9 @@ def vae_part(context: Context, part: PartConfig) -> Recipe:
     batches = vae_batches(pool, seed=context.seed, batch_size=part.batch_size, crop=crop, channels=channels)
     # Patches for the linear code come from batches that training never reaches.
     seen = torch.cat([batches(part.steps + number)["image"] for number in range(32)])
-    module = VaeModule(build_vae(context.sizes), PatchCode(seen, channels), lr=part.lr, steps=part.steps)
+    module = VaeModule(
+        micro.build_vae(context.sizes), PatchCode(seen, channels), lr=part.lr, steps=part.steps
+    )
 
     def publish(folder: Path) -> None:
         vae = module.vae.to(context.device).eval()
@@ -387,9 +375,9 @@ def clip_part(context: Context, part: PartConfig) -> Recipe:
     """Both text encoders and the image encoder."""
     sizes, tokenizers = context.sizes, (context.tokenizer, context.tokenizer_2)
     towers = {
-        "text_encoder": build_text_encoder(sizes, context.tokenizer, second=False),
-        "text_encoder_2": build_text_encoder(sizes, context.tokenizer, second=True),
-        "image_encoder": build_image_encoder(sizes),
+        "text_encoder": micro.build_text_encoder(sizes, context.tokenizer, second=False),
+        "text_encoder_2": micro.build_text_encoder(sizes, context.tokenizer, second=True),
+        "image_encoder": micro.build_image_encoder(sizes),
     }
     styles = len(context.pool.style_names)
     module = PipelineClipModule(
@@ -405,11 +393,11 @@ def clip_part(context: Context, part: PartConfig) -> Recipe:
     return Recipe(module, batches, publish, whole_batch=True)
 
 
-def edit_latents(context: Context, task: Task) -> EditLatents:
+def edit_latents(context: Context, task: insertion.Task) -> insertion.EditLatents:
     """Photo pairs as they are and mirrored; the other styles are left for the bootstrap to win."""
     pool = context.pool
     mask = np.concatenate([pool.scene_mask, pool.photo_mask])
-    cells = mask_cells(mask, context.sizes.latent_size)
+    cells = insertion.mask_cells(mask, context.sizes.latent_size)
 
     def pasted(*layers: np.ndarray) -> Source:
         return lambda: composites(*layers), layers[0].shape[:-3]
@@ -431,10 +419,10 @@ def edit_latents(context: Context, task: Task) -> EditLatents:
 
     layers = ("with", "without") if task == "remove" else ("pasted", "with")
     condition, target = (np.stack([seen(layer, flip) for flip in (False, True)], axis=1) for layer in layers)
-    return EditLatents(condition, target, np.stack([cells, cells[..., ::-1]], axis=1))
+    return insertion.EditLatents(condition, target, np.stack([cells, cells[..., ::-1]], axis=1))
 
 
-def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], Recipe]:
+def edit_part(task: insertion.Task, folder_name: str) -> Callable[[Context, PartConfig], Recipe]:
     """The remover or the inserter, from the generator's UNet."""
 
     def make(context: Context, part: PartConfig) -> Recipe:
@@ -445,14 +433,14 @@ def edit_part(task: Task, folder_name: str) -> Callable[[Context, PartConfig], R
                 tokenize(context.tokenizer, [""]).to(context.device),
                 tokenize(context.tokenizer_2, [""]).to(context.device),
             )
-        settings = EditFit(
+        settings = insertion.EditFit(
             task, part.steps, part.batch_size, part.lr, context.seed,
             effect_weight=EFFECT_WEIGHT, time_shift=TIME_SHIFT,
         )  # fmt: skip
-        module = InsertionModule(
-            unet, build_scheduler(), empty, settings, image_size=context.sizes.image_size
+        module = insertion.InsertionModule(
+            unet, micro.build_scheduler(), empty, settings, image_size=context.sizes.image_size
         )
-        batches = edit_batches(edit_latents(context, task), settings)
+        batches = insertion.edit_batches(edit_latents(context, task), settings)
         return Recipe(module, batches, lambda folder: unet.save_pretrained(folder / folder_name), 0.995)
 
     return make

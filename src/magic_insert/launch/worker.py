@@ -28,17 +28,7 @@ from typing import Any
 from magic_insert.core.errors import UserError, machine_fault
 from magic_insert.core.jsonl import read_object, read_record, write_json
 from magic_insert.core.ranks import local_rank, rank, world_size
-from magic_insert.launch.run import (
-    RECORD,
-    JobPlan,
-    StageFailed,
-    die_with_parent,
-    ending_at_once,
-    load_function,
-    one_line,
-    run_job,
-    stop_on_signals,
-)
+from magic_insert.launch import run
 
 REPORTS = "MAGIC_INSERT_REPORTS"  # folder for the reports of failed ranks
 TIMEOUT = "MAGIC_INSERT_TIMEOUT_MIN"
@@ -103,9 +93,9 @@ def run_target(target: str, payload: Path) -> int:
     """Calls `target` with `payload` in the process group; the exit code of this rank, its failure reported."""
     try:
         with process_group():
-            load_function(target)(payload)
+            run.load_function(target)(payload)
     except UserError as error:
-        print(one_line(error), file=sys.stderr, flush=True)
+        print(run.one_line(error), file=sys.stderr, flush=True)
         _report("input", str(error), "")
         return INPUT_EXIT
     except Exception as error:
@@ -129,8 +119,8 @@ def run_recorded(payload: Path) -> None:
     """A rank's part of a job that has a run folder; `payload` is its config.yaml, run.json beside it names the job."""
     from magic_insert.config.compose import read_frozen
 
-    record = read_object(payload.with_name(RECORD))
-    load_function(record["target"])(read_frozen(payload, record["job"]))
+    record = read_object(payload.with_name(run.RECORD))
+    run.load_function(record["target"])(read_frozen(payload, record["job"]))
 
 
 def run_ranks(ranks: int, logs: Path, target: str, payload: str) -> int:
@@ -169,15 +159,15 @@ def run_payload(payload: Path, result: Path) -> None:
 
     job = read_record(payload, Payload)
     began = time.monotonic()
-    plan = JobPlan(job.job, job.target, words=tuple(job.words))
+    plan = run.JobPlan(job.job, job.target, words=tuple(job.words))
     try:
-        returned = run_job(plan, frozen_from(job.config, job.job))
+        returned = run.run_job(plan, frozen_from(job.config, job.job))
     except Exception as error:
-        line = str(error) if isinstance(error, UserError | StageFailed) else machine_fault(error)
+        line = str(error) if isinstance(error, UserError | run.StageFailed) else machine_fault(error)
         if line is None:
             raise
-        print(one_line(UserError(line)), file=sys.stderr)
-        raise SystemExit(1 if isinstance(error, StageFailed) else 2) from None
+        print(run.one_line(UserError(line)), file=sys.stderr)
+        raise SystemExit(1 if isinstance(error, run.StageFailed) else 2) from None
     number = float(returned) if isinstance(returned, int | float) and math.isfinite(returned) else None
     write_json(result, asdict(Result(job.digest, number, round(time.monotonic() - began, 1))))
 
@@ -186,8 +176,8 @@ def main(words: list[str]) -> None:
     """Exit code 0, 2 for input that does not fit, 1 for a fault."""
     if words[0] == "--ranks":
         raise SystemExit(run_ranks(int(words[1]), Path(words[2]), *words[3:]))
-    die_with_parent()
-    stop_on_signals()
+    run.die_with_parent()
+    run.stop_on_signals()
     if words[0] == "--job":
         run_payload(Path(words[1]), Path(words[2]))
         return
@@ -202,5 +192,5 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    with ending_at_once():
+    with run.ending_at_once():
         main(sys.argv[1:])

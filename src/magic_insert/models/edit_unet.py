@@ -64,7 +64,8 @@ def load_edit_unet(
     if read_json(folder / "config.json").get(ORDER_KEY) != ORDER and not (folder / FIT_CARD).is_file():
         raise UserError(
             f"expected an edit network of this program in {folder}, got one that does not say the order of its "
-            "channels; train from an inpainting model with insertion model=sdxl_inpaint model.source=FOLDER"
+            "channels; set inserter=diffusers inserter.run=FOLDER (remover=diffusers run=FOLDER) to draw with an "
+            "inpainting pipeline, or train from it with insertion model=sdxl_inpaint model.source=FOLDER"
         )
     with expecting(f"an edit network in {folder}", *DAMAGED), quiet():
         unet, found = UNet2DConditionModel.from_pretrained(

@@ -3,12 +3,11 @@
 import os
 import re
 from dataclasses import dataclass
-from importlib import util
 from pathlib import Path
 
 from magic_insert import paths
 from magic_insert.config.schema.shared import InserterConfig, ModelConfig, SegmenterConfig
-from magic_insert.core.errors import UserError
+from magic_insert.core.errors import UserError, require_package
 from magic_insert.core.jsonl import read_object
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -46,11 +45,8 @@ def find_segmenter(cfg: SegmenterConfig) -> Path | None:
     """The folder of segmentation weights; raises `UserError` where rembg lacks its package or its weights."""
     folder = None if cfg.model_dir is None else Path(cfg.model_dir)
     if cfg.name == "rembg":
-        if util.find_spec("rembg") is None:
-            raise UserError(
-                "expected the package rembg for segmenter=rembg, got none; pip install 'magic-insert[rembg]' or set "
-                "segmenter=grabcut"
-            )
+        do = "pip install 'magic-insert[rembg]' or set segmenter=grabcut"
+        require_package("rembg", "segmenter=rembg", do)
         if folder is None or not (folder / REMBG_WEIGHTS).is_file():
             raise UserError(
                 f"expected {REMBG_WEIGHTS} in a folder for segmenter=rembg, got {cfg.model_dir}; "
@@ -131,7 +127,8 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         return None
     if cfg.name not in ("diffusion", "bootstrapped"):
         return None if cfg.run is None else Path(cfg.run)
-    return edit_folder("inserter", cfg.run, model_folder, f"inserter={cfg.name}; set inserter.run=FOLDER")
+    wanted_for = f"inserter={cfg.name}; set inserter.run=FOLDER, or inserter=diffusers inserter.run=PIPELINE"
+    return edit_folder("inserter", cfg.run, model_folder, wanted_for)
 
 
 def find_remover(run: str | None, model_folder: Path | None) -> Path:

@@ -32,7 +32,8 @@ from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.edit_unet import UNITS
 from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
-from magic_insert.models.pipeline import HALF, PRECISIONS, find_source, quiet
+from magic_insert.models.pipeline import ENCODERS, HALF, PRECISIONS, find_source, quiet
+from magic_insert.models.sampling import SAMPLE_BATCH
 
 GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
 GPUS = (12, 24, 48, 80)  # GB of common cards
@@ -212,7 +213,7 @@ class SavedTensors(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.own:
-            self.casts.add(_storage(out))
+            _remember(self.casts, out)
         return out
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -220,7 +221,7 @@ class SavedTensors(TorchDispatchMode):
         storage = _storage(tensor)
         if storage in self.own or storage in self.seen:
             return tensor
-        self.seen.add(storage)
+        _remember(self.seen, tensor)
         size, unit = tensor.untyped_storage().nbytes(), self.entered[-1] if self.entered else None
         times = 1 if unit is None else self.depths(self.units[unit])
         cast, saved = storage in self.casts, self.saved
@@ -241,7 +242,7 @@ class SavedTensors(TorchDispatchMode):
         self.entered.append(module)
         for tensor in args:
             if isinstance(tensor, Tensor) and _storage(tensor) not in self.kept:
-                self.kept.add(_storage(tensor))
+                _remember(self.kept, tensor)
                 self.saved.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
 
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
@@ -334,6 +335,12 @@ def _storage(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def _remember(places: set[int], tensor: Tensor) -> None:
+    """Adds the place of the tensor's storage for as long as that lives; afterwards another may lie there."""
+    places.add(place := _storage(tensor))
+    weakref.finalize(tensor.untyped_storage(), places.discard, place)
+
+
 def conditions(sizes: Sizes, batch: int) -> dict[str, Any]:
     """Shapes of what a UNet is given beside latents and times."""
     embed = sizes.text_2["projection_dim"]
@@ -423,6 +430,39 @@ def ip_adapter_bytes(sizes: Sizes, unet: Any, dtype: torch.dtype) -> int:
 
 
 def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+    """The largest phase of `personalize`."""
+    return max(personalize_phases(cfg, device=device).values(), key=lambda parts: sum(parts.values()))
+
+
+def personalize_phases(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, dict[str, int]]:
+    """What `personalize` does on a GPU, one after the other: it encodes the pictures, learns, and draws samples."""
+    validation, sizes, dtype = (
+        cfg.personalization.validation,
+        Sizes.of(cfg.model),
+        PRECISIONS[cfg.model.dtype],
+    )
+    learning = count_learning(cfg, device=device)
+    others, unet = loaded(sizes, dtype), sizes.build_unet()
+    with quiet():
+        unet.to(dtype)
+    taken = {name: nbytes(part.parameters()) for name, part in others.items()}
+    visiting = {name: taken.pop(name) for name in ENCODERS if cfg.model.offload and name in taken}
+    side = latent_side(cfg.model, sizes)
+    encoded = picture_peak(others["vae"], sizes, side, encoding=True, device=device)
+    frozen = nbytes(unet.parameters()) + ip_adapter_bytes(sizes, unet, dtype)
+    encoding = {"weights": frozen + sum(taken.values()), "activations": max(encoded, *visiting.values(), 0)}
+    phases = {"encode": {**dict.fromkeys(ROWS, 0), **encoding}, "learn": learning}
+    if validation.every:
+        rows = 2 * min(validation.seeds, SAMPLE_BATCH)
+        drawn = drawing_peak(sizes, others["vae"], side, rows, dtype, device=device)
+        judge = taken.get("image_encoder", 0) if validation.scorer == "model" else 0
+        away = sum(size for name, size in visiting.items() if name != "image_encoder")
+        weights = learning["weights"] + taken["vae"] + judge - away
+        phases["sample"] = {**learning, "weights": weights, "activations": max(drawn, *visiting.values(), 0)}
+    return phases
+
+
+def count_learning(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     """A step of `personalize`: frozen networks, LoRA and tokens; VAE and image encoder wait on the CPU."""
     recipe, sizes, dtype = cfg.personalization, Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
 
@@ -440,8 +480,7 @@ def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int
     for encoder in encoders:  # the tokens' rows: gradients pass through every layer
         encoder.get_input_embeddings().requires_grad_(True)
     arithmetic = HALF.get(recipe.precision)
-    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
-    step = step_of(sizes, build, sizes.unet["in_channels"], side, arithmetic, device)
+    step = step_of(sizes, build, sizes.unet["in_channels"], latent_side(cfg.model, sizes), arithmetic, device)
     prompts = torch.empty(2 if recipe.prior_images else 1, sizes.context, dtype=torch.long, device="meta")
     options = {"output_hidden_states": True}
     texts = [count_saved(e, (prompts,), options, arithmetic=arithmetic, device=device) for e in encoders]
@@ -484,8 +523,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
         return unet
 
     unet = build()
-    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
-    step = step_of(sizes, build, channels, side, arithmetic, device)
+    step = step_of(sizes, build, channels, latent_side(cfg.model, sizes), arithmetic, device)
     trained, moments = trained_bytes([unet], fit.optimizer)
     shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
@@ -501,37 +539,73 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     """`insert` of `batch` backgrounds at a time: weights and peak.
 
-    `remove` and the harvest of `bootstrap`, whose pictures are drawn without guidance, have an edit UNet beside it.
+    In `remove` and in the harvest of `bootstrap`, whose pictures are drawn without guidance, an edit UNet draws and
+    what only the pipeline draws with stays on the CPU.
     """
     sizes, dtype = Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
-    others, unet = sizes.build_others(), sizes.build_unet()
-    edit = sizes.build_unet(in_channels=2 * sizes.unet["out_channels"] + 1)
-    small = sizes.build_unet(layers=1)
-    whole = dtype is torch.bfloat16 or sizes.vae.get("force_upcast", True)
+    channels = sizes.unet["in_channels"] if cfg.job == "insert" else 2 * sizes.unet["out_channels"] + 1
+    others, unet = loaded(sizes, dtype), sizes.build_unet(in_channels=channels)
     with quiet():
-        for part in (*others.values(), unet, edit, small):
-            part.to(torch.float32 if part is others["vae"] and whole else dtype)
-    waiting = ("text_encoder", "text_encoder_2", "image_encoder") if cfg.model.offload else ()
-    held = [unet, *([] if cfg.job == "insert" else [edit])]
-    held += [part for name, part in others.items() if name not in waiting]
-    weights = nbytes(p for part in held for p in part.parameters())
-    side = cfg.model.image_size // 2 ** (len(sizes.vae["block_out_channels"]) - 1)
-    rows = cfg.harvest.batch_size if cfg.job == "bootstrap" else 2 * cfg.batch
-    channels = sizes.unet["in_channels"]
-    inputs = (torch.Size((rows, channels, side, side)), times(rows))
-    drawn = peak(small, inputs, conditions(sizes, rows), device=device)
-    # Sliced and tiled, the autoencoder sees one picture, and of a large one a tile.
-    tile = min(side, sizes.vae["sample_size"] // 2 ** (len(sizes.vae["block_out_channels"]) - 1))
-    latents = (torch.Size((1, sizes.vae["latent_channels"], tile, tile)),)
-    others["vae"].forward = others["vae"].decode
-    decoded = peak(others["vae"], latents, {}, device=device)
+        unet.to(dtype)
+    taken = {name: nbytes(part.parameters()) for name, part in others.items()}
+    if cfg.job != "insert":
+        taken.pop("image_encoder", None)
+    visiting = [taken.pop(name) for name in ENCODERS if cfg.model.offload and name in taken]
+    rows = {"bootstrap": cfg.harvest.batch_size, "remove": 1}.get(cfg.job, 2 * cfg.batch)
+    side = latent_side(cfg.model, sizes)
+    drawn = drawing_peak(sizes, others["vae"], side, rows, dtype, channels=channels, device=device)
+    adapter = ip_adapter_bytes(sizes, unet, dtype) if cfg.job == "insert" else 0
     return {
-        "weights": weights + ip_adapter_bytes(sizes, unet, dtype),
-        "gradients": 0,
-        "optimizer": 0,
-        "mean": 0,
-        "activations": max(drawn, decoded),
+        **dict.fromkeys(ROWS, 0),
+        "weights": nbytes(unet.parameters()) + sum(taken.values()) + adapter,
+        "activations": max(drawn, *visiting, 0),
     }
+
+
+def loaded(sizes: Sizes, dtype: torch.dtype) -> dict[str, Any]:
+    """The networks beside the UNet as they are loaded: a VAE that half precision spoils is in float32."""
+    others, whole = sizes.build_others(), dtype is torch.bfloat16 or sizes.vae.get("force_upcast", True)
+    with quiet():
+        for name, part in others.items():
+            part.to(torch.float32 if name == "vae" and whole else dtype)
+    return others
+
+
+def scale_of(sizes: Sizes) -> int:
+    """Pixels along the side of a latent cell."""
+    return int(2 ** (len(sizes.vae["block_out_channels"]) - 1))
+
+
+def latent_side(model: ModelConfig, sizes: Sizes) -> int:
+    """Latent cells along the side of a picture of the model."""
+    return model.image_size // scale_of(sizes)
+
+
+def picture_peak(vae: Any, sizes: Sizes, side: int, *, encoding: bool, device: str) -> int:
+    """What the autoencoder holds at most: sliced and tiled it sees one picture, and of a large one a tile."""
+    scale = scale_of(sizes)
+    tile = min(side, sizes.vae["sample_size"] // scale)
+    pixels, latents = (1, 3, tile * scale, tile * scale), (1, sizes.vae["latent_channels"], tile, tile)
+    vae.forward = vae.encode if encoding else vae.decode
+    return peak(vae, (torch.Size(pixels if encoding else latents),), {}, device=device)
+
+
+def drawing_peak(
+    sizes: Sizes,
+    vae: Any,
+    side: int,
+    rows: int,
+    dtype: torch.dtype,
+    *,
+    channels: int | None = None,
+    device: str,
+) -> int:
+    """What a step of drawing `rows` rows holds at most, or the decoding of a picture."""
+    with quiet():
+        small = sizes.build_unet(in_channels=channels, layers=1).to(dtype)
+    inputs = (torch.Size((rows, channels or sizes.unet["in_channels"], side, side)), times(rows))
+    drawn = peak(small, inputs, conditions(sizes, rows), device=device)
+    return max(drawn, picture_peak(vae, sizes, side, encoding=False, device=device))
 
 
 COUNTS = {
@@ -553,6 +627,8 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
         rungs += [(part, "gradient_checkpointing", True)]
         if cfg.job == "personalize" and recipe.precision == "bf16-mixed":
             rungs += [("model", "dtype", "bfloat16")]
+        if cfg.job == "personalize":
+            rungs += [("model", "offload", True)]
         if cfg.job == "bootstrap":
             rungs += [("harvest", "batch_size", 1)]
         if recipe.batch_size > 1:

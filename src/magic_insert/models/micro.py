@@ -11,15 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import (
-    AutoencoderKL,
-    ControlNetModel,
-    DDIMScheduler,
-    ModelMixin,
-    StableDiffusionXLPipeline,
-    UNet2DConditionModel,
-)
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -45,11 +38,11 @@ EDGE_CHANNELS = (16, 24, 48, 64)
 # third of the file.
 CONTROLNET_BLOCKS = {"down_block_types": ("DownBlock2D",) * 3, "mid_block_type": "UNetMidBlock2D"}
 CLASSES: dict[str, Any] = {
-    "vae": AutoencoderKL,
-    "unet": UNet2DConditionModel,
-    "remover": UNet2DConditionModel,
-    "inserter": UNet2DConditionModel,
-    "controlnet": ControlNetModel,
+    "vae": diffusers.AutoencoderKL,
+    "unet": diffusers.UNet2DConditionModel,
+    "remover": diffusers.UNet2DConditionModel,
+    "inserter": diffusers.UNet2DConditionModel,
+    "controlnet": diffusers.ControlNetModel,
     "text_encoder": CLIPTextModel,
     "text_encoder_2": CLIPTextModelWithProjection,
     "image_encoder": CLIPVisionModelWithProjection,
@@ -177,8 +170,8 @@ def build_image_encoder(sizes: MicroSizes) -> CLIPVisionModelWithProjection:
     )
 
 
-def build_vae(sizes: MicroSizes) -> AutoencoderKL:
-    vae = AutoencoderKL(
+def build_vae(sizes: MicroSizes) -> diffusers.AutoencoderKL:
+    vae = diffusers.AutoencoderKL(
         in_channels=3,
         out_channels=3,
         latent_channels=sizes.latent_channels,
@@ -198,10 +191,10 @@ def build_vae(sizes: MicroSizes) -> AutoencoderKL:
     return vae
 
 
-def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DConditionModel:
+def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> diffusers.UNet2DConditionModel:
     """The denoiser; `in_channels` = 2C + 1 makes it a remover or inserter (ObjectDrop, section 4)."""
     time_dim = 32
-    return UNet2DConditionModel(
+    return diffusers.UNet2DConditionModel(
         sample_size=sizes.latent_size,
         in_channels=in_channels or sizes.latent_channels,
         out_channels=sizes.latent_channels,
@@ -220,9 +213,9 @@ def build_unet(sizes: MicroSizes, *, in_channels: int | None = None) -> UNet2DCo
     )
 
 
-def build_scheduler() -> DDIMScheduler:
+def build_scheduler() -> diffusers.DDIMScheduler:
     """v-prediction on a schedule that ends in pure noise, so that the sampler starts where training ended."""
-    return DDIMScheduler(
+    return diffusers.DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -242,7 +235,7 @@ def build_image_processor(sizes: MicroSizes) -> CLIPImageProcessor:
 
 def save_pipeline(folder: Path, sizes: MicroSizes, parts: Mapping[str, Any]) -> None:
     """Write the `parts`, by their names in a pipeline, as one SDXL folder, with diffusers' own writer."""
-    StableDiffusionXLPipeline(
+    diffusers.StableDiffusionXLPipeline(
         **parts,
         scheduler=build_scheduler(),
         feature_extractor=build_image_processor(sizes),
@@ -251,20 +244,22 @@ def save_pipeline(folder: Path, sizes: MicroSizes, parts: Mapping[str, Any]) -> 
     ).save_pretrained(folder)
 
 
-def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
+def build_controlnet(unet: diffusers.UNet2DConditionModel) -> diffusers.ControlNetModel:
     """A ControlNet that starts as the encoder half of `unet` and, by its zero convolutions, changes nothing yet.
 
     Args:
         unet: a micro UNet, with or without an adapter loaded.
     """
     config: dict[str, Any] = dict(
-        ControlNetModel.from_unet(
-            UNet2DConditionModel.from_config({**unet.config, "encoder_hid_dim_type": None}),
+        diffusers.ControlNetModel.from_unet(
+            diffusers.UNet2DConditionModel.from_config({**unet.config, "encoder_hid_dim_type": None}),
             conditioning_embedding_out_channels=EDGE_CHANNELS,
             load_weights_from_unet=False,
         ).config
     )
-    network: ControlNetModel = ControlNetModel.from_config({**config, **CONTROLNET_BLOCKS})
+    network: diffusers.ControlNetModel = diffusers.ControlNetModel.from_config(
+        {**config, **CONTROLNET_BLOCKS}
+    )
     own = network.state_dict()
     shared = {key: value for key, value in unet.state_dict().items() if key in own}
     network.load_state_dict({**own, **shared})
@@ -274,7 +269,7 @@ def build_controlnet(unet: UNet2DConditionModel) -> ControlNetModel:
     return network
 
 
-def ip_adapter_state(unet: UNet2DConditionModel, embed_dim: int) -> dict[str, dict[str, Tensor]]:
+def ip_adapter_state(unet: diffusers.UNet2DConditionModel, embed_dim: int) -> dict[str, dict[str, Tensor]]:
     """A fresh image-prompt adapter for `unet` in the standard layout; its values start small."""
     cross = unet.config["cross_attention_dim"]
     proj, norm = nn.Linear(embed_dim, IMAGE_TOKENS * cross), nn.LayerNorm(cross)
@@ -292,7 +287,7 @@ def ip_adapter_state(unet: UNet2DConditionModel, embed_dim: int) -> dict[str, di
     return state
 
 
-def collect_ip_adapter(unet: UNet2DConditionModel) -> dict[str, Tensor]:
+def collect_ip_adapter(unet: diffusers.UNet2DConditionModel) -> dict[str, Tensor]:
     """The adapter loaded in `unet`, flattened to the keys of the standard IP-Adapter file."""
     projection = unet.encoder_hid_proj.image_projection_layers[0]
     flat = {
@@ -318,16 +313,16 @@ def save_ip_adapter(folder: Path, flat: dict[str, Tensor], dtype: torch.dtype = 
 def load_part(folder: Path, name: str) -> Any:
     """The network `name` saved in `folder`, float32 on the CPU."""
     kind = CLASSES[name]
-    dtype = "torch_dtype" if issubclass(kind, ModelMixin) else "dtype"
+    dtype = "torch_dtype" if issubclass(kind, diffusers.ModelMixin) else "dtype"
     return kind.from_pretrained(folder, **{dtype: torch.float32})
 
 
-def new_adapter(unet: UNet2DConditionModel, embed_dim: int) -> None:
+def new_adapter(unet: diffusers.UNet2DConditionModel, embed_dim: int) -> None:
     """Loads a fresh IP-Adapter into `unet`, ready to be trained."""
     unet._load_ip_adapter_weights([ip_adapter_state(unet, embed_dim)], low_cpu_mem_usage=False)
 
 
-def load_adapter(unet: UNet2DConditionModel, folder: Path) -> None:
+def load_adapter(unet: diffusers.UNet2DConditionModel, folder: Path) -> None:
     """Loads the adapter published in `folder` into `unet`, float32, ready to be trained on."""
     state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for key, value in read_tensors(_adapter_file(folder)).tensors.items():
@@ -340,7 +335,7 @@ def _adapter_file(folder: Path) -> Path:
     return next((folder / "ip_adapter").glob("*.safetensors"))
 
 
-def publish_adapter(folder: Path, unet: UNet2DConditionModel) -> None:
+def publish_adapter(folder: Path, unet: diffusers.UNet2DConditionModel) -> None:
     save_ip_adapter(folder, collect_ip_adapter(unet))
 
 

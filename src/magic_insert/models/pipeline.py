@@ -40,7 +40,9 @@ from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of the arithmetic of a training
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+ENCODERS = ("text_encoder", "text_encoder_2", "image_encoder")
+DRAWING = ("unet", "image_encoder")  # what an edit UNet that draws in the pipeline's place does not need
+PARTS = ("unet", "vae", *ENCODERS)
 LOADED = (*PARTS, "ip_adapter")
 SLICED = 512  # pixels from which pictures are decoded one by one
 TILE = 1024  # pixels of a tile's side
@@ -69,7 +71,11 @@ def quiet() -> Iterator[None]:
 
 
 def load_pipeline(
-    model: ModelConfig, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    model: ModelConfig,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    *,
+    draws: bool = True,
 ) -> StableDiffusionXLPipeline:
     """The pipeline of `model`, frozen, its adapter (if any) loaded and at scale 0, drawing `image_size` pixels.
 
@@ -80,6 +86,7 @@ def load_pipeline(
         model: the configuration group; `source` null is the shipped micro model.
         device: overrides `model.device`.
         dtype: overrides `model.dtype`.
+        draws: False where an edit UNet draws in the pipeline's place; DRAWING then stays on the CPU.
 
     Raises:
         UserError: no such device, no such folder, not an SDXL model, an unpinned hub id, an adapter that is not there,
@@ -117,10 +124,10 @@ def load_pipeline(
         except (*DAMAGED, *UNREACHABLE) as error:
             raise adapter.refusal(error, "an IP-Adapter", "model.ip_adapter") from error
     pipe.controlnet_source, pipe.offloads = controlnet, model.offload
-    return _ready(pipe, model, device, dtype)
+    return _ready(pipe, model, torch.device(device), dtype, draws=draws)
 
 
-def _ready(pipe: Any, model: ModelConfig, device: torch.device | str, dtype: torch.dtype) -> Any:
+def _ready(pipe: Any, model: ModelConfig, device: torch.device, dtype: torch.dtype, *, draws: bool) -> Any:
     """The pipeline frozen and on its device, with the VAE's precision and tiles and the encoders as `model` wants."""
     for part in (getattr(pipe, name) for name in PARTS):
         if part is not None:
@@ -136,12 +143,16 @@ def _ready(pipe: Any, model: ModelConfig, device: torch.device | str, dtype: tor
         pipe.vae.tile_latent_min_size = TILE // pipe.vae_scale_factor
     pipe.default_sample_size = model.image_size // pipe.vae_scale_factor
     pipe.set_progress_bar_config(disable=True)
-    with quiet():
-        pipe = pipe.to(device)
-    if model.offload:
-        for encoder in (pipe.text_encoder, pipe.text_encoder_2, pipe.image_encoder):
-            if encoder is not None:
-                _wait_on_cpu(encoder, torch.device(device))
+    waiting = ENCODERS if model.offload else ()
+    resting = (*waiting, *(() if draws else DRAWING))
+    for name in PARTS:
+        if (part := getattr(pipe, name)) is None:
+            continue
+        if name not in resting:  # what waits is never there, not even while it loads
+            with quiet():
+                part.to(device)
+        elif name in waiting:
+            _wait_on_cpu(part, device)
     return pipe
 
 
@@ -156,7 +167,6 @@ def _wait_on_cpu(encoder: Any, device: torch.device) -> None:
         if not torch.is_grad_enabled():
             module.to("cpu")
 
-    encoder.to("cpu")
     encoder.register_forward_pre_hook(come, with_kwargs=True)
     encoder.register_forward_hook(leave)
 

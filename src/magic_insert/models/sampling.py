@@ -35,6 +35,7 @@ from magic_insert.models.tensor_file import DAMAGED, verify_folder
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
 WHOLE_FILE, HALF_FILE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 SCALE = 0.6  # conditioning strength of InstantStyle's own script
+SAMPLE_BATCH = 4  # samples of a training that are drawn together
 
 
 def canny_edges(picture: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:

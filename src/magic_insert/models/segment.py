@@ -26,20 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.config.registry import SEGMENTERS
+from magic_insert.core import masks
 from magic_insert.core.compositing import FAINT, area_resize, resize
 from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.fidelity import iou
-from magic_insert.core.masks import (
-    INSIDE,
-    area,
-    blur,
-    bounding_box,
-    components,
-    dilate,
-    erode,
-    fill_holes,
-    largest_component,
-)
 from magic_insert.core.records import Box, Subject
 from magic_insert.models.tensor_file import read_tensors
 from magic_insert.paths import cut_weights
@@ -136,10 +126,10 @@ def likeness(one: Float[Tensor, "1 h w"], other: Float[Tensor, "1 r c"]) -> floa
     """Intersection over union of two outlines in boxes of one size: where they lie, and how large, does not matter."""
     shapes = []
     for alpha in (one, other):
-        if not bool((alpha >= INSIDE).any()):
+        if not bool((alpha >= masks.INSIDE).any()):
             return 0.0
-        at = bounding_box(alpha, INSIDE)
-        shapes.append(resize(alpha[:, at.y : at.bottom, at.x : at.right], OUTLINE, OUTLINE) >= INSIDE)
+        at = masks.bounding_box(alpha, masks.INSIDE)
+        shapes.append(resize(alpha[:, at.y : at.bottom, at.x : at.right], OUTLINE, OUTLINE) >= masks.INSIDE)
     return iou(*shapes)
 
 
@@ -189,9 +179,9 @@ def segment_grabcut(
     ground = ground_of(rgb, small)
     small_ground = resize(ground, h, w)
     distance = (small - small_ground).norm(dim=0, keepdim=True)
-    sure = erode((blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
+    sure = masks.erode((masks.blur(distance, 0.7) > SUBJECT_STEP).float(), 1)
     likely = (distance > SUBJECT_STEP / 2).float()
-    if area(likely) < 1e-3:
+    if masks.area(likely) < 1e-3:
         raise NothingFound("expected a subject that stands out from its ground, got an almost uniform picture; "
                         "give a picture with alpha or set segmenter=rembg")  # fmt: skip
     trimap = np.full((h, w), cv2.GC_PR_BGD, dtype=np.uint8)
@@ -199,7 +189,7 @@ def segment_grabcut(
     trimap[_flat(likely) > 0] = cv2.GC_PR_FGD
     trimap[_flat(sure) > 0] = cv2.GC_FGD
     decided = _run_grabcut(small, trimap)
-    strokes = largest_component(decided)
+    strokes = masks.largest_component(decided)
     body = _line_art(strokes)
     body = _fill_own_holes(strokes, distance) if body is None else body
     body = (resize(body, height, width) >= 0.5).float()
@@ -214,9 +204,13 @@ def _line_art(strokes: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"] | None:
     the body, which is the smaller loss.
     """
     step = max(1, min(strokes.shape[-2:]) // 64)
-    enclosed = torch.maximum(erode(fill_holes(dilate(strokes, step)), step), fill_holes(strokes))
-    thick = float(erode(strokes, step).sum()) / float(strokes.sum().clamp_min(1))
-    return enclosed if area(strokes) < LINE_COVER * area(enclosed) and thick < LINE_THICK else None
+    enclosed = torch.maximum(
+        masks.erode(masks.fill_holes(masks.dilate(strokes, step)), step), masks.fill_holes(strokes)
+    )
+    thick = float(masks.erode(strokes, step).sum()) / float(strokes.sum().clamp_min(1))
+    return (
+        enclosed if masks.area(strokes) < LINE_COVER * masks.area(enclosed) and thick < LINE_THICK else None
+    )
 
 
 def _fill_own_holes(body: Float[Tensor, "1 h w"], distance: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
@@ -225,14 +219,14 @@ def _fill_own_holes(body: Float[Tensor, "1 h w"], distance: Float[Tensor, "1 h w
     The white of an eye or a shaded belly belongs to the subject; the gap between two legs does not. Where the body
     beside a hole has almost the ground's colour too, the hole's edge runs through one surface: a pale belly, no gap.
     """
-    holes = fill_holes(body) - body
+    holes = masks.fill_holes(body) - body
     step = max(1, min(body.shape[-2:]) // 128)  # about the width of an outline
-    labels = components(holes)
+    labels = masks.components(holes)
     filled = body.clone()
     for label in labels.unique().tolist():
         hole = (labels == label)[None]
         small = float(hole.sum()) < SMALL_HOLE * float(body.sum())
-        beside = (dilate(hole.float(), 3 * step) - dilate(hole.float(), step)) * body > 0
+        beside = (masks.dilate(hole.float(), 3 * step) - masks.dilate(hole.float(), step)) * body > 0
         edgeless = bool(beside.any()) and float((distance[beside] < PALE).float().mean()) > EDGELESS_SHARE
         if label and (small or edgeless or float(distance[hole].median()) > GROUND_STEP / 2):
             filled[hole] = 1.0
@@ -269,15 +263,15 @@ def _refine(
 
     alpha = (pixel - ground) . (subject - ground) / |subject - ground|^2 where both differ, else the decided mask.
     """
-    inner, outer = erode(body, band), dilate(body, band)
-    near = blur(inner, band)
-    own = torch.where(near > 1e-3, blur(rgb * inner, band) / near.clamp_min(1e-3), rgb)
+    inner, outer = masks.erode(body, band), masks.dilate(body, band)
+    near = masks.blur(inner, band)
+    own = torch.where(near > 1e-3, masks.blur(rgb * inner, band) / near.clamp_min(1e-3), rgb)
     span = own - ground
     length = span.square().sum(dim=0, keepdim=True)
     mixture = ((rgb - ground) * span).sum(dim=0, keepdim=True) / length.clamp_min(1e-4)
     # A thin part has no inner body to take a colour from; there, and where both colours agree, the mask stands.
     known = (near > 1e-3) & (length > 0.02)
-    edge = torch.where(known, mixture.clamp(0.0, 1.0), blur(body, 0.5))
+    edge = torch.where(known, mixture.clamp(0.0, 1.0), masks.blur(body, 0.5))
     share = torch.where(inner > 0, torch.ones_like(edge), edge * outer)
     clean = ((rgb - (1 - share) * ground) / share.clamp_min(0.1)).clamp(0.0, 1.0)
     colour = torch.where(share > 0.97, rgb, torch.where(share > 0.3, clean, own))
@@ -299,7 +293,7 @@ def segment_u2net(
     rgb, net = on_white(rgb, alpha), load_u2net()
     likely = resize(salient(rgb, net), *rgb.shape[-2:])
     require_found(likely)
-    near = around(bounding_box(likely), LOOK_MARGIN, rgb)
+    near = around(masks.bounding_box(likely), LOOK_MARGIN, rgb)
     if near.w * near.h < LOOK_AGAIN * likely.numel():
         part = (slice(None), slice(near.y, near.bottom), slice(near.x, near.right))
         closer = torch.zeros_like(likely)
@@ -313,7 +307,7 @@ def segment_u2net(
 
 def require_found(matte: Float[Tensor, "1 h w"]) -> None:
     """Raises `NothingFound` where there is next to nothing, or nothing that is more subject than ground."""
-    if area(matte) < 1e-3 or float(matte.max()) < INSIDE:
+    if masks.area(matte) < 1e-3 or float(matte.max()) < masks.INSIDE:
         raise NothingFound("expected a subject that stands out, got a picture in which nothing does; "
                            "give a picture with alpha or set segmenter=grabcut")  # fmt: skip
 
@@ -385,7 +379,7 @@ def segment_rembg(
     levels = (rgb.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
     mask = np.asarray(rembg.remove(np.ascontiguousarray(levels), session=session, only_mask=True))
     found = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
-    if area(found) < 1e-3:
+    if masks.area(found) < 1e-3:
         raise NothingFound("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
     return Matte(rgb, found)
 
@@ -437,7 +431,7 @@ def _vignette(small: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> F
     quadratic surface is fitted to it, robustly, because the walk may have crossed a soft outline. A corner may also
     be the subject's own: the surface counts only if it describes the border no worse than the plane does.
     """
-    smooth = blur(small, 1.5)
+    smooth = masks.blur(small, 1.5)
     levels = np.ascontiguousarray((smooth.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
     height, width = levels.shape[:2]
     walked = np.zeros((height + 2, width + 2), np.uint8)

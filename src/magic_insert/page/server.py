@@ -107,13 +107,13 @@ class Answers:
         if part == "view":
             return shown(found.view)
         if part in FILE_PARTS:
-            return await self._file(found, part)
+            return await self._file(session, found, part)
         if part in LAYER_PARTS:
-            drop = await self._worker(lambda: self.studio.drop_of(found))
+            drop = await self._worker(session, lambda: self.studio.drop_of(found))
             if part in drop.layers:
                 return Response(png_bytes(drop.layers[part].pixels), media_type="image/png")
         if part == "truth":
-            verdict = await self._worker(lambda: self.studio.judge(session, found))
+            verdict = await self._worker(session, lambda: self.studio.judge(session, found))
             return shown(None if verdict is None else verdict.truth)
         raise HTTPException(404)
 
@@ -122,14 +122,14 @@ class Answers:
         found = result_of(session, request)
         return (await run_in_threadpool(self.studio.keep_as_scene, session, found)).told()
 
-    async def _file(self, found: Result, suffix: str) -> Response:
+    async def _file(self, session: Session, found: Result, suffix: str) -> Response:
         file = found.file.with_suffix(f".{suffix}")
         if suffix in LAYERED:
-            await self._worker(lambda: self.studio.drop_of(found).save(file))
+            await self._worker(session, lambda: self.studio.drop_of(found).save(file))
         return FileResponse(file, filename=f"{Path(file_name(found.wish)).stem}.{suffix}")
 
-    async def _worker(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.wrap_future(self.studio.call(work))
+    async def _worker(self, session: Session, work: Callable[[], Any]) -> Any:
+        return await asyncio.wrap_future(self.studio.call(work, session))
 
 
 def static(request: Request) -> Response:

@@ -4,7 +4,7 @@ Python, which make the same bytes from the same files."""
 import re
 import shlex
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -45,6 +45,29 @@ class Recent(Generic[Kept]):
         return self.made[key]
 
 
+class Turns(Generic[Kept]):
+    """A queue in which owners take turns; what belongs to one comes out in the order in which it went in."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, deque[Kept]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def put(self, owner: str, entry: Kept) -> None:
+        """Adds to the owner's entries; a new owner is the last to have a turn."""
+        self.lines.setdefault(owner, deque()).append(entry)
+
+    def take(self) -> Kept:
+        """The first entry of the owner whose turn it is, who is last in line afterwards; only where there is one."""
+        owner = next(iter(self.lines))
+        line = self.lines.pop(owner)
+        entry = line.popleft()
+        if line:
+            self.lines[owner] = line
+        return entry
+
+
 @dataclass
 class Wish:
     """What a picture is to be made of. `kind`: "preview" or "full"; `knobs`: settings that differ, by their keys."""
@@ -76,7 +99,7 @@ class Wish:
 @dataclass
 class Task:
     """One picture that was asked for. `state`: waiting, running, done, failed or cancelled. `began`: when step `first`
-    of the stage was done. `drafted`: the box of a smaller picture that is the `view` meanwhile. `placed`: too late for
+    of the stage was seen. `drafted`: the box of a smaller picture that is the `view` meanwhile. `placed`: too late for
     another box, which takes another task."""
 
     id: str
@@ -104,7 +127,8 @@ class Task:
     def progress(self, stage: str, step: int, total: int) -> None:
         """Notes where the work is, and how long the stage still takes by its steps so far."""
         now = time.monotonic()
-        if stage != self.stage or step <= 1:  # the first step of a stage also warms up
+        # The first step that is seen of a stage also warms up; after a resume it is not the first of all.
+        if stage != self.stage or self.step == 0 or step <= 1:
             self.stage, self.began, self.first = stage, now, step
         self.step, self.total = step, total
         known = self.first < step < total

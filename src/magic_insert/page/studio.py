@@ -1,4 +1,4 @@
-"""The page's worker: one thread and one queue for every browser.
+"""The page's worker: one thread for all browsers, which take turns.
 
 What takes about a second (cutting out, a preview, another place for a picture that is drawn) goes before what takes a
 minute (learning, redrawing), and also between two steps of it, in the same thread. A task is cancelled by raising in
@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
@@ -30,12 +29,14 @@ from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import MagicInsert, Settings
+from magic_insert.models.segment import NothingFound
 from magic_insert.page.session import (
     LIGHT_KNOBS,
     Recent,
     Result,
     Session,
     Task,
+    Turns,
     Wish,
     command_line,
     joined_name,
@@ -59,6 +60,8 @@ URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills th
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
 FAILED = "the work failed; the terminal of magic-insert page says why"
+CROP = "crop the picture closer to the subject, or drop one with a transparent ground"
+ANOTHER = "ask for four seeds, or do without redrawing"
 Made = TypeVar("Made")
 
 
@@ -83,7 +86,7 @@ class Studio:
         model = settings.model
         self.redraws = "toys" if model.toys else "nothing" if self.magic.on_cpu else "all"
         self.ready = False
-        self._queues = [deque[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
+        self._queues = [Turns[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
         self._filled = threading.Condition(self.lock)
         # A picture of 64 million pixels is 200 MB; a cut-out or a preview at most 70 MB.
         self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
@@ -109,15 +112,15 @@ class Studio:
             if wait:
                 self._filled.wait_for(lambda: self.stopped or any(self._queues))
             queue = next((queue for queue in self._queues[: last + 1] if queue), None)
-            return None if self.stopped or queue is None else queue.popleft()
+            return None if self.stopped or queue is None else queue.take()
 
-    def _put(self, work: Callable[[], None], rank: int) -> None:
+    def _put(self, work: Callable[[], None], rank: int, session: Session | None = None) -> None:
         with self._filled:
-            self._queues[rank].append(work)
+            self._queues[rank].put("" if session is None else session.id, work)
             self._filled.notify()
 
-    def call(self, work: Callable[[], Made]) -> "Future[Made]":
-        """Does `work` in the worker's thread, before anything long."""
+    def call(self, work: Callable[[], Made], session: Session | None = None) -> "Future[Made]":
+        """Does `work`, which a session waits for, in the worker's thread, before anything long."""
         future: Future[Made] = Future()
 
         def run() -> None:
@@ -126,7 +129,7 @@ class Studio:
             except Exception as error:  # the caller's, not the worker's
                 future.set_exception(error)
 
-        self._put(run, URGENT)
+        self._put(run, URGENT, session)
         return future
 
     def close(self) -> None:
@@ -212,7 +215,7 @@ class Studio:
                 item.cut(self._subject(item))
                 self._note_learned(item)
         except UserError as error:
-            item.trouble = without_folders(str(error))
+            item.trouble = trouble_of(error, CROP)
         except Exception:
             item.trouble = FAILED
             raise
@@ -283,7 +286,7 @@ class Studio:
         made = keep_upload(content, name, kind, id, self.folder / session.id)
         with self.lock:
             item = session.items.setdefault(id, made)
-        self._put(partial(self._examine, item), URGENT)
+        self._put(partial(self._examine, item), URGENT, session)
         self._tell(session)
         return item
 
@@ -319,7 +322,7 @@ class Studio:
             drawn = wish.kind == "preview" or wish.drawing in self._redrawn  # or it takes a minute
             task = Task(secrets.token_hex(6), wish, quick=drawn and settings.inserter.name in FREE_INSERTERS)
             session.tasks[task.id] = task
-        self._put(partial(self._run, session, task), URGENT if task.quick else LONG)
+        self._put(partial(self._run, session, task), URGENT if task.quick else LONG, session)
         self._tell(session)
         return task
 
@@ -388,7 +391,7 @@ class Studio:
         except Cancelled:
             pass
         except UserError as error:
-            task.state, task.trouble = "failed", without_folders(str(error))
+            task.state, task.trouble = "failed", trouble_of(error, ANOTHER)
         except Exception:
             task.state, task.trouble = "failed", FAILED
             raise
@@ -443,7 +446,7 @@ class Studio:
             inputs={name: {"path": path.name, "sha256": sha256_file(path)} for name, path in given.items()},
         )
         write_json(file.with_suffix(".json"), without_folders(read_json(file.with_suffix(".json"))))
-        self._drops.get(id, lambda: drop)
+        self._drops.get(id, lambda: lean(drop))
         return Result(
             id,
             wish,
@@ -471,7 +474,7 @@ class Studio:
 
         def again() -> Drop:
             wish = result.wish
-            return self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box)
+            return lean(self._magic(wish).place(self._picture(wish), self._scene(wish.scene), wish.box))
 
         return self._drops.get(result.id, again)
 
@@ -484,10 +487,22 @@ def guarded(work: Callable[[], None]) -> None:
         traceback.print_exc(file=sys.stderr)
 
 
+def trouble_of(error: UserError, do: str) -> str:
+    """What a browser is told of an error: no folder of this machine, and where no subject is found, what to `do` about
+    it on the page."""
+    text = without_folders(str(error))
+    return f"{text.rpartition('; ')[0]}; {do}" if isinstance(error, NothingFound) else text
+
+
 def remove_files(result: Result) -> None:
     """Removes the files of a result that left the history."""
     for file in result.file.parent.glob(f"{result.id}.*"):
         file.unlink(missing_ok=True)
+
+
+def lean(drop: Drop) -> Drop:
+    """A finished picture with its layers, and without the pictures between, which the page never shows."""
+    return replace(drop, parts={}, redrawn=None)
 
 
 def reduced(scene: Scene, longest: int) -> Scene:

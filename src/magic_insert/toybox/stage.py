@@ -16,23 +16,7 @@ from typing import get_args
 import torch
 from torch import Tensor
 
-from magic_insert.toybox.rays import (
-    BALL,
-    BODY,
-    CENTRE,
-    EXTENT,
-    KINDS,
-    RADIUS,
-    ROTATION,
-    PackedShapes,
-    dot,
-    meet,
-    own_normal,
-    own_point,
-    pack,
-    take,
-    to_world,
-)
+from magic_insert.toybox import rays
 from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Light, Paint, Pattern, Vec3, World
 from magic_insert.toybox.solids import cross
 
@@ -158,7 +142,7 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
 
     `footprint` P is the width of a pixel on the surface in world units.
     """
-    values, pattern = take(paints.values, which), take(paints.pattern, which)
+    values, pattern = rays.take(paints.values, which), rays.take(paints.pattern, which)
     colour = values[:3].clone()
     for number, name in enumerate(PATTERNS):
         if name == "plain":
@@ -166,10 +150,10 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
         chosen = (pattern == number).nonzero()[:, 0]
         if not len(chosen):
             continue
-        first, second, scale = (take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
-        q = [take(x, chosen) * scale for x in point]
-        width = (take(footprint, chosen) * scale).clamp_min(1e-3)
-        amount = _AMOUNT[name](q, [take(x, chosen) for x in normal], width)
+        first, second, scale = (rays.take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
+        q = [rays.take(x, chosen) * scale for x in point]
+        width = (rays.take(footprint, chosen) * scale).clamp_min(1e-3)
+        amount = _AMOUNT[name](q, [rays.take(x, chosen) for x in normal], width)
         colour.index_copy_(1, chosen, first + (second - first) * amount)
     return colour
 
@@ -205,7 +189,7 @@ def sun_axes(light: Light, samples: int) -> tuple[list[float], list[list[float]]
 class Stage:
     """A chunk of worlds as tensors. Surface numbers: shapes 0..N-1, then B grounds, then B walls."""
 
-    shapes: PackedShapes
+    shapes: rays.PackedShapes
     paints: PackedPaints
     eye: Tensor  # 3 B
     lens: Tensor  # 9 B: right, up, forward; right and up are scaled by the half width and height of the view
@@ -248,7 +232,7 @@ def pack_stage(
     per_pixel = [[2.0 * tan(radians(w.camera.fov_deg) / 2.0) / size[0]] for w in worlds]
     walls = [world.wall is not None and world.wall_z is not None for world in worlds]
     return Stage(
-        shapes=pack(worlds, device),
+        shapes=rays.pack(worlds, device),
         paints=pack_paints(paints, device),
         eye=columns([w.camera.position for w in worlds]),
         lens=columns([_lens(w, size[1] / size[0]) for w in worlds]),
@@ -270,9 +254,9 @@ def camera_rays(stage: Stage, image: Tensor, x: Tensor, y: Tensor, size: tuple[i
     """Unit directions 3 P through picture points (x, y in pixels, pixel centres at .5)."""
     u = x * (2.0 / size[1]) - 1.0
     v = 1.0 - y * (2.0 / size[0])
-    m = take(stage.lens, image)
+    m = rays.take(stage.lens, image)
     d = [m[i] * u + m[3 + i] * v + m[6 + i] for i in range(3)]
-    length = dot(d, d).sqrt()
+    length = rays.dot(d, d).sqrt()
     return torch.stack([c / length for c in d])
 
 
@@ -280,17 +264,17 @@ def picture_pairs(stage: Stage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """(pixel, shape column) pairs: every pixel inside the rectangle around a shape's projected box."""
     shapes = stage.shapes
     g, device = shapes.geometry, shapes.kind.device
-    eye, lens = take(stage.eye, shapes.image), take(stage.lens, shapes.image)
-    along_right, along_up = dot(lens[0:3], lens[0:3]), dot(lens[3:6], lens[3:6])
-    centre = g[CENTRE] - eye
+    eye, lens = rays.take(stage.eye, shapes.image), rays.take(stage.lens, shapes.image)
+    along_right, along_up = rays.dot(lens[0:3], lens[0:3]), rays.dot(lens[3:6], lens[3:6])
+    centre = g[rays.CENTRE] - eye
     xs, ys, zs = [], [], []
     for corner in range(8):
         signs = [1.0 if corner >> i & 1 else -1.0 for i in range(3)]
-        p = centre + to_world(g[ROTATION], [signs[i] * g[EXTENT][i] for i in range(3)])
-        z = dot(p, lens[6:9])
+        p = centre + rays.to_world(g[rays.ROTATION], [signs[i] * g[rays.EXTENT][i] for i in range(3)])
+        z = rays.dot(p, lens[6:9])
         zs.append(z)
-        xs.append(dot(p, lens[0:3]) / along_right / z.clamp_min(1e-3))
-        ys.append(dot(p, lens[3:6]) / along_up / z.clamp_min(1e-3))
+        xs.append(rays.dot(p, lens[0:3]) / along_right / z.clamp_min(1e-3))
+        ys.append(rays.dot(p, lens[3:6]) / along_up / z.clamp_min(1e-3))
     height, width = size
     x, y, z = torch.stack(xs), torch.stack(ys), torch.stack(zs)
     whole = z.amin(0) < 1e-2  # reaches behind the camera: look everywhere
@@ -304,23 +288,23 @@ def picture_pairs(stage: Stage, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     across = x1 - x0
     counts = across * (y1 - y0)
     column = torch.repeat_interleave(counts)
-    place = torch.arange(len(column), device=device) - take(counts.cumsum(0) - counts, column)
-    wide = take(across, column)
+    place = torch.arange(len(column), device=device) - rays.take(counts.cumsum(0) - counts, column)
+    wide = rays.take(across, column)
     row = place // wide
     corner_pixel = (shapes.image * height + y0) * width + x0
-    return take(corner_pixel, column) + row * (width - wide) + place, column
+    return rays.take(corner_pixel, column) + row * (width - wide) + place, column
 
 
 def ray_pairs(
-    shapes: PackedShapes, image: Tensor, origin: Tensor, direction: Tensor
+    shapes: rays.PackedShapes, image: Tensor, origin: Tensor, direction: Tensor
 ) -> tuple[Tensor, Tensor]:
     """(ray, shape column) pairs for scattered rays: every ray that meets the sphere around a shape."""
     slots = shapes.slots.index_select(0, image)
-    g = take(shapes.geometry[BALL], slots.clamp_min(0))
-    delta = g[CENTRE] - origin[:, :, None]
-    along = dot(delta, direction[:, :, None])
-    room = g[RADIUS] * 1.001 + 1e-3
-    keep = (slots >= 0) & (along > -room) & (dot(delta, delta) - along * along < room * room + 1e-4)
+    g = rays.take(shapes.geometry[rays.BALL], slots.clamp_min(0))
+    delta = g[rays.CENTRE] - origin[:, :, None]
+    along = rays.dot(delta, direction[:, :, None])
+    room = g[rays.RADIUS] * 1.001 + 1e-3
+    keep = (slots >= 0) & (along > -room) & (rays.dot(delta, delta) - along * along < room * room + 1e-4)
     hit = keep.nonzero()
     return hit[:, 0], slots[hit[:, 0], hit[:, 1]]
 
@@ -339,22 +323,22 @@ def nearest(
     """
     ray, column = pairs
     if skip is not None:
-        keep = (take(skip, ray) != column).nonzero()[:, 0]
-        ray, column = take(ray, keep), take(column, keep)
+        keep = (rays.take(skip, ray) != column).nonzero()[:, 0]
+        ray, column = rays.take(ray, keep), rays.take(column, keep)
     n, b = stage.shapes.kind.shape[0], stage.eye.shape[1]
     best = torch.full((image.shape[0],), NONE, dtype=torch.int64, device=image.device)
-    t = meet(stage.shapes, column, take(origin, ray), take(direction, ray))
+    t = rays.meet(stage.shapes, column, rays.take(origin, ray), rays.take(direction, ray))
     hit = (t < FAR).nonzero()[:, 0]
-    key = (take(t, hit).view(torch.int32).to(torch.int64) << BITS) | take(column, hit)
-    best.scatter_reduce_(0, take(ray, hit), key, "amin")
+    key = (rays.take(t, hit).view(torch.int32).to(torch.int64) << BITS) | rays.take(column, hit)
+    best.scatter_reduce_(0, rays.take(ray, hit), key, "amin")
     surface = torch.where(best == NONE, -1, best & ((1 << BITS) - 1))
     distance = torch.where(best == NONE, FAR, (best >> BITS).to(torch.int32).view(torch.float32))
     planes = (
         (stage.ground, -origin[1] / direction[1], n),
-        (stage.wall, (take(stage.wall_z, image) - origin[2]) / direction[2], n + b),
+        (stage.wall, (rays.take(stage.wall_z, image) - origin[2]) / direction[2], n + b),
     )
     for there, t, first in planes:
-        nearer = take(there, image) & (t > 1e-4) & (t < distance)
+        nearer = rays.take(there, image) & (t > 1e-4) & (t < distance)
         if skip is not None:
             nearer &= skip != first + image
         distance = torch.where(nearer, t, distance)
@@ -365,7 +349,7 @@ def nearest(
 def sky_colour(stage: Stage, image: Tensor, direction: Tensor) -> Tensor:
     """Sky colour 3 P: from the horizon to the zenith with the root of the direction's height."""
     share = direction[1].clamp(0.0, 1.0).sqrt()
-    sky = take(stage.sky, image)
+    sky = rays.take(stage.sky, image)
     return sky[:3] + (sky[3:] - sky[:3]) * share
 
 
@@ -376,35 +360,35 @@ def look_at(
     shapes, n, b = stage.shapes, stage.shapes.kind.shape[0], stage.eye.shape[1]
     point, own = torch.empty_like(position), torch.empty_like(position)
     normal = torch.empty_like(position)
-    kind = torch.full_like(surface, len(KINDS))
+    kind = torch.full_like(surface, len(rays.KINDS))
     on_shape = surface < n
     if n:
-        kind = torch.where(on_shape, take(shapes.kind, surface.clamp_max(n - 1)), kind)
-    for number in range(len(KINDS)):
+        kind = torch.where(on_shape, rays.take(shapes.kind, surface.clamp_max(n - 1)), kind)
+    for number in range(len(rays.KINDS)):
         chosen = (kind == number).nonzero()[:, 0]
         if not len(chosen):
             continue
-        g = take(shapes.geometry[BODY], take(surface, chosen))
-        p = own_point(g, take(position, chosen))
-        facing = own_normal(number, p, g)
+        g = rays.take(shapes.geometry[rays.BODY], rays.take(surface, chosen))
+        p = rays.own_point(g, rays.take(position, chosen))
+        facing = rays.own_normal(number, p, g)
         point.index_copy_(1, chosen, torch.stack(p))
         own.index_copy_(1, chosen, torch.stack(facing))
-        normal.index_copy_(1, chosen, to_world(g[ROTATION], facing))
+        normal.index_copy_(1, chosen, rays.to_world(g[rays.ROTATION], facing))
     flat = position.new_tensor([[0.0], [0.0], [1.0]])
     lying = ((surface >= n) & (surface < n + b)).nonzero()[:, 0]
     if len(lying):  # the ground's own axes: x away from the camera, y across, z up
-        x, y, z = take(position, lying)
+        x, y, z = rays.take(position, lying)
         point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
         own.index_copy_(1, lying, flat.expand(-1, len(lying)))
         normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
     upright = (surface >= n + b).nonzero()[:, 0]
     if len(upright):
-        x, y, z = take(position, upright)
+        x, y, z = rays.take(position, upright)
         point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
         own.index_copy_(1, upright, flat.expand(-1, len(upright)))
         normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
-    facing_eye = dot(normal, direction).abs().clamp_min(0.08)
-    footprint = distance * take(stage.pixel_angle, image) / facing_eye
+    facing_eye = rays.dot(normal, direction).abs().clamp_min(0.08)
+    footprint = distance * rays.take(stage.pixel_angle, image) / facing_eye
     return albedo(stage.paints, surface, point, own, footprint), normal
 
 
@@ -418,4 +402,4 @@ def identity(stage: Stage, surface: Tensor) -> tuple[Tensor, Tensor]:
     objects = torch.cat([stage.shapes.object_id, tail])
     parts = torch.cat([stage.shapes.part_id, torch.zeros_like(tail)])
     place = torch.where(surface < 0, n + 2 * b, surface)
-    return take(objects, place), take(parts, place)
+    return rays.take(objects, place), rays.take(parts, place)

@@ -11,37 +11,13 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from magic_insert.core.rand import fold_in
-from magic_insert.toybox import toys
-from magic_insert.toybox.figures import (
-    CREAM,
-    PROPORTIONS,
-    WOOD,
-    Figure,
-    Look,
-    Template,
-    blend,
-    person,
-    robot,
-    snowman,
-)
+from magic_insert.toybox import figures, solids, toys
 from magic_insert.toybox.records import SUBJECT_ID, Paint, Pattern, Shape, Vec3
-from magic_insert.toybox.solids import (
-    SIDES,
-    Frame,
-    ball,
-    block,
-    bounds,
-    limb,
-    rod,
-    rotate,
-    scale_and_move,
-    with_id,
-)
 
 LENS = Paint((0.93, 0.97, 1.0), gloss=0.25)
 
 
-def accessory_shapes(name: str, figure: Figure, colour: Vec3) -> tuple[Shape, ...]:
+def accessory_shapes(name: str, figure: figures.Figure, colour: Vec3) -> tuple[Shape, ...]:
     """The shapes of accessory `name` in `colour`; "none" gives nothing. The figure must offer the place."""
     if name == "none":
         return ()
@@ -52,18 +28,18 @@ def accessory_shapes(name: str, figure: Figure, colour: Vec3) -> tuple[Shape, ..
 
 
 def _hat(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    f, band = Frame(top, r), Paint(blend(paint.colour, (0.08, 0.06, 0.08), 0.65))
+    f, band = solids.Frame(top, r), Paint(figures.blend(paint.colour, (0.08, 0.06, 0.08), 0.65))
     brim, head = f.post(-0.12, 0, 1.65, 1.55, paint), f.post(-0.05, 0.95, 0.98, 0.88, paint)
     return brim, head, f.post(0, 0.24, 1.02, 1.0, band)
 
 
 def _party_hat(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    f, striped = Frame(top, r), Paint(paint.colour, (1.0, 0.97, 0.88), "stripes", 9.0)
+    f, striped = solids.Frame(top, r), Paint(paint.colour, (1.0, 0.97, 0.88), "stripes", 9.0)
     return f.post(-0.22, 1.75, 0.95, 0.04, striped), f.ball((0, 1.8, 0), 0.27, Paint((1.0, 0.95, 0.75)))
 
 
 def _crown(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    f, shine = Frame(top, r), Paint(paint.colour, gloss=0.3)
+    f, shine = solids.Frame(top, r), Paint(paint.colour, gloss=0.3)
     spikes = (
         f.rod((x * 0.92, 0.36, z * 0.92), (x * 1.08, 1.05, z * 1.08), 0.36, 0.03, shine)
         for x, z in ((-0.94, 0.2), (0.0, 1.0), (0.94, 0.2), (0.0, -0.95))
@@ -72,7 +48,7 @@ def _crown(top: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
 
 
 def _scarf(neck: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    f, fringe = Frame(neck, r), Paint(blend(paint.colour, (1.0, 0.97, 0.9), 0.55))
+    f, fringe = solids.Frame(neck, r), Paint(figures.blend(paint.colour, (1.0, 0.97, 0.9), 0.55))
     turn = (-10.0, 20.0, 8.0)
     return (
         f.ball((0, 0, 0), (1.12, 0.26, 1.12), paint),
@@ -82,38 +58,40 @@ def _scarf(neck: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
 
 
 def _bow_tie(neck: Vec3, r: float, paint: Paint) -> tuple[Shape, ...]:
-    (x, y, z), knot = neck, Paint(blend(paint.colour, (0.1, 0.06, 0.08), 0.35))
+    (x, y, z), knot = neck, Paint(figures.blend(paint.colour, (0.1, 0.06, 0.08), 0.35))
     y, front, wing = y - 0.05 * r, z + 1.08 * r, 0.42 * r
     wings = (
-        rod((x + s * 0.04, y, front), (x + s * 1.6 * wing, y, front), 0.12 * r, 0.36 * r, paint)
-        for s in SIDES
+        solids.rod((x + s * 0.04, y, front), (x + s * 1.6 * wing, y, front), 0.12 * r, 0.36 * r, paint)
+        for s in solids.SIDES
     )
-    return (*wings, ball((x, y, front + 0.05 * r), 0.17 * r, knot))
+    return (*wings, solids.ball((x, y, front + 0.05 * r), 0.17 * r, knot))
 
 
 def _glasses(left: Vec3, right: Vec3, eye: float, paint: Paint) -> tuple[Shape, ...]:
     r = min(2.0 * eye, 0.47 * abs(right[0] - left[0]))
     shapes: list[Shape] = []
     for x, y, z in (left, right):  # the eye's bead stays in front of the lens
-        shapes.append(rod((x, y, z - 0.6 * eye), (x, y, z + 0.12 * eye), r, r, paint))
-        shapes.append(rod((x, y, z - 0.5 * eye), (x, y, z + 0.22 * eye), 0.76 * r, 0.76 * r, LENS))
+        shapes.append(solids.rod((x, y, z - 0.6 * eye), (x, y, z + 0.12 * eye), r, r, paint))
+        shapes.append(solids.rod((x, y, z - 0.5 * eye), (x, y, z + 0.22 * eye), 0.76 * r, 0.76 * r, LENS))
     z, thick = left[2] + 0.1 * eye, 0.22 * eye
-    bridge = limb((left[0] + 0.8 * r, left[1], z), (right[0] - 0.8 * r, right[1], z), thick, thick, paint)
+    bridge = solids.limb(
+        (left[0] + 0.8 * r, left[1], z), (right[0] - 0.8 * r, right[1], z), thick, thick, paint
+    )
     return (*shapes, bridge)
 
 
 def _backpack(back: Vec3, half: float, paint: Paint) -> tuple[Shape, ...]:
-    (x, y, z), f = back, Frame(back, half)
-    flap = Paint(blend(paint.colour, (0.1, 0.06, 0.08), 0.3))
+    (x, y, z), f = back, solids.Frame(back, half)
+    flap = Paint(figures.blend(paint.colour, (0.1, 0.06, 0.08), 0.3))
     high, low = y + 1.25 * half, y - 0.3 * half
     return (
         f.block((0, 0.1, -0.35), (1.7, 1.25, 0.55), paint, 0.1),
         f.block((0, 1.0, -0.38), (1.76, 0.42, 0.62), flap, 0.08),
         *(
-            limb(
+            solids.limb(
                 (x + s * 0.95 * half, high, z + 0.2), (x + s * 1.15 * half, low, z + 0.32), 0.045, 0.045, flap
             )
-            for s in SIDES
+            for s in solids.SIDES
         ),
     )
 
@@ -122,9 +100,9 @@ def _flag(hand: Vec3, paint: Paint) -> tuple[Shape, ...]:
     x, y, z = hand
     top = y + 0.62
     return (
-        rod((x, y - 0.16, z), (x, top, z), 0.024, 0.022, WOOD),
-        ball((x, top, z), 0.042, Paint((1.0, 0.86, 0.35))),
-        block((x + 0.20, top - 0.16, z), (0.19, 0.125, 0.014), paint, 0.01, (0.0, -8.0, 0.0)),
+        solids.rod((x, y - 0.16, z), (x, top, z), 0.024, 0.022, figures.WOOD),
+        solids.ball((x, top, z), 0.042, Paint((1.0, 0.86, 0.35))),
+        solids.block((x + 0.20, top - 0.16, z), (0.19, 0.125, 0.014), paint, 0.01, (0.0, -8.0, 0.0)),
     )
 
 
@@ -144,32 +122,36 @@ _DRESSED = ("none", *_HATS, "scarf", "bow tie", "glasses", "backpack", "flag")
 _NO_PACK = ("none", *_HATS, "scarf", "bow tie", "glasses", "flag")
 
 _ALL = (
-    Template("bunny", toys.bunny, _DRESSED),
-    Template("cat", toys.cat, _DRESSED),
-    Template("bear", toys.bear, _DRESSED),
-    Template("elephant", toys.elephant, _DRESSED),
-    Template("frog", toys.frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
-    Template("duck", toys.duck, _NO_PACK),
-    Template("penguin", toys.penguin, _DRESSED),
-    Template("owl", toys.owl, ("none", *_HATS, "backpack", "flag")),
-    Template("dinosaur", toys.dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)),
-    Template("person", person, _DRESSED),
-    Template("robot", robot, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
-    Template("snowman", snowman, _DRESSED),
-    Template("car", toys.car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("truck", toys.truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
-    Template("rocket", toys.rocket, ("none", "scarf", "flag"), "thing"),
-    Template("boat", toys.boat, ("none", "flag"), "thing", (40.0, 65.0)),
-    Template("chair", toys.chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
-    Template("lamp", toys.lamp, ("none", *_HATS, "bow tie"), "thing"),
-    Template("teapot", toys.teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
-    Template("cupcake", toys.cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
-    Template("gift", toys.gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
-    Template("plant", toys.plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
-    Template("cactus", toys.cactus, _NO_PACK),
-    Template("mushroom", toys.mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"),
+    figures.Template("bunny", toys.bunny, _DRESSED),
+    figures.Template("cat", toys.cat, _DRESSED),
+    figures.Template("bear", toys.bear, _DRESSED),
+    figures.Template("elephant", toys.elephant, _DRESSED),
+    figures.Template("frog", toys.frog, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
+    figures.Template("duck", toys.duck, _NO_PACK),
+    figures.Template("penguin", toys.penguin, _DRESSED),
+    figures.Template("owl", toys.owl, ("none", *_HATS, "backpack", "flag")),
+    figures.Template(
+        "dinosaur", toys.dinosaur, ("none", *_HATS, "scarf", "bow tie", "flag"), yaw=(5.0, 50.0)
+    ),
+    figures.Template("person", figures.person, _DRESSED),
+    figures.Template("robot", figures.robot, ("none", *_HATS, "scarf", "bow tie", "backpack", "flag")),
+    figures.Template("snowman", figures.snowman, _DRESSED),
+    figures.Template("car", toys.car, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    figures.Template("truck", toys.truck, ("none", *_HATS, "flag"), "thing", (30.0, 65.0)),
+    figures.Template("rocket", toys.rocket, ("none", "scarf", "flag"), "thing"),
+    figures.Template("boat", toys.boat, ("none", "flag"), "thing", (40.0, 65.0)),
+    figures.Template("chair", toys.chair, ("none", "flag", "hat"), "thing", (10.0, 50.0)),
+    figures.Template("lamp", toys.lamp, ("none", *_HATS, "bow tie"), "thing"),
+    figures.Template("teapot", toys.teapot, ("none", *_HATS, "glasses"), "thing", (0.0, 30.0)),
+    figures.Template("cupcake", toys.cupcake, ("none", *_HATS, "glasses", "flag"), "thing"),
+    figures.Template("gift", toys.gift, ("none", *_HATS, "flag"), "thing", (15.0, 45.0)),
+    figures.Template("plant", toys.plant, ("none", "scarf", "bow tie", "glasses", "flag"), "thing"),
+    figures.Template("cactus", toys.cactus, _NO_PACK),
+    figures.Template(
+        "mushroom", toys.mushroom, ("none", *_HATS, "scarf", "bow tie", "glasses", "flag"), "thing"
+    ),
 )
-REGISTRY: dict[str, Template] = {template.name: template for template in _ALL}
+REGISTRY: dict[str, figures.Template] = {template.name: template for template in _ALL}
 
 
 PALETTE: dict[str, Vec3] = {
@@ -241,7 +223,7 @@ def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
     return SubjectSpec(
         identity=(fold_in(seed, "identity", split) // 2) * 2 + int(held_out),
         template=template.name,
-        proportions=tuple(round(rng.random(), 4) for _ in range(PROPORTIONS)),
+        proportions=tuple(round(rng.random(), 4) for _ in range(figures.PROPORTIONS)),
         colour=colour,
         second_colour=rng.choice([c for c in COLOURS if c != colour]),
         pattern=combination[2],
@@ -271,26 +253,26 @@ def subject_shapes(
     """
     figure = REGISTRY[spec.template].build(look_of(spec))
     worn = accessory_shapes(spec.accessory, figure, PALETTE[spec.accessory_colour])
-    shapes = rotate(_posed(spec, figure, worn), (0.0, spec.yaw_deg, 0.0))
-    low, high = bounds(shapes)
+    shapes = solids.rotate(_posed(spec, figure, worn), (0.0, spec.yaw_deg, 0.0))
+    low, high = solids.bounds(shapes)
     tall, wide = high[1] - low[1], high[0] - low[0]
     factor = min(height / tall, WIDEST * height / wide)
     centre = (-0.5 * (low[0] + high[0]), -low[1], -0.5 * (low[2] + high[2]))
-    placed = scale_and_move(scale_and_move(shapes, 1.0, centre), factor, (x, 0.0, z))
-    return with_id(_with_pattern_scale(placed, height), SUBJECT_ID)
+    placed = solids.scale_and_move(solids.scale_and_move(shapes, 1.0, centre), factor, (x, 0.0, z))
+    return solids.with_id(_with_pattern_scale(placed, height), SUBJECT_ID)
 
 
-def look_of(spec: SubjectSpec) -> Look:
+def look_of(spec: SubjectSpec) -> figures.Look:
     """What a template needs to know of a spec."""
     main = PALETTE[spec.colour]
     second = PALETTE[spec.second_colour]
     if math.dist(main, second) < 0.35:  # two colours that would read as one
-        second = blend(second, (0.45, 0.26, 0.20) if sum(main) > 1.9 else CREAM, 0.6)
+        second = figures.blend(second, (0.45, 0.26, 0.20) if sum(main) > 1.9 else figures.CREAM, 0.6)
     paint = Paint(main, second=second, pattern=spec.pattern)
-    return Look(spec.proportions, paint, second, spec.pose)
+    return figures.Look(spec.proportions, paint, second, spec.pose)
 
 
-def _posed(spec: SubjectSpec, figure: Figure, worn: tuple[Shape, ...]) -> tuple[Shape, ...]:
+def _posed(spec: SubjectSpec, figure: figures.Figure, worn: tuple[Shape, ...]) -> tuple[Shape, ...]:
     """A thing moves as a whole: it lies on its side (its top towards the camera), tips back or leans over."""
     shapes = figure.shapes + worn
     if figure.rigid:
@@ -300,12 +282,12 @@ def _posed(spec: SubjectSpec, figure: Figure, worn: tuple[Shape, ...]) -> tuple[
             "wave": (-22.0, 0.0, 0.0),
             "lean": (0.0, 0.0, -17.0),
         }
-        return rotate(shapes, turns[spec.pose])
+        return solids.rotate(shapes, turns[spec.pose])
     if spec.pose != "lean":
         return shapes
     upper = tuple(s for s in shapes if s.centre[1] > figure.waist)
     lower = tuple(s for s in shapes if s.centre[1] <= figure.waist)
-    return lower + rotate(upper, (0.0, 0.0, -20.0), (0.0, figure.waist, 0.0))
+    return lower + solids.rotate(upper, (0.0, 0.0, -20.0), (0.0, figure.waist, 0.0))
 
 
 def _with_pattern_scale(shapes: tuple[Shape, ...], height: float) -> tuple[Shape, ...]:

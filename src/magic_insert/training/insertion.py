@@ -24,20 +24,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
-from magic_insert.models.edit_unet import (
-    FIT_CARD,
-    LORA,
-    UNITS,
-    edit_start,
-    empty_prompt,
-    load_edit_unet,
-    merge_lora,
-    open_for_lora,
-    save_edit_lora,
-    save_unet,
-    start_digest,
-    weights_digest,
-)
+from magic_insert.models import edit_unet
 from magic_insert.models.lora import lora_state, restore_lora
 from magic_insert.models.pipeline import HALF, ddim, parts_on, plain_attention, quiet, size_ids
 from magic_insert.models.sampling import image_size
@@ -52,7 +39,7 @@ from magic_insert.training.trainer import (
 
 Task = Literal["remove", "insert"]
 PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
-CARD = FIT_CARD
+CARD = edit_unet.FIT_CARD
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
 
 
@@ -130,7 +117,7 @@ class InsertionModule(TrainingModule):
     @classmethod
     def of(cls, unet: nn.Module, pipe: Any, settings: EditFit) -> "InsertionModule":
         """The module of a fit under the empty prompt of `pipe`."""
-        prompt = empty_prompt(pipe, 1)
+        prompt = edit_unet.empty_prompt(pipe, 1)
         return cls(
             unet,
             ddim(pipe),
@@ -140,7 +127,7 @@ class InsertionModule(TrainingModule):
         )
 
     def sharded(self) -> list[nn.Module]:
-        return [*(module for module in self.unet.modules() if isinstance(module, UNITS)), self.unet]
+        return [*(module for module in self.unet.modules() if isinstance(module, edit_unet.UNITS)), self.unet]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         if self.optimizer == "adamw":
@@ -264,13 +251,13 @@ def fit_edit(
             be kept would stand beside another network than the pipeline's.
     """
     if isinstance(start, Path):
-        unet = load_edit_unet(start, base=pipe.unet, merged=settings.merged)
+        unet = edit_unet.load_edit_unet(start, base=pipe.unet, merged=settings.merged)
     else:
-        unet = edit_start(start)
+        unet = edit_unet.edit_start(start)
     if not settings.merged:
         _check_kept(unet, pipe.unet, settings)
     unet.register_to_config(sample_size=image_size(pipe) // pipe.vae_scale_factor)
-    contents = settings.contents(weights_digest(unet), latents)
+    contents = settings.contents(edit_unet.weights_digest(unet), latents)
     product, work = folder / PRODUCTS[settings.task], folder / f"{PRODUCTS[settings.task]}.fit"
     key = digest(contents)
     if is_finished(product / CARD, key, work / CARD):
@@ -301,13 +288,13 @@ def fit_edit(
 
 def _check_kept(unet: Any, base: Any, settings: EditFit) -> None:
     """That the LoRA to be trained can be kept as one beside `base`, the pipeline's UNet."""
-    begun = (getattr(unet, "peft_config", None) or {}).get(LORA)
+    begun = (getattr(unet, "peft_config", None) or {}).get(edit_unet.LORA)
     if begun is not None and begun.r != settings.lora_rank:
         raise UserError(
             f"expected lora_rank={begun.r}, the rank of the LoRA that training starts from, got {settings.lora_rank}; "
             f"set lora_rank={begun.r} or save=merged"
         )
-    if start_digest(unet) != start_digest(base):
+    if edit_unet.start_digest(unet) != edit_unet.start_digest(base):
         raise UserError(
             "expected a LoRA that is kept as one (save=lora) to start from the model itself or from a LoRA of it, got "
             "another network; set save=merged"
@@ -322,7 +309,7 @@ def _opened(unet: Any, settings: EditFit) -> Any:
         if (half := HALF.get(settings.precision)) is not None:
             with quiet():
                 unet = copy.deepcopy(unet).to(half)
-        open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+        edit_unet.open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
     if settings.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
     return unet
@@ -332,8 +319,8 @@ def _finished(unet: Any, trained: Any, settings: EditFit) -> Any:
     """The trained network; what was learned beside a copy in half precision stands beside the weights themselves."""
     if trained is unet:
         return unet
-    open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
-    restore_lora(unet, lora_state(trained, LORA), LORA)
+    edit_unet.open_for_lora(unet, rank=settings.lora_rank, seed=settings.seed)
+    restore_lora(unet, lora_state(trained, edit_unet.LORA), edit_unet.LORA)
     unet.conv_in.load_state_dict(trained.conv_in.state_dict())
     return unet
 
@@ -343,11 +330,11 @@ def _publish(unet: Any, settings: EditFit, contents: dict[str, Any], work: Path,
     staged = work / "product"
     shutil.rmtree(staged, ignore_errors=True)
     if settings.lora_rank and settings.merged:
-        merge_lora(unet)
+        edit_unet.merge_lora(unet)
     if settings.merged:
-        save_unet(staged, unet)
+        edit_unet.save_unet(staged, unet)
     else:
-        save_edit_lora(staged, unet, rank=settings.lora_rank)
+        edit_unet.save_edit_lora(staged, unet, rank=settings.lora_rank)
     sums = {path.name: sha256_file(path) for path in sorted(staged.glob("*.safetensors"))}
     write_json(staged / CARD, {"key": digest(contents), **contents, "weights_sha256": sums})
     staged.rename(product)

@@ -95,7 +95,7 @@ def run_insertion(cfg: InsertionConfig) -> Path:
         with first_rank_bars() as on_event:
             first_rank_only(lambda: train_effect(cfg, on_event))
         return Path(cfg.out)
-    pipe = load_pipeline(cfg.model)
+    pipe = load_pipeline(cfg.model, draws=False)
     with first_rank_bars() as on_event:
         training, held_out = first_rank_first(lambda: open_pairs(cfg, image_size(pipe), on_event))
         for task in ("remove", "insert"):

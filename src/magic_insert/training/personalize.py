@@ -21,7 +21,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,7 +38,7 @@ from torch import Tensor
 
 from magic_insert.config.schema.jobs import PersonalizeConfig
 from magic_insert.config.schema.shared import LoggerConfig, ModelConfig
-from magic_insert.config.schema.training import PersonalizationConfig, check_precision
+from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
@@ -75,7 +75,7 @@ from magic_insert.models.pipeline import (
     parts_on,
     require_drawing,
 )
-from magic_insert.models.sampling import image_size, sample
+from magic_insert.models.sampling import SAMPLE_BATCH, image_size, sample
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, initial_tokens, refuse_known_words
@@ -104,7 +104,6 @@ from magic_insert.training.personalize_module import (
 from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
 
 VALIDATION_ROWS = "validation.jsonl"
-SAMPLE_BATCH = 4
 SAMPLE_STYLE, STYLE_SEED, STYLE_SIZE = "watercolour", 4, 128
 CURVE = "curve"
 LOST = 0.5  # of the best identity: below it the subject is gone
@@ -160,7 +159,10 @@ class SampleValidation:
         self.pipe, self.cfg, self.out, self.facts = pipe, cfg, out, facts
         pictures = torch.stack([place(subject, image_size(pipe))[0] for subject in subjects])
         self.picture = pictures[0]
-        self.style_picture = toybox_style() if asked.style is None else load_rgb(asked.style)
+        self.style = None  # encoded once: the image encoder is not needed while samples are drawn
+        if has_adapter(pipe):
+            picture = toybox_style() if asked.style is None else load_rgb(asked.style)
+            self.style = style_embeds(pipe, [picture])
         texts = edit_texts(cfg.class_noun, asked.edits, toys=asked.scorer == "micro")
         self.scorer = build_scorer(asked.scorer, pipe, pictures, texts)
         words = tokens.text(cfg.prompt)
@@ -186,7 +188,8 @@ class SampleValidation:
 
     def run(self, step: int, stop: StopRequest) -> None:
         """Draws, judges and saves what the run would produce if it ended after update `step`."""
-        with parts_on(self.pipe, self.pipe.unet.device, UNTRAINED), torch.no_grad():
+        encodes = self.cfg.validation.scorer == "model"
+        with _parts_that_draw(self.pipe, encodes=encodes), torch.no_grad():
             plain, edits, styled = self._draw(stop)
             scores = {} if self.scorer is None else self.scorer.scores(plain, edits)
         columns = ["subject", "plain", *self.cfg.validation.edits]
@@ -234,11 +237,10 @@ class SampleValidation:
         """Samples of the plain prompt, of each edit, and of the plain prompt in another style (with an adapter)."""
         validation = self.cfg.validation
         sets = [self._sample(prompt, stop) for prompt in self.prompts]
-        if not has_adapter(self.pipe):
+        if self.style is None:
             return sets[0], sets[1:], None
         with adapter_at(self.pipe, validation.style_blocks, 1.0):
-            style = style_embeds(self.pipe, [self.style_picture])
-            styled = self._sample(self.prompts[0], stop, style)
+            styled = self._sample(self.prompts[0], stop, self.style)
         return sets[0], sets[1:], styled
 
     def _sample(self, prompt: str, stop: StopRequest, style: Any = None) -> Float[Tensor, "B 3 S S"]:
@@ -256,6 +258,13 @@ class SampleValidation:
             )
             pictures.append(drawn.cpu())
         return torch.cat(pictures)
+
+
+def _parts_that_draw(pipe: Any, *, encodes: bool) -> AbstractContextManager[None]:
+    """Inside this block what waits on the CPU during the training is where the UNet is: the VAE, and where pictures are
+    encoded the image encoder, if it does not come by itself."""
+    names = UNTRAINED if encodes and not getattr(pipe, "offloads", False) else UNTRAINED[:1]
+    return parts_on(pipe, pipe.unet.device, names)
 
 
 def toybox_style() -> Float[Tensor, "3 S S"]:
@@ -450,7 +459,6 @@ class _Run:
         require_drawing(pipe)
         check_device(cfg, pipe.unet.device, pipe.unet.dtype)
         check_own_style(pipe, cfg)
-        check_precision(cfg.precision, str(pipe.unet.dtype).removeprefix("torch."))
         validation = None
         if cfg.validation.every:
             validation = SampleValidation(
@@ -497,7 +505,7 @@ class _Run:
         """The subject as the model knows it by now, in a few steps; in the look of its picture where it learns so."""
         pipe, cfg = self.pipe, self.cfg
         words, seed = self.tokens.text(cfg.prompt), fold_in(self.seed, "sketch")
-        with parts_on(pipe, pipe.unet.device, UNTRAINED), ExitStack() as stack:
+        with _parts_that_draw(pipe, encodes=cfg.own_style != "none"), ExitStack() as stack:
             style = None
             if cfg.own_style != "none":
                 stack.enter_context(adapter_at(pipe, cfg.own_style, 1.0))

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.config.schema.training import PersonalizationConfig, require_optimizer
+from magic_insert.config.schema.training import PersonalizationConfig, check_precision, require_optimizer
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
@@ -291,10 +291,7 @@ def check_device(
         UserError: float16 was asked for without a GPU, or a package is missing.
     """
     require_optimizer(cfg.optimizer)
-    if device.type != "cuda" and dtype == torch.float16:
-        raise UserError(
-            f"expected a GPU to learn a subject with model.dtype=float16, got {device}; set model.dtype=float32"
-        )
+    check_precision(cfg.precision, str(dtype).removeprefix("torch."), device.type)
     if device.type != "cuda" and cfg.precision == "16-mixed":
         raise UserError(
             f"expected a GPU for personalization.precision=16-mixed, got {device}; "

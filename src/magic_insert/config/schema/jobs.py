@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from magic_insert.config.fields import POSITIVE, Input, NotEmpty, OneOf, Output, Range
 from magic_insert.config.freeze import overridden, settings_class, typed
 from magic_insert.config.registry import METRICS, Registered
+from magic_insert.config.schema import shared, training
 from magic_insert.config.schema.bootstrap import (
     AdaptConfig,
     Decibel,
@@ -26,35 +27,6 @@ from magic_insert.config.schema.evaluation import (
     EvaluatedInserter,
     EvaluatedStylizer,
     ProtocolConfig,
-)
-from magic_insert.config.schema.shared import (
-    EDIT_STEPS,
-    FREE_INSERTERS,
-    FREE_STYLIZERS,
-    Composite,
-    Count,
-    ExecConfig,
-    Folder,
-    InserterConfig,
-    LoggerConfig,
-    ModelConfig,
-    PoseConfig,
-    SamplingConfig,
-    SegmenterConfig,
-    Share,
-    Steps,
-    Style,
-    StyleConfig,
-    StylizerConfig,
-)
-from magic_insert.config.schema.training import (
-    DataConfig,
-    FitConfig,
-    PartConfig,
-    PersonalizationConfig,
-    PoolConfig,
-    TrainerConfig,
-    check_precision,
 )
 
 MAX_PICTURES = 5
@@ -85,7 +57,7 @@ class InsertConfig:
     """Root of every random number."""
     keep_intermediate: bool = False
     """Write every step between into the folder `<out>_parts`."""
-    composite: Composite = "effect_layer"
+    composite: shared.Composite = "effect_layer"
     """`effect_layer` keeps the background's pixels outside subject and effect, `paper` the whole redrawn picture."""
     mode: Annotated[
         str,
@@ -96,21 +68,21 @@ class InsertConfig:
         ),
     ] = "auto"
     """How much is done."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    stylizer: StylizerConfig = MISSING
-    style: StyleConfig = MISSING
-    sampling: SamplingConfig = MISSING
-    pose: PoseConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    inserter: InserterConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    personalization: training.PersonalizationConfig = MISSING
+    stylizer: shared.StylizerConfig = MISSING
+    style: shared.StyleConfig = MISSING
+    sampling: shared.SamplingConfig = MISSING
+    pose: shared.PoseConfig = MISSING
+    segmenter: shared.SegmenterConfig = MISSING
+    inserter: shared.InserterConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         paths = self.background if isinstance(self.background, list) else [self.background]
         if not paths or not all(isinstance(path, str) and path for path in paths):
             yield f"expected background=PATH or background=[PATH,PATH], got {self.background!r}; quote odd names"
         if self.run is None and self.stylizer.name == "personalized":
-            check_precision(self.personalization.precision, self.model.dtype, self.model.device)
+            training.check_precision(self.personalization.precision, self.model.dtype, self.model.device)
         if self.run is not None and self.stylizer.name != "personalized":
             yield f"expected stylizer=personalized for run={self.run}, got {self.stylizer.name}; set run=null"
         if self.mode == "preview":
@@ -123,9 +95,9 @@ class InsertConfig:
         """What only a diffusion model could do."""
         chosen = {
             "run": (self.run, (None,)),
-            "stylizer": (self.stylizer.name, ("personalized", *FREE_STYLIZERS)),
+            "stylizer": (self.stylizer.name, ("personalized", *shared.FREE_STYLIZERS)),
             "stylizer.structure": (self.stylizer.structure, ("none",)),
-            "inserter": (self.inserter.name, FREE_INSERTERS),
+            "inserter": (self.inserter.name, shared.FREE_INSERTERS),
             "pose": (self.pose.name, ("none",)),
         }
         for key, (value, free) in chosen.items():
@@ -141,17 +113,17 @@ class PageConfig:
     """Of the page; 0: any free one."""
     browser: bool = False
     """Open the page in this machine's browser."""
-    subjects: Folder = "runs/subjects"
+    subjects: shared.Folder = "runs/subjects"
     """Where personalisations are kept, those of `magic-insert insert` among them."""
     seed: int = 0
     """Root of every random number."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    stylizer: StylizerConfig = MISSING
-    style: StyleConfig = MISSING
-    sampling: SamplingConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    inserter: InserterConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    personalization: training.PersonalizationConfig = MISSING
+    stylizer: shared.StylizerConfig = MISSING
+    style: shared.StyleConfig = MISSING
+    sampling: shared.SamplingConfig = MISSING
+    segmenter: shared.SegmenterConfig = MISSING
+    inserter: shared.InserterConfig = MISSING
 
 
 @dataclass(frozen=True)
@@ -160,14 +132,14 @@ class PersonalizeConfig:
 
     subject: Any = MISSING
     """A picture, a list of up to 5 as in subject=[a.png,b.png], or a folder of subjects, each with a run folder."""
-    out: Folder = MISSING
+    out: shared.Folder = MISSING
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    logger: LoggerConfig = MISSING
-    exec: ExecConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    personalization: training.PersonalizationConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
+    exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         if not all(isinstance(path, str) and path for path in self.pictures):
@@ -177,7 +149,7 @@ class PersonalizeConfig:
                 f"expected 1 to {MAX_PICTURES} pictures of one subject, got {len(self.pictures)}; "
                 "set subject=[PATH,...]"
             )
-        check_precision(self.personalization.precision, self.model.dtype, self.model.device)
+        training.check_precision(self.personalization.precision, self.model.dtype, self.model.device)
 
     @property
     def pictures(self) -> list[str]:
@@ -191,7 +163,7 @@ class ExportConfig:
 
     run: str = MISSING
     """Folder of the personalisation."""
-    out: Folder = MISSING
+    out: shared.Folder = MISSING
     """The folder to write."""
     format: Annotated[str, OneOf("kohya", "diffusers")] = "kohya"
     """`kohya` for ComfyUI and A1111, or diffusers' own."""
@@ -207,19 +179,19 @@ class ExportConfig:
 class InsertionConfig:
     """Pairs -> `out`/remover and `out`/inserter, as safetensors in diffusers' format."""
 
-    out: Folder = MISSING
+    out: shared.Folder = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
     """Which of the two is trained; an effect network only inserts."""
     seed: int = 0
     """Root of every random number."""
-    validation_steps: Steps = EDIT_STEPS
+    validation_steps: shared.Steps = shared.EDIT_STEPS
     """Denoising steps when the held-out pairs are drawn at the end."""
-    model: ModelConfig = MISSING
-    data: DataConfig = MISSING
-    train: FitConfig = MISSING
-    logger: LoggerConfig = MISSING
-    exec: ExecConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    data: training.DataConfig = MISSING
+    train: training.FitConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
+    exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.data.name == "desoba" and self.task != "insert":
@@ -265,15 +237,15 @@ class RemoveConfig:
     """Scale of its guidance; null: its own (diffusers)."""
     seed: int = 0
     """Root of every random number."""
-    steps: Steps = EDIT_STEPS
+    steps: shared.Steps = shared.EDIT_STEPS
     """Denoising steps."""
     grow: Annotated[float, Range(0, 0.5)] = 0.02
     """How far around the mask the picture is redrawn, as a share of the window's side."""
-    threshold: Share = 0.03
+    threshold: shared.Share = 0.03
     """The smallest change that counts."""
     reach: Annotated[float, Range(0, 100)] = 1.2
     """How far from the mask an effect may lie, in units of its longer side."""
-    model: ModelConfig = MISSING
+    model: shared.ModelConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.remover == "diffusers" and not self.run:
@@ -287,7 +259,7 @@ class RemoveConfig:
 class EvaluateConfig:
     """Methods on a benchmark: pictures, rows and a report in `out`; the same command resumes where it stopped."""
 
-    out: Folder = "runs/evaluate"
+    out: shared.Folder = "runs/evaluate"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
@@ -309,13 +281,13 @@ class EvaluateConfig:
     """Method name -> its options; inserter='[x,y]' fills it from the group's choices."""
     benchmark: BenchmarkConfig = MISSING
     encoders: EncodersConfig = field(default_factory=EncodersConfig)
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    style: StyleConfig = MISSING
-    sampling: SamplingConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    logger: LoggerConfig = MISSING
-    exec: ExecConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    personalization: training.PersonalizationConfig = MISSING
+    style: shared.StyleConfig = MISSING
+    sampling: shared.SamplingConfig = MISSING
+    segmenter: shared.SegmenterConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
+    exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         for added in ("dinov2", "image_reward"):
@@ -325,7 +297,7 @@ class EvaluateConfig:
             for group in ("personalization", "style", "sampling"):
                 own = overridden(getattr(self, group), getattr(stylizer, group), f"stylizers.{name}.{group}")
                 if group == "personalization" and stylizer.name == "personalized":
-                    check_precision(own.precision, self.model.dtype, self.model.device)
+                    training.check_precision(own.precision, self.model.dtype, self.model.device)
         if "stylize" in self.tracks and not self.chosen_stylizers:
             yield f"expected a method for track={self.track}, got none; set stylizer='[NAME,NAME]'"
         if "insert" in self.tracks and not self.chosen_inserters:
@@ -380,9 +352,9 @@ class SubjectPlopConfig:
 class BootstrapConfig:
     """Stylised pictures + a remover and an inserter of photographs -> an inserter of drawings in `out`/inserter."""
 
-    out: Folder = "runs/bootstrap"
+    out: shared.Folder = "runs/bootstrap"
     """The run folder."""
-    store: Folder = "runs/store"
+    store: shared.Folder = "runs/store"
     """Folder where every finished stage is kept and found again, by this run and any other."""
     seed: int = 0
     """Root of every random number."""
@@ -393,10 +365,10 @@ class BootstrapConfig:
     fit: AdaptConfig = MISSING
     evaluate: HeldOutConfig = MISSING
     data: FaultConfig = MISSING
-    segmenter: SegmenterConfig = MISSING
-    model: ModelConfig = MISSING
-    logger: LoggerConfig = MISSING
-    exec: ExecConfig = MISSING
+    segmenter: shared.SegmenterConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
+    exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.pool.name == "imagine" and not self.pool.prompts and self.model.name != "micro":
@@ -412,9 +384,9 @@ class ReviewConfig:
 
     run: str = MISSING
     """Folder of the bootstrap run."""
-    out: Folder = "runs/review"
+    out: shared.Folder = "runs/review"
     """The page, the sheet and what was learned."""
-    round: Count = 1
+    round: shared.Count = 1
     """Whose removals."""
     verdicts: Annotated[str | None, Input("file", ("truth",))] = None
     """A file from the page to read back, or `truth` where the Toybox knows the answer; null writes the page."""
@@ -432,7 +404,7 @@ class ReportConfig:
 
     rows: Annotated[str, Input("file")] = MISSING
     """A rows.jsonl; its pictures are looked for beside it."""
-    out: Folder = "runs/report"
+    out: shared.Folder = "runs/report"
     """The folder to write."""
     facts: Annotated[str | None, Input("file")] = None
     """The facts.json of the evaluation; null: the one beside the rows, if there is one."""
@@ -446,7 +418,7 @@ class StudyConfig:
 
     action: Annotated[str, OneOf("build", "serve", "analyse")] = "build"
     """Build the page, serve it and collect answers, or analyse them."""
-    out: Folder = "runs/study"
+    out: shared.Folder = "runs/study"
     """Folder of the study."""
     seed: int = 0
     """Of the forms and of the bootstrap draws."""
@@ -484,7 +456,7 @@ class StudyConfig:
 class ToyboxConfig:
     """Folders of Toybox renders."""
 
-    out: Folder = "runs/toybox"
+    out: shared.Folder = "runs/toybox"
     """The run folder."""
     what: Annotated[str, OneOf("subjects", "pairs", "benchmark", "sheet")] = "sheet"
     """Subjects on plain ground; scenes with and without subject, mask and effect; ToyPlop; or the contact sheet."""
@@ -494,13 +466,13 @@ class ToyboxConfig:
     """How many scenes; of the benchmark, the first of 20."""
     split: Annotated[str, OneOf("train", "heldout")] = "train"
     """Which subjects and scenes; not of the benchmark."""
-    styles: list[Style] = field(default_factory=list)
+    styles: list[shared.Style] = field(default_factory=list)
     """Picture i is drawn in style i modulo their number; empty: all training styles (the benchmark: all)."""
     size: Annotated[int, Range(16, 2048)] = 128
     """Side of the pictures in pixels."""
     seed: int = 0
     """Root of every random number; not of the benchmark."""
-    occlusion: Share = 0.0
+    occlusion: shared.Share = 0.0
     """Chance that a prop stands in front of the subject; not of the benchmark."""
 
 
@@ -508,29 +480,29 @@ class ToyboxConfig:
 class FoundationConfig:
     """Every part of the micro model in the order of training; the same command resumes where it stopped."""
 
-    out: Folder = "runs/foundation"
+    out: shared.Folder = "runs/foundation"
     """The run folder."""
     seed: int = 0
     """Root of every random number."""
-    save_every: Count = 200
+    save_every: shared.Count = 200
     """Steps between checkpoints."""
     size: Annotated[str, OneOf("micro", "tiny")] = "micro"
     """Widths of the networks; tiny only for tests."""
     start: str | None = None
     """A model folder, from which parts of 0 steps are taken over."""
-    pool: PoolConfig = MISSING
-    vae: PartConfig = MISSING
-    clip: PartConfig = MISSING
-    generator: PartConfig = MISSING
-    controlnet: PartConfig = MISSING
-    remover: PartConfig = MISSING
-    inserter: PartConfig = MISSING
-    metric_clip: PartConfig = MISSING
-    metric_identity: PartConfig = MISSING
-    metric_style: PartConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    logger: LoggerConfig = MISSING
-    exec: ExecConfig = MISSING
+    pool: training.PoolConfig = MISSING
+    vae: training.PartConfig = MISSING
+    clip: training.PartConfig = MISSING
+    generator: training.PartConfig = MISSING
+    controlnet: training.PartConfig = MISSING
+    remover: training.PartConfig = MISSING
+    inserter: training.PartConfig = MISSING
+    metric_clip: training.PartConfig = MISSING
+    metric_identity: training.PartConfig = MISSING
+    metric_style: training.PartConfig = MISSING
+    trainer: training.TrainerConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
+    exec: shared.ExecConfig = MISSING
 
 
 @dataclass(frozen=True)
@@ -539,9 +511,9 @@ class CardConfig:
 
     source: str | None = None
     """The folder; null: the shipped weights."""
-    out: Folder = "runs/card"
+    out: shared.Folder = "runs/card"
     """The run folder."""
-    num_samples: Count = 12
+    num_samples: shared.Count = 12
     """Pictures per measurement."""
     seed: int = 0
     """Root of every random number."""
@@ -555,15 +527,15 @@ class PlanConfig:
     """The job; its settings are those of the groups below."""
     gpu: Annotated[float, POSITIVE] = 24.0
     """The card's memory in GB."""
-    gpus: Count = 1
+    gpus: shared.Count = 1
     """Cards that train together; they share rows, with train.strategy=fsdp2 everything (insertion)."""
-    batch: Count = 1
+    batch: shared.Count = 1
     """Backgrounds that are drawn together (insert)."""
     seed: int = 0
     """Changes nothing here; the recipes refer to it."""
-    model: ModelConfig = MISSING
-    personalization: PersonalizationConfig = MISSING
-    train: FitConfig = MISSING
+    model: shared.ModelConfig = MISSING
+    personalization: training.PersonalizationConfig = MISSING
+    train: training.FitConfig = MISSING
     fit: AdaptConfig = MISSING
     harvest: HarvestConfig = MISSING
 
@@ -590,7 +562,7 @@ class DashboardConfig:
     """A sweep folder; the command line also takes sweep=FOLDER."""
     out: Annotated[str, Output(file=True)] = "runs/dashboard.html"
     """The page. With logger=wandb and an account, the saved view of the same curves in W&B instead."""
-    logger: LoggerConfig = MISSING
+    logger: shared.LoggerConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
         if (self.run is None) == (self.sweep_dir is None):

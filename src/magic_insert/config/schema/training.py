@@ -2,24 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Annotated
 
 from omegaconf import MISSING
 
 from magic_insert.config.fields import POSITIVE, Holds, Input, NotEmpty, OneOf, Range
-from magic_insert.config.schema.shared import (
-    STYLE_PRESETS,
-    Count,
-    Device,
-    Guidance,
-    OnError,
-    Precision,
-    Share,
-    Steps,
-    Style,
-)
-from magic_insert.core.errors import UserError
+from magic_insert.config.schema import shared
+from magic_insert.core.errors import UserError, require_package
 
 MAX_TOKENS = 8
 Rate = Annotated[float, Range(0)]
@@ -37,12 +26,10 @@ def require_optimizer(name: str, group: str = "personalization") -> None:
     Raises:
         UserError: it is not; the message says what to install.
     """
-    package, extra = OPTIMIZER_PACKAGES.get(name, ("", ""))
-    if package and find_spec(package) is None:
-        raise UserError(
-            f"expected the package {package} for {group}.optimizer={name}, got none; "
-            f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
-        )
+    if name in OPTIMIZER_PACKAGES:
+        package, extra = OPTIMIZER_PACKAGES[name]
+        do = f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw"
+        require_package(package, f"{group}.optimizer={name}", do)
 
 
 def check_precision(precision: str, dtype: str, device: str = "auto") -> None:
@@ -51,9 +38,9 @@ def check_precision(precision: str, dtype: str, device: str = "auto") -> None:
     Raises:
         UserError: gradients would be computed in float16, on a CPU or with nothing to keep small ones from vanishing.
     """
-    if dtype == "float16" and device == "cpu":
+    if dtype == "float16" and device not in ("auto", "cuda"):
         raise UserError(
-            "expected a GPU to learn a subject with model.dtype=float16, got model.device=cpu; set model.dtype=float32"
+            f"expected a GPU to learn a subject with model.dtype=float16, got {device}; set model.dtype=float32"
         )
     if dtype == "float16" and precision == "32-true":
         raise UserError(
@@ -74,11 +61,11 @@ class ValidationConfig:
     """Texts appended to the training prompt; the sheet's columns after the plain one."""
     style: Annotated[str | None, Input("file")] = None
     """Picture whose style the last column takes through the adapter; null: a Toybox drawing."""
-    style_blocks: Annotated[str, OneOf(*STYLE_PRESETS)] = "instantstyle"
+    style_blocks: Annotated[str, OneOf(*shared.STYLE_PRESETS)] = "instantstyle"
     """Blocks in which the adapter acts for that column."""
-    steps: Steps = 20
+    steps: shared.Steps = 20
     """Denoising steps, also of the class pictures."""
-    guidance: Guidance = 3.0
+    guidance: shared.Guidance = 3.0
     """Classifier-free guidance, also of the class pictures."""
     scorer: Annotated[str, OneOf("none", "model", "micro")] = "none"
     """Who scores identity and prompt: the CLIP inside the pipeline, the shipped micro encoders (Toybox), or nobody."""
@@ -86,7 +73,7 @@ class ValidationConfig:
     """How many of the saved steps are kept, the last ones and with pick=best the best one; 0: all."""
     pick: Annotated[str, OneOf("last", "best")] = "last"
     """Which step is the product: `best` has the highest identity among steps whose prompt score is good enough."""
-    tolerance: Share = 0.05
+    tolerance: shared.Share = 0.05
     """Good enough: at least (1 - tolerance) of the best prompt score."""
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -106,7 +93,7 @@ class PersonalizationConfig:
 
     steps: Annotated[int, Range(0)] = MISSING
     """Optimizer steps."""
-    batch_size: Count = MISSING
+    batch_size: shared.Count = MISSING
     """Pictures per step."""
     rank: Annotated[int, Range(1, 1024)] = MISSING
     """Rank of the UNet's LoRA."""
@@ -138,7 +125,7 @@ class PersonalizationConfig:
     """Learning rate of the tokens."""
     wd_tokens: Rate = MISSING
     """Their weight decay."""
-    token_fraction: Share = 1.0
+    token_fraction: shared.Share = 1.0
     """Share of the steps in which the tokens learn."""
     lr_text: Rate = 1.0e-4
     """Learning rate of the text encoders' LoRA."""
@@ -158,7 +145,7 @@ class PersonalizationConfig:
     """The product is the running mean of the weights; null: the last weights."""
     min_snr_gamma: Annotated[float, POSITIVE] | None = None
     """Cap of the loss weight by signal-to-noise ratio; null: the plain loss."""
-    noise_offset: Share = 0.0
+    noise_offset: shared.Share = 0.0
     """Strength of a noise that is constant over each channel."""
     mask_loss: bool = False
     """Count only the subject's own pixels."""
@@ -166,14 +153,14 @@ class PersonalizationConfig:
     """Pictures of the class noun drawn by the base model (prior preservation, Ruiz et al. 2023); 0: none."""
     prior_weight: Rate = 1.0
     """Weight of their loss."""
-    own_style: Annotated[str, OneOf("none", *STYLE_PRESETS)] = "none"
+    own_style: Annotated[str, OneOf("none", *shared.STYLE_PRESETS)] = "none"
     """Blocks in which the image adapter is conditioned on the training picture while it is learned, so that the LoRA
     need not learn the picture's look; none: the adapter is off."""
     views: Annotated[int, Range(1, 1024)] = 16
     """Training pictures made of the subject and cached as latents."""
     augment_scale: Annotated[float, Range(0, 0.9)] = 0.2
     """Each is at most this much smaller."""
-    augment_shift: Share = 0.5
+    augment_shift: shared.Share = 0.5
     """And moved by at most this share of the free room."""
     augment_flip: bool = False
     """And mirrored at random."""
@@ -184,7 +171,7 @@ class PersonalizationConfig:
     false: squares."""
     latent_cache: Annotated[str, OneOf("memory", "disk")] = "memory"
     """Where the latents of the views are kept."""
-    precision: Precision = "32-true"
+    precision: shared.Precision = "32-true"
     """Precision of the arithmetic."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
@@ -192,7 +179,7 @@ class PersonalizationConfig:
     """Of the LoRA's files; float16 halves them."""
     compile: Annotated[str, OneOf("none", "inductor", "aot_eager")] = "none"
     """Backend of torch.compile."""
-    checkpoint_every: Count = 100
+    checkpoint_every: shared.Count = 100
     """Steps between checkpoints."""
     seed: int = 0
     """Root of every random number of the training."""
@@ -253,9 +240,9 @@ class DataConfig:
     """Folder or file of the data set, for all but toybox."""
     backgrounds: Annotated[str | None, Input("path")] = None
     """Folder of photographs: what composites are made on; under the renders of the Toybox in place of their scenes."""
-    on_error: OnError = "refuse"
+    on_error: shared.OnError = "refuse"
     """Bad pairs are refused by name, or skipped."""
-    limit: Count | None = None
+    limit: shared.Count | None = None
     """At most so many pairs."""
     held_out: Annotated[int, Range(0)] = 8
     """Pairs kept for validation; of the Toybox, as many are rendered of held-out subjects."""
@@ -263,11 +250,11 @@ class DataConfig:
     """Side of the training window in units of the subject's longer side; a large number is the largest square."""
     subject_in_mask: Annotated[str, OneOf("white", "black")] = "white"
     """Which of the two the subject is in the masks."""
-    num_pairs: Count = 400
+    num_pairs: shared.Count = 400
     """Pairs to render (toybox) or to compose (composites)."""
-    styles: Annotated[list[Style], NotEmpty()] = field(default_factory=lambda: ["photo"])
+    styles: Annotated[list[shared.Style], NotEmpty()] = field(default_factory=lambda: ["photo"])
     """Styles that the pairs take by turns (toybox)."""
-    occlusion: Share = 0.1
+    occlusion: shared.Share = 0.1
     """Chance that a prop stands in front of the subject (toybox)."""
     workers: Annotated[int, Range(0, 256)] = 2
     """Processes that render (toybox)."""
@@ -290,9 +277,9 @@ class DataConfig:
 class EditFit:
     """What every training of an edit model has."""
 
-    steps: Count = MISSING
+    steps: shared.Count = MISSING
     """Optimizer steps."""
-    batch_size: Count = MISSING
+    batch_size: shared.Count = MISSING
     """Pairs per step."""
     lr: Annotated[float, POSITIVE] = MISSING
     """Learning rate."""
@@ -307,7 +294,7 @@ class EditFit:
     """0 trains all weights; otherwise a LoRA and the input layer."""
     save: Annotated[str, OneOf("merged", "lora")] = "merged"
     """The LoRA is merged into the UNet, or kept as a small file beside the model that it was trained on."""
-    precision: Precision = "32-true"
+    precision: shared.Precision = "32-true"
     """Precision of the arithmetic."""
     gradient_checkpointing: bool = False
     """Compute activations twice instead of keeping them."""
@@ -317,7 +304,7 @@ class EditFit:
     """Batches per step."""
     ema_decay: Decay = 0.0
     """Of the averaged weights that are kept; 0: no average."""
-    save_every: Count = 100
+    save_every: shared.Count = 100
     """Steps between checkpoints."""
 
     def conflicts(self, at: str) -> Iterator[str]:
@@ -344,7 +331,7 @@ class FitConfig(EditFit):
     """Training views of a pair: as it is, mirrored, then in windows of random width."""
     dilate: Annotated[float, Range(0, 0.5)] = 0.02
     """Largest random growth of the mask for removal, as a share of the window's side."""
-    dropout: Share = 0.0
+    dropout: shared.Share = 0.0
     """Share of rows without condition and mask."""
     clip_norm: Annotated[float, POSITIVE] = 1.0
     """Largest gradient norm."""
@@ -375,19 +362,19 @@ class FitConfig(EditFit):
 class PoolConfig:
     """How many Toybox pictures are rendered to train from; drawing 0 of each is a photograph."""
 
-    num_identities: Count = MISSING
+    num_identities: shared.Count = MISSING
     """Subjects."""
-    poses_per_identity: Count = MISSING
+    poses_per_identity: shared.Count = MISSING
     """Poses of each subject."""
-    drawings_per_subject: Count = MISSING
+    drawings_per_subject: shared.Count = MISSING
     """Styles of each picture of a subject."""
-    num_scenes: Count = MISSING
+    num_scenes: shared.Count = MISSING
     """Scenes."""
-    drawings_per_scene: Count = MISSING
+    drawings_per_scene: shared.Count = MISSING
     """Styles of each scene."""
-    num_photo_scenes: Count = MISSING
+    num_photo_scenes: shared.Count = MISSING
     """Further scenes as photographs alone, for remover and inserter."""
-    occlusion: Share = MISSING
+    occlusion: shared.Share = MISSING
     """Chance that a prop stands in front of the subject."""
     workers: Annotated[int, Range(0, 256)] = MISSING
     """Processes that render."""
@@ -409,7 +396,7 @@ class PartConfig:
 class TrainerConfig:
     """Where and how precisely the fits of the foundation run."""
 
-    device: Device = "auto"
+    device: shared.Device = "auto"
     """Where they run."""
-    precision: Precision = "32-true"
+    precision: shared.Precision = "32-true"
     """Precision of the arithmetic."""

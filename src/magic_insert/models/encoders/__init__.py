@@ -12,15 +12,8 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import ENCODERS
+from magic_insert.models.encoders import paper
 from magic_insert.models.encoders.micro import check_encoders, load_encoders
-from magic_insert.models.encoders.paper import (
-    ALEXNET,
-    Lpips,
-    check_reward,
-    load_lpips,
-    load_reward,
-    locate,
-)
 from magic_insert.paths import micro_dir
 
 SETS: Mapping[str, Mapping[str, str]] = {
@@ -65,11 +58,11 @@ class EncoderSet:
         for name in dict.fromkeys(self._roles.values()):
             ENCODERS.get(name).locate(**self._where)
         if self.image_reward:
-            check_reward(self.root)
+            paper.check_reward(self.root)
         if (folder := self._lpips_folder) is not None:
-            locate(ALEXNET, root=folder, accept_unknown=self.accept_unknown)
+            paper.locate(paper.ALEXNET, root=folder, accept_unknown=self.accept_unknown)
 
-    def load(self, device: torch.device | str = "cpu") -> tuple[Mapping[str, Any], Lpips | None]:
+    def load(self, device: torch.device | str = "cpu") -> tuple[Mapping[str, Any], paper.Lpips | None]:
         """Encoders by role (`embed_images`, for clip_t `embed_texts`, for image_reward `score`) and LPIPS, with cards.
 
         Raises:
@@ -86,10 +79,10 @@ class EncoderSet:
             encoders |= {"dino": found["identity"], "clip_i": found["clip"], "clip_t": found["clip"]}
             encoders["csd"] = found["style"]
         if self.image_reward:
-            encoders["image_reward"] = load_reward(self.root, device)
+            encoders["image_reward"] = paper.load_reward(self.root, device)
         if (folder := self._lpips_folder) is None:
             return encoders, None
-        return encoders, load_lpips(folder, accept_unknown=self.accept_unknown, device=device)
+        return encoders, paper.load_lpips(folder, accept_unknown=self.accept_unknown, device=device)
 
     @property
     def _roles(self) -> dict[str, str]:
@@ -109,4 +102,4 @@ class EncoderSet:
     def _lpips_folder(self) -> Path | None:
         if self.lpips is not None:
             return self.lpips
-        return self.root if self.root is not None and (self.root / ALEXNET.file).is_file() else None
+        return self.root if self.root is not None and (self.root / paper.ALEXNET.file).is_file() else None

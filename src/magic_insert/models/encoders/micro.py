@@ -17,14 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from magic_insert.core.jsonl import read_object, write_json
-from magic_insert.models.encoders.base import (
-    EncoderCard,
-    PlainEncoder,
-    Role,
-    SavedEncoder,
-    TextImageEncoder,
-    unit,
-)
+from magic_insert.models.encoders import base
 
 Module = TypeVar("Module", bound=nn.Module)
 CONFIG_FILE = "config.json"
@@ -111,8 +104,8 @@ def _seeded(seed: int, build: "Callable[[], Module]") -> "Module":
         return build().eval()
 
 
-def _card(role: Role, size: int, text_template: str | None = None) -> EncoderCard:
-    return EncoderCard(
+def _card(role: base.Role, size: int, text_template: str | None = None) -> base.EncoderCard:
+    return base.EncoderCard(
         name=f"micro-{role}",
         role=role,
         weights=f"magic-insert/micro-{role}",
@@ -128,12 +121,14 @@ def _card(role: Role, size: int, text_template: str | None = None) -> EncoderCar
     )
 
 
-class ClipEncoder(TextImageEncoder, SavedEncoder):
+class ClipEncoder(base.TextImageEncoder, base.SavedEncoder):
     """The micro CLIP, which knows how to save itself in open_clip's format."""
 
     weights_file = "open_clip_model.safetensors"
 
-    def __init__(self, network: nn.Module, card: EncoderCard, tokenizer: Any, config: dict[str, Any]) -> None:
+    def __init__(
+        self, network: nn.Module, card: base.EncoderCard, tokenizer: Any, config: dict[str, Any]
+    ) -> None:
         super().__init__(network, card, tokenizer)
         self.config = config
 
@@ -146,7 +141,7 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
         states = network.token_embedding(ids[:, :length]) + network.positional_embedding[:length]
         states = network.transformer(states, attn_mask=network.attn_mask[:length, :length])
         pooled = network.ln_final(states)[torch.arange(len(ids), device=device), ends]
-        return unit(pooled @ network.text_projection)
+        return base.unit(pooled @ network.text_projection)
 
     def write_config(self, folder: Path) -> None:
         preprocessing = {
@@ -157,7 +152,7 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
         cast(Any, self.tokenizer).save_pretrained(str(folder))
 
     @classmethod
-    def untrained(cls, folder: Path, card: EncoderCard) -> Any:
+    def untrained(cls, folder: Path, card: base.EncoderCard) -> Any:
         config = read_object(Path(folder) / CLIP_CONFIG_FILE)["model_cfg"]
         import open_clip
 
@@ -167,10 +162,10 @@ class ClipEncoder(TextImageEncoder, SavedEncoder):
         return cls(open_clip.CLIP(**config), card, tokenizer, config)
 
 
-class ConfiguredEncoder(PlainEncoder, SavedEncoder):
+class ConfiguredEncoder(base.PlainEncoder, base.SavedEncoder):
     """An encoder whose network follows from a small JSON configuration."""
 
-    def __init__(self, card: EncoderCard, config: dict[str, Any]) -> None:
+    def __init__(self, card: base.EncoderCard, config: dict[str, Any]) -> None:
         super().__init__(self.build(config), card)
         self.config = config
 
@@ -183,7 +178,7 @@ class ConfiguredEncoder(PlainEncoder, SavedEncoder):
         write_json(folder / CONFIG_FILE, self.config)
 
     @classmethod
-    def untrained(cls, folder: Path, card: EncoderCard) -> Any:
+    def untrained(cls, folder: Path, card: base.EncoderCard) -> Any:
         return cls(card, read_object(Path(folder) / CONFIG_FILE))
 
 

@@ -13,7 +13,6 @@ or by an entry point of the group `magic_insert.encoders`, and loaded with `enco
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,8 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import to_pil_image
 
 from magic_insert.core.digest import sha256_file
-from magic_insert.core.errors import UserError, expecting
-from magic_insert.models.encoders.base import (
-    ACCEPTED,
-    UNKNOWN,
-    EncoderCard,
-    MetricEncoder,
-    PlainEncoder,
-    Role,
-    TextImageEncoder,
-)
+from magic_insert.core.errors import UserError, expecting, require_package
+from magic_insert.models.encoders import base
 from magic_insert.models.tensor_file import read_tensors
 
 Triple = tuple[float, float, float]
@@ -95,8 +86,8 @@ def locate(
     if found == wanted.sha256:
         return Located(path, found, origin)
     if accept_unknown:
-        kind = UNKNOWN if wanted.sha256 is None else "other weights than the published"
-        return Located(path, found, f"{origin} ({kind}, {ACCEPTED})")
+        kind = base.UNKNOWN if wanted.sha256 is None else "other weights than the published"
+        return Located(path, found, f"{origin} ({kind}, {base.ACCEPTED})")
     if wanted.sha256 is None:
         raise UserError(
             f"expected a file with a known digest, got {path} with sha256 {found}, which cannot be checked here; "
@@ -173,7 +164,7 @@ class PublishedEncoder:
     name: str
     architecture: str
     build: Callable[[str], nn.Module]
-    role: Role
+    role: base.Role
     weights: WeightsFile
     resize: int
     statistics: tuple[Triple, Triple]
@@ -188,22 +179,22 @@ class PublishedEncoder:
         """Its file of weights; raises as `locate`."""
         return locate(self.weights, root=root, download=download, accept_unknown=accept_unknown)
 
-    def wrap(self, network: nn.Module, source: Located) -> MetricEncoder:
+    def wrap(self, network: nn.Module, source: Located) -> base.MetricEncoder:
         """A loaded network as an encoder, with the card that says where its weights are from."""
         template = "{}" if self.role == "clip" else None
-        card = EncoderCard(
+        card = base.EncoderCard(
             self.name, self.role, f"{self.architecture}, {source.label}", source.sha256, self.resize, CROP, "bicubic",
             *self.statistics, template, self.embedding_dim, self.trained_on,
         )  # fmt: skip
         if self.role == "clip":
             import open_clip
 
-            return TextImageEncoder(network, card, open_clip.get_tokenizer(self.architecture)).eval()
-        return PlainEncoder(network, card).eval()
+            return base.TextImageEncoder(network, card, open_clip.get_tokenizer(self.architecture)).eval()
+        return base.PlainEncoder(network, card).eval()
 
     def load(
         self, *, root: Path | None = None, download: bool = False, accept_unknown: bool = False
-    ) -> MetricEncoder:
+    ) -> base.MetricEncoder:
         """The encoder with its published weights, on the CPU.
 
         Raises:
@@ -327,7 +318,7 @@ ALEXNET = WeightsFile(
 class Lpips(nn.Module):
     """How far apart two pictures look, 0 for equal ones; with its card, gradients are off."""
 
-    def __init__(self, network: LPIPS, card: EncoderCard) -> None:
+    def __init__(self, network: LPIPS, card: base.EncoderCard) -> None:
         super().__init__()
         self.network = network
         self.card = card
@@ -367,7 +358,7 @@ def new_lpips(trunk: dict[str, Tensor], source: Located) -> Lpips:
         )
     network.net.load_state_dict({key: trunk[name].float() for key, name in named.items()})
     half = (0.5, 0.5, 0.5)
-    card = EncoderCard(
+    card = base.EncoderCard(
         "lpips-alex-v0.1", "distance", source.label, source.sha256, 0, 0, "bilinear", half, half, None, 1,
         "ImageNet; linear heads on BAPPS human judgements",
     )  # fmt: skip
@@ -394,7 +385,7 @@ REWARD_FILES = ("ImageReward.pt", "med_config.json")
 class RewardScorer:
     """`score(images, texts)`: one reward per pair; higher is better, about zero mean over people's prompts."""
 
-    def __init__(self, network: Any, card: EncoderCard) -> None:
+    def __init__(self, network: Any, card: base.EncoderCard) -> None:
         self.network = network
         self.card = card
 
@@ -414,11 +405,9 @@ def check_reward(root: Path | None) -> Path:
     Raises:
         UserError: the package or the files are missing.
     """
-    if find_spec("ImageReward") is None:
-        raise UserError(
-            "expected the package image-reward for image_reward, got none; install it (it wants an older transformers: "
-            "best in an environment of its own) or leave encoders.image_reward=false"
-        )
+    apart = "it wants an older transformers: best in an environment of its own"
+    do = f"install it ({apart}) or leave encoders.image_reward=false"
+    require_package("image-reward", "image_reward", do, module="ImageReward")
     if root is None or not all((root / name).is_file() for name in REWARD_FILES):
         raise UserError(
             f"expected {' and '.join(REWARD_FILES)} in {root}, got none; set encoders.root=FOLDER"
@@ -438,8 +427,8 @@ def load_reward(root: Path | None, device: torch.device | str = "cpu") -> Reward
         import ImageReward
     weights, config = (root / name for name in REWARD_FILES)
     network = ImageReward.load(str(weights), device=str(device), med_config=str(config))
-    card = EncoderCard(
-        "image-reward-v1.0", "reward", f"THUDM/ImageReward ImageReward.pt ({UNKNOWN})", sha256_file(weights), 224, 224,
-        "bicubic", *CLIP, "{}", 1, "137 thousand human comparisons of generated pictures",
+    card = base.EncoderCard(
+        "image-reward-v1.0", "reward", f"THUDM/ImageReward ImageReward.pt ({base.UNKNOWN})", sha256_file(weights), 224,
+        224, "bicubic", *CLIP, "{}", 1, "137 thousand human comparisons of generated pictures",
     )  # fmt: skip
     return RewardScorer(network, card)

@@ -7,6 +7,7 @@ const STAGES = { load: "loading the model", cut: "cutting out", personalise: "le
   segment: "cutting out", paste: "light", insert: "light", composite: "light" };
 const AUTO = { "inserter.sun": -190, "style.handover": 1.05 };
 const GONE = "magic-insert page does not answer; start it again and open its new address";
+const SLOW = "no answer for ten seconds; see whether magic-insert page still runs, and close other windows of it";
 const clamp = (value, low, high) => Math.min(Math.max(value, low), Math.max(low, high));
 
 const HINT = $("hint").textContent;
@@ -28,24 +29,37 @@ const resultOf = (id) => state.results.find((result) => result.id === id);
 
 async function send(path, method = "POST", body) {
   const headers = typeof body === "string" ? { "Content-Type": "application/json" } : {};
-  const reply = await fetch(`${session}/${path}`, { method, body, headers }).catch(() => refused(GONE));
+  const answered = warnWhenLate();
+  const reply = await fetch(`${session}/${path}`, { method, body, headers }).finally(answered).catch(() => refused(GONE));
   const said = await reply.json().catch(() => ({ trouble: reply.status === 413 ? "that picture is too large (32 MB at most)" : "the page was refused; open the printed address again" }));
   return reply.ok ? said : refused(said.trouble);
 }
 
 // What was refused is shown; whoever asked for it goes no further.
 const refusals = new WeakSet();
-function refused(text) {
+function refusal(text) {
   const error = new Error(text);
   refusals.add(error);
   complain(text);
-  throw error;
+  return error;
 }
+function refused(text) { throw refusal(text); }
 addEventListener("unhandledrejection", (event) => { if (refusals.has(event.reason)) event.preventDefault(); });
 
 function complain(text) {
   $("status").classList.add("bad");
   $("doing").textContent = $("said").textContent = text;
+}
+
+function clearTrouble() {
+  $("status").classList.remove("bad");
+  renderStatus();
+}
+
+// Says so where no answer comes, until the function that it returns is called.
+function warnWhenLate() {
+  const timer = setTimeout(() => complain(SLOW), 10_000);
+  return () => { clearTimeout(timer); if ($("doing").textContent === SLOW) clearTrouble(); };
 }
 
 // Where the subject stands
@@ -113,7 +127,7 @@ function onStage(event) {
 
 function chooseScene(item, { place = true } = {}) {
   if (!item?.size || scene?.id === item.id) return;
-  scene = item;
+  scene = item; $("sheet").hidden = true;
   $("empty").hidden = true;
   $("board").style.setProperty("--aspect", item.size[0] / item.size[1]);
   $("scene").src = picture(item); $("scene").alt = item.title;
@@ -124,7 +138,7 @@ function chooseScene(item, { place = true } = {}) {
 }
 
 function chooseSubject(item) {
-  subject = item; factor = 1; seed = undefined;
+  subject = item; factor = 1; seed = undefined; $("sheet").hidden = true;
   $("ghost").src = picture(item);
   const own = [item, scene].some((one) => one?.origin === "own"), unfit = state.redraws === "nothing" || (state.redraws === "toys" && own);
   if (!decided) $("redraw").checked = !unfit;
@@ -206,9 +220,17 @@ async function askForFrame() {
 
 // The results with this subject in this scene, and the one that is just what would be asked for.
 const pictures = (kind) => state.results.filter((one) => one.kind === kind && one.subject === subject.id && one.scene === scene.id);
-const made = (kind, more = {}) => pictures(kind).findLast((one) => here(one.box) && sorted(one.knobs) === sorted({ ...knobs(kind), ...more }));
-// Where Undo goes: the result before the one that is shown, or the last one where none is.
-const before = () => state.results[(shown ? state.results.findIndex((one) => one.id === shown.id) : state.results.length) - 1];
+const sameParts = (one, other) => one.subject === other.subject && one.scene === other.scene && one.box.join() === other.box.join();
+const fulfils = (result, wish) => result.kind === wish.kind && sameParts(result, wish) && sorted(result.knobs) === sorted(wish.knobs);
+const resultFor = (wish) => state.results.findLast((one) => fulfils(one, wish));
+const made = (kind) => resultFor(wishOf(kind));
+// Where Undo goes: the result before the one that is shown, or the last one where none is; from a redrawn picture past
+// its own preview, which looks as if nothing had happened.
+function before() {
+  const last = shown ? Math.max(0, state.results.findIndex((one) => one.id === shown.id)) : state.results.length;
+  const draft = (one) => shown?.kind === "full" && one.kind === "preview" && sameParts(one, shown);
+  return state.results.slice(0, last).findLast((one) => !draft(one));
+}
 const sorted = (some) => JSON.stringify(Object.entries(some).sort());
 
 let waiting = 0;
@@ -220,15 +242,20 @@ function soon() {
 const cancel = (id) => send(`tasks/${id}`, "DELETE");
 
 async function upload(file, kind) {
-  const item = await send(`items?kind=${kind}&name=${encodeURIComponent(file.name)}`, "POST", file);
-  return new Promise((resolve) => { arriving.set(item.id, resolve); settle(); });
+  taking++;
+  clearTrouble();
+  try { return await examined(await send(`items?kind=${kind}&name=${encodeURIComponent(file.name)}`, "POST", file)); }
+  finally { taking--; renderStatus(); }
 }
-const arriving = new Map(); // own pictures that the worker has not looked at yet
+let taking = 0; // own pictures that are on their way to the shelf
+const arriving = new Set(); // those of them that the worker has not looked at yet
+const examined = ({ id }) => new Promise((resolve, reject) => { arriving.add({ id, resolve, reject }); settle(); });
 function settle() {
-  for (const [id, resolve] of arriving) {
-    const item = itemOf(id);
-    if (item?.trouble) { complain(item.trouble); arriving.delete(id); }
-    else if (item?.size) { arriving.delete(id); resolve(item); }
+  for (const one of arriving) {
+    const item = itemOf(one.id);
+    if (!item?.trouble && !item?.size) continue;
+    arriving.delete(one);
+    if (item.trouble) one.reject(refusal(item.trouble)); else one.resolve(item);
   }
 }
 
@@ -249,8 +276,9 @@ async function take(file, kind, event) {
 // A result on the stage. Where the user goes back to it, the frame and the sliders are what it was drawn with.
 function show(result, { back = false } = {}) {
   const item = itemOf(result.subject), place = itemOf(result.scene);
+  const other = scene !== place || subject !== item;
   if (scene !== place) chooseScene(place, { place: false });
-  if (subject !== item) chooseSubject(item);
+  if (other) chooseSubject(item);
   shown = result;
   if (result.kind === "full") seed = result.knobs["sampling.seed"];
   if (back) {
@@ -258,6 +286,7 @@ function show(result, { back = false } = {}) {
     $("stage").classList.remove("moving");
     frameAt(result.box);
     setKnobs(result);
+    if (!decided && result.kind === "full") $("redraw").checked = true; // of this one; the next subject is asked about
   }
   const image = new Image();
   image.alt = `${item.title}, ${place.title}`; image.draggable = false;
@@ -358,7 +387,7 @@ function renderStatus() {
     if (lastStage) $("said").textContent = "done";
     lastStage = "";
     if (!$("status").classList.contains("bad")) {
-      $("doing").textContent = shown ? `${shown.kind === "full" ? "redrawn" : "preview"}, ${shown.seconds.toFixed(1)} s` : state.ready ? "" : "getting ready";
+      $("doing").textContent = taking ? "looking at the picture" : shown ? `${shown.kind === "full" ? "redrawn" : "preview"}, ${shown.seconds.toFixed(1)} s` : state.ready ? "" : "getting ready";
     }
     return;
   }
@@ -371,6 +400,32 @@ function renderStatus() {
   if (name !== lastStage) $("said").textContent = lastStage = name;
 }
 
+// A result as a picture, of one of several seeds the square around the subject.
+function thumbnail(result, close) {
+  const image = new Image(), part = document.createElement("div");
+  image.src = `${session}/results/${result.id}/view`; image.alt = ""; image.draggable = false;
+  part.className = close ? "close" : "whole";
+  part.append(image);
+  if (!close) return part;
+  const [x, y, w, h] = result.box, [width, height] = itemOf(result.scene).size, side = Math.min(1.5 * Math.max(w, h), Math.max(width, height));
+  const from = (middle, whole) => (side > whole ? (whole - side) / 2 : clamp(middle - side / 2, 0, whole - side));
+  Object.assign(image.style, { width: `${(100 * width) / side}%`, height: `${(100 * height) / side}%`,
+    left: `${(-100 * from(x + w / 2, width)) / side}%`, top: `${(-100 * from(y + h / 2, height)) / side}%` });
+  return part;
+}
+
+let draws = []; // four seeds side by side: what was asked for; none takes the stage before it is chosen
+function renderSheet() {
+  for (const [n, button] of [...$("sheet").querySelectorAll(".draw")].entries()) {
+    const result = draws[n] && resultFor(draws[n]), key = result?.id ?? "";
+    if (button.dataset.id === key) continue;
+    button.dataset.id = key;
+    button.disabled = !result;
+    button.querySelector("div")?.remove();
+    if (result) button.prepend(thumbnail(result, true));
+  }
+}
+
 function renderHistory() {
   const box = $("history");
   for (const old of [...box.children]) if (!resultOf(old.dataset.id)) old.remove();
@@ -379,12 +434,10 @@ function renderHistory() {
     if (!button) {
       button = document.createElement("button");
       button.dataset.id = result.id; button.type = "button";
-      const image = new Image(), label = document.createElement("span"), seed = result.knobs["sampling.seed"];
-      image.src = `${session}/results/${result.id}/view`; image.alt = "";
+      const label = document.createElement("span"), seed = result.knobs["sampling.seed"];
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
       button.setAttribute("aria-label", `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`);
-      button.append(image, label);
-      button.classList.toggle("seed", seed !== undefined);
+      button.append(thumbnail(result, seed !== undefined), label);
       button.addEventListener("click", () => show(resultOf(result.id), { back: true }));
       box.prepend(button);
     }
@@ -393,7 +446,7 @@ function renderHistory() {
 }
 
 function render() {
-  renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory();
+  renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory(); renderSheet();
   const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: !!before(), results: state.results.length > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
@@ -483,7 +536,7 @@ $("frame").addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") $("cancel").click();
+  if (event.key === "Escape") { if ($("sheet").hidden) $("cancel").click(); else $("sheet").hidden = true; }
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("undo").click(); }
 });
 
@@ -513,13 +566,22 @@ $("parts").addEventListener("change", showLayers);
 for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
 $("undo").addEventListener("click", () => { if (before()) show(before(), { back: true }); });
 $("seeds").addEventListener("click", async () => {
-  const draws = [1, 2, 3, 4].map((seed) => ({ "sampling.seed": seed })).filter((draw) => !made("full", draw));
-  for (const wish of draws.map((draw) => wishOf("full", draw))) await ask(wish);
+  draws = [1, 2, 3, 4].map((seed) => wishOf("full", { "sampling.seed": seed }));
+  renderSheet();
+  $("sheet").hidden = false;
+  for (const wish of draws.filter((draw) => !resultFor(draw))) await ask(wish);
+});
+$("sheet").addEventListener("click", ({ target }) => {
+  const chosen = resultOf(target.closest(".draw")?.dataset.id);
+  if (!chosen && !target.closest("#back")) return;
+  $("sheet").hidden = true;
+  if (chosen) show(chosen, { back: true });
 });
 $("next").addEventListener("click", async () => {
-  const item = await send(`results/${shown.id}/scene`);
-  arriving.set(item.id, (ready) => { subject = null; chooseScene(ready); $("hint").textContent = "The result is the scene now: drag another subject in."; });
-  settle();
+  const ready = await examined(await send(`results/${shown.id}/scene`));
+  subject = null;
+  chooseScene(ready);
+  $("hint").textContent = "The result is the scene now: drag another subject in.";
 });
 $("truth").addEventListener("click", async () => { // the Toybox knows it: over the result, until it is pressed again
   const on = !$("pictures").querySelector(".truth");
@@ -534,13 +596,24 @@ const copy = async (button, text) => { await navigator.clipboard.writeText(text)
 $("command").addEventListener("click", () => copy($("command"), shown.command));
 $("code").addEventListener("click", () => copy($("code"), shown.code));
 
-// The server's news
+// The server's news. A browser opens six connections to a server for all its tabs together, so a tab that is not seen
+// keeps none; when it is seen again, it is told everything.
 
-let begun = false;
-const news = new EventSource(`${session}/events`);
-news.addEventListener("error", () => complain(GONE));
-news.addEventListener("open", () => $("status").classList.remove("bad"));
-news.addEventListener("message", (event) => {
+let news = null, begun = false;
+function listen() {
+  if (document.hidden) { news?.end(); news = null; return; }
+  if (news && news.readyState !== EventSource.CLOSED) return;
+  const answered = warnWhenLate();
+  news = new EventSource(`${session}/events`);
+  news.end = () => { answered(); news.close(); };
+  news.addEventListener("error", () => { answered(); complain(GONE); });
+  news.addEventListener("open", () => { answered(); clearTrouble(); });
+  news.addEventListener("message", update);
+}
+document.addEventListener("visibilitychange", listen);
+listen();
+
+function update(event) {
   state = JSON.parse(event.data);
   if (subject) subject = itemOf(subject.id) ?? subject;
   if (scene) scene = itemOf(scene.id) ?? scene;
@@ -549,11 +622,11 @@ news.addEventListener("message", (event) => {
     begun = true;
     const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
     for (const result of state.results) seen.add(result.id);
-    if ((live ?? last)?.kind === "full") $("redraw").checked = decided = true;
     if (last) show(last, { back: true });
     if (live) {
       chooseScene(itemOf(live.scene), { place: false }); chooseSubject(itemOf(live.subject));
       frameAt(live.box); setKnobs(live);
+      if (live.kind === "full") $("redraw").checked = true;
       $("frame").classList.toggle("ghost", !(last && here(last.box)));
       for (const task of living()) if (here(task.box)) asked[task.kind] ??= task.id;
     }
@@ -564,9 +637,9 @@ news.addEventListener("message", (event) => {
     seen.add(result.id);
     const better = !(shown?.kind === "full" && result.kind === "preview" && shown.box.join() === result.box.join());
     // One that was asked for before the user moved on, or by another tab, is in the history alone.
-    if (better && result.subject === subject?.id && result.scene === scene?.id && here(result.box)) show(result);
+    if (better && !draws.some((wish) => fulfils(result, wish)) && result.subject === subject?.id && result.scene === scene?.id && here(result.box)) show(result);
   }
   if (shown) shown = resultOf(shown.id) ?? shown;
   for (const task of living()) if (task.drafted) draft(task);
   render();
-});
+}
