@@ -66,7 +66,7 @@ from magic_insert.models.ip_adapter import (
     text_rows,
 )
 from magic_insert.models.lora import FILE as LORA_FILE
-from magic_insert.models.lora import as_one_weight, refuse_unknown_layers
+from magic_insert.models.lora import TEXT_ENCODERS, as_one_weight, refuse_unknown_layers
 from magic_insert.models.pipeline import (
     PRECISIONS,
     fingerprint,
@@ -477,6 +477,7 @@ class _Run:
         with (
             trainables_of(pipe, self.tokens, cfg, seed=fold_in(seed, "lora start")) as trainables,
             parts_on(pipe, "cpu", UNTRAINED),
+            parts_on(pipe, pipe.unet.device, TEXT_ENCODERS),  # also those that wait on the CPU elsewhere
             checkpointed(pipe.unet, cfg.gradient_checkpointing),
             as_one_weight(pipe.unet) if one_weight_pays(pipe.unet, cfg) else nullcontext(),
             open_tracker(out, "personalize", self.options.logger, self.contents) as tracker,
