@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from urllib.parse import quote
 import httpx
 import numpy as np
 import pytest
+import torch
 from browser import Page, browser_page, find_browser
 from PIL import Image
 
@@ -26,7 +28,7 @@ from magic_insert.core.box import Box
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
-from magic_insert.page.session import Task, Wish
+from magic_insert.page.session import Recent, Task, Wish
 from magic_insert.page.studio import Studio
 from magic_insert.pages.server import PageServer
 
@@ -425,6 +427,17 @@ def test_two_browsers_never_mix_and_many_posts_at_once_lose_nothing(
         assert (
             browsers[0].post("drops", wish("preview", theirs, "forest-12", [0, 0, 9, 9])).status_code == 400
         )
+
+
+def test_of_what_was_made_the_last_that_fit_into_memory_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magic_insert.page.session.MOST_BYTES", 100)
+    kept = Recent[torch.Tensor](3)
+    for name, size in (("a", 8), ("b", 8), ("c", 8), ("d", 8), ("e", 9), ("f", 200)):
+        kept.get(name, partial(torch.zeros, size, dtype=torch.uint8))
+        assert name in kept
+        if name == "e":
+            assert list(kept.made) == ["c", "d", "e"]
+    assert list(kept.made) == ["f"]
 
 
 def test_browsers_take_turns_and_each_keeps_its_order(

@@ -6,11 +6,12 @@ import shlex
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from PIL import Image
+from torch import Tensor
 
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
@@ -20,14 +21,24 @@ from magic_insert.magic import Settings
 from magic_insert.page.shelf import Item, Verdict, view_of
 
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
+MOST_BYTES = 400_000_000  # of what was made, of a kind; a result in a scene of 24 million pixels has as many
 PAUSE = 1.0  # seconds between two pictures of one that is being drawn
 PLAIN = re.compile(r"[A-Za-z][\w-]*\.\w+", re.ASCII)  # a name that Hydra's grammar reads as it is
 LONGEST_PART = 100  # bytes of a name within the name of a picture that is made of two
 Kept = TypeVar("Kept")
 
 
+def picture_bytes(kept: Any) -> int:
+    """The bytes of all tensors in a record."""
+    if isinstance(kept, Mapping):
+        return sum(map(picture_bytes, kept.values()))
+    if is_dataclass(kept):
+        return sum(picture_bytes(getattr(kept, part.name)) for part in fields(kept))
+    return kept.nbytes if isinstance(kept, Tensor) else 0
+
+
 class Recent(Generic[Kept]):
-    """The last `most` things that were made, by key."""
+    """The last `most` things that were made, by key, or as many of the last as MOST_BYTES hold, but one."""
 
     def __init__(self, most: int) -> None:
         self.most, self.made = most, OrderedDict[Any, Kept]()
@@ -40,7 +51,7 @@ class Recent(Generic[Kept]):
         if key not in self.made:
             self.made[key] = make()
         self.made.move_to_end(key)
-        while len(self.made) > self.most:
+        while len(self.made) > 1 and (len(self.made) > self.most or picture_bytes(self.made) > MOST_BYTES):
             self.made.popitem(last=False)
         return self.made[key]
 
