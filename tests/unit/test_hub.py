@@ -344,7 +344,9 @@ def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub)
     assert elsewhere(draws=False, offload=True) == {"vae"}
 
 
-def test_samples_are_clipped_where_a_schedule_says_so(base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_samples_are_not_clipped_where_a_schedule_says_nothing(
+    base: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
     monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
     assert not ddim(base).config.clip_sample
