@@ -1,6 +1,9 @@
 """What several tests need: small subjects and scenes by formula, plain diffusers, the files of a folder."""
 
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -49,3 +52,13 @@ def plain_pipe(folder: Path) -> Any:
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def module_at(path: Path) -> ModuleType:
+    """The Python file at `path`, imported by its path."""
+    loader = SourceFileLoader(path.stem, str(path))
+    spec = spec_from_loader(path.stem, loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module

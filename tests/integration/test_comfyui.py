@@ -1,12 +1,12 @@
 """The ComfyUI node, against what ComfyUI asks of a node: its tables, its types, its pictures."""
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from helpers import module_at
 
 from magic_insert import MagicInsert
 from magic_insert.core.box import Box
@@ -18,12 +18,7 @@ FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 @pytest.fixture(scope="module")
 def nodes() -> ModuleType:
     """The folder, imported as ComfyUI imports it: by its path."""
-    spec = importlib.util.spec_from_file_location("custom_node", FOLDER / "__init__.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(FOLDER / "__init__.py")
 
 
 def test_the_workflow_gives_every_node_inputs_that_it_has(nodes: ModuleType) -> None:

@@ -1,15 +1,14 @@
 """What stands in tools/: benches that time what they claim, the table over seeds, shipping, and the parity check."""
 
-import importlib.util
 import json
 import math
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import pandas as pd
 import pytest
 import torch
+from helpers import module_at
 from own_cut import measure
 from seed_table import lines_of, main
 
@@ -69,12 +68,7 @@ def test_errors_are_averaged_over_seeds_before_they_become_decibels(tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def parity() -> ModuleType:
-    loader = SourceFileLoader("parity", str(TOOLS / "parity"))
-    spec = importlib.util.spec_from_loader("parity", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
+    return module_at(TOOLS / "parity")
 
 
 def test_parity_passes_the_last_bit_and_reports_a_changed_picture(parity: ModuleType, tmp_path: Path) -> None:
@@ -117,12 +111,7 @@ def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bootstraps() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("bootstraps", CHECKOUT / "experiments" / "bootstraps.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_at(CHECKOUT / "experiments" / "bootstraps.py")
 
 
 def test_a_gain_on_seen_styles_does_not_count_unseen_ones(bootstraps: ModuleType) -> None:

@@ -178,7 +178,7 @@ def _between(start: Vec3, end: Vec3) -> tuple[Vec3, float, Matrix]:
     centre = tuple(0.5 * (a + b) for a, b in zip(start, end, strict=True))
     up = tuple(d / length for d in delta)
     side = (1.0, 0.0, 0.0) if abs(up[0]) < 0.9 else (0.0, 0.0, 1.0)
-    right = _unit(cross(up, side) if abs(up[0]) >= 0.9 else cross(cross(up, side), up))
+    right = unit(cross(up, side) if abs(up[0]) >= 0.9 else cross(cross(up, side), up))
     front = cross(right, up)
     rotation = (right[0], up[0], front[0], right[1], up[1], front[1], right[2], up[2], front[2])
     return (centre[0], centre[1], centre[2]), 0.5 * length, rotation
@@ -193,6 +193,7 @@ def cross(a: Sequence[float], b: Sequence[float]) -> Vec3:
     return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
 
 
-def _unit(a: Vec3) -> Vec3:
+def unit(a: Sequence[float]) -> Vec3:
+    """The vector at length 1."""
     length = math.sqrt(sum(v * v for v in a))
     return (a[0] / length, a[1] / length, a[2] / length)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from magic_insert.toybox import rays
-from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Light, Paint, Pattern, Vec3, World
-from magic_insert.toybox.solids import cross
+from magic_insert.toybox.records import FAR, GROUND_ID, SKY_ID, WALL_ID, Light, Paint, Pattern, World
+from magic_insert.toybox.solids import cross, unit
 
 PATTERNS: tuple[str, ...] = get_args(Pattern)
 DOT_RADIUS = 0.3  # of a period
@@ -167,9 +167,7 @@ GOLDEN = pi * (3.0 - sqrt(5.0))
 
 def sun_axes(light: Light, samples: int) -> tuple[list[float], list[list[float]], float]:
     """Unit direction of the sun, K directions spread over its disc (one per equal share), and the disc's tangent."""
-    x, y, z = light.sun_direction
-    length = sqrt(x * x + y * y + z * z)
-    s = (x / length, y / length, z / length)
+    s = unit(light.sun_direction)
     helper = (0.0, 0.0, 1.0) if abs(s[1]) > 0.9 else (0.0, 1.0, 0.0)
     u = cross(helper, s)
     size = sqrt(u[0] ** 2 + u[1] ** 2 + u[2] ** 2)
@@ -204,16 +202,11 @@ class Stage:
     colours: Tensor  # 6 B sun, sky
 
 
-def _unit(v: Sequence[float]) -> Vec3:
-    length = sqrt(v[0] * v[0] + v[1] * v[1] + v[2] * v[2])
-    return v[0] / length, v[1] / length, v[2] / length
-
-
 def _lens(world: World, aspect: float) -> list[float]:
     camera = world.camera
     p, q = camera.position, camera.target
-    forward = _unit((q[0] - p[0], q[1] - p[1], q[2] - p[2]))
-    right = _unit(cross(forward, (0.0, 1.0, 0.0)))
+    forward = unit((q[0] - p[0], q[1] - p[1], q[2] - p[2]))
+    right = unit(cross(forward, (0.0, 1.0, 0.0)))
     up = cross(right, forward)
     high = tan(radians(camera.fov_deg) / 2.0)
     return [*(c * high * aspect for c in right), *(c * high for c in up), *forward]
