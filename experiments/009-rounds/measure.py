@@ -102,7 +102,7 @@ FIRST = {
 SHOWN = {
     "insertion": "rounds on drawings",
     "control": "photographs alone",
-    "both": "remover too (two seeds, one from round 3 on)",
+    "both": "remover too",
     "both from base": "remover too, from the base",
 }
 
