@@ -10,6 +10,7 @@ import torch
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
+from magic_insert.inserters.effect import without_rim
 from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade, predict
 from magic_insert.training.effect import EffectFit, fit_effect, toybox_drawings
 
@@ -124,3 +125,18 @@ def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(drawings: Any, 
     assert fit("cut") == whole
     with pytest.raises(UserError, match="choose another out"):
         fit("cut", lr=2e-3)
+
+
+def test_a_dark_rim_high_up_goes_while_a_shadow_beside_and_the_contact_below_stay() -> None:
+    covered = torch.zeros(1, 64, 64)
+    covered[:, 10:50, 26:38] = 1.0
+    around = torch.nn.functional.max_pool2d(covered, 5, stride=1, padding=2) - covered
+    dark = 0.6 * around.expand(3, 64, 64).clone()
+    dark[:, 18:26, 38:60] = 0.4  # a shadow that leaves the subject
+    clean = without_rim(dark, covered)
+    assert float(clean[:, 8:12].max()) == 0.0
+    assert torch.equal(clean[:, 44:], dark[:, 44:])
+    assert torch.equal(clean[:, 18:26, 41:], dark[:, 18:26, 41:])
+    assert float(clean[:, 20:24, 38].min()) == pytest.approx(0.4)
+    nothing = torch.zeros(1, 64, 64)
+    assert torch.equal(without_rim(dark, nothing), dark)

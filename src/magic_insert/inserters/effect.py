@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from magic_insert.config.schema.shared import InserterConfig
-from magic_insert.core.compositing import area_resize
+from magic_insert.core.compositing import FAINT, area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectLayer, continue_under
+from magic_insert.core.masks import bounding_box
 from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import LayerInserter, Window
 from magic_insert.inserters.contact_shadow import tuned
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, load_effect_net, predict, sun_from
 from magic_insert.paths import effect_weights
+
+RIM = 3  # pixels of the network's side around a matte
+CONTACT = (0.6, 0.75)  # of a subject's height, from the top: where a dark rim turns into its contact shadow
 
 
 class EffectInserter(LayerInserter):
@@ -46,8 +52,9 @@ class EffectInserter(LayerInserter):
         found = predict(self.net, *small) if self.settings.sun == "auto" else self._turned(small)
         shade, light = torch.exp(found.log_shade[0]), found.light[0]
         covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
+        dark = without_rim(1.0 - shade, covered)
         layer = EffectLayer(
-            1.0 - continue_under(1.0 - shade, covered), continue_under(light, covered).clamp(0.0, 1.0)
+            1.0 - continue_under(dark, covered), continue_under(light, covered).clamp(0.0, 1.0)
         )
         layer = tuned(layer, longer, self.settings)
         return EffectLayer(layer.shade.to(window.mask.device), layer.light.to(window.mask.device))
@@ -57,3 +64,20 @@ class EffectInserter(LayerInserter):
         read = self.net(*small).sun
         sun = sun_from(read, math.radians(float(self.settings.sun)))
         return self.net(*small, sun, torch.ones(1, device=read.device))
+
+
+def without_rim(dark: Float[Tensor, "3 s s"], covered: Float[Tensor, "1 s s"]) -> Float[Tensor, "3 s s"]:
+    """The darkening without what clings to the upper part of a subject: no more there than there is just beyond.
+
+    In drawings the outer half of a subject's outline is no part of its matte, so the network has learned it as a shade.
+    A shadow leaves the subject somewhere and goes on; an outline does not. Low down a dark rim is the contact shadow.
+    """
+    away = functional.max_pool2d(covered, 2 * RIM + 1, stride=1, padding=RIM) < FAINT
+    beyond = functional.max_pool2d(dark * away, 2 * RIM + 5, stride=1, padding=RIM + 2)
+    clean = torch.where(away, dark, torch.minimum(dark, beyond))
+    if not bool((covered >= FAINT).any()):
+        return dark
+    box = bounding_box(covered.cpu(), FAINT)
+    rows = torch.arange(dark.shape[-2], device=dark.device)[:, None]
+    low = ((rows - box.y) / box.h - CONTACT[0]) / (CONTACT[1] - CONTACT[0])
+    return torch.lerp(clean, dark, low.clamp(0, 1))
