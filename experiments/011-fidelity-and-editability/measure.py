@@ -153,7 +153,8 @@ def measure(args: Any) -> None:
                         rows.add(rows_of(magic, shorter, scenes, answers, args.out, what))
             print(recipe, name, flush=True)
     rows.frame.to_csv(HERE / "rows.csv", index=False)
-    sheet(args.out)
+    if MAIN in args.recipes:
+        sheet(args.out)
 
 
 def picture_file(out: Path, what: Row, draw: int) -> Path:
