@@ -63,9 +63,9 @@ FEW_LINES, MANY_LINES = (
     0.02,
     0.04,
 )  # share of a picture that its lines cover: none, and drawn with lines throughout
-# Pixel art: steps of this many levels lie in evenly spaced rows and columns alone, at least so many and no more than
-# this share of all.
-STEP, FEWEST_BLOCKS, BUSY = 8 / 255, 8, 0.65
+# Pixel art: steps of this many levels lie in evenly spaced rows and columns alone, at least so many, no more than
+# this share of all, and no more than that share of the steps elsewhere.
+STEP, FEWEST_BLOCKS, BUSY, STRAY = 8 / 255, 8, 0.65, 0.02
 
 
 @dataclass(frozen=True)
@@ -316,9 +316,13 @@ def block_side(scene: Float[Tensor, "3 _ _"]) -> float:
         edges = (steps > 0.05 * steps.max()).nonzero()[:, 0]
         starts = edges[torch.cat([torch.tensor([True]), edges.diff() > 1])] if len(edges) else edges
         gaps = starts.diff().float()  # an edge may be smoothed over two pixels
-        if len(gaps) < FEWEST_BLOCKS or len(edges) > BUSY * len(steps) or gaps.max() > 2 * gaps.mean() + 1:
+        between = float(steps.sum() - steps[edges].sum()) / max(float(steps.sum()), 1.0)
+        if len(gaps) < FEWEST_BLOCKS or len(edges) > BUSY * len(steps) or between > STRAY:
             return 0.0
-        sides.append(float(gaps.mean()))
+        single = gaps[gaps <= 1.5 * gaps.median()]  # the others lie across a plain stretch
+        if len(single) < 0.8 * len(gaps) or single.mean() < 2:
+            return 0.0
+        sides.append(float(single.mean()))
     return sum(sides) / 2 if max(sides) < 1.3 * min(sides) else 0.0
 
 
