@@ -122,6 +122,7 @@ class Task:
     total: int = 1
     began: float = 0.0
     first: int = 0
+    seen: int = 0
     seconds_left: float | None = None
     trouble: str = ""
     view: tuple[bytes, str] | None = None
@@ -138,8 +139,9 @@ class Task:
     def progress(self, stage: str, step: int, total: int) -> None:
         """Notes where the work is, and how long the stage still takes by its steps so far."""
         now = time.monotonic()
-        # The first step that is seen of a stage also warms up; after a resume it is not the first of all.
-        if stage != self.stage or self.step == 0 or step <= 1:
+        # The first two steps that are seen of a stage also warm up; after a resume they are not the first of all.
+        self.seen = min(step, self.seen + 1 if stage == self.stage and step > self.step else 1)
+        if self.seen <= 2:
             self.stage, self.began, self.first = stage, now, step
         self.step, self.total = step, total
         known = self.first < step < total

@@ -392,7 +392,7 @@ function renderStatus() {
     return;
   }
   if (task.views) $("step").src = `${session}/tasks/${task.id}?${task.views}`;
-  const name = task.state === "waiting" ? "waiting" : (STAGES[task.stage] ?? (task.stage || "drawing")), counted = task.total > 2 && task.state === "running";
+  const name = task.state === "waiting" ? "waiting" : task.kind === "preview" && task.stage === "stylise" ? "matching colours" : (STAGES[task.stage] ?? (task.stage || "drawing")), counted = task.total > 2 && task.state === "running";
   const left = task.seconds_left === null ? "" : `, ${Math.ceil(task.seconds_left)} s left`;
   $("status").classList.remove("bad");
   $("doing").textContent = counted ? `${name} ${task.step}/${task.total}${left}` : name;
