@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from full_size import JOBS, run_job
 from hub_model import Hub
 from safetensors.torch import load_file
@@ -14,10 +15,12 @@ from safetensors.torch import load_file
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
-from magic_insert.models.edit_unet import edit_start, open_for_lora
+from magic_insert.config.schema.shared import InserterConfig
+from magic_insert.models.edit_unet import edit_start, edit_unet_of, open_for_lora, save_unet
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.memory_plan import (
     Sizes,
+    count_drawing,
     count_insertion,
     loaded,
     memory_options,
@@ -25,7 +28,7 @@ from magic_insert.models.memory_plan import (
     personalize_phases,
     run_plan,
 )
-from magic_insert.models.pipeline import load_pipeline
+from magic_insert.models.pipeline import PARTS, load_pipeline
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import CHECKOUT
 from magic_insert.training.insertion import EditFit, InsertionModule
@@ -114,6 +117,20 @@ def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub:
     unsampled = replace(sampled.personalization.validation, every=0)
     still = replace(sampled, personalization=replace(sampled.personalization, validation=unsampled))
     assert set(personalize_phases(still)) == {"encode", "learn"}
+
+
+def test_an_insertion_is_planned_with_the_edit_unet_beside_the_pipeline(hub: Hub, tmp_path: Path) -> None:
+    half = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null", dtype="bfloat16")
+    words = [*half, "job=insert", "inserter=diffusion"]
+    cfg = freeze(compose_job("plan", words))
+    start = edit_start(UNet2DConditionModel.from_config(Sizes.of(cfg.model).unet))
+    save_unet(tmp_path, start)
+    pipe = load_pipeline(cfg.model, device="meta")
+    networks = [edit_unet_of(pipe, tmp_path), *(getattr(pipe, name) for name in PARTS)]
+    real = nbytes(p for network in networks for p in network.parameters())
+    assert count_drawing(cfg, device="cpu")["weights"] == pytest.approx(real, rel=1e-3)
+    assert count_drawing(replace(cfg, inserter=InserterConfig()), device="cpu")["weights"] < 0.8 * real
+    assert "inserter=effect" in [setting for setting, _ in memory_options(cfg)]
 
 
 def test_sdxls_own_sizes_are_counted_without_a_file(hub: Hub) -> None:

@@ -38,6 +38,7 @@ from magic_insert.models.sampling import SAMPLE_BATCH
 GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
 GPUS = (12, 24, 48, 80)  # GB of common cards
 CONTEXT = 77  # words of a prompt
+EDIT_INSERTERS = ("diffusion", "bootstrapped")
 ROWS = ("weights", "gradients", "optimizer", "mean", "activations")
 
 UNET = {
@@ -539,6 +540,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     """`insert` of `batch` backgrounds at a time: weights and peak.
 
+    An edit UNet as inserter lies beside the pipeline; its one row without guidance holds less than the subject's rows.
     In `remove` and in the harvest of `bootstrap`, whose pictures are drawn without guidance, an edit UNet draws and
     what only the pipeline draws with stays on the CPU.
     """
@@ -554,10 +556,15 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     rows = {"bootstrap": cfg.harvest.batch_size, "remove": 1}.get(cfg.job, 2 * cfg.batch)
     side = latent_side(cfg.model, sizes)
     drawn = drawing_peak(sizes, others["vae"], side, rows, dtype, channels=channels, device=device)
-    adapter = ip_adapter_bytes(sizes, unet, dtype) if cfg.job == "insert" else 0
+    weights = nbytes(unet.parameters()) + sum(taken.values())
+    if cfg.job == "insert":
+        weights += ip_adapter_bytes(sizes, unet, dtype)
+        if cfg.inserter.name in EDIT_INSERTERS:
+            edit_unet = sizes.build_unet(in_channels=2 * sizes.unet["out_channels"] + 1)
+            weights += sum(p.numel() for p in edit_unet.parameters()) * dtype.itemsize
     return {
         **dict.fromkeys(ROWS, 0),
-        "weights": nbytes(unet.parameters()) + sum(taken.values()) + adapter,
+        "weights": weights,
         "activations": max(drawn, *visiting, 0),
     }
 
@@ -644,6 +651,8 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
             *([("", "batch", 1)] if part is None and cfg.batch > 1 else []),
             ("model", "offload", True),
         ]
+    if cfg.job == "insert" and cfg.inserter.name in EDIT_INSERTERS:
+        rungs += [("inserter", "name", "effect")]
     rungs += [("model", "image_size", size) for size in (768, 512) if size < cfg.model.image_size]
     for group, key, value in rungs:
         if not group:
@@ -656,7 +665,8 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
             value = f"{value} {group}.accumulate={changes['accumulate']}" if len(changes) > 1 else value
         else:
             continue
-        yield f"{group}{'.' if group else ''}{key}={str(value).lower() if value is True else value}", cfg
+        setting = f"{group}.{key}".removeprefix(".").removesuffix(".name")
+        yield f"{setting}={str(value).lower() if value is True else value}", cfg
 
 
 def run_plan(cfg: PlanConfig) -> None:

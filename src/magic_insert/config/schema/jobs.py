@@ -538,6 +538,11 @@ class PlanConfig:
     train: training.FitConfig = MISSING
     fit: AdaptConfig = MISSING
     harvest: HarvestConfig = MISSING
+    inserter: shared.InserterConfig = MISSING
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        if self.job == "insert" and self.inserter.name == "diffusers":
+            yield "expected an inserter of ours, got diffusers, whose pipeline is not counted; set inserter=diffusion"
 
 
 @dataclass(frozen=True)
