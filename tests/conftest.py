@@ -20,6 +20,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Triton, where a test imported it, reports every object that is still there when the process ends."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def tiny_micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of the micro model: 64 pixels, random weights."""

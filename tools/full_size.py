@@ -45,7 +45,7 @@ SCHEDULER = {
     "steps_offset": 1,
 }
 # The recipes of model=sdxl in one step of one picture; on a CPU in float32, because half precision is slow there.
-WHOLE = ("model=sdxl", "model.ip_adapter=null", "batch=1")
+WHOLE = ("model=sdxl", "model.ip_adapter=null")
 RECIPES = {
     "personalize": ("personalization.steps=1", "personalization.batch_size=1"),
     "insertion": ("train.lora_rank=64", "train.batch_size=1"),

@@ -15,7 +15,7 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.launch.run import load_function
-from magic_insert.models.folders import LORA_WEIGHTS
+from magic_insert.models.folders import LORA_WEIGHTS, WEIGHTS
 from magic_insert.paths import CHECKOUT
 
 # What makes the commands small; nothing else is added to them but where the files lie.
@@ -73,17 +73,21 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def documented(number: int) -> list[str]:
-    """The commands of a block of docs/sdxl.md, from 0."""
-    return (CHECKOUT / "docs" / "sdxl.md").read_text().split("```")[2 * number + 1].strip().splitlines()
+def documented(number: int, page: str = "sdxl.md", below: str = "") -> list[str]:
+    """The commands of a block of a page of the documents, from 0 on; counted `below` a heading."""
+    text = (CHECKOUT / "docs" / page).read_text()
+    return text[text.index(below) :].split("```")[2 * number + 1].strip().splitlines()
 
 
-def run(line: str, hub: Hub) -> None:
+def run(line: str, hub: Hub, *more: str) -> None:
+    """Runs a command with `more` on the folders of `hub`."""
     name, *words = shlex.split(line.removeprefix("magic-insert "))
     job = JOBS[name]
     if "model=sdxl" in words:
         words = [word for word in words if word != "model=sdxl"] + hub.words(controlnet="null")
-    cfg = freeze(compose_job(name, job.prepare([*words, *SMALL[name]])))
+    if "model=sdxl_inpaint" in words:
+        words += hub.words(source=hub.inpaint, ip_adapter="null", controlnet="null")[1:]
+    cfg = freeze(compose_job(name, job.prepare([*words, *SMALL[name], *more])))
     job.look(cfg)
     load_function(job.target)(cfg)
 
@@ -115,3 +119,69 @@ def test_loras_go_the_same_way_and_without_a_held_out_set_there_is_no_verdict(
     assert "without a verdict" in capsys.readouterr().out
     assert (place / "runs/bootstrap-lora/inserter" / LORA_WEIGHTS).is_file()
     assert load_rgb(place / "cat-in-room-lora.png").shape == (3, SIDE, SIDE)
+
+
+@pytest.mark.slow
+def test_models_of_others_insert_and_remove_by_the_documents(
+    hub: Hub, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.models.foreign.LARGEST", SIDE)
+    lines = documented(0, "insertion.md", "### Models of others")
+    assert [line.split()[1] for line in lines] == ["remove", "remove", "insert"]
+    for line in lines:
+        words = [
+            f"{word.partition('=')[0]}={hub.inpaint}" if word.partition("=")[0].endswith("run") else word
+            for word in shlex.split(line)
+        ]
+        run(shlex.join(words), hub)
+    for name in ("empty", "out"):
+        assert load_rgb(place / f"{name}.png").shape == (3, SIDE, SIDE)
+        record = read_json(place / f"{name}.json")
+        assert str(hub.inpaint) in (record["weights"] | record["result"]).values()
+
+
+@pytest.mark.slow
+def test_edit_networks_are_trained_from_every_source_of_the_documents(hub: Hub, place: Path) -> None:
+    """Public data, toys on photographs, and an inpainting model as the start."""
+    for name in ("a", "b", "c", "d"):
+        images = {
+            layer: load_rgb(place / "pairs" / layer / f"{name}.png") for layer in ("with", "without", "mask")
+        }
+        save_png(place / "PHOTOS" / f"{name}.png", images["without"])
+        for folder, layer in {"img": "with", "gt": "without", "mask": "mask"}.items():
+            image = images[layer]
+            save_png(place / "OBER" / f"{folder.replace('img', 'input')}_{name}.png", image)
+            save_png(place / "RORD" / folder / f"{name}.png", 1 - image if layer == "mask" else image)
+    from_ober, from_toys, from_inpainting = documented(0, "insertion.md", "### SDXL\n")
+    run(from_ober, hub)
+    run(from_toys, hub, "data.num_pairs=2", "data.workers=0")
+    run(from_inpainting, hub)
+    for path in ("sdxl/remover", "sdxl/inserter", "sdxl-toys/remover", "sdxl-toys/inserter"):
+        assert (place / "runs" / path / WEIGHTS).is_file()
+    assert (place / "runs/sdxl-remover/remover" / LORA_WEIGHTS).is_file()
+    run(
+        "magic-insert remove model=sdxl_inpaint run=runs/sdxl-remover image=room.png mask=chair.png out=empty.png",
+        hub,
+    )
+    assert load_rgb(place / "empty.png").shape == (3, SIDE, SIDE)
+
+
+@pytest.mark.slow
+def test_what_the_plan_names_to_save_memory_trains_and_draws(hub: Hub, place: Path) -> None:
+    waiting = "model.offload=true"
+    for group, words in {
+        "personalization": "personalize model=sdxl subject=cat.png out=runs/cat",
+        "train": "insertion model=sdxl data=pairs data.path=pairs task=remove train.lora_rank=64 out=runs/edit",
+    }.items():
+        small = {"batch_size": 1, "accumulate": 2, "gradient_checkpointing": "true"}
+        run(
+            f"magic-insert {words}", hub, waiting, *(f"{group}.{key}={value}" for key, value in small.items())
+        )
+    run(
+        "magic-insert insert model=sdxl run=runs/cat subject=cat.png background=room.png out=a.png",
+        hub,
+        waiting,
+    )
+    run("magic-insert remove model=sdxl run=runs/edit image=room.png mask=chair.png out=b.png", hub, waiting)
+    for name in ("a", "b"):
+        assert load_rgb(place / f"{name}.png").shape == (3, SIDE, SIDE)

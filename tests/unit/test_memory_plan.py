@@ -1,5 +1,6 @@
 """The plan of a job's memory against tensors that a real step allocates, on the smallest model of the hub's layout."""
 
+import gc
 import itertools
 import shlex
 from dataclasses import replace
@@ -183,11 +184,31 @@ def test_the_plan_names_what_makes_a_job_fit(hub: Hub, capsys: pytest.CaptureFix
     assert "fits with train.gradient_checkpointing=true" in capsys.readouterr().out
 
 
+FILES = {
+    "personalize": "subject=cat.png out=runs/cat",
+    "insertion": "data=pairs data.path=pairs out=runs/edit",
+    "bootstrap": "pool.dir=drawings fit.photos=pairs out=runs/bootstrap",
+    "insert": "run=runs/cat subject=cat.png background=room.png out=out.png",
+    "remove": "run=runs/edit image=room.png mask=chair.png out=out.png",
+}
+
+
+@pytest.mark.parametrize("job", FILES)
+def test_every_setting_that_the_plan_names_is_one_of_the_job(job: str) -> None:
+    greedy = [f"{part}.gradient_checkpointing=false" for part in ("personalization", "train", "fit")]
+    words = ["model=sdxl", "model.dtype=float32", "inserter=diffusion", "fit.lora_rank=128", *greedy]
+    cfg = freeze(compose_job("plan", [f"job={job}", *words]))
+    settings = " ".join(setting for setting, _ in itertools.islice(memory_options(cfg), 1, None)).split()
+    assert len(settings) > 3
+    freeze(compose_job(job, ["model=sdxl", *FILES[job].split(), *settings]))
+
+
 FREE_GIGABYTES = 18
 SIZE = 256  # pixels; every weight takes part whatever the size
 
 
 def free_gigabytes() -> float:
+    gc.collect()  # the job before this one may lie in cycles
     fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     return int(fields["MemAvailable"].split()[0]) / 1e6
 

@@ -33,7 +33,7 @@ from magic_insert.core.jsonl import read_object
 from magic_insert.models.edit_unet import UNITS
 from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
 from magic_insert.models.pipeline import ENCODERS, HALF, PRECISIONS, find_source, quiet
-from magic_insert.models.sampling import SAMPLE_BATCH
+from magic_insert.models.sampling import SAMPLE_BATCH, drawn_together
 
 GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
 GPUS = (12, 24, 48, 80)  # GB of common cards
@@ -454,7 +454,7 @@ def personalize_phases(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, di
     encoding = {"weights": frozen + sum(taken.values()), "activations": max(encoded, *visiting.values(), 0)}
     phases = {"encode": {**dict.fromkeys(ROWS, 0), **encoding}, "learn": learning}
     if validation.every:
-        rows = 2 * min(validation.seeds, SAMPLE_BATCH)
+        rows = 2 * drawn_together(cfg.model.image_size, min(validation.seeds, SAMPLE_BATCH))
         drawn = drawing_peak(sizes, others["vae"], side, rows, dtype, device=device)
         judge = taken.get("image_encoder", 0) if validation.scorer == "model" else 0
         away = sum(size for name, size in visiting.items() if name != "image_encoder")
@@ -538,7 +538,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 
 
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
-    """`insert` of `batch` backgrounds at a time: weights and peak.
+    """`insert` into `backgrounds`, of which some are drawn together: weights and peak.
 
     An edit UNet as inserter lies beside the pipeline; its one row without guidance holds less than the subject's rows.
     In `remove` and in the harvest of `bootstrap`, whose pictures are drawn without guidance, an edit UNet draws and
@@ -553,7 +553,9 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     if cfg.job != "insert":
         taken.pop("image_encoder", None)
     visiting = [taken.pop(name) for name in ENCODERS if cfg.model.offload and name in taken]
-    rows = {"bootstrap": cfg.harvest.batch_size, "remove": 1}.get(cfg.job, 2 * cfg.batch)
+    rows = {"bootstrap": cfg.harvest.batch_size, "remove": 1}.get(
+        cfg.job, 2 * drawn_together(cfg.model.image_size, cfg.backgrounds)
+    )
     side = latent_side(cfg.model, sizes)
     drawn = drawing_peak(sizes, others["vae"], side, rows, dtype, channels=channels, device=device)
     weights = nbytes(unet.parameters()) + sum(taken.values())
@@ -646,18 +648,12 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
             rungs += [(part, rank, least)]
     if cfg.job in ("bootstrap", "insert", "remove"):
         half = [] if cfg.model.dtype != "float32" else [("model", "dtype", "float16")]
-        rungs += [
-            *half,
-            *([("", "batch", 1)] if part is None and cfg.batch > 1 else []),
-            ("model", "offload", True),
-        ]
+        rungs += [*half, ("model", "offload", True)]
     if cfg.job == "insert" and cfg.inserter.name in EDIT_INSERTERS:
         rungs += [("inserter", "name", "effect")]
     rungs += [("model", "image_size", size) for size in (768, 512) if size < cfg.model.image_size]
     for group, key, value in rungs:
-        if not group:
-            cfg = replace(cfg, **{key: value})
-        elif getattr(old := getattr(cfg, group), key) != value:
+        if getattr(old := getattr(cfg, group), key) != value:
             changes = {key: value}
             if key == "batch_size" and group == part:
                 changes["accumulate"] = old.accumulate * old.batch_size
@@ -665,7 +661,7 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
             value = f"{value} {group}.accumulate={changes['accumulate']}" if len(changes) > 1 else value
         else:
             continue
-        setting = f"{group}.{key}".removeprefix(".").removesuffix(".name")
+        setting = f"{group}.{key}".removesuffix(".name")
         yield f"{setting}={str(value).lower() if value is True else value}", cfg
 
 

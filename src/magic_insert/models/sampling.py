@@ -35,7 +35,8 @@ from magic_insert.models.tensor_file import DAMAGED, verify_folder
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
 WHOLE_FILE, HALF_FILE = "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.fp16.safetensors"
 SCALE = 0.6  # conditioning strength of InstantStyle's own script
-SAMPLE_BATCH = 4  # samples of a training that are drawn together
+SAMPLE_BATCH = 4  # samples of a training that are drawn together at most
+TOGETHER = 8  # pictures of up to 256 pixels that are drawn together; fewer of larger ones, whose memory grows with them
 
 
 def canny_edges(picture: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
@@ -155,6 +156,11 @@ def time_ids(pipe: Any, size: int | tuple[int, int], count: int) -> Float[Tensor
 def image_size(pipe: Any) -> int:
     """The side in pixels that the model was made for."""
     return int(pipe.default_sample_size * pipe.vae_scale_factor)
+
+
+def drawn_together(size: int, most: int = TOGETHER) -> int:
+    """How many pictures of `size` pixels are drawn at a time; the pictures do not depend on it."""
+    return max(1, min(most, TOGETHER, TOGETHER * 256**2 // size**2))
 
 
 @dataclass(frozen=True)

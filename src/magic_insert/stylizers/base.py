@@ -26,12 +26,11 @@ from magic_insert.models.sampling import (
     StyleContrast,
     canny_edges,
     controlnet_of,
+    drawn_together,
     image_size,
     sample,
 )
 from magic_insert.stylizers.draws import Draw
-
-BATCH = 8  # pictures drawn together; the rows do not depend on it
 
 
 class DiffusionStylizer:
@@ -110,7 +109,7 @@ class DiffusionStylizer:
                 own = style_embeds(self.pipe, [framed(self.pipe, self.subject)])
                 contrast = StyleContrast(own, style.guidance, base)
         self.facts = {draw.id: {"handover": share} for draw, share in zip(draws, shares, strict=True)}
-        batches = batches_of(shares)
+        batches = batches_of(shares, drawn_together(image_size(self.pipe)))
         pictures: dict[int, Tensor] = {}
         with adapter_at(self.pipe, style.blocks, 0.0 if embeds is None else style.scale):
             for number, (share, rows) in enumerate(batches):
@@ -158,12 +157,12 @@ class DiffusionStylizer:
         """Nothing was put into the pipeline."""
 
 
-def batches_of(shares: Sequence[float]) -> list[tuple[float, list[int]]]:
-    """The numbers of the pictures in batches of at most BATCH, each with the one hand-over of its pictures."""
+def batches_of(shares: Sequence[float], most: int) -> list[tuple[float, list[int]]]:
+    """The numbers of the pictures in batches of at most `most`, each with the one hand-over of its pictures."""
     found = []
     for share in sorted(set(shares), reverse=True):
         rows = [i for i, own in enumerate(shares) if own == share]
-        found += [(share, rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
+        found += [(share, rows[start : start + most]) for start in range(0, len(rows), most)]
     return found
 
 

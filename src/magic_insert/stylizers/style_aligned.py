@@ -26,11 +26,11 @@ from magic_insert.core.compositing import adain, area_resize
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.models.ip_adapter import blank_style, has_adapter, square_style_image
 from magic_insert.models.pipeline import ddim, encode
-from magic_insert.models.sampling import Features, image_size, sample, time_ids
+from magic_insert.models.sampling import Features, drawn_together, image_size, sample, time_ids
 from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
 from magic_insert.stylizers.draws import Draw
 
-BATCH = 4  # scenes drawn together, each with its reference
+BATCH = 4  # scenes drawn together at most, each with its reference
 
 
 class StyleAlignedStylizer(DiffusionStylizer):
@@ -44,12 +44,12 @@ class StyleAlignedStylizer(DiffusionStylizer):
     @torch.no_grad()
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""
-        steps = self.sampling.steps
-        total = steps * -(-len(draws) // BATCH)
+        steps, together = self.sampling.steps, drawn_together(image_size(self.pipe), BATCH)
+        total = steps * -(-len(draws) // together)
         pictures = []
-        for start in range(0, len(draws), BATCH):
-            done = start // BATCH * steps
-            pictures.append(self._draw(draws[start : start + BATCH], counted(on_step, done, total)))
+        for start in range(0, len(draws), together):
+            done = start // together * steps
+            pictures.append(self._draw(draws[start : start + together], counted(on_step, done, total)))
         return torch.cat(pictures)
 
     def _draw(self, draws: Sequence[Draw], on_step: Callable[..., None]) -> Float[Tensor, "B 3 S S"]:

@@ -75,7 +75,7 @@ from magic_insert.models.pipeline import (
     parts_on,
     require_drawing,
 )
-from magic_insert.models.sampling import SAMPLE_BATCH, image_size, sample
+from magic_insert.models.sampling import SAMPLE_BATCH, drawn_together, image_size, sample
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, initial_tokens, refuse_known_words
@@ -244,10 +244,10 @@ class SampleValidation:
         return sets[0], sets[1:], styled
 
     def _sample(self, prompt: str, stop: StopRequest, style: Any = None) -> Float[Tensor, "B 3 S S"]:
-        pictures = []
-        for start in range(0, len(self.seeds), SAMPLE_BATCH):
+        pictures, together = [], drawn_together(image_size(self.pipe), SAMPLE_BATCH)
+        for start in range(0, len(self.seeds), together):
             stop.obey()  # the checkpoint of this step is written
-            seeds = self.seeds[start : start + SAMPLE_BATCH]
+            seeds = self.seeds[start : start + together]
             drawn = sample(
                 self.pipe,
                 [prompt] * len(seeds),

@@ -42,7 +42,7 @@ from magic_insert.models.lora import (
     save_lora,
 )
 from magic_insert.models.pipeline import PRECISIONS, encode, fingerprint
-from magic_insert.models.sampling import image_size, sample, time_ids
+from magic_insert.models.sampling import drawn_together, image_size, sample, time_ids
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, attached, encode_ids, prompt_ids, save_tokens
@@ -191,10 +191,11 @@ def class_pictures(pipe: Any, cfg: PersonalizationConfig, *, seed: int, root: Pa
     }
     folder = root / f"class-{digest(request)}"
     files = [folder / f"{i:04d}.png" for i in range(cfg.prior_images)]
-    for start in range(0, len(files), CLASS_BATCH):
+    together = drawn_together(image_size(pipe), CLASS_BATCH)
+    for start in range(0, len(files), together):
         # Always whole batches: the last bit of a picture may depend on how many are drawn together.
-        numbers = range(start, start + CLASS_BATCH)
-        if all(file.is_file() for file in files[start : start + CLASS_BATCH]):
+        numbers = range(start, start + together)
+        if all(file.is_file() for file in files[start : start + together]):
             continue
         drawn = sample(
             pipe,

@@ -529,8 +529,8 @@ class PlanConfig:
     """The card's memory in GB."""
     gpus: shared.Count = 1
     """Cards that train together; they share rows, with train.strategy=fsdp2 everything (insertion)."""
-    batch: shared.Count = 1
-    """Backgrounds that are drawn together (insert)."""
+    backgrounds: shared.Count = 1
+    """Backgrounds of one command; small pictures are drawn together (insert)."""
     seed: int = 0
     """Changes nothing here; the recipes refer to it."""
     model: shared.ModelConfig = MISSING
