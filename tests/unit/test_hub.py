@@ -315,6 +315,11 @@ def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_r
     with pytest.raises(UserError, match=r"set run=FOLDER, or remover=diffusers run=FOLDER"):
         look("remove", **files)
     look("remove", **files, remover="diffusers", run=hub.inpaint)
+    training = {"data": "pairs", "data__path": tmp_path, "out": tmp_path / "run"}
+    look("insertion", **training)
+    for init in ("shipped", tmp_path):  # before pictures are encoded for hours
+        with pytest.raises(UserError, match=r"set train\.init=base"):
+            look("insertion", **training, train__init=init)
 
 
 def test_an_edit_network_draws_in_the_models_precision_and_at_its_own_size(hub: Hub, tmp_path: Path) -> None:

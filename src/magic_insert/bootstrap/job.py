@@ -368,7 +368,7 @@ class Plan:
         """
         given = getattr(self.cfg.bootstrap, name)
         folder = Path(given) if given else self.model.folder / name
-        require_network(folder, f"bootstrap; set bootstrap.{name}=FOLDER")
+        require_network(folder, f"bootstrap; set bootstrap.{name}=FOLDER of an insertion job's {name}")
         card = read_object(folder / NETWORK_FILES[weights_in(folder).name])
         side, size = card["sample_size"] * PIXELS, self.cfg.model.image_size
         if side != size:

@@ -20,6 +20,7 @@ LORA_WEIGHTS, LORA_CARD = "edit_lora.safetensors", "edit_lora.json"
 # What a remover or an inserter is: weights and what describes them, whole or as a LoRA beside the model.
 NETWORK_FILES = {WEIGHTS: "config.json", LORA_WEIGHTS: LORA_CARD}
 REMBG_WEIGHTS = "u2netp.onnx"
+PRODUCTS = {"remove": "remover", "insert": "inserter"}  # of a training, by its task
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,18 @@ def find_remover(run: str | None, model_folder: Path | None) -> Path:
     """Where the weights of the remover lie: in `run`, or beside the model's; raises `UserError` elsewhere."""
     wanted_for = "remove; set run=FOLDER, or remover=diffusers run=FOLDER of an inpainting pipeline"
     return edit_folder("remover", run, model_folder, wanted_for)
+
+
+def find_start(task: str, init: str, model: ModelConfig) -> Path | None:
+    """The folder of the edit network that a training of `task` starts from; None: from the model's own UNet.
+
+    Raises:
+        UserError: there is none.
+    """
+    if init == "base":
+        return None
+    run, wanted_for = None if init == "shipped" else init, f"train.init={init}; set train.init=base"
+    return edit_folder(PRODUCTS[task], run, find_model(model), wanted_for)
 
 
 def find_pipeline(named: str, key: str) -> None:

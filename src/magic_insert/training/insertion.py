@@ -25,6 +25,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
 from magic_insert.models import edit_unet
+from magic_insert.models.folders import PRODUCTS
 from magic_insert.models.lora import lora_state, restore_lora
 from magic_insert.models.pipeline import HALF, ddim, parts_on, plain_attention, quiet, size_ids
 from magic_insert.models.sampling import image_size
@@ -38,7 +39,6 @@ from magic_insert.training.trainer import (
 )
 
 Task = Literal["remove", "insert"]
-PRODUCTS: dict[Task, str] = {"remove": "remover", "insert": "inserter"}
 CARD = edit_unet.FIT_CARD
 CLEAR_CHANGE = 0.3  # of a scaled latent, whose values have about unit variance; more is a change for certain
 

@@ -56,7 +56,7 @@ from magic_insert.models.edit_unet import (
     latent_mask,
 )
 from magic_insert.models.effect_net import SIDE, load_effect_net
-from magic_insert.models.folders import edit_folder, find_model
+from magic_insert.models.folders import PRODUCTS, find_start
 from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
@@ -69,7 +69,7 @@ from magic_insert.training.effect import (
     pair_drawings,
     toybox_drawings,
 )
-from magic_insert.training.insertion import PRODUCTS, EditFit, EditLatents, Task, fit_edit
+from magic_insert.training.insertion import EditFit, EditLatents, Task, fit_edit
 from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only, wait_for_all
 
 VIEWS_VERSION = 1
@@ -277,15 +277,7 @@ class TaskRun:
         Raises:
             UserError: nothing there.
         """
-        init = self.cfg.train.init
-        if init == "base":
-            return self.pipe.unet
-        return edit_folder(
-            PRODUCTS[self.task],
-            None if init == "shipped" else init,
-            find_model(self.cfg.model),
-            f"train.init={init}; set train.init=base",
-        )
+        return find_start(self.task, self.cfg.train.init, self.cfg.model) or self.pipe.unet
 
     def _fit(self) -> EditFit:
         train = self.cfg.train
