@@ -29,7 +29,7 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Recent, Task, Wish
-from magic_insert.page.studio import Studio
+from magic_insert.page.studio import BETWEEN, Studio, patient_imports
 from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
@@ -465,6 +465,65 @@ def test_browsers_take_turns_and_each_keeps_its_order(
     assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]
 
 
+def test_while_the_model_loads_what_somebody_waits_for_goes_first(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    loading = threading.Thread(target=held.wait)
+    loading.start()
+    monkeypatch.setattr(browser.studio, "_loading", loading)
+    task = browser.post("drops", wish("full", "bunny-01", "forest-12")).json()["id"]
+    session = browser.studio.session(browser.id)
+    while session.tasks[task].stage != "load":
+        time.sleep(0.01)
+    browser.upload("subject", "meanwhile.png", blob((70, 40, 100)))
+    browser.draw("preview", "bunny-01", "forest-12", [10, 120, 60, 90])
+    browser.http.delete(f"{browser.server.address}{browser.id}/tasks/{task}")
+    assert browser.studio.call(lambda: True).result(WAIT)  # it ended, though nothing is loaded
+    held.set()
+    loading.join()
+    assert not session.tasks.get(task) or session.tasks[task].state == "cancelled"
+
+
+def test_imports_of_one_thread_wait_and_those_of_others_do_not() -> None:
+    waited = list[int]()
+    with patient_imports(lambda: waited.append(threading.get_ident())):
+        __import__("json", fromlist=["dumps"])
+        other = threading.Thread(target=lambda: __import__("json"))
+        other.start()
+        other.join()
+    __import__("json")
+    assert waited == [threading.get_ident()]
+
+
+def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
+    studio: Studio, server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order, held = list[str](), threading.Event()
+
+    def run(self: Studio, session: Any, task: Task) -> None:
+        for _ in range(1 if task.quick else 2):
+            order.append(task.wish.kind)
+            if not task.quick:
+                self._between_steps()
+        task.state = "done"
+
+    monkeypatch.setattr(Studio, "_run", run)
+    studio.call(lambda: held.wait(WAIT))
+    with httpx.Client(timeout=WAIT) as http:
+        for x in range(12):
+            Browser(server, studio, 8 * "a", http).post(
+                "drops", wish("preview", "bunny-01", "forest-12", [x, 9, 9, 9])
+            )
+        Browser(server, studio, 8 * "b", http).post("drops", wish("full", "bunny-01", "forest-12"))
+    held.set()
+    while len(order) < 14:
+        time.sleep(0.01)
+    steps = [n for n, kind in enumerate(order) if kind == "full"]
+    assert steps[1] - steps[0] == BETWEEN + 1
+    assert steps[0] <= 2 * BETWEEN
+
+
 @pytest.fixture(scope="module")
 def page(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     with browser_page(tmp_path_factory.mktemp("profile")) as opened:
@@ -481,8 +540,19 @@ def opened(page: Page, server: PageServer, **look: Any) -> None:
     page.ask("document.querySelector('#redraw').click()")
 
 
+def with_a_bunny(page: Page, server: PageServer) -> None:
+    """The page, fresh, with the preview of a bunny in the middle of the scene."""
+    opened(page, server)
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(SHOWN)
+
+
 RESULT = "[...document.querySelectorAll('#history button')].length"
 SHOWN = "!!document.querySelector('#pictures img.on') && !document.querySelector('#frame').classList.contains('ghost')"
+
+
+def size_of(selector: str) -> str:
+    return f"(({{ width, height }}) => [width, height])(document.querySelector({selector!r}).getBoundingClientRect())"
 
 
 def last(studio: Studio, page: Page) -> Any:
@@ -556,9 +626,7 @@ def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServ
 def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
     page: Page, server: PageServer, studio: Studio
 ) -> None:
-    opened(page, server)
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(SHOWN)
+    with_a_bunny(page, server)
     session, place = (
         studio.session(page.ask("localStorage.session")),
         "document.querySelector('#frame').style.left",
@@ -577,11 +645,14 @@ def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
     )
     page.click("#undo")
     assert page.ask(f"{slider}.value") == "0.8"
-    assert page.ask(place) != frame
+    assert page.ask(place) == frame
     page.ask("document.querySelector('#frame').focus()")
     page.press("ArrowRight")
     page.wait(f"{RESULT} === 4 && {SHOWN}")
-    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (replace(other, x=other.x + 2), {})
+    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (
+        replace(other, x=other.x - 9 + 3),
+        {},
+    )
     page.click("#next")
     page.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
     page.click("#undo")
@@ -602,9 +673,7 @@ def redrawn(studio: Studio, page: Page) -> None:
 def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(
     page: Page, server: PageServer, studio: Studio, tmp_path: Path
 ) -> None:
-    opened(page, server)
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(SHOWN)
+    with_a_bunny(page, server)
     redrawn(studio, page)
     page.open(f"{server.address}?unasked")
     page.wait(f"document.querySelector('#redraw').checked && {SHOWN}")
@@ -617,6 +686,9 @@ def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(
     session = studio.session(page.ask("localStorage.session"))
     assert not page.ask("document.querySelector('#redraw').checked")
     assert [task.wish.kind for task in session.tasks.values()] == ["preview"]
+    page.ask("document.querySelector('#sheet').hidden = false")
+    wide, tall = page.ask(size_of("#sheet .draw"))  # of four seeds side by side each has the scene's aspect
+    assert wide / tall == pytest.approx(192 / 128, abs=0.03)
     assert page.complaints == []
 
 
@@ -624,9 +696,7 @@ def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(
 def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(
     page: Page, server: PageServer, studio: Studio
 ) -> None:
-    opened(page, server)
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(SHOWN)
+    with_a_bunny(page, server)
     session, first = studio.session(page.ask("localStorage.session")), last(studio, page)
     for hidden in ("true", "false"):
         page.ask(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); "
@@ -643,13 +713,10 @@ def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(
 
 
 @needs_browser
-def test_all_that_is_done_with_a_result_fits_one_screen_and_undo_passes_the_preview_of_a_redrawn_picture(
+def test_all_that_is_done_with_a_result_fits_one_screen(
     page: Page, server: PageServer, studio: Studio
 ) -> None:
-    opened(page, server)
-    stage = page.centre("#stage")
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), stage)
-    page.wait(SHOWN)
+    with_a_bunny(page, server)
     redrawn(studio, page)
     for height in (900, 720):
         page.look(width=1280, height=height)
@@ -660,15 +727,66 @@ def test_all_that_is_done_with_a_result_fits_one_screen_and_undo_passes_the_prev
         assert min(min(box) for box in boxes) >= 0
         assert max(box[2] for box in boxes) <= 1280
         assert max(box[3] for box in boxes) <= height
-    first = last(studio, page).id
-    page.drag(page.centre("#frame"), (stage[0] + 90, stage[1]))
+    page.look(width=420, height=880, touch=True)
+    assert page.ask(
+        "document.querySelector('#truth + span').checkVisibility()"
+    )  # what the truth is, without hovering
+    assert page.complaints == []
+
+
+@needs_browser
+def test_undo_takes_back_what_the_user_did_last(page: Page, server: PageServer, studio: Studio) -> None:
+    with_a_bunny(page, server)
+    session = studio.session(page.ask("localStorage.session"))
+    middle, first = page.centre("#stage"), last(studio, page)
+    page.drag(page.centre("#frame"), (middle[0] + 90, middle[1]))
     page.wait(f"{RESULT} === 2 && {SHOWN}")
-    slider = "document.querySelector('[data-knob=\"inserter.strength\"]')"
-    page.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
-    page.wait(f"{RESULT} === 3 && {SHOWN}")
-    redrawn(studio, page)
+    moved, on_stage = last(studio, page), "document.querySelector('#history .on')?.dataset.id"
+    page.click(f"#history [data-id='{first.id}']")
+    page.wait(f"{on_stage} === {first.id!r}")
     page.click("#undo")
-    assert page.ask("document.querySelector('#history .on').dataset.id") == first
+    page.wait(f"{on_stage} === {moved.id!r}")
+    page.click("#undo")
+    page.wait(f"{on_stage} === {first.id!r} && {SHOWN}")
+    held = threading.Event()
+    studio.call(lambda: held.wait(WAIT))
+    page.ask("document.querySelector('#frame').focus()")
+    page.press("ArrowRight")
+    page.wait("!document.querySelector('#cancel').hidden")
+    page.click("#undo")  # of what is not drawn yet
+    page.wait(f"document.querySelector('#cancel').hidden && {on_stage} === {first.id!r}")
+    held.set()
+    page.click("#undo")
+    page.wait("document.querySelector('#frame').hidden && document.querySelector('#undo').disabled")
+    assert list(session.results) == [first.id, moved.id]
+    page.open(f"{server.address}?undo")  # a reload knows the results
+    page.wait(f"{on_stage} === {moved.id!r}")
+    page.click("#undo")
+    page.wait(f"{on_stage} === {first.id!r}")
+    assert page.ask("document.querySelector('#undo').disabled")
+    assert page.complaints == []
+
+
+@needs_browser
+def test_the_tick_belongs_to_the_subject(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+) -> None:
+    with_a_bunny(page, server)
+    held, ticked = threading.Event(), "document.querySelector('#redraw').checked"
+    studio.call(lambda: held.wait(WAIT))
+    page.click("#redraw")
+    assert page.ask(ticked)
+    page.press("Escape")
+    page.wait("document.querySelector('#cancel').hidden")
+    held.set()
+    (tmp_path / "own.png").write_bytes(blob((60, 70, 200), 56))
+    page.drop_file(tmp_path / "own.png", page.centre("#subjects h2"))
+    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    session = studio.session(page.ask("localStorage.session"))
+    assert not page.ask(ticked)
+    assert {task.wish.kind for task in session.tasks.values() if task.wish.subject.origin == "own"} == {
+        "preview"
+    }
     assert page.complaints == []
 
 
@@ -747,9 +865,7 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
 def test_of_many_changes_at_once_only_the_last_is_drawn(
     page: Page, server: PageServer, studio: Studio
 ) -> None:
-    opened(page, server)
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(SHOWN)
+    with_a_bunny(page, server)
     session, held = studio.session(page.ask("localStorage.session")), threading.Event()
     studio.call(lambda: held.wait(WAIT))
     page.ask("document.querySelector('#redraw').click()")
@@ -787,6 +903,9 @@ def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
     )
     assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
     assert page.ask("document.querySelectorAll('#sheet .draw:enabled .close img').length") == 4
+    for drawn in ("#sheet .draw", "#sheet .close img"):  # neither the crop nor what it shows is stretched
+        wide, tall = page.ask(size_of(drawn))
+        assert wide / tall == pytest.approx(1.0, abs=0.03)
     page.click("#sheet .draw:nth-child(3)")
     page.wait("document.querySelector('#history .on span').textContent === 'seed 3'")
     assert page.ask("document.querySelector('#sheet').hidden")

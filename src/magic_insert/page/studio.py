@@ -5,6 +5,7 @@ minute (learning, redrawing), and also between two steps of it, in the same thre
 its callback, so within one step.
 """
 
+import builtins
 import ctypes
 import hashlib
 import secrets
@@ -13,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -59,6 +61,8 @@ from magic_insert.stylizers import needs_personalization
 KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
+BETWEEN = 4  # quick things of a browser between two steps of a long one
+PATIENCE = 10.0  # seconds that the loading of the model stands still at most, at a time
 DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
 FAILED = "the work failed; the terminal of magic-insert page says why"
 CROP = "crop the picture closer to the subject, or drop one with a transparent ground"
@@ -89,6 +93,8 @@ class Studio:
         self.ready = False
         self._queues = [Turns[Callable[[], None]]() for _ in (URGENT, SHELF, LONG)]
         self._filled = threading.Condition(self.lock)
+        self._nobody_waits = threading.Event()  # for what is urgent
+        self._nobody_waits.set()
         self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
         self._toned, self._redrawn, self._drops = Recent[Redrawn](6), Recent[Redrawn](32), Recent[Drop](4)
         self.stopped = False
@@ -98,26 +104,45 @@ class Studio:
         self._thread.start()
 
     def _work(self) -> None:
-        while (work := self._next(LONG, wait=True)) is not None:
-            guarded(work)
+        while self._wait():
+            self._between_steps()
+            self._do_next(LONG)
             release_memory()
 
-    def _between_steps(self) -> None:
-        """Does what is quick while a long task waits in its callback."""
-        while (work := self._next(SHELF, wait=False)) is not None:
-            guarded(work)
-
-    def _next(self, last: int, *, wait: bool) -> Callable[[], None] | None:
-        """The first thing to do in the queues up to `last`; None when stopped, or when nothing is to be done."""
+    def _wait(self) -> bool:
+        """Waits until there is something to do; False when stopped."""
         with self._filled:
-            if wait:
-                self._filled.wait_for(lambda: self.stopped or any(self._queues))
-            queue = next((queue for queue in self._queues[: last + 1] if queue), None)
-            return None if self.stopped or queue is None else queue.take()
+            self._filled.wait_for(lambda: self.stopped or any(self._queues))
+            return not self.stopped
+
+    def _between_steps(self) -> None:
+        """Does what is quick while a long task waits; of each browser a few things, so that the long one goes on."""
+        for rank in (URGENT, SHELF):
+            with self.lock:
+                owners = len(self._queues[rank].lines)
+            for _ in range(BETWEEN * owners):
+                self._do_next(rank)
+
+    def _do_next(self, rank: int) -> None:
+        """Does the first thing in the queue, if there is one, and prints what it raises: one picture's fault must not
+        end the page for everybody."""
+        with self.lock:
+            if self.stopped or not self._queues[rank]:
+                return
+            work = self._queues[rank].take()
+        try:
+            work()
+        except Exception:
+            traceback.print_exc(file=sys.stderr)
+        with self.lock:
+            if not self._queues[URGENT]:
+                self._nobody_waits.set()
 
     def _put(self, work: Callable[[], None], rank: int, session: Session | None = None) -> None:
         with self._filled:
             self._queues[rank].put("" if session is None else session.id, work)
+            if rank == URGENT:
+                self._nobody_waits.clear()
             self._filled.notify()
 
     def call(self, work: Callable[[], Made], session: Session | None = None) -> "Future[Made]":
@@ -186,7 +211,8 @@ class Studio:
     def _load(self) -> None:
         """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
         try:
-            self.magic.load()
+            with patient_imports(lambda: self._nobody_waits.wait(PATIENCE)):
+                self.magic.load()
             _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
         except UserError as error:
             print(f"magic-insert: {error}", file=sys.stderr)
@@ -404,7 +430,9 @@ class Studio:
         if task.wish.kind == "full":
             on_event("load", 0, 1, None)
             self.load()
-            self._loading.join()
+            while self._loading.is_alive():
+                on_event("load", 0, 1, None)  # does what is quick meanwhile
+                self._loading.join(0.05)
         picture, scene = self._picture(task.wish, on_event), self._scene(task.wish.scene)
         while True:
             wish = task.wish
@@ -480,12 +508,22 @@ class Studio:
         return self._drops.get(result.id, again)
 
 
-def guarded(work: Callable[[], None]) -> None:
-    """Does `work` and prints what it raises: one picture's fault must not end the page for everybody."""
+@contextmanager
+def patient_imports(wait: Callable[[], Any]) -> Iterator[None]:
+    """Has each import of this thread `wait` first. Loading a model is for the most part two thousand imports, and while
+    Python runs two threads, each has half of it."""
+    thread, plain = threading.get_ident(), builtins.__import__
+
+    def patient(*given: Any, **named: Any) -> Any:
+        if threading.get_ident() == thread:
+            wait()
+        return plain(*given, **named)
+
+    builtins.__import__ = patient
     try:
-        work()
-    except Exception:
-        traceback.print_exc(file=sys.stderr)
+        yield
+    finally:
+        builtins.__import__ = plain
 
 
 def trouble_of(error: UserError, do: str) -> str:

@@ -19,7 +19,8 @@ let factor = 1; // how much larger than the prior and its depth say the user wan
 let asked = {}; // kind -> id of the last task
 let shown = null; // the result on the stage
 let seed; // that of the redrawn picture on the stage, where it is not the first one
-let decided = false; // whether the user has said if subjects are to be redrawn
+const wanted = new Set(); // subjects of which the user said that they are to be redrawn
+let unwanted = false; // whether the user said last that nothing is
 const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
@@ -133,7 +134,7 @@ function chooseScene(item, { place = true } = {}) {
   $("scene").src = picture(item); $("scene").alt = item.title;
   $("frame").hidden = true; frame = null; factor = 1; seed = undefined;
   clearPictures();
-  if (subject && place) suggest(subject);
+  if (subject && place) suggest(subject); else if (place) did();
   render();
 }
 
@@ -141,7 +142,7 @@ function chooseSubject(item) {
   subject = item; factor = 1; seed = undefined; $("sheet").hidden = true;
   $("ghost").src = picture(item);
   const own = [item, scene].some((one) => one?.origin === "own"), unfit = state.redraws === "nothing" || (state.redraws === "toys" && own);
-  if (!decided) $("redraw").checked = !unfit;
+  $("redraw").checked = wanted.has(item.id) || !(unfit || unwanted);
   $("hint").textContent = unfit ? UNFIT[state.redraws] : HINT;
   render();
 }
@@ -159,11 +160,56 @@ function clearPictures() {
   showLayers();
 }
 
+// What the user did, as it was after each step: Undo goes back to the one before. What comes from the server is no step.
+
+let trail = [];
+const sliders = () => [...document.querySelectorAll("[data-knob]")];
+function did(result) { // `result`: the picture that the user chose, if it was one
+  const values = sliders().map((input) => input.value), redraw = $("redraw").checked;
+  const step = { subject: subject?.id, scene: scene.id, box: frame && wholeBox(), values, redraw, unwanted, seed, result };
+  const same = (one) => JSON.stringify({ ...one, result: "" }) === JSON.stringify({ ...step, result: "" });
+  if (trail.length && same(trail.at(-1)) && !result) return;
+  if (trail.length && same(trail.at(-1))) trail.pop();
+  trail.push(step);
+}
+
+function undo() {
+  if (!$("sheet").hidden) return closeSheet();
+  if (trail.length < 2) return;
+  trail.pop();
+  const step = trail.at(-1), chosen = resultOf(step.result);
+  clearTimeout(waiting);
+  if (chosen) {
+    trail.pop(); // `show` notes it again
+    cancelAsked();
+    return show(chosen, { back: true });
+  }
+  chooseScene(itemOf(step.scene), { place: false });
+  if (!step.box) return clearStage();
+  if (!step.redraw) wanted.delete(step.subject);
+  if (subject?.id !== step.subject) chooseSubject(itemOf(step.subject));
+  unwanted = step.unwanted; seed = step.seed;
+  $("redraw").checked = step.redraw;
+  for (const [n, input] of sliders().entries()) input.value = step.values[n];
+  knobs();
+  frameAt(step.box);
+  drop();
+}
+
+function clearStage() {
+  cancelAsked();
+  subject = frame = null; $("frame").hidden = true;
+  clearPictures();
+  render();
+}
+
+const cancelAsked = () => { for (const task of living()) if (Object.values(asked).includes(task.id)) cancel(task.id); };
+
 // Asking
 
 function knobs(kind) {
   const found = kind === "full" && seed !== undefined ? { "sampling.seed": seed } : {};
-  for (const input of document.querySelectorAll("[data-knob]")) {
+  for (const input of sliders()) {
     const key = input.dataset.knob, value = Number(input.value), auto = AUTO[key] === value;
     input.nextElementSibling.textContent = auto ? "auto" : key === "inserter.sun" ? `${value}°` : String(value);
     if (input.dataset.kind && input.dataset.kind !== kind) continue;
@@ -174,7 +220,7 @@ function knobs(kind) {
 
 // The sliders as they were for this picture; those that say nothing about its kind stay.
 function setKnobs({ kind, knobs: found }) {
-  for (const input of document.querySelectorAll("[data-knob]")) {
+  for (const input of sliders()) {
     if (!input.dataset.kind || input.dataset.kind === kind) input.value = found[input.dataset.knob] ?? input.defaultValue;
   }
   knobs();
@@ -190,6 +236,7 @@ const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(
 let asking = false, again = false;
 async function drop() {
   if (!subject || !scene || !frame) return;
+  did();
   const stays = shown?.subject === subject.id && shown.scene === scene.id && here(shown.box);
   $("stage").classList.remove("moving");
   $("frame").classList.toggle("ghost", !stays);
@@ -224,13 +271,6 @@ const sameParts = (one, other) => one.subject === other.subject && one.scene ===
 const fulfils = (result, wish) => result.kind === wish.kind && sameParts(result, wish) && sorted(result.knobs) === sorted(wish.knobs);
 const resultFor = (wish) => state.results.findLast((one) => fulfils(one, wish));
 const made = (kind) => resultFor(wishOf(kind));
-// Where Undo goes: the result before the one that is shown, or the last one where none is; from a redrawn picture past
-// its own preview, which looks as if nothing had happened.
-function before() {
-  const last = shown ? Math.max(0, state.results.findIndex((one) => one.id === shown.id)) : state.results.length;
-  const draft = (one) => shown?.kind === "full" && one.kind === "preview" && sameParts(one, shown);
-  return state.results.slice(0, last).findLast((one) => !draft(one));
-}
 const sorted = (some) => JSON.stringify(Object.entries(some).sort());
 
 let waiting = 0;
@@ -286,7 +326,8 @@ function show(result, { back = false } = {}) {
     $("stage").classList.remove("moving");
     frameAt(result.box);
     setKnobs(result);
-    if (!decided && result.kind === "full") $("redraw").checked = true; // of this one; the next subject is asked about
+    if (result.kind === "full") $("redraw").checked = true;
+    did(result.id);
   }
   const image = new Image();
   image.alt = `${item.title}, ${place.title}`; image.draggable = false;
@@ -387,7 +428,7 @@ function renderStatus() {
     if (lastStage) $("said").textContent = "done";
     lastStage = "";
     if (!$("status").classList.contains("bad")) {
-      $("doing").textContent = taking ? "looking at the picture" : shown ? `${shown.kind === "full" ? "redrawn" : "preview"}, ${shown.seconds.toFixed(1)} s` : state.ready ? "" : "getting ready";
+      $("doing").textContent = taking ? "looking at the picture" : shown ? `${shown.kind === "full" ? "redrawn" : "preview"}, ${shown.seconds.toFixed(1)} s` : state.items.some((item) => item.kind === "subject" && item.size) ? "" : "getting ready";
     }
     return;
   }
@@ -400,17 +441,18 @@ function renderStatus() {
   if (name !== lastStage) $("said").textContent = lastStage = name;
 }
 
-// A result as a picture, of one of several seeds the square around the subject.
-function thumbnail(result, close) {
+// A result as a picture, or the part of it around the subject, of this aspect.
+function thumbnail(result, aspect) {
   const image = new Image(), part = document.createElement("div");
   image.src = `${session}/results/${result.id}/view`; image.alt = ""; image.draggable = false;
-  part.className = close ? "close" : "whole";
+  part.className = aspect ? "close" : "whole";
   part.append(image);
-  if (!close) return part;
-  const [x, y, w, h] = result.box, [width, height] = itemOf(result.scene).size, side = Math.min(1.5 * Math.max(w, h), Math.max(width, height));
-  const from = (middle, whole) => (side > whole ? (whole - side) / 2 : clamp(middle - side / 2, 0, whole - side));
-  Object.assign(image.style, { width: `${(100 * width) / side}%`, height: `${(100 * height) / side}%`,
-    left: `${(-100 * from(x + w / 2, width)) / side}%`, top: `${(-100 * from(y + h / 2, height)) / side}%` });
+  if (!aspect) return part;
+  const [x, y, w, h] = result.box, [width, height] = itemOf(result.scene).size;
+  const wide = Math.min(1.5 * Math.max(w, h * aspect), Math.max(width, height * aspect)), tall = wide / aspect;
+  const from = (middle, part, whole) => (part > whole ? (whole - part) / 2 : clamp(middle - part / 2, 0, whole - part));
+  Object.assign(image.style, { width: `${(100 * width) / wide}%`, height: `${(100 * height) / tall}%`,
+    left: `${(-100 * from(x + w / 2, wide, width)) / wide}%`, top: `${(-100 * from(y + h / 2, tall, height)) / tall}%` });
   return part;
 }
 
@@ -422,7 +464,7 @@ function renderSheet() {
     button.dataset.id = key;
     button.disabled = !result;
     button.querySelector("div")?.remove();
-    if (result) button.prepend(thumbnail(result, true));
+    if (result) button.prepend(thumbnail(result, scene.size[0] / scene.size[1]));
   }
 }
 
@@ -437,7 +479,7 @@ function renderHistory() {
       const label = document.createElement("span"), seed = result.knobs["sampling.seed"];
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
       button.setAttribute("aria-label", `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`);
-      button.append(thumbnail(result, seed !== undefined), label);
+      button.append(thumbnail(result, seed !== undefined && 1), label);
       button.addEventListener("click", () => show(resultOf(result.id), { back: true }));
       box.prepend(button);
     }
@@ -447,7 +489,7 @@ function renderHistory() {
 
 function render() {
   renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory(); renderSheet();
-  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: !!before(), results: state.results.length > 0 };
+  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: trail.length > 1, results: state.results.length > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
     node.classList.toggle("off", off);
@@ -559,12 +601,21 @@ for (const input of document.querySelectorAll(".add input")) {
 
 // Tools
 
-$("cancel").addEventListener("click", () => { for (const task of living()) cancel(task.id); if (shown) show(shown, { back: true }); });
-$("redraw").addEventListener("change", () => { decided = true; render(); drop(); });
+$("cancel").addEventListener("click", () => {
+  for (const task of living()) cancel(task.id);
+  if (!shown) return;
+  trail.pop(); // what was cancelled
+  show(shown, { back: true });
+});
+$("redraw").addEventListener("change", () => {
+  unwanted = !$("redraw").checked;
+  if (unwanted) wanted.delete(subject?.id); else if (subject) wanted.add(subject.id);
+  render(); drop();
+});
 $("wipe").addEventListener("input", () => { $("stage").style.setProperty("--wipe", `${$("wipe").value}%`); $("wipe-line").hidden = $("wipe").value === "0"; });
 $("parts").addEventListener("change", showLayers);
-for (const input of document.querySelectorAll("[data-knob]")) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
-$("undo").addEventListener("click", () => { if (before()) show(before(), { back: true }); });
+for (const input of sliders()) { input.addEventListener("input", () => knobs()); input.addEventListener("change", drop); }
+$("undo").addEventListener("click", undo);
 $("seeds").addEventListener("click", async () => {
   draws = [1, 2, 3, 4].map((seed) => wishOf("full", { "sampling.seed": seed }));
   renderSheet();
@@ -577,6 +628,10 @@ $("sheet").addEventListener("click", ({ target }) => {
   $("sheet").hidden = true;
   if (chosen) show(chosen, { back: true });
 });
+function closeSheet() {
+  $("sheet").hidden = true;
+  for (const task of living()) if (draws.some((wish) => fulfils(task, wish))) cancel(task.id);
+}
 $("next").addEventListener("click", async () => {
   const ready = await examined(await send(`results/${shown.id}/scene`));
   subject = null;
@@ -622,11 +677,14 @@ function update(event) {
     begun = true;
     const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
     for (const result of state.results) seen.add(result.id);
+    const draft = (one) => state.results.some((full) => full.kind === "full" && one.kind === "preview" && sameParts(one, full));
+    trail = state.results.slice(0, -1).filter((one) => !draft(one)).map((one) => ({ result: one.id }));
     if (last) show(last, { back: true });
     if (live) {
       chooseScene(itemOf(live.scene), { place: false }); chooseSubject(itemOf(live.subject));
       frameAt(live.box); setKnobs(live);
-      if (live.kind === "full") $("redraw").checked = true;
+      if (live.kind === "full") { $("redraw").checked = true; wanted.add(live.subject); }
+      did();
       $("frame").classList.toggle("ghost", !(last && here(last.box)));
       for (const task of living()) if (here(task.box)) asked[task.kind] ??= task.id;
     }
