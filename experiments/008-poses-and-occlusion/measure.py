@@ -52,6 +52,10 @@ SUGGESTED = "sitting down on the floor"
 STEPS = "sampling.steps=12"  # of 25: half of the time
 SHORT = f"personalization.steps=100,personalization.batch_size=2,{STEPS}"
 HIDDEN = {"none": 0.0, "a third": 1 / 3, "half": 0.5}
+COLUMNS = [  # of rows.csv, whichever parts were run
+    "part", "subject", "drawn_in", "factor", "level", "method", "hidden_share", "effect", "whole", "front", "pose",
+    "read", "complexity", "identity", "style", "hidden",
+]  # fmt: skip
 IN_FRONT_ID = 90  # of the occluder among the scene's objects
 Picture = tuple[Tensor, Tensor]  # rgb 3 S S and alpha 1 S S
 
@@ -285,7 +289,7 @@ def tables(frame: pd.DataFrame) -> str:
         moved = words[(words.method == method) & (words.pose != "stand")]
         cells = {n: common.mean_with_interval(common.by_subject(moved, n), 2) for n in numbers}
         lines.append({"read": f"{method}, sit, wave and lean", "drawings": len(moved)} | cells)
-    hidden = frame.reindex(columns=sorted({*frame, "hidden"}))[frame.part == "hidden"]
+    hidden = frame[frame.part == "hidden"]
     cut = [
         {"hidden in its picture": name}
         | {n: common.mean_with_interval(common.by_subject(found, n)) for n in numbers[1:]}
@@ -312,8 +316,8 @@ def tables(frame: pd.DataFrame) -> str:
     gains = [
         {"mask against over": n}
         | {"dB": common.mean_with_interval(common.difference(front, "method", "mask", "over", n), 2)}
-        for n in ("effect", "front", "whole")
-    ]
+        for n in ("effect", "front", "whole") if len(front)
+    ]  # fmt: skip
     said = [{"place": kind, "suggested": pose_by_words(None, None, kind)} for kind in KINDS]  # type: ignore[arg-type]
     return (
         "\n\n".join(
@@ -325,6 +329,8 @@ def tables(frame: pd.DataFrame) -> str:
 
 def bars(ax: object, named: dict[str, np.ndarray], label: str, colour: str) -> None:
     """Means with intervals over subjects."""
+    if not named:
+        return  # the part was not run
     found = [common.interval(values) for values in named.values()]
     mean, low, high = (np.array(v) for v in zip(*found, strict=True))
     error = np.nan_to_num(np.stack([mean - low, high - mean]))
@@ -439,11 +445,9 @@ def main() -> None:
             if "hidden" in args.parts and {"part": "hidden", "subject": number, "hidden": "half"} not in rows:
                 hidden_part(rows, models["short"], judges, args.seed, number)
         keys = ["part", "subject", "drawn_in", "method", "pose", "complexity", "hidden", "factor", "level"]
-        keys = [key for key in keys if key in rows.frame]
-        frame = rows.frame.drop_duplicates(keys, keep="last")  # what was begun twice
-        if "method" in frame:
-            frame = frame[frame.method != "truth"]
-        frame.to_csv(HERE / "rows.csv", index=False)
+        frame = rows.frame.reindex(columns=COLUMNS)
+        frame = frame.drop_duplicates(keys, keep="last")  # what was begun twice
+        frame[frame.method != "truth"].to_csv(HERE / "rows.csv", index=False)
         sheets(args.out)
     common.publish(HERE, pd.read_csv(HERE / "rows.csv"), tables, draw_figure)
 

@@ -237,8 +237,9 @@ def main() -> None:
         paid = tuple(name for name in SETTINGS if name not in FREE)
         plan += [(n, own, paid) for n in range(args.subjects) for own in LEARNED]
         for number, own, methods in plan:
-            if {"subject": number, "own": own, "method": methods[-1]} not in rows:
-                measure(rows, models, judges, (args.seed, number, own), methods)
+            missing = [m for m in methods if {"subject": number, "own": own, "method": m} not in rows]
+            if missing:
+                measure(rows, models, judges, (args.seed, number, own), missing)
         rows.frame.to_csv(HERE / "rows.csv", index=False)
         if args.subjects:
             sheet(args.out, args.subjects - 1)

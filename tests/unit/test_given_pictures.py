@@ -111,5 +111,13 @@ def test_a_redrawn_cut_out_stands_where_its_subject_does_and_any_other_picture_s
     assert torch.equal(matte, 0.5 * alpha)
     assert (rgb[:, 4:14, 7:12] == 0.25).all()
     assert (rgb[:, :4] == 1).all()
+    larger = Redrawn(torch.full((3, 20, 10), 0.25), "box", "box__a", {}, {}, torch.full((1, 20, 10), 0.5))
+    rgb, matte = pictures.in_own_frame(larger, subject)
+    assert matte is not None
+    assert rgb.shape == (3, 40, 60)
+    assert torch.equal(matte, 0.5 * alpha.repeat_interleave(2, -1).repeat_interleave(2, -2))
+    assert (rgb[:, 8:28, 14:24] == 0.25).all()
+    other = Redrawn(torch.rand(3, 16, 16), "box", "box__a", {}, {}, torch.ones(1, 16, 16))
+    assert pictures.in_own_frame(other, subject) == (other.rgb, other.alpha)
     whole = Redrawn(torch.rand(3, 8, 8), "box", "box__a", {}, {})
     assert pictures.in_own_frame(whole, subject) == (whole.rgb, None)

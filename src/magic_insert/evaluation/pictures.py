@@ -190,14 +190,26 @@ def in_own_frame(
 ) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1 _ _"] | None]:
     """A redrawn cut-out where the subject stands in its own picture, as truth and other methods have it.
 
-    A picture without a matte, or with one of another size than the subject's outline, stays as it is.
+    One that is larger, as `style.detail` may make it, keeps its pixels: the frame grows with it. A picture without a
+    matte, or with one of other proportions than the subject's outline, stays as it is.
     """
-    box = bounding_box(subject.alpha, FAINT)
-    if redrawn.alpha is None or redrawn.alpha.shape[-2:] != (box.h, box.w):
+    if redrawn.alpha is None:
+        return redrawn.rgb, None
+    height, width = redrawn.alpha.shape[-2:]
+    box = bounding_box(subject.alpha, FAINT)  # as tone cuts; the personalised model by the half of the matte
+    if (box.h, box.w) != (height, width):
+        box = bounding_box(subject.alpha)
+    if abs(height * box.w - width * box.h) > box.h + box.w:  # more than a pixel of each
         return redrawn.rgb, redrawn.alpha
-    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
-    rgb, alpha = torch.ones_like(subject.rgb), torch.zeros_like(subject.alpha)
-    rgb[there], alpha[there] = redrawn.rgb, redrawn.alpha
+    larger = height / box.h if box.h > box.w else width / box.w
+    room = [
+        max(round(side * larger), least)
+        for side, least in zip(subject.alpha.shape[-2:], (height, width), strict=True)
+    ]
+    y, x = min(round(box.y * larger), room[0] - height), min(round(box.x * larger), room[1] - width)
+    rgb, alpha = redrawn.rgb.new_ones(3, *room), redrawn.alpha.new_zeros(1, *room)
+    rgb[:, y : y + height, x : x + width] = redrawn.rgb
+    alpha[:, y : y + height, x : x + width] = redrawn.alpha
     return rgb, alpha
 
 
