@@ -136,11 +136,27 @@ def test_pixel_art_is_known_by_its_blocks_and_gives_them_to_the_subject(side: in
 def test_the_subject_gets_the_lines_of_a_scene_dark_or_light(ground: float, line: float) -> None:
     scene = torch.full((3, 200, 200), ground)
     scene[:, ::20] = scene[:, 1::20] = line
-    subject = disc(painted(GREEN))
+    subject = disc(torch.tensor(GREEN)[:, None, None].expand(3, 96, 96).clone())
     plain, lined = (toned(subject, scene, strength=0.0, lines=lines) for lines in (0.0, 1.0))
     towards = (lined[:3].mean(dim=0) - plain[:3].mean(dim=0)) * (1 if line > ground else -1)
     assert float(towards.max()) > 0.2
     assert float(towards.min()) > -0.02
+
+
+def test_half_of_the_outline_lies_outside_the_subject_in_the_colour_of_the_scenes_lines() -> None:
+    scene, brown = torch.full((3, 200, 200), 0.9), torch.tensor([0.3, 0.15, 0.02])[:, None, None]
+    for row in range(0, 200, 20):
+        scene[:, row : row + 4] = brown
+    flat = torch.tensor(GREEN)[:, None, None].expand(3, 90, 90).clone()
+    drawn = toned(Subject(flat, torch.ones(1, 90, 90), "square"), scene, strength=0.0, lines=1.0, grain=0.0)
+    inked = ((drawn[:3] - brown).norm(dim=0) < 0.1)[45]  # the scene's 4 pixels, at one pixel for one
+    assert inked.nonzero()[:, 0].tolist() == [0, 1, 2, 3, 86, 87, 88, 89]
+    assert float(drawn[3, 45].min()) > 0.97
+    round_one = toned(disc(flat), scene, strength=0.0, lines=1.0, grain=0.0)
+    across = int((round_one[3, round_one.shape[1] // 2] > 0.5).sum())
+    inside = int(((round_one[:3] - brown).norm(dim=0) >= 0.1)[round_one.shape[1] // 2].sum())
+    assert across == round_one.shape[2]
+    assert inside == pytest.approx(across - 8, abs=2)  # pixels that the ink covers in part
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 200), (200, 2), (90, 60)])

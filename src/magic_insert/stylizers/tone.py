@@ -58,7 +58,7 @@ ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
-RIM = 0.8  # of a line's width, what an outline covers of the subject: it cannot reach beyond its matte
+ROOM = 8  # no more than one part of so many of a subject's shorter side makes room for an outline
 FEW_LINES, MANY_LINES = (
     0.02,
     0.04,
@@ -70,7 +70,7 @@ STEP, FEWEST_BLOCKS, BUSY, STRAY = 8 / 255, 8, 0.65, 0.02
 
 @dataclass(frozen=True)
 class Marks:
-    """How a scene is drawn: `lines` from 0 to 1 with their width and L (`ink`); spread and a piece of its grain.
+    """How a scene is drawn: `lines` from 0 to 1 with their width and Lab (`ink`); spread and a piece of its grain.
 
     `width`, the piece and `block` are in pixels of the scene at SCENE_SIDE. `bright` lines are chalk on a dark ground.
     `block` is the side of the squares of pixel art, else 0.
@@ -78,7 +78,7 @@ class Marks:
 
     lines: float
     width: float
-    ink: float
+    ink: tuple[float, float, float]
     bright: bool
     grain: float
     piece: Plane
@@ -124,10 +124,10 @@ class ToneStylizer:
         result = to_lab(cut_out[:3])
         scale = scene.standing(self.settings.height, *alpha.shape)
         if self.settings.lines > 0 and marks.lines > 0:
-            result = with_lines(result, self.lab[..., 0], alpha, marks, scale, self.settings.lines)
+            result, alpha = with_lines(result, self.lab[..., 0], alpha, marks, scale, self.settings.lines)
         if self.settings.grain > 0 and marks.grain > 0:
             result = with_grain(result, alpha, marks, scale, self.settings.grain)
-        return in_blocks(torch.cat([to_rgb(result), cut_out[3:]]), marks.block / scale)
+        return in_blocks(torch.cat([to_rgb(result), torch.from_numpy(alpha)[None]]), marks.block / scale)
 
     def close(self) -> None:
         """Nothing is shared with others."""
@@ -149,7 +149,7 @@ def read_scene(scene: Float[Tensor, "3 _ _"]) -> SceneLook:
     """Colours and marks of a scene."""
     lab = to_lab(fitted(scene))
     block = block_side(scene) * lab.shape[0] / scene.shape[-2]
-    return SceneLook(lab, replace(measure_marks(lab[..., 0]), block=block))
+    return SceneLook(lab, replace(measure_marks(lab), block=block))
 
 
 def in_colours(lab: Lab, alpha: Plane, scene: Lab, strength: float) -> Lab:
@@ -262,19 +262,24 @@ def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
     return made
 
 
-def measure_marks(light: Plane) -> Marks:
-    """Lines and grain of a scene from its L."""
+def measure_marks(lab: Lab) -> Marks:
+    """Lines and grain of a scene."""
+    light = np.ascontiguousarray(lab[..., 0])
     dark, bright = line_depth(light), line_depth(100 - light)
     chalk = float(np.median(light)) < DARK_GROUND and covered(bright) > max(
         MANY_LINES, BRIGHT_LINES * covered(dark)
     )
     lines = (bright if chalk else dark) > LINE_DEPTH
-    ink = float(np.percentile(light[lines], 75 if chalk else 25)) if lines.any() else 0.0
+    ink = np.zeros(3)
+    if lines.any():
+        ink[0] = np.percentile(light[lines], 75 if chalk else 25)
+        ink[1:] = np.median(lab[lines & ((light >= ink[0]) if chalk else (light <= ink[0]))][:, 1:], axis=0)
     residual, spread = texture(light)
     piece = flattest(residual, light, spread)
     return Marks(
-        lined(100 - light if chalk else light, lines), line_width(lines), ink, chalk, spread, piece, 0.0
-    )
+        lined(100 - light if chalk else light, lines), line_width(lines), (ink[0], ink[1], ink[2]), chalk,
+        spread, piece, 0.0,
+    )  # fmt: skip
 
 
 def line_depth(light: Plane) -> Plane:
@@ -364,20 +369,37 @@ def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
     return np.clip(found, -GRAIN_REACH * spread, GRAIN_REACH * spread)
 
 
-def with_lines(lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:
-    """The picture with the scene's lines along its edges and its outline, as wide as they are there (XDoG)."""
+def with_lines(
+    lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float
+) -> tuple[Lab, Plane]:
+    """The picture with the scene's lines along its edges (XDoG) and around it, as wide as they are there, and its matte.
+
+    Half of the outline lies outside the subject, which is drawn so much smaller that it has room.
+    """
     width = max(1.0, marks.width / scale)
+    room = min(round(width / 2), min(alpha.shape) // ROOM)
+    lab, own = (with_room(plane, room, cv2.BORDER_REPLICATE) for plane in (lab, own))
+    alpha = with_room(alpha, room, cv2.BORDER_CONSTANT)
     near, far = (cv2.GaussianBlur(own, (0, 0), s) for s in (0.4 * width, 0.64 * width))
     sharp = near + SHARPNESS * (near - far)
-    dark = np.clip((near - sharp) / LINE_STEP - 0.3, 0, 1)
-    inside = np.pad((alpha > 0.5).astype(np.uint8), 1)
-    depth = cv2.distanceTransform(inside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)[1:-1, 1:-1]
-    rim = np.clip(RIM * width + 0.5 - depth, 0, 1) * (alpha > 0)
-    ink = marks.lines * min(strength, 1.0) * np.maximum(dark, rim)
-    made = lab.copy()
-    drawn = np.maximum(marks.ink, lab[..., 0]) if marks.bright else np.minimum(marks.ink, lab[..., 0])
-    made[..., 0] += ink * (drawn - lab[..., 0])
-    made[..., 1:] *= (1 - 0.8 * ink)[..., None]
+    edges = np.clip((near - sharp) / LINE_STEP - 0.3, 0, 1)
+    body = (alpha > 0.5).astype(np.uint8)
+    away = [cv2.distanceTransform(part, cv2.DIST_L2, cv2.DIST_MASK_PRECISE) for part in (body, 1 - body)]
+    outline = np.clip(width / 2 + 1 - np.maximum(*away), 0, 1)
+    amount = marks.lines * min(strength, 1.0)
+    matte = alpha + amount * outline * (1 - alpha)
+    share = np.maximum(amount * edges, amount * outline / np.maximum(matte, FAINT))
+    ink = np.broadcast_to(np.float32(marks.ink), lab.shape).copy()
+    further = np.maximum if marks.bright else np.minimum
+    further(ink[..., 0], lab[..., 0], out=ink[..., 0], where=body > 0)
+    return lab + share[..., None] * (ink - lab), matte
+
+
+def with_room(plane: NDArray[np.float32], room: int, border: int) -> NDArray[np.float32]:
+    """The plane drawn smaller, with `room` pixels on every side."""
+    height, width = plane.shape[:2]
+    small = cv2.resize(plane, (width - 2 * room, height - 2 * room), interpolation=cv2.INTER_AREA)
+    made: NDArray[np.float32] = cv2.copyMakeBorder(small, room, room, room, room, border)
     return made
 
 
