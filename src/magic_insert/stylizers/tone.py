@@ -372,7 +372,7 @@ def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
 def with_lines(
     lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float
 ) -> tuple[Lab, Plane]:
-    """The picture with the scene's lines along its edges (XDoG) and around it, as wide as they are there, and its matte.
+    """The picture, and its matte, with the scene's lines along its edges (XDoG) and around it, as wide as they are there.
 
     Half of the outline lies outside the subject, which is drawn so much smaller that it has room.
     """
@@ -389,7 +389,7 @@ def with_lines(
     amount = marks.lines * min(strength, 1.0)
     matte = alpha + amount * outline * (1 - alpha)
     share = np.maximum(amount * edges, amount * outline / np.maximum(matte, FAINT))
-    ink = np.broadcast_to(np.float32(marks.ink), lab.shape).copy()
+    ink = np.broadcast_to(np.array(marks.ink, np.float32), lab.shape).copy()
     further = np.maximum if marks.bright else np.minimum
     further(ink[..., 0], lab[..., 0], out=ink[..., 0], where=body > 0)
     return lab + share[..., None] * (ink - lab), matte
