@@ -372,7 +372,7 @@ def flattest(residual: Plane, light: Plane, spread: float) -> Plane:
 def with_lines(
     lab: Lab, own: Plane, alpha: Plane, marks: Marks, scale: float, strength: float
 ) -> tuple[Lab, Plane]:
-    """The picture, and its matte, with the scene's lines along its edges (XDoG) and around it, as wide as they are there.
+    """The picture and its matte with the scene's lines along its edges (XDoG) and around it, as wide as they are there.
 
     Half of the outline lies outside the subject, which is drawn so much smaller that it has room.
     """
