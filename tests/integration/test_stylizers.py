@@ -38,6 +38,7 @@ from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization, personalized
 from magic_insert.stylizers.draws import Draw, Stylizer
 from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
+from magic_insert.stylizers.tone import to_lab
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -238,6 +239,20 @@ def test_what_is_of_one_colour_is_drawn_in_one_however_patchy_the_drawing() -> N
     }
     assert spread["made"] < 0.5 * spread["drawn"]
     assert (made - wanted)[:, 8:-8, 8:40].mean(dim=(1, 2)).abs().max() < 0.08
+
+
+def test_of_what_is_drawn_a_share_of_the_hues_is_taken_and_all_of_the_light() -> None:
+    at, ones = Box(8, 8, 48, 48), torch.ones(1, 96, 96)
+    own, drawn = (torch.tensor(c).view(3, 1, 1) for c in ([0.7, 0.2, 0.2], [0.3, 0.5, 0.3]))
+    made = [
+        detailed(drawn.expand(3, 64, 64), torch.cat([own.expand(3, 96, 96), ones]), at, 1.0, hues=hues)[:3]
+        for hues in (0.0, 0.4, 1.0)
+    ]
+    none, some, all_of_it = (to_lab(picture)[48, 48] for picture in made)
+    assert none[1:] == pytest.approx(to_lab(own)[0, 0, 1:], abs=1)
+    assert some[1:] == pytest.approx(0.6 * none[1:] + 0.4 * all_of_it[1:], abs=1)
+    assert all_of_it == pytest.approx(to_lab(drawn)[0, 0], abs=1)
+    assert none[0] == pytest.approx(all_of_it[0], abs=1)
 
 
 def test_detail_knows_a_photograph_by_how_it_reads(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:

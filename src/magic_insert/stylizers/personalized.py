@@ -33,7 +33,16 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import ToneStylizer, base_of, even, moved_by, read_scene, to_lab, to_rgb
+from magic_insert.stylizers.tone import (
+    ToneStylizer,
+    base_of,
+    even,
+    moved_by,
+    read_scene,
+    taken_on,
+    to_lab,
+    to_rgb,
+)
 
 # Of `style.handover=auto`, where a target does not read as a photograph: the base model knows a subject well by words,
 # less well by its learned tokens alone.
@@ -106,8 +115,12 @@ class PersonalizedStylizer(DiffusionStylizer):
         tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
         made = []
         for picture, draw, photograph in zip(drawn, draws, self.photographs(draws), strict=True):
-            cut_out = detailed(picture, torch.cat([rgb, alpha]), at, self.style.detail, photograph=photograph)
-            made.append(cut_out if photograph else tone.marked(cut_out, read_scene(draw.scene)))
+            scene = read_scene(draw.scene)
+            cut_out = detailed(
+                picture, torch.cat([rgb, alpha]), at, self.style.detail,
+                photograph=photograph, hues=taken_on(scene.lab),
+            )  # fmt: skip
+            made.append(cut_out if photograph else tone.marked(cut_out, scene))
         return torch.stack(made)
 
     def photographs(self, draws: Sequence[Draw]) -> list[bool]:
@@ -164,13 +177,15 @@ def detailed(
     share: float,
     *,
     photograph: bool = False,
+    hues: float = 1.0,
 ) -> Float[Tensor, "4 h w"]:
     """`own` in the colours and the broad light of `drawn`, whose box `at` it fills; `share` of 0 is `drawn` there.
 
     Read coarser than SOFT of the model's side: each colour of its own has one shift, the mean of what was drawn there,
     so that what is of one colour stays so, and colours too fine to be drawn keep their differences. What the drawing
-    differs by beyond that is its light and shade, and of its colours no more than PATCHES in Lab. In a `photograph` all
-    that is finer than PHOTO_SOFT is its own.
+    differs by beyond that is its light and shade, and of its colours no more than PATCHES in Lab. Of its hues
+    the share `hues` is taken, see `taken_on`: a model may well draw a red hat brown in a scene of many hues. In a
+    `photograph` all that is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
@@ -195,5 +210,7 @@ def detailed(
         patches = light[1:].norm(dim=0, keepdim=True).clamp_min(1e-6)
         light[1:] *= PATCHES * torch.tanh(patches / PATCHES) / patches
         shift = moved_by(base_of(lab), colours, shifts)  # texture keeps its contrast
+        shift[..., 1:] *= hues
+        light[1:] *= hues
         made = to_rgb(lab + shift + larger(light).permute(1, 2, 0).numpy())
     return torch.cat([torch.lerp(larger(spotted), made, share).clamp(0.0, 1.0), alpha])
