@@ -66,7 +66,7 @@ def test_a_file_without_alpha_is_cut_out_by_the_workflow(nodes: ModuleType) -> N
         )
     inside = outputs[1][0, 20:80, 50:90]
     assert inside.mean() > 0.9
-    assert torch.equal(outputs[1].sum(), inside.sum())
+    assert float(outputs[1].sum() - inside.sum()) == pytest.approx(0, abs=1e-2)
 
 
 def test_a_subject_is_learned_where_comfyui_runs_its_nodes(

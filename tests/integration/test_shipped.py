@@ -49,7 +49,8 @@ def test_the_shelf_ships_what_the_toybox_renders(tmp_path: Path) -> None:
             np.asarray(Image.open(path), dtype=np.int16)
             for path in (ship["rendered"](toys[name], tmp_path), toys[name].item.path)
         )
-        assert np.abs(made - shipped).max() <= 1  # another processor may round otherwise
+        # Another processor may round otherwise, and a ray at an edge may then meet what lies behind it.
+        assert (np.abs(made - shipped) > 1).mean() < 1e-3
 
 
 def test_plain_diffusers_loads_and_draws_without_any_hint() -> None:
