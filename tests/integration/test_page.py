@@ -417,11 +417,11 @@ def test_two_browsers_never_mix_and_many_posts_at_once_lose_nothing(
             )
 
         with ThreadPoolExecutor(60) as pool:
-            list(pool.map(post, range(100)))
+            list(pool.map(post, range(300)))
         for rest, browser in enumerate(browsers):
             state = browser.wait(lambda state: all(item["size"] for item in state["items"]))
             own = {int(item["title"]) for item in state["items"] if item["origin"] == "own"}
-            assert own == {number for number in range(100) if number % 10 == rest}
+            assert own == {number for number in range(300) if number % 10 == rest}
         theirs = next(item["id"] for item in browsers[1].state()["items"] if item["origin"] == "own")
         assert browsers[0].get(f"items/{theirs}").status_code == 400
         assert (
@@ -469,7 +469,7 @@ def test_while_the_model_loads_what_somebody_waits_for_goes_first(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = threading.Event()
-    loading = threading.Thread(target=held.wait)
+    loading = threading.Thread(target=held.wait, daemon=True)
     loading.start()
     monkeypatch.setattr(browser.studio, "_loading", loading)
     task = browser.post("drops", wish("full", "bunny-01", "forest-12")).json()["id"]
@@ -599,6 +599,29 @@ def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_
     assert addresses
     assert all(address.startswith((server.address, "data:")) for address in addresses)
     assert page.complaints == []
+
+
+@needs_browser
+def test_a_subject_that_is_dropped_while_the_model_loads_is_seen_at_once(
+    page: Page, server: PageServer, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = threading.Event()
+    loading = threading.Thread(target=held.wait, daemon=True)
+    loading.start()
+    monkeypatch.setattr(studio, "_loading", loading)
+    opened(page, server)
+    page.ask("document.querySelector('#redraw').click()")  # redrawing is asked for
+    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
+    page.wait(f"document.querySelector('#doing').textContent === 'loading the model' && {SHOWN}")
+    picture = tmp_path / "early.png"
+    picture.write_bytes(blob((240, 120, 20), 80))
+    page.drop_file(picture, page.centre("#stage"))
+    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    assert last(studio, page).wish.subject.title == "early"
+    assert loading.is_alive()
+    page.press("Escape")
+    held.set()
+    loading.join()
 
 
 @needs_browser

@@ -46,6 +46,7 @@ from magic_insert.page.session import (
     python_code,
 )
 from magic_insert.page.shelf import (
+    DRAFT,
     Item,
     Verdict,
     judge,
@@ -63,7 +64,6 @@ URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills th
 MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 BETWEEN = 4  # quick things of a browser between two steps of a long one
 PATIENCE = 10.0  # seconds that the loading of the model stands still at most, at a time
-DRAFT = 1024  # pixels of a scene's longer side from which a smaller picture comes first
 FAILED = "the work failed; the terminal of magic-insert page says why"
 CROP = "crop the picture closer to the subject, or drop one with a transparent ground"
 ANOTHER = "ask for four seeds, or do without redrawing"
