@@ -25,15 +25,21 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, normalize
 
 from magic_insert import MagicInsert
+from magic_insert.core.compositing import area_resize
+from magic_insert.core.events import no_step
 from magic_insert.core.images import contact_sheet, to_pil
 from magic_insert.core.jsonl import append_jsonl, read_jsonl
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Box, Scene, Subject
-from magic_insert.data.subject_images import FILL
+from magic_insert.data.subject_images import FILL, own_part, spot
+from magic_insert.drops import Redrawn, shown
 from magic_insert.models.encoders.micro import Encoders, load_encoders
 from magic_insert.pages.charts import HUES
 from magic_insert.paths import micro_dir
+from magic_insert.stylizers import build_stylizer
+from magic_insert.stylizers.draws import Draw
+from magic_insert.stylizers.personalized import PersonalizedStylizer
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES
@@ -48,6 +54,8 @@ GROUPS = {
     "held out": [s for s in ALL_STYLES if s not in TRAIN_STYLES],
 }
 AS_DRAWN = ("style.detail=0",)  # the model's own drawing is judged, without the subject's detail
+# As the product has it, with marks for a subject that is judged alone and fills its picture.
+AS_PASTED = ("style.detail=1", "stylizer.height=0.75")
 Row = dict[str, Any]
 
 
@@ -126,6 +134,60 @@ def models_of(magic: MagicInsert, settings: Iterable[str], subjects: Path) -> di
         found[name] = other.using(subjects=subjects)
         found[name].models = magic.models
     return found
+
+
+@torch.no_grad()
+def drawn_and_made(
+    magic: MagicInsert,
+    subject: Subject,
+    scenes: Sequence[Scene],
+    seed: int,
+    texts: Sequence[str] | None = None,
+) -> tuple[list[Redrawn], list[Redrawn]]:
+    """A learned subject for each scene: as the model draws it, and what is made of that by `style.detail`.
+
+    One sampling gives both. The record says what share of the steps the personalised model drew.
+    """
+    magic.load()
+    settings = magic.settings
+    draws = [
+        Draw(shown(scene), seed, f"{subject.id}__{scene.id}", text)
+        for scene, text in zip(scenes, texts or [""] * len(scenes), strict=True)
+    ]
+    stylizer = build_stylizer(
+        settings.stylizer, magic.models.pipe, subject, settings.style, settings.sampling
+    )
+    assert isinstance(stylizer, PersonalizedStylizer)
+    try:
+        with stylizer.active():
+            drawn = stylizer.draw(draws, no_step, base=stylizer.resting)
+        made = stylizer.with_detail(drawn, draws)
+    finally:
+        stylizer.close()
+
+    def named(pictures: Tensor, mattes: Sequence[Tensor | None]) -> list[Redrawn]:
+        return [
+            Redrawn(
+                picture.float().cpu(), subject.id, draw.id, stylizer.facts[draw.id], {}, matte, subject.alpha
+            )
+            for picture, draw, matte in zip(pictures, draws, mattes, strict=True)
+        ]
+
+    return named(drawn, [None] * len(draws)), named(made[:, :3], list(made[:, 3:].float().cpu()))
+
+
+def pasted(truth: Tensor, rgb: Tensor, alpha: Tensor | None, subject: Subject) -> Tensor:
+    """A redrawn subject in its own outline on the ground of its truth, 3 S S, framed as the subject is.
+
+    `rgb`: a picture as the model draws it, or with `alpha` a cut-out.
+    """
+    at = spot(subject, (SIZE, SIZE))
+    cover = area_resize(own_part(subject)[1], at.h, at.w)
+    there = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+    rgb = rgb[there] if alpha is None else area_resize(rgb, at.h, at.w)
+    made = truth.clone()
+    made[there] = torch.lerp(made[there], rgb, cover.expand_as(rgb))
+    return made
 
 
 class Rows:

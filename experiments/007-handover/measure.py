@@ -41,6 +41,7 @@ from common import (
     case_of,
     mean_with_interval,
     models_of,
+    pasted,
 )
 
 from magic_insert import MagicInsert
@@ -71,11 +72,7 @@ class View:
 
     def pasted(self, rgb: Tensor, alpha: Tensor | None, number: int) -> Tensor:
         """The redrawn subject in its own outline on the ground of the truth."""
-        there = (slice(None), slice(self.at.y, self.at.bottom), slice(self.at.x, self.at.right))
-        rgb = rgb[there] if alpha is None else area_resize(rgb, self.at.h, self.at.w)
-        made = self.truth[number].clone()
-        made[there] = torch.lerp(made[there], rgb, self.cover.expand_as(rgb))
-        return made
+        return pasted(self.truth[number], rgb, alpha, self.subject)
 
 
 class Finished(View):

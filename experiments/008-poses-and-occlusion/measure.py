@@ -4,10 +4,11 @@
     python experiments/008-poses-and-occlusion/measure.py --out runs/008 --figure-only
 
 Main effects, no full factorial: `words` asks personalised subjects for poses and complexities, judged against the
-Toybox's drawing in that pose; `hidden` learns subjects of which a part is cut away, each in a short training; `scene`
-places true drawings, lit as in their own picture, in other poses, from other sides and behind occluders. The pose
-reader names the pose whose drawing is nearest; it is judged on drawings of other bodies of the same kind first.
-LoRAs lie beside `--out`, in `subjects`; what rows.jsonl holds is not measured again.
+Toybox's drawing in that pose; `hidden` learns subjects of which a part is cut away; `scene` places true drawings, lit
+as in their own picture, in other poses, from other sides and behind occluders. The pose reader names the pose whose
+drawing is nearest; it is judged on drawings of other bodies of the same kind first. Judged are the model's own drawings
+(`style.detail=0`), as they are where words ask for a pose. LoRAs lie beside `--out`, in `subjects`; what rows.jsonl
+holds is not measured again.
 """
 
 import sys
@@ -50,7 +51,6 @@ PLACED_STYLES = (*STYLES, "woodcut")
 FAINT, TRACED = 0.02, SUPERSAMPLE * common.SIZE
 SUGGESTED = "sitting down on the floor"
 STEPS = "sampling.steps=12"  # of 25: half of the time
-SHORT = f"personalization.steps=100,personalization.batch_size=2,{STEPS}"
 HIDDEN = {"none": 0.0, "a third": 1 / 3, "half": 0.5}
 COLUMNS = [  # of rows.csv, whichever parts were run
     "part", "subject", "drawn_in", "factor", "level", "method", "hidden_share", "effect", "whole", "front", "pose",
@@ -426,7 +426,7 @@ def main() -> None:
             common.Judges(),
             MagicInsert.from_pretrained("micro", overrides=common.AS_DRAWN),
         )
-        settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}", "short": SHORT}
+        settings = {"ours": STEPS, "no outline": f"style.outline=0,{STEPS}"}
         settings["base model"] = f"stylizer=instantstyle,{STEPS}"
         models = common.models_of(
             whole, [f"{name}:{words}" for name, words in settings.items()], args.out.parent / "subjects"
@@ -443,7 +443,7 @@ def main() -> None:
                 words_part(rows, models, judges, args.seed, number)
         for number in range(args.subjects):
             if "hidden" in args.parts and {"part": "hidden", "subject": number, "hidden": "half"} not in rows:
-                hidden_part(rows, models["short"], judges, args.seed, number)
+                hidden_part(rows, models["ours"], judges, args.seed, number)
         keys = ["part", "subject", "drawn_in", "method", "pose", "complexity", "hidden", "factor", "level"]
         frame = rows.frame.reindex(columns=COLUMNS)
         frame = frame.drop_duplicates(keys, keep="last")  # what was begun twice

@@ -4,9 +4,11 @@
     python experiments/010-style-complexity-and-novelty/measure.py --out runs/010 --figure-only
 
 Each subject, learned from a photograph, is redrawn for scenes in every style at five complexities and in styles that
-this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Insertion is judged apart: the
-true drawing, lit as in its own picture, is placed, and the effect region of the finished picture compared with the
-truth. Distances from the training styles are of the scene alone (`distances`). LoRAs lie beside `--out`, in `subjects`.
+this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Judged are what is pasted (the
+redrawn subject within its own outline on the truth's ground) and the model's own drawing of the same sampling, a
+whole picture without the subject's detail ("as drawn"). Insertion is judged apart: the true drawing, lit as in its
+own picture, is placed, and the effect region of the finished picture compared with the truth. Distances from the
+training styles are of the scene alone (`distances`). LoRAs lie beside `--out`, in `subjects`.
 """
 
 import sys
@@ -24,7 +26,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from common import (
-    AS_DRAWN,
+    AS_PASTED,
     COMPLEXITY,
     GROUPS,
     SIZE,
@@ -33,10 +35,12 @@ from common import (
     Rows,
     arguments,
     by_subject,
+    drawn_and_made,
     figure,
     framed_like,
     interval,
     mean_with_interval,
+    pasted,
     publish,
     save_sheet,
     subject_spec,
@@ -64,6 +68,7 @@ POOR = 0.6  # style cosine below which a drawing is not in the scene's style
 TUNED_ON = (0, 1)  # subjects of which thresholds are chosen; the others are reported
 TUNED_STYLES = ("charcoal", "neon")  # of the held-out ones, and every other composed one
 NUMBERS = ("identity", "style", "effect")
+ALL_NUMBERS = (*NUMBERS, "drawn_identity", "drawn_style")  # of the model's own drawing
 
 
 def drawn_as(v: View, name: str) -> Tensor:
@@ -232,8 +237,11 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
         effects.append(after - before)
     far = apart(torch.stack([scene.rgb for scene in scenes]))
     truth = framed_like(torch.stack(truths), bounding_box(alpha))
-    drawn = torch.stack([r.rgb.float().cpu() for r in magic.redraw(subject, scenes, seed=seed)])
-    found = judges.likeness(drawn, truth)
+    by_model, made = drawn_and_made(magic, subject, scenes, seed)
+    drawn = torch.stack([one.rgb for one in by_model])
+    ours = torch.stack([pasted(truth[n], one.rgb, one.alpha, subject) for n, one in enumerate(made)])
+    found = judges.likeness(ours, truth)
+    found |= {f"drawn_{role}": values for role, values in judges.likeness(drawn, truth).items()}
     measured: list[Row] = []
     for n, (style, level) in enumerate(cells):
         row = {
@@ -245,7 +253,8 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
         row |= {role: values[n] for role, values in found.items()} | {"effect": effects[n]}
         measured.append(row | {name: values[n] for name, values in far.items()})
     folder = rows.file.parent
-    for name, pictures in (("scene", [s.rgb for s in scenes]), ("drawn", drawn), ("truth", truth)):
+    shown = {"scene": [s.rgb for s in scenes], "drawn": drawn, "ours": ours, "truth": truth}
+    for name, pictures in shown.items():
         save_png(folder / f"{name}-{number}.png", torch.cat(list(pictures), -1).clamp(0, 1))
     rows.add(measured)
 
@@ -279,9 +288,9 @@ def rank_correlation(
     return rho(every, np.arange(len(subjects))), float(low), float(high)
 
 
-def threshold(frame: pd.DataFrame, distance: str) -> tuple[float, float]:
-    """The distance that best tells poor drawings from others, and its balanced accuracy."""
-    poor, best = frame["style"] < POOR, (float("nan"), 0.0)
+def threshold(frame: pd.DataFrame, distance: str, style: str) -> tuple[float, float]:
+    """The distance that best tells subjects of poor `style` from others, and its balanced accuracy."""
+    poor, best = frame[style] < POOR, (float("nan"), 0.0)
     for candidate in np.quantile(frame[distance], np.linspace(0.02, 0.98, 97)):
         accuracy = balanced(frame[distance] > candidate, poor)
         best = max(best, (float(candidate), accuracy), key=lambda pair: pair[1])
@@ -298,7 +307,7 @@ def tables(frame: pd.DataFrame) -> str:
     groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
     lines = [
         {"styles": name, "complexity": level}
-        | {number: mean_with_interval(by_subject(found, number)) for number in NUMBERS}
+        | {number: mean_with_interval(by_subject(found, number)) for number in ALL_NUMBERS}
         for name, styles in groups.items()
         for level, found in frame[frame.drawn_in.isin(styles)].groupby("complexity")
     ]
@@ -306,7 +315,7 @@ def tables(frame: pd.DataFrame) -> str:
     for name, styles in groups.items():
         part = frame[frame.drawn_in.isin(styles)]
         line: Row = {"styles": name}
-        for number in NUMBERS:
+        for number in ALL_NUMBERS:
             each = [
                 np.polyfit(p.complexity, p[number], 1)[0]
                 for _, p in part.dropna(subset=[number]).groupby("subject")
@@ -316,24 +325,25 @@ def tables(frame: pd.DataFrame) -> str:
     middle = frame[frame.complexity == COMPLEXITY]
     styles = [
         {"drawn in": style, "kind": found.kind.iloc[0]}
-        | {number: mean_with_interval(by_subject(found, number), 2) for number in NUMBERS}
+        | {number: mean_with_interval(by_subject(found, number), 2) for number in ALL_NUMBERS}
         | {name: round(float(found[name].mean()), 3) for name in DISTANCES}
         for style, found in middle.groupby("drawn_in", sort=False)
     ]
     rules = []
-    for distance in DISTANCES:
-        limit, accuracy = threshold(frame[tuned(frame)], distance)
-        rest = frame[reported(frame)]
-        flagged, poor = rest[distance] > limit, rest["style"] < POOR
-        words = {n: "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(frame, distance, n)) for n in NUMBERS}
-        new = frame[frame.kind != "seen"]
-        rules.append(
-            {"distance": distance} | {f"rho with {n}": text for n, text in words.items()}
-            | {"rho with style, new": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(new, distance, "style")),
-               "threshold": round(limit, 3), "balanced accuracy, tuning": round(accuracy, 2),
-               "reported": round(balanced(flagged, poor), 2), "flagged": f"{flagged.mean():.0%}",
-               "poor among flagged": f"{poor[flagged].mean():.0%}", "poor among others": f"{poor[~flagged].mean():.0%}"}
-        )  # fmt: skip
+    new, rest = frame[frame.kind != "seen"], frame[reported(frame)]
+    for value in ("style", "drawn_style"):
+        for distance in DISTANCES:
+            limit, accuracy = threshold(frame[tuned(frame)], distance, value)
+            flagged, poor = rest[distance] > limit, rest[value] < POOR
+            rules.append(
+                {"distance": distance, "of": value}
+                | {f"rho, {name}": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(part, distance, value))
+                   for name, part in (("all styles", frame), ("new", new))}
+                | {"threshold": round(limit, 3), "balanced accuracy, tuning": round(accuracy, 2),
+                   "reported": round(balanced(flagged, poor), 2), "flagged": f"{flagged.mean():.0%}",
+                   "poor": f"{poor.mean():.0%}", "poor among flagged": f"{poor[flagged].mean():.0%}",
+                   "poor among others": f"{poor[~flagged].mean():.0%}"}
+            )  # fmt: skip
     return (
         "\n\n".join(pd.DataFrame(t).to_markdown(index=False) for t in (lines, slopes, styles, rules)) + "\n"
     )
@@ -365,7 +375,7 @@ def draw_figure(path: Path, frame: pd.DataFrame, distance: str = "clip_mahalanob
             ax.remove()
         ax = made.add_subplot(axes[0, 0].get_gridspec()[1, :])
         scatter(ax, frame[frame.complexity == COMPLEXITY], distance)
-        limit, _ = threshold(frame[tuned(frame)], distance)
+        limit, _ = threshold(frame[tuned(frame)], distance, "style")
         ax.axvline(limit, color="#5f6b7c", linestyle="--", linewidth=1)
         ax.text(limit, 0.02, " threshold", color="#5f6b7c", fontsize=8, transform=ax.get_xaxis_transform())
 
@@ -412,11 +422,11 @@ def sheet(out: Path, number: int) -> None:
     shown = ["cartoon", "woodcut", "neon", *list(COMPOSED)[:9]]
     at = [cells_of(number).index((style, COMPLEXITY)) for style in shown]
     rows = []
-    for name in ("scene", "drawn", "truth"):
+    for name in ("scene", "drawn", "ours", "truth"):
         whole = load_rgb(out / f"{name}-{number}.png")
         rows.append([whole[..., SIZE * n : SIZE * (n + 1)] for n in at])
     labels = [style.replace(" ", "\n", 1) for style in shown]
-    save_sheet(HERE / "pictures.jpg", rows, ["scene", "ours", "truth"], labels, cell=100)
+    save_sheet(HERE / "pictures.jpg", rows, ["scene", "as drawn", "ours", "truth"], labels, cell=100)
 
 
 def main() -> None:
@@ -424,7 +434,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     if not args.figure_only:
         rows, judges = Rows(args.out), Judges()
-        magic = MagicInsert.from_pretrained("micro", overrides=AS_DRAWN).using(
+        magic = MagicInsert.from_pretrained("micro", overrides=AS_PASTED).using(
             subjects=args.out.parent / "subjects"
         )
         apart = Distances(magic.models.pipe, judges)

@@ -3,10 +3,11 @@
     python experiments/012-cross-style-matrix/measure.py --out runs/012
     python experiments/012-cross-style-matrix/measure.py --out runs/012 --figure-only
 
-A subject in one of six A is personalised once, in a short training, and redrawn for one scene in every B. Judged is
-what is inserted: the cut-out on white against the cut-out of the truth, the Toybox's drawing of the subject in B.
-Methods: `personalized`; `tone`, the subject's own pixels in the scene's palette; `nothing`, its own pixels; and on some
-B only, `handover 0.4` (photographs) and `no outline`. What rows.jsonl holds is not drawn again.
+A subject in one of six A is personalised once and redrawn for one scene in every B. Judged is what is inserted: the
+cut-out on white against the cut-out of the truth, the Toybox's drawing of the subject in B. Methods: `personalized`;
+`tone`, the subject's own pixels in the scene's palette; `nothing`, its own pixels; and on some B only, `handover 0.4`
+(photographs) and `no outline`. "As drawn" is the model's own drawing of the same sampling, without the subject's
+detail. What rows.jsonl holds is not drawn again.
 """
 
 import sys
@@ -32,16 +33,17 @@ from magic_insert.toybox.styles import ALL_STYLES, TRAIN_STYLES, draw, style_phr
 from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_subjects
 
 HERE = Path(__file__).resolve().parent
-SHORT = "personalization.steps=100,personalization.batch_size=2,sampling.steps=12"
+PRODUCT = ",".join([*common.AS_PASTED, "sampling.steps=12"])  # of 25: half of the time
+AS_DRAWN = ", as drawn"  # of a method: the same sampling without the subject's own detail
 FREE = ("nothing", "tone")
 LEARNED = ("cartoon", "halftone", "photo", "ink", "woodcut", "watercolour")  # A of the personalised subjects
 LIKE_PHOTOS = ("photo", "vintage")
 CHECKED = ("cartoon", "watercolour", "ink", "charcoal")
 SETTINGS = {
-    "personalized": SHORT,
-    "handover 0.4": f"{SHORT},style.handover=0.4",
-    "no outline": f"{SHORT},style.outline=0",
-    "tone": "stylizer=tone",
+    "personalized": PRODUCT,
+    "handover 0.4": f"{PRODUCT},style.handover=0.4",
+    "no outline": f"{PRODUCT},style.outline=0",
+    "tone": f"stylizer=tone,{common.AS_PASTED[1]}",
 }
 SHOWN = ("photo", "cartoon", "halftone", "ink", "woodcut")
 
@@ -52,20 +54,29 @@ def targets(method: str) -> list[str]:
     return list(few.get(method, ALL_STYLES))
 
 
-def cut_out(
+def cut_outs(
     magic: MagicInsert, method: str, subject: Subject, scenes: list[Scene], seed: int
-) -> list[Subject | None]:
-    """What `method` makes of the subject for each scene, cut out; None where nothing can be cut out."""
+) -> dict[str, tuple[list[Subject | None], list[float | None]]]:
+    """What `method` makes of the subject for each scene, cut out, and the share of steps of the personalised model.
+
+    None where nothing can be cut out. Of a method that draws also what its model drew.
+    """
+    unknown: list[float | None] = [None] * len(scenes)
     if method == FREE[0]:
-        return [subject] * len(scenes)
+        return {method: ([subject] * len(scenes), unknown)}
     words = [style_phrase(scene.id.rsplit("-", 1)[0]) for scene in scenes]
+    if method in FREE:
+        redrawn = magic.redraw(subject, scenes, seed=seed, style_texts=words)
+        return {method: ([magic.cut(one) for one in redrawn], unknown)}
+    drawn, made = common.drawn_and_made(magic, subject, scenes, seed, words)
+    shares = [one.record["handover"] for one in drawn]
     found: list[Subject | None] = []
-    for redrawn in magic.redraw(subject, scenes, seed=seed, style_texts=words):
+    for one in drawn:
         try:
-            found.append(magic.cut(redrawn))
+            found.append(magic.cut(one))
         except UserError:
             found.append(None)
-    return found
+    return {method + AS_DRAWN: (found, shares), method: ([magic.cut(one) for one in made], shares)}
 
 
 def on_white(cuts: list[Subject | None]) -> Tensor:
@@ -109,17 +120,19 @@ def measure(
         styles = targets(method)
         at = [ALL_STYLES.index(style) for style in styles]
         known = subject if method in FREE else learned
-        cuts = cut_out(models.get(method, models["tone"]), method, known, [case.scenes[i] for i in at], seed)
-        drawn = on_white(cuts)
-        found = judges.likeness(drawn, truth[at])
-        save_png(rows.file.parent / f"{method}-{own}-{number}.png", torch.cat(list(drawn), -1))
-        save_png(rows.file.parent / f"truth-{number}.png", torch.cat(list(truth), -1))
-        save_png(rows.file.parent / f"own-{own}-{number}.png", place(subject, common.SIZE)[0])
-        rows.add(
-            {"subject": number, "method": method, "own": own, "drawn_in": style, "cut": cuts[n] is not None}
-            | {role: values[n] for role, values in found.items()}
-            for n, style in enumerate(styles)
-        )
+        made = cut_outs(models.get(method, models["tone"]), method, known, [case.scenes[i] for i in at], seed)
+        for name, (cuts, shares) in made.items():
+            drawn = on_white(cuts)
+            found = judges.likeness(drawn, truth[at])
+            save_png(rows.file.parent / f"{name}-{own}-{number}.png", torch.cat(list(drawn), -1))
+            rows.add(
+                {"subject": number, "method": name, "own": own, "drawn_in": style, "cut": cuts[n] is not None}
+                | {"handover": shares[n]}
+                | {role: values[n] for role, values in found.items()}
+                for n, style in enumerate(styles)
+            )
+    save_png(rows.file.parent / f"truth-{number}.png", torch.cat(list(truth), -1))
+    save_png(rows.file.parent / f"own-{own}-{number}.png", place(subject, common.SIZE)[0])
 
 
 def part(frame: pd.DataFrame, method: str, **where: object) -> pd.DataFrame:
@@ -144,7 +157,7 @@ def tables(frame: pd.DataFrame) -> str:
     }  # fmt: skip
     lines = []
     for kind, chosen in kinds.items():
-        for method in ("nothing", "tone", "personalized"):
+        for method in ("nothing", "tone", "personalized", "personalized" + AS_DRAWN):
             found = part(frame[chosen & frame.own.isin(LEARNED)], method)
             pairs = found.assign(subject=found.own + "-" + found.drawn_in)
             lines.append(
@@ -158,27 +171,25 @@ def tables(frame: pd.DataFrame) -> str:
     sides = []
     for style in ALL_STYLES:
         line: common.Row = {"style": style}
-        for side, other in (("own", "as A"), ("drawn_in", "as B")):
-            for role in ("identity", "style"):
-                found = part(frame, "personalized", **{side: style})
-                line[f"{other}: {role}"] = round(float(found[found.own != found.drawn_in][role].mean()), 3)
+        for method, words in (("personalized", ""), ("personalized" + AS_DRAWN, AS_DRAWN)):
+            for side, other in (("own", "as A"), ("drawn_in", "as B")):
+                for role in ("identity", "style"):
+                    found = part(frame, method, **{side: style})
+                    mean = found[found.own != found.drawn_in][role].mean()
+                    line[f"{other}: {role}{words}"] = round(float(mean), 3)
         sides.append(line)
     checks = []
-    for method in ("handover 0.4", "no outline"):
-        for columns in [LIKE_PHOTOS[:1], LIKE_PHOTOS[1:]] if method == "handover 0.4" else [CHECKED]:
-            found = frame[
-                frame.drawn_in.isin(columns) & (frame.own != "photo") & (frame.own != frame.drawn_in)
-            ]
-            found = found.assign(subject=found.own + found.subject.astype(str))
-            checks.append(
-                {"against personalized": method, "drawn in": ", ".join(columns)}
-                | {
-                    r: common.mean_with_interval(
-                        common.difference(found, "method", method, "personalized", r)
-                    )
-                    for r in ("identity", "style")
-                }
-            )
+    for method, columns in (
+        ("handover 0.4", LIKE_PHOTOS[:1]), ("handover 0.4", LIKE_PHOTOS[1:]), ("no outline", CHECKED),
+    ):  # fmt: skip
+        found = frame[frame.drawn_in.isin(columns) & (frame.own != "photo") & (frame.own != frame.drawn_in)]
+        found = found.assign(subject=found.own + found.subject.astype(str))
+        for words in ("", AS_DRAWN):
+            line = {"against personalized": method + words, "drawn in": ", ".join(columns)}
+            for role in ("identity", "style"):
+                less = common.difference(found, "method", method + words, "personalized" + words, role)
+                line[role] = common.mean_with_interval(less)
+            checks.append(line)
     return "\n\n".join(pd.DataFrame(t).to_markdown(index=False) for t in (lines, sides, checks)) + "\n"
 
 

@@ -46,13 +46,15 @@ COMMON = [
     "personalization.validation.steps=1",
 ]  # fmt: skip
 PLAIN = "no_handover"  # the personalised model draws every step
+HEIGHT = 0.75  # of its picture, which a redrawn subject fills alone: its lines and grain are made for that
 INSERTERS = "inserter=[effect,diffusion,contact_shadow,copy_paste]"
 # By track, what draws every pair and what draws those of learned subjects.
 RUNS = {
     "stylize": {
-        "all": ["stylizer=[instantstyle,adain,tone]"],
+        "all": ["stylizer=[instantstyle,adain,tone]", f"stylizers.tone.height={HEIGHT}"],
         "learned": [
-            f"stylizer=[personalized,{PLAIN}:personalized]", f"stylizers.{PLAIN}.style.handover=1"
+            f"stylizer=[personalized,{PLAIN}:personalized]", f"stylizers.{PLAIN}.style.handover=1",
+            *(f"stylizers.{name}.height={HEIGHT}" for name in ("personalized", PLAIN)),
         ],
     },
     "insert": {
