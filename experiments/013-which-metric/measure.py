@@ -46,6 +46,7 @@ COMMON = [
     "personalization.validation.steps=1",
 ]  # fmt: skip
 PLAIN = "no_handover"  # the personalised model draws every step
+AS_DRAWN = {"personalized": "as_drawn", PLAIN: "as_drawn_no_handover"}  # without the subject's own detail
 HEIGHT = 0.75  # of its picture, which a redrawn subject fills alone: its lines and grain are made for that
 INSERTERS = "inserter=[effect,diffusion,contact_shadow,copy_paste]"
 # By track, what draws every pair and what draws those of learned subjects.
@@ -53,8 +54,12 @@ RUNS = {
     "stylize": {
         "all": ["stylizer=[instantstyle,adain,tone]", f"stylizers.tone.height={HEIGHT}"],
         "learned": [
-            f"stylizer=[personalized,{PLAIN}:personalized]", f"stylizers.{PLAIN}.style.handover=1",
-            *(f"stylizers.{name}.height={HEIGHT}" for name in ("personalized", PLAIN)),
+            f"stylizer=[personalized,{PLAIN}:personalized,"
+            + ",".join(f"{name}:personalized" for name in AS_DRAWN.values())
+            + "]",
+            *(f"stylizers.{name}.style.handover=1" for name in (PLAIN, AS_DRAWN[PLAIN])),
+            *(f"stylizers.{name}.style.detail=0" for name in AS_DRAWN.values()),
+            *(f"stylizers.{name}.height={HEIGHT}" for name in AS_DRAWN),
         ],
     },
     "insert": {
@@ -87,12 +92,12 @@ def pairs_of(subjects: Sequence[str]) -> list[str]:
 
 def evaluate(args: Any, track: str, part: str) -> pd.DataFrame:
     """The rows of one track, of all subjects or of the learned ones."""
-    out, chosen = args.out / part, SUBJECTS[: args.subjects]
+    # Composites have a folder of their own: the subjects in them are drawn for where they stand.
+    out, chosen = args.out / (part if track == "stylize" else f"{part}-composites"), SUBJECTS[: args.subjects]
     pairs = pairs_of([name for name in chosen if part == "all" or name in LEARNED])
     words = [*COMMON, *RUNS[track][part], f"track={track}", f"out={out}", f"encoders.lpips={args.weights}"]
     words += [f"benchmark.pairs=[{','.join(pairs)}]", f"num_draws={args.draws if track == 'stylize' else 1}"]
-    if args.personalized:
-        words.append(f"personalized={args.personalized}")
+    words.append(f"personalized={args.personalized or args.out / 'personalized'}")
     if "adain" in RUNS[track][part][0]:
         words.append(f"stylizers.adain.weights={args.weights}")
     run = "import sys; from magic_insert.cli.main import main; main(sys.argv[1:])"
@@ -200,27 +205,35 @@ def means(rows: pd.DataFrame, track: str) -> pd.DataFrame:
     return part.groupby("method", sort=False)[keep].mean().round(3).reset_index()
 
 
-def learned_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """On the pairs of learned subjects, over pairs: what each stylizer reaches, and what the hand-over changes."""
-    part = rows[(rows.track == "stylize") & rows.subject.isin(LEARNED)]
-    keys = ("truth_lpips", *LIKENESS, "subject_mean", "style_csd")
+def paired(
+    rows: pd.DataFrame, track: str, pairs: Sequence[tuple[str, str]], keys: Sequence[str]
+) -> pd.DataFrame:
+    """On the pairs of learned subjects, over pairs: what each method reaches, and its lead over another."""
+    part = rows[(rows.track == track) & rows.subject.isin(LEARNED)]
     values = part.groupby(["method", "pair_id"])[list(keys)].mean()
-    names = [
-        name
-        for name in ("personalized", PLAIN, "instantstyle", "adain", "tone", COPY_PASTE)
-        if name in values.index
+    there = set(values.index.get_level_values("method"))
+    pairs = [pair for pair in pairs if there.issuperset(pair)]
+    found = {name: values.loc[name] for name in dict.fromkeys(name for pair in pairs for name in pair)}
+    found |= {f"{one} - {other}": values.loc[one] - values.loc[other] for one, other in pairs}
+    return pd.DataFrame(
+        {"method": name} | {key: mean_with_interval(table[key].to_numpy(), 2) for key in keys}
+        for name, table in found.items()
+    )
+
+
+def learned_means(rows: pd.DataFrame) -> list[str]:
+    """Redrawn subjects and composites of the learned subjects: tables as text."""
+    first, plain = AS_DRAWN
+    others = (PLAIN, *AS_DRAWN.values(), "instantstyle", "adain", "tone", COPY_PASTE)
+    pairs = [(first, other) for other in others] + [(AS_DRAWN[first], AS_DRAWN[plain])]
+    stylize = paired(rows, "stylize", pairs, ("truth_lpips", *LIKENESS, "subject_mean", "style_csd"))
+    whole = [(f"{first}+effect", other) for other in ("tone+effect", COPY_PASTE)]
+    insert = paired(rows, "insert", whole, ("truth_lpips", *LIKENESS))
+    found = {"stylize": stylize, "insert": insert}
+    return [
+        f"### {track}, pairs of learned subjects\n\n{table.to_markdown(index=False)}\n"
+        for track, table in found.items()
     ]
-    lines: list[Row] = []
-    for name in names:
-        found = values.loc[name]
-        lines.append({"method": name} | {key: mean_with_interval(found[key].to_numpy(), 2) for key in keys})
-        if name != names[0]:
-            over = values.loc[names[0]] - found
-            lines.append(
-                {"method": f"personalized - {name}"}
-                | {key: mean_with_interval(over[key].to_numpy(), 2) for key in keys}
-            )
-    return pd.DataFrame(lines)
 
 
 def draw(path: Path, rows: pd.DataFrame) -> None:
@@ -257,7 +270,8 @@ def draw(path: Path, rows: pd.DataFrame) -> None:
 def sheet(out: Path, pairs: list[str]) -> None:
     """Some pairs of the learned subjects: scene, subject, truth, and what every method makes of it."""
     names = {
-        "personalized": "personalised", PLAIN: "personalised,\nno hand-over", "instantstyle": "InstantStyle",
+        "personalized": "personalised", AS_DRAWN["personalized"]: "as drawn",
+        AS_DRAWN[PLAIN]: "as drawn,\nno hand-over", "instantstyle": "InstantStyle",
         "adain": "AdaIN", "tone": "tone",
     }  # fmt: skip
     rows = []
@@ -267,7 +281,7 @@ def sheet(out: Path, pairs: list[str]) -> None:
         files = [inputs / f"backgrounds/{scene}.png", inputs / f"subjects/{subject}.png"]
         files.append(inputs / f"truth/{pair}/styled.png")
         for method in names:
-            part = "learned" if method in ("personalized", PLAIN) else "all"
+            part = "learned" if "personalized" in method or "drawn" in method else "all"
             files.append(out / part / f"images/stylize/{method}/{pair}.0.png")
         rows.append([on_white(file) for file in files])
     save_sheet(
@@ -307,7 +321,7 @@ def main() -> None:
         parts += [f"### {track}, agreement with the first truth, by styles\n"]
         parts += [by_style(rows, track).to_markdown(index=False) + "\n"]
         parts += [f"### {track}, means\n", means(rows, track).to_markdown(index=False) + "\n"]
-    parts += ["### stylize, pairs of learned subjects\n", learned_means(rows).to_markdown(index=False) + "\n"]
+    parts += learned_means(rows)
     (HERE / "table.md").write_text(text := "\n".join(parts))
     draw(HERE / "figure.png", rows)
     print(text)
