@@ -186,6 +186,7 @@ def test_the_loss_on_photographs_is_counted_from_the_base_and_not_from_the_last_
     ("interval", "photo", "words"),
     [
         ((0.5, 1.5), 27.9, ("beyond its paired interval (zero lies outside [+0.50, +1.50])", "photo lost 0.10 dB")),
+        ((0.003, 0.01), 28.0, ("within its paired interval (zero lies inside [+0.00, +0.01])",)),
         ((-0.2, 1.5), 28.3, ("within its paired interval (zero lies inside [-0.20, +1.50])", "photo gained 0.30 dB")),
     ],
 )  # fmt: skip

@@ -370,10 +370,12 @@ def conclusion(rows: Sequence[Row], max_photo_loss: float) -> str:
             f"the base networks were kept: drawn styles {_pair(base, tried, 'seen')} dB in round {tried['round']}, but "
             f"photo lost {photo_loss(base, tried):.2f} dB, more than bootstrap.max_photo_loss={max_photo_loss:g}"
         )
-    low, high = row["changes"]["inserter"]["seen"]["effect_psnr"][1:]
+    low, high = (
+        round(end, 2) for end in row["changes"]["inserter"]["seen"]["effect_psnr"][1:]
+    )  # as it is told
     where, zero = ("beyond", "outside") if low > 0 else ("within", "inside")
     loss = photo_loss(base, row)
-    photo = f"lost {loss:.2f} dB" if loss > 0 else f"gained {-loss:.2f} dB"
+    photo = f"lost {loss:.2f} dB" if loss > 0 else f"gained {abs(loss):.2f} dB"
     return (
         f"effect-region PSNR on drawn styles {_pair(base, row, 'seen')} dB, a gain {where} its paired interval "
         f"(zero lies {zero} [{low:+.2f}, {high:+.2f}]), unseen styles {_pair(base, row, 'unseen')}; "

@@ -1,15 +1,14 @@
 """Where a benchmark's pictures come from: ToyPlop, any user's folders, and the official pictures of SubjectPlop.
 
-ToyPlop is held-out Toybox subjects for held-out scenes, every answer known and rendered on demand. Of SubjectPlop, whose
-repository states no licence, the package holds names, checksums and texts of its own, and never a picture: they are
-fetched by those who have a network and compared with what was released.
+ToyPlop is held-out Toybox subjects for held-out scenes, every answer known and rendered on demand. Of SubjectPlop,
+whose repository states no licence, the package holds names, checksums and texts of its own, and never a picture: they
+are fetched by those who have a network and compared with what was released.
 """
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +17,28 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
-from magic_insert.core.picture_files import named_pictures, require_size
 from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.picture_files import named_pictures, require_size
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, load_rgba
 from magic_insert.core.jsonl import read_json, read_record
+from magic_insert.core.picture_files import named_pictures, require_size
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
 from magic_insert.data.benchmarks import BenchBackground, BenchSubject, Source, Truth, article
 from magic_insert.models.segment import cut_subject
 from magic_insert.paths import subjectplop_dir
-from magic_insert.toybox.world import COMPLEXITY, toyplop_pair, toyplop_scenes, toyplop_subjects
 from magic_insert.toybox.captions import caption
 from magic_insert.toybox.styles import style_phrase
-from magic_insert.toybox.world import render_subjects
+from magic_insert.toybox.world import (
+    COMPLEXITY,
+    render_subjects,
+    toyplop_pair,
+    toyplop_scenes,
+    toyplop_subjects,
+)
 
 VERSION = 1  # of ToyPlop's pictures: raised when the Toybox draws the same specs differently
 ROOT = "benchmark.root"
@@ -249,7 +252,9 @@ def subjectplop(cfg: BenchmarkConfig, segmenter: SegmenterConfig) -> PictureFold
         UserError: no pictures there, or two of one name.
     """
     root = subjectplop_root(Path(str(cfg.root)))
-    subjects, backgrounds = (read_record(subjectplop_dir() / f"{kind}.json", Words) for kind in ("subjects", "backgrounds"))
+    subjects, backgrounds = (
+        read_record(subjectplop_dir() / f"{kind}.json", Words) for kind in ("subjects", "backgrounds")
+    )
     words = Words(subjects.subjects, backgrounds.backgrounds)
     manifest = read_json(subjectplop_dir() / "manifest.json")
     found = pictures_below(root)

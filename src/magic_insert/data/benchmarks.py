@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.config.schema.evaluation import BenchmarkConfig
-from magic_insert.core.placement import default_box, side_box
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.masks import bounding_box
+from magic_insert.core.placement import default_box, side_box
 from magic_insert.core.records import Box, Scene, Subject
 
 INDEX = "benchmark.json"

@@ -17,7 +17,15 @@ from torch.nn import functional
 
 from magic_insert.core.rand import fold_in
 from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World, rows
-from magic_insert.toybox.scenes import PLACES, SceneSpec, ground_point, height_at, looking_at, sample_scene, scene_world
+from magic_insert.toybox.scenes import (
+    PLACES,
+    SceneSpec,
+    ground_point,
+    height_at,
+    looking_at,
+    sample_scene,
+    scene_world,
+)
 from magic_insert.toybox.solids import with_id
 from magic_insert.toybox.styles import TRAIN_STYLES, draw
 from magic_insert.toybox.subjects import SubjectSpec, sample_subject, subject_shapes
@@ -207,9 +215,7 @@ def _bytes(image: Tensor) -> np.ndarray:
     return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
 
 
-def training_chunk(
-    seed: int, first: int, count: int, *, drawings: int, side: int, traced: int
-) -> RelitPairs:
+def training_chunk(seed: int, first: int, count: int, *, drawings: int, side: int, traced: int) -> RelitPairs:
     """Training scenes `first`.. of stream `seed`: half of the subjects under studio light."""
     sittings = []
     for index in range(first, first + count):

@@ -151,9 +151,7 @@ class PairsPlan(Plan):
         return {"pair": self.count}
 
     def shapes(self) -> Shapes:
-        return {
-            name: (self.count, 1 if name == "mask" else 3, self.size, self.size) for name in LAYERS
-        }
+        return {name: (self.count, 1 if name == "mask" else 3, self.size, self.size) for name in LAYERS}
 
     def draw(self, part: str, indices: range, device: str) -> Arrays:
         seed, split = self.seed, self.split

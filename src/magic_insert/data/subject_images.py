@@ -14,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.config.schema.jobs import MAX_PICTURES
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgba
 from magic_insert.core.masks import bounding_box

@@ -19,6 +19,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 LORA_WEIGHTS, LORA_CARD = "edit_lora.safetensors", "edit_lora.json"
 # What a remover or an inserter is: weights and what describes them, whole or as a LoRA beside the model.
 NETWORK_FILES = {WEIGHTS: "config.json", LORA_WEIGHTS: LORA_CARD}
+EDIT_INSERTERS = ("diffusion", "bootstrapped")  # are edit networks
 REMBG_WEIGHTS = "u2netp.onnx"
 PRODUCTS = {"remove": "remover", "insert": "inserter"}  # of a training, by its task
 
@@ -126,7 +127,7 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
     if cfg.name == "diffusers":
         find_pipeline(cfg.run or "", "inserter.run")
         return None
-    if cfg.name not in ("diffusion", "bootstrapped"):
+    if cfg.name not in EDIT_INSERTERS:
         return None if cfg.run is None else Path(cfg.run)
     wanted_for = f"inserter={cfg.name}; set inserter.run=FOLDER, or inserter=diffusers inserter.run=PIPELINE"
     return edit_folder("inserter", cfg.run, model_folder, wanted_for)

@@ -31,6 +31,7 @@ from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.edit_unet import UNITS
+from magic_insert.models.folders import EDIT_INSERTERS
 from magic_insert.models.lora import ATTENTION, TEXT_ATTENTION
 from magic_insert.models.pipeline import ENCODERS, HALF, PRECISIONS, find_source, quiet
 from magic_insert.models.sampling import SAMPLE_BATCH, drawn_together
@@ -38,7 +39,6 @@ from magic_insert.models.sampling import SAMPLE_BATCH, drawn_together
 GIGABYTE, NEARLY_FULL = 1e9, 0.92  # the share from which a training warns
 GPUS = (12, 24, 48, 80)  # GB of common cards
 CONTEXT = 77  # words of a prompt
-EDIT_INSERTERS = ("diffusion", "bootstrapped")
 ROWS = ("weights", "gradients", "optimizer", "mean", "activations")
 
 UNET = {

@@ -86,21 +86,21 @@ class DiffusionStylizer:
     @torch.no_grad()
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""
-        return self.draw(draws, on_step)
+        return self.draw(draws, self.embeds_of(draws), on_step)
 
     def draw(
         self,
         draws: Sequence[Draw],
+        embeds: StyleEmbeds | None,
         on_step: OnStep,
         base: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> Float[Tensor, "B 3 S S"]:
-        """One picture per draw by the pipeline as it is; each scene is encoded once.
+        """One picture per draw by the pipeline as it is; `embeds` as of `embeds_of`.
 
         With `base`, inside whose context the pipeline is the model without personalisation, `style.guidance` and
         `style.handover` act too. Pictures of one share are drawn together.
         """
         style, steps = self.style, self.sampling.steps
-        embeds = self._style_embeds([draw.scene for draw in draws])
         shares = [1.0] * len(draws)
         contrast = None
         if base is not None and embeds is not None:
@@ -143,11 +143,11 @@ class DiffusionStylizer:
         """The structure of a picture that is handed over."""
         return self.structure
 
-    def _style_embeds(self, scenes: Sequence[Float[Tensor, "3 _ _"]]) -> StyleEmbeds | None:
+    def embeds_of(self, draws: Sequence[Draw]) -> StyleEmbeds | None:
         """The adapter's input for each scene; below `style.degree` 1 mixed with that of the subject's own picture."""
         if self.style.mode != "ip_adapter" or self.style.scale == 0:
             return None
-        target = style_embeds(self.pipe, scenes)
+        target = style_embeds(self.pipe, [draw.scene for draw in draws])
         if self.style.degree == 1:
             return target
         own = style_embeds(self.pipe, [framed(self.pipe, self.subject)]).expand(len(target))

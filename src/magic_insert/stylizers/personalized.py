@@ -34,6 +34,7 @@ from magic_insert.models.text import attached, load_tokens
 from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.tone import (
+    FEW,
     ToneStylizer,
     base_of,
     even,
@@ -51,7 +52,6 @@ UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is
 # Of `style.detail`, see `detailed`: shares of the model's side; Lab, a share of the matte, colours that are read.
 SOFT, PHOTO_SOFT = 0.025, 0.15
 PATCHES, SOLID, COLOURS = 10.0, 0.7, 4096
-FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
 
@@ -98,13 +98,20 @@ class PersonalizedStylizer(DiffusionStylizer):
 
         On the model's square; with `style.detail` cut out, at the size of its own picture if that is the larger.
         """
+        embeds = self.embeds_of(draws)
         with self.active():
-            drawn = self.draw(draws, on_step, base=self.resting)
+            drawn = self.draw(draws, embeds, on_step, base=self.resting)
         keeps = self.style.detail > 0 and not self.sampling.prompt_suffix.strip() and is_cut_out(self.subject)
-        return self.with_detail(drawn, draws) if keeps else drawn
+        if not keeps:
+            return drawn
+        scenes = [draw.scene for draw in draws]
+        return self.with_detail(drawn, scenes, [False] * len(draws) if embeds is None else self._read(embeds))
 
-    def with_detail(self, drawn: Float[Tensor, "B 3 S S"], draws: Sequence[Draw]) -> Float[Tensor, "B 4 h w"]:
-        """The drawn pictures with the fine detail of the subject's own one, by `style.detail`."""
+    def with_detail(
+        self, drawn: Float[Tensor, "B 3 S S"], scenes: Sequence[Tensor], photographs: Sequence[bool]
+    ) -> Float[Tensor, "B 4 h w"]:
+        """The drawn pictures with the fine detail of the subject's own one, by `style.detail`; those of drawings with
+        the hues and the marks of their scene."""
         subject, side = self.subject, drawn.shape[-1]
         at = spot(subject, (side, side))
         rgb, alpha = own_part(subject)
@@ -114,21 +121,17 @@ class PersonalizedStylizer(DiffusionStylizer):
         own = Subject(rgb, alpha, subject.id)
         tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
         made = []
-        for picture, draw, photograph in zip(drawn, draws, self.photographs(draws), strict=True):
-            scene = read_scene(draw.scene)
-            cut_out = detailed(
-                picture, torch.cat([rgb, alpha]), at, self.style.detail,
-                photograph=photograph, hues=taken_on(scene.lab),
-            )  # fmt: skip
-            made.append(cut_out if photograph else tone.marked(cut_out, scene))
+        for picture, scene, photograph in zip(drawn, scenes, photographs, strict=True):
+            how: tuple[Any, ...] = (picture, torch.cat([rgb, alpha]), at, self.style.detail)
+            if photograph:
+                made.append(detailed(*how, photograph=True))
+            else:
+                look = read_scene(scene)
+                made.append(tone.marked(detailed(*how, hues=taken_on(look.lab)), look))
         return torch.stack(made)
 
-    def photographs(self, draws: Sequence[Draw]) -> list[bool]:
-        """Whether each scene reads as a photograph."""
-        embeds = self._style_embeds([draw.scene for draw in draws])
-        return [False] * len(draws) if embeds is None else self._read(embeds)
-
     def _read(self, embeds: StyleEmbeds) -> list[bool]:
+        """Whether each scene reads as a photograph."""
         return [share >= PHOTOGRAPH for share in photo_shares(self.pipe, embeds) or [0.0] * len(embeds)]
 
     def handover_shares(self, embeds: StyleEmbeds) -> list[float]:

@@ -32,15 +32,14 @@ from magic_insert.stylizers.draws import Draw
 Plane = NDArray[np.float32]  # h w
 Lab = NDArray[np.float32]  # h w 3
 
+FEW = 1e-4  # of a matte: so far outside the subject its colours are continued
 SAMPLES = 2048  # colours of each side that are matched
 SCENE_SIDE = 1024  # marks and grain are measured at this size
 PALETTE_SIDE = 64
 HUE_SAMPLES = 8192
 ROTATIONS = 24
-ALIKE, ANY = (
-    22.0,
-    0.25,
-)  # Lab distance of colours that are alike; what a scene colour counts that is like none
+# Lab distance of colours that are alike; what a scene colour counts that is like none.
+ALIKE, ANY = 22.0, 0.25
 KERNEL = 9.0  # Lab distance over which the map of colours is smooth
 GRID = (11, 17, 17)
 MAP_SIDE = 512
@@ -59,10 +58,8 @@ GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 SHARPNESS, LINE_STEP = 8.0, 12.0
 ROOM = 8  # no more than one part of so many of a subject's shorter side makes room for an outline
-FEW_LINES, MANY_LINES = (
-    0.02,
-    0.04,
-)  # share of a picture that its lines cover: none, and drawn with lines throughout
+# Share of a picture that its lines cover: none, and drawn with lines throughout.
+FEW_LINES, MANY_LINES = 0.02, 0.04
 # Pixel art: steps of this many levels lie in evenly spaced rows and columns alone, at least so many, no more than
 # this share of all, and no more than that share of the steps elsewhere.
 STEP, FEWEST_BLOCKS, BUSY, STRAY = 8 / 255, 8, 0.65, 0.02
@@ -338,7 +335,7 @@ def in_blocks(cut_out: Float[Tensor, "4 h w"], side: float) -> Float[Tensor, "4 
     if side <= 1 or max(rows, cols) < FEWEST_BLOCKS:
         return cut_out
     small = area_resize(torch.cat([cut_out[:3] * cut_out[3:], cut_out[3:]]), rows, cols)
-    small = torch.cat([small[:3] / small[3:].clamp_min(1e-4), (small[3:] > 0.5).float()]).clamp(0, 1)
+    small = torch.cat([small[:3] / small[3:].clamp_min(FEW), (small[3:] > 0.5).float()]).clamp(0, 1)
     return functional.interpolate(small[None], (height, width), mode="nearest-exact")[0]
 
 
