@@ -51,6 +51,7 @@ LOOKING = {
     "the status of an empty place": ["status", "root=nowhere"],
 }
 INSERT = ["insert", "subject={here}/subject.png", "background={here}/scene.png"]
+PREVIEW = [*INSERT, "out=o.png", "mode=preview"]
 REMOVE = ["remove", "image={here}/scene.png"]
 BAD_INPUT = {
     "a wrong job": (["insrt"], "insert"),
@@ -105,6 +106,27 @@ BAD_INPUT = {
     "pairs that are not there": (["insertion", "out=o", "data=pairs", "data.path=no"], "nothing at no"),
     "pairs that keep the object": (["insertion", "out=o", "data=desoba", "data.path=no"], "task=insert"),
     "a start that is not there": (["insertion", "out=o", "train.init=no"], "train.init"),
+    "a model's stylizer in a preview": ([*PREVIEW, "stylizer=instantstyle"], "mode=full"),
+    "a model's structure in a preview": ([*PREVIEW, "stylizer=personalized_canny"], "mode=full"),
+    "a model's inserter in a preview": ([*PREVIEW, "inserter=diffusion"], "mode=full"),
+    "a pose in a preview": ([*PREVIEW, "pose=rules"], "mode=full"),
+    "a place for SubjectPlop that is taken": (["subjectplop", "fetch", "out={here}"], "new folder"),
+    "SubjectPlop nowhere": (["subjectplop", "check"], "root=FOLDER"),
+    "another verb for SubjectPlop": (["subjectplop", "steal", "out={here}"], "fetch, check"),
+    "pictures made nowhere": (["evaluate", "inserter=images", "inserter.dir=nowhere"], "nowhere"),
+    "judges from nowhere": (["evaluate", "encoders.root=nowhere"], "nowhere"),
+    "a model from nowhere": (["evaluate", "model.source=nowhere"], "nowhere"),
+    "a study of nothing": (["study", "out=o"], "rows=PATH"),
+    "a study of too much": (["study", "out=o", "rows=r", "folders=[a,b]"], "both"),
+    "a study against nobody": (["study", "out=o", "rows=r"], "against"),
+    "a study of one folder": (["study", "out=o", "folders=[a]"], "two folders"),
+    "a bootstrap judged by nobody": (
+        ["bootstrap", "evaluate.lpips=nowhere"],
+        "evaluate.lpips to be null or a folder",
+    ),
+    "a filter without weights": (["bootstrap", "filter=learned"], "filter.rules.learned.weights"),
+    "a filter without verdicts": (["bootstrap", "filter=people"], "filter.rules.people.verdicts"),
+    "a pool from nowhere": (["bootstrap", "pool=folder", "pool.dir=nowhere"], "pool.dir"),
     "out of range": (["insert", "subject=a", "background=b", "out=o", "style.scale=9"], "style.scale"),
 }
 

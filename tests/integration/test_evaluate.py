@@ -11,8 +11,8 @@ import torch
 from helpers import noise, oval
 from processes import finish, launch, wait_until
 
-from magic_insert.cli.jobs import JOBS, of_the_demo
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
+from magic_insert.cli.jobs import of_the_demo
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
@@ -249,15 +249,6 @@ def test_two_processes_make_the_rows_of_one(finished: Path, tmp_path: Path, tiny
     out = tmp_path / "two"
     finish(launch(["evaluate", *words(tiny_micro, out, *METHODS, "exec=torchrun", "exec.devices=2")]))
     assert rows_digest(read_rows(out / "rows.jsonl")) == rows_digest(read_rows(finished / "rows.jsonl"))
-
-
-@pytest.mark.parametrize(
-    "more",
-    [["inserter=images", "inserter.dir=nowhere"], ["encoders.root=nowhere"], ["model.source=nowhere"]],
-)
-def test_a_folder_that_is_not_there_is_named(more: list[str]) -> None:
-    with pytest.raises(UserError, match="nowhere"):
-        JOBS["evaluate"].look(freeze(compose_job("evaluate", rewrite(more))))
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,22 @@ def test_bad_backgrounds_of_a_batch_are_left_out_and_named_and_the_others_are_do
         run(files, tiny_micro, *words, "box=[100,80,40,40]", "seed=1", f"out={files / 'many'}")
 
 
+def test_a_baseline_needs_no_personalisation_and_a_pose_is_told(files: Path, tiny_micro: Path) -> None:
+    save_png(files / "beach.png", torch.rand(3, 120, 160))
+    words = [
+        "stylizer.name=instantstyle",
+        "subject_text=a red bunny",
+        "pose=rules",
+        "inserter.name=copy_paste",
+    ]
+    story = json.loads(
+        run(files, tiny_micro, *words, background="beach.png").with_suffix(".json").read_text()
+    )
+    assert story["pose"] == "sitting down on the floor"
+    assert "personalise" not in story["seconds"]
+    assert "learned_embeds.safetensors" not in story["weights"]
+
+
 @pytest.mark.parametrize(
     ("words", "found"),
     [

@@ -68,20 +68,3 @@ def test_preview_is_chosen_on_a_cpu_if_large(tiny_micro: Path, caplog: pytest.Lo
         assert other.settings.mode == "full"
         assert other.settings.stylizer.name == "personalized"
     assert magic.suited(1024).using(mode="full").settings.stylizer.name == "personalized"
-
-
-@pytest.mark.parametrize(
-    "word", ["stylizer=instantstyle", "inserter=diffusion", "pose=rules", "stylizer=personalized_canny"]
-)
-def test_what_only_a_model_can_do_is_refused_in_a_preview(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], word: str
-) -> None:
-    pictures = [
-        f"subject={folder / 'slime.png'}",
-        f"background={folder / 'room.png'}",
-        f"out={tmp_path / 'o.png'}",
-    ]
-    with pytest.raises(SystemExit) as stopped:
-        main(["insert", *pictures, "mode=preview", word])
-    assert stopped.value.code == 2
-    assert "mode=full" in capsys.readouterr().err

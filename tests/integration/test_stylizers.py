@@ -13,7 +13,6 @@ from helpers import block, noise
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.cli.insert import run_insert
 from magic_insert.config.compose import compose_job, group_options
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import (
@@ -25,7 +24,6 @@ from magic_insert.config.schema.shared import (
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
-from magic_insert.core.images import save_png
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.records import Box
 from magic_insert.data.subject_images import own_part, place, spot
@@ -316,24 +314,6 @@ def test_lora_scale_zero_and_start_tokens_are_the_base(
     assert far(draw(made(lora_scale=1.0)), draw(made(lora_scale=0.5)))
 
 
-def test_a_subject_is_drawn_with_the_size_conditioning_it_was_learned_with(
-    tiny_pipe: Any, plain: Tensor, run: Path, tmp_path: Path
-) -> None:
-    pictures = []
-    for size in (64, 48):
-        (folder := tmp_path / str(size)).mkdir()
-        for name in (LORA_FILE, TOKENS_FILE):
-            (folder / name).write_bytes((run / name).read_bytes())
-        card = json.loads((run / "card.json").read_text())
-        (folder / "card.json").write_text(json.dumps({**card, "image_size": size}))
-        subject_of = replace(block(), text="a red bunny", run=folder)
-        stylizer = build_stylizer(StylizerConfig(), tiny_pipe, subject_of, STYLE, SAMPLING)
-        pictures.append(draw(stylizer))
-        stylizer.close()
-    assert torch.equal(pictures[0], plain)
-    assert far(pictures[1], pictures[0])
-
-
 def test_the_degree_leads_from_the_subjects_own_look_to_the_scenes(made: Any, plain: Tensor) -> None:
     own = made()([Draw(place(block(), 64)[0], 1, "pair")])[0]
     none, half = (draw(made(style=replace(STYLE, degree=degree))) for degree in (0.0, 0.5))
@@ -368,25 +348,3 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_loaded(
     model = ModelConfig(name="micro", image_size=64)
     with pytest.raises(UserError, match=fix):
         check_stylizer(cfg, model, tmp_path, subject_text=text)
-
-
-def test_the_insert_job_takes_a_baseline_and_a_pose(tiny_micro: Path, tmp_path: Path) -> None:
-    save_png(tmp_path / "s.png", torch.cat([block().rgb, block().alpha]))
-    save_png(tmp_path / "beach.png", noise(0, 120, 160))
-    words = [
-        f"subject={tmp_path / 's.png'}",
-        f"background={tmp_path / 'beach.png'}",
-        f"out={tmp_path / 'out.png'}",
-        f"model.source={tiny_micro}",
-        "model.image_size=64",
-        "model.device=cpu",
-        "sampling.steps=1",
-        "inserter=copy_paste",
-        "stylizer=instantstyle_canny",
-        "subject_text=a red bunny",
-        "pose=rules",
-    ]
-    story = json.loads(run_insert(freeze(compose_job("insert", words))).with_suffix(".json").read_text())
-    assert story["pose"] == "sitting down on the floor"
-    assert "personalise" not in story["seconds"]
-    assert "learned_embeds.safetensors" not in story["weights"]

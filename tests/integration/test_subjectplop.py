@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
-from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import SubjectPlopConfig
@@ -59,19 +58,6 @@ def test_fetch_clones_and_tells_what_is_there_and_that_no_licence_is_stated(
 def test_a_place_that_is_no_repository_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="url="):
         fetch(str(tmp_path / "nothing"), tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [(["fetch"], "new folder"), (["check"], "root=FOLDER"), (["steal"], "fetch, check")],
-)
-def test_what_it_cannot_do_is_one_line(
-    tmp_path: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit):
-        main(["subjectplop", *words, f"out={tmp_path}"])
-    errors = capsys.readouterr().err
-    assert (errors.count("\n"), message in errors) == (1, True)
 
 
 def test_texts_and_checksums_speak_of_the_36_released_subjects_and_the_20_backgrounds() -> None:

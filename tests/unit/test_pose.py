@@ -113,31 +113,22 @@ def test_of_an_answer_one_short_line_of_plain_words_is_kept(answer: str, words: 
     assert clean(answer) == words
 
 
-@pytest.mark.parametrize("status", [302, 401, 500])
-def test_a_server_that_refuses_or_sends_elsewhere_is_an_error_of_one_line(stub: Stub, status: int) -> None:
-    stub.status = status
-    with pytest.raises(UserError, match=f"status {status}") as caught:
+BODIES = (b"not json", b"{}", b'{"choices": []}', b'{"choices": [{"message": {}}]}', b"\xff",
+          b'{"choices": [{"message": {"content": null}}]}')  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [*((status, b"") for status in (302, 401, 500)), *((200, body) for body in BODIES)]
+)
+def test_a_server_that_refuses_sends_elsewhere_or_answers_otherwise_is_an_error_of_one_line(
+    stub: Stub, status: int, body: bytes
+) -> None:
+    stub.status, stub.body = status, body
+    with pytest.raises(UserError, match="chat completion" if body else f"status {status}") as caught:
         suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
     assert len(stub.asked) == 1
     assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"not json",
-        b"{}",
-        b'{"choices": []}',
-        b'{"choices": [{"message": {}}]}',
-        b'{"choices": [{"message": {"content": null}}]}',
-        b"\xff",
-    ],
-)
-def test_an_answer_in_another_format_is_an_error_of_one_line(stub: Stub, body: bytes) -> None:
-    stub.body = body
-    with pytest.raises(UserError, match="chat completion"):
-        suggest(build_pose(HTTP), SCENE, BOX, name=NAME)
 
 
 def test_a_server_that_is_not_there_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -128,23 +128,8 @@ def test_damage_is_found_and_mended(store: Store, said: list[str], damage: objec
     assert any(word in line and REQUEST.key in line for line in said)
 
 
-def test_a_full_disk_is_told_in_one_line_and_leaves_the_store_valid(store: Store) -> None:
-    before = store.obtain(REQUEST, Calls())
-
-    def too_much(folder: Path) -> None:
-        with open("/dev/full", "w") as file:
-            file.write("x" * 100_000)
-
-    wanted = Request("poem", 1, {"lines": 3}, {})
-    with pytest.raises(UserError, match=r"No space left on device; make room or set store=FOLDER"):
-        store.obtain(wanted, too_much)
-    assert flaw_of(before.folder) is None
-    assert store.find(wanted) is None
-    assert store.obtain(wanted, Calls()).folder.is_dir()
-
-
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
-@pytest.mark.parametrize("where", ["lock", "repair", "publish"])
+@pytest.mark.parametrize("where", ["lock", "make", "repair", "publish"])
 def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_happens(
     store: Store, monkeypatch: pytest.MonkeyPatch, number: int, where: str
 ) -> None:
@@ -160,10 +145,10 @@ def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_ha
             patch.setattr(builtins, "open", closed)
         elif where == "repair":
             patch.setattr(shutil, "rmtree", closed)
-        else:
+        elif where == "publish":
             patch.setattr(os, "rename", closed)
         with pytest.raises(UserError) as told:
-            store.obtain(REQUEST, Calls())
+            store.obtain(REQUEST, closed if where == "make" else Calls())
     assert f"got {os.strerror(number)}; make room or set store=FOLDER" in str(told.value)
     assert flaw_of(sound.folder) is None
     assert flaw_of(store.obtain(REQUEST, Calls()).folder) is None

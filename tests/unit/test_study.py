@@ -124,21 +124,6 @@ def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(s
         assert secret not in (study / "study.json").read_text()
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "rows=PATH"),
-        (["rows=r", "folders=[a,b]"], "both"),
-        (["rows=r"], "against"),
-        (["folders=[a]"], "two folders"),
-    ],
-)
-def test_a_study_of_nothing_is_refused(tmp_path: Path, words: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        run_build(config(tmp_path, *words))
-    assert not list(tmp_path.iterdir())
-
-
 def answer(**changes: Any) -> dict[str, Any]:
     return {"study": "x", "rater": 0, "task": 1, "choice": "left", "milliseconds": 900, **changes}
 
