@@ -5,7 +5,6 @@ import io
 import json
 import shlex
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import pytest
 import torch
 from browser import Page, browser_page, find_browser
 from PIL import Image
+from processes import wait_until
 
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
@@ -34,7 +34,6 @@ from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
 BOX = [70, 60, 40, 60]
-needs_browser = pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
 
 
 @dataclass
@@ -60,19 +59,17 @@ class Browser:
         return found
 
     def wait(self, done: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        deadline = time.monotonic() + WAIT
-        while not done(state := self.state()):
-            assert time.monotonic() < deadline, state
-            time.sleep(0.02)
-        return state
+        wait_until(lambda: done(self.state()))
+        return self.state()
 
     def upload(self, kind: str, name: str, content: bytes) -> str:
         id = self.post(f"items?kind={kind}&name={name}", content).json()["id"]
         self.wait(lambda state: any(item["id"] == id and item["size"] for item in state["items"]))
         return id
 
-    def draw(self, kind: str, subject: str, scene: str, box: list[int] = BOX, **knobs: Any) -> dict[str, Any]:
-        task = self.post("drops", wish(kind, subject, scene, box, **knobs)).json()["id"]
+    def draw(self, *given: Any, **named: Any) -> dict[str, Any]:
+        """The result of a `wish`."""
+        task = self.post("drops", wish(*given, **named)).json()["id"]
         state = self.wait(
             lambda state: not any(t["id"] == task and t["state"] in LIVE for t in state["tasks"])
         )
@@ -83,7 +80,13 @@ class Browser:
 LIVE = ("waiting", "running")
 
 
-def wish(kind: str, subject: str, scene: str, box: list[int] = BOX, **knobs: Any) -> dict[str, Any]:
+def wish(
+    kind: str = "preview",
+    subject: str = "bunny-01",
+    scene: str = "forest-12",
+    box: list[int] = BOX,
+    **knobs: Any,
+) -> dict[str, Any]:
     return {"kind": kind, "subject": subject, "scene": scene, "box": box, "knobs": knobs}
 
 
@@ -91,6 +94,13 @@ def png(pixels: Any) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.asarray(pixels, np.uint8)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def busy(studio: Studio) -> threading.Event:
+    """The worker is held up until this is set."""
+    held = threading.Event()
+    studio.call(lambda: held.wait(WAIT))
+    return held
 
 
 def blob(colour: tuple[int, int, int], side: int = 48) -> bytes:
@@ -125,10 +135,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterat
         with page_server(Settings.of(cfg), 0) as (server, studio):
             thread = threading.Thread(target=server.serve, daemon=True)
             thread.start()
-            deadline = time.monotonic() + WAIT
             studio.load()
-            while not (studio.ready and studio.shelf["bunny-01"].size) and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(lambda: studio.ready and studio.shelf["bunny-01"].size)
             yield server, studio
             server.stop()
             thread.join(10)
@@ -211,9 +219,7 @@ def test_a_cancelled_drop_leaves_nothing(browser: Browser) -> None:
     )
     task = browser.post("drops", wish("full", subject, scene)).json()["id"]
     session = browser.studio.session(browser.id)
-    deadline = time.monotonic() + WAIT
-    while session.tasks[task].stage != "personalise" and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: session.tasks[task].stage == "personalise")
     browser.http.delete(f"{browser.server.address}{browser.id}/tasks/{task}")
     result = browser.draw("preview", subject, scene)  # the worker is free again
     state = browser.state()
@@ -245,14 +251,14 @@ def test_the_files_of_a_result_go_when_it_leaves_the_history(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("magic_insert.page.studio.MOST_RESULTS", 2)
-    ids = [browser.draw("preview", "bunny-01", "forest-12", [x, 120, 60, 90])["id"] for x in (10, 20, 30)]
+    ids = [browser.draw(box=[x, 120, 60, 90])["id"] for x in (10, 20, 30)]
     (folder,) = browser.studio.folder.glob(f"{browser.id}/results")
     assert {file.stem for file in folder.iterdir()} == set(ids[1:])
     assert browser.get(f"results/{ids[0]}/png").status_code == 404
 
 
 def test_layers_and_layered_files_are_the_results_own(browser: Browser) -> None:
-    result = browser.draw("preview", "bunny-01", "forest-12", [90, 120, 60, 90])
+    result = browser.draw(box=[90, 120, 60, 90])
     for part, kind in {"subject": "RGBA", "shade": "RGB", "light": "RGB"}.items():
         image = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/{part}").content))
         assert (image.mode, list(image.size)) == (kind, result["places"][part][2:])
@@ -373,20 +379,14 @@ def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Brows
         lambda state: any(item["id"] == clear and item["trouble"] for item in state["items"])
     )
     assert "visible pixels" in next(item["trouble"] for item in state["items"] if item["id"] == clear)
-    sound = wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9])
+    sound = wish(box=[0, 0, 9, 9])
     for ask in ([], "x", 1, *({**sound, key: [{}]} for key in (*sound, "instead"))):
         assert "expected" in trouble(browser.post("drops", ask))
-    assert "inside the 256 x 256" in trouble(
-        browser.post("drops", wish("preview", "bunny-01", "forest-12", [230, 0, 40, 60]))
-    )
+    assert "inside the 256 x 256" in trouble(browser.post("drops", wish(box=[230, 0, 40, 60])))
     assert "inserter.strength" in trouble(
-        browser.post(
-            "drops", wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9], **{"inserter.strength": 9})
-        )
+        browser.post("drops", wish(box=[0, 0, 9, 9], **{"inserter.strength": 9}))
     )
-    assert "model.source" in trouble(
-        browser.post("drops", wish("preview", "bunny-01", "forest-12", [0, 0, 9, 9], **{"model.source": "x"}))
-    )
+    assert "model.source" in trouble(browser.post("drops", wish(box=[0, 0, 9, 9], **{"model.source": "x"})))
     assert str(browser.studio.folder) not in json.dumps(browser.state())
 
 
@@ -443,45 +443,46 @@ def test_of_what_was_made_the_last_that_fit_into_memory_stay(monkeypatch: pytest
 def test_browsers_take_turns_and_each_keeps_its_order(
     server: PageServer, studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, held = list[tuple[str, int]](), threading.Event()
+    order = list[tuple[str, int]]()
 
     def run(self: Studio, session: Any, task: Task) -> None:
         order.append((session.id[0], task.wish.box.x))
         task.state = "done"
 
     monkeypatch.setattr(Studio, "_run", run)
-    studio.call(lambda: held.wait(WAIT))
+    held = busy(studio)
     with httpx.Client(timeout=WAIT) as http:
         for name, count in (("a", 4), ("b", 2)):
             browser = Browser(server, studio, 8 * name, http)
             for x in range(count):
-                assert browser.post(
-                    "drops", wish("preview", "bunny-01", "forest-12", [x, 9, 9, 9])
-                ).is_success
+                assert browser.post("drops", wish(box=[x, 9, 9, 9])).is_success
     held.set()
     assert studio.call(lambda: True).result(WAIT)
-    while len(order) < 6:
-        time.sleep(0.01)
+    wait_until(lambda: len(order) == 6)
     assert order == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("a", 2), ("a", 3)]
 
 
-def test_while_the_model_loads_what_somebody_waits_for_goes_first(
-    browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def loading(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Thread]:
+    """The model is being loaded until the test ends."""
     held = threading.Event()
-    loading = threading.Thread(target=held.wait, daemon=True)
-    loading.start()
-    monkeypatch.setattr(browser.studio, "_loading", loading)
-    task = browser.post("drops", wish("full", "bunny-01", "forest-12")).json()["id"]
+    thread = threading.Thread(target=held.wait, daemon=True)
+    thread.start()
+    monkeypatch.setattr(studio, "_loading", thread)
+    yield thread
+    held.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("loading")
+def test_while_the_model_loads_what_somebody_waits_for_goes_first(browser: Browser) -> None:
+    task = browser.post("drops", wish("full")).json()["id"]
     session = browser.studio.session(browser.id)
-    while session.tasks[task].stage != "load":
-        time.sleep(0.01)
+    wait_until(lambda: session.tasks[task].stage == "load")
     browser.upload("subject", "meanwhile.png", blob((70, 40, 100)))
-    browser.draw("preview", "bunny-01", "forest-12", [10, 120, 60, 90])
+    browser.draw(box=[10, 120, 60, 90])
     browser.http.delete(f"{browser.server.address}{browser.id}/tasks/{task}")
     assert browser.studio.call(lambda: True).result(WAIT)  # it ended, though nothing is loaded
-    held.set()
-    loading.join()
     assert not session.tasks.get(task) or session.tasks[task].state == "cancelled"
 
 
@@ -499,7 +500,7 @@ def test_imports_of_one_thread_wait_and_those_of_others_do_not() -> None:
 def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
     studio: Studio, server: PageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    order, held = list[str](), threading.Event()
+    order = list[str]()
 
     def run(self: Studio, session: Any, task: Task) -> None:
         for _ in range(1 if task.quick else 2):
@@ -509,42 +510,73 @@ def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
         task.state = "done"
 
     monkeypatch.setattr(Studio, "_run", run)
-    studio.call(lambda: held.wait(WAIT))
+    held = busy(studio)
     with httpx.Client(timeout=WAIT) as http:
         for x in range(12):
-            Browser(server, studio, 8 * "a", http).post(
-                "drops", wish("preview", "bunny-01", "forest-12", [x, 9, 9, 9])
-            )
-        Browser(server, studio, 8 * "b", http).post("drops", wish("full", "bunny-01", "forest-12"))
+            Browser(server, studio, 8 * "a", http).post("drops", wish(box=[x, 9, 9, 9]))
+        Browser(server, studio, 8 * "b", http).post("drops", wish("full"))
     held.set()
-    while len(order) < 14:
-        time.sleep(0.01)
+    wait_until(lambda: len(order) == 14)
     steps = [n for n, kind in enumerate(order) if kind == "full"]
     assert steps[1] - steps[0] == BETWEEN + 1
     assert steps[0] <= 2 * BETWEEN
 
 
 @pytest.fixture(scope="module")
-def page(server: PageServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    if find_browser() is None:
+        pytest.skip("no Chromium on this machine")
     with browser_page(tmp_path_factory.mktemp("profile")) as opened:
         yield opened
 
 
-def opened(page: Page, server: PageServer, **look: Any) -> None:
-    """The page, fresh, with a scene on the stage and no redrawing asked for."""
-    page.look(**{"width": 1280, "height": 900, **look})
-    page.open(server.address)
-    page.ask("localStorage.clear()")
-    page.open(server.address)
-    page.wait("document.querySelector('#scene').naturalWidth > 0")
-    page.ask("document.querySelector('#redraw').click()")
+@dataclass
+class Tab:
+    """The page in a real browser, of which it does everything that `Page` does."""
+
+    page: Page
+    server: PageServer
+    studio: Studio
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.page, name)
+
+    def fresh(self, **look: Any) -> None:
+        """Opened anew, with a scene on the stage and no redrawing asked for."""
+        self.look(**{"width": 1280, "height": 900, **look})
+        self.open(self.server.address)
+        self.ask("localStorage.clear()")
+        self.open(self.server.address)
+        self.wait("document.querySelector('#scene').naturalWidth > 0")
+        self.ask("document.querySelector('#redraw').click()")
+
+    def with_a_bunny(self) -> None:
+        """Opened anew, with the preview of a bunny in the middle of the scene."""
+        self.fresh()
+        self.drag(self.centre("#subjects .tile[data-id=bunny-01]"), self.centre("#stage"))
+        self.wait(SHOWN)
+
+    @property
+    def session(self) -> Any:
+        return self.studio.session(self.ask("localStorage.session"))
+
+    @property
+    def last(self) -> Any:
+        """The latest result."""
+        return list(self.session.results.values())[-1]
+
+    def redrawn(self) -> None:
+        """Has the last result be taken for a redrawn picture."""
+        result, session = self.last, self.session
+        session.results[result.id] = replace(result, wish=replace(result.wish, kind="full"))
+        self.studio.call(lambda: self.studio._tell(session)).result(WAIT)
+        self.wait("document.querySelector('#doing').textContent.startsWith('redrawn')")
 
 
-def with_a_bunny(page: Page, server: PageServer) -> None:
-    """The page, fresh, with the preview of a bunny in the middle of the scene."""
-    opened(page, server)
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(SHOWN)
+@pytest.fixture
+def tab(chromium: Page, server: PageServer, studio: Studio) -> Iterator[Tab]:
+    yield Tab(chromium, server, studio)
+    assert chromium.complaints == []
 
 
 RESULT = "[...document.querySelectorAll('#history button')].length"
@@ -555,384 +587,310 @@ def size_of(selector: str) -> str:
     return f"(({{ width, height }}) => [width, height])(document.querySelector({selector!r}).getBoundingClientRect())"
 
 
-def last(studio: Studio, page: Page) -> Any:
-    return list(studio.session(page.ask("localStorage.session")).results.values())[-1]
-
-
-@needs_browser
 def test_a_drag_sends_the_box_that_the_frame_shows_and_the_copied_command_makes_the_same_bytes(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened(page, server)
+    tab.fresh()
     picture = tmp_path / "disc.png"
     picture.write_bytes(blob((240, 120, 20), 80))
-    stage = page.centre("#stage")
-    page.drop_file(picture, (stage[0] - 100, stage[1] + 100))
-    page.wait(SHOWN)
-    first = last(studio, page)
+    stage = tab.centre("#stage")
+    tab.drop_file(picture, (stage[0] - 100, stage[1] + 100))
+    tab.wait(SHOWN)
+    first = tab.last
     assert first.wish.subject.title == "disc"
-    page.drag(page.centre("#frame"), (stage[0] + 120, stage[1] + 60))
-    page.wait(f"{RESULT} === 2 && {SHOWN}")
-    page.ask("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
-    page.click("#command")
-    assert page.ask("window.copied") == last(studio, page).command
-    Path(tmp_path / "forest-12.png").write_bytes(studio.shelf["forest-12"].path.read_bytes())
+    tab.drag(tab.centre("#frame"), (stage[0] + 120, stage[1] + 60))
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    tab.ask("navigator.clipboard.writeText = async (text) => { window.copied = text; }")
+    tab.click("#command")
+    assert tab.ask("window.copied") == tab.last.command
+    Path(tmp_path / "forest-12.png").write_bytes(tab.studio.shelf["forest-12"].path.read_bytes())
     monkeypatch.chdir(tmp_path)
-    main(shlex.split(page.ask("window.copied"))[1:])
-    links = page.ask("[...document.querySelectorAll('#downloads a')].map(link => link.href)")
+    main(shlex.split(tab.ask("window.copied"))[1:])
+    links = tab.ask("[...document.querySelectorAll('#downloads a')].map(link => link.href)")
     assert (tmp_path / "disc-in-forest-12.png").read_bytes() == httpx.get(links[0]).content
     subject, background = (httpx.get(link) for link in links[-2:])  # what the command is to be run beside
     assert subject.content == picture.read_bytes()
     assert 'filename="disc.png"' in subject.headers["content-disposition"]
     assert background.content == Path("forest-12.png").read_bytes()
-    box = last(studio, page).wish.box
+    box = tab.last.wish.box
     assert box.x > first.wish.box.x
-    shown = page.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
+    shown = tab.ask("[...'xywh'].map((k, n) => parseFloat(document.querySelector('#frame').style"
                      "[['left', 'top', 'width', 'height'][n]]) / 100 * 256)")  # fmt: skip
     assert np.abs(np.array(shown) - [box.x, box.y, box.w, box.h]).max() < 0.6
     assert abs(box.w - box.h) <= 1  # the disc's own aspect
-    page.ask("document.querySelector('#parts input').click()")  # before and after also without a layer
-    page.ask("wipe.value = 50; wipe.dispatchEvent(new Event('input'))")
+    tab.ask("document.querySelector('#parts input').click()")  # before and after also without a layer
+    tab.ask("wipe.value = 50; wipe.dispatchEvent(new Event('input'))")
     clips = "['pictures', 'layers'].map(id => getComputedStyle(document.getElementById(id)).clipPath)"
-    assert page.ask(clips) == ["inset(0px 0px 0px 50%)"] * 2
-    addresses = page.ask("performance.getEntriesByType('resource').map(entry => entry.name)")
+    assert tab.ask(clips) == ["inset(0px 0px 0px 50%)"] * 2
+    addresses = tab.ask("performance.getEntriesByType('resource').map(entry => entry.name)")
     assert addresses
-    assert all(address.startswith((server.address, "data:")) for address in addresses)
-    assert page.complaints == []
+    assert all(address.startswith((tab.server.address, "data:")) for address in addresses)
 
 
-@needs_browser
 def test_a_subject_that_is_dropped_while_the_model_loads_is_seen_at_once(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Tab, loading: threading.Thread, tmp_path: Path
 ) -> None:
-    held = threading.Event()
-    loading = threading.Thread(target=held.wait, daemon=True)
-    loading.start()
-    monkeypatch.setattr(studio, "_loading", loading)
-    opened(page, server)
-    page.ask("document.querySelector('#redraw').click()")  # redrawing is asked for
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait(f"document.querySelector('#doing').textContent === 'loading the model' && {SHOWN}")
+    tab.fresh()
+    tab.ask("document.querySelector('#redraw').click()")  # redrawing is asked for
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.wait(f"document.querySelector('#doing').textContent === 'loading the model' && {SHOWN}")
     picture = tmp_path / "early.png"
     picture.write_bytes(blob((240, 120, 20), 80))
-    page.drop_file(picture, page.centre("#stage"))
-    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
-    assert last(studio, page).wish.subject.title == "early"
+    tab.drop_file(picture, tab.centre("#stage"))
+    tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    assert tab.last.wish.subject.title == "early"
     assert loading.is_alive()
-    page.press("Escape")
-    held.set()
-    loading.join()
+    tab.press("Escape")
 
 
-@needs_browser
-def test_the_keyboard_alone_chooses_moves_and_draws(page: Page, server: PageServer, studio: Studio) -> None:
-    opened(page, server)
+def test_the_keyboard_alone_chooses_moves_and_draws(tab: Tab) -> None:
+    tab.fresh()
     for _ in range(3):
-        if page.ask("document.activeElement.dataset.id") != "bunny-01":
-            page.press("Tab")
-    page.press("Enter")
-    page.wait(SHOWN)
-    first = last(studio, page).wish.box
-    assert page.ask("document.activeElement.id") == "frame"
+        if tab.ask("document.activeElement.dataset.id") != "bunny-01":
+            tab.press("Tab")
+    tab.press("Enter")
+    tab.wait(SHOWN)
+    first = tab.last.wish.box
+    assert tab.ask("document.activeElement.id") == "frame"
     for _ in range(5):
-        page.press("ArrowRight")
-    page.wait(f"{RESULT} === 2 && {SHOWN}")
-    moved = last(studio, page).wish.box
+        tab.press("ArrowRight")
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    moved = tab.last.wish.box
     assert (moved.x - first.x, moved.y) == (13, first.y)  # a hundredth of 256 pixels a press
-    page.press("ArrowUp")
-    page.wait(f"{RESULT} === 3 && {SHOWN}")
-    assert last(studio, page).wish.box.h <= first.h
-    assert page.complaints == []
+    tab.press("ArrowUp")
+    tab.wait(f"{RESULT} === 3 && {SHOWN}")
+    assert tab.last.wish.box.h <= first.h
 
 
-@needs_browser
-def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(
-    page: Page, server: PageServer, studio: Studio
-) -> None:
-    with_a_bunny(page, server)
+def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(tab: Tab) -> None:
+    tab.with_a_bunny()
     session, place = (
-        studio.session(page.ask("localStorage.session")),
+        tab.session,
         "document.querySelector('#frame').style.left",
     )
-    frame, first = page.ask(place), last(studio, page)
+    frame, first = tab.ask(place), tab.last
     other = replace(first.wish.box, x=first.wish.box.x + 9)
-    studio.drop(session, replace(first.wish, box=other))  # as another tab does
-    page.wait(f"{RESULT} === 2")
+    tab.studio.drop(session, replace(first.wish, box=other))  # as another tab does
+    tab.wait(f"{RESULT} === 2")
     slider = "document.querySelector('[data-knob=\"stylizer.strength\"]')"
-    page.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
-    page.wait(f"{RESULT} === 3 && {SHOWN}")
-    assert page.ask(place) == frame
-    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (
+    tab.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
+    tab.wait(f"{RESULT} === 3 && {SHOWN}")
+    assert tab.ask(place) == frame
+    assert (tab.last.wish.box, tab.last.wish.knobs) == (
         first.wish.box,
         {"stylizer.strength": 0},
     )
-    page.click("#undo")
-    assert page.ask(f"{slider}.value") == "0.8"
-    assert page.ask(place) == frame
-    page.ask("document.querySelector('#frame').focus()")
-    page.press("ArrowRight")
-    page.wait(f"{RESULT} === 4 && {SHOWN}")
-    assert (last(studio, page).wish.box, last(studio, page).wish.knobs) == (
+    tab.click("#undo")
+    assert tab.ask(f"{slider}.value") == "0.8"
+    assert tab.ask(place) == frame
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowRight")
+    tab.wait(f"{RESULT} === 4 && {SHOWN}")
+    assert (tab.last.wish.box, tab.last.wish.knobs) == (
         replace(other, x=other.x - 9 + 3),
         {},
     )
-    page.click("#next")
-    page.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
-    page.click("#undo")
-    page.wait(f"document.querySelector('#scene').alt === {json.dumps(first.wish.scene.title)} && {SHOWN}")
-    assert page.complaints == []
+    tab.click("#next")
+    tab.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
+    tab.click("#undo")
+    tab.wait(f"document.querySelector('#scene').alt === {json.dumps(first.wish.scene.title)} && {SHOWN}")
 
 
-def redrawn(studio: Studio, page: Page) -> None:
-    """Has the last result be taken for a redrawn picture."""
-    result = last(studio, page)
-    session = studio.session(page.ask("localStorage.session"))
-    session.results[result.id] = replace(result, wish=replace(result.wish, kind="full"))
-    studio.call(lambda: studio._tell(session)).result(WAIT)
-    page.wait("document.querySelector('#doing').textContent.startsWith('redrawn')")
-
-
-@needs_browser
-def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path
-) -> None:
-    with_a_bunny(page, server)
-    redrawn(studio, page)
-    page.open(f"{server.address}?unasked")
-    page.wait(f"document.querySelector('#redraw').checked && {SHOWN}")
+def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(tab: Tab, tmp_path: Path) -> None:
+    tab.with_a_bunny()
+    tab.redrawn()
+    tab.open(f"{tab.server.address}?unasked")
+    tab.wait(f"document.querySelector('#redraw').checked && {SHOWN}")
     (tmp_path / "hill.png").write_bytes(meadow())
     (tmp_path / "mine.png").write_bytes(blob((10, 200, 90), 60))
-    page.drop_file(tmp_path / "hill.png", page.centre("#scenes h2"))
-    page.wait("document.querySelector('#scene').alt === 'hill'")
-    page.drop_file(tmp_path / "mine.png", page.centre("#subjects h2"))
-    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
-    session = studio.session(page.ask("localStorage.session"))
-    assert not page.ask("document.querySelector('#redraw').checked")
+    tab.drop_file(tmp_path / "hill.png", tab.centre("#scenes h2"))
+    tab.wait("document.querySelector('#scene').alt === 'hill'")
+    tab.drop_file(tmp_path / "mine.png", tab.centre("#subjects h2"))
+    tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    session = tab.session
+    assert not tab.ask("document.querySelector('#redraw').checked")
     assert [task.wish.kind for task in session.tasks.values()] == ["preview"]
-    page.ask("document.querySelector('#sheet').hidden = false")
-    wide, tall = page.ask(size_of("#sheet .draw"))  # of four seeds side by side each has the scene's aspect
+    tab.ask("document.querySelector('#sheet').hidden = false")
+    wide, tall = tab.ask(size_of("#sheet .draw"))  # of four seeds side by side each has the scene's aspect
     assert wide / tall == pytest.approx(192 / 128, abs=0.03)
-    assert page.complaints == []
 
 
-@needs_browser
-def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(
-    page: Page, server: PageServer, studio: Studio
-) -> None:
-    with_a_bunny(page, server)
-    session, first = studio.session(page.ask("localStorage.session")), last(studio, page)
+def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(tab: Tab) -> None:
+    tab.with_a_bunny()
+    session, first = tab.session, tab.last
     for hidden in ("true", "false"):
-        page.ask(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); "
+        tab.ask(f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}); "
                  "document.dispatchEvent(new Event('visibilitychange'))")  # fmt: skip
-        deadline = time.monotonic() + WAIT
-        while bool(session.changed) == (hidden == "true") and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert bool(session.changed) == (hidden == "false")
+        wait_until(lambda hidden=hidden: bool(session.changed) == (hidden == "false"))
         if hidden == "true":
-            studio.drop(session, replace(first.wish, box=replace(first.wish.box, x=first.wish.box.x + 9)))
-            studio.call(lambda: True).result(WAIT)
-    page.wait(f"{RESULT} === 2")
-    assert page.complaints == []
+            tab.studio.drop(session, replace(first.wish, box=replace(first.wish.box, x=first.wish.box.x + 9)))
+            tab.studio.call(lambda: True).result(WAIT)
+    tab.wait(f"{RESULT} === 2")
 
 
-@needs_browser
-def test_all_that_is_done_with_a_result_fits_one_screen(
-    page: Page, server: PageServer, studio: Studio
-) -> None:
-    with_a_bunny(page, server)
-    redrawn(studio, page)
+def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
+    tab.with_a_bunny()
+    tab.redrawn()
     for height in (900, 720):
-        page.look(width=1280, height=height)
-        boxes = page.ask("[...document.querySelectorAll('#stage, #compare, #middle button, #downloads a, #redraw')]"
+        tab.look(width=1280, height=height)
+        boxes = tab.ask("[...document.querySelectorAll('#stage, #compare, #middle button, #downloads a, #redraw')]"
                          ".filter(node => node.checkVisibility()).map(node => node.getBoundingClientRect())"
                          ".map(at => [at.left, at.top, at.right, at.bottom])")  # fmt: skip
         assert len(boxes) >= 15
         assert min(min(box) for box in boxes) >= 0
         assert max(box[2] for box in boxes) <= 1280
         assert max(box[3] for box in boxes) <= height
-    page.look(width=420, height=880, touch=True)
-    assert page.ask(
+    tab.look(width=420, height=880, touch=True)
+    assert tab.ask(
         "document.querySelector('#truth + span').checkVisibility()"
     )  # what the truth is, without hovering
-    assert page.complaints == []
 
 
-@needs_browser
-def test_undo_takes_back_what_the_user_did_last(page: Page, server: PageServer, studio: Studio) -> None:
-    with_a_bunny(page, server)
-    session = studio.session(page.ask("localStorage.session"))
-    middle, first = page.centre("#stage"), last(studio, page)
-    page.drag(page.centre("#frame"), (middle[0] + 90, middle[1]))
-    page.wait(f"{RESULT} === 2 && {SHOWN}")
-    moved, on_stage = last(studio, page), "document.querySelector('#history .on')?.dataset.id"
-    page.click(f"#history [data-id='{first.id}']")
-    page.wait(f"{on_stage} === {first.id!r}")
-    page.click("#undo")
-    page.wait(f"{on_stage} === {moved.id!r}")
-    page.click("#undo")
-    page.wait(f"{on_stage} === {first.id!r} && {SHOWN}")
-    held = threading.Event()
-    studio.call(lambda: held.wait(WAIT))
-    page.ask("document.querySelector('#frame').focus()")
-    page.press("ArrowRight")
-    page.wait("!document.querySelector('#cancel').hidden")
-    page.click("#undo")  # of what is not drawn yet
-    page.wait(f"document.querySelector('#cancel').hidden && {on_stage} === {first.id!r}")
+def test_undo_takes_back_what_the_user_did_last(tab: Tab) -> None:
+    tab.with_a_bunny()
+    session = tab.session
+    middle, first = tab.centre("#stage"), tab.last
+    tab.drag(tab.centre("#frame"), (middle[0] + 90, middle[1]))
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    moved, on_stage = tab.last, "document.querySelector('#history .on')?.dataset.id"
+    tab.click(f"#history [data-id='{first.id}']")
+    tab.wait(f"{on_stage} === {first.id!r}")
+    tab.click("#undo")
+    tab.wait(f"{on_stage} === {moved.id!r}")
+    tab.click("#undo")
+    tab.wait(f"{on_stage} === {first.id!r} && {SHOWN}")
+    held = busy(tab.studio)
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowRight")
+    tab.wait("!document.querySelector('#cancel').hidden")
+    tab.click("#undo")  # of what is not drawn yet
+    tab.wait(f"document.querySelector('#cancel').hidden && {on_stage} === {first.id!r}")
     held.set()
-    page.click("#undo")
-    page.wait("document.querySelector('#frame').hidden && document.querySelector('#undo').disabled")
+    tab.click("#undo")
+    tab.wait("document.querySelector('#frame').hidden && document.querySelector('#undo').disabled")
     assert list(session.results) == [first.id, moved.id]
-    page.open(f"{server.address}?undo")  # a reload knows the results
-    page.wait(f"{on_stage} === {moved.id!r}")
-    page.click("#undo")
-    page.wait(f"{on_stage} === {first.id!r}")
-    assert page.ask("document.querySelector('#undo').disabled")
-    assert page.complaints == []
+    tab.open(f"{tab.server.address}?undo")  # a reload knows the results
+    tab.wait(f"{on_stage} === {moved.id!r}")
+    tab.click("#undo")
+    tab.wait(f"{on_stage} === {first.id!r}")
+    assert tab.ask("document.querySelector('#undo').disabled")
 
 
-@needs_browser
-def test_the_tick_belongs_to_the_subject(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path
-) -> None:
-    with_a_bunny(page, server)
-    held, ticked = threading.Event(), "document.querySelector('#redraw').checked"
-    studio.call(lambda: held.wait(WAIT))
-    page.click("#redraw")
-    assert page.ask(ticked)
-    page.press("Escape")
-    page.wait("document.querySelector('#cancel').hidden")
+def test_the_tick_belongs_to_the_subject(tab: Tab, tmp_path: Path) -> None:
+    tab.with_a_bunny()
+    held, ticked = busy(tab.studio), "document.querySelector('#redraw').checked"
+    tab.click("#redraw")
+    assert tab.ask(ticked)
+    tab.press("Escape")
+    tab.wait("document.querySelector('#cancel').hidden")
     held.set()
     (tmp_path / "own.png").write_bytes(blob((60, 70, 200), 56))
-    page.drop_file(tmp_path / "own.png", page.centre("#subjects h2"))
-    page.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
-    session = studio.session(page.ask("localStorage.session"))
-    assert not page.ask(ticked)
+    tab.drop_file(tmp_path / "own.png", tab.centre("#subjects h2"))
+    tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
+    session = tab.session
+    assert not tab.ask(ticked)
     assert {task.wish.kind for task in session.tasks.values() if task.wish.subject.origin == "own"} == {
         "preview"
     }
-    assert page.complaints == []
 
 
-@needs_browser
-def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path
-) -> None:
-    opened(page, server)
+def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(tab: Tab, tmp_path: Path) -> None:
+    tab.fresh()
     picture = tmp_path / "reloaded.png"
     picture.write_bytes(blob((10, 120, 220), 60))
-    page.drop_file(picture, page.centre("#stage"))
-    page.wait(SHOWN)
-    held = threading.Event()
-    studio.call(lambda: held.wait(WAIT))
-    page.click("#redraw")
-    page.wait("!document.querySelector('#cancel').hidden")
-    page.open(f"{server.address}?reload")
-    page.wait("document.querySelector('#redraw').checked && !document.querySelector('#frame').hidden")
-    session = studio.session(page.ask("localStorage.session"))
+    tab.drop_file(picture, tab.centre("#stage"))
+    tab.wait(SHOWN)
+    held = busy(tab.studio)
+    tab.click("#redraw")
+    tab.wait("!document.querySelector('#cancel').hidden")
+    tab.open(f"{tab.server.address}?reload")
+    tab.wait("document.querySelector('#redraw').checked && !document.querySelector('#frame').hidden")
+    session = tab.session
     (task,) = (task for task in session.tasks.values() if task.wish.kind == "full")
     x = task.wish.box.x
-    page.ask("document.querySelector('#frame').focus()")
-    page.press("ArrowRight")
-    deadline = time.monotonic() + WAIT
-    while task.wish.box.x == x and time.monotonic() < deadline:
-        time.sleep(0.02)
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowRight")
+    wait_until(lambda: task.wish.box.x != x)
     assert (task.wish.box.x, task.state) == (x + 3, "waiting")  # a hundredth of 256 pixels a press
-    page.press("Escape")
-    page.wait("document.querySelector('#cancel').hidden")
+    tab.press("Escape")
+    tab.wait("document.querySelector('#cancel').hidden")
     held.set()
-    assert page.complaints == []
 
 
-@needs_browser
 def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
-    page: Page, server: PageServer, studio: Studio, tmp_path: Path
+    tab: Tab, tmp_path: Path
 ) -> None:
-    opened(page, server)
-    held = threading.Event()
-    studio.call(lambda: held.wait(WAIT))  # the worker is busy, so that the drop waits
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"))
-    page.wait("!document.querySelector('#cancel').hidden")
-    page.press("Escape")
-    page.wait("document.querySelector('#cancel').hidden")
+    tab.fresh()
+    held = busy(tab.studio)  # the worker is busy, so that the drop waits
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.wait("!document.querySelector('#cancel').hidden")
+    tab.press("Escape")
+    tab.wait("document.querySelector('#cancel').hidden")
     held.set()
-    assert studio.call(lambda: True).result(WAIT)
-    assert page.ask(RESULT) == 0
-    assert not studio.session(page.ask("localStorage.session")).results
+    assert tab.studio.call(lambda: True).result(WAIT)
+    assert tab.ask(RESULT) == 0
+    assert not tab.session.results
     (tmp_path / "letter.png").write_text("not a picture")
     (tmp_path / "folder.png").mkdir()
     Image.new("RGB", (90, 90), "grey").save(tmp_path / "plain.png")
-    tiles = page.ask("document.querySelectorAll('.tile').length")
+    tiles = tab.ask("document.querySelectorAll('.tile').length")
     for name, words in {
         "letter": "expected a PNG",
         "folder": "a folder",
         "plain": "expected a subject",
     }.items():
-        page.drop_file(tmp_path / f"{name}.png", page.centre("#subjects h2"))
-        page.wait(f"document.querySelector('#status.bad #doing')?.textContent.includes({words!r})")
-    page.wait(f"document.querySelectorAll('.tile').length === {tiles}")  # none is left for what was refused
-    advice = page.ask("document.querySelector('#doing').textContent")
+        tab.drop_file(tmp_path / f"{name}.png", tab.centre("#subjects h2"))
+        tab.wait(f"document.querySelector('#status.bad #doing')?.textContent.includes({words!r})")
+    tab.wait(f"document.querySelectorAll('.tile').length === {tiles}")  # none is left for what was refused
+    advice = tab.ask("document.querySelector('#doing').textContent")
     assert "crop" in advice
     assert "segmenter" not in advice
-    held.clear()
-    studio.call(lambda: held.wait(WAIT))
+    held = busy(tab.studio)
     (tmp_path / "sound.png").write_bytes(blob((90, 20, 90)))
-    page.drop_file(tmp_path / "sound.png", page.centre("#subjects h2"))
-    page.wait("document.querySelector('#doing').textContent === 'looking at the picture'")
-    assert not page.ask("document.querySelector('#status').classList.contains('bad')")
+    tab.drop_file(tmp_path / "sound.png", tab.centre("#subjects h2"))
+    tab.wait("document.querySelector('#doing').textContent === 'looking at the picture'")
+    assert not tab.ask("document.querySelector('#status').classList.contains('bad')")
     held.set()
-    page.wait(f"document.querySelectorAll('.tile').length === {tiles} + 1")
-    page.complaints.clear()  # the browser notes the refusal
+    tab.wait(f"document.querySelectorAll('.tile').length === {tiles} + 1")
+    tab.complaints.clear()  # the browser notes the refusal
 
 
-@needs_browser
-def test_of_many_changes_at_once_only_the_last_is_drawn(
-    page: Page, server: PageServer, studio: Studio
-) -> None:
-    with_a_bunny(page, server)
-    session, held = studio.session(page.ask("localStorage.session")), threading.Event()
-    studio.call(lambda: held.wait(WAIT))
-    page.ask("document.querySelector('#redraw').click()")
-    page.ask("for (const value of [0.2, 0.3, 0.4, 0.5, 0.6]) { "
+def test_of_many_changes_at_once_only_the_last_is_drawn(tab: Tab) -> None:
+    tab.with_a_bunny()
+    session, held = tab.session, busy(tab.studio)
+    tab.ask("document.querySelector('#redraw').click()")
+    tab.ask("for (const value of [0.2, 0.3, 0.4, 0.5, 0.6]) { "
              "const slider = document.querySelector('[data-knob=\"style.degree\"]'); "
              "slider.value = value; slider.dispatchEvent(new Event('change')); }")  # fmt: skip
-    deadline, degrees = time.monotonic() + WAIT, [0.0]
-    while degrees != [0.6] and time.monotonic() < deadline:
-        time.sleep(0.02)
-        degrees = [task.wish.knobs.get("style.degree", 1.0) for task in session.tasks.values() if task.live]
-    page.press("Escape")
+    wait_until(lambda: [t.wish.knobs.get("style.degree") for t in session.tasks.values() if t.live] == [0.6])
+    tab.press("Escape")
     held.set()
-    assert degrees == [0.6]
-    assert page.complaints == []
 
 
 @pytest.mark.slow
-@needs_browser
-def test_a_finger_drags_and_a_reload_finds_the_job_going_on(
-    page: Page, server: PageServer, studio: Studio
-) -> None:
-    opened(page, server, width=420, height=880, touch=True)
-    page.ask("document.querySelector('#redraw').click()")
-    page.drag(page.centre("#subjects .tile[data-id=bunny-01]"), page.centre("#stage"), touch=True)
-    page.wait("document.querySelector('#history').children.length > 0")
-    page.open(f"{server.address}?again")
-    page.wait("document.querySelector('#history').children.length === 2", WAIT)
-    page.wait(SHOWN)
-    assert last(studio, page).wish.kind == "full"
+def test_a_finger_drags_and_a_reload_finds_the_job_going_on(tab: Tab) -> None:
+    tab.fresh(width=420, height=880, touch=True)
+    tab.ask("document.querySelector('#redraw').click()")
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
+    tab.wait("document.querySelector('#history').children.length > 0")
+    tab.open(f"{tab.server.address}?again")
+    tab.wait("document.querySelector('#history').children.length === 2", WAIT)
+    tab.wait(SHOWN)
+    assert tab.last.wish.kind == "full"
     for _ in range(2):  # a double click asks for four and not for eight
-        page.ask("document.querySelector('#seeds').click()")
-    page.wait(
+        tab.ask("document.querySelector('#seeds').click()")
+    tab.wait(
         "document.querySelector('#history').children.length === 6 && document.querySelector('#cancel').hidden",
         WAIT,
     )
-    assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    assert page.ask("document.querySelectorAll('#sheet .draw:enabled .close img').length") == 4
+    assert tab.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert tab.ask("document.querySelectorAll('#sheet .draw:enabled .close img').length") == 4
     for drawn in ("#sheet .draw", "#sheet .close img"):  # neither the crop nor what it shows is stretched
-        wide, tall = page.ask(size_of(drawn))
+        wide, tall = tab.ask(size_of(drawn))
         assert wide / tall == pytest.approx(1.0, abs=0.03)
-    page.click("#sheet .draw:nth-child(3)")
-    page.wait("document.querySelector('#history .on span').textContent === 'seed 3'")
-    assert page.ask("document.querySelector('#sheet').hidden")
-    assert page.complaints == []
+    tab.click("#sheet .draw:nth-child(3)")
+    tab.wait("document.querySelector('#history .on span').textContent === 'seed 3'")
+    assert tab.ask("document.querySelector('#sheet').hidden")
 
 
 @pytest.mark.parametrize("skipped", [0, 40])  # by a resume

@@ -370,9 +370,8 @@ def conclusion(rows: Sequence[Row], max_photo_loss: float) -> str:
             f"the base networks were kept: drawn styles {_pair(base, tried, 'seen')} dB in round {tried['round']}, but "
             f"photo lost {photo_loss(base, tried):.2f} dB, more than bootstrap.max_photo_loss={max_photo_loss:g}"
         )
-    low, high = (
-        round(end, 2) for end in row["changes"]["inserter"]["seen"]["effect_psnr"][1:]
-    )  # as it is told
+    # As it is told: what rounds to zero is no gain.
+    low, high = (round(end, 2) for end in row["changes"]["inserter"]["seen"]["effect_psnr"][1:])
     where, zero = ("beyond", "outside") if low > 0 else ("within", "inside")
     loss = photo_loss(base, row)
     photo = f"lost {loss:.2f} dB" if loss > 0 else f"gained {abs(loss):.2f} dB"

@@ -179,9 +179,8 @@ def _render_group(out: Path, group: Sequence[View], size: int) -> None:
             save_png(picture_file(out, MASK, item.id), covered)
 
 
-Folders = Mapping[
-    str, Path
-]  # by layer: pictures, masks and, of photographs, the pictures without the subject
+# By layer: pictures, masks and, of photographs, the pictures without the subject.
+Folders = Mapping[str, Path]
 
 
 def take_in(path: Path) -> None:

@@ -233,9 +233,7 @@ class _Upsampler:
         weights = iter(self.weights)
         result = coarse.new_zeros(coarse.shape[0], *self.weights[0].shape[-2:])
         for column, _ in self.columns:
-            across = coarse.index_select(
-                2, column
-            )  # columns first: they are few rows, and whole rows copy fast
+            across = coarse.index_select(2, column)  # first: they are few rows, and whole rows copy fast
             for row, _ in self.rows:
                 result.addcmul_(next(weights), across.index_select(1, row))
         return result

@@ -20,9 +20,8 @@ DECIDED = 0.08  # a true effect this far (in longer sides) to one side of the fo
 UNDER = 0.12  # how far from the foot, in longer sides, contact is measured
 DARK = 0.02  # mean darkening under the feet from which there is contact to compare with
 
-Sums = tuple[
-    float, float
-]  # squared error (mean over channels) summed over a region, and the region's weight in pixels
+# Squared error (mean over channels) summed over a region, and the region's weight in pixels.
+Sums = tuple[float, float]
 
 
 def region_sums(

@@ -166,9 +166,8 @@ def png_bytes(image: Pixels, alpha: Float[Tensor, "1 H W"] | None = None) -> byt
     The same tensor gives the same bytes: no time and no text is stored.
     """
     buffer = io.BytesIO()
-    to_pil(image, alpha).save(
-        buffer, format="PNG", compress_level=3
-    )  # a third of the time of 6, 8 % more bytes
+    # A third of the time of level 6 for 8 % more bytes.
+    to_pil(image, alpha).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()
 
 

@@ -46,9 +46,8 @@ from magic_insert.core.silhouettes import cast, foot_frame, frame_coordinates, s
 
 LAYERS = ("with", "without", "mask")
 OBER_COLUMNS = ("input", "gt", "object_mask")
-LARGEST_MASK = (
-    0.7  # a subject that covers more than this of its picture is a mask with black and white exchanged
-)
+# A subject that covers more than this of its picture is a mask with black and white exchanged.
+LARGEST_MASK = 0.7
 SHOWN = 12  # names in one message
 COMPOSITES_VERSION = 1
 LONGEST, SHADOWS = 1024, 384  # sides of a composite's photograph, and of its shadow before it is enlarged

@@ -36,9 +36,7 @@ from magic_insert.paths import cut_weights
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
-SUBJECT_STEP = (
-    0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP it is ground
-)
+SUBJECT_STEP = 0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP ground
 # This share of the body around a hole this near to the ground's colour: no gap.
 PALE, EDGELESS_SHARE = 0.12, 0.08
 # The lines of a drawing cover less than this share of what they enclose, and less than that share of them is left when
@@ -46,10 +44,8 @@ PALE, EDGELESS_SHARE = 0.12, 0.08
 LINE_COVER, LINE_THICK = 0.83, 0.7
 SMALL_HOLE = 0.004  # share of the body below which a hole of the ground's colour is a detail
 REMBG_MODEL = "u2netp"
-LOOK_MARGIN, LOOK_AGAIN = (
-    0.12,
-    0.7,
-)  # around what was found, where that is less than this share of the picture
+# Around what was found, where that is less than this share of the picture.
+LOOK_MARGIN, LOOK_AGAIN = 0.12, 0.7
 FIT_REACH, FIT_SMOOTH, FIT_LOW = 3, 1e-3, 0.1
 OUTLINE = 96  # pixels a side at which two outlines are compared
 SMALL_SIDE = 256  # pictures up to this side are drawn by the micro model or the Toybox, on plain ground

@@ -35,9 +35,8 @@ from magic_insert.toybox.styles import ALL_STYLES, HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import TEMPLATES, SubjectSpec, sample_subject, subject_shapes
 from magic_insert.toybox.tracer import trace
 
-SUPERSAMPLE = (
-    2  # pictures are traced and drawn this much larger, then averaged: drawing is cheap, jaggies are not
-)
+# Pictures are traced and drawn this much larger, then averaged: drawing is cheap, jaggies are not.
+SUPERSAMPLE = 2
 
 
 @dataclass(frozen=True)

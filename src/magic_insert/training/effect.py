@@ -45,10 +45,7 @@ STORED, TRACED = 144, 192  # sides of kept pictures and of traced ones
 CHUNK, DRAWINGS = 4, 3  # scenes rendered at once, drawings of each
 WINDOWS = (1.9, 2.4, 3.1)  # on a pair, in units of the subject's longer side
 FIRST = 256  # drawings before the first step
-INVENTED, SCENE_LIT = (
-    0.3,
-    0.2,
-)  # shares of rows on made-up ground, and of rows whose subject keeps the scene's light
+INVENTED, SCENE_LIT = 0.3, 0.2  # shares of rows: on made-up ground; whose subject keeps the scene's light
 TOLD = 0.4  # share of rows that are told the sun
 TOGETHER = 16  # held-out drawings judged at once
 VISIBLE = 0.04  # a change of this size is an effect without doubt
