@@ -7,7 +7,7 @@ cancels the work: the exception leaves through the caller, and no file is half-w
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -72,8 +72,23 @@ class Clock:
 
 
 @contextmanager
-def terminal_bars() -> Iterator[OnEvent]:
-    """A callback that shows a bar for the stage that runs and prints one line for each that has ended."""
+def tallied(on_event: OnEvent, name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A stage of `total` things; yields what reports how many more are done."""
+    done = 0
+    with stage(on_event, name) as running:
+        running(0, total)
+
+        def more(count: int) -> None:
+            nonlocal done
+            done += count
+            running(done, total)
+
+        yield more
+
+
+@contextmanager
+def terminal_bars(lines: Container[str] | None = None) -> Iterator[OnEvent]:
+    """A callback that shows a bar for each stage that runs and prints a line when one has ended: any, or of `lines`."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, tuple[TaskID, float]] = {}
@@ -88,7 +103,8 @@ def terminal_bars() -> Iterator[OnEvent]:
             if step >= total:
                 progress.remove_task(task)
                 del tasks[stage]
-                console.print(f"[dim]{stage} {time.perf_counter() - began:.1f} s[/dim]")
+                if lines is None or stage in lines:
+                    console.print(f"[dim]{stage} {time.perf_counter() - began:.1f} s[/dim]")
 
         yield on_event
 

@@ -10,8 +10,8 @@ several styles; every result stands beside the truth and the floor, the subject'
 
 import gc
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cache
@@ -22,14 +22,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table as TerminalTable
 from torch import Tensor
 
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.digest import digest
-from magic_insert.core.events import Clock
+from magic_insert.core.events import Clock, OnEvent, no_event, tallied, terminal_bars
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_record, write_json, write_text
 from magic_insert.core.ranks import rank, shard, world_size
@@ -73,7 +72,7 @@ from magic_insert.tracking import open_tracker
 
 PATIENCE = timedelta(days=7)
 SHEET_PAIRS = 12
-COLUMNS = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+STEPS = ("benchmark", "pictures", "features", "rows")
 RESULT_FILE = "result.json"  # where a sweep looks for numbers
 
 
@@ -99,17 +98,17 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
         UserError: see the steps; what was finished before stays.
     """
     out = Path(cfg.out)
-    console = Console(stderr=True, quiet=rank() != 0)
     if rank() == 0:
         encoder_set(cfg).check()  # hours of drawing should not end at a missing file
-    bench = prepare(cfg, out, console)
-    if (out / ROWS_FILE).is_file():
-        read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
-    seconds = generate(cfg, bench, out, console)
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    rows, judges = score(cfg, bench, out, console)
+    with terminal_bars(STEPS) if rank() == 0 else nullcontext(no_event) as on_event:
+        bench = prepare(cfg, out, on_event)
+        if (out / ROWS_FILE).is_file():
+            read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark
+        seconds = generate(cfg, bench, out, on_event)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        rows, judges = score(cfg, bench, out, on_event)
     if rank() != 0:
         return None
     write_rows(out / ROWS_FILE, rows)
@@ -135,7 +134,7 @@ def open_source(cfg: EvaluateConfig) -> Source:
     return make(cfg.benchmark, cfg.segmenter)
 
 
-def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
+def prepare(cfg: EvaluateConfig, out: Path, on_event: OnEvent) -> Benchmark:
     """The benchmark, laid out as files in `out`/inputs.
 
     Raises:
@@ -148,41 +147,35 @@ def prepare(cfg: EvaluateConfig, out: Path, console: Console) -> Benchmark:
     parts = benchmarks.missing_parts(bench)
     # Everybody looks before anybody writes: shares of different lists would not cover the whole.
     wait_for_all()
-    with bar(console, "benchmark", len(shard(parts))) as tick:
+    with tallied(on_event, "benchmark", len(shard(parts))) as tick:
         for _ in benchmarks.lay_out(source, bench, shard(parts)):
             tick(1)
     wait_for_all()
     return bench
 
 
-def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> dict[str, float]:
+def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -> dict[str, float]:
     """Every picture that is not there yet; the seconds that each stage of drawing took.
 
     Raises:
         UserError: a method cannot run, or its pictures made elsewhere do not fit.
     """
     subjects = shard([subject.id for subject in bench.subjects])
-    with Progress(*COLUMNS, console=console) as progress:
-        pictures, running = (progress.add_task(name, visible=False) for name in ("pictures", "stage"))
-
-        def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
-            progress.update(running, description=stage, completed=step, total=total, visible=step < total)
-
-        clock = Clock(on_event)
-        workshop = Workshop(cfg, bench, out, lambda done: progress.advance(pictures, done), clock)
-        if rank() == 0:
-            workshop.claim_methods()
-            adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
-        wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
-        progress.update(pictures, total=workshop.count(subjects), visible=True)
+    clock = Clock(on_event)
+    workshop = Workshop(cfg, bench, out, clock)
+    if rank() == 0:
+        workshop.claim_methods()
+        adopt(bench, out, workshop.made_elsewhere, workshop.masks_elsewhere, cfg.seed)
+    wait_for_all()  # nobody draws into a folder that was refused, or inserts what was not copied yet
+    with tallied(on_event, "pictures", workshop.count(subjects)) as tick:
         for subject in subjects:
             floor_pictures(cfg, bench, out, subject)
-            workshop.make(subject)
+            workshop.make(subject, tick)
     wait_for_all()
     return clock.seconds
 
 
-def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) -> tuple[list[Row], Judges]:
+def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -> tuple[list[Row], Judges]:
     """The rows of every entry, and what judged them.
 
     Raises:
@@ -196,13 +189,13 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, console: Console) ->
     keys = keys_of([picture for group in groups for picture in group])
     store = FeatureStore(out / "features")
     mine = shard(groups)
-    with bar(console, "features", sum(map(len, mine))) as tick:
+    with tallied(on_event, "features", sum(map(len, mine))) as tick:
         embed_groups(mine, keys, embeddings(encoders), store, tick)
     wait_for_all()
     store.forget()
     judges = Judges(out, bench, keys, encoders, store, embed_texts(bench, encoders), lpips, cfg.extra_metrics)
     shares = shard(units)
-    with bar(console, "rows", sum(len(part) for _, part in shares)) as tick:
+    with tallied(on_event, "rows", sum(len(part) for _, part in shares)) as tick:
         judges.judge_all(shares, tick)
     wait_for_all()
     return (merge(judges.collect(units)) if rank() == 0 else []), judges
@@ -219,14 +212,6 @@ def encoder_set(cfg: EvaluateConfig) -> Any:
     wanted = asdict(cfg.encoders)
     folders = {key: Path(wanted[key]) if wanted[key] else None for key in ("root", "lpips")}
     return EncoderSet(cfg.metrics, **{**wanted, **folders, "extra": tuple(cfg.encoders.extra)})
-
-
-@contextmanager
-def bar(console: Console, name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar of `total` things; yields the function that says how many more are done."""
-    with Progress(*COLUMNS, console=console) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def wait_for_all() -> None:

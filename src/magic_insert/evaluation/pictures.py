@@ -216,19 +216,16 @@ def in_own_frame(
 class Workshop:
     """Every method as a `MagicInsert`; what is loaded is shared, and loaded when the first picture is missing."""
 
-    def __init__(
-        self, cfg: EvaluateConfig, bench: Benchmark, out: Path, tick: Tick, on_event: OnEvent
-    ) -> None:
+    def __init__(self, cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -> None:
         """Looks at every file that will be needed; nothing heavy is loaded.
 
         Args:
-            tick: called with the number of pictures that are done.
             on_event: called with the stages of each picture and personalisation.
 
         Raises:
             UserError: a method's weights are not there, or its pictures made elsewhere are not complete.
         """
-        self.cfg, self.bench, self.out, self.tick, self.on_event = cfg, bench, out, tick, on_event
+        self.cfg, self.bench, self.out, self.on_event = cfg, bench, out, on_event
         inserted = cfg.chosen_inserters if "insert" in cfg.tracks else {}
         redrawn = cfg.chosen_stylizers if needs_stylised(cfg) else {}
         self.stylizers = {name: s for name, s in redrawn.items() if s.name != IMAGES}
@@ -313,21 +310,21 @@ class Workshop:
         methods = [m for m in insert_methods(self.cfg) if m[1] is not None] if self.inserters else []
         return pairs * self.cfg.num_draws * (len(self.stylizers) + len(methods))
 
-    def make(self, subject_id: str) -> None:
-        """All pictures of one subject that are not there yet.
+    def make(self, subject_id: str, tick: Tick) -> None:
+        """All pictures of one subject that are not there yet; `tick` is called with how many more are done.
 
         Raises:
             UserError: see `MagicInsert`.
         """
         pairs = [pair for pair in self.bench.pairs if pair.subject == subject_id]
         for name in self.stylizers:
-            self._redraw(subject_id, name, pairs)
+            self._redraw(subject_id, name, pairs, tick)
         for name, stylizer in self.cfg.chosen_stylizers.items() if self.inserters else []:
             for seed in seeds_of(self.cfg) if stylizer.name != IMAGES else [self.cfg.seed]:
                 for pair in pairs:
-                    self._insert(name, pair, seed)
+                    self._insert(name, pair, seed, tick)
 
-    def _redraw(self, subject_id: str, name: str, pairs: Sequence[BenchPair]) -> None:
+    def _redraw(self, subject_id: str, name: str, pairs: Sequence[BenchPair], tick: Tick) -> None:
         """The subject in every style by one method, in batches."""
         bench, magic = self.bench, self.redrawing[name]
         words = bench.subject_words[subject_id]
@@ -349,9 +346,9 @@ class Workshop:
                     )
                     for path, picture in zip(files, pictures, strict=True):
                         save_png(path, *in_own_frame(picture, subject))
-                self.tick(len(batch))
+                tick(len(batch))
 
-    def _insert(self, stylizer: str, pair: BenchPair, seed: int) -> None:
+    def _insert(self, stylizer: str, pair: BenchPair, seed: int, tick: Tick) -> None:
         """The composites of one redrawn subject by every inserter."""
         cut: Subject | None = None
         for name, magic in self.inserting.items():
@@ -363,7 +360,7 @@ class Workshop:
                 drop = magic.place(cut, scene, box, seed=seed, id=pair.pair_id, on_event=self.on_event)
                 save_png(mask_file(path), drop.plane(drop.layers["subject"]))
                 save_png(path, drop.scene.rgb)
-            self.tick(1)
+            tick(1)
 
     def _cut(self, magic: MagicInsert, stylizer: str, pair: BenchPair, seed: int) -> Subject:
         """The redrawn subject without its ground; where nothing stands out, the whole picture, ground and all.
