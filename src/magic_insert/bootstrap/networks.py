@@ -42,7 +42,7 @@ from magic_insert.bootstrap.measure import (
     truth_of,
 )
 from magic_insert.core.effect_layer import transfer_effect
-from magic_insert.core.events import stage
+from magic_insert.core.events import stage, terminal_bars
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
@@ -61,7 +61,6 @@ from magic_insert.models.encoders.paper import load_lpips
 from magic_insert.models.folders import LORA_WEIGHTS, weights_in
 from magic_insert.models.pipeline import decode, encode, load_pipeline
 from magic_insert.training.insertion import EditFit, EditLatents, fit_edit, mask_cells
-from magic_insert.training.trainer import first_rank_bars
 
 PICTURES = "pictures"
 ENCODED_TOGETHER = 8
@@ -226,7 +225,7 @@ def run_fit(path: Path) -> None:
     )
     latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)
     with (
-        first_rank_bars(payload.progress) as on_event,
+        terminal_bars(shown=payload.progress) as on_event,
         stage(on_event, f"train the {stages.NETWORKS[task]}") as running,
     ):
         fit_edit(

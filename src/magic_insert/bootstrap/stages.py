@@ -19,7 +19,7 @@ from magic_insert.core import events
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.picture_files import SUFFIXES, is_picture_file, require_pictures
-from magic_insert.core.ranks import rank, shard
+from magic_insert.core.ranks import shard
 from magic_insert.models.folders import NETWORK_FILES
 
 T = TypeVar("T")
@@ -224,7 +224,7 @@ def groups_left(items: Sequence[T], size: int, files_of: Callable[[T], Iterable[
 
 def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterator[T]:
     """`groups`, each a step of the stage `title`, with a progress bar on rank 0."""
-    return events.tracked(groups, title, shown=payload.progress and rank() == 0)
+    return events.tracked(groups, title, shown=payload.progress)
 
 
 def picture_files(folder: Path, masks: Path) -> list[Path]:

@@ -8,13 +8,15 @@ cancels the work: the exception leaves through the caller, and no file is half-w
 
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from magic_insert.core.ranks import rank
 
 Item = TypeVar("Item")
 Preview = Callable[[], Image.Image]
@@ -87,13 +89,19 @@ def tallied(on_event: OnEvent, name: str, total: int) -> Iterator[Callable[[int]
 
 
 @contextmanager
-def terminal_bars(lines: Container[str] | None = None) -> Iterator[OnEvent]:
-    """A callback that shows a bar for each stage that runs and prints a line when one has ended: any, or of `lines`."""
+def terminal_bars(lines: Container[str] | None = None, *, shown: bool = True) -> Iterator[OnEvent]:
+    """A callback that shows a bar for each stage that runs and prints a line when one has ended: any, or of `lines`.
+
+    Nothing unless `shown`, and on every rank but the first.
+    """
+    if not shown or rank() != 0:
+        yield no_event
+        return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     tasks: dict[str, tuple[TaskID, float]] = {}
-    shown = console.is_terminal  # a log gets the lines alone
-    with Progress(*columns, console=console, transient=True, disable=not shown) as progress:
+    logged = not console.is_terminal  # a log gets the lines alone
+    with Progress(*columns, console=console, transient=True, disable=logged) as progress:
 
         def on_event(stage: str, step: int, total: int, preview: Any = None) -> None:
             if stage not in tasks:
@@ -111,7 +119,7 @@ def terminal_bars(lines: Container[str] | None = None) -> Iterator[OnEvent]:
 
 def tracked(items: Sequence[Item], title: str, *, shown: bool = True) -> Iterator[Item]:
     """`items`, each a step of the stage `title`, with a bar on the terminal where `shown`."""
-    with terminal_bars() if shown else nullcontext(no_event) as on_event, stage(on_event, title) as on_step:
+    with terminal_bars(shown=shown) as on_event, stage(on_event, title) as on_step:
         for number, item in enumerate(items, start=1):
             yield item
             on_step(number, len(items))

@@ -11,7 +11,6 @@ several styles; every result stands beside the truth and the floor, the subject'
 import gc
 import shlex
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from functools import cache
@@ -28,7 +27,7 @@ from torch import Tensor
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.jobs import EvaluateConfig
 from magic_insert.core.digest import digest
-from magic_insert.core.events import Clock, OnEvent, no_event, tallied, terminal_bars
+from magic_insert.core.events import Clock, OnEvent, tallied, terminal_bars
 from magic_insert.core.images import contact_sheet, load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_record, write_json, write_text
 from magic_insert.core.ranks import rank, shard, world_size
@@ -100,7 +99,7 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
     out = Path(cfg.out)
     if rank() == 0:
         encoder_set(cfg).check()  # hours of drawing should not end at a missing file
-    with terminal_bars(STEPS) if rank() == 0 else nullcontext(no_event) as on_event:
+    with terminal_bars(STEPS) as on_event:
         bench = prepare(cfg, out, on_event)
         if (out / ROWS_FILE).is_file():
             read_rows(out / ROWS_FILE, bench.digest)  # those of an earlier run must be of this benchmark

@@ -34,7 +34,6 @@ from magic_insert.tracking import open_tracker
 from magic_insert.training.checkpoint import clear_checkpoints
 from magic_insert.training.trainer import (
     TrainerOptions,
-    first_rank_bars,
     first_rank_first,
     first_rank_only,
     fit,
@@ -180,7 +179,7 @@ def _train_part(
     )
     with (
         open_tracker(context.out, name, cfg.logger, thaw(cfg)) as tracker,
-        first_rank_bars() as on_event,
+        terminal_bars() as on_event,
         stage(on_event, f"train {name}") as running,
     ):
         fit(recipe.module, recipe.batch_at, options, folder, log=tracker.log, on_step=running)

@@ -30,7 +30,7 @@ from magic_insert.config.schema.training import DataConfig
 from magic_insert.core.compositing import Region, area_resize, region_around
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage
+from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage, terminal_bars
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, read_jsonl, write_json
@@ -70,7 +70,7 @@ from magic_insert.training.effect import (
     toybox_drawings,
 )
 from magic_insert.training.insertion import EditFit, EditLatents, Task, fit_edit
-from magic_insert.training.trainer import first_rank_bars, first_rank_first, first_rank_only, wait_for_all
+from magic_insert.training.trainer import first_rank_first, first_rank_only, wait_for_all
 
 VIEWS_VERSION = 1
 ENCODED, FLUSHED = "encoded", 16  # books of what is encoded, and how many pairs at a time
@@ -92,11 +92,11 @@ def run_insertion(cfg: InsertionConfig) -> Path:
         UserError: bad pairs, a model that does not fit, or a folder that holds another run.
     """
     if cfg.train.architecture == "effect":
-        with first_rank_bars() as on_event:
+        with terminal_bars() as on_event:
             first_rank_only(lambda: train_effect(cfg, on_event))
         return Path(cfg.out)
     pipe = load_pipeline(cfg.model, draws=False)
-    with first_rank_bars() as on_event:
+    with terminal_bars() as on_event:
         training, held_out = first_rank_first(lambda: open_pairs(cfg, image_size(pipe), on_event))
         for task in ("remove", "insert"):
             if cfg.task in (task, "both"):

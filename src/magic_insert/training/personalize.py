@@ -42,7 +42,7 @@ from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core import ranks
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import OnStep, no_step, stage
+from magic_insert.core.events import OnStep, no_step, stage, terminal_bars
 from magic_insert.core.images import contact_sheet, load_rgb, save_png, to_pil
 from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_bytes, write_json, write_text
 from magic_insert.core.rand import fold_in
@@ -101,7 +101,7 @@ from magic_insert.training.personalize_module import (
     subject_cache,
     trainables_of,
 )
-from magic_insert.training.trainer import TrainerOptions, first_rank_bars, fit, wait_for_all
+from magic_insert.training.trainer import TrainerOptions, fit, wait_for_all
 
 VALIDATION_ROWS = "validation.jsonl"
 SAMPLE_STYLE, STYLE_SEED, STYLE_SIZE = "watercolour", 4, 128
@@ -589,7 +589,7 @@ def run_personalize(cfg: PersonalizeConfig) -> list[Path]:
     if any(not (job.out / CARD_FILE).is_file() for job, _ in mine):
         check_device(cfg.personalization, own_device(cfg.model.device), PRECISIONS[cfg.model.dtype])
     pipe = load_pipeline(cfg.model)
-    with first_rank_bars() as on_event:
+    with terminal_bars() as on_event:
         for number, (job, request) in enumerate(mine, start=1):
             if len(mine) > 1:
                 log.warning("magic-insert: subject %d of %d: %s", number, len(mine), job.out.name)

@@ -33,7 +33,7 @@ from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
 
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, terminal_bars
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.ranks import rank, world_size
 from magic_insert.core.threads import REMEMBERED, SLOW, ThreadChoice
 from magic_insert.training.checkpoint import (
@@ -568,13 +568,3 @@ def first_rank_first(work: Callable[[], Made]) -> Made:
     made = work()
     wait_for_all()
     return made
-
-
-@contextmanager
-def first_rank_bars(wanted: bool = True) -> Iterator[OnEvent]:
-    """A callback that draws bars in the terminal of rank 0, if they are `wanted`."""
-    if not wanted or rank() != 0:
-        yield no_event
-        return
-    with terminal_bars() as on_event:
-        yield on_event
