@@ -2,6 +2,7 @@
 
 import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,27 @@ def stock_pipe(tiny_micro: Path) -> Any:
     from helpers import plain_pipe
 
     return plain_pipe(tiny_micro)
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser, for all tests that need one."""
+    from browser import browser_page, find_browser
+
+    if find_browser() is None:
+        pytest.skip("no Chromium on this machine")
+    with browser_page(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(chromium: Any) -> Iterator[Any]:
+    """A page in a real browser; the test leaves it without a complaint."""
+    chromium.look(width=1280, height=900)
+    chromium.complaints.clear()
+    yield chromium
+    assert chromium.complaints == []
+    chromium.open("about:blank")
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from browser import Page, browser_page, find_browser
+from browser import Page
 from PIL import Image
 from processes import wait_until
 
@@ -522,14 +522,6 @@ def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
     assert steps[0] <= 2 * BETWEEN
 
 
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    if find_browser() is None:
-        pytest.skip("no Chromium on this machine")
-    with browser_page(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
-
-
 @dataclass
 class Tab:
     """The page in a real browser, of which it does everything that `Page` does."""
@@ -574,9 +566,8 @@ class Tab:
 
 
 @pytest.fixture
-def tab(chromium: Page, server: PageServer, studio: Studio) -> Iterator[Tab]:
-    yield Tab(chromium, server, studio)
-    assert chromium.complaints == []
+def tab(page: Page, server: PageServer, studio: Studio) -> Tab:
+    return Tab(page, server, studio)
 
 
 RESULT = "[...document.querySelectorAll('#history button')].length"

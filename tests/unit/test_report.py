@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import browser_page, find_browser
+from browser import Page
 from evaluation_rows import FACTS, synthetic_rows
 
 from magic_insert.cli.jobs import methods_side_by_side
@@ -84,22 +84,17 @@ def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> Non
     )
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no Chromium on this machine")
-def test_a_report_opens_offline_with_every_picture_and_no_complaint(report: Path, tmp_path: Path) -> None:
-    with browser_page(tmp_path / "profile") as page:
-        page.open(report.as_uri())
-        page.ask("document.querySelectorAll('details').forEach(d => { d.open = true; })")
-        page.wait("[...document.images].every(image => image.complete || image.loading === 'lazy')")
-        assert page.ask("document.images.length") > 50
-        assert (
-            page.ask(
-                "performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length"
-            )
-            == 0
-        )
-        assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        assert page.ask("[...document.images].every(image => image.alt)")
-        assert page.complaints == []
+def test_a_report_opens_offline_with_every_picture_and_no_complaint(report: Path, page: Page) -> None:
+    page.open(report.as_uri())
+    page.ask("document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.wait("[...document.images].every(image => image.complete || image.loading === 'lazy')")
+    assert page.ask("document.images.length") > 50
+    assert (
+        page.ask("performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).length")
+        == 0
+    )
+    assert page.ask("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.ask("[...document.images].every(image => image.alt)")
 
 
 def test_every_table_says_which_metrics_made_it(report: Path) -> None:
