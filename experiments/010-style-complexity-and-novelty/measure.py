@@ -68,7 +68,7 @@ POOR = 0.6  # style cosine below which a drawing is not in the scene's style
 TUNED_ON = (0, 1)  # subjects of which thresholds are chosen; the others are reported
 TUNED_STYLES = ("charcoal", "neon")  # of the held-out ones, and every other composed one
 NUMBERS = ("identity", "style", "effect")
-ALL_NUMBERS = (*NUMBERS, "drawn_identity", "drawn_style")  # of the model's own drawing
+DRAWN = ("drawn_identity", "drawn_style")  # of the model's own drawing
 
 
 def drawn_as(v: View, name: str) -> Tensor:
@@ -303,11 +303,12 @@ def balanced(flagged: pd.Series, poor: pd.Series) -> float:
 
 
 def tables(frame: pd.DataFrame) -> str:
-    """By complexity; by style; distances and their thresholds."""
+    """By complexity; by style; distances and their thresholds. Rows of before 2026-11-28 have no `DRAWN`."""
+    numbers = [name for name in (*NUMBERS, *DRAWN) if name in frame]
     groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
     lines = [
         {"styles": name, "complexity": level}
-        | {number: mean_with_interval(by_subject(found, number)) for number in ALL_NUMBERS}
+        | {number: mean_with_interval(by_subject(found, number)) for number in numbers}
         for name, styles in groups.items()
         for level, found in frame[frame.drawn_in.isin(styles)].groupby("complexity")
     ]
@@ -315,7 +316,7 @@ def tables(frame: pd.DataFrame) -> str:
     for name, styles in groups.items():
         part = frame[frame.drawn_in.isin(styles)]
         line: Row = {"styles": name}
-        for number in ALL_NUMBERS:
+        for number in numbers:
             each = [
                 np.polyfit(p.complexity, p[number], 1)[0]
                 for _, p in part.dropna(subset=[number]).groupby("subject")
@@ -325,13 +326,13 @@ def tables(frame: pd.DataFrame) -> str:
     middle = frame[frame.complexity == COMPLEXITY]
     styles = [
         {"drawn in": style, "kind": found.kind.iloc[0]}
-        | {number: mean_with_interval(by_subject(found, number), 2) for number in ALL_NUMBERS}
+        | {number: mean_with_interval(by_subject(found, number), 2) for number in numbers}
         | {name: round(float(found[name].mean()), 3) for name in DISTANCES}
         for style, found in middle.groupby("drawn_in", sort=False)
     ]
     rules = []
     new, rest = frame[frame.kind != "seen"], frame[reported(frame)]
-    for value in ("style", "drawn_style"):
+    for value in [name for name in ("style", "drawn_style") if name in frame]:
         for distance in DISTANCES:
             limit, accuracy = threshold(frame[tuned(frame)], distance, value)
             flagged, poor = rest[distance] > limit, rest[value] < POOR
