@@ -195,21 +195,23 @@ def tables(frame: pd.DataFrame) -> str:
 
 def draw_figure(path: Path, frame: pd.DataFrame) -> None:
     """Heat maps of style and identity, A down, B across."""
-    with common.figure(path, 8.0, 7.0) as made:
-        axes = made.subplots(2, 2, height_ratios=(len(LEARNED), len(ALL_STYLES)))
-        for row, (method, owns) in enumerate((("personalized", LEARNED), ("tone", ALL_STYLES))):
+    shown_rows = {"personalized": LEARNED, "personalized" + AS_DRAWN: LEARNED, "tone": ALL_STYLES}
+    with common.figure(path, 8.0, 8.6) as made:
+        axes = made.subplots(3, 2, height_ratios=[len(owns) for owns in shown_rows.values()])
+        for row, (method, owns) in enumerate(shown_rows.items()):
             for column, role in enumerate(("style", "identity")):
                 ax = axes[row, column]
                 table = part(frame, method).pivot_table(index="own", columns="drawn_in", values=role)
                 table = table.reindex(index=list(owns), columns=list(ALL_STYLES))
                 shown = ax.imshow(table, vmin=0, vmax=1, cmap="viridis", aspect="auto")
-                ax.set_title(f"{method}: {role}, mean {np.nanmean(table):.2f}", fontsize=10)
-                names = ALL_STYLES if row else [""] * len(ALL_STYLES)
+                ax.set_title(f"{method}: {role}, mean {np.nanmean(table):.2f}", fontsize=9)
+                last = row == len(shown_rows) - 1
+                names = ALL_STYLES if last else [""] * len(ALL_STYLES)
                 ax.set_xticks(range(len(ALL_STYLES)), names, rotation=90, fontsize=7.5)
                 ax.set_yticks(range(len(owns)), owns, fontsize=7.5)
                 ax.grid(False)
                 ax.axvline(len(TRAIN_STYLES) - 0.5, color="white", linewidth=1.2)
-                if row:
+                if last:
                     ax.set_xlabel("scene (B); right of the line never trained on", fontsize=8.5)
                 if not column:
                     ax.set_ylabel("own picture (A)", fontsize=8.5)
@@ -217,19 +219,21 @@ def draw_figure(path: Path, frame: pd.DataFrame) -> None:
 
 
 def sheet(out: Path, number: int) -> None:
-    """A of SHOWN down; own picture, then B of SHOWN across; the truth on top."""
+    """A of SHOWN down, as pasted and as drawn; own picture, then B of SHOWN across; the truth on top."""
 
     def cells(name: str) -> list[Tensor]:
         whole = load_rgb(out / name)
         return [whole[..., common.SIZE * ALL_STYLES.index(s) :][..., : common.SIZE] for s in SHOWN]
 
     rows = [[torch.ones(3, common.SIZE, common.SIZE), *cells(f"truth-{number}.png")]]
-    rows += [
-        [load_rgb(out / f"own-{a}-{number}.png"), *cells(f"personalized-{a}-{number}.png")] for a in SHOWN
-    ]
-    common.save_sheet(
-        HERE / "pictures.jpg", rows, ["truth", *SHOWN], ["own (A)", *(f"into {s}" for s in SHOWN)], cell=112
-    )
+    labels = ["truth"]
+    for own in SHOWN:
+        for words in ("", AS_DRAWN):
+            picture = load_rgb(out / f"own-{own}-{number}.png")
+            rows.append([picture, *cells(f"personalized{words}-{own}-{number}.png")])
+            labels.append(own + words.replace(" ", "\n", 1))
+    across = ["own (A)", *(f"into {s}" for s in SHOWN)]
+    common.save_sheet(HERE / "pictures.jpg", rows, labels, across, cell=96)
 
 
 def main() -> None:
