@@ -102,23 +102,6 @@ def test_every_column_is_the_cosine_its_name_says_and_the_means_are_plain() -> N
     assert values == pytest.approx(subject | style | means, abs=1e-9)
 
 
-def test_the_papers_own_mean_column_follows_from_its_other_columns() -> None:
-    printed = {"dino": 0.514, "clip_i": 0.869, "clip_t": 1.0}
-    axis, other = torch.eye(2, dtype=torch.float64)
-
-    def at(value: float) -> torch.Tensor:
-        return value * axis + math.sqrt(1 - value**2) * other
-
-    values = measure(
-        redrawn(
-            made=dict.fromkeys(printed, axis),
-            subject={name: at(value) for name, value in printed.items()},
-            texts={"simple": at(0.289), "detailed": at(0.308)},
-        )
-    )
-    assert round(values["subject_mean"], 3) == 0.495
-
-
 @pytest.mark.parametrize("broken", [torch.full((8,), torch.nan), torch.zeros(8)])
 def test_an_embedding_that_cannot_be_compared_names_its_column(broken: torch.Tensor) -> None:
     with pytest.raises(UserError, match="subject_dino"):

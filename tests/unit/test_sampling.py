@@ -24,23 +24,6 @@ def test_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any, stock_pipe: 
     torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
 
 
-def test_with_one_style_the_stock_pipeline_draws_the_same_pictures(tiny_pipe: Any) -> None:
-    style = ip_adapter.style_embeds(
-        tiny_pipe, [torch.rand(3, 40, 40, generator=torch.Generator().manual_seed(0))]
-    )
-    with ip_adapter.adapter_at(tiny_pipe, "all", 0.8):
-        ours = sample(tiny_pipe, THREE[:2], (3, 4), steps=2, guidance=3.0, style=style)
-        stock = tiny_pipe(
-            list(THREE[:2]),
-            num_inference_steps=2,
-            guidance_scale=3.0,
-            generator=[torch.Generator().manual_seed(seed) for seed in (3, 4)],
-            ip_adapter_image_embeds=[torch.cat([style.negative, style.positive])],
-            output_type="pt",
-        ).images
-    torch.testing.assert_close(ours, stock, atol=1e-4, rtol=0)
-
-
 PROMPTS, SEEDS = ["a red bunny", "a blue car"], [3, 4]
 
 
