@@ -43,6 +43,17 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def hub_pipe(hub: Any) -> Any:
+    """The base model of `hub` in float32 at 64 pixels; whoever changes it puts it back."""
+    from helpers import tiny_config
+
+    from magic_insert.models.pipeline import load_pipeline
+
+    torch.set_num_threads(1)
+    return load_pipeline(tiny_config(hub.base, name="sdxl"))
+
+
+@pytest.fixture(scope="session")
 def tiny_pipe(tiny_micro: Path) -> Any:
     """The tiny model as the library loads it; whoever changes it puts it back."""
     from helpers import tiny_config

@@ -1,24 +1,33 @@
 """SDXL at full size with random weights, from its public configuration: what a job takes without a download.
 
-Run as `python tools/full_size.py personalize --image-size 256` (or `insertion`, `insert`): one step on a CPU in
-float32, and the most memory that the process held for it beside what `magic-insert plan` counts. Needs up to 17 GB.
-With `--device cuda --image-size 1024` the step is that of the recipe, in half precision, and the memory the GPU's.
-Every weight takes part whatever the size of the picture. Pictures drawn with it are noise.
+Run as `python tools/full_size.py personalize --image-size 256` (or `insertion`, `shard`, `bootstrap`, `insert`): two
+steps on a CPU in float32, and the most memory that the process held for it beside what `magic-insert plan` counts.
+Needs up to 17 GB. With `--device cuda --image-size 1024` the steps are those of the recipe, in half precision, and the
+memory the GPU's. Every weight takes part whatever the size of the picture. Pictures drawn with it are noise.
+
+`shard` trains all weights of an edit UNet as one of eight ranks does (FSDP2), without the other seven: what they would
+send is this rank's own, so its memory and its work are a rank's and its numbers mean nothing.
 """
 
 import argparse
+import ctypes
+import gc
+import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, StableDiffusionXLPipeline
 from diffusers import UNet2DConditionModel as UNet
-from torch import nn
+from torch import distributed, nn
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from magic_insert.config.compose import compose_job
@@ -26,7 +35,7 @@ from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
-from magic_insert.models.edit_unet import open_for_lora
+from magic_insert.models.edit_unet import EditSampling, edit, open_for_lora
 from magic_insert.models.memory_plan import CONTEXT, COUNTS, TEXT, TEXT_2, UNET, VAE, WORDS
 from magic_insert.models.micro import build_tokenizer, load_tokenizers
 from magic_insert.models.pipeline import HALF, PRECISIONS, quiet
@@ -44,19 +53,32 @@ SCHEDULER = {
     "timestep_spacing": "leading",
     "steps_offset": 1,
 }
-# The recipes of model=sdxl in one step of one picture; on a CPU in float32, because half precision is slow there.
+EDIT_CHANNELS = 9
+# The recipes of model=sdxl in two steps of one picture, one where it is drawn; on a CPU in float32, because half
+# precision is slow there.
 WHOLE = ("model=sdxl", "model.ip_adapter=null")
+RANKS = 8
+STEPS = 2  # the first makes the moments, the second has them while it computes
 RECIPES = {
-    "personalize": ("personalization.steps=1", "personalization.batch_size=1"),
-    "insertion": ("train.lora_rank=64", "train.batch_size=1"),
-    "insert": (),
+    "personalize": ("job=personalize", f"personalization.steps={STEPS}", "personalization.batch_size=1"),
+    "insertion": ("job=insertion", "train.lora_rank=64", "train.batch_size=1"),
+    "shard": ("job=insertion", "train.strategy=fsdp2", f"gpus={RANKS}", f"train.batch_size={RANKS}"),
+    "bootstrap": ("job=bootstrap", "fit.lora_rank=64", "fit.batch_size=1", "harvest.batch_size=1"),
+    "insert": ("job=insert",),
 }
-SLOW = ("model.dtype=float32", "personalization.precision=32-true", "train.precision=32-true")
+GROUPS = ("personalization", "train", "fit")
+SLOW = ("model.dtype=float32", *(f"{group}.precision=32-true" for group in GROUPS))
+MMAP_THRESHOLD = -3  # of mallopt(3)
 DRAWN = 2**20  # random numbers that weights are made of, again and again: drawing 3.5 billion takes minutes
 
 
 def build_full_size(
-    tokenizer_folder: Path, *, image_size: int = 1024, device: torch.device | str = "cpu", dtype: torch.dtype
+    tokenizer_folder: Path,
+    *,
+    image_size: int = 1024,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype,
+    channels: int = 4,
 ) -> Any:
     """A StableDiffusionXLPipeline of SDXL's shape; its tokenizer is a small one that is written to a folder.
 
@@ -65,6 +87,7 @@ def build_full_size(
         image_size: side in pixels that it draws.
         device: where the weights are made.
         dtype: their precision.
+        channels: what its UNet reads.
     """
     build_tokenizer(tokenizer_folder, ["a photo of a cat, sitting"], context=CONTEXT)
     tokenizer, tokenizer_2 = load_tokenizers(tokenizer_folder)
@@ -76,7 +99,7 @@ def build_full_size(
     }
     with torch.device("meta"):
         parts = {
-            "unet": UNet(**UNET),
+            "unet": UNet(**{**UNET, "in_channels": channels}),
             "vae": AutoencoderKL(**VAE),
             "text_encoder": CLIPTextModel(CLIPTextConfig(**TEXT, **shared)),
             "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**TEXT_2, **shared)),
@@ -113,19 +136,33 @@ def fill(network: nn.Module) -> None:
         buffer.copy_(torch.arange(buffer.numel()).view(buffer.shape))
 
 
-def built(cfg: PlanConfig, scratch: Path) -> Any:
+def hollow(network: nn.Module) -> None:
+    """Random weights as in `fill` that all lie in the same memory: a slice of each is as large as ever."""
+    large = max(parameter.numel() for parameter in network.parameters())
+    drawn = 0.02 * torch.randn(large, generator=generator(0, "weights"))
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.dim() > 1:
+                value = drawn[: parameter.numel()].view(parameter.shape)
+            else:
+                value = torch.full(
+                    parameter.shape, float("Norm" in type(module).__name__ and name == "weight")
+                )
+            setattr(module, name, nn.Parameter(value))
+
+
+def built(cfg: PlanConfig, scratch: Path, **more: Any) -> Any:
     """The pipeline where `cfg` wants it and in its precision."""
     model = cfg.model
-    pipe = build_full_size(
-        scratch / "tokenizer", image_size=model.image_size, device=model.device, dtype=PRECISIONS[model.dtype]
-    )
+    where = {"device": model.device, "dtype": PRECISIONS[model.dtype], **more}
+    pipe = build_full_size(scratch / "tokenizer", image_size=model.image_size, **where)
     with quiet():
         pipe.vae.to(torch.float32)  # as it is loaded
     return pipe
 
 
 def learn_subject(cfg: PlanConfig, scratch: Path) -> None:
-    """A step of `personalize` into `scratch`/run."""
+    """Two steps of `personalize` into `scratch`/run."""
     pipe = built(cfg, scratch)
     picture = torch.rand(3, 64, 64, generator=generator(0, "subject"))
     subject = Subject(picture, torch.ones(1, 64, 64), "noise")
@@ -133,27 +170,59 @@ def learn_subject(cfg: PlanConfig, scratch: Path) -> None:
 
 
 def learn_to_insert(cfg: PlanConfig, scratch: Path) -> None:
-    """A step of `insertion`, whose edit UNet has the device for itself; the checkpoint goes into `scratch`."""
+    """Two steps of `insertion`, whose edit UNet has the device for itself; the checkpoint goes into `scratch`."""
+    recipe = cfg.fit if cfg.job == "bootstrap" else cfg.train
     with torch.device("meta"):
-        unet = UNet(**{**UNET, "in_channels": 9})
-    with quiet():
-        unet.to(HALF.get(cfg.train.precision, torch.float32))
-    fill(unet.to_empty(device=cfg.model.device))
-    open_for_lora(unet.train(), rank=cfg.train.lora_rank, seed=0)
+        unet = UNet(**{**UNET, "in_channels": EDIT_CHANNELS})
+    if cfg.gpus > 1:
+        hollow(unet)
+    else:
+        with quiet():
+            unet.to(HALF.get(recipe.precision, torch.float32))
+        fill(unet.to_empty(device=cfg.model.device))
+    unet.train()
+    if recipe.lora_rank:
+        open_for_lora(unet, rank=recipe.lora_rank, seed=0)
     unet.enable_gradient_checkpointing()
     empty = torch.zeros(1, CONTEXT, UNET["cross_attention_dim"]), torch.zeros(1, TEXT_2["projection_dim"])
     size, side = cfg.model.image_size, cfg.model.image_size // 8
-    settings = EditFit("insert", 1, 1, 1e-4, 0)
+    settings = EditFit("insert", STEPS, recipe.batch_size, 1e-4, 0)
     module = InsertionModule(unet, DDIMScheduler(**SCHEDULER), empty, settings, image_size=size)
     pairs = np.random.default_rng(0).standard_normal((2, 1, 1, 4, side, side)).astype(np.float16)
     latents = EditLatents(*pairs, (pairs[0, :, :, :1] > 0).astype(np.float16))
     options = TrainerOptions(
-        steps=1,
+        steps=STEPS,
         device=cfg.model.device,
-        precision=cfg.train.precision,
-        ema_decay=cfg.train.ema_decay or None,
+        precision=recipe.precision,
+        ema_decay=recipe.ema_decay or None,
+        strategy=cfg.train.strategy,
     )
-    fit(module, edit_batches(latents, settings), options, scratch)
+    with one_rank_of(cfg.gpus) if cfg.gpus > 1 else nullcontext():
+        fit(module, edit_batches(latents, settings), options, scratch)
+
+
+@contextmanager
+def one_rank_of(count: int) -> Iterator[None]:
+    """Inside this block this process is a rank of `count` whose others are not there; not the first, which writes."""
+    told = {"RANK": "1", "LOCAL_RANK": "0", "WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": "1"}
+    told |= {"GROUP_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    keep = mock.patch.object(distributed, "broadcast_object_list")
+    with mock.patch.dict(os.environ, told), keep:
+        distributed.init_process_group("fake", store=FakeStore(), rank=1, world_size=count)
+        try:
+            yield
+        finally:
+            distributed.destroy_process_group()
+
+
+def harvest_and_fit(cfg: PlanConfig, scratch: Path) -> None:
+    """What a round of `bootstrap` takes: a step of a removal, which needs no UNet but its own, and two of its fit."""
+    pipe = built(cfg, scratch, channels=EDIT_CHANNELS)
+    picture = torch.rand(1, 3, cfg.model.image_size, cfg.model.image_size, generator=generator(0, "picture"))
+    assert edit(pipe, pipe.unet, picture, picture[:, :1], EditSampling(0, ["a"], 1)).isfinite().all()
+    del pipe
+    gc.collect()
+    learn_to_insert(cfg, scratch)
 
 
 def draw(cfg: PlanConfig, scratch: Path) -> None:
@@ -165,13 +234,15 @@ def draw(cfg: PlanConfig, scratch: Path) -> None:
 JOBS: dict[str, Callable[[PlanConfig, Path], None]] = {
     "personalize": learn_subject,
     "insertion": learn_to_insert,
+    "shard": learn_to_insert,
+    "bootstrap": harvest_and_fit,
     "insert": draw,
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was counted and what was held, in 10^9 bytes, and how long the step and its preparation took."""
+    """What was counted and what was held, in 10^9 bytes, and how long the steps and their preparation took."""
 
     planned_gb: float
     held_gb: float
@@ -179,10 +250,10 @@ class Outcome:
 
 
 def run_job(job: str, image_size: int, scratch: Path, device: str = "cpu") -> Outcome:
-    """One step of `job`. On a CPU what the plan leaves there, the autoencoder of a training, is counted too."""
-    words = [*WHOLE, *RECIPES[job], f"job={job}", f"model.image_size={image_size}", f"model.device={device}"]
+    """The steps of `job`. On a CPU what the plan leaves there, the autoencoder of a training, is counted too."""
+    words = [*WHOLE, *RECIPES[job], f"model.image_size={image_size}", f"model.device={device}"]
     cfg = freeze(compose_job("plan", [*words, *(SLOW if device == "cpu" else ())]))
-    planned, place = sum(COUNTS[job](cfg, device=device).values()) / 1e9, torch.device(device)
+    planned, place = sum(COUNTS[cfg.job](cfg, device=device).values()) / 1e9, torch.device(device)
     if job == "personalize" and device == "cpu":
         with torch.device("meta"):
             planned += 4 * sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) / 1e9
@@ -198,6 +269,8 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
+        # What is freed goes back at once: not held because the heap has holes.
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**18)
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -1,6 +1,7 @@
 """The tour of docs/sdxl.md, command by command, on a folder as it comes from the hub."""
 
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,8 @@ def test_what_the_plan_names_to_save_memory_trains_and_draws(hub: Hub, place: Pa
         "personalization": "personalize model=sdxl subject=cat.png out=runs/cat",
         "train": "insertion model=sdxl data=pairs data.path=pairs task=remove train.lora_rank=64 out=runs/edit",
     }.items():
-        small = {"batch_size": 1, "accumulate": 2, "gradient_checkpointing": "true"}
+        small = {"batch_size": 1, "accumulate": 2, "gradient_checkpointing": "true", "ema_decay": 0.9}
+        small["optimizer"] = "adamw8bit" if find_spec("bitsandbytes") else "adamw"
         run(
             f"magic-insert {words}", hub, waiting, *(f"{group}.{key}={value}" for key, value in small.items())
         )

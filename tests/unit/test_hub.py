@@ -46,12 +46,6 @@ def hub_config(hub: Hub, **changes: Any) -> shared.ModelConfig:
     return tiny_config(**{"name": "sdxl", "source": hub.base, **changes})
 
 
-@pytest.fixture(scope="module")
-def base(hub: Hub) -> Any:
-    """The base model in float32 at 64 pixels; whoever changes it puts it back."""
-    return load_pipeline(hub_config(hub))
-
-
 def test_all_comes_from_the_commit_it_is_pinned_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, str | None, str]] = []
     copies = {
@@ -127,8 +121,13 @@ def test_an_adapter_comes_with_its_image_encoder(hub: Hub, weight: str, encoder:
     assert pictures.isfinite().all()
 
 
-def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(hub: Hub, base: Any) -> None:
-    pipes = [base, *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"})]
+def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(
+    hub: Hub, hub_pipe: Any
+) -> None:
+    pipes = [
+        hub_pipe,
+        *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"}),
+    ]
     assert len({fingerprint(pipe) for pipe in pipes}) == 1
     assert {pipe.vae.dtype for pipe in pipes} == {torch.float32}
     mended = load_pipeline(hub_config(hub, dtype="float16", vae=str(hub.vae)))
@@ -242,22 +241,26 @@ def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list
     return seen
 
 
-def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, base: Any, tmp_path: Path) -> None:
+def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, hub_pipe: Any, tmp_path: Path) -> None:
     tall, wide = (
         Subject(torch.rand(3, *size), torch.ones(1, *size), f"{size}") for size in ((60, 30), (30, 50))
     )
     cfg = personalization(hub, "buckets=true", "steps=4")
-    seen = sizes_seen(base, lambda: personalize(base, [tall, wide], cfg, seed=0, out=tmp_path / "run"))
+    seen = sizes_seen(
+        hub_pipe, lambda: personalize(hub_pipe, [tall, wide], cfg, seed=0, out=tmp_path / "run")
+    )
     assert {tuple(pixels) for pixels, _ in seen} == {(96, 40), (48, 80)}
     assert len(seen) == 4
     for (height, width), rows in seen:
         assert rows == [[height, width, 0, 0, height, width]] * 2
 
 
-def test_a_subject_is_drawn_under_the_size_it_was_learned_with(hub: Hub, base: Any, tmp_path: Path) -> None:
+def test_a_subject_is_drawn_under_the_size_it_was_learned_with(
+    hub: Hub, hub_pipe: Any, tmp_path: Path
+) -> None:
     """Whatever the size of the pictures that are drawn."""
     cat = Subject(torch.rand(3, 40, 40), torch.ones(1, 40, 40), "cat")
-    run = personalize(base, cat, personalization(hub, "steps=0"), seed=0, out=tmp_path / "run")
+    run = personalize(hub_pipe, cat, personalization(hub, "steps=0"), seed=0, out=tmp_path / "run")
     pipe = load_pipeline(hub_config(hub, image_size=128))
     style, sampling = shared.StyleConfig(mode="none"), shared.SamplingConfig(steps=1, guidance=3.0)
     stylizer = build_stylizer(shared.StylizerConfig(), pipe, replace(cat, run=run), style, sampling)
@@ -289,6 +292,25 @@ def test_a_subject_is_not_learned_in_float16_without_a_gpu_nor_is_the_model_fetc
     assert "set model.dtype=float32" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"set model\.dtype=float32"):
         check_device(personalization(hub), torch.device("cpu"), torch.float16)
+
+
+def test_states_of_eight_bits_without_their_package_are_refused_with_what_installs_it(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("magic_insert.core.errors.find_spec", lambda named: None)
+    save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
+    for job, group, files in (
+        ("personalize", "personalization", f"subject={tmp_path / 'cat.png'}"),
+        ("insertion", "train", f"data=pairs data.path={tmp_path}"),
+        ("bootstrap", "fit", f"pool.dir={tmp_path}"),
+    ):
+        words = [*files.split(), f"{group}.optimizer=adamw8bit", f"out={tmp_path / 'out'}"]
+        with pytest.raises(SystemExit) as ended:
+            main([job, *hub.words(), *words])
+        assert ended.value.code == 2
+        said = capsys.readouterr().err
+        assert f"run pip install 'magic-insert[bnb]' or set {group}.optimizer=adamw" in said
+        assert len(said.splitlines()) == 1
 
 
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
@@ -338,12 +360,16 @@ def test_an_edit_network_draws_in_the_models_precision_and_at_its_own_size(hub: 
     assert seen[0].tolist() == [[64, 64, 0, 0, 64, 64]]
 
 
-def test_a_large_picture_is_decoded_in_tiles_and_encoders_may_wait_on_the_cpu(hub: Hub, base: Any) -> None:
-    small, large = base.vae, load_pipeline(hub_config(hub, image_size=1024)).vae
+def test_a_large_picture_is_decoded_in_tiles_and_encoders_may_wait_on_the_cpu(
+    hub: Hub, hub_pipe: Any
+) -> None:
+    small, large = hub_pipe.vae, load_pipeline(hub_config(hub, image_size=1024)).vae
     assert (small.use_slicing, large.use_slicing, large.use_tiling) == (False, True, True)
     assert large.tile_latent_min_size == 128  # one tile at 1024 pixels: no seams where none are needed
     waiting = load_pipeline(hub_config(hub, offload=True))
-    texts = [pipe.encode_prompt("a cat", do_classifier_free_guidance=False)[0] for pipe in (base, waiting)]
+    texts = [
+        pipe.encode_prompt("a cat", do_classifier_free_guidance=False)[0] for pipe in (hub_pipe, waiting)
+    ]
     assert torch.equal(*texts)
 
 
@@ -362,8 +388,8 @@ def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub)
 
 
 def test_samples_are_not_clipped_where_a_schedule_says_nothing(
-    base: Any, monkeypatch: pytest.MonkeyPatch
+    hub_pipe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {key: value for key, value in base.scheduler.config.items() if key != "clip_sample"}
-    monkeypatch.setattr(base, "scheduler", type(base.scheduler).from_config(told))
-    assert not ddim(base).config.clip_sample
+    told = {key: value for key, value in hub_pipe.scheduler.config.items() if key != "clip_sample"}
+    monkeypatch.setattr(hub_pipe, "scheduler", type(hub_pipe.scheduler).from_config(told))
+    assert not ddim(hub_pipe).config.clip_sample

@@ -129,12 +129,12 @@ def fused(array: np.ndarray, left: int) -> Fuse:
     "options", [{"ema_decay": 0.9}, {"ema_decay": 0.9, "lora_rank": 2}], ids=["full", "lora"]
 )
 def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
-    options: dict[str, Any], tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
+    options: dict[str, Any], hub_pipe: Any, latents: EditLatents, tmp_path: Path
 ) -> None:
-    start = tiny_micro / "inserter"
-    whole = fit(start, tiny_pipe, latents, tmp_path / "whole", **options)
+    start = hub_pipe.unet
+    whole = fit(start, hub_pipe, latents, tmp_path / "whole", **options)
     with pytest.raises(RuntimeError, match="plug"):
-        fit(start, tiny_pipe, replace(latents, target=fused(latents.target, 5)), tmp_path / "cut", **options)
+        fit(start, hub_pipe, replace(latents, target=fused(latents.target, 5)), tmp_path / "cut", **options)
     work = tmp_path / "cut" / "inserter.fit"
     kept = read_last_checkpoint(work, read_json(work / CARD)["key"])
     assert kept is not None
@@ -142,8 +142,8 @@ def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     learned = [name for name in means if "lora_" in name or "conv_in." in name]
     assert 0 < len(learned) <= len(means)
     assert (len(learned) == len(means)) == ("lora_rank" in options), "a mean of what is not trained"
-    resumed = weights(fit(start, tiny_pipe, latents, tmp_path / "cut", **options))
-    expected, before = weights(whole), weights(start)
+    resumed = weights(fit(start, hub_pipe, latents, tmp_path / "cut", **options))
+    expected, before = weights(whole), edit_start(start).state_dict()
     assert all(torch.equal(resumed[key], value) for key, value in expected.items())
     assert any(not torch.equal(before[key], value) for key, value in expected.items())
     assert [path.name for path in (tmp_path / "cut").iterdir()] == ["inserter"]
@@ -328,9 +328,9 @@ def test_latents_that_were_interrupted_are_those_of_one_go(task: Any, tiny_pipe:
         assert first[2].any()
 
 
-def test_two_ranks_encode_as_one(tiny_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_ranks_encode_as_one(hub_pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = ViewConfig(1, 2.2, 0.1, 0)
-    whole = edit_data(Scenes(), tiny_pipe, config, "insert", tmp_path / "one")
+    whole = edit_data(Scenes(), hub_pipe, config, "insert", tmp_path / "one")
     monkeypatch.setattr(insertion_job, "wait_for_all", lambda: None)  # one after the other, so nobody waits
     monkeypatch.setattr(insertion_job, "first_rank_first", lambda work: work())
     for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"):
@@ -343,7 +343,7 @@ def test_two_ranks_encode_as_one(tiny_pipe: Any, tmp_path: Path, monkeypatch: py
         seen: list[tuple[int, int]] = []
         both = edit_data(
             Scenes(),
-            tiny_pipe,
+            hub_pipe,
             config,
             "insert",
             tmp_path / "two",

@@ -229,7 +229,9 @@ def test_nothing_is_downloaded_unasked_and_a_set_without_its_files_is_refused(
         paper.load_reward(tmp_path)
 
 
-def test_the_hubs_cache_is_read_at_the_pinned_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_hubs_cache_is_read_at_the_pinned_commit_and_the_hub_asked_for_it_where_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--toy--weights" / "snapshots"
     for commit in ("a" * 40, "b" * 40):
@@ -249,6 +251,14 @@ def test_the_hubs_cache_is_read_at_the_pinned_commit(tmp_path: Path, monkeypatch
     assert paper.locate(wanted, root=tmp_path, download=True).path == found.path
     with pytest.raises(UserError, match="no such file"):
         paper.locate(wanted, root=tmp_path)
+    absent = replace(wanted, revision="c" * 40)
+    fetched = {("toy/weights", "model.safetensors", "c" * 40): str(found.path)}
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda repo, file, *, revision: fetched[repo, file, revision]
+    )
+    with pytest.raises(UserError, match=r"encoders\.download=true"):
+        paper.locate(absent, root=None)
+    assert paper.locate(absent, root=None, download=True).label == "toy/weights@cccccccccccc"
     other = replace(wanted, sha256="f" * 64)
     with pytest.raises(UserError, match="sha256 ffffffff"):
         paper.locate(other, root=None)

@@ -528,13 +528,21 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     trained, moments = trained_bytes([unet], fit.optimizer)
     shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
+    gathered = 0 if shares == 1 else gathered_bytes(unet)
     return {
         "weights": nbytes(unet.parameters()) // shares,
         "gradients": trained // shares,
         "optimizer": moments // shares,
         "mean": trained // shares if fit.ema_decay else 0,
-        "activations": step.total(rows, checkpointing=fit.gradient_checkpointing),
+        "activations": step.total(rows, checkpointing=fit.gradient_checkpointing) + gathered,
     }
+
+
+def gathered_bytes(unet: nn.Module) -> int:
+    """Of what ranks share, all that one holds whole at once: weights and gradients of the layers outside the units,
+    weights of the largest unit and of the next one, and a gradient."""
+    units = [nbytes(unit.parameters()) for unit in unet.modules() if isinstance(unit, UNITS)]
+    return 2 * (nbytes(unet.parameters()) - sum(units)) + 3 * max(units)
 
 
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:

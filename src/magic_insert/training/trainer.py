@@ -216,8 +216,9 @@ def fit(
         KeyboardInterrupt, SystemExit: SIGINT or SIGTERM came; the step that ran is finished and kept.
     """
     shared = options.strategy == "fsdp2" and world_size() > 1 and not options.alone
-    # What is shared out cannot be put together again in place.
-    trained = copy.deepcopy(module) if shared else module
+    # What is shared out cannot be put together again in place; the copy holds slices, so its start is no copy.
+    same = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in module.parameters()}
+    trained = copy.deepcopy(module, same) if shared else module
     with between_steps() as stop:
         loop = _Loop(trained, options, folder, stop, log=log, on_step=on_step, validation=validation)
         if loop.start >= options.steps:
