@@ -85,6 +85,12 @@ def test_a_refused_run_puts_back_the_files_of_the_run_before(tmp_path: Path, the
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_what_a_refused_run_put_beside_a_new_folder_stays_and_the_folder_goes(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="another toy"):
+        refuse(tmp_path / "runs" / "mine", "../store")
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["store"]
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"state": 3}', "[" * 100_000, '{"state": "done"}'], ids=len)
 def test_a_damaged_record_is_one_line_beside_the_sound_ones(tmp_path: Path, content: str) -> None:
     finish(tmp_path / "sound")

@@ -220,7 +220,7 @@ def _as_before_if_refused(folder: Path) -> Iterator[None]:
             else:
                 path.unlink(missing_ok=True)
         for place in new_folders:
-            if place.is_dir():
+            if place.is_dir() and not any(place.iterdir()):  # a store may lie beside the run
                 place.rmdir()
         raise
 
