@@ -219,6 +219,7 @@ def harvest_and_fit(cfg: PlanConfig, scratch: Path) -> None:
     """What a round of `bootstrap` takes: a step of a removal, which needs no UNet but its own, and two of its fit."""
     pipe = built(cfg, scratch, channels=EDIT_CHANNELS)
     picture = torch.rand(1, 3, cfg.model.image_size, cfg.model.image_size, generator=generator(0, "picture"))
+    picture = picture.to(pipe.device)
     assert edit(pipe, pipe.unet, picture, picture[:, :1], EditSampling(0, ["a"], 1)).isfinite().all()
     del pipe
     gc.collect()
@@ -257,6 +258,8 @@ def run_job(job: str, image_size: int, scratch: Path, device: str = "cpu") -> Ou
     if job == "personalize" and device == "cpu":
         with torch.device("meta"):
             planned += 4 * sum(p.numel() for p in AutoencoderKL(**VAE).parameters()) / 1e9
+    if place.type == "cpu":  # what is freed goes back at once: nothing is held because the heap has holes
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**18)
     reset_peak(place)
     before, began = peak_gigabytes(place), time.perf_counter()
     JOBS[job](cfg, scratch)
@@ -269,8 +272,6 @@ def reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        # What is freed goes back at once: not held because the heap has holes.
-        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**18)
         Path("/proc/self/clear_refs").write_text("5")
 
 

@@ -99,6 +99,7 @@ def test_checkpointing_keeps_little_and_a_mean_costs_what_is_trained(hub: Hub) -
     )
 
 
+@pytest.mark.slow
 def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub: Hub) -> None:
     words = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null")
     asked = ["job=personalize", "personalization.validation.every=1", "personalization.validation.seeds=16"]
