@@ -398,13 +398,13 @@ def sheets(out: Path) -> None:
                 cells = [load_rgb(file)[..., at : at + common.SIZE] for file in files]
                 rows.append([torch.ones(3, common.SIZE, common.SIZE)] * (4 - len(cells)) + cells)
                 labels.append(name)
-    for number in range(2):
-        file = out / f"front-half-watercolour-{number}.png"
-        if file.is_file():
-            rows.append([load_rgb(file)[..., common.SIZE * n : common.SIZE * (n + 1)] for n in range(3)])
-            labels.append("in front: over, mask, truth")
     if rows:
         common.save_sheet(HERE / "pictures.jpg", rows, labels, list(POSES), cell=112)
+    files = [out / f"front-half-watercolour-{number}.png" for number in range(2)]
+    rows = [list(load_rgb(file).split(common.SIZE, -1)) for file in files if file.is_file()]
+    if rows:
+        across = ["pasted over", "with a mask", "truth"]
+        common.save_sheet(HERE / "front.jpg", rows, [""] * len(rows), across, cell=112)
     named = {
         f"{name} ({number})": out / f"hidden-{name}-{number}.png" for number in range(3) for name in HIDDEN
     }
