@@ -390,6 +390,32 @@ def test_wrong_input_is_one_line_without_a_folder_of_this_machine(browser: Brows
     assert str(browser.studio.folder) not in json.dumps(browser.state())
 
 
+def test_of_too_many_own_pictures_the_oldest_that_nobody_uses_goes(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("magic_insert.page.studio.MOST_ITEMS", 3)
+    used, idle = (browser.upload("subject", f"{n}.png", blob((9, 90, n))) for n in (1, 2))
+    browser.draw("preview", used, "forest-12")
+    clear = browser.post("items?kind=subject&name=clear.png", png(np.zeros((40, 40, 4)))).json()["id"]
+    browser.wait(lambda state: any(item["id"] == clear and item["trouble"] for item in state["items"]))
+    own = list[set[str]]()
+    for n in (3, 4):
+        browser.upload("subject", f"{n}.png", blob((9, 90, n)))
+        own.append({item["title"] for item in browser.state()["items"] if item["origin"] == "own"})
+    assert own == [{"1", "2", "3"}, {"1", "3", "4"}]  # what was refused goes first
+    assert browser.get(f"items/{idle}").status_code == 400
+    folder = browser.studio.folder / browser.id
+    assert {path.name for path in folder.glob("own-*/*")} == {"1.png", "3.png", "4.png"}
+    monkeypatch.setattr("magic_insert.page.studio.MOST_ITEMS", 1)
+    browser.draw("preview", browser.upload("subject", "5.png", blob((9, 90, 5))), "forest-12")
+    for item in browser.state()["items"]:
+        if item["origin"] == "own" and item["title"] != "1":
+            browser.draw("preview", item["id"], "forest-12")
+    refused = browser.post("items?kind=subject&name=6.png", blob((9, 90, 6)))
+    assert refused.status_code == 400
+    assert "in use" in refused.json()["trouble"]
+
+
 def test_a_picture_of_100_mb_is_refused_unread(browser: Browser) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(100):
@@ -731,6 +757,11 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
         assert min(min(box) for box in boxes) >= 0
         assert max(box[2] for box in boxes) <= 1280
         assert max(box[3] for box in boxes) <= height
+        still = tab.ask(size_of("#stage"))  # and stays as it is while the page says what it does
+        tab.ask("doing.textContent = 'learning the subject (once) 34/200, 50 s left'")
+        tab.ask("for (const id of ['step', 'progress', 'cancel']) document.getElementById(id).hidden = false")
+        assert tab.ask(size_of("#stage")) == still
+        assert tab.ask("doing.scrollHeight <= doing.clientHeight && bar.scrollWidth <= bar.clientWidth")
     tab.look(width=420, height=880, touch=True)
     assert tab.ask(
         "document.querySelector('#truth + span').checkVisibility()"
@@ -821,6 +852,14 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
     assert tab.studio.call(lambda: True).result(WAIT)
     assert tab.ask(RESULT) == 0
     assert not tab.session.results
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.wait(SHOWN)
+    held = busy(tab.studio)
+    tab.click("#redraw")
+    tab.wait("redraw.checked && !cancel.hidden")
+    tab.press("Escape")  # a small move does not begin again what was cancelled
+    tab.wait("cancel.hidden && !redraw.checked")
+    held.set()
     (tmp_path / "letter.png").write_text("not a picture")
     (tmp_path / "folder.png").mkdir()
     Image.new("RGB", (90, 90), "grey").save(tmp_path / "plain.png")

@@ -141,7 +141,7 @@ def test_export_writes_two_files_with_a_modelspec_header(
     assert header["modelspec.trigger_phrase"] == "A <v1> <v2>."
     assert header["ss_network_dim"] == "1"
     assert header["ss_base_model_version"] == "micro"
-    assert "write: A embedding:cat-tokens." in capsys.readouterr().err
+    assert "write: A embedding:cat-tokens .\n" in capsys.readouterr().err
     assert "cat.safetensors" in (tmp_path / "kohya" / "README.md").read_text()
     with safe_open(tmp_path / "kohya" / "cat-tokens.safetensors", framework="pt") as file:
         assert set(file.keys()) == {"clip_l", "clip_g"}

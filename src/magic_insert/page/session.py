@@ -3,6 +3,7 @@ Python, which make the same bytes from the same files."""
 
 import re
 import shlex
+import shutil
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from torch import Tensor
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
+from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
 from magic_insert.magic import Settings
 from magic_insert.page.shelf import Item, Verdict, view_of
@@ -203,6 +205,24 @@ class Session:
     def idle(self) -> bool:
         """Whether no browser listens and nothing is to be done."""
         return not self.changed and not any(task.live for task in self.tasks.values())
+
+    def forget_oldest(self) -> None:
+        """Makes room for another picture: that of the user's own goes which came first and is in no result or task.
+
+        Raises:
+            UserError: all of them are.
+        """
+        wishes = [task.wish for task in self.tasks.values()] + [made.wish for made in self.results.values()]
+        used = {item.id for wish in wishes for item in (wish.subject, wish.scene)}
+        free = [item for item in self.items.values() if item.id not in used and (item.size or item.trouble)]
+        if not free:
+            raise UserError(
+                f"expected at most {len(self.items)} pictures of your own that are in use, got one more; "
+                "go on in another browser, or start the page again"
+            )
+        gone = next((item for item in free if item.trouble), free[0])
+        del self.items[gone.id]
+        shutil.rmtree(gone.path.parent, ignore_errors=True)
 
     def told(self, shared: Sequence[Item], ready: bool, redraws: str) -> dict[str, Any]:
         """All of it as JSON, with what stands on everybody's shelves. `redraws`: what the model draws well and soon."""

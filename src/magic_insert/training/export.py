@@ -68,6 +68,9 @@ def run_export(cfg: ExportConfig) -> list[Path]:
     rows, rows_header = read_tensors(run / TOKENS_FILE)
     lora_file, rows_file = out / LORA_FILE, out / TOKENS_FILE
     if cfg.format == "kohya":
+        name = (
+            re.sub(r"[^\w.-]+", "-", name).strip("-.") or "subject"
+        )  # ComfyUI reads brackets and spaces as syntax
         lora_file, rows_file = out / f"{name}.safetensors", out / f"{name}-tokens.safetensors"
         scales = alphas(lora_header)
         lora = kohya_state(lora, scales)
@@ -84,7 +87,8 @@ def run_export(cfg: ExportConfig) -> list[Path]:
     save_tensors(rows_file, rows, {**rows_header, **model_spec(card, name, "textual-inversion", rows)})
     write_text(out / MODEL_CARD, model_card(card, name, lora=lora_file.name, tokens=rows_file.name))
     if cfg.format == "kohya":
-        prompt = card["prompt"].replace("{tokens}", f"embedding:{rows_file.stem}")
+        # Up to the next space all is the embedding's name.
+        prompt = " ".join(card["prompt"].replace("{tokens}", f" embedding:{rows_file.stem} ").split())
         print(f"in ComfyUI, with {rows_file.name} in models/embeddings, write: {prompt}", file=sys.stderr)
     return [lora_file, rows_file]
 

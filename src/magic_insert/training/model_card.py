@@ -51,7 +51,7 @@ def model_card(
     }
     # JSON values are YAML.
     lines = "\n".join(f"{key}: {json.dumps(value)}" for key, value in header.items() if value)
-    shown = "\n".join(f"![{title}]({name})" for name in pictures)
+    shown = "".join(f"![{title}]({name})\n" for name in pictures)
     return TEXT.format(
         header=lines, title=title, shown=shown, base=base,
         where=SHIPPED if base == MICRO else ELSEWHERE % base, prompt=prompt,
@@ -71,7 +71,6 @@ TEXT = """---
 # {title}
 
 {shown}
-
 One subject, learned by [Magic Insert](https://arxiv.org/abs/2407.02489) in {steps} steps at {size} x {size} pixels:
 a LoRA on the UNet of `{base}` and words for its text encoders, which belong together. The licence above is the base
 model's; the rights in the subject's picture are another matter.
@@ -102,4 +101,5 @@ image = pipe("{prompt}").images[0]
 
 `magic-insert insert run=FOLDER subject=PICTURE background=SCENE out=OUT` redraws the subject in a scene's style.
 `magic-insert export run=FOLDER out=OUT format=kohya` writes both files for ComfyUI and A1111 and prints the prompt.
+FOLDER is the one that `magic-insert personalize` wrote.
 """

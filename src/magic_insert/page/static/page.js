@@ -397,6 +397,7 @@ function tile(item) {
 
 function renderShelf(kind) {
   const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
+  for (const old of [...box.querySelectorAll("[data-id]")]) if (!itemOf(old.dataset.id)) old.remove();
   for (const item of state.items.filter((one) => one.kind === kind)) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
     if (item.trouble && item.origin === "own") { button?.remove(); continue; } // said once, by `settle`
@@ -578,7 +579,7 @@ $("frame").addEventListener("keydown", (event) => {
 });
 
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") { if ($("sheet").hidden) $("cancel").click(); else $("sheet").hidden = true; }
+  if (event.key === "Escape") { if ($("sheet").hidden) $("cancel").click(); else closeSheet(); }
   if (event.key === "z" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); $("undo").click(); }
 });
 
@@ -602,7 +603,11 @@ for (const input of document.querySelectorAll(".add input")) {
 // Tools
 
 $("cancel").addEventListener("click", () => {
+  const redrawing = living().some((task) => task.kind === "full");
   for (const task of living()) cancel(task.id);
+  if (redrawing && shown?.kind !== "full") { // the next small move does not begin it again
+    $("redraw").checked = false; wanted.delete(subject?.id); render();
+  }
   if (!shown) return;
   trail.pop(); // what was cancelled
   show(shown, { back: true });
@@ -645,7 +650,9 @@ $("truth").addEventListener("click", async () => { // the Toybox knows it: over 
   if (!on) return;
   const image = new Image(), asked = shown;
   image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
+  $("doing").textContent = $("said").textContent = "drawing the truth";
   await image.decode().then(() => { if (shown === asked || shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
+  renderStatus();
 });
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
