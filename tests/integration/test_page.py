@@ -761,7 +761,9 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
         tab.ask("doing.textContent = 'learning the subject (once) 34/200, 50 s left'")
         tab.ask("for (const id of ['step', 'progress', 'cancel']) document.getElementById(id).hidden = false")
         assert tab.ask(size_of("#stage")) == still
-        assert tab.ask("doing.scrollHeight <= doing.clientHeight && bar.scrollWidth <= bar.clientWidth")
+        for width in (1280, 1100):
+            tab.look(width=width, height=height)
+            assert tab.ask("doing.scrollHeight <= doing.clientHeight && bar.scrollWidth <= bar.clientWidth")
     tab.look(width=420, height=880, touch=True)
     assert tab.ask(
         "document.querySelector('#truth + span').checkVisibility()"
