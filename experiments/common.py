@@ -159,9 +159,10 @@ def drawn_and_made(
     )
     assert isinstance(stylizer, PersonalizedStylizer)
     try:
+        embeds = stylizer.embeds_of(draws)
         with stylizer.active():
-            drawn = stylizer.draw(draws, no_step, base=stylizer.resting)
-        made = stylizer.with_detail(drawn, draws)
+            drawn = stylizer.draw(draws, embeds, no_step, base=stylizer.resting)
+        made = stylizer.with_detail(drawn, draws, embeds)
     finally:
         stylizer.close()
 

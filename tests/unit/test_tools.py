@@ -12,11 +12,12 @@ from helpers import module_at
 from own_cut import measure
 from seed_table import lines_of, main
 
+from magic_insert import MagicInsert
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import write_json, write_text
 from magic_insert.data.pairs import CompositePairs
 from magic_insert.launch.results import Outcome, Sweep, write_sweep
-from magic_insert.paths import CHECKOUT
+from magic_insert.paths import CHECKOUT, shelf_dir, subjects_dir
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 GROUPS = ("photo", "seen", "unseen")
@@ -107,6 +108,18 @@ def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
     assert found["framed", "u2net"].min() > 0.8
     assert found[:, "alpha"].max() == 0  # an opaque picture has none
     assert {"disc"} == set(rows["subject"])
+
+
+def test_what_an_experiment_judges_as_made_is_what_a_redrawing_gives() -> None:
+    common = module_at(CHECKOUT / "experiments" / "common.py")
+    magic = MagicInsert.from_pretrained("micro", overrides=["sampling.steps=1", "style.detail=1"])
+    bunny = magic.personalize(magic.subject(subjects_dir() / "bunny-01" / "bunny-01.png"))  # ships learned
+    scenes = [magic.scene(shelf_dir() / f"{name}.png") for name in ("room-01", "snow-field-02")]
+    drawn, made = common.drawn_and_made(magic, bunny, scenes, 7)
+    for by_model, cut_out, whole in zip(drawn, made, magic.redraw(bunny, scenes, seed=7), strict=True):
+        assert torch.equal(cut_out.rgb, whole.rgb)
+        assert cut_out.pair_id == whole.pair_id
+        assert by_model.alpha is None
 
 
 @pytest.fixture(scope="module")

@@ -102,16 +102,13 @@ class PersonalizedStylizer(DiffusionStylizer):
         with self.active():
             drawn = self.draw(draws, embeds, on_step, base=self.resting)
         keeps = self.style.detail > 0 and not self.sampling.prompt_suffix.strip() and is_cut_out(self.subject)
-        if not keeps:
-            return drawn
-        scenes = [draw.scene for draw in draws]
-        return self.with_detail(drawn, scenes, [False] * len(draws) if embeds is None else self._read(embeds))
+        return self.with_detail(drawn, draws, embeds) if keeps else drawn
 
     def with_detail(
-        self, drawn: Float[Tensor, "B 3 S S"], scenes: Sequence[Tensor], photographs: Sequence[bool]
+        self, drawn: Float[Tensor, "B 3 S S"], draws: Sequence[Draw], embeds: StyleEmbeds | None
     ) -> Float[Tensor, "B 4 h w"]:
         """The drawn pictures with the fine detail of the subject's own one, by `style.detail`; those of drawings with
-        the hues and the marks of their scene."""
+        the hues and the marks of their scene. `embeds` as of `embeds_of`."""
         subject, side = self.subject, drawn.shape[-1]
         at = spot(subject, (side, side))
         rgb, alpha = own_part(subject)
@@ -120,13 +117,14 @@ class PersonalizedStylizer(DiffusionStylizer):
             rgb = seen / alpha.clamp_min(FEW)
         own = Subject(rgb, alpha, subject.id)
         tone = ToneStylizer(self.settings, None, own, self.style, self.sampling)
+        photographs = [False] * len(draws) if embeds is None else self._read(embeds)
         made = []
-        for picture, scene, photograph in zip(drawn, scenes, photographs, strict=True):
+        for picture, draw, photograph in zip(drawn, draws, photographs, strict=True):
             how: tuple[Any, ...] = (picture, torch.cat([rgb, alpha]), at, self.style.detail)
             if photograph:
                 made.append(detailed(*how, photograph=True))
             else:
-                look = read_scene(scene)
+                look = read_scene(draw.scene)
                 made.append(tone.marked(detailed(*how, hues=taken_on(look.lab)), look))
         return torch.stack(made)
 

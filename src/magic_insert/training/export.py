@@ -68,9 +68,8 @@ def run_export(cfg: ExportConfig) -> list[Path]:
     rows, rows_header = read_tensors(run / TOKENS_FILE)
     lora_file, rows_file = out / LORA_FILE, out / TOKENS_FILE
     if cfg.format == "kohya":
-        name = (
-            re.sub(r"[^\w.-]+", "-", name).strip("-.") or "subject"
-        )  # ComfyUI reads brackets and spaces as syntax
+        # ComfyUI reads brackets and spaces as syntax.
+        name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "subject"
         lora_file, rows_file = out / f"{name}.safetensors", out / f"{name}-tokens.safetensors"
         scales = alphas(lora_header)
         lora = kohya_state(lora, scales)
