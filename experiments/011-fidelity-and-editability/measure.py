@@ -48,15 +48,18 @@ CONDITIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "drawing, hand-over 0.4": (DRAWN, "0.4"),
 }
 # Recipes of the training; the first, with the paper's batch, is what everything but the table of recipes is about.
-MAIN = "batch 1, rank 32"
+MAIN, SHIPPED = "batch 1, rank 32", "as shipped"
+CONSTANT = ["personalization.steps=200", "personalization.lr_schedule=constant"]
 RECIPES = {
-    MAIN: ["personalization.batch_size=1"],
-    "batch 4, rank 32": [],  # the shipped one
-    "batch 1, rank 4": ["personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"],
-}
-# How long it trains, at a constant rate, and what it keeps of its way.
-TRAINING = [
-    "personalization.steps=200", "personalization.lr_schedule=constant",
+    MAIN: [*CONSTANT, "personalization.batch_size=1"],
+    "batch 4, rank 32": CONSTANT,
+    "batch 1, rank 4": [
+        *CONSTANT, "personalization.batch_size=1", "personalization.rank=4", "personalization.alpha=4"
+    ],
+    SHIPPED: ["personalization.steps=120"],  # batch 4, rank 32, a falling rate
+}  # fmt: skip
+# What a training keeps of its way.
+KEPT = [
     "personalization.validation.every=25", "personalization.validation.edits=[]",
     "personalization.validation.scorer=none", "personalization.validation.seeds=1",
     "personalization.validation.steps=1",
@@ -71,11 +74,16 @@ def setting(recipe: str, handover: str, edit: str) -> list[str]:
     """Overrides of one recipe, condition and edit."""
     return [
         *RECIPES[recipe],
-        *TRAINING,
+        *KEPT,
         f"sampling.steps={STEPS}",
         f"style.handover={handover}",
         f"sampling.prompt_suffix={edit}",
     ]
+
+
+def lengths_of(recipe: str) -> Sequence[int]:
+    """Steps whose products are judged: of a falling rate the last one alone."""
+    return (120,) if recipe == SHIPPED else LENGTHS
 
 
 def truth_of(spec: SubjectSpec, style: str, seed: int, **changes: Any) -> Tensor:
@@ -145,7 +153,7 @@ def measure(args: Any) -> None:
             subject = replace(bench.subject(name), text=caption(bench.specs[name]))
             learned = next(iter(magics.values())).personalize(subject)
             assert learned.run is not None
-            for length in LENGTHS:
+            for length in lengths_of(recipe):
                 shorter = replace(learned, run=step_folder(learned.run, length))
                 for key, magic in magics.items():
                     what = dict(zip(ABOUT, (recipe, name, length, *key.split("|")), strict=True))
@@ -291,7 +299,7 @@ def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     """Every other recipe minus the first, over the subjects that both have learned, on the photograph and on drawings
     with the hand-over: identity, obedience, and what the words add to the plain picture."""
     lines = []
-    for name in [name for name in RECIPES if name != MAIN and name in set(rows.recipe)]:
+    for name in [name for name in RECIPES if name not in (MAIN, SHIPPED) and name in set(rows.recipe)]:
         found = by_recipe_of(rows[rows.recipe.isin((MAIN, name))], role)
         for condition in [name for name in CONDITIONS if "no hand-over" not in name]:
             for steps in LENGTHS:
@@ -310,6 +318,29 @@ def recipes(rows: pd.DataFrame, role: str) -> pd.DataFrame:
                     more = [cell[edit] - cell[f"{edit}, unasked"] for cell in (mine, base)]
                     line[f"{edit}, added by the words"] = words_of(more[0] - more[1])
                 lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def shipped(rows: pd.DataFrame, role: str) -> pd.DataFrame:
+    """The shipped recipe, and the same at a constant rate: by condition, identity and what the words add."""
+    lines, batch = [], "batch 4, rank 32"
+    if not {SHIPPED, batch} <= set(rows.recipe):
+        return pd.DataFrame()
+    found = by_recipe_of(rows[rows.recipe.isin((SHIPPED, batch))], role)
+    for _, mine in found[SHIPPED].iterrows():
+        line: Row = {"condition": mine.condition, "steps": mine.steps}
+        line["identity"] = words_of(mine["identity, plain"])
+        line |= {f"added by {edit}": words_of(mine[edit] - mine[f"{edit}, unasked"]) for edit in EDITS}
+        for steps in (100, 200):
+            base = found[batch]
+            base = base[(base.condition == mine.condition) & (base.steps == steps)].iloc[0]
+            line[f"identity, minus {batch} at {steps}"] = words_of(
+                mine["identity, plain"] - base["identity, plain"]
+            )
+            for edit in EDITS:
+                more = [cell[edit] - cell[f"{edit}, unasked"] for cell in (mine, base)]
+                line[f"{edit}, minus {batch} at {steps}"] = words_of(more[0] - more[1])
+        lines.append(line)
     return pd.DataFrame(lines)
 
 
@@ -353,10 +384,11 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
         pd.DataFrame(paired),
         picks(rows),
         recipes(everything, role),
+        shipped(everything, role),
         accuracy,
     ]
     return (
-        "\n\n".join(part.to_markdown(index=False) for part in parts)
+        "\n\n".join(part.to_markdown(index=False) for part in parts if len(part))
         + f"\n\nObedience by the {role} encoder.\n"
     )
 
@@ -372,10 +404,10 @@ def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
         for line, named, head in zip(panels, (above, below), (MAIN, "photograph, all recipes"), strict=True):
             for number, (name, found) in enumerate(named.items()):
                 colour = f"C{number + (0 if named is above else 3)}"
-                lengths(line[0], found["identity, plain"], 0.09 * (number - 1), colour, name)
+                lengths(line[0], found.steps, found["identity, plain"], 0.09 * (number - 1), colour, name)
                 for axes, edit in zip(line[1:], EDITS, strict=True):
                     more = found[edit].combine(found[f"{edit}, unasked"], lambda one, other: one - other)
-                    lengths(axes, more, 0.09 * (number - 1), colour, name)
+                    lengths(axes, found.steps, more, 0.09 * (number - 1), colour, name)
             line[0].legend(fontsize=8.5, loc="lower left", title=head)
             for axes in line[1:]:
                 axes.axhline(0, color="0.6", linewidth=0.8)
@@ -389,10 +421,10 @@ def draw(path: Path, rows: pd.DataFrame, role: str) -> None:
             axes.set_xticks(range(len(LENGTHS)), [str(n) for n in LENGTHS])
 
 
-def lengths(axes: Any, found: pd.Series, nudge: float, colour: str, name: str) -> None:
+def lengths(axes: Any, steps: pd.Series, found: pd.Series, nudge: float, colour: str, name: str) -> None:
     """Mean by training length with its interval, and every subject as a small dot."""
     middle, low, high = np.array([interval(values) for values in found]).T
-    place = np.arange(len(found)) + nudge
+    place = np.log2(steps.to_numpy(dtype=float) / LENGTHS[0]) + nudge
     reach = (middle - low, high - middle)
     axes.errorbar(place, middle, reach, marker="o", capsize=3, elinewidth=0.8, label=name, color=colour)
     for at, values in zip(place, found, strict=True):
