@@ -5,10 +5,11 @@
 
 Each subject, learned from a photograph, is redrawn for scenes in every style at five complexities and in styles that
 this script composes of the Toybox's. Truth is the Toybox's drawing in that very style. Judged are what is pasted (the
-redrawn subject within its own outline on the truth's ground) and the model's own drawing of the same sampling, a
-whole picture without the subject's detail ("as drawn"). Insertion is judged apart: the true drawing, lit as in its
-own picture, is placed, and the effect region of the finished picture compared with the truth. Distances from the
-training styles are of the scene alone (`distances`). LoRAs lie beside `--out`, in `subjects`.
+redrawn subject within its own outline on the truth's ground), the model's own drawing of the same sampling, a whole
+picture without the subject's detail ("as drawn"), and the floor, the photograph where the redrawn subject is.
+Insertion is judged apart: the true drawing, lit as in its own picture, is placed, and the effect region of the finished
+picture compared with the truth. Distances from the training styles are of the scene alone (`distances`). LoRAs lie
+beside `--out`, in `subjects`.
 """
 
 import sys
@@ -21,7 +22,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.transforms import Bbox
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -69,6 +70,7 @@ TUNED_ON = (0, 1)  # subjects of which thresholds are chosen; the others are rep
 TUNED_STYLES = ("charcoal", "neon")  # of the held-out ones, and every other composed one
 NUMBERS = ("identity", "style", "effect")
 DRAWN = ("drawn_identity", "drawn_style")  # of the model's own drawing
+FLOOR = ("photo_identity", "photo_style")  # of the photograph in its place
 
 
 def drawn_as(v: View, name: str) -> Tensor:
@@ -240,8 +242,11 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
     by_model, made = drawn_and_made(magic, subject, scenes, seed)
     drawn = torch.stack([one.rgb for one in by_model])
     ours = torch.stack([pasted(truth[n], one.rgb, one.alpha, subject) for n, one in enumerate(made)])
+    plain = framed_like(photo[None], bounding_box(alpha))[0]
+    floor = torch.stack([pasted(one, plain, None, subject) for one in truth])
     found = judges.likeness(ours, truth)
-    found |= {f"drawn_{role}": values for role, values in judges.likeness(drawn, truth).items()}
+    for name, pictures in (("drawn", drawn), ("photo", floor)):
+        found |= {f"{name}_{role}": values for role, values in judges.likeness(pictures, truth).items()}
     measured: list[Row] = []
     for n, (style, level) in enumerate(cells):
         row = {
@@ -259,6 +264,7 @@ def measure(rows: Rows, magic: MagicInsert, judges: Judges, apart: Distances, se
     rows.add(measured)
 
 
+# before.csv: the model's own drawing of other subjects (seed 8128), learned in 200 steps at a constant rate.
 DISTANCES = ("clip_nearest", "clip_mahalanobis", "judge_nearest", "judge_mahalanobis")
 
 
@@ -268,16 +274,18 @@ def rank_correlation(
     """Spearman's rho over (style, complexity) means, 95 % interval over styles and subjects drawn again."""
     styles, subjects = frame.drawn_in.unique(), frame.subject.unique()
     table = frame.assign(cell=frame.drawn_in + "@" + frame.complexity.astype(str))
-    by = {
-        name: table.pivot_table(index="cell", columns="subject", values=name, sort=False)
+    by = [
+        table.pivot_table(index="cell", columns="subject", values=name, sort=False)
         for name in (distance, value)
-    }
-    owner = np.array([cell.split("@")[0] for cell in by[value].index])
+    ]
+    owner = np.array([cell.split("@")[0] for cell in by[0].index])
     places = {style: np.flatnonzero(owner == style) for style in styles}
+    both = np.stack([part.to_numpy() for part in by])
 
     def rho(rows: np.ndarray, columns: np.ndarray) -> float:
-        one, other = (by[n].iloc[rows, columns].mean(axis=1) for n in (distance, value))
-        return float(spearmanr(one, other, nan_policy="omit").statistic)
+        drawn = both[:, rows][:, :, columns]
+        drawn = drawn[:, ~np.isnan(drawn).all(axis=(0, 2))]  # complexities of other subjects
+        return float(np.corrcoef(rankdata(np.nanmean(drawn, axis=2), axis=1))[0, 1])
 
     rng, every = np.random.default_rng(0), np.arange(len(owner))
     found = []
@@ -302,9 +310,30 @@ def balanced(flagged: pd.Series, poor: pd.Series) -> float:
     return float(0.5 * (flagged[poor].mean() + (~flagged[~poor]).mean()))
 
 
+def carried(frame: pd.DataFrame, before: pd.DataFrame) -> list[Row]:
+    """Thresholds on the drawing's style of one run, judged on the other; 95 % intervals over styles."""
+    rng, lines = np.random.default_rng(0), []
+    runs = {"before to now": (before, frame), "now to before": (frame, before)}
+    for distance in DISTANCES:
+        for name, (one, other) in runs.items():
+            limit, _ = threshold(one, distance, "drawn_style")
+            line: Row = {"distance": distance, "chosen, judged": name, "threshold": round(limit, 3)}
+            for which, part in (("all styles", other), ("new", other[other.kind != "seen"])):
+                styles = [rows for _, rows in part.groupby("drawn_in")]
+                draws = [rng.integers(len(styles), size=len(styles)) for _ in range(300)]
+                found = [
+                    balanced(rows[distance] > limit, rows.drawn_style < POOR)
+                    for rows in (part, *(pd.concat([styles[i] for i in draw]) for draw in draws))
+                ]
+                low, high = np.nanquantile(found[1:], [0.025, 0.975])
+                line[f"balanced accuracy, {which}"] = f"{found[0]:.2f} [{low:.2f}, {high:.2f}]"
+            lines.append(line)
+    return lines
+
+
 def tables(frame: pd.DataFrame) -> str:
-    """By complexity; by style; distances and their thresholds. Rows of before 2026-11-28 have no `DRAWN`."""
-    numbers = [name for name in (*NUMBERS, *DRAWN) if name in frame]
+    """By complexity, group and style; distances and their thresholds, also those of the subjects of before."""
+    numbers = [*NUMBERS, *DRAWN, *FLOOR]
     groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
     lines = [
         {"styles": name, "complexity": level}
@@ -324,81 +353,118 @@ def tables(frame: pd.DataFrame) -> str:
             line[f"{number} per unit of complexity"] = mean_with_interval(np.array(each))
         slopes.append(line)
     middle = frame[frame.complexity == COMPLEXITY]
+    kinds = {
+        **{name: middle[middle.drawn_in.isin(styles)] for name, styles in groups.items()},
+        "composed": middle[middle.kind == "composed"],
+        "all new": middle[middle.kind != "seen"],
+    }
+    over = {
+        f"{role}, {one} minus {other}": (mine, floor)
+        for role in ("identity", "style")
+        for one, other, mine, floor in (
+            ("pasted", "drawn", role, f"drawn_{role}"),
+            ("pasted", "photograph", role, f"photo_{role}"),
+        )
+    }
+    compared = [
+        {"styles": name}
+        | {label: mean_with_interval(by_subject(part, value), 2)
+           for label, value in (("identity", "identity"), ("style", "style"))}
+        | {label: mean_with_interval(by_subject(part.assign(d=part[mine] - part[floor]), "d"), 2)
+           for label, (mine, floor) in over.items()}
+        for name, part in kinds.items()
+    ]  # fmt: skip
     styles = [
         {"drawn in": style, "kind": found.kind.iloc[0]}
         | {number: mean_with_interval(by_subject(found, number), 2) for number in numbers}
         | {name: round(float(found[name].mean()), 3) for name in DISTANCES}
         for style, found in middle.groupby("drawn_in", sort=False)
     ]
-    rules = []
-    new, rest = frame[frame.kind != "seen"], frame[reported(frame)]
-    for value in [name for name in ("style", "drawn_style") if name in frame]:
+    rules, new, rest = [], frame[frame.kind != "seen"], frame[reported(frame)]
+    falls = [
+        {"value": value, "distance": distance}
+        | {f"rho, {name}": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(part, distance, value))
+           for name, part in (("all styles", frame), ("new", new))}
+        for value in (*NUMBERS, *DRAWN)
+        for distance in DISTANCES
+    ]  # fmt: skip
+    for value in ("style", "drawn_style"):
         for distance in DISTANCES:
             limit, accuracy = threshold(frame[tuned(frame)], distance, value)
             flagged, poor = rest[distance] > limit, rest[value] < POOR
             rules.append(
                 {"distance": distance, "of": value}
-                | {f"rho, {name}": "{:.2f} [{:.2f}, {:.2f}]".format(*rank_correlation(part, distance, value))
-                   for name, part in (("all styles", frame), ("new", new))}
                 | {"threshold": round(limit, 3), "balanced accuracy, tuning": round(accuracy, 2),
                    "reported": round(balanced(flagged, poor), 2), "flagged": f"{flagged.mean():.0%}",
                    "poor": f"{poor.mean():.0%}", "poor among flagged": f"{poor[flagged].mean():.0%}",
                    "poor among others": f"{poor[~flagged].mean():.0%}"}
             )  # fmt: skip
-    return (
-        "\n\n".join(pd.DataFrame(t).to_markdown(index=False) for t in (lines, slopes, styles, rules)) + "\n"
-    )
+    moved = carried(frame, pd.read_csv(HERE / "before.csv"))
+    every = (lines, slopes, compared, styles, falls, rules, moved)
+    return "\n\n".join(pd.DataFrame(table).to_markdown(index=False) for table in every) + "\n"
 
 
 def draw_figure(path: Path, frame: pd.DataFrame, distance: str = "clip_mahalanobis") -> None:
-    """Scores by complexity; style by distance, one point a style."""
-    with figure(path, 8.0, 6.4) as made:
-        axes = made.subplots(2, 3, height_ratios=(1, 1.25))
+    """Scores by complexity, as pasted and as drawn; style of either by distance, one point a style."""
+    with figure(path, 8.0, 9.8) as made:
+        grid = made.add_gridspec(3, 3, height_ratios=(1, 1.3, 1.3))
         groups = {"photo": ["photo"], "seen drawings": GROUPS["drawn"], "held out": GROUPS["held out"]}
         names = {
             "identity": "identity (cosine)",
             "style": "style (cosine)",
             "effect": "effect over nothing, dB",
         }
-        for ax, number in zip(axes[0], NUMBERS, strict=True):
+        top = [made.add_subplot(grid[0, column]) for column in range(3)]
+        for ax, number in zip(top, NUMBERS, strict=True):
             for shift, (name, styles) in enumerate(groups.items()):
-                part = frame[frame.drawn_in.isin(styles)]
+                part, place = frame[frame.drawn_in.isin(styles)], np.array(LEVELS) + 0.012 * (shift - 1)
                 found = [interval(by_subject(p, number)) for _, p in part.groupby("complexity")]
                 mean, low, high = map(np.array, zip(*found, strict=True))
-                ax.errorbar(np.array(LEVELS) + 0.012 * (shift - 1), mean, (mean - low, high - mean), marker="o",
-                            markersize=4, capsize=2, label=name)  # fmt: skip
+                ax.errorbar(place, mean, (mean - low, high - mean), marker="o", markersize=4, capsize=2,
+                            color=f"C{shift}", label=name)  # fmt: skip
+                if f"drawn_{number}" in DRAWN:
+                    drawn = [by_subject(p, f"drawn_{number}").mean() for _, p in part.groupby("complexity")]
+                    ax.plot(place, drawn, marker="o", markersize=4, markerfacecolor="white",
+                            linestyle="--", linewidth=1, color=f"C{shift}")  # fmt: skip
             ax.set_xlabel("complexity of the style")
             ax.set_ylabel(names[number])
-        made.legend(
-            *axes[0, 0].get_legend_handles_labels(), fontsize=8.5, loc="outside upper center", ncols=3
-        )
-        for ax in axes[1]:
-            ax.remove()
-        ax = made.add_subplot(axes[0, 0].get_gridspec()[1, :])
-        scatter(ax, frame[frame.complexity == COMPLEXITY], distance)
-        limit, _ = threshold(frame[tuned(frame)], distance, "style")
-        ax.axvline(limit, color="#5f6b7c", linestyle="--", linewidth=1)
-        ax.text(limit, 0.02, " threshold", color="#5f6b7c", fontsize=8, transform=ax.get_xaxis_transform())
+        # One handle for both kinds of line.
+        top[0].plot([], [], marker="o", color="0.3", markersize=4, label="as pasted")
+        top[0].plot(
+            [], [], marker="o", color="0.3", markersize=4, markerfacecolor="white", linestyle="--", linewidth=1,
+            label="as drawn",
+        )  # fmt: skip
+        made.legend(*top[0].get_legend_handles_labels(), fontsize=8.5, loc="outside upper center", ncols=5)
+        middle = frame[frame.complexity == COMPLEXITY]
+        for row, (value, name) in enumerate({"style": "as pasted", "drawn_style": "as drawn"}.items(), 1):
+            ax = made.add_subplot(grid[row, :])
+            scatter(ax, middle, distance, value)
+            ax.set_ylabel(f"style, {name} (cosine)")
+            limit, _ = threshold(frame[tuned(frame)], distance, value)
+            ax.axvline(limit, color="#5f6b7c", linestyle="--", linewidth=1)
+            ax.text(
+                limit, 0.02, " threshold", color="#5f6b7c", fontsize=8, transform=ax.get_xaxis_transform()
+            )
 
 
-def scatter(ax: object, middle: pd.DataFrame, distance: str) -> None:
-    """One point a style, a line with its interval over styles."""
-    table = middle.groupby(["kind", "drawn_in"])[[distance, "style"]].mean().reset_index()
+def scatter(ax: Any, middle: pd.DataFrame, distance: str, value: str) -> None:
+    """One point a style, a line with its interval over styles; new styles are named."""
+    table = middle.groupby(["kind", "drawn_in"])[[distance, value]].mean().reset_index()
     for kind, marker in (("seen", "o"), ("held out", "D"), ("composed", "^")):
         part = table[table.kind == kind]
-        ax.scatter(part[distance], part["style"], marker=marker, s=28, label=kind)  # type: ignore[attr-defined]
-    x, y = table[distance].to_numpy(), table["style"].to_numpy()
+        ax.scatter(part[distance], part[value], marker=marker, s=28, label=kind)
+    x, y = table[distance].to_numpy(), table[value].to_numpy()
     at, rng = np.linspace(x.min(), x.max(), 50), np.random.default_rng(0)
     draws = [rng.integers(len(x), size=len(x)) for _ in range(1000)]
     fits = np.array([np.polyval(np.polyfit(x[i], y[i], 1), at) for i in draws])
-    ax.plot(at, np.polyval(np.polyfit(x, y, 1), at), color="#5f6b7c", linewidth=1.2)  # type: ignore[attr-defined]
-    ax.fill_between(at, *np.quantile(fits, [0.025, 0.975], axis=0), color="#5f6b7c", alpha=0.15)  # type: ignore[attr-defined]
-    ax.set_xlabel(f"distance of the scene from the training styles ({distance.replace('_', ', ')})")  # type: ignore[attr-defined]
-    ax.set_ylabel("style of the redrawn subject (cosine)")  # type: ignore[attr-defined]
-    ax.set_ylim(-0.15, 1.1)  # type: ignore[attr-defined]
-    ax.legend(fontsize=8, loc="lower left")  # type: ignore[attr-defined]
-    new = table[table.kind != "seen"].sort_values("style", ascending=False)
-    label_apart(ax, [(row.drawn_in, (row[distance], row["style"])) for _, row in new.iterrows()])
+    ax.plot(at, np.polyval(np.polyfit(x, y, 1), at), color="#5f6b7c", linewidth=1.2)
+    ax.fill_between(at, *np.quantile(fits, [0.025, 0.975], axis=0), color="#5f6b7c", alpha=0.15)
+    ax.axhline(POOR, color="#5f6b7c", linestyle=":", linewidth=1)
+    ax.set_xlabel(f"distance of the scene from the training styles ({distance.replace('_', ', ')})")
+    ax.set_ylim(y.min() - 0.15, 1.1)
+    ax.legend(fontsize=8, loc="lower left")
+    new = table[table.kind != "seen"].sort_values(value, ascending=False)
+    label_apart(ax, [(row.drawn_in, (row[distance], row[value])) for _, row in new.iterrows()])
 
 
 def label_apart(ax: Any, points: list[tuple[str, tuple[float, float]]]) -> None:
