@@ -17,6 +17,7 @@ from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.config.schema.shared import InserterConfig
+from magic_insert.core.errors import UserError
 from magic_insert.models.edit_unet import edit_start, edit_unet_of, open_for_lora, save_unet
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.memory_plan import (
@@ -194,14 +195,33 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("job", FILES)
-def test_every_setting_that_the_plan_names_is_one_of_the_job(job: str) -> None:
+RANKS = ("exec=torchrun", "exec.devices=8", "train.strategy=fsdp2")
+
+
+@pytest.mark.parametrize(
+    ("job", "together"), [*((job, ()) for job in FILES), ("insertion", RANKS), ("bootstrap", RANKS[:2])]
+)
+def test_every_setting_that_the_plan_names_is_one_of_the_job(job: str, together: tuple[str, ...]) -> None:
     greedy = [f"{part}.gradient_checkpointing=false" for part in ("personalization", "train", "fit")]
-    words = ["model=sdxl", "model.dtype=float32", "inserter=diffusion", "fit.lora_rank=128", *greedy]
-    cfg = freeze(compose_job("plan", [f"job={job}", *words]))
+    words = ["model=sdxl", "model.dtype=float32", "inserter=diffusion"]
+    words += ["gpus=8", *together[2:]] if together else ["fit.lora_rank=128"]
+    cfg = freeze(compose_job("plan", [f"job={job}", *words, *greedy]))
     settings = " ".join(setting for setting, _ in itertools.islice(memory_options(cfg), 1, None)).split()
     assert len(settings) > 3
-    freeze(compose_job(job, ["model=sdxl", *FILES[job].split(), *settings]))
+    freeze(compose_job(job, ["model=sdxl", *FILES[job].split(), *together, *settings]))
+
+
+@pytest.mark.parametrize(("job", "part"), [("insertion", "train"), ("bootstrap", "fit")])
+def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_made(job: str, part: str) -> None:
+    words, expected = (
+        FILES[job].split(),
+        rf"{part}\.batch_size to be a multiple of 6.* set {part}\.batch_size=12",
+    )
+    with pytest.raises(UserError, match=expected):
+        freeze(compose_job(job, [*words, "exec=slurm", "exec.devices=3", "exec.nodes=2"]))
+    with pytest.raises(UserError, match=expected):
+        freeze(compose_job("plan", [f"job={job}", "gpus=6"]))
+    freeze(compose_job(job, [*words, "exec=torchrun", "exec.devices=0"]))  # as many as there are
 
 
 FREE_GIGABYTES = 18

@@ -27,8 +27,10 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+from magic_insert.config.fields import check
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.config.schema.shared import ModelConfig
+from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_object
 from magic_insert.models.edit_unet import UNITS
 from magic_insert.models.folders import EDIT_INSERTERS
@@ -648,8 +650,7 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
             rungs += [("model", "offload", True)]
         if cfg.job == "bootstrap":
             rungs += [("harvest", "batch_size", 1)]
-        if recipe.batch_size > 1:
-            rungs += [(part, "batch_size", 1)]
+        rungs += [(part, "batch_size", 1 if cfg.job == "personalize" else cfg.gpus)]  # a row for each
         rungs += [(part, "optimizer", "adamw8bit")]
         rank, least = ("rank", 16) if cfg.job == "personalize" else ("lora_rank", 64)
         if not 0 < getattr(recipe, rank) <= least:
@@ -661,16 +662,29 @@ def memory_options(cfg: PlanConfig) -> Iterator[tuple[str, PlanConfig]]:
         rungs += [("inserter", "name", "effect")]
     rungs += [("model", "image_size", size) for size in (768, 512) if size < cfg.model.image_size]
     for group, key, value in rungs:
-        if getattr(old := getattr(cfg, group), key) != value:
-            changes = {key: value}
-            if key == "batch_size" and group == part:
-                changes["accumulate"] = old.accumulate * old.batch_size
-            cfg = replace(cfg, **{group: replace(old, **changes)})
-            value = f"{value} {group}.accumulate={changes['accumulate']}" if len(changes) > 1 else value
-        else:
+        old = getattr(cfg, group)
+        changes = {key: value}
+        if key == "batch_size" and group == part:
+            changes["accumulate"] = old.accumulate * old.batch_size // value
+        changed = replace(cfg, **{group: replace(old, **changes)})
+        if changed == cfg or not _allowed(changed):
             continue
-        setting = f"{group}.{key}".removesuffix(".name")
-        yield f"{setting}={str(value).lower() if value is True else value}", cfg
+        cfg = changed
+        yield " ".join(_word(group, *change) for change in changes.items()), cfg
+
+
+def _allowed(cfg: PlanConfig) -> bool:
+    """Whether a job takes these settings; with FSDP2 for one it takes neither a LoRA nor states of eight bits."""
+    try:
+        check(cfg)
+    except UserError:
+        return False
+    return True
+
+
+def _word(group: str, key: str, value: Any) -> str:
+    """A setting as the command line takes it."""
+    return f"{f'{group}.{key}'.removesuffix('.name')}={str(value).lower() if value is True else value}"
 
 
 def run_plan(cfg: PlanConfig) -> None:

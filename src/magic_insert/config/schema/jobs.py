@@ -194,6 +194,7 @@ class InsertionConfig:
     exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
+        yield from self.exec.uneven(self.train.batch_size, "train.batch_size")
         if self.data.name == "desoba" and self.task != "insert":
             yield (
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
@@ -371,6 +372,7 @@ class BootstrapConfig:
     exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
+        yield from self.exec.uneven(self.fit.batch_size, "fit.batch_size")
         if self.pool.name == "imagine" and not self.pool.prompts and self.model.name != "micro":
             yield (
                 f"expected prompts for pool=imagine with model={self.model.name}, got none (the Toybox's captions are "
@@ -541,6 +543,10 @@ class PlanConfig:
     inserter: shared.InserterConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
+        if self.job in ("insertion", "bootstrap"):
+            part = "train" if self.job == "insertion" else "fit"
+            batch = getattr(self, part).batch_size
+            yield from shared.indivisible(batch, f"{part}.batch_size", self.gpus, "gpus")
         if self.job == "insert" and self.inserter.name == "diffusers":
             yield "expected an inserter of ours, got diffusers, whose pipeline is not counted; set inserter=diffusion"
 

@@ -330,3 +330,18 @@ class ExecConfig:
             )
         if self.name == "slurm" and self.devices == 0:
             yield f"expected {at}devices of at least 1 for exec=slurm, got 0; set {at}devices=N"
+
+    def uneven(self, batch_size: int, key: str) -> Iterator[str]:
+        """What is wrong with a batch of which every process takes an equal part; nothing where their number is open."""
+        if self.name != "inline" and self.devices:
+            yield from indivisible(batch_size, key, self.devices * self.nodes, "exec.devices")
+
+
+def indivisible(batch_size: int, key: str, count: int, counted: str) -> Iterator[str]:
+    """What is wrong with a batch that `count` processes cannot share evenly; `counted` is the key of their number."""
+    if batch_size % count:
+        whole = max(batch_size // count, 1) * count
+        yield (
+            f"expected {key} to be a multiple of {count}, because so many processes share a batch, got {batch_size}; "
+            f"set {key}={whole} or another {counted}"
+        )
