@@ -12,6 +12,7 @@ from hub_model import Hub
 from processes import PATIENCE, finish, launch
 
 from magic_insert.core.images import save_png
+from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.models.folders import WEIGHTS
 from magic_insert.paths import CHECKOUT
@@ -48,6 +49,9 @@ def test_one_command_trains_an_edit_unet_in_shards(hub: Hub, tmp_path: Path) -> 
     own = hub.words(ip_adapter="null", controlnet="null")[1:]
     finish(launch([*words, *own, *SMALL, "exec.devices=2"], tmp_path))
     assert (tmp_path / "runs/sdxl/inserter" / WEIGHTS).is_file()
+    books = sorted((tmp_path / "runs/sdxl").glob("latents-*/encoded-*.jsonl"))
+    encoded = [[number for row in read_jsonl(book) for number in row["pairs"]] for book in books]
+    assert encoded == [[0], [1]], "every rank encodes its share of the two pairs that are not held out"
 
 
 def test_several_machines_run_what_one_composed(tiny_micro: Path, tmp_path: Path) -> None:

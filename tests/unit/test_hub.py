@@ -316,9 +316,9 @@ def test_states_of_eight_bits_without_their_package_are_refused_with_what_instal
 
 
 def test_words_of_a_scorer_speak_of_toys_to_the_toyboxs_judge_alone() -> None:
-    assert edit_texts("", ["with a red hat"], toys=True) == ["a toy with a red hat"]
-    assert edit_texts("", ["with a red hat"], toys=False) == ["with a red hat"]
-    assert edit_texts("dog", ["sitting"], toys=False) == ["a dog sitting"]
+    assert edit_texts("", ["with a red hat"], "micro") == ["a toy with a red hat"]
+    assert edit_texts("", ["with a red hat"], "model") == ["with a red hat"]
+    assert edit_texts("dog", ["sitting"], "model") == ["a dog sitting"]
 
 
 def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_remove(

@@ -163,7 +163,7 @@ class SampleValidation:
         if has_adapter(pipe):
             picture = toybox_style() if asked.style is None else load_rgb(asked.style)
             self.style = style_embeds(pipe, [picture])
-        texts = edit_texts(cfg.class_noun, asked.edits, toys=asked.scorer == "micro")
+        texts = edit_texts(cfg.class_noun, asked.edits, asked.scorer)
         self.scorer = build_scorer(asked.scorer, pipe, pictures, texts)
         words = tokens.text(cfg.prompt)
         phrase = words.rstrip().rstrip(".")
@@ -273,12 +273,10 @@ def toybox_style() -> Float[Tensor, "3 S S"]:
     return draw(buffer, [SAMPLE_STYLE], [0.5], [STYLE_SEED])[0]
 
 
-def edit_texts(noun: str, edits: Sequence[str], *, toys: bool) -> list[str]:
-    """What an edited sample should look like, in words that a judge knows; without a noun of a thing the edit alone.
-
-    `toys`: the judge is of the Toybox, where every subject is a toy.
-    """
-    thing = noun.strip() or ("toy" if toys else "")
+def edit_texts(noun: str, edits: Sequence[str], scorer: str) -> list[str]:
+    """What an edited sample should look like, in words that the judge called `scorer` knows; without a noun of a thing
+    the edit alone, but that every subject of the Toybox, whose judge is `micro`, is a toy."""
+    thing = noun.strip() or ("toy" if scorer == "micro" else "")
     return [f"a {thing} {edit.strip()}" if thing else edit.strip() for edit in edits]
 
 
