@@ -6,7 +6,8 @@
 One training a subject; the products of earlier steps are those that its validation keeps. Every picture is compared
 with two truths, rendered in its style: the subject as it is and as the edit asks for. Obedience is where the picture
 lies between them, 0 at the first and 1 at the second, by cosine of the encoder that tells them apart best.
-Writes rows.csv, judges.csv, table.md, figure.png and pictures.jpg beside this script.
+Writes rows.csv, judges.csv, table.md, figure.png and pictures.jpg beside this script. again.csv: rows of the first
+recipe from the same command on a later day.
 """
 
 import sys
@@ -344,6 +345,26 @@ def shipped(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def repeated(rows: pd.DataFrame, again: pd.DataFrame, role: str) -> pd.DataFrame:
+    """The first recipe, trained again by the same command: how far identity and what the words add come out apart."""
+    lines = []
+    for name, second in again.groupby("subject", sort=False):
+        first = rows[(rows.recipe == MAIN) & (rows.subject == name)]
+        pair = [curves(part, role).set_index(["condition", "steps"]) for part in (first, second)]
+        line: Row = {"subject": name, "cells": len(pair[0])}
+        found = {"identity": [table["identity, plain"].map(np.mean) for table in pair]}
+        for edit in EDITS:
+            found[f"added by {edit}"] = [
+                (table[edit].map(np.mean) - table[f"{edit}, unasked"].map(np.mean)) for table in pair
+            ]
+        for label, (one, other) in found.items():
+            apart = other - one
+            line[f"{label}: mean"] = f"{apart.mean():+.3f}"
+            line[f"{label}: mean without sign, most"] = f"{apart.abs().mean():.3f}, {apart.abs().max():.3f}"
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
 def added(rows: pd.DataFrame, role: str) -> pd.DataFrame:
     """What the words add: obedience of the edited picture over that of the plain one, subject by subject."""
     lines = []
@@ -385,6 +406,7 @@ def table(rows: pd.DataFrame, judges: pd.DataFrame, role: str) -> str:
         picks(rows),
         recipes(everything, role),
         shipped(everything, role),
+        repeated(everything, pd.read_csv(HERE / "again.csv"), role),
         accuracy,
     ]
     return (
