@@ -24,8 +24,9 @@ from magic_insert.config.schema.shared import (
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
+from magic_insert.core.masks import blur
 from magic_insert.core.rand import fold_in, generator
-from magic_insert.core.records import Box
+from magic_insert.core.records import Box, Subject
 from magic_insert.data.subject_images import own_part, place, spot
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.models.lora import add_lora, remove_lora, save_lora
@@ -79,12 +80,13 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
         style: StyleConfig = STYLE,
         suffix: str = "",
         text: str = "a red bunny",
+        subject: Subject | None = None,
         **knobs: Any,
     ) -> Stylizer:
         cfg = replace(settings_of(choice), **knobs)
         if cfg.name == "adain":
             cfg = replace(cfg, weights=str(adain_weights), size=knobs.get("size", 64))
-        who = replace(block(), text=text, run=run if needs_personalization(cfg) else None)
+        who = replace(subject or soft(), text=text, run=run if needs_personalization(cfg) else None)
         stylizer = build_stylizer(cfg, tiny_pipe, who, style, replace(SAMPLING, prompt_suffix=suffix))
         built.append(stylizer)
         return stylizer
@@ -92,6 +94,12 @@ def made(tiny_pipe: Any, run: Path, adain_weights: Path) -> Iterator[Any]:
     yield build
     for stylizer in built:
         stylizer.close()
+
+
+def soft(text: str = "") -> Subject:
+    """A subject without marks: `block` in soft colours."""
+    subject = block(text=text)
+    return replace(subject, rgb=blur(subject.rgb, 2.0))
 
 
 def draw(stylizer: Stylizer, seed: int = 1, style_text: str = "", which: int = 0) -> Tensor:
@@ -102,7 +110,7 @@ def draw(stylizer: Stylizer, seed: int = 1, style_text: str = "", which: int = 0
 def plain(tiny_pipe: Any, run: Path) -> Tensor:
     """What the personalised method draws without further ado."""
     stylizer = build_stylizer(
-        settings_of("personalized"), tiny_pipe, replace(block(text="a red bunny"), run=run), STYLE, SAMPLING
+        settings_of("personalized"), tiny_pipe, replace(soft(text="a red bunny"), run=run), STYLE, SAMPLING
     )
     drawn = draw(stylizer)
     stylizer.close()
@@ -191,7 +199,7 @@ def test_a_handover_moves_the_picture_and_at_one_it_is_the_papers_way(made: Any,
 def test_detail_has_the_subjects_outline_and_is_off_for_a_pose(made: Any, plain: Tensor) -> None:
     detailed = draw(made(style=replace(STYLE, detail=1.0), lines=0.0))
     assert plain.shape == (3, 64, 64)
-    at = spot(block(), (64, 64))
+    at = spot(soft(), (64, 64))
     assert torch.allclose(
         detailed[3:], torch.ones(1, at.h, at.w)
     )  # the part of its picture that is the subject
@@ -261,7 +269,7 @@ def test_detail_knows_a_photograph_by_how_it_reads(made: Any, monkeypatch: pytes
     for share in (0.0, 1.0):
         monkeypatch.setattr(personalized, "photo_shares", lambda pipe, embeds, share=share: [share])
         picture = draw(stylizer)
-        own = resize(own_part(block())[0], *picture.shape[-2:])
+        own = resize(own_part(soft())[0], *picture.shape[-2:])
         likeness[share] = float(torch.cosine_similarity(changes(picture), changes(own), dim=0))
     assert likeness[1.0] > 0.8 > likeness[0.0]
 
@@ -279,6 +287,17 @@ def test_auto_keeps_the_personalised_model_for_photographs(
     assert [stylizer.facts[name]["handover"] for name in "abc"] == [1.0, 0.5, 1.0]
     for i, same in enumerate((True, False, True)):
         assert torch.allclose(mixed[i], plain[i], atol=1e-4) == same
+
+
+def test_the_marks_of_a_subject_that_is_all_marks_stay_out_of_every_picture(
+    made: Any, plain: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(personalized, "photo_shares", lambda pipe, styles: [0.9])
+    for subject, share in ((soft(), 1.0), (block(), AUTO_NAMED)):
+        stylizer = made(subject=subject, style=replace(STYLE, detail=1.0, handover="auto"))
+        picture, kept = draw(stylizer), share == 1
+        assert stylizer.facts["pair"] == {"handover": share, "detail": float(kept)}
+        assert (picture.shape != plain.shape) == kept
 
 
 def test_the_base_model_takes_over_sooner_where_it_has_words(
@@ -303,7 +322,7 @@ def test_lora_scale_zero_and_start_tokens_are_the_base(
         (tmp_path / name).write_bytes((run / name).read_bytes())
     save_tokens(tmp_path / TOKENS_FILE, initial_tokens(tiny_pipe, 2))
     cfg = StylizerConfig(lora_scale=0.0, style_mode="none")
-    stylizer = build_stylizer(cfg, tiny_pipe, replace(block(), run=tmp_path), STYLE, SAMPLING)
+    stylizer = build_stylizer(cfg, tiny_pipe, replace(soft(), run=tmp_path), STYLE, SAMPLING)
     ours = draw(stylizer)
     stylizer.close()
     number = fold_in(1, "stylise", "pair", 0)
@@ -315,7 +334,7 @@ def test_lora_scale_zero_and_start_tokens_are_the_base(
 
 
 def test_the_degree_leads_from_the_subjects_own_look_to_the_scenes(made: Any, plain: Tensor) -> None:
-    own = made()([Draw(place(block(), 64)[0], 1, "pair")])[0]
+    own = made()([Draw(place(soft(), 64)[0], 1, "pair")])[0]
     none, half = (draw(made(style=replace(STYLE, degree=degree))) for degree in (0.0, 0.5))
     torch.testing.assert_close(none, own, atol=1e-5, rtol=0)
     assert far(half, plain)
@@ -329,7 +348,7 @@ def test_every_knob_of_style_aligned_turns(made: Any, knob: dict[str, Any]) -> N
 
 def test_adain_draws_without_a_pipeline_at_its_own_size(adain_weights: Path) -> None:
     cfg = StylizerConfig(name="adain", weights=str(adain_weights), size=80)
-    assert draw(build_stylizer(cfg, None, block(), STYLE, SAMPLING)).shape == (3, 80, 80)
+    assert draw(build_stylizer(cfg, None, soft(), STYLE, SAMPLING)).shape == (3, 80, 80)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers import tone
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import Plane, ToneStylizer, read_scene, texture, to_lab
+from magic_insert.stylizers.tone import Plane, ToneStylizer, all_marks, read_scene, texture, to_lab
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
-from magic_insert.toybox.world import render_pairs
+from magic_insert.toybox.world import render_pairs, render_subjects
 
 PLAIN = StylizerConfig(name="tone", lines=0.0, grain=0.0)
 GREEN, MAGENTA, GREY = (0.2, 0.7, 0.25), (0.8, 0.2, 0.7), (0.45, 0.45, 0.5)
@@ -175,3 +175,13 @@ def test_grain_is_no_larger_than_the_scene(height: int, width: int, monkeypatch:
     assert drawn.isfinite().all()
     assert len(sizes) == 2
     assert all(side <= 96 for size in sizes for side in size)
+
+
+@pytest.mark.parametrize("size", [128, 256])
+def test_dots_hatching_tiles_and_lines_of_one_ink_are_marks_and_eyes_and_patterns_are_not(size: int) -> None:
+    marked = ["halftone", "pencil", "ink", "mosaic", "woodcut"]
+    styles = [*marked, "photo", "oil", "watercolour", "papercut", "vintage"]
+    subjects = [sample_subject(4, "heldout")] * len(styles)
+    drawn = render_subjects(subjects, styles, [0.5] * len(styles), [4] * len(styles), size)
+    cut_outs = zip(drawn.rgb, drawn.alpha, strict=True)
+    assert [all_marks(rgb, alpha) for rgb, alpha in cut_outs] == [style in marked for style in styles]

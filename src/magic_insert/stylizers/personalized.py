@@ -36,6 +36,7 @@ from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.tone import (
     FEW,
     ToneStylizer,
+    all_marks,
     base_of,
     even,
     moved_by,
@@ -79,6 +80,7 @@ class PersonalizedStylizer(DiffusionStylizer):
             )
         self.card: dict[str, Any] = read_json(subject.run / CARD_FILE)
         self.tokens = load_tokens(subject.run / TOKENS_FILE)
+        self.marked = all_marks(*own_part(subject))
         self.adapter = f"s{digest([str(subject.run.resolve()), id(self)])}"
         load_lora(pipe, subject.run / LORA_FILE, self.adapter)
 
@@ -101,8 +103,15 @@ class PersonalizedStylizer(DiffusionStylizer):
         embeds = self.embeds_of(draws)
         with self.active():
             drawn = self.draw(draws, embeds, on_step, base=self.resting)
-        keeps = self.style.detail > 0 and not self.sampling.prompt_suffix.strip() and is_cut_out(self.subject)
-        return self.with_detail(drawn, draws, embeds) if keeps else drawn
+        for facts in self.facts.values():
+            facts["detail"] = self.style.detail if self.keeps_detail else 0.0
+        return self.with_detail(drawn, draws, embeds) if self.keeps_detail else drawn
+
+    @property
+    def keeps_detail(self) -> bool:
+        """Whether `style.detail` acts: on a cut-out in the pose it has, whose own picture is not all marks."""
+        asked = self.style.detail > 0 and not self.sampling.prompt_suffix.strip()
+        return asked and is_cut_out(self.subject) and not self.marked
 
     def with_detail(
         self, drawn: Float[Tensor, "B 3 S S"], draws: Sequence[Draw], embeds: StyleEmbeds | None
@@ -138,7 +147,8 @@ class PersonalizedStylizer(DiffusionStylizer):
         if asked != "auto":
             return [float(asked)] * len(embeds)
         drawn = AUTO_NAMED if self.subject.text else AUTO_UNNAMED
-        return [1.0 if photograph else drawn for photograph in self._read(embeds)]
+        alike = [photograph and not self.marked for photograph in self._read(embeds)]
+        return [1.0 if one else drawn for one in alike]
 
     def outline(self) -> Structure | None:
         """The structure of a picture that is handed over; words that ask for a pose are left their freedom."""

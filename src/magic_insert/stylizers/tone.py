@@ -63,6 +63,9 @@ FEW_LINES, MANY_LINES = 0.02, 0.04
 # Pixel art: steps of this many levels lie in evenly spaced rows and columns alone, at least so many, no more than
 # this share of all, and no more than that share of the steps elsewhere.
 STEP, FEWEST_BLOCKS, BUSY, STRAY = 8 / 255, 8, 0.65, 0.02
+# A subject's own picture is all marks where, at this side, what is finer than GRAIN_SIGMA spreads by so many L; or
+# where it is a drawing of one hue (so much of the way of `taken_on`) and of lines.
+MARKED_SIDE, MARKED, COLOURLESS, OF_LINES = 256, 8.0, 0.8, 0.5
 
 
 @dataclass(frozen=True)
@@ -291,17 +294,18 @@ def covered(depth: Plane) -> float:
     return float((depth > LINE_DEPTH).mean())
 
 
-def lined(light: Plane, lines: NDArray[np.bool_]) -> float:
-    """How much a picture whose dark lines are `lines` is drawn with them, from 0 to 1."""
+def lined(light: Plane, lines: NDArray[np.bool_], where: NDArray[np.bool_] | None = None) -> float:
+    """How much a picture, or what lies `where`, is drawn with its dark lines `lines`, from 0 to 1."""
     if not lines.any():
         return 0.0
+    where = np.ones_like(lines) if where is None else where
     near = np.ones((3, 3), np.uint8)
-    edges = cv2.morphologyEx(light, cv2.MORPH_GRADIENT, near) > LINE_DEPTH
+    edges = (cv2.morphologyEx(light, cv2.MORPH_GRADIENT, near) > LINE_DEPTH) & where
     share = float(cv2.dilate(lines.astype(np.uint8), near)[edges].mean()) if edges.any() else 0.0
     darkest = light[lines & (light <= cv2.erode(light, near))]
     differ = float(np.subtract(*np.percentile(darkest, (75, 25)))) if darkest.size else np.inf
     drawn = max(np.interp(share, LINED_EDGES, (0, 1)), np.interp(differ, ONE_INK, (1, 0)))
-    return float(drawn * np.interp(lines.mean(), (FEW_LINES, MANY_LINES), (0, 1)))
+    return float(drawn * np.interp(lines[where].mean(), (FEW_LINES, MANY_LINES), (0, 1)))
 
 
 def line_width(lines: NDArray[np.bool_]) -> float:
@@ -339,11 +343,31 @@ def in_blocks(cut_out: Float[Tensor, "4 h w"], side: float) -> Float[Tensor, "4 
     return functional.interpolate(small[None], (height, width), mode="nearest-exact")[0]
 
 
-def texture(light: Plane) -> tuple[Plane, float]:
-    """What is finer than GRAIN_SIGMA, and its spread where nothing else is."""
+def all_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]) -> bool:
+    """Whether a subject's own picture consists of dots, hatching, tiles or lines of one ink.
+
+    Such marks are as fine as eyes and patterns are, and would stay in every style.
+    """
+    side = min(1.0, MARKED_SIDE / max(rgb.shape[-2:]))
+    size = [max(8, round(length * side)) for length in rgb.shape[-2:]]
+    cover = area_resize(alpha, *size)
+    lab = to_lab(area_resize(rgb * alpha, *size) / cover.clamp_min(FEW))
+    solid = cv2.erode((cover[0] > 0.9).numpy().astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    if not solid.any():
+        return False
+    light = np.ascontiguousarray(lab[..., 0])
+    if texture(light, solid)[1] > MARKED:
+        return True
+    drawn = (lined(seen, (line_depth(seen) > LINE_DEPTH) & solid, solid) for seen in (light, 100 - light))
+    return taken_on(lab[solid][None]) > COLOURLESS and max(drawn) > OF_LINES
+
+
+def texture(light: Plane, where: NDArray[np.bool_] | None = None) -> tuple[Plane, float]:
+    """What is finer than GRAIN_SIGMA, and its spread where nothing else is, of what lies `where`."""
     smooth = cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
     slope = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    flat = slope <= np.percentile(slope, 40)
+    where = np.ones_like(slope, dtype=bool) if where is None else where
+    flat = where & (slope <= np.percentile(slope[where], 40))
     residual = light - smooth
     return residual, float(np.sqrt(np.mean(residual[flat] ** 2)))
 

@@ -83,16 +83,17 @@ class StyleConfig:
     handover: Any = 1.0
     """The share of the steps, from 0 to 1, after which the personalised model gives way to the base model, which draws
     lines and texture without the look of the subject's own picture (personalized). auto: 1 where the target reads as a
-    photograph, as subjects mostly are; elsewhere 0.4 where subject_text says what the subject is, which the base model
-    then goes on with, and 0.6 where it has the learned tokens alone. 1 is the paper's way."""
+    photograph, as subjects mostly are, and the subject's picture is not all dots, hatching or lines of one ink;
+    elsewhere 0.4 where subject_text says what the subject is, which the base model then goes on with, and 0.6 where it
+    has the learned tokens alone. 1 is the paper's way."""
     outline: Annotated[float, Range(0, 2)] = 0.0
     """How strongly a picture that is handed over follows the outline of the subject's picture (Canny), while no words
     ask for a pose (personalized); 0 not at all."""
     detail: Share = 0.0
     """How far the fine detail of a redrawn cut-out is that of its own picture in the background's tones, with its
     outline and at its size where that is larger (personalized): what a small model cannot draw. On a photograph all
-    that is finer than a seventh of the model's side, in its own tones; not while words ask for a pose. 0 is the paper's
-    way."""
+    that is finer than a seventh of the model's side, in its own tones; not while words ask for a pose, nor of a picture
+    that is all dots, hatching or lines of one ink, which would stay in every style. 0 is the paper's way."""
     prompt: str = ""
     """The style in words, for mode=prompt."""
 
