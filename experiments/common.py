@@ -174,7 +174,9 @@ def drawn_and_made(
             for picture, draw, matte in zip(pictures, draws, mattes, strict=True)
         ]
 
-    return named(drawn, [None] * len(draws)), named(made[:, :3], list(made[:, 3:].float().cpu()))
+    unknown: list[Tensor | None] = [None] * len(draws)
+    cut_outs = made.shape[1] == 4
+    return named(drawn, unknown), named(made[:, :3], list(made[:, 3:].float().cpu()) if cut_outs else unknown)
 
 
 def pasted(truth: Tensor, rgb: Tensor, alpha: Tensor | None, subject: Subject) -> Tensor:

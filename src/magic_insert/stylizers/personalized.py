@@ -105,7 +105,7 @@ class PersonalizedStylizer(DiffusionStylizer):
             drawn = self.draw(draws, embeds, on_step, base=self.resting)
         for facts in self.facts.values():
             facts["detail"] = self.style.detail if self.keeps_detail else 0.0
-        return self.with_detail(drawn, draws, embeds) if self.keeps_detail else drawn
+        return self.with_detail(drawn, draws, embeds)
 
     @property
     def keeps_detail(self) -> bool:
@@ -115,9 +115,11 @@ class PersonalizedStylizer(DiffusionStylizer):
 
     def with_detail(
         self, drawn: Float[Tensor, "B 3 S S"], draws: Sequence[Draw], embeds: StyleEmbeds | None
-    ) -> Float[Tensor, "B 4 h w"]:
+    ) -> Float[Tensor, "B C h w"]:
         """The drawn pictures with the fine detail of the subject's own one, by `style.detail`; those of drawings with
-        the hues and the marks of their scene. `embeds` as of `embeds_of`."""
+        the hues and the marks of their scene. As they are where no detail is kept. `embeds` as of `embeds_of`."""
+        if not self.keeps_detail:
+            return drawn
         subject, side = self.subject, drawn.shape[-1]
         at = spot(subject, (side, side))
         rgb, alpha = own_part(subject)
