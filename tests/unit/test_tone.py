@@ -14,7 +14,7 @@ from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers import tone
 from magic_insert.stylizers.draws import Draw
-from magic_insert.stylizers.tone import Plane, ToneStylizer, all_marks, read_scene, texture, to_lab
+from magic_insert.stylizers.tone import Plane, ToneStylizer, consists_of_marks, read_scene, texture, to_lab
 from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_pairs, render_subjects
@@ -184,4 +184,4 @@ def test_dots_hatching_tiles_and_lines_of_one_ink_are_marks_and_eyes_and_pattern
     subjects = [sample_subject(4, "heldout")] * len(styles)
     drawn = render_subjects(subjects, styles, [0.5] * len(styles), [4] * len(styles), size)
     cut_outs = zip(drawn.rgb, drawn.alpha, strict=True)
-    assert [all_marks(rgb, alpha) for rgb, alpha in cut_outs] == [style in marked for style in styles]
+    assert [consists_of_marks(rgb, alpha) for rgb, alpha in cut_outs] == [style in marked for style in styles]

@@ -36,8 +36,8 @@ from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.tone import (
     FEW,
     ToneStylizer,
-    all_marks,
     base_of,
+    consists_of_marks,
     even,
     moved_by,
     read_scene,
@@ -80,7 +80,7 @@ class PersonalizedStylizer(DiffusionStylizer):
             )
         self.card: dict[str, Any] = read_json(subject.run / CARD_FILE)
         self.tokens = load_tokens(subject.run / TOKENS_FILE)
-        self.marked = all_marks(*own_part(subject))
+        self.marked = consists_of_marks(*own_part(subject))
         self.adapter = f"s{digest([str(subject.run.resolve()), id(self)])}"
         load_lora(pipe, subject.run / LORA_FILE, self.adapter)
 

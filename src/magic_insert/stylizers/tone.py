@@ -343,7 +343,7 @@ def in_blocks(cut_out: Float[Tensor, "4 h w"], side: float) -> Float[Tensor, "4 
     return functional.interpolate(small[None], (height, width), mode="nearest-exact")[0]
 
 
-def all_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]) -> bool:
+def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]) -> bool:
     """Whether a subject's own picture consists of dots, hatching, tiles or lines of one ink.
 
     Such marks are as fine as eyes and patterns are, and would stay in every style.
