@@ -28,7 +28,7 @@ from magic_insert.core.box import Box
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
-from magic_insert.page.session import Recent, Task, Wish
+from magic_insert.page.session import Recent, Task, Wish, words_of
 from magic_insert.page.studio import BETWEEN, Studio, patient_imports
 from magic_insert.pages.server import PageServer
 
@@ -188,6 +188,32 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     sidecar = browser.get(f"results/{full['id']}/json").json()
     assert sidecar["inputs"]["subject"]["path"] == "Zoë's disc (1), ${x}.png"
     assert sidecar["config"]["inserter"]["sun"] == "40"
+
+
+def test_settings_written_as_words_are_read_as_the_same_settings() -> None:
+    def read(job: str, *words: str) -> Settings:
+        return Settings.of(freeze(compose_job(job, list(words))))
+
+    plain = read("page")
+    for text in (
+        "a chalk drawing, soft",
+        "it's (oil): a=b",
+        "C:\\art\\",
+        "\\'",
+        "null",
+        "1e5",
+        "007",
+        " x ",
+        "",
+        "owner/name",
+    ):
+        style, edits = replace(plain.style, prompt=text), [text, "with a hat"]
+        validation = replace(plain.personalization.validation, edits=edits)
+        given = replace(
+            plain, style=style, personalization=replace(plain.personalization, validation=validation)
+        )
+        again = read("insert", "subject=a", "background=b", "out=c.png", *words_of(given))
+        assert replace(again, mode=given.mode) == given
 
 
 @pytest.mark.slow

@@ -25,7 +25,8 @@ from magic_insert.page.shelf import Item, Verdict, view_of
 LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
 MOST_BYTES = 400_000_000  # of what was made, of a kind; a result in a scene of 24 million pixels has as many
 PAUSE = 1.0  # seconds between two pictures of one that is being drawn
-PLAIN = re.compile(r"[A-Za-z][\w-]*\.\w+", re.ASCII)  # a name that Hydra's grammar reads as it is
+# A text that Hydra's grammar reads as it is, and as a text where one is expected.
+PLAIN = re.compile(r"(?!(?:null|true|false|inf|nan)$)[a-z_/][\w./-]*|0|-?[1-9]\d*", re.ASCII | re.IGNORECASE)
 LONGEST_PART = 100  # bytes of a name within the name of a picture that is made of two
 Kept = TypeVar("Kept")
 
@@ -258,7 +259,7 @@ def _value(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_value, value))}]"
-    return str(value)
+    return _quoted(value) if isinstance(value, str) else str(value)
 
 
 def _words(wish: Wish, words: Sequence[str]) -> list[str]:
@@ -266,8 +267,8 @@ def _words(wish: Wish, words: Sequence[str]) -> list[str]:
 
 
 def _quoted(text: str) -> str:
-    """A text without backslashes as Hydra's grammar reads it."""
-    escaped = text.replace("'", "\\'").replace("${", "\\${")
+    """A text as Hydra's grammar reads it: a backslash is one, but where a quote or the end follows."""
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'").replace("${", "\\${")
     return text if PLAIN.fullmatch(text) else f"'{escaped}'"
 
 
