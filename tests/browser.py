@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ LAUNCH = (
     "os.dup2(ends[1], 4)\n"
     "os.execv(sys.argv[3], sys.argv[3:])\n"
 )
-KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "Backspace": 8, "Tab": 9, "Enter": 13, "Escape": 27,
-        "a": 65, "r": 82}  # fmt: skip
+KEYS = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "Backspace": 8, "Delete": 46, "Tab": 9, "Enter": 13,
+        "Escape": 27, "a": 65, "r": 82}  # fmt: skip
 
 
 def find_browser() -> str | None:
@@ -118,15 +118,19 @@ class Page:
         )
         return x, y
 
+    def fingers(self, kind: str, points: Sequence[tuple[float, ...]]) -> None:
+        """What a touch screen tells: the fingers that are on it, after `kind`."""
+        touched = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+        self._call("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
+
     def drag(self, start: tuple[float, float], end: tuple[float, float], *, touch: bool = False) -> None:
         """Presses at `start`, moves to `end` in steps and lets go, with the mouse or a finger."""
         way = [tuple(a + (b - a) * n / 8 for a, b in zip(start, end, strict=True)) for n in range(9)]
         if touch:
-            points = [[{"x": x, "y": y}] for x, y in way]
-            self._call("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": points[0]})
-            for point in points[1:]:
-                self._call("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": point})
-            self._call("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+            self.fingers("touchStart", way[:1])
+            for point in way[1:]:
+                self.fingers("touchMove", [point])
+            self.fingers("touchEnd", [])
             return
         moves = [("mousePressed", way[0]), *(("mouseMoved", at) for at in way), ("mouseReleased", way[-1])]
         for kind, (x, y) in moves:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import accelerate
 import httpx
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Recent, Task, Wish, words_of
-from magic_insert.page.studio import BETWEEN, Studio, patient_imports
+from magic_insert.page.studio import BETWEEN, CROP, Studio, empty_networks_of_one_thread, patient_imports
 from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
@@ -442,6 +443,22 @@ def test_of_too_many_own_pictures_the_oldest_that_nobody_uses_goes(
     assert "in use" in refused.json()["trouble"]
 
 
+def test_an_own_picture_leaves_the_shelf_and_its_results_stay(browser: Browser) -> None:
+    content = blob((90, 9, 200))
+    own = browser.upload("subject", "own.png", content)
+    result = browser.draw("preview", own, "forest-12")
+    item = f"{browser.server.address}{browser.id}/items"
+    assert browser.http.delete(f"{item}/{own}").status_code == 200
+    hidden = {one["id"]: one["hidden"] for one in browser.state()["items"]}
+    assert hidden == {"bunny-01": False, "forest-12": False, own: True}
+    assert browser.get(f"results/{result['id']}/psd").status_code == 200
+    assert browser.draw("preview", own, "forest-12", [5, 60, 40, 60])["subject"] == own
+    assert browser.upload("subject", "own.png", content) == own
+    assert not any(one["hidden"] for one in browser.state()["items"])
+    for other in ("bunny-01", "own-0"):  # one of everybody, and none
+        assert browser.http.delete(f"{item}/{other}").status_code == 400
+
+
 def test_a_picture_of_100_mb_is_refused_unread(browser: Browser) -> None:
     def endless() -> Iterator[bytes]:
         for _ in range(100):
@@ -547,6 +564,18 @@ def test_imports_of_one_thread_wait_and_those_of_others_do_not() -> None:
         other.join()
     __import__("json")
     assert waited == [threading.get_ident()]
+
+
+def test_networks_of_other_threads_keep_their_weights_while_one_loads_a_model() -> None:
+    plain = accelerate.init_empty_weights
+    with empty_networks_of_one_thread(), ThreadPoolExecutor(1) as other:
+        with accelerate.init_empty_weights():
+            theirs = other.submit(torch.nn.Linear, 2, 3).result(WAIT)
+            own = torch.nn.Linear(2, 3, bias=False).requires_grad_(False)
+        later = torch.nn.Linear(2, 3)
+    assert [net.weight.is_meta for net in (own, theirs, later)] == [True, False, False]
+    assert theirs.bias is not None
+    assert accelerate.init_empty_weights is plain
 
 
 def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
@@ -758,6 +787,53 @@ def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(tab: Tab, t
     assert wide / tall == pytest.approx(192 / 128, abs=0.03)
 
 
+def test_own_pictures_leave_the_shelf_by_their_cross_or_by_delete(tab: Tab, tmp_path: Path) -> None:
+    tab.fresh()
+    own = "document.querySelectorAll('#subjects [data-id^=own]').length"
+    for n, colour in enumerate([(60, 70, 20), (60, 200, 70)]):
+        (tmp_path / f"{n}.png").write_bytes(blob(colour, 56))
+        tab.drop_file(tmp_path / f"{n}.png", tab.centre("#stage"))
+        tab.wait(f"{own} === {n + 1} && {RESULT} === {n + 1} && {SHOWN}")
+    tab.click("#subjects [data-id^=own] .remove")
+    tab.wait(f"{own} === 1")
+    assert tab.ask("document.querySelectorAll('#subjects [data-id=bunny-01] .remove').length") == 0
+    tab.ask("document.querySelector('#subjects [data-id^=own]').focus()")
+    tab.press("Delete")
+    tab.wait(f"{own} === 0 && document.activeElement.dataset.id === 'bunny-01'")
+    assert tab.ask(f"{RESULT} === 2 && {SHOWN}")  # the stage and the history keep what is made of them
+    tab.drop_file(tmp_path / "0.png", tab.centre("#subjects h2"))
+    tab.wait(f"{own} === 1")
+    tab.ask("document.querySelector('#cancel').click()")
+
+
+def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
+    tab.fresh(width=420, height=880, touch=True)
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
+    tab.wait(SHOWN)
+    left = "document.querySelector('#frame').offsetLeft"
+    (x, y), start = tab.centre("#frame"), tab.ask(left)
+    for n in range(7):
+        tab.fingers("touchMove" if n > 1 else "touchStart", [(x + 4 * n, y), (x - 90, y + 9 * n)][: n + 1])
+    assert tab.ask(left) == pytest.approx(start + 24, abs=2)
+    tab.fingers("touchEnd", [])
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    assert tab.ask(left) == pytest.approx(start + 24, abs=2)
+
+
+def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:
+    tab.with_a_bunny()
+    held, other = busy(tab.studio), tab.studio.session(32 * "e")
+    task = tab.studio.drop(other, tab.last.wish)
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowRight")
+    tab.wait("document.querySelector('#doing').textContent === \"waiting for another browser's picture\"")
+    tab.studio.cancel(other, task.id)
+    tab.press("ArrowRight")
+    tab.wait("document.querySelector('#doing').textContent === 'waiting'")
+    tab.press("Escape")
+    held.set()
+
+
 def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(tab: Tab) -> None:
     tab.with_a_bunny()
     session, first = tab.session, tab.last
@@ -769,6 +845,11 @@ def test_a_tab_that_is_not_seen_keeps_no_connection_and_catches_up(tab: Tab) -> 
             tab.studio.drop(session, replace(first.wish, box=replace(first.wish.box, x=first.wish.box.x + 9)))
             tab.studio.call(lambda: True).result(WAIT)
     tab.wait(f"{RESULT} === 2")
+
+
+STEP = "learning the subject (once) 34/200, 50 s left"
+GONE = "magic-insert page does not answer; start it again and open its new address"
+NOTHING = f"expected a subject that stands out from its ground, got an almost uniform picture; {CROP}"
 
 
 def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
@@ -784,12 +865,17 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
         assert max(box[2] for box in boxes) <= 1280
         assert max(box[3] for box in boxes) <= height
         still = tab.ask(size_of("#stage"))  # and stays as it is while the page says what it does
-        tab.ask("doing.textContent = 'learning the subject (once) 34/200, 50 s left'")
+        tab.ask(f"doing.textContent = {STEP!r}")
         tab.ask("for (const id of ['step', 'progress', 'cancel']) document.getElementById(id).hidden = false")
         assert tab.ask(size_of("#stage")) == still
         for width in (1280, 1100):
             tab.look(width=width, height=height)
-            assert tab.ask("doing.scrollHeight <= doing.clientHeight && bar.scrollWidth <= bar.clientWidth")
+            for said in (STEP, GONE, NOTHING):
+                tab.ask(f"doing.textContent = {said!r}")
+                tab.ask(f"document.querySelector('#status').classList.toggle('bad', {said != STEP:d} === 1)")
+                tab.ask(f"cancel.hidden = {said == NOTHING:d} === 1")
+                fits = "doing.scrollHeight <= doing.clientHeight && bar.scrollWidth <= bar.clientWidth"
+                assert tab.ask(fits), (said, width)
     tab.look(width=420, height=880, touch=True)
     assert tab.ask(
         "document.querySelector('#truth + span').checkVisibility()"

@@ -49,6 +49,7 @@ class Answers:
             ("GET", "events", self.events),
             ("POST", "items", self.upload),
             ("GET", "items/{id}", self.picture),
+            ("DELETE", "items/{id}", self.hide),
             ("POST", "drops", self.drop),
             ("DELETE", "tasks/{id}", self.cancel),
             ("GET", "tasks/{id}", self.step),
@@ -84,6 +85,11 @@ class Answers:
             # Its name is the user's, and says nothing about its type.
             return FileResponse(item.path, filename=item.path.name, media_type="application/octet-stream")
         return shown(item.view)
+
+    async def hide(self, session: Session, request: Request) -> Any:
+        """Takes a picture of the user's own off the shelf."""
+        self.studio.hide(session, request.path_params["id"])
+        return {}
 
     async def drop(self, session: Session, request: Request) -> Any:
         """Asks for a result."""

@@ -203,9 +203,14 @@ class Session:
     used: float = 0.0
 
     @property
+    def waits(self) -> bool:
+        """Whether a picture is still to come."""
+        return any(task.live for task in self.tasks.values())
+
+    @property
     def idle(self) -> bool:
         """Whether no browser listens and nothing is to be done."""
-        return not self.changed and not any(task.live for task in self.tasks.values())
+        return not self.changed and not self.waits
 
     def forget_oldest(self) -> None:
         """Makes room for another picture: that of the user's own goes which came first and is in no result or task.
@@ -221,15 +226,17 @@ class Session:
                 f"expected at most {len(self.items)} pictures of your own that are in use, got one more; "
                 "go on in another browser, or start the page again"
             )
-        gone = next((item for item in free if item.trouble), free[0])
+        gone = next((item for item in free if item.trouble or item.hidden), free[0])
         del self.items[gone.id]
         shutil.rmtree(gone.path.parent, ignore_errors=True)
 
-    def told(self, shared: Sequence[Item], ready: bool, redraws: str) -> dict[str, Any]:
-        """All of it as JSON, with what stands on everybody's shelves. `redraws`: what the model draws well and soon."""
+    def told(self, shared: Sequence[Item], ready: bool, redraws: str, others: bool) -> dict[str, Any]:
+        """All of it as JSON, with what stands on everybody's shelves. `redraws`: what the model draws well and soon;
+        `others`: whether other browsers have asked for pictures, too."""
         return {
             "ready": ready,
             "redraws": redraws,
+            "others": others,
             "items": [item.told() for item in [*shared, *self.items.values()]],
             "tasks": [task.told() for task in self.tasks.values()],
             "results": [result.told() for result in self.results.values()],

@@ -66,7 +66,7 @@ class Item:
     `origin`: "toybox", "learned", "own", or "result" (made of no own picture). `size`: columns and rows of the scene,
     or of the cut-out subject. `box`: a scene's first suggestion. `horizon`: the row, as a share, towards which subjects
     shrink. `view`: what the browser shows, with its media type. `text`: what a subject is, in words. `trouble`: why it
-    cannot be used.
+    cannot be used. `hidden`: no longer on the shelf, and there for the results that are made of it.
     """
 
     id: str
@@ -81,11 +81,12 @@ class Item:
     learned: bool = False
     text: str = ""
     trouble: str = ""
+    hidden: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON for the browser."""
         box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
-        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble")
+        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden")
         return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
 
     def look(self, scene: Scene) -> None:

@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import nn
+
 from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.shared import FREE_INSERTERS
 from magic_insert.core.digest import digest, sha256_file
@@ -65,7 +67,7 @@ MOST_SESSIONS, MOST_ITEMS, MOST_TASKS, MOST_RESULTS = 64, 64, 400, 48
 BETWEEN = 4  # quick things of a browser between two steps of a long one
 PATIENCE = 10.0  # seconds that the loading of the model stands still at most, at a time
 FAILED = "the work failed; the terminal of magic-insert page says why"
-CROP = "crop the picture closer to the subject, or drop one with a transparent ground"
+CROP = "crop it closer, or drop one with a transparent ground"
 ANOTHER = "ask for four seeds, or do without redrawing"
 Made = TypeVar("Made")
 
@@ -211,7 +213,7 @@ class Studio:
     def _load(self) -> None:
         """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
         try:
-            with patient_imports(lambda: self._nobody_waits.wait(PATIENCE)):
+            with patient_imports(lambda: self._nobody_waits.wait(PATIENCE)), empty_networks_of_one_thread():
                 self.magic.load()
             _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
         except UserError as error:
@@ -296,7 +298,8 @@ class Studio:
     def told(self, session: Session) -> dict[str, Any]:
         """What the browser is told."""
         with self.lock:
-            return session.told(list(self.shelf.values()), self.ready, self.redraws)
+            others = any(one.waits for one in self.sessions.values() if one is not session)
+            return session.told(list(self.shelf.values()), self.ready, self.redraws, others)
 
     def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
         """Takes a dropped picture; the same one again is the one that is there.
@@ -307,6 +310,8 @@ class Studio:
         id = f"own-{digest([kind, name, hashlib.sha256(content).hexdigest()])}"
         with self.lock:
             if id in session.items:
+                session.items[id].hidden = False
+                self._tell(session)
                 return session.items[id]
             if len(session.items) >= MOST_ITEMS:
                 session.forget_oldest()
@@ -316,6 +321,18 @@ class Studio:
         self._put(partial(self._examine, item), URGENT, session)
         self._tell(session)
         return item
+
+    def hide(self, session: Session, id: str) -> None:
+        """Takes a picture of the user's own off the shelf; the same picture dropped again is back.
+
+        Raises:
+            UserError: it is none of the user's own.
+        """
+        with self.lock:
+            if id not in session.items:
+                raise UserError(f"expected the id of a picture of your own, got {id!r}; reload the page")
+            session.items[id].hidden = True
+        self._tell(session)
 
     def drop(self, session: Session, wish: Wish, instead: str | None = None) -> Task:
         """Asks for a picture; one that is on its way already is not drawn twice. A task `instead` of which this is
@@ -524,6 +541,36 @@ def patient_imports(wait: Callable[[], Any]) -> Iterator[None]:
         yield
     finally:
         builtins.__import__ = plain
+
+
+@contextmanager
+def empty_networks_of_one_thread() -> Iterator[None]:
+    """diffusers builds networks without weights by a change of torch that all threads see: what the worker builds
+    meanwhile would stay without, too. Here only this thread's networks are built so."""
+    import accelerate  # not before a model is loaded
+
+    thread, plain = threading.get_ident(), accelerate.init_empty_weights
+
+    @contextmanager
+    def init_empty_weights() -> Iterator[None]:
+        register = nn.Module.register_parameter
+
+        def emptied(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
+            if param is not None and threading.get_ident() == thread:
+                param = nn.Parameter(param.to("meta"), param.requires_grad)
+            register(self, name, param)
+
+        nn.Module.register_parameter = emptied  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+    accelerate.init_empty_weights = init_empty_weights
+    try:
+        yield
+    finally:
+        accelerate.init_empty_weights = plain
 
 
 def trouble_of(error: UserError, do: str) -> str:

@@ -385,9 +385,15 @@ function showLayers() {
 function tile(item) {
   const button = document.createElement("button");
   button.className = "tile"; button.dataset.id = item.id; button.type = "button";
-  if (item.kind === "subject") button.addEventListener("pointerdown", (event) => carry(event, item.id));
-  button.addEventListener("click", () => {
+  const own = ["own", "result"].includes(item.origin);
+  if (item.kind === "subject") button.addEventListener("pointerdown", (event) => { if (!event.target.matches(".remove")) carry(event, item.id); });
+  if (own) {
+    button.setAttribute("aria-keyshortcuts", "Delete");
+    button.addEventListener("keydown", (event) => { if (event.key === "Delete") hide(button); });
+  }
+  button.addEventListener("click", (event) => {
     const now = itemOf(item.id);
+    if (event.target.matches(".remove")) return hide(button);
     if (!now.size || button.dataset.carried) return;
     if (now.kind === "scene") chooseScene(now);
     else if (scene) { suggest(now); $("frame").focus({ preventScroll: true }); }
@@ -395,10 +401,17 @@ function tile(item) {
   return button;
 }
 
+// Off the shelf; what is made of it, and what stands on the stage, stays.
+function hide(button) {
+  const next = button.nextElementSibling ?? button.previousElementSibling ?? button.closest(".shelf").querySelector("input");
+  if (document.activeElement === button) next.focus();
+  return send(`items/${button.dataset.id}`, "DELETE");
+}
+
 function renderShelf(kind) {
   const box = document.querySelector(`[data-kind=${kind}] .tiles`), chosen = kind === "subject" ? subject : scene;
-  for (const old of [...box.querySelectorAll("[data-id]")]) if (!itemOf(old.dataset.id)) old.remove();
-  for (const item of state.items.filter((one) => one.kind === kind)) {
+  for (const old of [...box.querySelectorAll("[data-id]")]) if (itemOf(old.dataset.id)?.hidden ?? true) old.remove();
+  for (const item of state.items.filter((one) => one.kind === kind && !one.hidden)) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
     if (item.trouble && item.origin === "own") { button?.remove(); continue; } // said once, by `settle`
     if (!button) box[["own", "result"].includes(item.origin) ? "prepend" : "append"]((button = tile(item)));
@@ -414,6 +427,7 @@ function renderShelf(kind) {
     if (item.size) { const image = new Image(); image.src = picture(item); image.alt = ""; image.draggable = false; parts.push(image); }
     const note = (name, text) => { const span = document.createElement("span"); span.className = name; span.textContent = text; parts.push(span); };
     if (item.learned) note("mark", "✓");
+    if (["own", "result"].includes(item.origin)) { note("remove", "×"); parts.at(-1).title = "Remove from the shelf (Delete)"; }
     if (item.trouble) note("trouble", item.trouble);
     button.replaceChildren(...parts);
   }
@@ -434,7 +448,7 @@ function renderStatus() {
     return;
   }
   if (task.views) $("step").src = `${session}/tasks/${task.id}?${task.views}`;
-  const name = task.state === "waiting" ? "waiting" : task.kind === "preview" && task.stage === "stylise" ? "matching colours" : (STAGES[task.stage] ?? (task.stage || "drawing")), counted = task.total > 2 && task.state === "running";
+  const name = task.state === "waiting" ? (state.others ? "waiting for another browser's picture" : "waiting") : task.kind === "preview" && task.stage === "stylise" ? "matching colours" : (STAGES[task.stage] ?? (task.stage || "drawing")), counted = task.total > 2 && task.state === "running";
   const left = task.seconds_left === null ? "" : `, ${Math.ceil(task.seconds_left)} s left`;
   $("status").classList.remove("bad");
   $("doing").textContent = counted ? `${name} ${task.step}/${task.total}${left}` : name;
@@ -545,11 +559,12 @@ function carry(event, id) {
 }
 
 $("frame").addEventListener("pointerdown", (event) => {
-  if (event.button !== 0) return;
+  if (event.button !== 0 || !event.isPrimary) return; // of two fingers the first drags
   const grab = onStage(event), corner = event.target.dataset?.corner, begun = { ...frame }, node = $("frame");
   let moved = false;
   node.setPointerCapture(event.pointerId);
   const move = (now) => {
+    if (!now.isPrimary) return;
     const at = onStage(now);
     moved ||= Math.hypot(at.x - grab.x, at.y - grab.y) > 3 * at.scale;
     if (!moved) return;
@@ -557,7 +572,8 @@ $("frame").addEventListener("pointerdown", (event) => {
     if (corner) resize(begun.h + (corner.includes("s") ? 1 : -1) * (at.y - grab.y), corner);
     else put(begun.x + begun.w / 2 + at.x - grab.x, begun.y + begun.h + at.y - grab.y);
   };
-  const end = () => {
+  const end = (now) => {
+    if (!now.isPrimary) return;
     for (const name of ["pointermove", "pointerup", "pointercancel"]) node.removeEventListener(name, name === "pointermove" ? move : end);
     $("stage").classList.remove("moving");
     if (moved) drop();
