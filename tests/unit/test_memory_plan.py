@@ -224,6 +224,19 @@ def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_made(
     freeze(compose_job(job, [*words, "exec=torchrun", "exec.devices=0"]))  # as many as there are
 
 
+def test_parts_of_the_foundation_that_share_a_batch_are_refused_one_that_they_cannot_share() -> None:
+    three = ["exec=torchrun", "exec.devices=3", *(f"{part}.batch_size=6" for part in SHARED_PARTS)]
+    freeze(compose_job("foundation", [*three, "clip.batch_size=8", "metric_style.batch_size=8"]))
+    for part in SHARED_PARTS:
+        uneven = [*three, f"{part}.batch_size=8"]
+        with pytest.raises(
+            UserError, match=rf"{part}\.batch_size to be a multiple of 3.* set {part}\.batch_size=6"
+        ):
+            freeze(compose_job("foundation", uneven))
+        freeze(compose_job("foundation", [*uneven, f"{part}.steps=0", "start=folder"]))
+
+
+SHARED_PARTS = ("vae", "generator", "controlnet", "remover", "inserter")
 FREE_GIGABYTES = 18
 SIZE = 256  # pixels; every weight takes part whatever the size
 

@@ -506,6 +506,17 @@ class FoundationConfig:
     logger: shared.LoggerConfig = MISSING
     exec: shared.ExecConfig = MISSING
 
+    def conflicts(self, at: str) -> Iterator[str]:
+        for name in (
+            "vae",
+            "generator",
+            "controlnet",
+            "remover",
+            "inserter",
+        ):  # the others compare rows: each has all
+            part = getattr(self, name)
+            yield from self.exec.uneven(part.batch_size, f"{name}.batch_size") if part.steps else ()
+
 
 @dataclass(frozen=True)
 class CardConfig:
