@@ -15,6 +15,7 @@ from PIL import Image
 
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
+from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene
 from magic_insert.paths import CHECKOUT
@@ -34,7 +35,7 @@ FAST = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A subject, a background, a mask."""
     made = tmp_path_factory.mktemp("pictures")
-    save_png(made / "bunny.png", torch.cat([noise("b", 80, 80), oval()[3:]]))
+    save_png(made / "bunny.png", torch.cat([blur(noise("b", 80, 80), 2.0), oval()[3:]]))
     save_png(made / "beach.png", noise(0, 150, 200))
     mask = torch.zeros(1, 150, 200)
     mask[:, 40:90, 60:100] = 1
