@@ -15,7 +15,6 @@ from PIL import Image
 
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
 from magic_insert.core.images import load_rgb, load_rgba, save_png
-from magic_insert.core.masks import blur
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Box, Scene
 from magic_insert.paths import CHECKOUT
@@ -35,7 +34,7 @@ FAST = [
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A subject, a background, a mask."""
     made = tmp_path_factory.mktemp("pictures")
-    save_png(made / "bunny.png", torch.cat([blur(noise("b", 80, 80), 2.0), oval()[3:]]))
+    save_png(made / "bunny.png", oval())
     save_png(made / "beach.png", noise(0, 150, 200))
     mask = torch.zeros(1, 150, 200)
     mask[:, 40:90, 60:100] = 1
@@ -163,8 +162,7 @@ def test_redraw_is_a_batch_whose_rows_do_not_depend_on_it(magic: MagicInsert, fo
     both = magic.redraw(bunny, [folder / "beach.png", other])
     alone = magic.redraw(bunny, other)
     assert [row.pair_id for row in both] == ["bunny__beach", "bunny__picture"]
-    # A batch rounds differently; the map of colours makes of that five times as much.
-    torch.testing.assert_close(both[1].rgb, alone[0].rgb, atol=2e-3, rtol=0)
+    torch.testing.assert_close(both[1].rgb, alone[0].rgb, atol=2e-4, rtol=0)
     with pytest.raises(UserError, match="as many subjects"):
         magic.redraw([bunny, bunny, bunny], [other, other])
 
