@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
-from magic_insert.core.compositing import area_resize, resize
+from magic_insert.core.compositing import resize
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -41,6 +41,7 @@ from magic_insert.stylizers.tone import (
     even,
     moved_by,
     read_scene,
+    shrunk,
     taken_on,
     to_lab,
     to_rgb,
@@ -149,8 +150,7 @@ class PersonalizedStylizer(DiffusionStylizer):
         if asked != "auto":
             return [float(asked)] * len(embeds)
         drawn = AUTO_NAMED if self.subject.text else AUTO_UNNAMED
-        alike = [photograph and not self.marked for photograph in self._read(embeds)]
-        return [1.0 if one else drawn for one in alike]
+        return [1.0 if photograph and not self.marked else drawn for photograph in self._read(embeds)]
 
     def outline(self) -> Structure | None:
         """The structure of a picture that is handed over; words that ask for a pose are left their freedom."""
@@ -202,8 +202,7 @@ def detailed(
     """
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
-    cover = area_resize(alpha, at.h, at.w)
-    small = area_resize(rgb * alpha, at.h, at.w) / cover.clamp_min(FEW)
+    small, cover = shrunk(rgb, alpha, at.h, at.w)
 
     def coarse(picture: Float[Tensor, "3 _ _"], soft: float) -> Float[Tensor, "3 _ _"]:
         return blur_inside(picture, cover, soft * drawn.shape[-1], least=FEW)

@@ -183,6 +183,14 @@ def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
     return area_resize(scene, max(1, round(height * scale)), max(1, round(width * scale)))
 
 
+def shrunk(
+    rgb: Float[Tensor, "3 _ _"], alpha: Float[Tensor, "1 _ _"], height: int, width: int
+) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h w"]]:
+    """A cut-out and its matte at a smaller size; colours from beyond the matte do not count."""
+    cover = area_resize(alpha, height, width)
+    return area_resize(rgb * alpha, height, width) / cover.clamp_min(FEW), cover
+
+
 def to_lab(rgb: Float[Tensor, "3 h w"]) -> Lab:
     """RGB in [0, 1] as Lab."""
     found: Lab = cv2.cvtColor(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2Lab)
@@ -338,8 +346,8 @@ def in_blocks(cut_out: Float[Tensor, "4 h w"], side: float) -> Float[Tensor, "4 
     rows, cols = (max(1, round(length / max(side, 1.0))) for length in (height, width))
     if side <= 1 or max(rows, cols) < FEWEST_BLOCKS:
         return cut_out
-    small = area_resize(torch.cat([cut_out[:3] * cut_out[3:], cut_out[3:]]), rows, cols)
-    small = torch.cat([small[:3] / small[3:].clamp_min(FEW), (small[3:] > 0.5).float()]).clamp(0, 1)
+    colours, cover = shrunk(cut_out[:3], cut_out[3:], rows, cols)
+    small = torch.cat([colours, (cover > 0.5).float()]).clamp(0, 1)
     return functional.interpolate(small[None], (height, width), mode="nearest-exact")[0]
 
 
@@ -350,8 +358,8 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
     """
     side = min(1.0, MARKED_SIDE / max(rgb.shape[-2:]))
     size = [max(8, round(length * side)) for length in rgb.shape[-2:]]
-    cover = area_resize(alpha, *size)
-    lab = to_lab(area_resize(rgb * alpha, *size) / cover.clamp_min(FEW))
+    small, cover = shrunk(rgb, alpha, *size)
+    lab = to_lab(small)
     solid = cv2.erode((cover[0] > 0.9).numpy().astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     if not solid.any():
         return False

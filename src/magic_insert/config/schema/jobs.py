@@ -507,13 +507,8 @@ class FoundationConfig:
     exec: shared.ExecConfig = MISSING
 
     def conflicts(self, at: str) -> Iterator[str]:
-        for name in (
-            "vae",
-            "generator",
-            "controlnet",
-            "remover",
-            "inserter",
-        ):  # the others compare rows: each has all
+        # The other parts compare rows with one another: each process has the whole batch.
+        for name in ("vae", "generator", "controlnet", "remover", "inserter"):
             part = getattr(self, name)
             yield from self.exec.uneven(part.batch_size, f"{name}.batch_size") if part.steps else ()
 
