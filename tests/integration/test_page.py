@@ -18,6 +18,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+import transformers.modeling_utils
 from browser import Page
 from PIL import Image
 from processes import wait_until
@@ -30,7 +31,7 @@ from magic_insert.magic import MagicInsert, Settings
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Recent, Task, Wish, words_of
-from magic_insert.page.studio import BETWEEN, CROP, Studio, empty_networks_of_one_thread, patient_imports
+from magic_insert.page.studio import BETWEEN, CROP, Studio, beside_a_worker
 from magic_insert.pages.server import PageServer
 
 WAIT = 60.0
@@ -112,6 +113,12 @@ def blob(colour: tuple[int, int, int], side: int = 48) -> bytes:
     pixels[inside] = [*colour, 255]
     pixels[np.hypot(x + 5, y + 5) < 4] = [20, 20, 20, 255]
     return png(pixels)
+
+
+def disc(side: int) -> Any:
+    """Where a disc is: 0.7 of the side wide."""
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    return np.hypot(x, y) < 0.35 * side
 
 
 def meadow(height: int = 128, width: int = 192) -> bytes:
@@ -557,7 +564,7 @@ def test_while_the_model_loads_what_somebody_waits_for_goes_first(browser: Brows
 
 def test_imports_of_one_thread_wait_and_those_of_others_do_not() -> None:
     waited = list[int]()
-    with patient_imports(lambda: waited.append(threading.get_ident())):
+    with beside_a_worker(lambda: waited.append(threading.get_ident()), threading.RLock()):
         __import__("json", fromlist=["dumps"])
         other = threading.Thread(target=lambda: __import__("json"))
         other.start()
@@ -566,16 +573,59 @@ def test_imports_of_one_thread_wait_and_those_of_others_do_not() -> None:
     assert waited == [threading.get_ident()]
 
 
-def test_networks_of_other_threads_keep_their_weights_while_one_loads_a_model() -> None:
-    plain = accelerate.init_empty_weights
-    with empty_networks_of_one_thread(), ThreadPoolExecutor(1) as other:
-        with accelerate.init_empty_weights():
-            theirs = other.submit(torch.nn.Linear, 2, 3).result(WAIT)
-            own = torch.nn.Linear(2, 3, bias=False).requires_grad_(False)
-        later = torch.nn.Linear(2, 3)
-    assert [net.weight.is_meta for net in (own, theirs, later)] == [True, False, False]
-    assert theirs.bias is not None
-    assert accelerate.init_empty_weights is plain
+def test_while_a_network_is_built_the_worker_holds_still_and_no_import_waits_for_it() -> None:
+    """Libraries change the default dtype, or how parameters are made, for all threads while they build one."""
+    alone, waited = threading.RLock(), list[int]()
+    ways = (transformers.modeling_utils.local_torch_dtype(torch.bfloat16), accelerate.init_empty_weights)
+
+    def made() -> torch.nn.Linear:
+        with alone:
+            return torch.nn.Linear(2, 3)
+
+    with beside_a_worker(lambda: waited.append(1), alone), ThreadPoolExecutor(1) as worker:
+        for way in (ways[0], accelerate.init_empty_weights()):
+            with way:
+                waited.clear()
+                theirs = worker.submit(made)
+                with pytest.raises(TimeoutError):
+                    theirs.result(0.1)
+                __import__("json")
+                assert not waited
+            net = theirs.result(WAIT)
+            assert (net.weight.dtype, net.weight.is_meta) == (torch.float32, False)
+    assert (accelerate.init_empty_weights, torch.get_default_dtype()) == (ways[1], torch.float32)
+
+
+def test_a_large_opaque_subject_is_drawn_from_a_coarse_cut_until_the_exact_one_is_there(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    content = png(np.where(disc(600)[..., None], (200, 40, 30), (250, 250, 250)))
+    cuts, exact = list[bool](), MagicInsert.subject
+
+    def subject(self: MagicInsert, *given: Any, **named: Any) -> Any:
+        (task,) = browser.state()["tasks"]
+        cuts.append(task["drafted"] == BOX)
+        return exact(self, *given, **named)
+
+    monkeypatch.setattr(MagicInsert, "subject", subject)
+    id = browser.upload("subject", "disc.png", content)
+    item = browser.studio.session(browser.id).items[id]
+    assert item.coarse
+    coarse, asked = item.view, browser.get(f"items/{id}?coarse").content
+    assert coarse is not None
+    assert coarse[0] == asked
+    result = browser.draw("preview", id)
+    assert cuts == [True]
+    assert not item.coarse
+    assert item.size is not None
+    assert np.abs(np.subtract(item.size, 420)).max() < 8
+    (tmp_path / "disc.png").write_bytes(content)
+    monkeypatch.undo()
+    drop = browser.studio.magic.using(mode="preview").insert(
+        tmp_path / "disc.png", shelf.shelf_dir() / "forest-12.png", box=tuple(BOX)
+    )
+    made = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/png").content))
+    assert np.array_equal(made, drop.image)
 
 
 def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(

@@ -12,7 +12,7 @@ from magic_insert.core.masks import components
 from magic_insert.core.rand import generator
 from magic_insert.magic import MagicInsert, Redrawn
 from magic_insert.models.folders import find_segmenter
-from magic_insert.models.segment import ground_colour, has_cutout, segment, segment_alike
+from magic_insert.models.segment import coarse_cut, ground_colour, has_cutout, segment, segment_alike
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_subjects
 
@@ -172,6 +172,19 @@ def test_u2net_keeps_several_parts_apart() -> None:
     matte = segment(picture)
     assert overlap((matte.alpha > 0.5).float(), body) > 0.93
     assert int(components(matte.alpha).unique().numel()) == 3
+
+
+def test_a_coarse_cut_is_like_the_exact_one_and_made_only_where_u2net_cuts_a_large_picture() -> None:
+    alpha = disc(500)
+    picture = on_ground(alpha, gradient(500))
+    coarse = coarse_cut(picture, None, "auto")
+    assert coarse is not None
+    assert coarse.alpha.shape == (1, 384, 384)
+    grown = torch.nn.functional.interpolate(coarse.alpha[None], (500, 500), mode="bilinear")[0]
+    assert overlap(grown, segment(picture, segmenter="u2net").alpha) > 0.95
+    small = picture[:, 100:400, 100:400].contiguous()
+    others = [(picture, alpha, "auto"), (picture, None, "grabcut"), (small, None, "auto")]
+    assert [coarse_cut(*given) for given in others] == [None] * 3
 
 
 def test_of_two_cuts_the_one_more_like_the_subjects_own_outline_is_taken() -> None:

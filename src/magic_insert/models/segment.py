@@ -35,6 +35,7 @@ from magic_insert.models.tensor_file import read_tensors
 from magic_insert.paths import cut_weights
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
+COARSE_SIDE = 384
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
 SUBJECT_STEP = 0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP ground
 # This share of the body around a hole this near to the ground's colour: no gap.
@@ -295,6 +296,29 @@ def segment_u2net(
         closer = torch.zeros_like(likely)
         closer[part] = resize(salient(rgb[part], net), near.h, near.w)
         likely = closer
+    return _fitted(rgb, likely)
+
+
+def coarse_cut(
+    rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None, segmenter: str
+) -> Matte | None:
+    """A first cut, at most COARSE_SIDE pixels a side, in a fraction of the time; None where the cut takes none itself.
+
+    Raises:
+        NothingFound: nothing stands out.
+    """
+    by_u2net = segmenter == "u2net" or (segmenter == "auto" and not has_cutout(alpha))
+    scale = COARSE_SIDE / max(rgb.shape[-2:])
+    if not by_u2net or scale >= 1:
+        return None
+    small = area_resize(on_white(rgb, alpha), *(max(8, round(side * scale)) for side in rgb.shape[-2:]))
+    likely = resize(salient(small, load_u2net(), U2NET_SIDE // 2), *small.shape[-2:])
+    require_found(likely)
+    return _fitted(small, likely)
+
+
+def _fitted(rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"]) -> Matte:
+    """What is likely the subject, with the picture's own edges and without the ground's colour."""
     matte = fit_to_edges(rgb, likely)
     require_found(matte)
     colours = clean_border(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), _flat(matte))
@@ -596,9 +620,9 @@ def load_u2net() -> U2NetP:
 
 
 @torch.no_grad()
-def salient(rgb: Float[Tensor, "3 h w"], net: U2NetP) -> Float[Tensor, "1 S S"]:
+def salient(rgb: Float[Tensor, "3 h w"], net: U2NetP, side: int = U2NET_SIDE) -> Float[Tensor, "1 S S"]:
     """How likely each part of the picture is its subject, stretched from 0 to 1; 0 where nothing is."""
-    small = area_resize(rgb, U2NET_SIDE, U2NET_SIDE)
+    small = area_resize(rgb, side, side)
     small = small / small.max().clamp_min(1e-6)
     mean, spread = (torch.tensor(values)[:, None, None] for values in (U2NET_MEAN, U2NET_SPREAD))
     found = net(((small - mean) / spread)[None])[0]

@@ -29,7 +29,7 @@ from magic_insert.pages.server import STRICT, PageServer, body_of, json_of
 
 MOST_BYTES = 32_000_000  # of a dropped picture
 SESSION = re.compile(r"[0-9a-f]{8,40}")
-PAUSE, PATIENCE = 0.15, 15.0  # seconds between two events, and without one
+PAUSE, PATIENCE = 0.1, 15.0  # seconds between two events, and without one
 FILES = {"": "index.html", "page.js": "page.js", "page.css": "page.css"}
 LAYERED = ("ora", "psd")
 FILE_PARTS, LAYER_PARTS = ("png", "json", *LAYERED), ("subject", "shade", "light")

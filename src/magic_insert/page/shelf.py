@@ -52,7 +52,7 @@ TOY_SCENES = (
     "forest-12", "cave-04", "snow-field-02", "room-01", "garden-13", "desert-08", "moon-05", "stage-06",
 )  # fmt: skip
 LONGEST_VIEW = 1600  # pixels of a picture's longer side in the browser; results have all of theirs
-DRAFT = 640  # pixels of a picture's longer side; of a larger scene one of that size comes first
+DRAFT = 512  # pixels of a picture's longer side; of a larger scene one of that size comes first
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 HORIZON = 0.4  # of the height, where nothing shows it
 HORIZONS = (0.2, 0.65)  # where one is looked for
@@ -66,7 +66,8 @@ class Item:
     `origin`: "toybox", "learned", "own", or "result" (made of no own picture). `size`: columns and rows of the scene,
     or of the cut-out subject. `box`: a scene's first suggestion. `horizon`: the row, as a share, towards which subjects
     shrink. `view`: what the browser shows, with its media type. `text`: what a subject is, in words. `trouble`: why it
-    cannot be used. `hidden`: no longer on the shelf, and there for the results that are made of it.
+    cannot be used. `hidden`: no longer on the shelf, and there for the results that are made of it. `coarse`: view and
+    size are of a first, coarse cut.
     """
 
     id: str
@@ -82,11 +83,12 @@ class Item:
     text: str = ""
     trouble: str = ""
     hidden: bool = False
+    coarse: bool = False
 
     def told(self) -> dict[str, Any]:
         """As JSON for the browser."""
         box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
-        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden")
+        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden", "coarse")
         return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
 
     def look(self, scene: Scene) -> None:
@@ -97,8 +99,9 @@ class Item:
         self.view = view_of(to_pil(scene.pixels))
         self.size = (scene.size[1], scene.size[0])
 
-    def cut(self, subject: Subject) -> None:
+    def cut(self, subject: Subject, *, coarse: bool = False) -> None:
         """Fills in what is seen of a subject: the cut-out, as tight as it will stand in its box."""
+        self.coarse = coarse
         at = bounding_box(subject.alpha, IN_BOX)
         self.view = view_of(subject.image.crop((at.x, at.y, at.right, at.bottom)))
         self.size = (at.w, at.h)

@@ -16,25 +16,28 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+import torch
+from PIL import Image
 
 from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.shared import FREE_INSERTERS
+from magic_insert.core.compositing import FAINT
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.events import OnEvent, Preview, no_event
-from magic_insert.core.images import read_picture, to_pil
+from magic_insert.core.images import as_float, read_picture, to_pil
 from magic_insert.core.jsonl import read_json, write_json
+from magic_insert.core.masks import bounding_box
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.drops import Drop, Layer, Redrawn
-from magic_insert.magic import MagicInsert, Settings
-from magic_insert.models.segment import NothingFound
+from magic_insert.magic import LONGEST, MagicInsert, Settings
+from magic_insert.models.segment import NothingFound, coarse_cut
 from magic_insert.page.session import (
     LIGHT_KNOBS,
     Recent,
@@ -60,6 +63,7 @@ from magic_insert.page.shelf import (
 from magic_insert.pages.server import without_folders
 from magic_insert.paths import subjects_dir
 from magic_insert.stylizers import needs_personalization
+from magic_insert.stylizers.tone import shrunk
 
 KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
@@ -88,6 +92,7 @@ class Studio:
     def __init__(self, settings: Settings, words: Sequence[str], folder: Path) -> None:
         self.magic, self.words, self.folder = MagicInsert(settings), list(words), folder
         self.lock = threading.RLock()
+        self._alone = threading.RLock()  # held by what is quick, and while a network is built
         self.sessions: dict[str, Session] = {}
         self.shelf: dict[str, Item] = {}
         model = settings.model
@@ -97,7 +102,8 @@ class Studio:
         self._filled = threading.Condition(self.lock)
         self._nobody_waits = threading.Event()  # for what is urgent
         self._nobody_waits.set()
-        self._cuts, self._scenes = Recent[Subject](12), Recent[Scene](6)
+        self._coarse_cuts, self._cuts = Recent[Subject](12), Recent[Subject](12)
+        self._scenes = Recent[Scene](6)
         self._toned, self._redrawn, self._drops = Recent[Redrawn](6), Recent[Redrawn](32), Recent[Drop](4)
         self.stopped = False
         self._open_shelves()
@@ -133,7 +139,8 @@ class Studio:
                 return
             work = self._queues[rank].take()
         try:
-            work()
+            with nullcontext() if rank == LONG else self._alone:
+                work()
         except Exception:
             traceback.print_exc(file=sys.stderr)
         with self.lock:
@@ -213,7 +220,7 @@ class Studio:
     def _load(self) -> None:
         """Loads the model beside the worker, which previews meanwhile; what is learned can only be known afterwards."""
         try:
-            with patient_imports(lambda: self._nobody_waits.wait(PATIENCE)), empty_networks_of_one_thread():
+            with beside_a_worker(lambda: self._nobody_waits.wait(PATIENCE), self._alone):
                 self.magic.load()
             _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
         except UserError as error:
@@ -240,6 +247,9 @@ class Studio:
         try:
             if item.kind == "scene":
                 item.look(self._scene(item))
+            elif item.origin == "own" and (coarse := self._coarse(item)) is not None:
+                self._coarse_cuts.get(item.path, lambda: coarse)
+                item.cut(coarse, coarse=True)  # the exact cut is made when it is drawn
             else:
                 item.cut(self._subject(item))
                 self._note_learned(item)
@@ -255,10 +265,19 @@ class Studio:
         if item.kind == "subject" and item.size is not None and self.ready:
             item.learned = self.magic.learned(self._subject(item)) is not None
 
+    def _coarse(self, item: Item) -> Subject | None:
+        """A first cut of a picture, where the cut takes a second."""
+        pixels, alpha, name = read_picture(item.path, longest=LONGEST)
+        matte = coarse_cut(as_float(pixels), alpha, self.magic.settings.segmenter.name)
+        return None if matte is None else Subject(matte.rgb, matte.alpha, name)
+
     def _subject(self, item: Item, on_event: OnEvent = no_event) -> Subject:
-        return self._cuts.get(
+        cut = self._cuts.get(
             item.path, lambda: self.magic.subject(item.path, text=item.text, on_event=on_event)
         )
+        if item.coarse:
+            item.cut(cut)
+        return cut
 
     def _scene(self, item: Item) -> Scene:
         return self._scenes.get(item.path, lambda: self.magic.scene(item.path))
@@ -410,7 +429,7 @@ class Studio:
             if task.state == "cancelled":
                 raise Cancelled
             task.progress(stage, step, total)
-            if preview is not None:
+            if preview is not None and task.drafted is None:
                 task.show(preview, last=step == total)
             self._tell(session)
             if not task.quick:
@@ -450,22 +469,37 @@ class Studio:
             while self._loading.is_alive():
                 on_event("load", 0, 1, None)  # does what is quick meanwhile
                 self._loading.join(0.05)
-        picture, scene = self._picture(task.wish, on_event), self._scene(task.wish.scene)
+        scene = self._scene(task.wish.scene)
         while True:
             wish = task.wish
-            if wish.kind == "preview" and max(scene.size) > DRAFT:
-                small = reduced(scene, DRAFT)
-                box = scaled(wish.box, scene, small)
-                image = self._magic(wish).place(picture, small, box, on_event=on_event).image
+            if wish.kind == "preview" and (image := self._draft(wish, scene, on_event)) is not None:
                 if task.wish is not wish:
                     continue
                 task.draft(image, wish.box)
                 self._tell()
+            picture = self._picture(wish, on_event)
             drop = self._magic(wish).place(picture, scene, wish.box, on_event=on_event)
             with self.lock:
                 task.placed = task.wish is wish
             if task.placed:
                 return drop, wish
+
+    def _draft(self, wish: Wish, scene: Scene, on_event: OnEvent) -> Image.Image | None:
+        """A smaller preview, in a part of the time; None where the scene is small and the subject cut out."""
+        if max(scene.size) <= DRAFT and not wish.subject.coarse:
+            return None
+        magic, small = self._magic(wish), reduced(scene, DRAFT)
+
+        def unseen(stage: str, step: int, total: int, preview: Preview | None = None) -> None:
+            on_event(stage, step, total, None)
+
+        if wish.drawing in self._toned:
+            picture = self._picture(wish)
+        else:
+            exact = partial(self._subject, wish.subject, unseen)
+            cut = self._coarse_cuts.get(wish.subject.path, exact) if wish.subject.coarse else exact()
+            picture = magic.redraw(smaller(cut, DRAFT // 2), small, on_event=unseen)[0]
+        return magic.place(picture, small, scaled(wish.box, scene, small), on_event=unseen).image
 
     def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
         subject, scene, magic = (
@@ -526,51 +560,54 @@ class Studio:
 
 
 @contextmanager
-def patient_imports(wait: Callable[[], Any]) -> Iterator[None]:
-    """Has each import of this thread `wait` first. Loading a model is for the most part two thousand imports, and while
-    Python runs two threads, each has half of it."""
-    thread, plain = threading.get_ident(), builtins.__import__
+def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator[None]:
+    """Has this thread load a model at a worker's side.
 
-    def patient(*given: Any, **named: Any) -> Any:
-        if threading.get_ident() == thread:
-            wait()
-        return plain(*given, **named)
-
-    builtins.__import__ = patient
-    try:
-        yield
-    finally:
-        builtins.__import__ = plain
-
-
-@contextmanager
-def empty_networks_of_one_thread() -> Iterator[None]:
-    """diffusers builds networks without weights by a change of torch that all threads see: what the worker builds
-    meanwhile would stay without, too. Here only this thread's networks are built so."""
+    Loading is for the most part two thousand imports, and while Python runs two threads, each has half of it: each
+    import `wait`s first. A network is built by changes of torch that all threads see, another default dtype and
+    parameters without values, which would get into what the worker computes: meanwhile this thread holds `alone`.
+    """
     import accelerate  # not before a model is loaded
 
-    thread, plain = threading.get_ident(), accelerate.init_empty_weights
+    thread, building = threading.get_ident(), ExitStack()
+    load, set_dtype, init_empty = builtins.__import__, torch.set_default_dtype, accelerate.init_empty_weights
+    deep = 0
 
     @contextmanager
-    def init_empty_weights() -> Iterator[None]:
-        register = nn.Module.register_parameter
+    def held() -> Iterator[None]:
+        nonlocal deep
+        with alone:
+            deep += 1
+            try:
+                yield
+            finally:
+                deep -= 1
 
-        def emptied(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-            if param is not None and threading.get_ident() == thread:
-                param = nn.Parameter(param.to("meta"), param.requires_grad)
-            register(self, name, param)
+    def patient(*given: Any, **named: Any) -> Any:
+        if threading.get_ident() == thread and not deep:
+            wait()
+        return load(*given, **named)
 
-        nn.Module.register_parameter = emptied  # type: ignore[method-assign]
-        try:
+    def set_default_dtype(dtype: torch.dtype) -> None:
+        if dtype != torch.float32:
+            building.enter_context(held())
+        set_dtype(dtype)
+        if dtype == torch.float32:
+            building.close()
+
+    @contextmanager
+    def init_empty_weights(*given: Any, **named: Any) -> Iterator[None]:
+        with held(), init_empty(*given, **named):
             yield
-        finally:
-            nn.Module.register_parameter = register  # type: ignore[method-assign]
 
-    accelerate.init_empty_weights = init_empty_weights
+    builtins.__import__ = patient
+    torch.set_default_dtype, accelerate.init_empty_weights = set_default_dtype, init_empty_weights
     try:
-        yield
+        with building:
+            yield
     finally:
-        accelerate.init_empty_weights = plain
+        builtins.__import__ = load
+        torch.set_default_dtype, accelerate.init_empty_weights = set_dtype, init_empty
 
 
 def trouble_of(error: UserError, do: str) -> str:
@@ -602,6 +639,16 @@ def reduced(scene: Scene, longest: int) -> Scene:
     image = to_pil(scene.pixels)
     image.thumbnail((longest, longest))
     return Scene(read_picture(image)[0], scene.id)
+
+
+def smaller(subject: Subject, longest: int) -> Subject:
+    """The cut-out with sides of at most `longest` pixels."""
+    at = bounding_box(subject.alpha, FAINT)
+    scale = min(1.0, longest / max(at.w, at.h))
+    part = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+    size = (max(1, round(at.h * scale)), max(1, round(at.w * scale)))
+    rgb, alpha = shrunk(subject.rgb[part], subject.alpha[part], *size)
+    return Subject(rgb, alpha, subject.id)
 
 
 def scaled(box: Box, scene: Scene, small: Scene) -> Box:

@@ -24,7 +24,7 @@ let unwanted = false; // whether the user said last that nothing is
 const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
-const picture = (item) => `${session}/items/${item.id}`;
+const picture = (item) => `${session}/items/${item.id}${item.coarse ? "?coarse" : ""}`;
 const living = () => state.tasks.filter((task) => ["waiting", "running"].includes(task.state));
 const resultOf = (id) => state.results.find((result) => result.id === id);
 
@@ -415,7 +415,7 @@ function renderShelf(kind) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
     if (item.trouble && item.origin === "own") { button?.remove(); continue; } // said once, by `settle`
     if (!button) box[["own", "result"].includes(item.origin) ? "prepend" : "append"]((button = tile(item)));
-    const look = `${!!item.size}${item.learned}${item.trouble}`;
+    const look = `${!!item.size}${item.coarse}${item.learned}${item.trouble}`;
     button.classList.toggle("on", chosen?.id === item.id);
     if (button.dataset.look === look) continue;
     button.dataset.look = look;
