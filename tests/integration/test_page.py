@@ -27,7 +27,10 @@ from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
+from magic_insert.core.errors import UserError
+from magic_insert.core.records import Subject
 from magic_insert.magic import MagicInsert, Settings
+from magic_insert.models.segment import Matte, NothingFound
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Recent, Task, Wish, words_of
@@ -119,6 +122,11 @@ def disc(side: int) -> Any:
     """Where a disc is: 0.7 of the side wide."""
     y, x = np.mgrid[:side, :side] - (side - 1) / 2
     return np.hypot(x, y) < 0.35 * side
+
+
+def opaque(colour: tuple[int, int, int], side: int = 600) -> bytes:
+    """A disc on white, large enough for a coarse cut first."""
+    return png(np.where(disc(side)[..., None], colour, (250, 250, 250)))
 
 
 def meadow(height: int = 128, width: int = 192) -> bytes:
@@ -599,8 +607,8 @@ def test_while_a_network_is_built_the_worker_holds_still_and_no_import_waits_for
 def test_a_large_opaque_subject_is_drawn_from_a_coarse_cut_until_the_exact_one_is_there(
     browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    content = png(np.where(disc(600)[..., None], (200, 40, 30), (250, 250, 250)))
-    cuts, exact = list[bool](), MagicInsert.subject
+    content, cuts = opaque((200, 40, 30)), list[bool]()
+    exact = MagicInsert.subject
 
     def subject(self: MagicInsert, *given: Any, **named: Any) -> Any:
         (task,) = browser.state()["tasks"]
@@ -626,6 +634,67 @@ def test_a_large_opaque_subject_is_drawn_from_a_coarse_cut_until_the_exact_one_i
     )
     made = Image.open(io.BytesIO(browser.get(f"results/{result['id']}/png").content))
     assert np.array_equal(made, drop.image)
+
+
+def test_where_the_coarse_cut_finds_nothing_the_exact_one_decides(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: Any) -> None:
+        raise NothingFound("expected a subject that stands out, got none; set segmenter=grabcut")
+
+    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", nothing)
+    id = browser.upload("subject", "faint.png", opaque((200, 40, 40)))
+    item = browser.studio.session(browser.id).items[id]
+    assert (item.coarse, item.trouble) == (False, "")
+    assert item.size is not None
+
+
+def test_of_a_coarse_subject_it_is_known_with_its_exact_cut_whether_it_is_learned(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = browser.upload("subject", "known.png", opaque((40, 40, 200)))
+    item, learned = browser.studio.session(browser.id).items[id], MagicInsert.learned
+
+    def known(self: MagicInsert, subject: Any) -> Path | None:
+        return Path() if subject.id == "known" else learned(self, subject)
+
+    monkeypatch.setattr(MagicInsert, "learned", known)
+    browser.studio.call(browser.studio._show_learned).result(WAIT)
+    assert (item.coarse, item.learned) == (True, False)  # the worker makes no exact cut for it
+    browser.draw("preview", id)
+    assert (item.coarse, item.learned) == (False, True)
+
+
+def test_a_coarse_view_is_never_told_as_the_exact_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A browser keeps a view for an hour under the address that it was told."""
+    item, told = shelf.Item("a", "subject", Path("a.png"), "own", "a"), []
+    encode = shelf.view_of
+
+    def view_of(image: Image.Image) -> tuple[bytes, str]:
+        told.append((item.size, item.view is not None, item.coarse))
+        return encode(image)
+
+    monkeypatch.setattr(shelf, "view_of", view_of)
+    for side, coarse in ((20, True), (40, False)):
+        alpha = torch.from_numpy(disc(side))[None].float()
+        item.cut(Subject(torch.zeros(3, side, side), alpha, "a"), coarse=coarse)
+    assert [what for _, *what in told] == [[False, False], [True, True]]
+    assert not item.coarse
+
+
+def test_a_load_that_fails_leaves_torch_as_it_was() -> None:
+    alone = threading.RLock()
+
+    def load() -> None:
+        with beside_a_worker(lambda: None, alone):
+            torch.set_default_dtype(torch.bfloat16)  # as diffusers, which resets it where all goes well
+            raise UserError("expected weights that fit")
+
+    with pytest.raises(UserError):
+        load()
+    with ThreadPoolExecutor(1) as worker:
+        assert worker.submit(alone.acquire, timeout=0).result(WAIT)
+    assert torch.get_default_dtype() == torch.float32
 
 
 def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
@@ -868,6 +937,50 @@ def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
     tab.fingers("touchEnd", [])
     tab.wait(f"{RESULT} === 2 && {SHOWN}")
     assert tab.ask(left) == pytest.approx(start + 24, abs=2)
+
+
+def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_says_so(
+    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(self: MagicInsert, *_: Any, **named: Any) -> Any:
+        raise NothingFound("expected a subject that stands out, got none; set segmenter=grabcut")
+
+    tab.fresh()
+    monkeypatch.setattr(MagicInsert, "subject", nothing)
+    picture = tmp_path / "nothing.png"
+    picture.write_bytes(opaque((40, 200, 40)))
+    said = f"expected a subject that stands out, got none; {CROP}"
+    for way in ("dropped", "dropped again"):
+        tab.ask("doing.textContent = ''")
+        tab.drop_file(picture, tab.centre("#stage"))
+        tab.wait(f"document.querySelector('#status.bad #doing')?.textContent === {said!r}")
+        tab.wait("frame.hidden && !pictures.children.length && cancel.hidden")
+        assert tab.ask("document.querySelectorAll('[data-id^=own]').length") == 0, way
+    (item,) = tab.session.items.values()
+    with pytest.raises(UserError, match="crop"):
+        tab.studio.drop(tab.session, Wish("preview", item, tab.studio.shelf["forest-12"], Box(*BOX), {}))
+
+
+def test_a_corner_resizes_with_the_aspect_of_the_exact_cut(
+    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(rgb: Any, *_: Any) -> Matte:
+        alpha = torch.from_numpy(disc(600))[None].float()
+        alpha[..., 300:] = 0.0
+        return Matte(rgb, alpha)
+
+    tab.fresh()
+    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half)
+    (tmp_path / "half.png").write_bytes(opaque((200, 40, 200)))
+    tab.drop_file(tmp_path / "half.png", tab.centre("#stage"))
+    tab.wait(f"{RESULT} === 1 && {SHOWN}")
+    box = tab.last.wish.box
+    assert box.w / box.h == pytest.approx(0.5, abs=0.05)  # as it was dropped
+    x, y = tab.centre("#frame i[data-corner=ne]")
+    tab.drag((x, y), (x + 30, y - 30))
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    box = tab.last.wish.box
+    assert box.w / box.h == pytest.approx(1.0, abs=0.05)
 
 
 def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:

@@ -101,10 +101,12 @@ class Item:
 
     def cut(self, subject: Subject, *, coarse: bool = False) -> None:
         """Fills in what is seen of a subject: the cut-out, as tight as it will stand in its box."""
-        self.coarse = coarse
         at = bounding_box(subject.alpha, IN_BOX)
-        self.view = view_of(subject.image.crop((at.x, at.y, at.right, at.bottom)))
-        self.size = (at.w, at.h)
+        view = view_of(subject.image.crop((at.x, at.y, at.right, at.bottom)))
+        # Browsers are told meanwhile, ask for what they are told, and keep a view for an hour.
+        self.coarse |= coarse
+        self.view, self.size = view, (at.w, at.h)
+        self.coarse = coarse
 
 
 def view_of(image: Image.Image) -> tuple[bytes, str]:

@@ -239,7 +239,8 @@ class Studio:
         with self.lock:
             own = [item for session in self.sessions.values() for item in session.items.values()]
         for item in [*self.shelf.values(), *own]:
-            self._note_learned(item)
+            if not item.coarse:  # else with the exact cut
+                self._note_learned(item)
         self._tell()
 
     def _examine(self, item: Item) -> None:
@@ -266,17 +267,26 @@ class Studio:
             item.learned = self.magic.learned(self._subject(item)) is not None
 
     def _coarse(self, item: Item) -> Subject | None:
-        """A first cut of a picture, where the cut takes a second."""
+        """A first cut of a picture, where the cut takes a second; None also where it finds nothing."""
         pixels, alpha, name = read_picture(item.path, longest=LONGEST)
-        matte = coarse_cut(as_float(pixels), alpha, self.magic.settings.segmenter.name)
+        try:
+            matte = coarse_cut(as_float(pixels), alpha, self.magic.settings.segmenter.name)
+        except NothingFound:  # the exact one looks twice
+            return None
         return None if matte is None else Subject(matte.rgb, matte.alpha, name)
 
     def _subject(self, item: Item, on_event: OnEvent = no_event) -> Subject:
-        cut = self._cuts.get(
-            item.path, lambda: self.magic.subject(item.path, text=item.text, on_event=on_event)
-        )
+        def exact() -> Subject:
+            try:
+                return self.magic.subject(item.path, text=item.text, on_event=on_event)
+            except UserError as error:
+                item.trouble = trouble_of(error, CROP)
+                raise UserError(item.trouble) from error
+
+        cut = self._cuts.get(item.path, exact)
         if item.coarse:
             item.cut(cut)
+            self._note_learned(item)
         return cut
 
     def _scene(self, item: Item) -> Scene:
@@ -360,12 +370,10 @@ class Studio:
         Raises:
             UserError: the box is not inside the scene, or a setting is out of range.
         """
+        if trouble := wish.scene.trouble or wish.subject.trouble:
+            raise UserError(trouble)
         if wish.scene.size is None or wish.subject.size is None:
-            raise UserError(
-                wish.scene.trouble
-                or wish.subject.trouble
-                or "expected pictures that are ready, wait a second"
-            )
+            raise UserError("expected pictures that are ready, wait a second")
         wish.box.require_inside(wish.scene.size[1], wish.scene.size[0])
         settings = self._settings(wish)
         with self.lock:
@@ -502,18 +510,14 @@ class Studio:
         return magic.place(picture, small, scaled(wish.box, scene, small), on_event=unseen).image
 
     def _picture(self, wish: Wish, on_event: OnEvent = no_event) -> Redrawn:
-        subject, scene, magic = (
-            self._subject(wish.subject, on_event),
-            self._scene(wish.scene),
-            self._magic(wish),
-        )
+        magic = self._magic(wish)
 
         def redraw() -> Redrawn:
-            known = subject
+            known = self._subject(wish.subject, on_event)
             if needs_personalization(magic.settings.stylizer):
-                known = magic.personalize(subject, on_event=on_event)
+                known = magic.personalize(known, on_event=on_event)
                 wish.subject.learned = True
-            return magic.redraw(known, scene, on_event=on_event)[0]
+            return magic.redraw(known, self._scene(wish.scene), on_event=on_event)[0]
 
         return (self._toned if wish.kind == "preview" else self._redrawn).get(wish.drawing, redraw)
 
@@ -569,7 +573,7 @@ def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator
     """
     import accelerate  # not before a model is loaded
 
-    thread, building = threading.get_ident(), ExitStack()
+    thread, building, usual = threading.get_ident(), ExitStack(), torch.get_default_dtype()
     load, set_dtype, init_empty = builtins.__import__, torch.set_default_dtype, accelerate.init_empty_weights
     deep = 0
 
@@ -589,10 +593,10 @@ def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator
         return load(*given, **named)
 
     def set_default_dtype(dtype: torch.dtype) -> None:
-        if dtype != torch.float32:
+        if dtype != usual:
             building.enter_context(held())
         set_dtype(dtype)
-        if dtype == torch.float32:
+        if dtype == usual:
             building.close()
 
     @contextmanager
@@ -602,12 +606,13 @@ def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator
 
     builtins.__import__ = patient
     torch.set_default_dtype, accelerate.init_empty_weights = set_default_dtype, init_empty_weights
-    try:
-        with building:
+    with building:
+        try:
             yield
-    finally:
-        builtins.__import__ = load
-        torch.set_default_dtype, accelerate.init_empty_weights = set_dtype, init_empty
+        finally:
+            builtins.__import__ = load
+            torch.set_default_dtype, accelerate.init_empty_weights = set_dtype, init_empty
+            set_dtype(usual)  # where a network could not be built diffusers leaves its own
 
 
 def trouble_of(error: UserError, do: str) -> str:

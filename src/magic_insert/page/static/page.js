@@ -86,7 +86,7 @@ function put(centre, foot, item = subject) {
 }
 
 function resize(h, corner) {
-  const [width, height] = scene.size, aspect = frame.w / frame.h;
+  const [width, height] = scene.size, aspect = subject.size[0] / subject.size[1]; // by now of the exact cut
   const right = frame.x + frame.w, foot = frame.y + frame.h, fromLeft = corner.includes("e"), fromTop = corner.includes("s");
   const room = [(fromLeft ? width - frame.x : right) / aspect, fromTop ? height - frame.y : foot];
   h = clamp(h, 8, Math.min(...room));
@@ -696,6 +696,7 @@ function update(event) {
   if (subject) subject = itemOf(subject.id) ?? subject;
   if (scene) scene = itemOf(scene.id) ?? scene;
   settle();
+  if (subject?.trouble) clearStage(); // the exact cut finds nothing
   if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
     begun = true;
     const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
