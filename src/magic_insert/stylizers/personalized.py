@@ -39,6 +39,7 @@ from magic_insert.stylizers.tone import (
     base_of,
     consists_of_marks,
     even,
+    in_its_hue,
     moved_by,
     read_scene,
     shrunk,
@@ -137,7 +138,9 @@ class PersonalizedStylizer(DiffusionStylizer):
                 made.append(detailed(*how, photograph=True))
             else:
                 look = read_scene(draw.scene)
-                made.append(tone.marked(detailed(*how, hues=taken_on(look.lab)), look))
+                cut = detailed(*how, hues=taken_on(look.lab))
+                cut[:3] = to_rgb(in_its_hue(to_lab(cut[:3]), look.lab, self.style.detail))
+                made.append(tone.marked(cut, look))
         return torch.stack(made)
 
     def _read(self, embeds: StyleEmbeds) -> list[bool]:

@@ -161,7 +161,7 @@ def in_colours(lab: Lab, alpha: Plane, scene: Lab, strength: float) -> Lab:
     size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
     shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
     moved_lab: Lab = lab + strength * taken_on(scene) * cv2.resize(shift, alpha.shape[::-1])
-    return moved_lab
+    return in_its_hue(moved_lab, scene, min(strength, 1.0))
 
 
 def taken_on(scene: Lab) -> float:
@@ -169,11 +169,31 @@ def taken_on(scene: Lab) -> float:
 
     A pencil drawing or a blueprint has no other colours; a scene of many hues leaves a subject its own.
     """
+    lab, powers, hue = _one_hue(scene)
+    off = lab[:, 1:] - powers @ hue
+    return float(np.clip(ONE_HUE / max(float(np.hypot(*off.T).mean()), ONE_HUE), MANY_HUES, 1.0))
+
+
+def in_its_hue(lab: Lab, scene: Lab, strength: float) -> Lab:
+    """`lab` with a and b as the scene has them at the same L, `strength` of the way, where the scene is of one hue."""
+    share = strength * float(np.interp(taken_on(scene), (COLOURLESS, 1.0), (0.0, 1.0)))
+    if share == 0:
+        return lab
+    seen, _, hue = _one_hue(scene)
+    light = np.clip(lab[..., :1], *np.percentile(seen[:, 0], (1, 99)))
+    wanted = (light / 100) ** np.arange(len(hue)) @ hue
+    turned: Lab = np.concatenate([lab[..., :1], (1 - share) * lab[..., 1:] + share * wanted], axis=-1).astype(
+        np.float32
+    )
+    return turned
+
+
+def _one_hue(scene: Lab) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Colours of a scene, powers of their L, and the a and b that are most like theirs as a cubic of L."""
     lab = cv2.GaussianBlur(scene, (0, 0), 1.0).reshape(-1, 3)
     lab = lab[:: max(1, len(lab) // HUE_SAMPLES)]
-    powers = (lab[:, :1] / 100) ** np.arange(4)  # one hue: a and b are a function of L
-    off = lab[:, 1:] - powers @ np.linalg.lstsq(powers, lab[:, 1:], rcond=None)[0]
-    return float(np.clip(ONE_HUE / max(float(np.hypot(*off.T).mean()), ONE_HUE), MANY_HUES, 1.0))
+    powers = (lab[:, :1] / 100) ** np.arange(4)
+    return lab, powers, np.linalg.lstsq(powers, lab[:, 1:], rcond=None)[0]
 
 
 def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
