@@ -118,9 +118,10 @@ class Page:
         )
         return x, y
 
-    def fingers(self, kind: str, points: Sequence[tuple[float, ...]]) -> None:
-        """What a touch screen tells: the fingers that are on it, after `kind`."""
-        touched = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(points)]
+    def fingers(self, kind: str, points: Sequence[tuple[float, ...] | None]) -> None:
+        """What a touch screen tells: where each finger is, None for one that is not there; of a `touchEnd` those that
+        leave, or all of them."""
+        touched = [{"x": point[0], "y": point[1], "id": n} for n, point in enumerate(points) if point]
         self._call("Input.dispatchTouchEvent", {"type": kind, "touchPoints": touched})
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], *, touch: bool = False) -> None:

@@ -939,6 +939,27 @@ def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
     assert tab.ask(left) == pytest.approx(start + 24, abs=2)
 
 
+def test_two_fingers_on_the_frame_scale_it_about_its_foot(tab: Tab) -> None:
+    tab.fresh(width=420, height=880, touch=True)
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
+    tab.wait(SHOWN)
+    first, (x, y) = tab.last.wish.box, tab.centre("#frame")
+
+    tab.fingers("touchStart", [(x - 15, y)])
+    for n in range(6):
+        tab.fingers("touchMove" if n else "touchStart", [(x - 15 - n, y), (x + 15 + n, y + n)])
+    tab.fingers("touchEnd", [(x - 20, y)])
+    for n in range(6):  # the one that stays goes on, from where it is
+        tab.fingers("touchMove", [None, (x + 20 + 4 * n, y + 5)])
+    tab.fingers("touchEnd", [])
+    tab.wait(f"{RESULT} === 2 && {SHOWN}")
+    box, stage = tab.last.wish.box, tab.ask(size_of("#stage"))[0]
+    assert box.h / first.h == pytest.approx(np.hypot(40, 5) / 30, rel=0.03)
+    assert box.w / box.h == pytest.approx(first.w / first.h, rel=0.05)
+    assert box.bottom == pytest.approx(first.bottom, abs=1)
+    assert box.centre_x - first.centre_x == pytest.approx(20 * 256 / stage, abs=1.5)
+
+
 def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_says_so(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1043,6 +1064,27 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
     assert tab.ask(
         "document.querySelector('#truth + span').checkVisibility()"
     )  # what the truth is, without hovering
+
+
+def test_the_history_tells_results_apart_and_without_one_nothing_of_it_can_be_pressed(tab: Tab) -> None:
+    tab.fresh()
+    assert tab.ask("document.querySelectorAll('#save a').length") == 6
+    assert (
+        tab.ask("document.querySelectorAll('#save :is(a[href], button:enabled), #parts :enabled').length")
+        == 0
+    )
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.wait(SHOWN)
+    assert tab.ask("document.querySelectorAll('#save a[href]').length") == 6
+    first, box = tab.last, tab.last.wish.box
+    wish = replace(first.wish, kind="full", box=replace(box, x=9))
+    tab.session.results["drawn"] = replace(first, id="drawn", wish=wish)
+    tab.studio.call(lambda: tab.studio._tell(tab.session)).result(WAIT)
+    tab.wait(f"{RESULT} === 2")
+    told = "[button.className, button.innerText.trim(), button.querySelector('.map b').style.left]"
+    said = tab.ask(f"[...document.querySelectorAll('#history button')].map(button => {told})")
+    assert [what for *what, _ in said] == [["full", "redrawn"], ["on", "preview"]]
+    assert [float(left[:-1]) * 2.56 for *_, left in said] == pytest.approx([9, box.x], abs=0.1)
 
 
 def test_undo_takes_back_what_the_user_did_last(tab: Tab) -> None:

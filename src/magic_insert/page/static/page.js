@@ -456,19 +456,27 @@ function renderStatus() {
   if (name !== lastStage) $("said").textContent = lastStage = name;
 }
 
-// A result as a picture, or the part of it around the subject, of this aspect.
-function thumbnail(result, aspect) {
+// The part of a result around the subject, of this aspect, and so many times as large.
+function thumbnail(result, aspect, times) {
   const image = new Image(), part = document.createElement("div");
   image.src = `${session}/results/${result.id}/view`; image.alt = ""; image.draggable = false;
-  part.className = aspect ? "close" : "whole";
+  part.className = "close";
   part.append(image);
-  if (!aspect) return part;
   const [x, y, w, h] = result.box, [width, height] = itemOf(result.scene).size;
-  const wide = Math.min(1.5 * Math.max(w, h * aspect), Math.max(width, height * aspect)), tall = wide / aspect;
+  const wide = Math.min(times * Math.max(w, h * aspect), Math.max(width, height * aspect)), tall = wide / aspect;
   const from = (middle, part, whole) => (part > whole ? (whole - part) / 2 : clamp(middle - part / 2, 0, whole - part));
   Object.assign(image.style, { width: `${(100 * width) / wide}%`, height: `${(100 * height) / tall}%`,
     left: `${(-100 * from(x + w / 2, wide, width)) / wide}%`, top: `${(-100 * from(y + h / 2, tall, height)) / tall}%` });
   return part;
+}
+
+// Where in its scene the box is.
+function map({ box: [x, y, w, h], scene: id }) {
+  const node = document.createElement("i"), place = document.createElement("b"), [width, height] = itemOf(id).size;
+  node.className = "map"; node.style.aspectRatio = width / height;
+  Object.assign(place.style, { left: `${(100 * x) / width}%`, top: `${(100 * y) / height}%`, width: `${(100 * w) / width}%`, height: `${(100 * h) / height}%` });
+  node.append(place);
+  return node;
 }
 
 let draws = []; // four seeds side by side: what was asked for; none takes the stage before it is chosen
@@ -479,7 +487,7 @@ function renderSheet() {
     button.dataset.id = key;
     button.disabled = !result;
     button.querySelector("div")?.remove();
-    if (result) button.prepend(thumbnail(result, scene.size[0] / scene.size[1]));
+    if (result) button.prepend(thumbnail(result, scene.size[0] / scene.size[1], 1.5));
   }
 }
 
@@ -493,8 +501,10 @@ function renderHistory() {
       button.dataset.id = result.id; button.type = "button";
       const label = document.createElement("span"), seed = result.knobs["sampling.seed"];
       label.textContent = result.kind === "full" ? (seed === undefined ? "redrawn" : `seed ${seed}`) : "preview";
-      button.setAttribute("aria-label", `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`);
-      button.append(thumbnail(result, seed !== undefined && 1), label);
+      button.title = `${label.textContent}: ${itemOf(result.subject)?.title}, ${itemOf(result.scene)?.title}`;
+      button.setAttribute("aria-label", button.title);
+      button.classList.toggle("full", result.kind === "full");
+      button.append(thumbnail(result, 1, 1.2), map(result), label);
       button.addEventListener("click", () => show(resultOf(result.id), { back: true }));
       box.prepend(button);
     }
@@ -515,11 +525,11 @@ function render() {
   if (!$("pictures").querySelector(".truth")) $("truth").setAttribute("aria-pressed", "false");
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
-    const files = shown ? ["png", "json", "ora", "psd"].map((part) => [part.toUpperCase(), `results/${shown.id}/${part}`, "the result"]) : [];
-    if (shown) for (const part of ["subject", "scene"]) files.push([`${part} file`, `items/${shown[part]}?file`, "as it came, for the copied command and code"]);
+    const files = ["png", "json", "ora", "psd"].map((part) => [part.toUpperCase(), `results/${shown?.id}/${part}`, "the result"]);
+    for (const part of ["subject", "scene"]) files.push([`${part} file`, `items/${shown?.[part]}?file`, "as it came, for the copied command and code"]);
     $("downloads").replaceChildren(...files.map(([name, path, title]) => {
       const link = document.createElement("a");
-      Object.assign(link, { className: "plain", textContent: name, href: `${session}/${path}`, download: "", title });
+      Object.assign(link, { className: "plain", textContent: name, title }, shown && { href: `${session}/${path}`, download: "" });
       return link;
     }));
   }
@@ -558,28 +568,39 @@ function carry(event, id) {
   button.addEventListener("pointermove", move); button.addEventListener("pointerup", end); button.addEventListener("pointercancel", end);
 }
 
+// The mouse or one finger moves the frame or its corner, two fingers on it make it larger or smaller about its foot.
+const held = new Map(); // pointer -> where it is
+let grip = null; // the frame as they took hold of it
+const apart = () => { const [a, b] = held.values(); return b ? Math.hypot(a.x - b.x, a.y - b.y) : 0; };
+function grasp(corner, moved = false) {
+  grip = { corner, moved, begun: { ...frame }, factor, from: held.values().next().value, apart: apart() };
+}
 $("frame").addEventListener("pointerdown", (event) => {
-  if (event.button !== 0 || !event.isPrimary) return; // of two fingers the first drags
-  const grab = onStage(event), corner = event.target.dataset?.corner, begun = { ...frame }, node = $("frame");
-  let moved = false;
-  node.setPointerCapture(event.pointerId);
-  const move = (now) => {
-    if (!now.isPrimary) return;
-    const at = onStage(now);
-    moved ||= Math.hypot(at.x - grab.x, at.y - grab.y) > 3 * at.scale;
-    if (!moved) return;
-    $("stage").classList.add("moving"); node.classList.add("ghost");
-    if (corner) resize(begun.h + (corner.includes("s") ? 1 : -1) * (at.y - grab.y), corner);
-    else put(begun.x + begun.w / 2 + at.x - grab.x, begun.y + begun.h + at.y - grab.y);
-  };
-  const end = (now) => {
-    if (!now.isPrimary) return;
-    for (const name of ["pointermove", "pointerup", "pointercancel"]) node.removeEventListener(name, name === "pointermove" ? move : end);
-    $("stage").classList.remove("moving");
-    if (moved) drop();
-  };
-  node.addEventListener("pointermove", move); node.addEventListener("pointerup", end); node.addEventListener("pointercancel", end);
+  if (event.isPrimary) held.clear(); // no other is down
+  if (event.button !== 0 || held.size > 1) return;
+  $("frame").setPointerCapture(event.pointerId);
+  held.set(event.pointerId, onStage(event));
+  grasp(held.size === 1 && event.target.dataset?.corner, held.size > 1 && grip.moved);
 });
+$("frame").addEventListener("pointermove", (event) => {
+  if (!held.has(event.pointerId) || !frame) return;
+  const at = onStage(event), { corner, begun, from } = grip;
+  held.set(event.pointerId, at);
+  grip.moved ||= (grip.apart ? Math.abs(apart() - grip.apart) : Math.hypot(at.x - from.x, at.y - from.y)) > 3 * at.scale;
+  if (!grip.moved) return;
+  $("stage").classList.add("moving"); $("frame").classList.add("ghost");
+  if (grip.apart) { factor = (grip.factor * apart()) / grip.apart; put(begun.x + begun.w / 2, begun.y + begun.h); }
+  else if (corner) resize(begun.h + (corner.includes("s") ? 1 : -1) * (at.y - from.y), corner);
+  else put(begun.x + begun.w / 2 + at.x - from.x, begun.y + begun.h + at.y - from.y);
+});
+for (const name of ["pointerup", "pointercancel"]) {
+  $("frame").addEventListener(name, (event) => {
+    if (!held.delete(event.pointerId)) return;
+    if (held.size) return grasp("", grip.moved);
+    $("stage").classList.remove("moving");
+    if (grip.moved) drop();
+  });
+}
 
 $("frame").addEventListener("keydown", (event) => {
   const step = (event.shiftKey ? 0.05 : 0.01) * Math.max(...scene.size);
