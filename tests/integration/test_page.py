@@ -697,6 +697,21 @@ def test_a_load_that_fails_leaves_torch_as_it_was() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+def test_a_load_that_the_end_of_the_page_cuts_short_is_no_complaint(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(self: MagicInsert) -> None:
+        raise UserError("expected a complete model")
+
+    monkeypatch.setattr(MagicInsert, "load", broken)
+    other, said = Studio(studio.magic.settings, [], tmp_path), []
+    for end in (lambda: None, other.stop):
+        end()
+        other._load()
+        said.append(capsys.readouterr().err)
+    assert said == ["magic-insert: expected a complete model\n", ""]
+
+
 def test_many_quick_things_of_one_browser_hold_up_no_long_one_of_another(
     studio: Studio, server: PageServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

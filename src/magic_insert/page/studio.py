@@ -224,7 +224,8 @@ class Studio:
                 self.magic.load()
             _ = self.magic.models.fingerprint  # now, while no LoRA is in the model
         except UserError as error:
-            print(f"magic-insert: {error}", file=sys.stderr)
+            if not self.stopped:  # else Python ends what it needs
+                print(f"magic-insert: {error}", file=sys.stderr)
         else:
             self.ready = True
             self._put(self._show_learned, SHELF)
