@@ -997,7 +997,7 @@ def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_say
         tab.studio.drop(tab.session, Wish("preview", item, tab.studio.shelf["forest-12"], Box(*BOX), {}))
 
 
-def test_a_corner_resizes_with_the_aspect_of_the_exact_cut(
+def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_one_stood(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def half(rgb: Any, *_: Any) -> Matte:
@@ -1005,18 +1005,32 @@ def test_a_corner_resizes_with_the_aspect_of_the_exact_cut(
         alpha[..., 300:] = 0.0
         return Matte(rgb, alpha)
 
+    asked, drop = list[Box](), Studio.drop
+
+    def noted(self: Studio, session: Any, wish: Wish, *given: Any) -> Task:
+        asked.append(wish.box)
+        return drop(self, session, wish, *given)
+
     tab.fresh()
     monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half)
+    monkeypatch.setattr(Studio, "drop", noted)
     (tmp_path / "half.png").write_bytes(opaque((200, 40, 200)))
     tab.drop_file(tmp_path / "half.png", tab.centre("#stage"))
-    tab.wait(f"{RESULT} === 1 && {SHOWN}")
-    box = tab.last.wish.box
-    assert box.w / box.h == pytest.approx(0.5, abs=0.05)  # as it was dropped
+    wait_until(lambda: len(asked) == 2)
+    tab.wait(f"{SHOWN} && cancel.hidden")
+    coarse, exact = asked
+    assert tab.last.wish.box == exact
+    assert [box.w / box.h for box in asked] == pytest.approx([0.5, 1.0], abs=0.05)
+    assert (exact.centre_x, exact.bottom) == pytest.approx((coarse.centre_x, coarse.bottom), abs=1)
     x, y = tab.centre("#frame i[data-corner=ne]")
     tab.drag((x, y), (x + 30, y - 30))
-    tab.wait(f"{RESULT} === 2 && {SHOWN}")
-    box = tab.last.wish.box
-    assert box.w / box.h == pytest.approx(1.0, abs=0.05)
+    wait_until(lambda: len(asked) == 3)
+    assert asked[2].w / asked[2].h == pytest.approx(1.0, abs=0.05)
+    tab.wait(f"{SHOWN} && cancel.hidden")
+    tab.click("#undo")
+    tab.wait(f"{SHOWN} && cancel.hidden")
+    tab.click("#undo")  # the frame of the coarse cut is no step of the user's
+    tab.wait("frame.hidden")
 
 
 def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:

@@ -154,6 +154,16 @@ function suggest(item) {
   drop();
 }
 
+// The frame about a subject whose exact cut is of another shape than the coarse one that it was chosen by.
+function fit() {
+  const other = Math.abs((frame.w * subject.size[1]) / (frame.h * subject.size[0]) - 1) > 0.03;
+  if (!other || $("stage").classList.contains("moving")) return;
+  $("ghost").src = picture(subject);
+  put(frame.x + frame.w / 2, frame.y + frame.h);
+  trail.pop(); // `drop` notes it again
+  drop();
+}
+
 function clearPictures() {
   shown = null;
   $("pictures").replaceChildren();
@@ -714,10 +724,12 @@ listen();
 
 function update(event) {
   state = JSON.parse(event.data);
+  const before = subject;
   if (subject) subject = itemOf(subject.id) ?? subject;
   if (scene) scene = itemOf(scene.id) ?? scene;
   settle();
   if (subject?.trouble) clearStage(); // the exact cut finds nothing
+  if (frame && before.coarse && !subject.coarse) fit();
   if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
     begun = true;
     const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
