@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,6 +36,7 @@ from magic_insert.stylizers.base import DiffusionStylizer, framed
 from magic_insert.stylizers.draws import Draw
 from magic_insert.stylizers.tone import (
     FEW,
+    MANY_HUES,
     ToneStylizer,
     base_of,
     consists_of_marks,
@@ -138,7 +140,8 @@ class PersonalizedStylizer(DiffusionStylizer):
                 made.append(detailed(*how, photograph=True))
             else:
                 look = read_scene(draw.scene)
-                cut = detailed(*how, hues=taken_on(look.lab))
+                hues = np.interp(taken_on(look.lab), (MANY_HUES, 1.0), (0.0, 1.0))
+                cut = detailed(*how, hues=float(hues))
                 cut[:3] = to_rgb(in_its_hue(to_lab(cut[:3]), look.lab, self.style.detail))
                 made.append(tone.marked(cut, look))
         return torch.stack(made)
@@ -200,7 +203,7 @@ def detailed(
     Read coarser than SOFT of the model's side: each colour of its own has one shift, the mean of what was drawn there,
     so that what is of one colour stays so, and colours too fine to be drawn keep their differences. What the drawing
     differs by beyond that is its light and shade, and of its colours no more than PATCHES in Lab. Of its hues
-    the share `hues` is taken, see `taken_on`: a model may well draw a red hat brown in a scene of many hues. In a
+    the share `hues` is taken, none in a scene of many: there a model may well draw a red hat brown. In a
     `photograph` all that is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
