@@ -190,13 +190,13 @@ def _require_free(folder: Path, job: str) -> None:
     if record.state_now != "running":
         return
     if record.host == socket.gethostname():
-        raise UserError(
-            f"expected {folder} to be free, got a run that is still running there; wait or set out=..."
+        running = "is still running there; wait or set out=..."
+    else:
+        running = (
+            f"{record.host} started at {record.started} and has not ended; wait or set out=..., or if that machine is "
+            f"gone, delete {folder / RECORD}"
         )
-    raise UserError(
-        f"expected {folder} to be free, got a run that {record.host} started at {record.started} and has not "
-        f"ended; wait or set out=..., or if that machine is gone, delete {folder / RECORD}"
-    )
+    raise UserError(f"expected {folder} to be free, got a run that {running}")
 
 
 @contextmanager

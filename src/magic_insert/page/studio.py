@@ -371,10 +371,9 @@ class Studio:
         Raises:
             UserError: the box is not inside the scene, or a setting is out of range.
         """
-        if trouble := wish.scene.trouble or wish.subject.trouble:
-            raise UserError(trouble)
-        if wish.scene.size is None or wish.subject.size is None:
-            raise UserError("expected pictures that are ready, wait a second")
+        trouble = wish.scene.trouble or wish.subject.trouble
+        if trouble or wish.scene.size is None or wish.subject.size is None:
+            raise UserError(trouble or "expected pictures that are ready, wait a second")
         wish.box.require_inside(wish.scene.size[1], wish.scene.size[0])
         settings = self._settings(wish)
         with self.lock:

@@ -100,13 +100,12 @@ def locate(
 
 
 def _in_folder(wanted: WeightsFile, root: Path) -> Path:
-    if not root.is_dir():
-        raise UserError(
-            f"expected a folder of encoder weights, got nothing at {root}; set encoders.root=FOLDER"
-        )
     path = root / wanted.file
     if not path.is_file():
-        raise UserError(f"expected {wanted.file} in {root}, got no such file; {wanted.how_to_get}")
+        do = wanted.how_to_get if root.is_dir() else "set encoders.root=FOLDER"
+        raise UserError(
+            f"expected {wanted.file} in {root}, got no such {'file' if root.is_dir() else 'folder'}; {do}"
+        )
     return path
 
 
