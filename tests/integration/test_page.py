@@ -29,12 +29,13 @@ from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
+from magic_insert.core.threads import beside_a_worker
 from magic_insert.magic import MagicInsert, Settings
 from magic_insert.models.segment import Matte, NothingFound
 from magic_insert.page import shelf
 from magic_insert.page.server import MOST_BYTES, page_server
 from magic_insert.page.session import Recent, Task, Wish, words_of
-from magic_insert.page.studio import BETWEEN, CROP, Studio, beside_a_worker
+from magic_insert.page.studio import BETWEEN, CROP, Studio
 from magic_insert.pages.server import PageServer
 
 WAIT = 60.0

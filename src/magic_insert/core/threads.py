@@ -1,4 +1,5 @@
-"""How many threads a training on a CPU uses: what this process may have, and what measurably helps.
+"""How many threads a training on a CPU uses: what this process may have, and what measurably helps. And a thread that
+loads a model beside another that works.
 
 Threads that share small tensors meet at a barrier thousands of times a step and spin while they wait; where a neighbour
 holds one of the cores, a step can take thirty times as long as with one thread. So more than one thread has to earn its
@@ -7,10 +8,15 @@ takes several times as long. OMP_NUM_THREADS=N decides instead of the measuremen
 sum: where bits matter more than speed, set it.
 """
 
+import builtins
 import os
 import statistics
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -105,3 +111,55 @@ class ThreadChoice:
         if fell:
             self.settled = 1
         return fell
+
+
+@contextmanager
+def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator[None]:
+    """Has this thread load a model at a worker's side.
+
+    Loading is for the most part two thousand imports, and while Python runs two threads, each has half of it: each
+    import `wait`s first. A network is built by changes of torch that all threads see, another default dtype and
+    parameters without values, which would get into what the worker computes: meanwhile this thread holds `alone`.
+    """
+    import accelerate  # not before a model is loaded
+
+    thread, building, usual = threading.get_ident(), ExitStack(), torch.get_default_dtype()
+    load, set_dtype, init_empty = builtins.__import__, torch.set_default_dtype, accelerate.init_empty_weights
+    deep = 0
+
+    @contextmanager
+    def held() -> Iterator[None]:
+        nonlocal deep
+        with alone:
+            deep += 1
+            try:
+                yield
+            finally:
+                deep -= 1
+
+    def patient(*given: Any, **named: Any) -> Any:
+        if threading.get_ident() == thread and not deep:
+            wait()
+        return load(*given, **named)
+
+    def set_default_dtype(dtype: torch.dtype) -> None:
+        if dtype != usual:
+            building.enter_context(held())
+        set_dtype(dtype)
+        if dtype == usual:
+            building.close()
+
+    @contextmanager
+    def init_empty_weights(*given: Any, **named: Any) -> Iterator[None]:
+        with held(), init_empty(*given, **named):
+            yield
+
+    builtins.__import__ = patient
+    torch.set_default_dtype, accelerate.init_empty_weights = set_default_dtype, init_empty_weights
+    with building:
+        try:
+            yield
+        finally:
+            builtins.__import__ = load
+            torch.set_default_dtype, accelerate.init_empty_weights = set_dtype, init_empty
+            set_dtype(usual)  # where a network could not be built diffusers leaves its own

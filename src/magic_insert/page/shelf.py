@@ -17,10 +17,10 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize, paste
+from magic_insert.core.compositing import FAINT, area_resize, paste
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
-from magic_insert.core.images import to_pil
+from magic_insert.core.images import read_picture, to_pil
 from magic_insert.core.jsonl import check_name, read_json, write_bytes
 from magic_insert.core.masks import INSIDE, area, bounding_box
 from magic_insert.core.picture_files import decode_picture, require_size
@@ -31,6 +31,7 @@ from magic_insert.data.benchmarks import IN_BOX
 from magic_insert.data.subject_files import CARD_FILE
 from magic_insert.drops import Drop
 from magic_insert.paths import shelf_dir, subjects_dir
+from magic_insert.stylizers.tone import shrunk
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, ground_point, height_at, project, scene_world
 from magic_insert.toybox.styles import draw, style_phrase
@@ -119,6 +120,30 @@ def view_of(image: Image.Image) -> tuple[bytes, str]:
         return buffer.getvalue(), "image/jpeg"
     image.save(buffer, "WEBP", lossless=True, method=0, quality=0)
     return buffer.getvalue(), "image/webp"
+
+
+def reduced(scene: Scene, longest: int) -> Scene:
+    """The scene with sides of at most `longest` pixels."""
+    image = to_pil(scene.pixels)
+    image.thumbnail((longest, longest))
+    return Scene(read_picture(image)[0], scene.id)
+
+
+def smaller(subject: Subject, longest: int) -> Subject:
+    """The cut-out with sides of at most `longest` pixels."""
+    at = bounding_box(subject.alpha, FAINT)
+    scale = min(1.0, longest / max(at.w, at.h))
+    part = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+    size = (max(1, round(at.h * scale)), max(1, round(at.w * scale)))
+    rgb, alpha = shrunk(subject.rgb[part], subject.alpha[part], *size)
+    return Subject(rgb, alpha, subject.id)
+
+
+def scaled(box: Box, scene: Scene, small: Scene) -> Box:
+    """The place in a `small` scene that `box` is in the whole one."""
+    rows, columns = (a / b for a, b in zip(small.size, scene.size, strict=True))
+    x, y = int(box.x * columns), int(box.y * rows)
+    return Box(x, y, max(1, int(box.w * columns)), max(1, int(box.h * rows)))
 
 
 def horizon_of(rgb: Float[Tensor, "3 H W"]) -> float:

@@ -5,7 +5,6 @@ minute (learning, redrawing), and also between two steps of it, in the same thre
 its callback, so within one step.
 """
 
-import builtins
 import ctypes
 import hashlib
 import secrets
@@ -14,27 +13,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from PIL import Image
 
 from magic_insert.config.freeze import overridden
 from magic_insert.config.schema.shared import FREE_INSERTERS
-from magic_insert.core.compositing import FAINT
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.events import OnEvent, Preview, no_event
-from magic_insert.core.images import as_float, read_picture, to_pil
+from magic_insert.core.images import as_float, read_picture
 from magic_insert.core.jsonl import read_json, write_json
-from magic_insert.core.masks import bounding_box
-from magic_insert.core.records import Box, Scene, Subject
+from magic_insert.core.records import Scene, Subject
+from magic_insert.core.threads import beside_a_worker
 from magic_insert.drops import Drop, Layer, Redrawn
 from magic_insert.magic import LONGEST, MagicInsert, Settings
 from magic_insert.models.segment import NothingFound, coarse_cut
@@ -57,13 +54,15 @@ from magic_insert.page.shelf import (
     judge,
     keep_upload,
     learned_items,
+    reduced,
+    scaled,
+    smaller,
     toy_items,
     view_of,
 )
 from magic_insert.pages.server import without_folders
 from magic_insert.paths import subjects_dir
 from magic_insert.stylizers import needs_personalization
-from magic_insert.stylizers.tone import shrunk
 
 KNOBS = ("stylizer.strength", "style.handover", "style.degree", "sampling.seed", *LIGHT_KNOBS)
 URGENT, SHELF, LONG = range(3)  # queues: what somebody waits for, what fills the shelves, what takes a minute
@@ -563,58 +562,6 @@ class Studio:
         return self._drops.get(result.id, again)
 
 
-@contextmanager
-def beside_a_worker(wait: Callable[[], Any], alone: threading.RLock) -> Iterator[None]:
-    """Has this thread load a model at a worker's side.
-
-    Loading is for the most part two thousand imports, and while Python runs two threads, each has half of it: each
-    import `wait`s first. A network is built by changes of torch that all threads see, another default dtype and
-    parameters without values, which would get into what the worker computes: meanwhile this thread holds `alone`.
-    """
-    import accelerate  # not before a model is loaded
-
-    thread, building, usual = threading.get_ident(), ExitStack(), torch.get_default_dtype()
-    load, set_dtype, init_empty = builtins.__import__, torch.set_default_dtype, accelerate.init_empty_weights
-    deep = 0
-
-    @contextmanager
-    def held() -> Iterator[None]:
-        nonlocal deep
-        with alone:
-            deep += 1
-            try:
-                yield
-            finally:
-                deep -= 1
-
-    def patient(*given: Any, **named: Any) -> Any:
-        if threading.get_ident() == thread and not deep:
-            wait()
-        return load(*given, **named)
-
-    def set_default_dtype(dtype: torch.dtype) -> None:
-        if dtype != usual:
-            building.enter_context(held())
-        set_dtype(dtype)
-        if dtype == usual:
-            building.close()
-
-    @contextmanager
-    def init_empty_weights(*given: Any, **named: Any) -> Iterator[None]:
-        with held(), init_empty(*given, **named):
-            yield
-
-    builtins.__import__ = patient
-    torch.set_default_dtype, accelerate.init_empty_weights = set_default_dtype, init_empty_weights
-    with building:
-        try:
-            yield
-        finally:
-            builtins.__import__ = load
-            torch.set_default_dtype, accelerate.init_empty_weights = set_dtype, init_empty
-            set_dtype(usual)  # where a network could not be built diffusers leaves its own
-
-
 def trouble_of(error: UserError, do: str) -> str:
     """What a browser is told of an error: no folder of this machine, and where no subject is found, what to `do` about
     it on the page."""
@@ -637,30 +584,6 @@ def remove_files(result: Result) -> None:
 def lean(drop: Drop) -> Drop:
     """A finished picture with its layers, and without the pictures between, which the page never shows."""
     return replace(drop, parts={}, redrawn=None)
-
-
-def reduced(scene: Scene, longest: int) -> Scene:
-    """The scene with sides of at most `longest` pixels."""
-    image = to_pil(scene.pixels)
-    image.thumbnail((longest, longest))
-    return Scene(read_picture(image)[0], scene.id)
-
-
-def smaller(subject: Subject, longest: int) -> Subject:
-    """The cut-out with sides of at most `longest` pixels."""
-    at = bounding_box(subject.alpha, FAINT)
-    scale = min(1.0, longest / max(at.w, at.h))
-    part = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
-    size = (max(1, round(at.h * scale)), max(1, round(at.w * scale)))
-    rgb, alpha = shrunk(subject.rgb[part], subject.alpha[part], *size)
-    return Subject(rgb, alpha, subject.id)
-
-
-def scaled(box: Box, scene: Scene, small: Scene) -> Box:
-    """The place in a `small` scene that `box` is in the whole one."""
-    rows, columns = (a / b for a, b in zip(small.size, scene.size, strict=True))
-    x, y = int(box.x * columns), int(box.y * rows)
-    return Box(x, y, max(1, int(box.w * columns)), max(1, int(box.h * rows)))
 
 
 def layer_box(layer: Layer) -> list[int]:
