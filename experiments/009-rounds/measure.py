@@ -440,7 +440,7 @@ def over_rounds(axes: Any, kept: pd.DataFrame) -> None:
         points(
             axes,
             found,
-            "remover frozen" if arm == "insertion" else "remover too",
+            "remover frozen" if arm == "insertion" else SHOWN[arm],
             f"C{list(SHOWN).index(arm)}",
         )
     axes.set(title="share of a shadow left", xlabel="round", ylim=(0, None))
