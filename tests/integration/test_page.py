@@ -637,6 +637,17 @@ def test_a_large_opaque_subject_is_drawn_from_a_coarse_cut_until_the_exact_one_i
     assert np.array_equal(made, drop.image)
 
 
+def test_a_second_browser_with_the_same_picture_gets_its_exact_cut_too(browser: Browser) -> None:
+    content = png(np.where(disc(600)[..., None], (30, 160, 40), (250, 250, 250)))
+    other = replace(browser, id=f"{browser.id[:-2]}ff")
+    for one in (browser, other):
+        id = one.upload("subject", "shared.png", content)
+        one.draw("preview", id)
+        (item,) = one.studio.session(one.id).items.values()
+        assert not item.coarse
+        assert item.size != item.rough
+
+
 def test_where_the_coarse_cut_finds_nothing_the_exact_one_decides(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1032,6 +1043,48 @@ def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_
     tab.wait(f"{SHOWN} && cancel.hidden")
     tab.click("#undo")  # the frame of the coarse cut is no step of the user's
     tab.wait("frame.hidden")
+
+
+def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have_its_shape(
+    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(rgb: Any, *_: Any) -> Matte:
+        alpha = torch.from_numpy(disc(600))[None].float()
+        alpha[..., 300:] = 0.0
+        return Matte(rgb, alpha)
+
+    held, exact = threading.Event(), MagicInsert.subject
+
+    def late(self: MagicInsert, *given: Any, **named: Any) -> Any:
+        held.wait(WAIT)
+        return exact(self, *given, **named)
+
+    def shape() -> float:
+        w, h = tab.ask(size_of("#frame"))
+        return float(w / h)
+
+    tab.fresh()
+    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half)
+    monkeypatch.setattr(MagicInsert, "subject", late)
+    (tmp_path / "late.png").write_bytes(opaque((40, 40, 200)))
+    tab.drop_file(tmp_path / "late.png", tab.centre("#stage"))
+    tab.wait("pictures.children.length > 0")  # the draft
+    assert shape() == pytest.approx(0.5, abs=0.05)
+    assert tab.ask("seeds.disabled")
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowLeft")
+    tab.wait("!stage.classList.contains('moving')")  # a step of the user's, around the coarse cut
+    tab.press("ArrowLeft")
+    held.set()
+    tab.wait(f"{SHOWN} && cancel.hidden && {RESULT} > 0")
+    made = tab.last.wish.box
+    assert made.w / made.h == pytest.approx(1.0, abs=0.05)
+    assert not tab.ask("seeds.disabled")
+    for _ in range(2):
+        assert shape() == pytest.approx(1.0, abs=0.05)
+        tab.click("#undo")
+        tab.wait(f"{SHOWN} && cancel.hidden")
+    assert shape() == pytest.approx(1.0, abs=0.05)
 
 
 def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:

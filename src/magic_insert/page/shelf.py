@@ -68,7 +68,7 @@ class Item:
     or of the cut-out subject. `box`: a scene's first suggestion. `horizon`: the row, as a share, towards which subjects
     shrink. `view`: what the browser shows, with its media type. `text`: what a subject is, in words. `trouble`: why it
     cannot be used. `hidden`: no longer on the shelf, and there for the results that are made of it. `coarse`: view and
-    size are of a first, coarse cut.
+    size are of a first, coarse cut; `rough`: the size of that one, also later.
     """
 
     id: str
@@ -85,11 +85,24 @@ class Item:
     trouble: str = ""
     hidden: bool = False
     coarse: bool = False
+    rough: tuple[int, int] | None = None
 
     def told(self) -> dict[str, Any]:
         """As JSON for the browser."""
         box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
-        names = ("id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden", "coarse")
+        names = (
+            "id",
+            "kind",
+            "origin",
+            "title",
+            "size",
+            "horizon",
+            "learned",
+            "trouble",
+            "hidden",
+            "coarse",
+            "rough",
+        )
         return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
 
     def look(self, scene: Scene) -> None:
@@ -108,6 +121,8 @@ class Item:
         self.coarse |= coarse
         self.view, self.size = view, (at.w, at.h)
         self.coarse = coarse
+        if coarse:
+            self.rough = self.size
 
 
 def view_of(image: Image.Image) -> tuple[bytes, str]:

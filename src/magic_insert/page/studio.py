@@ -485,6 +485,8 @@ class Studio:
                 task.draft(image, wish.box)
                 self._tell()
             picture = self._picture(wish, on_event)
+            if wish.subject.coarse:  # somebody else has drawn it
+                self._subject(wish.subject, on_event)
             drop = self._magic(wish).place(picture, scene, wish.box, on_event=on_event)
             with self.lock:
                 task.placed = task.wish is wish

@@ -154,14 +154,25 @@ function suggest(item) {
   drop();
 }
 
-// The frame about a subject whose exact cut is of another shape than the coarse one that it was chosen by.
+// A box that was drawn around a coarse cut, as it is around the exact one: on the same spot, as large beside the prior.
+function exactly([x, y, w, h]) {
+  if (!subject?.rough || subject.coarse) return [x, y, w, h];
+  const [was, is] = [subject.rough, subject.size].map(([columns, rows]) => columns / rows);
+  const shaped = (aspect) => Math.abs(w - h * aspect) <= 1 + 0.03 * w;
+  if (shaped(is) || !shaped(was)) return [x, y, w, h];
+  const [width, height] = scene.size, tall = (aspect) => Math.min(scene.box[3], scene.box[2] / aspect);
+  const high = Math.round(clamp((h * tall(is)) / tall(was), 4, Math.min(height, width / is))), wide = clamp(Math.round(high * is), 1, width);
+  return [clamp(Math.round(x + (w - wide) / 2), 0, width - wide), clamp(y + h - high, 0, height - high), wide, high];
+}
+
+// The frame as the exact cut has it, once that is known; whether it was another.
 function fit() {
-  const other = Math.abs((frame.w * subject.size[1]) / (frame.h * subject.size[0]) - 1) > 0.03;
-  if (!other || $("stage").classList.contains("moving")) return;
+  if (!frame || $("stage").classList.contains("moving")) return false;
+  const box = wholeBox(), now = exactly(box);
+  if (now.join() === box.join()) return false;
   $("ghost").src = picture(subject);
-  put(frame.x + frame.w / 2, frame.y + frame.h);
-  trail.pop(); // `drop` notes it again
-  drop();
+  frameAt(now);
+  return true;
 }
 
 function clearPictures() {
@@ -202,7 +213,7 @@ function undo() {
   $("redraw").checked = step.redraw;
   for (const [n, input] of sliders().entries()) input.value = step.values[n];
   knobs();
-  frameAt(step.box);
+  frameAt((step.box = exactly(step.box)));
   drop();
 }
 
@@ -246,9 +257,10 @@ const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(
 let asking = false, again = false;
 async function drop() {
   if (!subject || !scene || !frame) return;
+  $("stage").classList.remove("moving");
+  fit();
   did();
   const stays = shown?.subject === subject.id && shown.scene === scene.id && here(shown.box);
-  $("stage").classList.remove("moving");
   $("frame").classList.toggle("ghost", !stays);
   $("status").classList.remove("bad");
   again = true;
@@ -524,7 +536,7 @@ function renderHistory() {
 
 function render() {
   renderShelf("subject"); renderShelf("scene"); renderStatus(); renderHistory(); renderSheet();
-  const have = { result: !!shown, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: trail.length > 1, results: state.results.length > 0 };
+  const have = { result: !!shown, seeds: !!shown && !subject?.coarse, subject: !!(subject && frame), redraw: $("redraw").checked, preview: !$("redraw").checked, undo: trail.length > 1, results: state.results.length > 0 };
   for (const node of document.querySelectorAll("[data-needs]")) {
     const off = !have[node.dataset.needs];
     node.classList.toggle("off", off);
@@ -677,7 +689,7 @@ $("seeds").addEventListener("click", async () => {
 $("sheet").addEventListener("click", ({ target }) => {
   const chosen = resultOf(target.closest(".draw")?.dataset.id);
   if (!chosen && !target.closest("#back")) return;
-  $("sheet").hidden = true;
+  closeSheet();
   if (chosen) show(chosen, { back: true });
 });
 function closeSheet() {
@@ -724,12 +736,10 @@ listen();
 
 function update(event) {
   state = JSON.parse(event.data);
-  const before = subject;
   if (subject) subject = itemOf(subject.id) ?? subject;
   if (scene) scene = itemOf(scene.id) ?? scene;
   settle();
   if (subject?.trouble) clearStage(); // the exact cut finds nothing
-  if (frame && before.coarse && !subject.coarse) fit();
   if (!begun) { // a reload: what was on the stage is there again, and what is being drawn
     begun = true;
     const last = state.results.at(-1), live = living().find((task) => task.kind === "full") ?? living()[0];
@@ -756,5 +766,9 @@ function update(event) {
   }
   if (shown) shown = resultOf(shown.id) ?? shown;
   for (const task of living()) if (task.drafted) draft(task);
+  if (fit()) {
+    trail.pop(); // `drop` notes it again
+    drop();
+  }
   render();
 }
