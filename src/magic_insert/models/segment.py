@@ -35,7 +35,7 @@ from magic_insert.models.tensor_file import read_tensors
 from magic_insert.paths import cut_weights
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
-COARSE_SIDE = 384
+COARSE_SIDE = 384  # of a first cut, for which U2-Net sees a quarter of its pixels
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
 SUBJECT_STEP = 0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP ground
 # This share of the body around a hole this near to the ground's colour: no gap.

@@ -91,18 +91,8 @@ class Item:
         """As JSON for the browser."""
         box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
         names = (
-            "id",
-            "kind",
-            "origin",
-            "title",
-            "size",
-            "horizon",
-            "learned",
-            "trouble",
-            "hidden",
-            "coarse",
-            "rough",
-        )
+            "id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden", "coarse", "rough",
+        )  # fmt: skip
         return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
 
     def look(self, scene: Scene) -> None:
