@@ -1085,6 +1085,20 @@ def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have
         tab.click("#undo")
         tab.wait(f"{SHOWN} && cancel.hidden")
     assert shape() == pytest.approx(1.0, abs=0.05)
+    (item,) = (
+        tab.session.items.values()
+    )  # a result around the coarse cut is left, as where nobody was there to see it
+    task = tab.studio.drop(tab.session, replace(tab.last.wish, subject=item, box=Box(40, 40, 30, 60)))
+    wait_until(lambda: task.state == "done")
+    old = next(id for id, one in tab.session.results.items() if one.wish.box.w == 30)
+    tab.wait(f"!!document.querySelector(\"#history [data-id='{old}']\")")
+    tab.click(f"#history [data-id='{old}']")
+    tab.ask("document.querySelector('#frame').focus()")
+    tab.press("ArrowRight")
+    tab.wait(f"{SHOWN} && cancel.hidden && !stage.classList.contains('moving')")
+    box = tab.last.wish.box
+    assert box.w / box.h == pytest.approx(1.0, abs=0.05)
+    assert box.h == pytest.approx(60, abs=15)
 
 
 def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:

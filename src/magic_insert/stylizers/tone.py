@@ -188,7 +188,7 @@ def in_its_hue(lab: Lab, scene: Lab, strength: float) -> Lab:
     return turned
 
 
-def _one_hue(scene: Lab) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+def _one_hue(scene: Lab) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Colours of a scene, powers of their L, and the a and b that are most like theirs as a cubic of L."""
     lab = cv2.GaussianBlur(scene, (0, 0), 1.0).reshape(-1, 3)
     lab = lab[:: max(1, len(lab) // HUE_SAMPLES)]

@@ -105,9 +105,10 @@ function wholeBox() {
 // Whether the frame is in this box, in whole pixels.
 const here = (box) => !!frame && wholeBox().join() === box.join();
 
-function frameAt([x, y, w, h]) {
-  if (!here([x, y, w, h])) frame = { x, y, w, h };
-  factor = h / (prior(subject).h * depth(y + h));
+function frameAt(box) {
+  const [x, y, w, h] = box, [, top, , high] = exactly(box);
+  if (!here(box)) frame = { x, y, w, h };
+  factor = high / (prior(subject).h * depth(top + high));
   showFrame();
 }
 
