@@ -130,6 +130,13 @@ def opaque(colour: tuple[int, int, int], side: int = 600) -> bytes:
     return png(np.where(disc(side)[..., None], colour, (250, 250, 250)))
 
 
+def half_a_disc(rgb: Any, *_: Any) -> Matte:
+    """A coarse cut that finds the left half of a `disc`."""
+    alpha = torch.from_numpy(disc(600))[None].float()
+    alpha[..., 300:] = 0.0
+    return Matte(rgb, alpha)
+
+
 def meadow(height: int = 128, width: int = 192) -> bytes:
     """A scene: sky above grass."""
     pixels = np.zeros((height, width, 3))
@@ -1012,11 +1019,6 @@ def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_say
 def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_one_stood(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(rgb: Any, *_: Any) -> Matte:
-        alpha = torch.from_numpy(disc(600))[None].float()
-        alpha[..., 300:] = 0.0
-        return Matte(rgb, alpha)
-
     asked, drop = list[Box](), Studio.drop
 
     def noted(self: Studio, session: Any, wish: Wish, *given: Any) -> Task:
@@ -1024,7 +1026,7 @@ def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_
         return drop(self, session, wish, *given)
 
     tab.fresh()
-    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half)
+    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half_a_disc)
     monkeypatch.setattr(Studio, "drop", noted)
     (tmp_path / "half.png").write_bytes(opaque((200, 40, 200)))
     tab.drop_file(tmp_path / "half.png", tab.centre("#stage"))
@@ -1048,11 +1050,6 @@ def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_
 def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have_its_shape(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def half(rgb: Any, *_: Any) -> Matte:
-        alpha = torch.from_numpy(disc(600))[None].float()
-        alpha[..., 300:] = 0.0
-        return Matte(rgb, alpha)
-
     held, exact = threading.Event(), MagicInsert.subject
 
     def late(self: MagicInsert, *given: Any, **named: Any) -> Any:
@@ -1064,7 +1061,7 @@ def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have
         return float(w / h)
 
     tab.fresh()
-    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half)
+    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half_a_disc)
     monkeypatch.setattr(MagicInsert, "subject", late)
     (tmp_path / "late.png").write_bytes(opaque((40, 40, 200)))
     tab.drop_file(tmp_path / "late.png", tab.centre("#stage"))
@@ -1085,9 +1082,8 @@ def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have
         tab.click("#undo")
         tab.wait(f"{SHOWN} && cancel.hidden")
     assert shape() == pytest.approx(1.0, abs=0.05)
-    (item,) = (
-        tab.session.items.values()
-    )  # a result around the coarse cut is left, as where nobody was there to see it
+    # A result around the coarse cut is left, as where nobody was there to see it.
+    (item,) = tab.session.items.values()
     task = tab.studio.drop(tab.session, replace(tab.last.wish, subject=item, box=Box(40, 40, 30, 60)))
     wait_until(lambda: task.state == "done")
     old = next(id for id, one in tab.session.results.items() if one.wish.box.w == 30)

@@ -18,6 +18,7 @@ from magic_insert.stylizers.tone import (
     Plane,
     ToneStylizer,
     consists_of_marks,
+    hue_of,
     in_its_hue,
     read_scene,
     texture,
@@ -91,17 +92,17 @@ def test_in_a_scene_of_one_hue_every_colour_has_that_hue_at_its_own_light() -> N
     sepia = torch.stack([grey, 0.9 * grey**1.1, 0.7 * grey**1.3])
     own = to_lab(torch.cat([painted(GREEN), painted(MAGENTA, seed=1)], dim=2))
     scene = to_lab(sepia)
-    turned = in_its_hue(own, scene, 1.0)
+    turned = in_its_hue(own, hue_of(scene), 1.0)
     assert np.array_equal(turned[..., 0], own[..., 0])
     ramp = scene[0]  # L rises from left to right
     inside = (own[..., 0] > ramp[1, 0]) & (own[..., 0] < ramp[-2, 0])
     for channel in (1, 2):
         wanted = np.interp(own[..., 0], ramp[:, 0], ramp[:, channel])
         assert np.abs(turned[..., channel] - wanted)[inside].max() < 1.0
-    half = in_its_hue(own, scene, 0.5)
+    half = in_its_hue(own, hue_of(scene), 0.5)
     assert np.allclose(half, (own + turned) / 2, atol=1e-3)
     many = to_lab(torch.cat([painted((0.2, 0.3, 0.7), seed=2), painted((0.7, 0.3, 0.2), seed=3)], dim=2))
-    assert np.array_equal(in_its_hue(own, many, 1.0), own)
+    assert np.array_equal(in_its_hue(own, hue_of(many), 1.0), own)
 
 
 def test_edges_stay_where_they_are() -> None:

@@ -45,7 +45,6 @@ from magic_insert.stylizers.tone import (
     moved_by,
     read_scene,
     shrunk,
-    taken_on,
     to_lab,
     to_rgb,
 )
@@ -140,9 +139,9 @@ class PersonalizedStylizer(DiffusionStylizer):
                 made.append(detailed(*how, photograph=True))
             else:
                 look = read_scene(draw.scene)
-                hues = np.interp(taken_on(look.lab), (MANY_HUES, 1.0), (0.0, 1.0))
+                hues = np.interp(look.hue.taken_on, (MANY_HUES, 1.0), (0.0, 1.0))
                 cut = detailed(*how, hues=float(hues))
-                cut[:3] = to_rgb(in_its_hue(to_lab(cut[:3]), look.lab, self.style.detail))
+                cut[:3] = to_rgb(in_its_hue(to_lab(cut[:3]), look.hue, self.style.detail))
                 made.append(tone.marked(cut, look))
         return torch.stack(made)
 

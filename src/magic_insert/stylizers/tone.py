@@ -64,7 +64,7 @@ FEW_LINES, MANY_LINES = 0.02, 0.04
 # this share of all, and no more than that share of the steps elsewhere.
 STEP, FEWEST_BLOCKS, BUSY, STRAY = 8 / 255, 8, 0.65, 0.02
 # A subject's own picture is all marks where, at this side, what is finer than GRAIN_SIGMA spreads by so many L; or
-# where it is a drawing of one hue (so much of the way of `taken_on`) and of lines.
+# where it is a drawing of one hue (so much of the way of `Hue.taken_on`) and of lines.
 MARKED_SIDE, MARKED, COLOURLESS, OF_LINES = 256, 8.0, 0.8, 0.5
 
 
@@ -113,7 +113,7 @@ class ToneStylizer:
         pictures = []
         for done, draw in enumerate(draws, start=1):
             scene = read_scene(draw.scene)
-            lab = in_colours(self.lab, self.alpha[0].numpy(), scene.lab, self.settings.strength)
+            lab = in_colours(self.lab, self.alpha[0].numpy(), scene, self.settings.strength)
             pictures.append(self.marked(torch.cat([to_rgb(lab), self.alpha]), scene))
             on_step(done, len(draws))
         return torch.stack(pictures)
@@ -134,10 +134,24 @@ class ToneStylizer:
 
 
 @dataclass(frozen=True)
+class Hue:
+    """How far the colours of a scene are one hue: a and b as a cubic `curve` of L / 100, read at L within `lights`.
+
+    `taken_on` is the share of the way to its colours that a subject goes: all of it where they are one hue. A pencil
+    drawing or a blueprint has no other colours; a scene of many hues leaves a subject its own.
+    """
+
+    taken_on: float
+    curve: NDArray[np.float64]
+    lights: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class SceneLook:
-    """A scene in Lab, its longer side at most SCENE_SIDE, and how it is drawn."""
+    """A scene in Lab, its longer side at most SCENE_SIDE, its hue and how it is drawn."""
 
     lab: Lab
+    hue: Hue
     marks: Marks
 
     def standing(self, share: float, height: int, width: int) -> float:
@@ -149,51 +163,45 @@ def read_scene(scene: Float[Tensor, "3 _ _"]) -> SceneLook:
     """Colours and marks of a scene."""
     lab = to_lab(fitted(scene))
     block = block_side(scene) * lab.shape[0] / scene.shape[-2]
-    return SceneLook(lab, replace(measure_marks(lab), block=block))
+    return SceneLook(lab, hue_of(lab), replace(measure_marks(lab), block=block))
 
 
-def in_colours(lab: Lab, alpha: Plane, scene: Lab, strength: float) -> Lab:
+def in_colours(lab: Lab, alpha: Plane, scene: SceneLook, strength: float) -> Lab:
     """The cut-out `lab` in the colours of `scene`, `strength` of the way."""
     solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
-    own, target = even(solid, SAMPLES), palette(scene, solid)
+    own, target = even(solid, SAMPLES), palette(scene.lab, solid)
     moved = sliced_transport(own, target)
     scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
     size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
     shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
-    moved_lab: Lab = lab + strength * taken_on(scene) * cv2.resize(shift, alpha.shape[::-1])
-    return in_its_hue(moved_lab, scene, min(strength, 1.0))
+    moved_lab: Lab = lab + strength * scene.hue.taken_on * cv2.resize(shift, alpha.shape[::-1])
+    return in_its_hue(moved_lab, scene.hue, min(strength, 1.0))
 
 
-def taken_on(scene: Lab) -> float:
-    """The share of the way to its colours that a subject goes in a scene: all of it where they are one hue.
+def hue_of(scene: Lab) -> Hue:
+    """The hue of a scene, read at some of its colours."""
+    lab = cv2.GaussianBlur(scene, (0, 0), 1.0).reshape(-1, 3)
+    lab = lab[:: max(1, len(lab) // HUE_SAMPLES)]
+    powers = (lab[:, :1] / 100) ** np.arange(4)
+    curve = np.linalg.lstsq(powers, lab[:, 1:], rcond=None)[0]
+    off = float(np.hypot(*(lab[:, 1:] - powers @ curve).T).mean())
+    dark, bright = np.percentile(lab[:, 0], (1, 99))
+    return Hue(
+        float(np.clip(ONE_HUE / max(off, ONE_HUE), MANY_HUES, 1.0)), curve, (float(dark), float(bright))
+    )
 
-    A pencil drawing or a blueprint has no other colours; a scene of many hues leaves a subject its own.
-    """
-    lab, powers, hue = _one_hue(scene)
-    off = lab[:, 1:] - powers @ hue
-    return float(np.clip(ONE_HUE / max(float(np.hypot(*off.T).mean()), ONE_HUE), MANY_HUES, 1.0))
 
-
-def in_its_hue(lab: Lab, scene: Lab, strength: float) -> Lab:
+def in_its_hue(lab: Lab, hue: Hue, strength: float) -> Lab:
     """`lab` with a and b as the scene has them at the same L, `strength` of the way, where the scene is of one hue."""
-    share = strength * float(np.interp(taken_on(scene), (COLOURLESS, 1.0), (0.0, 1.0)))
+    share = strength * float(np.interp(hue.taken_on, (COLOURLESS, 1.0), (0.0, 1.0)))
     if share == 0:
         return lab
-    seen, _, hue = _one_hue(scene)
-    light = np.clip(lab[..., :1], *np.percentile(seen[:, 0], (1, 99)))
-    wanted = (light / 100) ** np.arange(len(hue)) @ hue
+    light = np.clip(lab[..., :1], *hue.lights)
+    wanted = (light / 100) ** np.arange(len(hue.curve)) @ hue.curve
     turned: Lab = np.concatenate([lab[..., :1], (1 - share) * lab[..., 1:] + share * wanted], axis=-1).astype(
         np.float32
     )
     return turned
-
-
-def _one_hue(scene: Lab) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
-    """Colours of a scene, powers of their L, and the a and b that are most like theirs as a cubic of L."""
-    lab = cv2.GaussianBlur(scene, (0, 0), 1.0).reshape(-1, 3)
-    lab = lab[:: max(1, len(lab) // HUE_SAMPLES)]
-    powers = (lab[:, :1] / 100) ** np.arange(4)
-    return lab, powers, np.linalg.lstsq(powers, lab[:, 1:], rcond=None)[0]
 
 
 def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
@@ -387,7 +395,7 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
     if texture(light, solid)[1] > MARKED:
         return True
     drawn = (lined(seen, (line_depth(seen) > LINE_DEPTH) & solid, solid) for seen in (light, 100 - light))
-    return taken_on(lab[solid][None]) > COLOURLESS and max(drawn) > OF_LINES
+    return hue_of(lab[solid][None]).taken_on > COLOURLESS and max(drawn) > OF_LINES
 
 
 def texture(light: Plane, where: NDArray[np.bool_] | None = None) -> tuple[Plane, float]:

@@ -25,6 +25,7 @@ const seen = new Set();
 
 const itemOf = (id) => state.items.find((item) => item.id === id);
 const picture = (item) => `${session}/items/${item.id}${item.coarse ? "?coarse" : ""}`;
+const owned = (item) => ["own", "result"].includes(item.origin); // the user has put it on the shelf
 const living = () => state.tasks.filter((task) => ["waiting", "running"].includes(task.state));
 const resultOf = (id) => state.results.find((result) => result.id === id);
 
@@ -408,9 +409,8 @@ function showLayers() {
 function tile(item) {
   const button = document.createElement("button");
   button.className = "tile"; button.dataset.id = item.id; button.type = "button";
-  const own = ["own", "result"].includes(item.origin);
   if (item.kind === "subject") button.addEventListener("pointerdown", (event) => { if (!event.target.matches(".remove")) carry(event, item.id); });
-  if (own) {
+  if (owned(item)) {
     button.setAttribute("aria-keyshortcuts", "Delete");
     button.addEventListener("keydown", (event) => { if (event.key === "Delete") hide(button); });
   }
@@ -437,7 +437,7 @@ function renderShelf(kind) {
   for (const item of state.items.filter((one) => one.kind === kind && !one.hidden)) {
     let button = box.querySelector(`[data-id="${item.id}"]`);
     if (item.trouble && item.origin === "own") { button?.remove(); continue; } // said once, by `settle`
-    if (!button) box[["own", "result"].includes(item.origin) ? "prepend" : "append"]((button = tile(item)));
+    if (!button) box[owned(item) ? "prepend" : "append"]((button = tile(item)));
     const look = `${!!item.size}${item.coarse}${item.learned}${item.trouble}`;
     button.classList.toggle("on", chosen?.id === item.id);
     if (button.dataset.look === look) continue;
@@ -450,7 +450,7 @@ function renderShelf(kind) {
     if (item.size) { const image = new Image(); image.src = picture(item); image.alt = ""; image.draggable = false; parts.push(image); }
     const note = (name, text) => { const span = document.createElement("span"); span.className = name; span.textContent = text; parts.push(span); };
     if (item.learned) note("mark", "✓");
-    if (["own", "result"].includes(item.origin)) { note("remove", "×"); parts.at(-1).title = "Remove from the shelf (Delete)"; }
+    if (owned(item)) { note("remove", "×"); parts.at(-1).title = "Remove from the shelf (Delete)"; }
     if (item.trouble) note("trouble", item.trouble);
     button.replaceChildren(...parts);
   }
