@@ -29,7 +29,7 @@ from common import GROUPS, Row, arguments, figure, mean_with_interval, save_shee
 
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.evaluation.diagnosis import Trust, trust_of
-from magic_insert.evaluation.rows import column, columns_in
+from magic_insert.evaluation.metrics import column, columns_in
 from magic_insert.evaluation.statistics import Estimate, frame_of, kind_of
 from magic_insert.toybox.world import toyplop_scenes
 

@@ -13,8 +13,7 @@ from magic_insert.config.schema.shared import InserterConfig, SamplingConfig, St
 from magic_insert.core.effect_layer import EffectLayer
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.records import Subject
-from magic_insert.evaluation.metrics import Metric, Sample
-from magic_insert.evaluation.rows import Column
+from magic_insert.evaluation.metrics import Column, Metric, Sample
 from magic_insert.inserters.base import Insertion, Window
 from magic_insert.models.encoders.base import EncoderCard, PlainEncoder
 from magic_insert.models.segment import Matte

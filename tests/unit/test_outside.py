@@ -18,8 +18,7 @@ from magic_insert.config.freeze import freeze, to_yaml
 from magic_insert.config.registry import ENCODERS, METRICS
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
-from magic_insert.evaluation.metrics import Sample
-from magic_insert.evaluation.rows import column
+from magic_insert.evaluation.metrics import Sample, column
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import Window
 from magic_insert.models.segment import segment

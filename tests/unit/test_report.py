@@ -19,6 +19,7 @@ from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.tables import csv_table, latex_escape
 from magic_insert.evaluation import tables
 from magic_insert.evaluation.evaluate import log_tables
+from magic_insert.evaluation.metrics import columns_of
 from magic_insert.evaluation.report import (
     REPORT_FILE,
     Album,
@@ -26,7 +27,7 @@ from magic_insert.evaluation.report import (
     verdict,
     write_report,
 )
-from magic_insert.evaluation.rows import columns_of, write_rows
+from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.statistics import frame_of
 from magic_insert.evaluation.tables import (
     Table,

@@ -9,7 +9,7 @@ from evaluation_rows import synthetic_rows
 
 from magic_insert.core.errors import UserError
 from magic_insert.evaluation import statistics
-from magic_insert.evaluation.rows import column, primary_columns
+from magic_insert.evaluation.metrics import column, primary_columns
 
 DINO = column("stylize", "subject_dino")
 

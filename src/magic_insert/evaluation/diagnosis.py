@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from magic_insert.evaluation import statistics
-from magic_insert.evaluation.rows import COSINE, Column, column
+from magic_insert.evaluation.metrics import COSINE, Column, column
 
 TRUST_DRAWS = 500
 TRUST_PAIRS = 4  # of fewer pairs every interval spans everything

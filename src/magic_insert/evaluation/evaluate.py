@@ -34,6 +34,7 @@ from magic_insert.core.ranks import rank, shard, world_size
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
+from magic_insert.evaluation.metrics import columns_of
 from magic_insert.evaluation.pictures import (
     COPY_PASTE,
     INPUTS,
@@ -44,16 +45,7 @@ from magic_insert.evaluation.pictures import (
     list_entries,
 )
 from magic_insert.evaluation.report import FACTS_FILE, REPORT_FILE, write_report
-from magic_insert.evaluation.rows import (
-    MADE,
-    ROWS_FILE,
-    Row,
-    columns_of,
-    merge,
-    read_rows,
-    rows_digest,
-    write_rows,
-)
+from magic_insert.evaluation.rows import MADE, ROWS_FILE, Row, merge, read_rows, rows_digest, write_rows
 from magic_insert.evaluation.scores import (
     FeatureStore,
     Judges,

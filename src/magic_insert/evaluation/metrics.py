@@ -1,29 +1,36 @@
-"""Metrics: from one sample (pictures, masks, embeddings) to the columns of its row, whatever method made it.
+"""Metrics: from one sample (pictures, masks, embeddings) to the columns of its row, whatever method made it; what each
+number of a row means and how it prints.
 
 A metric is its columns and a function of a `Sample`. Those below are always measured; a further one is a `Metric` in a
 file of its own, registered in `METRICS` or by an entry point of the group `magic_insert.metrics`, and measured with
 `extra_metrics=[NAME]`. What cannot be had (no encoder, no truth, no pixel to judge) is left out, never filled with a
-number. Protocol: paper, section 5. Shapes: D embedding dimensions, H W pixels; pictures and masks are in [0, 1].
+number. A value outside the columns is refused by name: a misspelt column must not vanish from a table.
+Protocol: paper, section 5. Shapes: D embedding dimensions, H W pixels; pictures and masks are in [0, 1].
 """
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from magic_insert.config.registry import METRICS
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import decibel, effect_of, effect_scores, iou, ssim
 from magic_insert.core.masks import bounding_box, dilate
 from magic_insert.data.benchmarks import IN_BOX, Truth
-from magic_insert.evaluation.rows import ANY, NOT_NEGATIVE, SHARE, Column
 
 MARGIN = 0.5  # without a truth: how far an effect may reach from the subject, in its longer sides
 TRUTH_MARGIN_PX = 2  # with a truth: a shadow's soft edge below the threshold of its mask
+ENCODERS = ("DINO", "CLIP", "CSD")  # whose names the paper gave its columns
+BY_ENCODER = ("subject", "style", "inside", "likeness")  # groups of columns that encoders fill
+COSINE, SHARE, ANY = (-1.0, 1.0), (0.0, 1.0), (-math.inf, math.inf)
+NOT_NEGATIVE = (0.0, math.inf)
+Better = Literal["higher", "lower", "neither"]
 
 # A perceptual distance: two batches B3HW in [0, 1] to B numbers, such as `models.encoders.Lpips`.
 Distance = Callable[[Tensor, Tensor], Tensor]
@@ -69,6 +76,55 @@ class Sample:
         assert self.mask is not None
         _same_size(composite=self.picture, background=self.background, mask=self.mask)
         return self.picture, self.background, self.mask
+
+
+@dataclass(frozen=True)
+class Column:
+    """`key` in the rows, `label` in tables, which way is `better`, `unit` ("" for plain numbers), printed `decimals`.
+
+    No value can lie outside `bounds`.
+
+    `group` is what the column speaks of: subject, style, image, background, inside, effect, likeness or truth.
+    `primary` columns stand in the paired comparisons and in the breakdowns. `of_texts`: no value for what nobody put
+    into words.
+    """
+
+    key: str
+    label: str
+    group: str
+    better: Better = "higher"
+    unit: str = ""
+    decimals: int = 3
+    primary: bool = False
+    bounds: tuple[float, float] = COSINE
+    of_texts: bool = False
+
+    def judged_with(self, metrics: str) -> "Column":
+        """The column as a set of encoders fills it: micro encoders play the roles of others, and the label says so."""
+        if metrics != "micro" or self.group not in BY_ENCODER:
+            return self
+        role = " role" if any(name in self.label for name in ENCODERS) else ""
+        return replace(self, label=f"{self.label}{role} (micro)")
+
+    @property
+    def arrow(self) -> str:
+        """The direction as a sign for a table head."""
+        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+
+    def gain(self, value: float) -> float:
+        """`value` turned so that more is better."""
+        return -value if self.better == "lower" else value
+
+    @property
+    def heading(self) -> str:
+        """Label, direction and unit, as a table's head shows them."""
+        return " ".join(
+            part for part in (self.label, self.arrow, f"[{self.unit}]" if self.unit else "") if part
+        )
+
+    def text(self, value: float) -> str:
+        """The value as tables print it."""
+        return f"{value:.{self.decimals}f}"
 
 
 @dataclass(frozen=True)
@@ -327,3 +383,68 @@ def _same_size(**pictures: Tensor) -> None:
     if len(set(sizes.values())) > 1:
         found = ", ".join(f"{name} {h} x {w}" for name, (h, w) in sizes.items())
         raise UserError(f"expected pictures of one size, got {found}; make them the background's size")
+
+
+# Columns by name
+
+# The two axes of the subject-style plot: for each, the first of these that has values.
+AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "stylize": (
+        ("subject_mean", "subject_dino", "subject_clip_i"),
+        ("style_mean", "style_csd", "style_clip_i"),
+    ),
+    "insert": (("inside_identity",), ("inside_style",)),
+}
+
+
+def columns_of(track: str) -> tuple[Column, ...]:
+    """The columns of `track` that are always measured, in the order of the tables."""
+    return _columns(track, METRICS.own)
+
+
+def columns_in(track: str, keys: Iterable[str]) -> list[Column]:
+    """The columns of `track` among `keys`, in the order of the tables; further metrics only where a key asks for them.
+
+    Raises:
+        UserError: a key is no column of this track.
+    """
+    wanted, known = set(keys), columns_of(track)
+    if wanted - {found.key for found in known}:
+        known = (*known, *_columns(track, [name for name in METRICS.names() if name not in METRICS.own]))
+    if strange := sorted(wanted - {found.key for found in known}):
+        names = ", ".join(found.key for found in known)
+        raise UserError(
+            f"expected a column of the track {track} ({names}), got {strange[0]!r}; correct the rows, or install the "
+            "package that measures it"
+        )
+    return [found for found in known if found.key in wanted]
+
+
+def column(track: str, key: str) -> Column:
+    """The column `key` of `track`.
+
+    Raises:
+        UserError: no such column.
+    """
+    return columns_in(track, [key])[0]
+
+
+def _columns(track: str, metrics: Iterable[str]) -> tuple[Column, ...]:
+    return tuple(found for name in metrics for found in METRICS.get(name).columns.get(track, ()))
+
+
+def primary_columns(columns: Sequence[Column]) -> list[Column]:
+    """Those of `columns` that stand for their group: the primary ones; all of a group that has no primary one here."""
+    covered = {found.group for found in columns if found.primary}
+    return [
+        found
+        for found in columns
+        if found.primary or (found.group not in covered and found.better != "neither")
+    ]
+
+
+def axes_of(track: str, columns: Sequence[Column]) -> tuple[Column, Column] | None:
+    """The columns of the subject-style plot among `columns`; None if a side has none."""
+    by_key = {found.key: found for found in columns}
+    sides = [next((by_key[key] for key in side if key in by_key), None) for side in AXES[track]]
+    return (sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None

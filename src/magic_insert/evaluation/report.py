@@ -27,7 +27,8 @@ from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import read_record, write_bytes, write_json, write_text
 from magic_insert.core.tables import MISSING, markdown_table
 from magic_insert.evaluation import diagnosis, statistics
-from magic_insert.evaluation.rows import MADE, Column, Row, axes_of, primary_columns, read_rows
+from magic_insert.evaluation.metrics import Column, axes_of, primary_columns
+from magic_insert.evaluation.rows import MADE, Row, read_rows
 from magic_insert.evaluation.tables import (
     Table,
     csv_text,

@@ -1,21 +1,17 @@
-"""Rows and their columns: one judged picture a row, as JSON lines; what each number of it means and how it prints.
+"""Rows: one judged picture a row, as JSON lines.
 
 A row is keyed by what was judged (track, method, pair, seed), so shards of many processes merge without duplicates. It
 names the benchmark and the encoders (digests), the values and where the pictures lie; two values may be compared only
-when benchmark and cards agree. A value outside the columns is refused by name: a misspelt column must not vanish from a
-table.
+when benchmark and cards agree.
 """
 
 import json
-import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
-from magic_insert.config.registry import METRICS
 from magic_insert.core.digest import digest
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_records, write_text
@@ -23,11 +19,6 @@ from magic_insert.core.jsonl import read_records, write_text
 ROWS_FILE = "rows.jsonl"
 MADE = {"stylize": "stylised", "insert": "composite"}  # what a method made, among the images of a row
 Key = tuple[str, str, str, int]
-ENCODERS = ("DINO", "CLIP", "CSD")  # whose names the paper gave its columns
-BY_ENCODER = ("subject", "style", "inside", "likeness")  # groups of columns that encoders fill
-COSINE, SHARE, ANY = (-1.0, 1.0), (0.0, 1.0), (-math.inf, math.inf)
-NOT_NEGATIVE = (0.0, math.inf)
-Better = Literal["higher", "lower", "neither"]
 
 
 class Row(TypedDict):
@@ -128,115 +119,3 @@ def write_rows(path: str | Path, rows: Sequence[Row]) -> None:
 def rows_digest(rows: Sequence[Row]) -> str:
     """One fingerprint of all rows, whatever order they come in."""
     return digest(sorted(rows, key=row_key))
-
-
-@dataclass(frozen=True)
-class Column:
-    """`key` in the rows, `label` in tables, which way is `better`, `unit` ("" for plain numbers), printed `decimals`.
-
-    No value can lie outside `bounds`.
-
-    `group` is what the column speaks of: subject, style, image, background, inside, effect, likeness or truth.
-    `primary` columns stand in the paired comparisons and in the breakdowns. `of_texts`: no value for what nobody put
-    into words.
-    """
-
-    key: str
-    label: str
-    group: str
-    better: Better = "higher"
-    unit: str = ""
-    decimals: int = 3
-    primary: bool = False
-    bounds: tuple[float, float] = COSINE
-    of_texts: bool = False
-
-    def judged_with(self, metrics: str) -> "Column":
-        """The column as a set of encoders fills it: micro encoders play the roles of others, and the label says so."""
-        if metrics != "micro" or self.group not in BY_ENCODER:
-            return self
-        role = " role" if any(name in self.label for name in ENCODERS) else ""
-        return replace(self, label=f"{self.label}{role} (micro)")
-
-    @property
-    def arrow(self) -> str:
-        """The direction as a sign for a table head."""
-        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
-
-    def gain(self, value: float) -> float:
-        """`value` turned so that more is better."""
-        return -value if self.better == "lower" else value
-
-    @property
-    def heading(self) -> str:
-        """Label, direction and unit, as a table's head shows them."""
-        return " ".join(
-            part for part in (self.label, self.arrow, f"[{self.unit}]" if self.unit else "") if part
-        )
-
-    def text(self, value: float) -> str:
-        """The value as tables print it."""
-        return f"{value:.{self.decimals}f}"
-
-
-# The two axes of the subject-style plot: for each, the first of these that has values.
-AXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "stylize": (
-        ("subject_mean", "subject_dino", "subject_clip_i"),
-        ("style_mean", "style_csd", "style_clip_i"),
-    ),
-    "insert": (("inside_identity",), ("inside_style",)),
-}
-
-
-def columns_of(track: str) -> tuple[Column, ...]:
-    """The columns of `track` that are always measured, in the order of the tables."""
-    return _columns(track, METRICS.own)
-
-
-def columns_in(track: str, keys: Iterable[str]) -> list[Column]:
-    """The columns of `track` among `keys`, in the order of the tables; further metrics only where a key asks for them.
-
-    Raises:
-        UserError: a key is no column of this track.
-    """
-    wanted, known = set(keys), columns_of(track)
-    if wanted - {found.key for found in known}:
-        known = (*known, *_columns(track, [name for name in METRICS.names() if name not in METRICS.own]))
-    if strange := sorted(wanted - {found.key for found in known}):
-        names = ", ".join(found.key for found in known)
-        raise UserError(
-            f"expected a column of the track {track} ({names}), got {strange[0]!r}; correct the rows, or install the "
-            "package that measures it"
-        )
-    return [found for found in known if found.key in wanted]
-
-
-def column(track: str, key: str) -> Column:
-    """The column `key` of `track`.
-
-    Raises:
-        UserError: no such column.
-    """
-    return columns_in(track, [key])[0]
-
-
-def _columns(track: str, metrics: Iterable[str]) -> tuple[Column, ...]:
-    return tuple(found for name in metrics for found in METRICS.get(name).columns.get(track, ()))
-
-
-def primary_columns(columns: Sequence[Column]) -> list[Column]:
-    """Those of `columns` that stand for their group: the primary ones; all of a group that has no primary one here."""
-    covered = {found.group for found in columns if found.primary}
-    return [
-        found
-        for found in columns
-        if found.primary or (found.group not in covered and found.better != "neither")
-    ]
-
-
-def axes_of(track: str, columns: Sequence[Column]) -> tuple[Column, Column] | None:
-    """The columns of the subject-style plot among `columns`; None if a side has none."""
-    by_key = {found.key: found for found in columns}
-    sides = [next((by_key[key] for key in side if key in by_key), None) for side in AXES[track]]
-    return (sides[0], sides[1]) if sides[0] is not None and sides[1] is not None else None

@@ -27,7 +27,7 @@ from scipy.special import expit
 from scipy.stats import binomtest, norm, t
 
 from magic_insert.core.rand import fold_in
-from magic_insert.evaluation.rows import Column, columns_in, primary_columns
+from magic_insert.evaluation.metrics import Column, columns_in, primary_columns
 
 DRAWS = 2000
 LEVEL = 0.95

@@ -16,7 +16,7 @@ import pandas as pd
 
 from magic_insert.core.tables import MISSING, csv_table, latex_escape, latex_table, markdown_table
 from magic_insert.evaluation import statistics
-from magic_insert.evaluation.rows import Column
+from magic_insert.evaluation.metrics import Column
 
 PRINTED_FILE = Path(__file__).with_name("printed_results.json")
 CSV_HEAD = (
