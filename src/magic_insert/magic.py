@@ -37,7 +37,7 @@ from magic_insert.core.compositing import Region, fit_to_box, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
-from magic_insert.core.images import Picture, as_float, clean_mask, read_picture, to_pil
+from magic_insert.core.images import Picture, as_float, clean_mask, on_white, read_picture, to_pil
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.picture_files import require_mask_size, require_size
 from magic_insert.core.placement import default_box
@@ -555,7 +555,7 @@ class MagicInsert:
         pixels, alpha, name = read_picture(picture)
         require_size(name, (pixels.shape[-1], pixels.shape[-2]))
         if alpha is not None:
-            pixels = as_float(pixels) * alpha + (1 - alpha)
+            pixels = on_white(as_float(pixels), alpha)
         return Scene(pixels, name)
 
 

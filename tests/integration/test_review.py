@@ -14,7 +14,8 @@ from browser import Page
 
 from magic_insert.bootstrap.filters import MEASURES, build_filters, read_verdicts, select
 from magic_insert.bootstrap.networks import save
-from magic_insert.bootstrap.review import open_round, review_server, run_review
+from magic_insert.bootstrap.review import review_server, run_review
+from magic_insert.bootstrap.rounds import open_round
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
 from magic_insert.config.compose import compose_job
 from magic_insert.config.freeze import freeze

@@ -15,14 +15,12 @@ from magic_insert.bootstrap.filters import (
     ask_for_cycle,
     bias_report,
     build_filters,
-    learn_quality,
-    left_out,
-    ranking,
     rejected_by,
     rule_settings,
     select,
     truth_report,
 )
+from magic_insert.bootstrap.review import learn_quality, left_out, ranking
 from magic_insert.config.compose import compose_job
 from magic_insert.config.registry import FILTERS
 from magic_insert.core.errors import UserError

@@ -22,6 +22,7 @@ from torch import nn
 from torchvision.models import alexnet
 
 from magic_insert.config.registry import ENCODERS
+from magic_insert.config.schema.evaluation import EncodersConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.models.encoders import EncoderSet, paper
@@ -222,9 +223,9 @@ def test_nothing_is_downloaded_unasked_and_a_set_without_its_files_is_refused(
         ENCODERS.get("csd_vitl14").load()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match=r"dino_vits16\.safetensors"):
-        EncoderSet("paper", root=tmp_path).load()
+        EncoderSet("paper", EncodersConfig(root=str(tmp_path))).load()
     with pytest.raises(UserError, match=r"encoders\.root"):
-        EncoderSet("paper", root=tmp_path / "nowhere").check()
+        EncoderSet("paper", EncodersConfig(root=str(tmp_path / "nowhere"))).check()
     with pytest.raises(UserError, match="image"):
         paper.load_reward(tmp_path)
 

@@ -29,8 +29,6 @@ Values = Mapping[str, Mapping[str, Any]]  # id -> stored row of a removal
 # Every measurement, in the order in which it is stored; the last one only where a filter asks for it.
 MEASURES = ("residue", "drift", "seam", "hallucination", "effect_area", "mask_area", "border", "cycle")
 TOO_MANY = "keep_at_most_per_style"
-RIDGE = 1.0  # keeps the weights finite when the verdicts can be told apart perfectly
-FEWEST = 4  # verdicts of each kind that a judge is learned from
 REACH = 4.0  # spreads; nothing was learned about what lies farther out
 
 
@@ -423,69 +421,3 @@ class Quality:
             value = min(REACH, max(-REACH, (measures[name] - term.mean) / term.spread))
             total += term.weight * value + term.square * value * value
         return 1.0 / (1.0 + math.exp(-min(50.0, max(-50.0, total))))
-
-
-def learn_quality(values: Values, verdicts: Mapping[str, bool]) -> Quality:
-    """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row).
-
-    Raises:
-        UserError: too few verdicts of a kind to learn from.
-    """
-    import numpy as np  # the command line looks at filters and does without it
-
-    ids = sorted(set(values) & set(verdicts))
-    yes = sum(verdicts[name] for name in ids)
-    if min(yes, len(ids) - yes) < FEWEST:
-        raise UserError(
-            f"expected at least {FEWEST} accepted and {FEWEST} rejected removals to learn from, got {yes} and "
-            f"{len(ids) - yes}; judge more of them"
-        )
-    table = {m: np.array([values[name]["measures"][m] for name in ids]) for m in values[ids[0]]["measures"]}
-    table = {m: column for m, column in sorted(table.items()) if column.std() > 1e-6}
-    mean, spread = (np.array([f(column) for column in table.values()]) for f in (np.mean, np.std))
-    standard = ((np.stack(list(table.values()), axis=1) - mean) / spread).clip(-REACH, REACH)
-    features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
-    bias, *weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
-    rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
-    terms = (Term(*(round(float(value), 8) for value in row)) for row in rows)
-    return Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))
-
-
-def _logistic(features: Any, target: Any) -> Any:
-    """Weights of a ridge logistic regression; the bias, in the first column, is not penalised."""
-    import numpy as np
-    from scipy.optimize import minimize
-
-    penalty = np.full(features.shape[1], RIDGE)
-    penalty[0] = 1e-6
-
-    def loss(weights: Any) -> tuple[float, Any]:
-        total = features @ weights
-        gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
-        return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
-
-    return np.asarray(minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x)
-
-
-def left_out(values: Values, verdicts: Mapping[str, bool]) -> dict[str, float]:
-    """Each removal's probability from a judge of all the others.
-
-    Verdicts whose removal leaves too few of a kind to learn from are not judged.
-    """
-    found = {}
-    for name in sorted(set(values) & set(verdicts)):
-        others = {other: verdict for other, verdict in verdicts.items() if other != name}
-        try:
-            found[name] = learn_quality(values, others).probability(values[name]["measures"])
-        except UserError:
-            continue
-    return found
-
-
-def ranking(probability: Mapping[str, float], verdicts: Mapping[str, bool]) -> float | None:
-    """Area under the ROC curve: the share of (accepted, rejected) pairs in the right order, ties counting half."""
-    from scipy.stats import mannwhitneyu
-
-    good = [p for name, p in probability.items() if verdicts[name]]
-    bad = [p for name, p in probability.items() if not verdicts[name]]
-    return float(mannwhitneyu(good, bad).statistic) / (len(good) * len(bad)) if good and bad else None

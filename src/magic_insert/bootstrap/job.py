@@ -22,7 +22,7 @@ from typing import Any
 from magic_insert import __version__
 from magic_insert.bootstrap import filters, measure, stages
 from magic_insert.bootstrap.measure import GROUPS, Row, best_round, conclusion, improves, seen
-from magic_insert.bootstrap.review import open_round, write_sheets
+from magic_insert.bootstrap.rounds import open_round, write_sheets
 from magic_insert.config.freeze import thaw
 from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import digest, sha256_file

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from magic_insert.bootstrap.filters import MEASURES
 from magic_insert.core.fidelity import CAP_DB, EFFECT_STEP, effect_of, iou, psnr_pooled, region_sums
-from magic_insert.core.masks import INSIDE, area, blur, bounding_box, dilate, erode, touching
+from magic_insert.core.masks import INSIDE, area, blur, blur_inside, bounding_box, dilate, erode, touching
 
 Row = dict[str, Any]
 Sums = Mapping[str, float]
@@ -119,7 +119,7 @@ def changed_region(
     if float(free.sum()) == 0:
         return torch.zeros_like(mask)
     sigma = SMOOTH * mask.shape[-1] / 128
-    change = blur((after - before) * free, sigma) / blur(free, sigma).clamp_min(1e-3)
+    change = blur_inside(after - before, free, sigma)
     loud = change.abs().amax(dim=0, keepdim=True) * free
     usual = float(loud[free > 0].median())
     found = (loud > max(EFFECT_STEP, LOUDER * usual)).to(mask.dtype)

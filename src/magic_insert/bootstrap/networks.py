@@ -44,7 +44,7 @@ from magic_insert.bootstrap.measure import (
 from magic_insert.core.effect_layer import transfer_effect
 from magic_insert.core.events import stage, terminal_bars
 from magic_insert.core.fidelity import effect_of
-from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.images import as_levels, load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
 from magic_insert.core.masks import dilate, feather
 from magic_insert.core.ranks import rank
@@ -80,6 +80,11 @@ def load(folder: Path, layer: str, ids: Sequence[str]) -> Float[Tensor, "B 3 H W
 def load_masks(folder: Path, ids: Sequence[str]) -> Float[Tensor, "B 1 H W"]:
     """The subjects' masks."""
     return load(folder, stages.MASK, ids)[:, :1]
+
+
+def load_pairs(folder: Path, ids: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures with and without their subjects, and the subjects' masks; B 3 H W, B 3 H W, B 1 H W."""
+    return load(folder, stages.WITH, ids), load(folder, stages.WITHOUT, ids), load_masks(folder, ids)
 
 
 def paste(
@@ -125,11 +130,8 @@ def run_measure(path: Path) -> None:
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
     for group in stages.tracked(payload, groups, "measuring removals"):
         ids = stages.ids_of(group)
-        picture, removed, mask = (
-            load(pool, stages.WITH, ids),
-            load(harvest, stages.WITHOUT, ids),
-            load_masks(pool, ids),
-        )
+        picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
+        removed = load(harvest, stages.WITHOUT, ids)
         still = decode(pipe.vae, encode(pipe.vae, picture.to(pipe.device))).cpu()
         inserted: Sequence[Tensor | None] = [None] * len(ids)
         if inserter is not None:
@@ -162,11 +164,7 @@ def run_evaluate(path: Path) -> None:
     insert = payload.settings.task == "insert"
     for group in stages.tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
         ids = stages.ids_of(group)
-        full, empty, mask = (
-            load(heldout, stages.WITH, ids),
-            load(heldout, stages.WITHOUT, ids),
-            load_masks(heldout, ids),
-        )
+        full, empty, mask = load_pairs(heldout, ids)
         given, target = (paste(full, empty, mask), full) if insert else (full, empty)
         on = given.to(pipe.device), mask.to(pipe.device), EditSampling(how.seed, ids, how.steps)
         drawn = edit(pipe, network, *on).cpu()
@@ -197,32 +195,10 @@ def run_fit(path: Path) -> None:
     drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     known = None
     if (photos := payload.inputs.get("photos")) is not None:
-        names = stages.ids_of(stages.read_index(photos))
-        layers = (
-            load(photos, stages.WITH, names),
-            load(photos, stages.WITHOUT, names),
-            load_masks(photos, names),
-        )
-        known = _pairs(pipe, task, *layers)
-    settings = EditFit(
-        task,
-        recipe.steps,
-        recipe.batch_size,
-        recipe.lr,
-        payload.settings.seed,
-        ema_decay=recipe.ema_decay or None,
-        effect_weight=recipe.effect_weight,
-        time_shift=recipe.time_shift,
-        # A remover looks at pictures as they are: nothing in them gives its answer away.
-        condition_noise=recipe.condition_noise if task == "insert" else 0.0,
-        precision=recipe.precision,
-        lora_rank=recipe.lora_rank,
-        merged=recipe.save == "merged",
-        save_every=recipe.save_every,
-        gradient_checkpointing=recipe.gradient_checkpointing,
-        optimizer=recipe.optimizer,
-        accumulate=recipe.accumulate,
-    )
+        known = _pairs(pipe, task, *load_pairs(photos, stages.ids_of(stages.read_index(photos))))
+    # A remover looks at pictures as they are: nothing in them gives its answer away.
+    hidden = {} if task == "insert" else {"condition_noise": 0.0}
+    settings = EditFit.of(recipe, task, payload.settings.seed, **hidden)
     latents = drawn if known is None else mixed(drawn, known, recipe.photo_share)
     with (
         terminal_bars(shown=payload.progress) as on_event,
@@ -296,7 +272,7 @@ def _pairs(pipe: Any, task: stages.Task, picture: Tensor, background: Tensor, ma
         return np.stack(views, axis=1)
 
     conditions = latents(condition)
-    cells = mask_cells((mask * 255).round().to(torch.uint8).numpy(), conditions.shape[-1])
+    cells = mask_cells(as_levels(mask).numpy(), conditions.shape[-1])
     return EditLatents(conditions, latents(target), np.stack([cells, cells[..., ::-1]], axis=1))
 
 

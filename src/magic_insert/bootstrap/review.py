@@ -1,4 +1,4 @@
-"""Removals for people's eyes: contact sheets, a page to judge them on, and what is learned from verdicts.
+"""Removals for people's eyes: a contact sheet, a page to judge them on, and what is learned from verdicts.
 
 `run_review` without `verdicts` writes `index.html` (pictures inside, works offline; click or press keys, save),
 `sheet.png`, and `verdicts.json`, what the run's own filter decided, to edit by hand; with `serve` the page is served
@@ -7,69 +7,32 @@ people agree, and writes `quality.json` for filter=learned.
 """
 
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from scipy.optimize import minimize
+from scipy.stats import mannwhitneyu
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from magic_insert.bootstrap import filters
-from magic_insert.bootstrap.stages import (
-    MASK,
-    SELECTION,
-    WITH,
-    WITHOUT,
-    Selected,
-    ids_of,
-    picture_file,
-    read_index,
-    read_values,
-)
+from magic_insert.bootstrap.rounds import WORDS, Round, open_round, write_sheet
+from magic_insert.bootstrap.stages import WITH, WITHOUT, picture_file
 from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.errors import UserError
-from magic_insert.core.images import contact_sheet, load_rgb, save_png
-from magic_insert.core.jsonl import read_record, read_records, write_json, write_text
-from magic_insert.core.store import find_stage
+from magic_insert.core.jsonl import read_record, write_json, write_text
 from magic_insert.pages import render
 from magic_insert.pages.server import PageServer, json_of
 
 PAGE, VERDICTS, QUALITY = "index.html", "verdicts.json", "quality.json"
 TRUTH = "truth"
-STAGES = ("pool", "harvest", "measure", "select")
-WORDS = {True: "accept", False: "reject"}
-MOST = 24  # removals on one sheet, spread evenly over the order of scores
-COLUMNS = 4  # removals side by side
-
-
-@dataclass(frozen=True)
-class StoredRound:
-    """What a row of rounds.jsonl says of where its stages lie: their keys by name, in the store."""
-
-    round: int
-    store: str
-    stages: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Round:
-    """The stages of one finished round: folders of pool and harvest, what was measured and decided of each id."""
-
-    pool: Path
-    harvest: Path
-    ids: list[str]
-    values: dict[str, Any]
-    accepted: set[str]
-    scores: dict[str, float]
-
-    @property
-    def judged(self) -> list[filters.Judged]:
-        """All removals, best score first, for a contact sheet."""
-        order = sorted(self.ids, key=lambda name: (-self.scores[name], name))
-        return [filters.Judged(name, "", self.scores[name], WORDS[name in self.accepted]) for name in order]
+RIDGE = 1.0  # keeps the weights finite when the verdicts can be told apart perfectly
+FEWEST = 4  # verdicts of each kind that a judge is learned from
 
 
 def run_review(cfg: ReviewConfig) -> Path:
@@ -100,8 +63,8 @@ def run_review(cfg: ReviewConfig) -> Path:
             f"expected verdicts about the removals of {cfg.run} round {cfg.round}, got {named}; set run=, round="
         )
     print(agreement(found.accepted, verdicts))
-    write_json(out / QUALITY, asdict(filters.learn_quality(found.values, verdicts)))
-    order = filters.ranking(filters.left_out(found.values, verdicts), verdicts)
+    write_json(out / QUALITY, asdict(learn_quality(found.values, verdicts)))
+    order = ranking(left_out(found.values, verdicts), verdicts)
     shown = "unknown" if order is None else f"{order:.2f}"
     print(f"learned judge: ranks {shown} of pairs right that it did not learn from (0.50 is chance)")
     print(f"use it: filter=learned filter.rules.learned.weights={out / QUALITY}")
@@ -136,31 +99,6 @@ def review_server(out: Path, port: int) -> PageServer:
         return FileResponse(out / PAGE)
 
     return PageServer([Route("/", served), Route("/verdicts", judge, methods=["POST"])], port)
-
-
-def open_round(run: Path, number: int) -> Round:
-    """What round `number` of the run folder `run` harvested, measured and decided.
-
-    Raises:
-        UserError: no such run or round, or its stages are not in the store any more.
-    """
-    rows = {row.round: row for row in read_records(run / "rounds.jsonl", StoredRound)}
-    if number not in rows or number == 0:
-        raise UserError(
-            f"expected a round of {run} among {sorted(set(rows) - {0})}, got {number}; set round=N"
-        )
-    row = rows[number]
-    folders = {name: find_stage(Path(row.store), row.stages.get(name, "?")) for name in STAGES}
-    ids = ids_of(read_index(folders["pool"]))
-    decided = read_record(folders["select"] / SELECTION, Selected)
-    return Round(
-        pool=folders["pool"],
-        harvest=folders["harvest"],
-        ids=ids,
-        values=read_values(folders["measure"], ids),
-        accepted=set(decided.accepted),
-        scores=decided.scores,
-    )
 
 
 def truth_verdicts(found: Round, good_db: float) -> dict[str, bool]:
@@ -206,37 +144,60 @@ def page(found: Round, title: str) -> str:
     return render("review", title=title, cards=cards, file=VERDICTS)
 
 
-def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: filters.Selection) -> None:
-    """`round-N-accepted.png` and `round-N-rejected.png`, best score first; a sheet without pictures is not written."""
-    kept = set(selection.accepted)
-    for name, members in (
-        ("accepted", [one for one in selection.judged if one.id in kept]),
-        ("rejected", [one for one in selection.judged if one.id not in kept]),
-    ):
-        path = folder / f"round-{number}-{name}.png"
-        path.unlink(missing_ok=True)
-        if members:
-            write_sheet(path, pool, harvest, _spread(sorted(members, key=lambda one: -one.score), MOST))
+def learn_quality(values: filters.Values, verdicts: Mapping[str, bool]) -> filters.Quality:
+    """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row).
+
+    Raises:
+        UserError: too few verdicts of a kind to learn from.
+    """
+    ids = sorted(set(values) & set(verdicts))
+    yes = sum(verdicts[name] for name in ids)
+    if min(yes, len(ids) - yes) < FEWEST:
+        raise UserError(
+            f"expected at least {FEWEST} accepted and {FEWEST} rejected removals to learn from, got {yes} and "
+            f"{len(ids) - yes}; judge more of them"
+        )
+    table = {m: np.array([values[name]["measures"][m] for name in ids]) for m in values[ids[0]]["measures"]}
+    table = {m: column for m, column in sorted(table.items()) if column.std() > 1e-6}
+    mean, spread = (np.array([f(column) for column in table.values()]) for f in (np.mean, np.std))
+    standard = ((np.stack(list(table.values()), axis=1) - mean) / spread).clip(-filters.REACH, filters.REACH)
+    features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
+    bias, *weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
+    rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
+    terms = (filters.Term(*(round(float(value), 8) for value in row)) for row in rows)
+    return filters.Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))
 
 
-def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[filters.Judged]) -> None:
-    """One sheet of `members`: picture, subject, removal, with score and worst filter."""
-    rows, labels = [], []
-    for start in range(0, len(members), COLUMNS):
-        group = members[start : start + COLUMNS]
-        ids = [one.id for one in group]
-        places = ((pool, WITH), (harvest, WITHOUT), (pool, MASK))
-        given, gone, mask = ([load_rgb(picture_file(*place, name)) for name in ids] for place in places)
-        outlined = [picture * (0.35 + 0.65 * m[:1]) for picture, m in zip(given, mask, strict=True)]
-        for title, layer in (("given", given), ("subject", outlined), ("removed", gone)):
-            rows.append(layer)
-            labels.append(title)
-        labels[-1] = "  ".join(f"{one.score:.2f} {one.worst}" for one in group)
-    save_png(path, contact_sheet(rows, row_labels=labels))
+def _logistic(features: Any, target: Any) -> Any:
+    """Weights of a ridge logistic regression; the bias, in the first column, is not penalised."""
+    penalty = np.full(features.shape[1], RIDGE)
+    penalty[0] = 1e-6
+
+    def loss(weights: Any) -> tuple[float, Any]:
+        total = features @ weights
+        gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
+        return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
+
+    return np.asarray(minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x)
 
 
-def _spread(members: list[filters.Judged], most: int) -> list[filters.Judged]:
-    """At most `most` of them, evenly spaced, first and last among them."""
-    if len(members) <= most:
-        return members
-    return [members[round(i * (len(members) - 1) / (most - 1))] for i in range(most)]
+def left_out(values: filters.Values, verdicts: Mapping[str, bool]) -> dict[str, float]:
+    """Each removal's probability from a judge of all the others.
+
+    Verdicts whose removal leaves too few of a kind to learn from are not judged.
+    """
+    found = {}
+    for name in sorted(set(values) & set(verdicts)):
+        others = {other: verdict for other, verdict in verdicts.items() if other != name}
+        try:
+            found[name] = learn_quality(values, others).probability(values[name]["measures"])
+        except UserError:
+            continue
+    return found
+
+
+def ranking(probability: Mapping[str, float], verdicts: Mapping[str, bool]) -> float | None:
+    """Area under the ROC curve: the share of (accepted, rejected) pairs in the right order, ties counting half."""
+    good = [p for name, p in probability.items() if verdicts[name]]
+    bad = [p for name, p in probability.items() if not verdicts[name]]
+    return float(mannwhitneyu(good, bad).statistic) / (len(good) * len(bad)) if good and bad else None

@@ -288,7 +288,7 @@ def job_groups(job: str) -> dict[str, str]:
     chosen = {
         group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()
     }
-    listed = {"stylizer": "", "inserter": ""} if job == "evaluate" else {}  # cli/words.py takes lists of them
+    listed = {"stylizer": "", "inserter": ""} if job == "evaluate" else {}  # cli/jobs.py takes lists of them
     return listed | {
         group: str(choice) for group, choice in chosen.items() if not group.startswith("override")
     }

@@ -29,6 +29,11 @@ class Box:
         """The horizontal middle, in pixels."""
         return self.x + self.w / 2
 
+    @property
+    def pixels(self) -> tuple[slice, slice, slice]:
+        """What its pixels in a picture C H W are indexed by."""
+        return slice(None), slice(self.y, self.bottom), slice(self.x, self.right)
+
     def inside(self, height: int, width: int) -> bool:
         """Whether the whole box lies on a picture of `height` x `width` pixels."""
         return self.x >= 0 and self.y >= 0 and self.right <= width and self.bottom <= height

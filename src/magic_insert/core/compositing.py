@@ -4,6 +4,7 @@ Everything works at the scene's own resolution; H, W are its rows and columns, h
 Images and mattes are float32 in [0, 1]. The light the subject throws on the scene is in `core.effect_layer`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,6 +36,21 @@ def area_resize(image: Float[Tensor, "C h w"], height: int, width: int) -> Float
     return functional.adaptive_avg_pool2d(image[None], (height, width))[0]
 
 
+def centre_square(image: Float[Tensor, "C H W"]) -> Float[Tensor, "C S S"]:
+    """The largest square in the middle of the picture."""
+    height, width = image.shape[-2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return image[:, top : top + side, left : left + side]
+
+
+def size_within(size: Sequence[int], longest: int, least: int = 1) -> tuple[int, int]:
+    """`size`, rows and columns, brought down to at most `longest` pixels a side, and at least `least`."""
+    scale = min(1.0, longest / max(size))
+    rows, columns = (max(least, round(side * scale)) for side in size)
+    return rows, columns
+
+
 def fit_to_box(subject: Subject, box: Box) -> Subject:
     """The subject on an otherwise empty canvas of the box's size: as large as fits, centred, standing on its floor.
 
@@ -45,9 +61,8 @@ def fit_to_box(subject: Subject, box: Box) -> Subject:
         UserError: the matte is empty.
     """
     crop = bounding_box(subject.alpha, FAINT)
-    rows, columns = slice(crop.y, crop.bottom), slice(crop.x, crop.right)
-    alpha = subject.alpha[:, rows, columns]
-    painted = subject.rgb[:, rows, columns] * alpha
+    alpha = subject.alpha[crop.pixels]
+    painted = subject.rgb[crop.pixels] * alpha
     scale = min(box.w / crop.w, box.h / crop.h)
     h, w = min(box.h, max(1, round(crop.h * scale))), min(box.w, max(1, round(crop.w * scale)))
     alpha, painted = resize(alpha, h, w), resize(painted, h, w)
@@ -65,11 +80,10 @@ def paste(scene: Scene, subject: Subject, box: Box) -> Composite:
     """
     box.require_inside(*scene.size)
     fitted = fit_to_box(subject, box)
-    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
     mask = torch.zeros(1, *scene.size)
-    mask[there] = fitted.alpha
+    mask[box.pixels] = fitted.alpha
     rgb = scene.rgb.clone()
-    rgb[there] = cover(rgb[there], fitted.rgb, fitted.alpha)
+    rgb[box.pixels] = cover(rgb[box.pixels], fitted.rgb, fitted.alpha)
     return Composite(rgb, mask, {"subject": subject.id, "scene": scene.id})
 
 

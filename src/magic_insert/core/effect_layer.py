@@ -17,7 +17,16 @@ from torch.nn import functional
 
 from magic_insert.core.box import Box
 from magic_insert.core.compositing import area_resize, cover, resize
-from magic_insert.core.masks import INSIDE, area, blur_inside, bounding_box, dilate, feather, touching
+from magic_insert.core.masks import (
+    INSIDE,
+    area,
+    blur_inside,
+    bounding_box,
+    dilate,
+    feather,
+    smoothstep,
+    touching,
+)
 
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
 REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
@@ -109,15 +118,7 @@ def _trust(
     found = touching(found, dilate(body, max(1, round(config.gap * longer))))
     near = dilate(body, max(1, round(config.reach * longer)))
     support = dilate(found, 1) * near
-    return _smoothstep(loud, 0.5 * config.threshold, 1.5 * config.threshold) * support
-
-
-def _smoothstep(value: Tensor, low: float, high: float) -> Tensor:
-    """0 below `low`, 1 above `high`, smooth between; a step where both are equal."""
-    if high <= low:
-        return (value > low).to(value.dtype)
-    t = ((value - low) / (high - low)).clamp(0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+    return smoothstep(loud, 0.5 * config.threshold, 1.5 * config.threshold) * support
 
 
 def upsample_effect(
@@ -136,8 +137,7 @@ def upsample_effect(
     """
     shade, light = torch.ones_like(guide), torch.zeros_like(guide)
     near, box = upsample_near(layer, guide, subject, config)
-    there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
-    shade[there], light[there] = near.shade, near.light
+    shade[box.pixels], light[box.pixels] = near.shade, near.light
     return EffectLayer(shade, light)
 
 

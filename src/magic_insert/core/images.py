@@ -29,7 +29,11 @@ def load_rgb(path: str | Path) -> Float[Tensor, "3 H W"]:
     Raises:
         UserError: not a sound PNG, JPEG or WEBP file within the limits; the message names the file.
     """
-    rgb, alpha = load_rgba(path)
+    return on_white(*load_rgba(path))
+
+
+def on_white(rgb: Float[Tensor, "3 H W"], alpha: Float[Tensor, "1 H W"] | None) -> Float[Tensor, "3 H W"]:
+    """The picture with its clear parts laid on white; without opacity as it is."""
     return rgb if alpha is None else rgb * alpha + (1 - alpha)
 
 
@@ -132,8 +136,7 @@ def decode_rgb(content: bytes, name: str | Path) -> Float[Tensor, "3 H W"]:
     Raises:
         UserError: not a sound PNG, JPEG or WEBP file within the limits.
     """
-    rgb, alpha = _split(decode_picture(content, name))
-    return rgb if alpha is None else rgb * alpha + (1 - alpha)
+    return on_white(*_split(decode_picture(content, name)))
 
 
 def decode_mask(content: bytes, name: str | Path) -> Float[Tensor, "1 H W"]:

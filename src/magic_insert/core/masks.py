@@ -87,6 +87,14 @@ def feather(mask: Float[Tensor, "1 H W"], radius: float) -> Float[Tensor, "1 H W
     return blur(mask, radius / 2).clamp(0.0, 1.0)
 
 
+def smoothstep(value: Tensor, low: float, high: float) -> Tensor:
+    """0 below `low`, 1 above `high`, smooth between; a step where both are equal."""
+    if high <= low:
+        return (value > low).to(value.dtype)
+    t = ((value - low) / (high - low)).clamp(0.0, 1.0)
+    return t * t * (3.0 - 2.0 * t)
+
+
 def components(mask: Float[Tensor, "1 H W"]) -> Int[Tensor, "H W"]:
     """Labels of the 8-connected parts of the mask: 0 outside, one positive number per part."""
     labels, _ = ndimage.label((mask[0] >= INSIDE).cpu().numpy(), EIGHT)

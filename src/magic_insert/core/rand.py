@@ -19,9 +19,9 @@ def fold_in(seed: int, *names: object) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def generator(seed: int, *names: object, device: torch.device | str = "cpu") -> torch.Generator:
-    """A torch generator seeded with `fold_in(seed, *names)` on `device`."""
-    return torch.Generator(device=device).manual_seed(fold_in(seed, *names))
+def generator(seed: int, *names: object) -> torch.Generator:
+    """A torch generator seeded with `fold_in(seed, *names)`, on the CPU."""
+    return torch.Generator().manual_seed(fold_in(seed, *names))
 
 
 class Dice:

@@ -60,13 +60,12 @@ class Scene:
 
     def crop(self, box: Box) -> Float[Tensor, "3 h w"]:
         """The pixels inside `box`, which lies on the picture."""
-        return as_float(self.pixels[:, box.y : box.bottom, box.x : box.right])
+        return as_float(self.pixels[box.pixels])
 
     def patched(self, box: Box, rgb: Float[Tensor, "3 h w"]) -> "Scene":
         """A copy whose pixels inside `box` are `rgb`, in the depth of the scene; all others keep their values."""
         pixels = self.pixels.clone()
-        patch = rgb if pixels.is_floating_point() else as_levels(rgb)
-        pixels[:, box.y : box.bottom, box.x : box.right] = patch
+        pixels[box.pixels] = rgb if pixels.is_floating_point() else as_levels(rgb)
         return Scene(pixels, self.id)
 
 

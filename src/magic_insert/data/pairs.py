@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize, paste, resize
+from magic_insert.core.compositing import area_resize, paste, resize, size_within
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, expecting, needing
 from magic_insert.core.events import OnStep, no_step
@@ -465,8 +465,7 @@ class CompositePairs:
         subject, scene = self.chosen(index)
         rgb, alpha = load_cut_out(subject)
         without = load_rgb(scene)
-        if (scale := LONGEST / max(without.shape[-2:])) < 1:
-            without = area_resize(without, *(max(1, round(side * scale)) for side in without.shape[-2:]))
+        without = area_resize(without, *size_within(without.shape[-2:], LONGEST))
         dice = Dice(generator(self.seed, "composite", index))
         box = self._place(bounding_box(alpha), (without.shape[-2], without.shape[-1]), dice)
         mask = paste(Scene(without, scene.stem), Subject(rgb, alpha, subject.stem), box).mask
@@ -510,8 +509,7 @@ def load_cut_out(path: Path) -> tuple[Float[Tensor, "3 h w"], Float[Tensor, "1 h
 def _made_up_shade(mask: Float[Tensor, "1 H W"], dice: Dice) -> Float[Tensor, "3 H W"]:
     """The factor of a made-up shadow on everything around a subject; computed at SHADOWS pixels a side at most."""
     height, width = mask.shape[-2:]
-    scale = min(1.0, SHADOWS / max(height, width))
-    small = area_resize(mask, max(1, round(height * scale)), max(1, round(width * scale)))[None]
+    small = area_resize(mask, *size_within((height, width), SHADOWS))[None]
     frame = foot_frame(small)
     points = frame_coordinates(frame, small.shape[-2], small.shape[-1])
     shade = soft_shadow(small, frame, points, dice)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.rand import fold_in
+from magic_insert.data.renders import to_uint8
 from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World, rows
 from magic_insert.toybox.scenes import (
     PLACES,
@@ -160,7 +161,6 @@ def render_relit(
     side: int,
     traced: int,
     build: Callable[[SceneSpec], World] = scene_world,
-    device: torch.device | str = "cpu",
     sun_samples: int = 8,
 ) -> RelitPairs:
     """Every sitting drawn in each of its styles (as many for each), sitting-major order."""
@@ -168,7 +168,7 @@ def render_relit(
     empty = [build(s.scene) for s in sittings]
     own = [alone(s.scene, s.subject, s.light) for s in sittings]
     full = [replace(w, shapes=(*w.shapes, *o.shapes)) for w, o in zip(empty, own, strict=True)]
-    g = trace([*full, *empty, *own], traced, device=device, sun_samples=sun_samples)
+    g = trace([*full, *empty, *own], traced, sun_samples=sun_samples)
     mask, seen = shrink_to(g.coverage[:n], side), shrink_to(g.coverage[2 * n :], side)
     columns: dict[str, list[Tensor]] = {"with_subject": [], "without": [], "own": []}
     for k in range(count):
@@ -178,11 +178,11 @@ def render_relit(
             drawn = draw(rows(g, part * n, (part + 1) * n), names, complexity, salt)
             columns[name].append(shrink_to(drawn, side))
     columns["own"] = [_continued(picture, seen) for picture in columns["own"]]
-    pictures = {name: _bytes(torch.stack(parts, 1).flatten(0, 1)) for name, parts in columns.items()}
+    pictures = {name: to_uint8(torch.stack(parts, 1).flatten(0, 1)) for name, parts in columns.items()}
     styles = [style for s in sittings for style in s.styles]
     return RelitPairs(
         **pictures,
-        mask=_bytes(mask.repeat_interleave(count, 0)),
+        mask=to_uint8(mask.repeat_interleave(count, 0)),
         sun=np.repeat(np.array([sun_of(s.scene) for s in sittings], np.float32), count, 0),
         style=np.array([TRAIN_STYLES.index(s) if s in TRAIN_STYLES else -1 for s in styles]),
     )
@@ -209,10 +209,6 @@ def _continued(own: Tensor, seen: Tensor) -> Tensor:
     solid = (seen >= SOLID).to(own.dtype)
     near = functional.avg_pool2d(own * solid, 5, 1, 2), functional.avg_pool2d(solid, 5, 1, 2)
     return torch.where((solid > 0) | (near[1] <= 0), own, near[0] / near[1].clamp_min(1e-4))
-
-
-def _bytes(image: Tensor) -> np.ndarray:
-    return (image.clamp(0, 1) * 255 + 0.5).to(torch.uint8).cpu().numpy()
 
 
 def training_chunk(seed: int, first: int, count: int, *, drawings: int, side: int, traced: int) -> RelitPairs:

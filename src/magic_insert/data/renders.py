@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.compositing import area_resize
+from magic_insert.core.compositing import area_resize, centre_square
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import continue_under
 from magic_insert.core.events import OnStep, no_step
@@ -128,7 +128,8 @@ def _draw_chunk(job: tuple[Plan, str, int, int, str]) -> tuple[tuple[Any, ...], 
     return (part, start, stop), plan.draw(part, range(start, stop), device)
 
 
-def _to_uint8(images: torch.Tensor) -> np.ndarray:
+def to_uint8(images: Tensor) -> np.ndarray:
+    """Pictures in [0, 1] as they are kept."""
     return (images.clamp(0, 1) * 255.0 + 0.5).to(torch.uint8).cpu().numpy()
 
 
@@ -168,7 +169,7 @@ class PairsPlan(Plan):
             device=device,
         )
         layers = (drawn.with_subject, drawn.without, drawn.mask)
-        return dict(zip(LAYERS, map(_to_uint8, layers), strict=True))
+        return dict(zip(LAYERS, map(to_uint8, layers), strict=True))
 
 
 class ToyboxPairs:
@@ -203,11 +204,7 @@ class ToyboxPairs:
 def on_photograph(pair: Pair, photograph: Float[Tensor, "3 H W"]) -> Pair:
     """`pair` with a photograph, cut to its shape, in place of its scene: what the subject made of the scene's light, as
     a factor for each pixel and channel, it makes of the photograph's. Where it changes nothing, nothing changes."""
-    rows, columns = photograph.shape[-2:]
-    side = min(rows, columns)
-    top, left = (rows - side) // 2, (columns - side) // 2
-    square = photograph[:, top : top + side, left : left + side]
-    ground = (area_resize(square, *pair.mask.shape[-2:]) * 255).round() / 255
+    ground = (area_resize(centre_square(photograph), *pair.mask.shape[-2:]) * 255).round() / 255
     change = pair.with_subject.clamp(min=DARKEST) / pair.without.clamp(min=DARKEST) - 1
     factor = 1 + continue_under(change, (pair.mask > 0).to(change.dtype))
     # Behind a soft edge the scene shows through; there the photograph takes its place.
@@ -263,7 +260,7 @@ class PoolPlan(Plan):
         if part == "subject":
             buffer = trace_subjects([subject_at(self, i) for i in indices], traced, device)
             drawn = self._drawings("subject", buffer, indices, self.drawings_per_subject)
-            return {"subjects": drawn, "subject_alpha": _to_uint8(shrink(buffer.coverage))}
+            return {"subjects": drawn, "subject_alpha": to_uint8(shrink(buffer.coverage))}
         if part == "photo":
             indices = range(self.num_scenes + indices.start, self.num_scenes + indices.stop)
         scenes, subjects = zip(*(scene_at(self, i) for i in indices), strict=True)
@@ -272,7 +269,7 @@ class PoolPlan(Plan):
         return {
             f"{part}s_with": self._drawings("scene", full, indices, count),
             f"{part}s_without": self._drawings("scene", empty, indices, count),
-            f"{part}_mask": _to_uint8(shrink(full.coverage)),
+            f"{part}_mask": to_uint8(shrink(full.coverage)),
         }
 
     def _drawings(self, kind: str, buffer: Any, indices: range, count: int) -> np.ndarray:
@@ -282,7 +279,7 @@ class PoolPlan(Plan):
             styles = [TRAIN_STYLES[drawings(self, kind, i, count)[number]] for i in indices]
             complexity = [(fold_in(self.seed, kind, i, "complexity", number) % 1000) / 999.0 for i in indices]
             textures = [fold_in(self.seed, kind, i, "texture", number) for i in indices]
-            layers.append(_to_uint8(shrink(draw(buffer, styles, complexity, textures))))
+            layers.append(to_uint8(shrink(draw(buffer, styles, complexity, textures))))
         return np.stack(layers, axis=1)
 
 

@@ -89,8 +89,7 @@ def own_part(subject: Subject) -> tuple[Float[Tensor, "3 _ _"], Float[Tensor, "1
     """Picture and matte, of a cut-out cropped to the matte."""
     if not is_cut_out(subject):
         return subject.rgb, subject.alpha
-    box = bounding_box(subject.alpha)
-    window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
+    window = bounding_box(subject.alpha).pixels
     return subject.rgb[window], subject.alpha[window]
 
 
@@ -127,9 +126,8 @@ def place(
     )[0].clamp(0, 1)
     paint = torch.as_tensor(ground, dtype=torch.float32).expand(3).view(3, 1, 1)
     canvas, coverage = paint.repeat(1, *room), torch.zeros(1, *room)
-    window = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
-    coverage[window] = small[3:]
-    canvas[window] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
+    coverage[at.pixels] = small[3:]
+    canvas[at.pixels] = (small[:3] + (1 - small[3:]) * paint).clamp(0, 1)
     return canvas, coverage
 
 

@@ -11,7 +11,7 @@ several styles; every result stands beside the truth and the floor, the subject'
 import gc
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -200,9 +200,7 @@ def encoder_set(cfg: EvaluateConfig) -> Any:
     """
     from magic_insert.models.encoders import EncoderSet
 
-    wanted = asdict(cfg.encoders)
-    folders = {key: Path(wanted[key]) if wanted[key] else None for key in ("root", "lpips")}
-    return EncoderSet(cfg.metrics, **{**wanted, **folders, "extra": tuple(cfg.encoders.extra)})
+    return EncoderSet(cfg.metrics, cfg.encoders)
 
 
 def wait_for_all() -> None:

@@ -16,11 +16,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional
 
 from magic_insert.config.registry import METRICS
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import decibel, effect_of, effect_scores, iou, ssim
+from magic_insert.core.images import as_levels
 from magic_insert.core.masks import bounding_box, dilate
 from magic_insert.data.benchmarks import IN_BOX, Truth
 
@@ -234,12 +236,10 @@ def subject_crop(image: Picture, mask: Mask) -> Float[Tensor, "3 s s"]:
         UserError: the mask is empty.
     """
     box = bounding_box(mask, IN_BOX)
-    crop = image[:, box.y : box.bottom, box.x : box.right]
     side = max(box.w, box.h)
-    canvas = image.new_ones(3, side, side)
     top, left = (side - box.h) // 2, (side - box.w) // 2
-    canvas[:, top : top + box.h, left : left + box.w] = crop
-    return canvas
+    frame = (left, side - box.w - left, top, side - box.h - top)
+    return functional.pad(image[box.pixels], frame, value=1.0)
 
 
 @fills(
@@ -268,8 +268,7 @@ def background(sample: Sample) -> dict[str, float]:
     if sample.lpips is not None:
         kept = torch.where(outside, composite, scene)
         values["outside_lpips"] = _finite(float(sample.lpips(kept[None], scene[None])), "outside_lpips")
-    levels = ((picture.clamp(0, 1) * 255).round() for picture in (composite, scene))
-    equal = torch.eq(*levels).all(dim=0)
+    equal = (as_levels(composite) == as_levels(scene)).all(dim=0)
     values["outside_equal"] = float(equal[outside[0]].double().mean())
     values["outside_shift"] = float(difference.mean(dim=1).square().mean().sqrt())
     return values

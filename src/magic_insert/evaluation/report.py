@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -22,6 +21,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from magic_insert.config.schema.jobs import ReportConfig
+from magic_insert.core.compositing import area_resize, size_within
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, png_bytes
 from magic_insert.core.jsonl import read_record, write_bytes, write_json, write_text
@@ -233,11 +233,7 @@ class Album:
 
 def thumbnail(image: Float[Tensor, "3 H W"], side: int = SIDE) -> Float[Tensor, "3 h w"]:
     """`image` with its longer side brought down to `side`; a smaller picture stays as it is."""
-    scale = side / max(image.shape[-2:])
-    if scale >= 1:
-        return image
-    size = [max(1, round(length * scale)) for length in image.shape[-2:]]
-    return torch.nn.functional.interpolate(image[None], size=size, mode="area")[0]
+    return area_resize(image, *size_within(image.shape[-2:], side))
 
 
 def varied(rows: Sequence[Row], count: int) -> list[str]:

@@ -420,7 +420,6 @@ def velocity_loss(
     noise: Tensor,
     timesteps: Tensor,
     *,
-    extra: Tensor | None = None,
     states: Tensor,
     added: dict[str, Any],
 ) -> Tensor:
@@ -428,12 +427,10 @@ def velocity_loss(
 
     Args:
         latents: clean, scaled latents, B C h w.
-        extra: further input channels set beside the noisy latent, B K h w.
     """
     noisy = scheduler.add_noise(latents, noise, timesteps)
     target = scheduler.get_velocity(latents, noise, timesteps)
-    inputs = noisy if extra is None else torch.cat([noisy, extra], dim=1)
     predicted = unet(
-        inputs, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
+        noisy, timesteps, encoder_hidden_states=states, added_cond_kwargs=added, return_dict=False
     )[0]
     return (predicted.float() - target.float()).square().mean()

@@ -182,7 +182,7 @@ def insert_cutout(
         else:
             near, at = upsample_near(drawn.layer, above, alpha)
             layer, at = _on_scene(near, at, region, scene)
-            there = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
+            there = at.pixels
             layer = layer if front is None else _behind(layer, front[there])
             rgb, changed = shown.clone(), torch.zeros_like(mask)
             rgb[there] = apply_effect(scene.rgb[there], shown[there], mask[there], layer)

@@ -18,7 +18,7 @@ from magic_insert.core.errors import UserError, needing
 from magic_insert.core.jsonl import read_jsonl, read_object, read_record, write_bytes, write_json, write_text
 from magic_insert.core.tables import csv_table, markdown_table
 from magic_insert.launch.run import RECORD, RunRecord
-from magic_insert.pages import render
+from magic_insert.pages import render, spread
 from magic_insert.pages.charts import Chart, Curve, Grid, bar_chart, heat_map, line_chart
 from magic_insert.tracking import METRICS
 
@@ -356,11 +356,8 @@ def samples(folder: Path) -> list[Sheet]:
     scores = {
         row.get("step"): row for row in (read_jsonl(folder / SCORES) if (folder / SCORES).is_file() else [])
     }
-    paths = sorted((folder / "samples").glob("step-*.png"))
-    if len(paths) > MOST_SAMPLES:
-        paths = [paths[round(i * (len(paths) - 1) / (MOST_SAMPLES - 1))] for i in range(MOST_SAMPLES)]
     found = []
-    for path in paths:
+    for path in spread(sorted((folder / "samples").glob("step-*.png")), MOST_SAMPLES):
         step = int(path.stem.removeprefix("step-"))
         numbers = {
             name: value for name, value in flat_numbers(scores.get(step, {})).items() if name != "step"

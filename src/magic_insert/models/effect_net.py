@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magic_insert.core.errors import expecting
+from magic_insert.core.masks import smoothstep
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
 from magic_insert.models.tensor_file import read_tensors
 
@@ -205,8 +206,7 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     than one that only lies under the feet, and so does ground that is brightened a little without a cause.
     """
     flat = effect.sun[:, [0, 2]].norm(dim=1).view(-1, 1, 1, 1)
-    sure = ((flat - UNSURE) / (SURE - UNSURE)).clamp(0.0, 1.0)
-    sure = sure * sure * (3.0 - 2.0 * sure)
+    sure = smoothstep(flat, UNSURE, SURE)
     under = STRONGER * torch.log(contact_shade(mask))
     # Training counts cells with an effect more than once, which darkens where one is unlikely; the gate is plain.
     likely = 0.5 + 0.5 * torch.sigmoid(effect.gate_logit)

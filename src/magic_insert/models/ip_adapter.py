@@ -9,15 +9,18 @@ Shape letters: B pictures, K adapter inputs per picture (1), D width of the imag
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.core.compositing import centre_square
 from magic_insert.core.errors import UserError, require_known
+from magic_insert.core.images import to_pil
+from magic_insert.models.tensor_file import read_tensors
 
 # InstantStyle's style block is the middle attention of the up block next to the mid block; the paper of Magic Insert
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
@@ -71,17 +74,24 @@ def square_style_image(image: Float[Tensor, "3 H W"], how: Square = "crop") -> F
     `crop` keeps the centre: undistorted texture, no invented ground. `pad` keeps everything and fills the rest with
     the mean colour of the picture's border, for pictures whose composition matters.
     """
-    height, width = image.shape[-2:]
     if how == "crop":
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        return image[:, top : top + side, left : left + side]
+        return centre_square(image)
+    height, width = image.shape[-2:]
     side = max(height, width)
     top, left = (side - height) // 2, (side - width) // 2
     border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1).mean(dim=1)
     canvas = border[:, None, None].expand(3, side, side).clone()
     canvas[:, top : top + height, left : left + width] = image
     return canvas
+
+
+def adapter_state(file: Path) -> dict[str, dict[str, Tensor]]:
+    """The tensors of an adapter's file in its two parts, as diffusers loads them."""
+    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    for key, value in read_tensors(file).tensors.items():
+        part, _, name = key.partition(".")
+        state.setdefault(part, {})[name] = value
+    return state
 
 
 def adapter_processors(unet: Any) -> dict[str, Any]:
@@ -163,10 +173,7 @@ def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: Squar
         UserError: the pipeline has no IP-Adapter.
     """
     require_adapter(pipe)
-    squares = [square_style_image(image, how) for image in images]
-    pictures = [
-        Image.fromarray((s.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()) for s in squares
-    ]
+    pictures = [to_pil(square_style_image(image, how)) for image in images]
     positive, negative = pipe.encode_image(pictures, pipe.device, 1, _wants_tokens(pipe))
     return StyleEmbeds(positive[:, None], negative[:, None])
 

@@ -139,16 +139,10 @@ def _nesting(part_name: str, part: Any) -> str:
     return NESTED if part_name in TEXT_ENCODERS and not hasattr(part, "text_model") else ""
 
 
-def save_lora(
-    path: Path,
-    model: Any,
-    name: str = "subject",
-    state: Mapping[str, Tensor] | None = None,
-    dtype: torch.dtype = torch.float32,
-) -> None:
+def save_lora(path: Path, model: Any, dtype: torch.dtype = torch.float32, name: str = "subject") -> None:
     """Writes a file that diffusers reads with `load_lora_weights`, its scale (alpha / rank) included.
 
-    With `state` (as of `lora_state`) its values are written in place of the present ones; `dtype` is their precision.
+    `dtype` is the precision of its values.
     """
     scale: dict[str, Any] = {}
     for part_name, part in carriers(model, name).items():
@@ -160,7 +154,7 @@ def save_lora(
         if config.use_dora:
             scale[f"{part_name}.use_dora"] = True
     metadata = {"format": "pt", "lora_adapter_metadata": json.dumps(scale, sort_keys=True)}
-    values = lora_state(model, name) if state is None else state
+    values = lora_state(model, name)
     save_tensors(path, {key: value.to(dtype) for key, value in values.items()}, metadata)
 
 

@@ -28,9 +28,11 @@ from transformers import (
 
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.models.edit_unet import ORDER, ORDER_KEY
+from magic_insert.models.ip_adapter import adapter_state
 from magic_insert.models.tensor_file import read_tensors
 
 IP_ADAPTER_FILE = "ip_adapter_micro.safetensors"
+MERGES = 1500  # of byte pairs that a tokenizer learns
 IMAGE_TOKENS = 4  # length of the image prompt, as in the standard SDXL IP-Adapter
 # The ControlNet's encoder of edges, one stage per halving of the picture (f8): a third of the usual widths.
 EDGE_CHANNELS = (16, 24, 48, 64)
@@ -95,9 +97,7 @@ TINY = MicroSizes(
 )
 
 
-def build_tokenizer(
-    folder: Path, corpus: Iterable[str], *, merges: int = 1500, context: int = 32
-) -> CLIPTokenizer:
+def build_tokenizer(folder: Path, corpus: Iterable[str], *, context: int = 32) -> CLIPTokenizer:
     """A CLIP byte-pair tokenizer learned on `corpus`; any other text still splits into bytes.
 
     The vocabulary has CLIP's own order: 256 bytes, 256 word-final bytes, merges, start and end token.
@@ -109,7 +109,7 @@ def build_tokenizer(
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=512 + merges,
+        vocab_size=512 + MERGES,
         initial_alphabet=alphabet,
         # Among equally frequent pairs the lowest numbers win. The trainer would number the word-final bytes in the
         # order in which it meets them, and that is the random one of a hash map.
@@ -324,10 +324,8 @@ def new_adapter(unet: diffusers.UNet2DConditionModel, embed_dim: int) -> None:
 
 def load_adapter(unet: diffusers.UNet2DConditionModel, folder: Path) -> None:
     """Loads the adapter published in `folder` into `unet`, float32, ready to be trained on."""
-    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for key, value in read_tensors(_adapter_file(folder)).tensors.items():
-        part, _, name = key.partition(".")
-        state[part][name] = value.float()
+    stored = adapter_state(_adapter_file(folder))
+    state = {part: {name: value.float() for name, value in own.items()} for part, own in stored.items()}
     unet._load_ip_adapter_weights([state], low_cpu_mem_usage=False)
 
 

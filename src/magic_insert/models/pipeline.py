@@ -35,8 +35,8 @@ from magic_insert.models.hub import (
     load_image_encoder,
     load_vae,
 )
-from magic_insert.models.ip_adapter import disable_adapter
-from magic_insert.models.tensor_file import DAMAGED, read_tensors, verify_folder
+from magic_insert.models.ip_adapter import adapter_state, disable_adapter
+from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # of the arithmetic of a training
@@ -230,11 +230,7 @@ def _load_adapter(pipe: Any, file: Path, place: Place, source: Place) -> None:
     if not fits_encoder(file, pipe.image_encoder):
         encoder = load_image_encoder(file, [place] if place == source else [place, source], pipe.dtype)
         pipe.register_modules(image_encoder=encoder, feature_extractor=None)
-    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for key, value in read_tensors(file).tensors.items():
-        part, _, name = key.partition(".")
-        state.setdefault(part, {})[name] = value
-    pipe.load_ip_adapter(state, subfolder="", weight_name=file.name)
+    pipe.load_ip_adapter(adapter_state(file), subfolder="", weight_name=file.name)
     disable_adapter(pipe.unet)
 
 
@@ -294,9 +290,11 @@ def ddim(pipe: Any) -> DDIMScheduler:
         return DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, thresholding=False)
 
 
-def size_ids(count: int, size: int, device: torch.device) -> Float[Tensor, "B 6"]:
-    """SDXL's size conditioning for uncropped square pictures: original size, crop corner, target size."""
-    return torch.tensor([[size, size, 0, 0, size, size]], device=device).float().repeat(count, 1)
+def size_ids(count: int, size: int | tuple[int, int], device: torch.device) -> Float[Tensor, "B 6"]:
+    """SDXL's size conditioning for uncropped pictures of `size` (height and width, or the side of a square): original
+    size, crop corner, target size."""
+    sides = (size, size) if isinstance(size, int) else size
+    return torch.tensor([[*sides, 0, 0, *sides]], device=device).float().repeat(count, 1)
 
 
 def plain_attention(unet: Any) -> None:

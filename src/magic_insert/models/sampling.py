@@ -27,9 +27,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.images import to_pil
 from magic_insert.models.hub import UNREACHABLE, Place
 from magic_insert.models.ip_adapter import StyleEmbeds, blank_style, has_adapter, require_adapter
-from magic_insert.models.pipeline import decode, quiet, require_drawing
+from magic_insert.models.pipeline import decode, quiet, require_drawing, size_ids
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
 
 CANNY = (50, 200)  # thresholds of InstantStyle's own script, in grey levels of 8 bits
@@ -41,8 +42,7 @@ TOGETHER = 8  # pictures of up to 256 pixels that are drawn together; fewer of l
 
 def canny_edges(picture: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 H W"]:
     """The outlines of a picture in [0, 1], the same in three channels, as Canny ControlNets read them."""
-    levels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    edges = cv2.Canny(np.ascontiguousarray(levels), *CANNY) > 0
+    edges = cv2.Canny(np.array(to_pil(picture)), *CANNY) > 0
     return torch.from_numpy(edges).float().expand(3, -1, -1).contiguous()
 
 
@@ -146,11 +146,8 @@ BaseModel = Callable[[], AbstractContextManager[None]]  # inside its context the
 
 
 def time_ids(pipe: Any, size: int | tuple[int, int], count: int) -> Float[Tensor, "B 6"]:
-    """SDXL's size conditioning: a picture of `size` (height and width, or the side of a square), not cropped."""
-    sides = (size, size) if isinstance(size, int) else size
-    width = pipe.text_encoder_2.config.projection_dim
-    ids = pipe._get_add_time_ids(sides, (0, 0), sides, pipe.unet.dtype, width)
-    return ids.to(pipe.device).repeat(count, 1)
+    """`size_ids` for the UNet of `pipe`: on its device and in its precision."""
+    return size_ids(count, size, pipe.device).to(pipe.unet.dtype)
 
 
 def image_size(pipe: Any) -> int:

@@ -27,14 +27,16 @@ from torch.nn import functional
 
 from magic_insert.config.registry import SEGMENTERS
 from magic_insert.core import masks
-from magic_insert.core.compositing import FAINT, area_resize, resize
+from magic_insert.core.compositing import FAINT, area_resize, resize, size_within
 from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.fidelity import iou
+from magic_insert.core.images import on_white, to_pil
 from magic_insert.core.records import Box, Subject
 from magic_insert.models.tensor_file import read_tensors
 from magic_insert.paths import cut_weights
 
 WORKING_SIDE = 384  # GrabCut decides at this size; the outline is refined at full size
+SMALLEST = 8  # pixels a side of what is worked on
 COARSE_SIDE = 384  # of a first cut, for which U2-Net sees a quarter of its pixels
 SEE_THROUGH = 0.005  # share of clear pixels that makes a file's alpha a cut-out and not an artefact
 SUBJECT_STEP = 0.16  # distance from the ground's colour from which it is subject; below GROUND_STEP ground
@@ -126,7 +128,7 @@ def likeness(one: Float[Tensor, "1 h w"], other: Float[Tensor, "1 r c"]) -> floa
         if not bool((alpha >= masks.INSIDE).any()):
             return 0.0
         at = masks.bounding_box(alpha, masks.INSIDE)
-        shapes.append(resize(alpha[:, at.y : at.bottom, at.x : at.right], OUTLINE, OUTLINE) >= masks.INSIDE)
+        shapes.append(resize(alpha[at.pixels], OUTLINE, OUTLINE) >= masks.INSIDE)
     return iou(*shapes)
 
 
@@ -139,11 +141,6 @@ def segment_alpha(
             "expected a picture with a transparent ground, got an opaque one; set segmenter=grabcut"
         )
     return Matte(rgb, alpha)
-
-
-def on_white(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"] | None) -> Float[Tensor, "3 h w"]:
-    """The picture with its clear parts laid on white, for methods that look at the colours only."""
-    return rgb if alpha is None else rgb * alpha + (1 - alpha)
 
 
 def redraw_segmenter(name: str) -> str:
@@ -171,7 +168,7 @@ def segment_grabcut(
     rgb = on_white(rgb, alpha)
     height, width = rgb.shape[-2:]
     scale = min(1.0, WORKING_SIDE / max(height, width))
-    h, w = max(8, round(height * scale)), max(8, round(width * scale))
+    h, w = size_within((height, width), WORKING_SIDE, SMALLEST)
     small = resize(rgb, h, w)
     ground = ground_of(rgb, small)
     small_ground = resize(ground, h, w)
@@ -238,7 +235,7 @@ def _run_grabcut(rgb: Float[Tensor, "3 h w"], trimap: NDArray[np.uint8]) -> Floa
     """GrabCut (Rother et al. 2004) from the trimap; where it holds only one side, the trimap already decides."""
     subject = np.isin(trimap, (cv2.GC_FGD, cv2.GC_PR_FGD))
     if subject.any() and not subject.all():
-        levels = (rgb.permute(1, 2, 0).cpu().numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        levels = np.array(to_pil(rgb))[..., ::-1]
         cv2.setRNGSeed(0)  # its colour clusters start from OpenCV's own random numbers
         cv2.grabCut(
             np.ascontiguousarray(levels),
@@ -292,9 +289,8 @@ def segment_u2net(
     require_found(likely)
     near = around(masks.bounding_box(likely), LOOK_MARGIN, rgb)
     if near.w * near.h < LOOK_AGAIN * likely.numel():
-        part = (slice(None), slice(near.y, near.bottom), slice(near.x, near.right))
         closer = torch.zeros_like(likely)
-        closer[part] = resize(salient(rgb[part], net), near.h, near.w)
+        closer[near.pixels] = resize(salient(rgb[near.pixels], net), near.h, near.w)
         likely = closer
     return _fitted(rgb, likely)
 
@@ -308,10 +304,9 @@ def coarse_cut(
         NothingFound: nothing stands out.
     """
     by_u2net = segmenter == "u2net" or (segmenter == "auto" and not has_cutout(alpha))
-    scale = COARSE_SIDE / max(rgb.shape[-2:])
-    if not by_u2net or scale >= 1:
+    if not by_u2net or max(rgb.shape[-2:]) <= COARSE_SIDE:
         return None
-    small = area_resize(on_white(rgb, alpha), *(max(8, round(side * scale)) for side in rgb.shape[-2:]))
+    small = area_resize(on_white(rgb, alpha), *size_within(rgb.shape[-2:], COARSE_SIDE, SMALLEST))
     likely = resize(salient(small, load_u2net(), U2NET_SIDE // 2), *small.shape[-2:])
     require_found(likely)
     return _fitted(small, likely)
@@ -343,8 +338,7 @@ def around(box: Box, margin: float, picture: Float[Tensor, "3 h w"]) -> Box:
 def fit_to_edges(rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:
     """A coarse map moved to the picture's own edges nearby, at full size: the fast guided filter (He and Sun 2015)."""
     height, width = rgb.shape[-2:]
-    scale = min(1.0, WORKING_SIDE / max(height, width))
-    small = resize(rgb, max(8, round(height * scale)), max(8, round(width * scale)))
+    small = resize(rgb, *size_within((height, width), WORKING_SIDE, SMALLEST))
     guide = np.ascontiguousarray(small.permute(1, 2, 0).numpy())
     coarse = np.ascontiguousarray(_flat(resize(likely, *small.shape[-2:])))
     size = (2 * FIT_REACH + 1, 2 * FIT_REACH + 1)
@@ -396,8 +390,7 @@ def segment_rembg(
     import rembg
 
     session = rembg.new_session(REMBG_MODEL)
-    levels = (rgb.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
-    mask = np.asarray(rembg.remove(np.ascontiguousarray(levels), session=session, only_mask=True))
+    mask = np.asarray(rembg.remove(np.array(to_pil(rgb)), session=session, only_mask=True))
     found = torch.from_numpy(mask.astype(np.float32) / 255.0)[None]
     if masks.area(found) < 1e-3:
         raise NothingFound("expected rembg to find a subject, got an empty mask; set segmenter=grabcut")
@@ -452,7 +445,7 @@ def _vignette(small: Float[Tensor, "3 h w"], plane: Float[Tensor, "3 h w"]) -> F
     be the subject's own: the surface counts only if it describes the border no worse than the plane does.
     """
     smooth = masks.blur(small, 1.5)
-    levels = np.ascontiguousarray((smooth.permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
+    levels = np.array(to_pil(smooth))
     height, width = levels.shape[:2]
     walked = np.zeros((height + 2, width + 2), np.uint8)
     for seed in ((0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)):

@@ -138,9 +138,8 @@ def smaller(subject: Subject, longest: int) -> Subject:
     """The cut-out with sides of at most `longest` pixels."""
     at = bounding_box(subject.alpha, FAINT)
     scale = min(1.0, longest / max(at.w, at.h))
-    part = (slice(None), slice(at.y, at.bottom), slice(at.x, at.right))
     size = (max(1, round(at.h * scale)), max(1, round(at.w * scale)))
-    rgb, alpha = shrunk(subject.rgb[part], subject.alpha[part], *size)
+    rgb, alpha = shrunk(subject.rgb[at.pixels], subject.alpha[at.pixels], *size)
     return Subject(rgb, alpha, subject.id)
 
 
@@ -259,8 +258,7 @@ def judge(drop: Drop, box: Box, scene: Toy, subject: Toy, cut: Subject) -> Verdi
     if area(mask) < SEEN:
         return None
     body = torch.zeros_like(mask)
-    at = bounding_box(mask, INSIDE)
-    body[:, at.y : at.bottom, at.x : at.right] = 1.0
+    body[bounding_box(mask, INSIDE).pixels] = 1.0
     regions = {"shadow": effect_of(truth[None], empty[None], mask[None])[0], "subject": body}
     ours, pasted = drop.scene.rgb, paste(drop.below, cut, box).rgb
     found = [

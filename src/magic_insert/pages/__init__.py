@@ -4,10 +4,13 @@ Templates end in `.html.j2` and extend `base.html.j2`. Every value is escaped: a
 """
 
 import base64
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+
+Item = TypeVar("Item")
 
 
 def render(template: str, **values: Any) -> str:
@@ -18,6 +21,13 @@ def render(template: str, **values: Any) -> str:
 def png_address(content: bytes) -> str:
     """The bytes of a PNG as an address that needs no file."""
     return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most `most` of them, evenly spaced, first and last among them."""
+    if len(items) <= most:
+        return list(items)
+    return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
 @cache

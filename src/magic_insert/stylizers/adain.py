@@ -88,11 +88,11 @@ def spread_colours(picture: Float[Tensor, "3 S S"], cover: Float[Tensor, "1 S S"
     return filled.clamp(0, 1)
 
 
-def build_encoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequential:
+def build_encoder() -> nn.Sequential:
     """RGB in [0, 1] to the features of the last layer; a max pool that rounds up between the scales."""
     layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
     channels = 3
-    for scale, stage in enumerate(widths):
+    for scale, stage in enumerate(ENCODER_WIDTHS):
         if scale:
             layers.append(nn.MaxPool2d(2, 2, ceil_mode=True))
         for width in stage:
@@ -101,11 +101,11 @@ def build_encoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequen
     return nn.Sequential(*layers)
 
 
-def build_decoder(widths: Sequence[Sequence[int]] = ENCODER_WIDTHS) -> nn.Sequential:
+def build_decoder() -> nn.Sequential:
     """The encoder in reverse, nearest-neighbour doubling for its pools; the last layer is linear and gives RGB."""
     layers: list[nn.Module] = []
-    for scale, stage in reversed(list(enumerate(widths))):
-        below = widths[scale - 1][-1] if scale else 3
+    for scale, stage in reversed(list(enumerate(ENCODER_WIDTHS))):
+        below = ENCODER_WIDTHS[scale - 1][-1] if scale else 3
         outputs = [*reversed(stage[:-1]), below]
         for channels, width in zip(reversed(stage), outputs, strict=True):
             layers += [nn.ReflectionPad2d(1), nn.Conv2d(channels, width, 3), nn.ReLU()]

@@ -10,7 +10,7 @@ import copy
 import hashlib
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from magic_insert.config.schema.training import EditFit as Recipe
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -81,6 +82,14 @@ class EditFit:
     optimizer: str = "adamw"
     accumulate: int = 1
     strategy: str = "ddp"
+
+    @classmethod
+    def of(cls, recipe: Recipe, task: Task, seed: int, **own: Any) -> "EditFit":
+        """The fit of `task` that a job's `recipe` asks for, with settings of its `own`."""
+        same = {part.name for part in fields(cls)} & {part.name for part in fields(recipe)}
+        asked = {name: getattr(recipe, name) for name in same}
+        asked |= {"ema_decay": recipe.ema_decay or None, "merged": recipe.save == "merged", **own}
+        return cls(task=task, seed=seed, **asked)
 
     def contents(self, start: str, latents: EditLatents) -> dict[str, Any]:
         """What the product depends on: everything but when checkpoints are written, and what memory is saved how."""

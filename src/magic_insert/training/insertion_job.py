@@ -14,7 +14,7 @@ than the Toybox's step; in photographs that were not taken with one exposure it 
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -261,8 +261,9 @@ class TaskRun:
         latents = self._latents(training)
         with open_tracker(self.out, f"insertion-{self.task}", self.cfg.logger, thaw(self.cfg)) as tracker:
             with stage(self.on_event, f"train the {PRODUCTS[self.task]}") as running:
+                settings = EditFit.of(self.cfg.train, self.task, fold_in(self.cfg.seed, "fit", self.task))
                 fit_edit(
-                    self._start(), self.pipe, latents, self._fit(), self.out, on_step=running, log=tracker.log
+                    self._start(), self.pipe, latents, settings, self.out, on_step=running, log=tracker.log
                 )
             if held_out is not None:
                 first_rank_only(lambda: self._measure(held_out, tracker))
@@ -278,17 +279,6 @@ class TaskRun:
             UserError: nothing there.
         """
         return find_start(self.task, self.cfg.train.init, self.cfg.model) or self.pipe.unet
-
-    def _fit(self) -> EditFit:
-        train = self.cfg.train
-        same = {part.name for part in fields(EditFit)} & {part.name for part in fields(train)}
-        return EditFit(
-            **{name: getattr(train, name) for name in same - {"ema_decay"}},
-            task=self.task,
-            seed=fold_in(self.cfg.seed, "fit", self.task),
-            ema_decay=train.ema_decay or None,
-            merged=train.save == "merged",
-        )
 
     def _measure(self, held_out: PairSet, tracker: Tracker) -> None:
         """Writes validation-<task>.json and .png, unless they are there."""

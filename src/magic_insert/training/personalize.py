@@ -27,7 +27,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import pandas
 import torch
 from jaxtyping import Float
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -47,6 +46,7 @@ from magic_insert.core.images import contact_sheet, load_rgb, save_png, to_pil
 from magic_insert.core.jsonl import append_jsonl, read_jsonl, write_bytes, write_json, write_text
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Subject
+from magic_insert.core.tables import csv_table
 from magic_insert.data.subject_files import (
     CARD_FILE,
     CLAIM_FILE,
@@ -340,8 +340,7 @@ def pick_best(rows: Sequence[Mapping[str, Any]], tolerance: float) -> int:
 
 def write_curve(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Writes `curve.csv` (step, identity, prompt) and `curve.png` (prompt fit across, identity up, steps as labels)."""
-    table = pandas.DataFrame(rows).reindex(columns=list(CURVE_COLUMNS))
-    write_text(out / f"{CURVE}.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_text(out / f"{CURVE}.csv", csv_table(rows, CURVE_COLUMNS))
     figure = Figure(figsize=(5, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     across, up = [row["prompt"] for row in rows], [row["identity"] for row in rows]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from magic_insert.config.registry import ENCODERS
+from magic_insert.config.schema.evaluation import EncodersConfig
 from magic_insert.models.encoders import paper
 from magic_insert.models.encoders.micro import check_encoders, load_encoders
 from magic_insert.paths import micro_dir
@@ -30,22 +31,13 @@ SETS: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class EncoderSet:
-    """What judges: one of SETS, whatever is added to it, and where the weights are.
+    """What judges: one of SETS, and what `cfg` adds to it, `extra` in the role of their name.
 
-    `root`: folder of weights; None is the shipped ones for micro, for the others the hub's cache. `lpips`: folder of
-    LPIPS's trunk; None is `root`, and no LPIPS where the file is not there. `dinov2`, `image_reward`: add these roles.
-    `extra`: further encoders of `ENCODERS`, in the role of their name. `download`: fetch what the hub's cache lacks.
-    `accept_unknown`: use files whose digest is not the known one; their cards say so.
+    `cfg` also says where the weights are. No LPIPS where its trunk is neither in `lpips` nor in `root`.
     """
 
     metrics: str
-    root: Path | None = None
-    lpips: Path | None = None
-    dinov2: bool = False
-    image_reward: bool = False
-    extra: tuple[str, ...] = ()
-    download: bool = False
-    accept_unknown: bool = False
+    cfg: EncodersConfig
 
     def check(self) -> None:
         """That `load` will find its files, with the digests they must have; builds no network.
@@ -57,10 +49,10 @@ class EncoderSet:
             check_encoders(self._micro_folder)
         for name in dict.fromkeys(self._roles.values()):
             ENCODERS.get(name).locate(**self._where)
-        if self.image_reward:
-            paper.check_reward(self.root)
+        if self.cfg.image_reward:
+            paper.check_reward(self._root)
         if (folder := self._lpips_folder) is not None:
-            paper.locate(paper.ALEXNET, root=folder, accept_unknown=self.accept_unknown)
+            paper.locate(paper.ALEXNET, root=folder, accept_unknown=self.cfg.accept_unknown)
 
     def load(self, device: torch.device | str = "cpu") -> tuple[Mapping[str, Any], paper.Lpips | None]:
         """Encoders by role (`embed_images`, for clip_t `embed_texts`, for image_reward `score`) and LPIPS, with cards.
@@ -78,28 +70,33 @@ class EncoderSet:
             found = load_encoders(self._micro_folder, device)
             encoders |= {"dino": found["identity"], "clip_i": found["clip"], "clip_t": found["clip"]}
             encoders["csd"] = found["style"]
-        if self.image_reward:
-            encoders["image_reward"] = paper.load_reward(self.root, device)
+        if self.cfg.image_reward:
+            encoders["image_reward"] = paper.load_reward(self._root, device)
         if (folder := self._lpips_folder) is None:
             return encoders, None
-        return encoders, paper.load_lpips(folder, accept_unknown=self.accept_unknown, device=device)
+        return encoders, paper.load_lpips(folder, accept_unknown=self.cfg.accept_unknown, device=device)
 
     @property
     def _roles(self) -> dict[str, str]:
         """Role -> name of a published encoder."""
-        added = {"dinov2": "dinov2_vits14"} if self.dinov2 else {}
-        return {**SETS[self.metrics], **added, **{name: name for name in self.extra}}
+        added = {"dinov2": "dinov2_vits14"} if self.cfg.dinov2 else {}
+        return {**SETS[self.metrics], **added, **{name: name for name in self.cfg.extra}}
+
+    @property
+    def _root(self) -> Path | None:
+        return Path(self.cfg.root) if self.cfg.root else None
 
     @property
     def _where(self) -> dict[str, Any]:
-        return {"root": self.root, "download": self.download, "accept_unknown": self.accept_unknown}
+        cfg = self.cfg
+        return {"root": self._root, "download": cfg.download, "accept_unknown": cfg.accept_unknown}
 
     @property
     def _micro_folder(self) -> Path:
-        return self.root if self.root is not None else micro_dir() / "encoders"
+        return self._root or micro_dir() / "encoders"
 
     @property
     def _lpips_folder(self) -> Path | None:
-        if self.lpips is not None:
-            return self.lpips
-        return self.root if self.root is not None and (self.root / paper.ALEXNET.file).is_file() else None
+        if self.cfg.lpips:
+            return Path(self.cfg.lpips)
+        return self._root if self._root is not None and (self._root / paper.ALEXNET.file).is_file() else None

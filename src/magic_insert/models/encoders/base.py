@@ -14,7 +14,8 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
+from torchvision.transforms.functional import InterpolationMode, center_crop, resize
 
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, expecting
@@ -75,20 +76,11 @@ class EncoderCard:
 def preprocess(images: Float[Tensor, "B 3 _ _"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
     """Images B3HW in [0, 1]: resize the shorter side to `card.resize`, crop the centre to `card.crop`, standardise.
 
-    Sizes are those of torchvision's Resize and CenterCrop: the longer side is rounded down. The resize is antialiased
-    (PIL's filters, without PIL's rounding to eight bits) and skipped when the size already fits, so pixels are never
-    resampled needlessly.
+    The longer side is rounded down. The resize is antialiased (PIL's filters, without PIL's rounding to eight bits) and
+    skipped when the size already fits, so pixels are never resampled needlessly.
     """
-    height, width = images.shape[-2:]
-    shorter = min(height, width)
-    if shorter != card.resize:
-        size = (height * card.resize // shorter, width * card.resize // shorter)
-        images = interpolate(
-            images, size, mode=card.interpolation, antialias=True, align_corners=False
-        ).clamp(0, 1)
-    top = round((images.shape[-2] - card.crop) / 2)
-    left = round((images.shape[-1] - card.crop) / 2)
-    return standardise(images[..., top : top + card.crop, left : left + card.crop], card)
+    images = resize(images, card.resize, InterpolationMode(card.interpolation)).clamp(0, 1)
+    return standardise(center_crop(images, card.crop), card)
 
 
 def standardise(pixels: Float[Tensor, "B 3 C C"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:

@@ -160,7 +160,7 @@ def spline(pixels: int, knots: int, smooth: bool) -> Tensor:
 
 
 def gaussian(image: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur cut at three sigma, edges repeated."""
+    """Gaussian blur cut at two and a half sigma, edges repeated."""
     reach = max(1, math.ceil(2.5 * sigma_px))
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
     kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
