@@ -18,6 +18,7 @@ from magic_insert.stylizers.tone import (
     Plane,
     ToneStylizer,
     consists_of_marks,
+    edge_softness,
     hue_of,
     in_its_hue,
     read_scene,
@@ -28,7 +29,7 @@ from magic_insert.toybox.scenes import sample_scene
 from magic_insert.toybox.subjects import sample_subject
 from magic_insert.toybox.world import render_pairs, render_subjects
 
-PLAIN = StylizerConfig(name="tone", lines=0.0, grain=0.0)
+PLAIN = StylizerConfig(name="tone", lines=0.0, softness=0.0, grain=0.0)
 GREEN, MAGENTA, GREY = (0.2, 0.7, 0.25), (0.8, 0.2, 0.7), (0.45, 0.45, 0.5)
 
 
@@ -184,6 +185,39 @@ def test_half_of_the_outline_lies_outside_the_subject_in_the_colour_of_the_scene
     inside = int(((round_one[:3] - brown).norm(dim=0) >= 0.1)[round_one.shape[1] // 2].sum())
     assert across == round_one.shape[2]
     assert inside == pytest.approx(across - 8, abs=2)  # pixels that the ink covers in part
+
+
+@pytest.mark.parametrize("sigma", [1.0, 1.5, 2.5])
+def test_the_softness_of_a_scene_is_the_blur_over_its_edges(sigma: float) -> None:
+    boxes = torch.full((1, 192, 192), 0.8)
+    for k in range(6):
+        boxes[:, 12 + 28 * k : 30 + 28 * k, 20 + 9 * k : 90 + 15 * k] = 0.1 + 0.1 * k
+    grain = 0.02 * torch.randn(1, 192, 192, generator=generator(0, "grain"))
+    read = [edge_softness(100 * (blur(boxes, s) + grain)[0].numpy()) for s in (0.0, sigma)]
+    assert read[0] < 0.05
+    assert abs(read[1] - sigma) < 0.2 * sigma
+
+
+def test_vintage_pictures_and_watercolours_are_soft_and_drawings_with_lines_are_not() -> None:
+    styles = ("vintage", "watercolour", "ink", "cartoon", "blueprint", "papercut")
+    place = sample_scene(5, "heldout")
+    scenes = render_pairs([place] * 6, [sample_subject(5, "heldout")] * 6, styles, [0.5] * 6, [5] * 6, 256)
+    soft = [read_scene(scene).marks.softness for scene in scenes.without]
+    assert min(soft[:2]) > 0.5
+    assert max(soft[2:]) == 0
+
+
+def test_a_subject_becomes_as_soft_as_the_scene_where_it_will_stand() -> None:
+    """At k times its size in the scene it is blurred k times as widely; what lies beyond its matte does not come in."""
+    scene = blur(torch.eye(8).repeat_interleave(16, 0).repeat_interleave(16, 1)[None], 2.0).expand(3, -1, -1)
+    sigma = read_scene(scene).marks.softness
+    flat = torch.tensor(MAGENTA)[:, None, None].expand(-1, 64, 64).clone()
+    subject = disc(flat)
+    crisp, soft = (toned(subject, scene, strength=0.0, softness=s, height=0.25) for s in (0.0, 1.0))
+    assert sigma > 1.5
+    larger = crisp.shape[1] / (0.25 * scene.shape[1])
+    assert torch.allclose(soft[3:], blur(crisp[3:], larger * sigma), atol=1e-5)
+    assert torch.allclose(soft[:3] * soft[3:], crisp[:3].amax((1, 2), keepdim=True) * soft[3:], atol=0.02)
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 200), (200, 2), (90, 60)])

@@ -4,7 +4,8 @@ Colours are moved by sliced optimal transport (Pitie et al. 2007, Bonneel et al.
 the scene's, where scene colours that are like the subject's own count more; all the way in a scene of one hue, a third
 of it in a scene of many. The map is a smooth function of colour, so edges and texture stay where they are, at the full
 resolution of the subject's picture. Where the scene is drawn with lines, the subject gets lines (XDoG, Winnemoeller et
-al. 2012) and an outline; where it has grain, grain; where it is pixel art, its blocks.
+al. 2012) and an outline; where the sharpest edges of a scene are soft (Zhuo and Sim 2011), so are the subject's; where
+it has grain, grain; where it is pixel art, its blocks.
 
 Shape letters: h, w of the cut-out, N samples of colour. Lab is L in [0, 100], a and b around 0; alpha in [0, 1].
 """
@@ -24,7 +25,7 @@ from torch.nn import functional
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import FAINT, area_resize
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.core.masks import bounding_box
+from magic_insert.core.masks import blur, blur_inside, bounding_box
 from magic_insert.core.records import Subject
 from magic_insert.models.segment import clean_border
 from magic_insert.stylizers.draws import Draw
@@ -56,6 +57,10 @@ LINED_EDGES, ONE_INK = (0.55, 0.75), (6.0, 12.0)
 ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
+# A scene's edges are read at this blur and at twice it: of its steepest ones, this percentile of how soft they are is
+# its softness, in pixels at SCENE_SIDE; none of it is taken below the first bound of SOFT, all from the second on.
+EDGE_SIGMA, STEEPEST, SHARPEST, SOFT = 1.0, 98, 25, (0.2, 0.5)
+SOBEL = 0.5  # variance of the blur that is part of a Sobel filter
 SHARPNESS, LINE_STEP = 8.0, 12.0
 ROOM = 8  # no more than one part of so many of a subject's shorter side makes room for an outline
 # Share of a picture that its lines cover: none, and drawn with lines throughout.
@@ -72,14 +77,16 @@ MARKED_SIDE, MARKED, COLOURLESS, OF_LINES = 256, 8.0, 0.8, 0.5
 class Marks:
     """How a scene is drawn: `lines` from 0 to 1 with their width and Lab (`ink`); spread and a piece of its grain.
 
-    `width`, the piece and `block` are in pixels of the scene at SCENE_SIDE. `bright` lines are chalk on a dark ground.
-    `block` is the side of the squares of pixel art, else 0.
+    `softness` is the sigma of the blur over its edges, 0 where they are sharp, and `block` the side of the squares of
+    pixel art, else 0; both, `width` and the piece are in pixels of the scene at SCENE_SIDE. `bright` lines are chalk
+    on a dark ground.
     """
 
     lines: float
     width: float
     ink: tuple[float, float, float]
     bright: bool
+    softness: float
     grain: float
     piece: Plane
     block: float
@@ -119,10 +126,12 @@ class ToneStylizer:
         return torch.stack(pictures)
 
     def marked(self, cut_out: Float[Tensor, "4 h w"], scene: "SceneLook") -> Float[Tensor, "4 h w"]:
-        """The subject, in whatever colours, with the lines, the grain and the blocks of a scene; edges are its own."""
-        alpha, marks = cut_out[3].numpy(), scene.marks
-        result = to_lab(cut_out[:3])
-        scale = scene.standing(self.settings.height, *alpha.shape)
+        """The subject, in whatever colours, with a scene's softness, lines, grain and blocks."""
+        marks = scene.marks
+        scale = scene.standing(self.settings.height, cut_out.shape[-2], cut_out.shape[-1])
+        if self.settings.softness > 0 and marks.softness > 0:
+            cut_out = blurred(cut_out, self.settings.softness * marks.softness / scale)
+        result, alpha = to_lab(cut_out[:3]), cut_out[3].numpy()
         if self.settings.lines > 0 and marks.lines > 0:
             result, alpha = with_lines(result, self.lab[..., 0], alpha, marks, scale, self.settings.lines)
         if self.settings.grain > 0 and marks.grain > 0:
@@ -299,7 +308,7 @@ def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
 
 
 def measure_marks(lab: Lab) -> Marks:
-    """Lines and grain of a scene."""
+    """Lines, softness and grain of a scene."""
     light = np.ascontiguousarray(lab[..., 0])
     dark, bright = line_depth(light), line_depth(100 - light)
     chalk = float(np.median(light)) < DARK_GROUND and covered(bright) > max(
@@ -314,8 +323,38 @@ def measure_marks(lab: Lab) -> Marks:
     piece = flattest(residual, light, spread)
     return Marks(
         lined(100 - light if chalk else light, lines), line_width(lines), (ink[0], ink[1], ink[2]), chalk,
-        spread, piece, 0.0,
+        edge_softness(light), spread, piece, 0.0,
     )  # fmt: skip
+
+
+def edge_softness(light: Plane) -> float:
+    """The sigma of the blur over the sharpest of the steepest edges; 0 where they are sharp.
+
+    An edge blurred by s and then by r has a slope in proportion to (s^2 + r^2)^-1/2, so two such r give s (Zhuo and
+    Sim 2011, Defocus map estimation from a single image).
+    """
+    steep, less = slope(light, EDGE_SIGMA), slope(light, 2 * EDGE_SIGMA)
+    fine, coarse = EDGE_SIGMA**2 + SOBEL, (2 * EDGE_SIGMA) ** 2 + SOBEL
+    there = steep >= max(float(np.percentile(steep, STEEPEST)), FEW)
+    if not there.any():
+        return 0.0
+    ratio = np.square(steep[there] / np.maximum(less[there], FEW))
+    soft = np.sqrt(np.maximum(coarse - ratio * fine, 0.0) / np.maximum(ratio - 1.0, FEW))
+    found = float(np.percentile(soft, SHARPEST))
+    return found * float(np.interp(found, SOFT, (0.0, 1.0)))
+
+
+def slope(light: Plane, sigma: float) -> Plane:
+    """How steep the picture is under a blur of `sigma`."""
+    smooth = cv2.GaussianBlur(light, (0, 0), sigma)
+    steep: Plane = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+    return steep
+
+
+def blurred(cut_out: Float[Tensor, "4 h w"], sigma: float) -> Float[Tensor, "4 h w"]:
+    """The cut-out and its matte under a blur; colours from beyond the matte do not count."""
+    alpha = cut_out[3:]
+    return torch.cat([blur_inside(cut_out[:3], alpha, sigma, least=FEW), blur(alpha, sigma)])
 
 
 def line_depth(light: Plane) -> Plane:
@@ -400,11 +439,10 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
 
 def texture(light: Plane, where: NDArray[np.bool_] | None = None) -> tuple[Plane, float]:
     """What is finer than GRAIN_SIGMA, and its spread where nothing else is, of what lies `where`."""
-    smooth = cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
-    slope = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
-    where = np.ones_like(slope, dtype=bool) if where is None else where
-    flat = where & (slope <= np.percentile(slope[where], 40))
-    residual = light - smooth
+    steep = slope(light, GRAIN_SIGMA)
+    where = np.ones_like(steep, dtype=bool) if where is None else where
+    flat = where & (steep <= np.percentile(steep[where], 40))
+    residual = light - cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
     return residual, float(np.sqrt(np.mean(residual[flat] ** 2)))
 
 

@@ -246,10 +246,12 @@ class StylizerConfig:
     """From the subject's own colours (0) to the background's (1) (tone); a third of it where those are of many hues."""
     lines: Share = 1.0
     """How strong the lines are where the background is drawn with lines (tone, personalized)."""
+    softness: Share = 1.0
+    """How soft the subject's edges become where all of the background's are soft (tone, personalized)."""
     grain: Share = 1.0
     """How much of the background's grain the subject gets (tone, personalized)."""
     height: Annotated[float, Range(0.05, 1)] = 0.45
-    """Lines, grain and blocks are made for a subject of this share of the background's height (tone, personalized)."""
+    """Marks and softness are made for a subject of this share of the background's height (tone, personalized)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.structure != "none" and self.name in FREE_STYLIZERS:
