@@ -6,8 +6,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUN := $(BIN)/magic-insert
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# Two processes; a file stays with one of them, so that what its tests share is made once.
-BY_TWO := -n 2 --dist loadfile
+# Two processes; a file stays with one of them, so that what its tests share is made once. In the order of their folders
+# the long files (integration) come before the short ones (unit), and both end together.
+BY_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Shapes and types of every call are checked by the annotations (tests/shape_check.py); costs a third of the time.
 SHAPES := --jaxtyping-packages=magic_insert,shape_check.check

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+# Imports make a million objects and no garbage: the collector rests until they are done.
+gc.disable()
 # Processes that tests start run the sources that the tests run, wherever the package is installed from.
 TESTS = Path(__file__).parent
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -19,6 +21,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 def pytest_collection_finish() -> None:
     """What the imports made stays: the collector need not look through it again at every module of a network."""
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ import torch
 import transformers.modeling_utils
 from browser import Page
 from PIL import Image
-from processes import wait_until
+from processes import PATIENCE, wait_until
 
 from magic_insert.cli.main import main
 from magic_insert.config.compose import compose_job
@@ -58,15 +59,23 @@ class Browser:
     def get(self, path: str) -> httpx.Response:
         return self.http.get(f"{self.server.address}{self.id}/{path}")
 
-    def state(self) -> dict[str, Any]:
+    def states(self) -> Iterator[dict[str, Any]]:
+        """What the page is told, now and whenever it is told more."""
         with self.http.stream("GET", f"{self.server.address}{self.id}/events") as reply:
-            line = next(line for line in reply.iter_lines() if line.startswith("data: "))
-        found: dict[str, Any] = json.loads(line.removeprefix("data: "))
-        return found
+            for line in reply.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
+    def state(self) -> dict[str, Any]:
+        return next(self.states())
 
     def wait(self, done: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-        wait_until(lambda: done(self.state()))
-        return self.state()
+        deadline = time.monotonic() + PATIENCE
+        for state in self.states():
+            assert time.monotonic() < deadline
+            if done(state):
+                return state
+        raise AssertionError("the server hung up")
 
     def upload(self, kind: str, name: str, content: bytes) -> str:
         id = self.post(f"items?kind={kind}&name={name}", content).json()["id"]
@@ -219,22 +228,18 @@ def test_settings_written_as_words_are_read_as_the_same_settings() -> None:
         return Settings.of(freeze(compose_job(job, list(words))))
 
     plain = read("page")
-    for text in (
-        "a chalk drawing, soft",
-        "it's (oil): a=b",
-        "C:\\art\\",
-        "\\'",
-        "null",
-        "1e5",
-        "007",
-        " x ",
-        "",
-        "owner/name",
-    ):
-        style, edits = replace(plain.style, prompt=text), [text, "with a hat"]
-        validation = replace(plain.personalization.validation, edits=edits)
+    texts = [
+        "a chalk drawing, soft", "it's (oil): a=b", "C:\\art\\", "\\'", "null", "1e5", "007", " x ", "", "owner/name",
+    ]  # fmt: skip
+    validation = replace(plain.personalization.validation, edits=texts)
+    for n in range(0, len(texts), 3):  # three settings of the drawing take a text
+        prompt, suffix, inserted = (texts + texts)[n : n + 3]
         given = replace(
-            plain, style=style, personalization=replace(plain.personalization, validation=validation)
+            plain,
+            style=replace(plain.style, prompt=prompt),
+            sampling=replace(plain.sampling, prompt_suffix=suffix),
+            inserter=replace(plain.inserter, prompt=inserted),
+            personalization=replace(plain.personalization, validation=validation),
         )
         again = read("insert", "subject=a", "background=b", "out=c.png", *words_of(given))
         assert replace(again, mode=given.mode) == given

@@ -25,9 +25,11 @@ from magic_insert.stylizers.tone import (
     texture,
     to_lab,
 )
-from magic_insert.toybox.scenes import sample_scene
+from magic_insert.toybox.scenes import sample_scene, scene_world
+from magic_insert.toybox.styles import draw
 from magic_insert.toybox.subjects import sample_subject
-from magic_insert.toybox.world import render_pairs, render_subjects
+from magic_insert.toybox.tracer import trace
+from magic_insert.toybox.world import SUPERSAMPLE, shrink, trace_subjects
 
 PLAIN = StylizerConfig(name="tone", lines=0.0, softness=0.0, grain=0.0)
 GREEN, MAGENTA, GREY = (0.2, 0.7, 0.25), (0.8, 0.2, 0.7), (0.45, 0.45, 0.5)
@@ -125,9 +127,8 @@ def test_what_shone_through_the_border_is_gone() -> None:
 
 def test_lines_are_found_in_drawings_with_lines_alone_and_bright_ones_in_blueprints() -> None:
     styles = ["ink", "cartoon", "blueprint", "watercolour", "oil"]
-    scenes, subjects = [sample_scene(1)] * 5, [sample_subject(1)] * 5
-    pictures = render_pairs(scenes, subjects, styles, [0.5] * 5, [1] * 5, 128).without
-    marks = [read_scene(picture).marks for picture in pictures]
+    world = trace([scene_world(sample_scene(1))], 128 * SUPERSAMPLE)
+    marks = [read_scene(shrink(draw(world, [style], [0.5], [1]))[0]).marks for style in styles]
     assert min(found.lines for found in marks[:3]) > 0.5
     assert max(found.lines for found in marks[3:]) == 0
     assert [found.bright for found in marks] == [False, False, True, False, False]
@@ -242,7 +243,7 @@ def test_grain_is_no_larger_than_the_scene(height: int, width: int, monkeypatch:
 def test_dots_hatching_tiles_and_lines_of_one_ink_are_marks_and_eyes_and_patterns_are_not(size: int) -> None:
     marked = ["halftone", "pencil", "ink", "mosaic", "woodcut"]
     styles = [*marked, "photo", "oil", "watercolour", "papercut", "vintage"]
-    subjects = [sample_subject(4, "heldout")] * len(styles)
-    drawn = render_subjects(subjects, styles, [0.5] * len(styles), [4] * len(styles), size)
-    cut_outs = zip(drawn.rgb, drawn.alpha, strict=True)
-    assert [consists_of_marks(rgb, alpha) for rgb, alpha in cut_outs] == [style in marked for style in styles]
+    g = trace_subjects([sample_subject(4, "heldout")], size * SUPERSAMPLE)
+    drawn = {style: shrink(draw(g, [style], [0.5], [4]))[0] for style in styles}
+    alpha = shrink(g.coverage)[0]
+    assert [style for style, rgb in drawn.items() if consists_of_marks(rgb, alpha)] == marked

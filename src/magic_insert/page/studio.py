@@ -382,6 +382,7 @@ class Studio:
             old = session.tasks.get(instead or "")
             if old is not None and old.live and not old.placed and old.wish.drawing == wish.drawing:
                 old.wish = wish
+                self._tell(session)
                 return old
             if old is not None:
                 self.cancel(session, old.id)
