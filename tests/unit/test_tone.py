@@ -1,5 +1,6 @@
 """The tone stylizer: laws of its colours, its borders, its lines."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,6 +26,7 @@ from magic_insert.stylizers.tone import (
     texture,
     to_lab,
 )
+from magic_insert.toybox.records import GBuffer
 from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import draw
 from magic_insert.toybox.subjects import sample_subject
@@ -52,6 +54,11 @@ def disc(rgb: Tensor) -> Subject:
         torch.linspace(-1, 1, rgb.shape[1]), torch.linspace(-1, 1, rgb.shape[2]), indexing="ij"
     )
     return Subject(rgb, ((x * x + y * y) < 0.8).float()[None], "disc")
+
+
+def drawings(g: GBuffer, styles: Sequence[str], seed: int) -> list[Tensor]:
+    """One traced motif in each style."""
+    return [shrink(draw(g, [style], [0.5], [seed]))[0] for style in styles]
 
 
 def mean(rgba: Tensor) -> Tensor:
@@ -127,8 +134,8 @@ def test_what_shone_through_the_border_is_gone() -> None:
 
 def test_lines_are_found_in_drawings_with_lines_alone_and_bright_ones_in_blueprints() -> None:
     styles = ["ink", "cartoon", "blueprint", "watercolour", "oil"]
-    world = trace([scene_world(sample_scene(1))], 128 * SUPERSAMPLE)
-    marks = [read_scene(shrink(draw(world, [style], [0.5], [1]))[0]).marks for style in styles]
+    scene = trace([scene_world(sample_scene(1))], 128 * SUPERSAMPLE)
+    marks = [read_scene(drawn).marks for drawn in drawings(scene, styles, 1)]
     assert min(found.lines for found in marks[:3]) > 0.5
     assert max(found.lines for found in marks[3:]) == 0
     assert [found.bright for found in marks] == [False, False, True, False, False]
@@ -201,9 +208,8 @@ def test_the_softness_of_a_scene_is_the_blur_over_its_edges(sigma: float) -> Non
 
 def test_vintage_pictures_and_watercolours_are_soft_and_drawings_with_lines_are_not() -> None:
     styles = ("vintage", "watercolour", "ink", "cartoon", "blueprint", "papercut")
-    place = sample_scene(5, "heldout")
-    scenes = render_pairs([place] * 6, [sample_subject(5, "heldout")] * 6, styles, [0.5] * 6, [5] * 6, 256)
-    soft = [read_scene(scene).marks.softness for scene in scenes.without]
+    scene = trace([scene_world(sample_scene(5, "heldout"))], 256 * SUPERSAMPLE)
+    soft = [read_scene(drawn).marks.softness for drawn in drawings(scene, styles, 5)]
     assert min(soft[:2]) > 0.5
     assert max(soft[2:]) == 0
 
@@ -244,6 +250,6 @@ def test_dots_hatching_tiles_and_lines_of_one_ink_are_marks_and_eyes_and_pattern
     marked = ["halftone", "pencil", "ink", "mosaic", "woodcut"]
     styles = [*marked, "photo", "oil", "watercolour", "papercut", "vintage"]
     g = trace_subjects([sample_subject(4, "heldout")], size * SUPERSAMPLE)
-    drawn = {style: shrink(draw(g, [style], [0.5], [4]))[0] for style in styles}
     alpha = shrink(g.coverage)[0]
-    assert [style for style, rgb in drawn.items() if consists_of_marks(rgb, alpha)] == marked
+    found = [consists_of_marks(rgb, alpha) for rgb in drawings(g, styles, 4)]
+    assert found == [style in marked for style in styles]
