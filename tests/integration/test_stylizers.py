@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import block, noise
@@ -37,7 +38,7 @@ from magic_insert.models.text import attached, initial_tokens, save_tokens
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization, personalized
 from magic_insert.stylizers.draws import Draw, Stylizer
 from magic_insert.stylizers.personalized import AUTO_NAMED, AUTO_UNNAMED, detailed
-from magic_insert.stylizers.tone import to_lab
+from magic_insert.stylizers.tone import to_lab, to_rgb
 
 CHOICES = group_options("stylizer")
 WORDS = ["as an oil painting", "as a pencil drawing", ""]
@@ -367,3 +368,16 @@ def test_what_is_missing_is_said_in_one_line_before_anything_is_loaded(
     model = ModelConfig(name="micro", image_size=64)
     with pytest.raises(UserError, match=fix):
         check_stylizer(cfg, model, tmp_path, subject_text=text)
+
+
+@pytest.mark.parametrize(("drawn", "vivid"), [(0.5, 1.0), (1.1, 1.1), (3.0, 1.2)])
+def test_in_its_own_hues_a_subject_is_as_vivid_as_it_was_drawn_within_bounds(
+    drawn: float, vivid: float
+) -> None:
+    at, ones = Box(8, 8, 48, 48), torch.ones(1, 96, 96)
+    lab = [
+        np.array([[[60.0, *colour]]], np.float32) for colour in ((12.0, -9.0), (9.0 * drawn, 12.0 * drawn))
+    ]
+    own, other = (to_rgb(colour).expand(3, 96, 96) for colour in lab)
+    made = detailed(other[:, :64, :64], torch.cat([own, ones]), at, 1.0, hues=0.0)[:3]
+    assert to_lab(made)[48, 48, 1:] == pytest.approx(vivid * lab[0][0, 0, 1:], abs=0.3)

@@ -56,6 +56,7 @@ UNGUIDED_OUTLINE = 0.5  # Structure.unguided of the outline of a picture that is
 # Of `style.detail`, see `detailed`: shares of the model's side; Lab, a share of the matte, colours that are read.
 SOFT, PHOTO_SOFT = 0.025, 0.15
 PATCHES, SOLID, COLOURS = 10.0, 0.7, 4096
+VIVID = 1.2  # at most so many times as vivid
 PHOTOGRAPH = 0.1  # from this share on it does: 24 of 30 photographs of the Toybox, 3 of its 96 drawings
 
 
@@ -202,8 +203,9 @@ def detailed(
     Read coarser than SOFT of the model's side: each colour of its own has one shift, the mean of what was drawn there,
     so that what is of one colour stays so, and colours too fine to be drawn keep their differences. What the drawing
     differs by beyond that is its light and shade, and of its colours no more than PATCHES in Lab. Of its hues
-    the share `hues` is taken, none in a scene of many: there a model may well draw a red hat brown. In a
-    `photograph` all that is finer than PHOTO_SOFT is its own.
+    the share `hues` is taken, none in a scene of many: there a model may well draw a red hat brown. Where they are not
+    taken, all colours become as vivid as the drawing is in the mean, from no less than before to VIVID times as much.
+    In a `photograph` all that is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
     spotted = drawn[:, at.y : at.bottom, at.x : at.right]
@@ -229,5 +231,9 @@ def detailed(
         shift = moved_by(base_of(lab), colours, shifts)  # texture keeps its contrast
         shift[..., 1:] *= hues
         light[1:] *= hues
-        made = to_rgb(lab + shift + larger(light).permute(1, 2, 0).numpy())
+        lab = lab + shift + larger(light).permute(1, 2, 0).numpy()
+        own_chroma, chroma = (np.hypot(*part[solid][:, 1:].T).mean() for part in (seen, wanted))
+        vivid = np.clip(chroma / max(own_chroma, FEW), 1.0, VIVID)
+        lab[..., 1:] *= hues + (1.0 - hues) * vivid
+        made = to_rgb(lab)
     return torch.cat([torch.lerp(larger(spotted), made, share).clamp(0.0, 1.0), alpha])
