@@ -3,6 +3,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,27 @@ def tiny_pipe(tiny_micro: Path) -> Any:
 
     torch.set_num_threads(1)
     return load_pipeline(tiny_config(tiny_micro))
+
+
+@pytest.fixture(scope="session")
+def loaded_once() -> Any:
+    """`load_pipeline` that remembers what it loaded."""
+    from magic_insert.models.pipeline import load_pipeline
+
+    return cache(load_pipeline)
+
+
+@pytest.fixture(scope="module")
+def one_model(loaded_once: Any) -> Iterator[None]:
+    """A model, which every job loads in a process of its own, is loaded once by those that run in this one."""
+    from magic_insert.bootstrap import networks, pool
+    from magic_insert.models import pipeline
+    from magic_insert.training import insertion_job
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pipeline, networks, pool, insertion_job):
+            patch.setattr(module, "load_pipeline", loaded_once)
+        yield
 
 
 @pytest.fixture

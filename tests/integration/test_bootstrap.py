@@ -3,7 +3,6 @@
 import itertools
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from magic_insert.bootstrap import networks
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import ids_of, read_index
@@ -32,6 +30,7 @@ from magic_insert.models import edit_unet
 from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
 from magic_insert.models.pipeline import load_pipeline
 
+pytestmark = pytest.mark.usefixtures("one_model")
 SETTINGS = (
     "debug=fast", "model.image_size=64", "model.device=cpu", "evaluate.num_scenes=2", "bootstrap.num_samples=2",
     "bootstrap.retrain=both", "harvest.batch_size=1",
@@ -78,14 +77,6 @@ def run(cfg: BootstrapConfig) -> Outcome:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("bootstrap")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_model() -> Iterator[None]:
-    """The model, which every stage loads in a process of its own, is loaded once by those that run in this one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "load_pipeline", cache(networks.load_pipeline))
-        yield
 
 
 @pytest.fixture(scope="module")

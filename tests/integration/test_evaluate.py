@@ -22,6 +22,7 @@ from magic_insert.evaluation.evaluate import PairView, counted, run_demo
 from magic_insert.evaluation.rows import Row, read_rows, rows_digest, write_rows
 from magic_insert.launch.run import JobPlan, run_job
 
+pytestmark = pytest.mark.usefixtures("one_model")
 TRIVIAL = {"floor:copy_paste", "floor:background", "floor:random_subject", "ceiling:self", "ceiling:truth"}
 SHADOW = "floor:contact_shadow"
 

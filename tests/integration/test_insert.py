@@ -24,6 +24,7 @@ from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
 from magic_insert.training.personalize import run_personalize
 
+pytestmark = pytest.mark.usefixtures("one_model")
 FAST = [
     "model.image_size=64",
     "model.device=cpu",

@@ -22,6 +22,8 @@ from magic_insert.inserters import build_inserter
 from magic_insert.paths import effect_weights
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
+pytestmark = pytest.mark.usefixtures("one_model")
+
 
 def insertion(model: Path, out: Path, *overrides: str) -> Path:
     words = [f"model.source={model}", "model.image_size=64", "model.device=cpu", f"out={out}", "debug=fast"]

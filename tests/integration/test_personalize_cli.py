@@ -17,6 +17,7 @@ from magic_insert.data.subject_files import SubjectFiles
 from magic_insert.models.lora import FILE as LORA_FILE
 from magic_insert.training.personalize import share
 
+pytestmark = pytest.mark.usefixtures("one_model")
 FAST = ("personalization.steps=1", "personalization.views=1", "personalization.rank=1",
         "personalization.targets=[to_q]", "personalization.validation.every=0", "model.device=cpu")  # fmt: skip
 

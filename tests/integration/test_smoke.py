@@ -7,6 +7,7 @@ import pytest
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("one_model")
 SMALL = "benchmark.size=64 benchmark.num_subjects=1 benchmark.num_scenes=1 personalization.views=1"
 PAIR = "ours=personalized+effect against=[personalized+copy_paste]"
 FAST = "debug=fast model.source={model} model.image_size=64 model.device=cpu"

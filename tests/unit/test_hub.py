@@ -206,7 +206,8 @@ def test_a_hub_folder_is_personalised(hub: Hub, tmp_path: Path, monkeypatch: pyt
     ]
     words += ["personalization.steps=3", "personalization.views=2"]
     words += [
-        f"personalization.validation.{word}" for word in ("every=1", "steps=1", "seeds=1", "scorer=none")
+        f"personalization.validation.{word}"
+        for word in ("every=1", "steps=1", "seeds=1", "scorer=none", "edits=[]")
     ]
     out = tmp_path / "out"
     main(["personalize", *words, f"out={out}"])
@@ -296,22 +297,25 @@ def test_a_subject_is_not_learned_in_float16_without_a_gpu_nor_is_the_model_fetc
         check_device(personalization(hub), torch.device("cpu"), torch.float16)
 
 
-def test_states_of_eight_bits_without_their_package_are_refused_with_what_installs_it(
+def test_an_optimizer_without_its_package_is_refused_with_what_installs_it(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("magic_insert.core.errors.find_spec", lambda named: None)
     save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
-    for job, group, files in (
-        ("personalize", "personalization", f"subject={tmp_path / 'cat.png'}"),
-        ("insertion", "train", f"data=pairs data.path={tmp_path}"),
-        ("bootstrap", "fit", f"pool.dir={tmp_path}"),
+    cat = f"subject={tmp_path / 'cat.png'}"
+    rates = "personalization.lr_unet=1 personalization.lr_tokens=1"
+    for job, group, files, name, extra in (
+        ("personalize", "personalization", cat, "adamw8bit", "bnb"),
+        ("personalize", "personalization", f"{cat} {rates}", "prodigy", "prodigy"),
+        ("insertion", "train", f"data=pairs data.path={tmp_path}", "adamw8bit", "bnb"),
+        ("bootstrap", "fit", f"pool.dir={tmp_path}", "adamw8bit", "bnb"),
     ):
-        words = [*files.split(), f"{group}.optimizer=adamw8bit", f"out={tmp_path / 'out'}"]
+        words = [*files.split(), f"{group}.optimizer={name}", f"out={tmp_path / 'out'}"]
         with pytest.raises(SystemExit) as ended:
             main([job, *hub.words(), *words])
         assert ended.value.code == 2
         said = capsys.readouterr().err
-        assert f"run pip install 'magic-insert[bnb]' or set {group}.optimizer=adamw" in said
+        assert f"run pip install 'magic-insert[{extra}]' or set {group}.optimizer=adamw" in said
         assert len(said.splitlines()) == 1
 
 

@@ -136,17 +136,6 @@ def test_eight_bit_states_take_a_byte_each_and_resume_to_the_same_bits(tmp_path:
     assert (whole["unet"][0] - parts["unet"][0]).abs().mean() < 0.02 * moved
 
 
-@pytest.mark.parametrize(
-    ("name", "package", "extra"), [("adamw8bit", "bitsandbytes", "bnb"), ("prodigy", "prodigyopt", "prodigy")]
-)
-def test_an_optimizer_whose_package_is_not_there_is_refused_with_what_installs_it(
-    monkeypatch: pytest.MonkeyPatch, name: str, package: str, extra: str
-) -> None:
-    monkeypatch.setattr("magic_insert.core.errors.find_spec", lambda named: None)
-    with pytest.raises(UserError, match=rf"package {package} .*pip install 'magic-insert\[{extra}\]'"):
-        build_optimizer(replace(CONFIG, optimizer=name), weights(), CPU)
-
-
 ROWS = [
     {"step": 100, "identity": 0.5, "prompt": 0.30},
     {"step": 200, "identity": 0.7, "prompt": 0.29},
