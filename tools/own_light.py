@@ -23,11 +23,11 @@ from magic_insert.core.images import load_rgb
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.tables import markdown_table
-from magic_insert.data.relit_pairs import Sitting, render_relit, studio_light
+from magic_insert.data.relit_pairs import Sitting, render_relit
 from magic_insert.evaluation.statistics import mean_interval
 from magic_insert.inserters.base import Inserter, Window
 from magic_insert.magic import MagicInsert
-from magic_insert.toybox.scenes import sample_scene
+from magic_insert.toybox.scenes import STUDIO_LIGHT, sample_scene
 from magic_insert.toybox.styles import HELD_OUT_STYLES, TRAIN_STYLES
 from magic_insert.toybox.subjects import sample_subject
 
@@ -67,7 +67,7 @@ def toybox_cases(scenes: int, *, side: int = 128, seed: int = SEED) -> Iterator[
         drawn = [TRAIN_STYLES[1 + (2 * index + k) % (len(TRAIN_STYLES) - 1)] for k in range(2)]
         styles = ["photo", *drawn, HELD_OUT_STYLES[index % len(HELD_OUT_STYLES)]]
         specs = sample_scene(name, "heldout"), sample_subject(name, "heldout")
-        sitting = Sitting(*specs, studio_light(), styles, 0.5, name)
+        sitting = Sitting(*specs, STUDIO_LIGHT, styles, 0.5, name)
         pairs = render_relit([sitting], side=side, traced=2 * side, sun_samples=4)
         pictures = (pairs.without, pairs.own, pairs.mask, pairs.with_subject)
         tensors = [torch.from_numpy(levels).float() / 255.0 for levels in pictures]

@@ -32,13 +32,13 @@ from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.masks import blur, bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Scene, Subject
-from magic_insert.data.relit_pairs import alone, studio_light
+from magic_insert.data.relit_pairs import alone
 from magic_insert.data.subject_images import place
 from magic_insert.pose import pose_by_words
 from magic_insert.toybox.captions import pose_phrase
 from magic_insert.toybox.props import Builder
 from magic_insert.toybox.records import World
-from magic_insert.toybox.scenes import KINDS, PLACES, SceneSpec, sample_scene, scene_world
+from magic_insert.toybox.scenes import KINDS, PLACES, STUDIO_LIGHT, SceneSpec, sample_scene, scene_world
 from magic_insert.toybox.solids import with_id
 from magic_insert.toybox.styles import draw, style_phrase
 from magic_insert.toybox.subjects import POSES, SubjectSpec, sample_subject, with_pose
@@ -227,7 +227,7 @@ def scene_part(rows: common.Rows, magic: MagicInsert, seed: int, number: int) ->
     traced: dict[tuple[SubjectSpec, float], tuple[Tensor, ...]] = {}
     for factor, name, body, share, level in cases:
         if (body, share) not in traced:
-            empty, own = behind(scene, body, share), alone(scene, body, studio_light())
+            empty, own = behind(scene, body, share), alone(scene, body, STUDIO_LIGHT)
             full = replace(empty, shapes=(*empty.shapes, *own.shapes))
             traced[body, share] = tuple(trace([world], TRACED) for world in (full, empty, own))  # type: ignore[assignment]
         for style in PLACED_STYLES:

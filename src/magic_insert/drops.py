@@ -203,9 +203,7 @@ def window_of(box: Box, scene: Scene, *, whole: bool) -> Box:
 
 def clipped(region: Region, scene: Scene) -> Box:
     """The part of a region that lies on the scene."""
-    height, width = scene.size
-    x, y = max(region.x, 0), max(region.y, 0)
-    return Box(x, y, min(region.x + region.side, width) - x, min(region.y + region.side, height) - y)
+    return Box(region.x, region.y, region.side, region.side).within(*scene.size)
 
 
 def shown(scene: Scene) -> Float[Tensor, "3 _ _"]:

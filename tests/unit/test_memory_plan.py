@@ -105,10 +105,8 @@ def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub:
     words = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null")
     asked = ["job=personalize", "personalization.validation.every=1", "personalization.validation.seeds=16"]
     sampled = freeze(compose_job("plan", [*words, *asked]))
-    others = {
-        name: nbytes(part.parameters())
-        for name, part in loaded(Sizes.of(sampled.model), torch.float32).items()
-    }
+    _, parts = loaded(Sizes.of(sampled.model), torch.float32)
+    others = {name: nbytes(part.parameters()) for name, part in parts.items()}
     texts, judge = others["text_encoder"] + others["text_encoder_2"], others["image_encoder"]
     phases = personalize_phases(sampled)
     learn, sample = phases["learn"], phases["sample"]

@@ -198,8 +198,7 @@ def folder_source(folder: Path, parts: tuple[str, ...] = (".",)) -> Source:
 
 def losses_of(work: Path) -> list[dict[str, float]]:
     """The losses of a fit by step; of a step that a resumed fit repeated, the last row counts."""
-    path = work / stages.LOSSES
-    rows = read_jsonl(path) if path.is_file() else []
+    rows = read_jsonl(work / stages.LOSSES, begun=False)
     return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
 

@@ -38,6 +38,11 @@ class Box:
         """Whether the whole box lies on a picture of `height` x `width` pixels."""
         return self.x >= 0 and self.y >= 0 and self.right <= width and self.bottom <= height
 
+    def within(self, height: int, width: int) -> "Box":
+        """The part of the box that lies on a picture of `height` x `width` pixels."""
+        x, y = max(self.x, 0), max(self.y, 0)
+        return Box(x, y, min(self.right, width) - x, min(self.bottom, height) - y)
+
     def require_inside(self, height: int, width: int) -> "Box":
         """This box, or a UserError when it is empty or leaves a picture of `height` x `width` pixels."""
         if self.w < 1 or self.h < 1:

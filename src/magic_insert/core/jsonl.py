@@ -303,13 +303,15 @@ def _object(found: Any, where: str) -> dict[str, Any]:
     return found
 
 
-def read_jsonl(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file in order; blank lines are skipped.
+def read_jsonl(path: str | Path, *, begun: bool = True) -> list[dict[str, Any]]:
+    """The rows of a JSONL file in order; blank lines are skipped. Without `begun` a missing file has none.
 
     Raises:
         UserError: the file is missing or unreadable, or a line is not a JSON object; names file and line.
     """
     rows: list[dict[str, Any]] = []
+    if not begun and not Path(path).is_file():
+        return rows
     for number, line in enumerate(read_file(path, "a JSONL file").split(b"\n"), start=1):
         if not line.strip():
             continue

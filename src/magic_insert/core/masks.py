@@ -38,20 +38,8 @@ def bounding_box(mask: Float[Tensor, "1 H W"], threshold: float = INSIDE) -> Box
 
 def dilate(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
     """Grows the mask by `radius` pixels in every direction (a square neighbourhood); radius 0 is the identity."""
-    return _running_max(_running_max(mask, -1, radius), -2, radius)
-
-
-def _running_max(mask: Float[Tensor, "1 H W"], dim: int, radius: int) -> Float[Tensor, "1 H W"]:
-    """The maximum over `radius` pixels to both sides along `dim`; windows double, so a wide one costs little more."""
-    span, window = 2 * radius + 1, 1
-    beyond = [0, 0, radius, radius] if dim == -2 else [radius, radius]
-    padded = functional.pad(mask, beyond)
-    while window < span:
-        step = min(window, span - window)
-        length = padded.shape[dim] - step
-        padded = torch.maximum(padded.narrow(dim, 0, length), padded.narrow(dim, step, length))
-        window += step
-    return padded
+    grown = ndimage.maximum_filter(mask[0].cpu().numpy(), 2 * radius + 1, mode="constant")
+    return torch.from_numpy(grown).to(mask)[None]
 
 
 def erode(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
@@ -59,15 +47,19 @@ def erode(mask: Float[Tensor, "1 H W"], radius: int) -> Float[Tensor, "1 H W"]:
     return 1.0 - dilate(1.0 - mask, radius)
 
 
+def gaussian(sigma: float, radius: int, like: Tensor) -> Float[Tensor, " K"]:
+    """The weights of a Gaussian from -radius to radius, whose sum is 1."""
+    steps = torch.arange(-radius, radius + 1, dtype=like.dtype, device=like.device)
+    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
 def blur(image: Float[Tensor, "C H W"], sigma: float) -> Float[Tensor, "C H W"]:
     """Gaussian blur of `sigma` pixels, separable, edges replicated; sigma 0 is the identity."""
     if sigma == 0:
         return image
     radius = max(1, round(3 * sigma))
-    steps = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    planes = image[:, None]
+    kernel, planes = gaussian(sigma, radius, image), image[:, None]
     planes = functional.pad(planes, (radius, radius, 0, 0), mode="replicate")
     planes = functional.conv2d(planes, kernel.view(1, 1, 1, -1))
     planes = functional.pad(planes, (0, 0, radius, radius), mode="replicate")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.core.masks import INSIDE
+from magic_insert.core.masks import INSIDE, gaussian
 from magic_insert.core.rand import Dice
 
 SPAN, CELLS = 2.6, 166  # side of the square in which contact is blurred, in units and in cells
@@ -132,8 +132,6 @@ def soft_shadow(
 def _blur(image: Float[Tensor, "B 1 H W"], sigma: float) -> Float[Tensor, "B 1 H W"]:
     """Gaussian blur of `sigma` cells; beyond the border there is nothing."""
     radius = max(1, round(3 * sigma))
-    steps = torch.arange(-radius, radius + 1, dtype=image.dtype, device=image.device)
-    kernel = torch.exp(-0.5 * (steps / sigma) ** 2)
-    kernel = kernel / kernel.sum()
+    kernel = gaussian(sigma, radius, image)
     across = functional.conv2d(image, kernel.view(1, 1, 1, -1), padding=(0, radius))
     return functional.conv2d(across, kernel.view(1, 1, -1, 1), padding=(radius, 0))

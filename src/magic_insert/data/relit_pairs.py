@@ -19,7 +19,9 @@ from magic_insert.core.rand import fold_in
 from magic_insert.data.renders import to_uint8
 from magic_insert.toybox.records import SUBJECT_ID, Camera, Light, Paint, Pattern, Shape, Vec3, World, rows
 from magic_insert.toybox.scenes import (
+    PAPER,
     PLACES,
+    STUDIO_LIGHT,
     SceneSpec,
     ground_point,
     height_at,
@@ -131,16 +133,10 @@ def _bystander(rng: Random, spec: SceneSpec) -> tuple[Shape, ...]:
     return with_id(shapes, SUBJECT_ID - 1)
 
 
-def studio_light() -> Light:
-    """The light of a subject picture."""
-    return Light((0.5, 0.85, 0.75), sky_colour=(0.50, 0.52, 0.56))
-
-
 def alone(scene: SceneSpec, subject: SubjectSpec, light: Light) -> World:
     """The subject where it stands in the scene, seen by the same camera, without anything around it."""
     shapes = subject_shapes(subject, x=scene.drop_x, z=scene.drop_z, height=scene.subject_height)
-    paper = (0.98, 0.975, 0.965)
-    return World(shapes, None, zenith=paper, horizon=paper, camera=scene.camera, light=light)
+    return World(shapes, None, zenith=PAPER, horizon=PAPER, camera=scene.camera, light=light)
 
 
 @dataclass(frozen=True)
@@ -221,7 +217,7 @@ def training_chunk(seed: int, first: int, count: int, *, drawings: int, side: in
             Sitting(
                 varied_scene(name),
                 sample_subject(fold_in(name, "subject"), "train"),
-                studio_light() if rng.random() < 0.5 else varied_light(rng, rng.choice(list(PLACES))),
+                STUDIO_LIGHT if rng.random() < 0.5 else varied_light(rng, rng.choice(list(PLACES))),
                 ["photo", *rng.sample(TRAIN_STYLES[1:], drawings - 1)],
                 rng.random(),
                 name,

@@ -89,7 +89,7 @@ def render(
 
 
 def _render(staging: Path, plan: Plan, device: str, workers: int, on_step: OnStep) -> None:
-    arrays = {name: _opened(staging / f"{name}.npy", shape) for name, shape in plan.shapes().items()}
+    arrays = {name: open_array(staging / f"{name}.npy", shape) for name, shape in plan.shapes().items()}
     record = staging / WORK / "chunks.json"
     done = {tuple(chunk) for chunk in read_json(record)} if record.is_file() else set()
     chunks = [
@@ -110,9 +110,10 @@ def _render(staging: Path, plan: Plan, device: str, workers: int, on_step: OnSte
         on_step(finished, total)
 
 
-def _opened(path: Path, shape: tuple[int, ...]) -> np.memmap:
+def open_array(path: Path, shape: tuple[int, ...], dtype: type = np.uint8) -> np.memmap:
+    """The array in a `.npy` file, mapped to be filled; made if it is not there."""
     mode: Literal["r+", "w+"] = "r+" if path.is_file() else "w+"
-    return np.lib.format.open_memmap(path, mode=mode, dtype=np.uint8, shape=shape)
+    return np.lib.format.open_memmap(path, mode=mode, dtype=dtype, shape=shape)
 
 
 def _drawn(jobs: Sequence[Any], device: str, workers: int) -> Iterator[tuple[tuple[Any, ...], Arrays]]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.functional import normalize
 
 from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.digest import digest
@@ -48,8 +49,7 @@ WARM_SHARE = 0.5  # share of the steps in which the linear code is the teacher
 # Afterwards: weight of the logarithm, whose slope is 1 / error, so that easy pictures go on to count; the floor keeps
 # it finite. Half of the posterior's noise is enough for latents that a network imagined to be decoded well.
 DECIBEL_WEIGHT, ERROR_FLOOR, FREE_NOISE = 0.008, 1e-4, 0.5
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 EFFECT_WEIGHT = 12.0  # measured: half a decibel more in the effect region after 350 steps than without
 TIME_SHIFT = 3.0  # noisy times more often: an edit is decided there
 PHOTO = 0  # drawing 0 of the pool: the domain the edit models start from
@@ -296,8 +296,7 @@ def vae_part(context: Context, part: PartConfig) -> Recipe:
 def clip_pixels(images: Tensor) -> Tensor:
     """uint8 or [0, 1] pictures B 3 H W to what CLIPImageProcessor would hand over."""
     pixels = images.float() / 255.0 if images.dtype == torch.uint8 else images
-    mean, std = (torch.tensor(v, device=images.device).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
-    return (pixels - mean) / std
+    return normalize(pixels, CLIP_MEAN, CLIP_STD)
 
 
 class PipelineClipModule(TrainingModule):

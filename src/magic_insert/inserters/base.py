@@ -214,11 +214,10 @@ def _behind(layer: EffectLayer, front: Float[Tensor, "1 H W"]) -> EffectLayer:
 
 def _on_scene(layer: EffectLayer, at: Box, region: Region, scene: Scene) -> tuple[EffectLayer, Box]:
     """A layer in the box `at` of a window, cut to the scene, and its box there."""
-    height, width = scene.size
     x, y = region.x + at.x, region.y + at.y
-    left, top, right, bottom = max(0, x), max(0, y), min(width, x + at.w), min(height, y + at.h)
-    inside = (slice(None), slice(top - y, bottom - y), slice(left - x, right - x))
-    return EffectLayer(layer.shade[inside], layer.light[inside]), Box(left, top, right - left, bottom - top)
+    seen = Box(x, y, at.w, at.h).within(*scene.size)
+    inside = Box(seen.x - x, seen.y - y, seen.w, seen.h).pixels
+    return EffectLayer(layer.shade[inside], layer.light[inside]), seen
 
 
 def _whole(height: int, width: int) -> Region:

@@ -172,7 +172,7 @@ def read_numbers(folder: Path) -> dict[str, float]:
         # What the run returns and publishes is the kept round's, and numbers of two rounds make no row.
         kept = read_object(folder / CARD).get("round", -1) if (folder / CARD).is_file() else -1
         return flat_numbers(rows[kept if kept < len(rows) else -1]) if rows else {}
-    rows = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
+    rows = read_jsonl(folder / METRICS, begun=False)
     stages = {row.get("stage") for row in rows}
     found: dict[str, float] = {}
     for row in rows:
@@ -277,7 +277,7 @@ def run_page(folder: Path) -> str:
 
 def run_sections(folder: Path) -> list[Section]:
     """What a run has to show so far; nothing where it measured nothing."""
-    rows = read_jsonl(folder / METRICS) if (folder / METRICS).is_file() else []
+    rows = read_jsonl(folder / METRICS, begun=False)
     if not (folder / ROUNDS).is_file():
         return (
             [Section("Measurements", metric_charts(rows)), Section("Samples", sheets=samples(folder))]
@@ -353,9 +353,7 @@ def metric_charts(rows: Sequence[Row]) -> list[Chart | None]:
 
 def samples(folder: Path) -> list[Sheet]:
     """The sheets of samples that a run drew on its way, evenly spread up to the last, each with its own scores."""
-    scores = {
-        row.get("step"): row for row in (read_jsonl(folder / SCORES) if (folder / SCORES).is_file() else [])
-    }
+    scores = {row.get("step"): row for row in read_jsonl(folder / SCORES, begun=False)}
     found = []
     for path in spread(sorted((folder / "samples").glob("step-*.png")), MOST_SAMPLES):
         step = int(path.stem.removeprefix("step-"))

@@ -374,8 +374,7 @@ def bars(total: int) -> Iterator[Callable[[Sequence[Job], int], None]]:
 
 def doing(job: Job) -> str:
     """What a running job does, from its newest measurement or the end of its log."""
-    metrics = job.out / METRICS
-    if metrics.is_file() and (rows := read_jsonl(metrics)):
+    if rows := read_jsonl(job.out / METRICS, begun=False):
         return f"{rows[-1].get('stage')} step {rows[-1].get('step')}"
     return last_line(job.log)[:60]
 

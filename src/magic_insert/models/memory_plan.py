@@ -108,6 +108,11 @@ class Sizes:
         """Words of a prompt."""
         return int(self.text.get("max_position_embeddings", CONTEXT))
 
+    @property
+    def edit_channels(self) -> int:
+        """Input channels of an edit UNet."""
+        return int(2 * self.unet["out_channels"] + 1)
+
     def build_unet(self, *, in_channels: int | None = None, layers: int | None = None) -> Any:
         """The UNet on meta tensors, with `layers` blocks in each of its transformers if that is asked for."""
         changes: dict[str, Any] = {} if in_channels is None else {"in_channels": in_channels}
@@ -121,17 +126,13 @@ class Sizes:
         with torch.device("meta"):
             parts = {
                 "vae": AutoencoderKL.from_config(self.vae),
-                "text_encoder": CLIPTextModel(CLIPTextConfig(**_plain(self.text))),
-                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig(**_plain(self.text_2))),
+                "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(self.text)),
+                "text_encoder_2": CLIPTextModelWithProjection(CLIPTextConfig.from_dict(self.text_2)),
             }
             if self.image_encoder is not None:
-                config = CLIPVisionConfig(**_plain(self.image_encoder))
+                config = CLIPVisionConfig.from_dict(self.image_encoder)
                 parts["image_encoder"] = CLIPVisionModelWithProjection(config)
         return parts
-
-
-def _plain(config: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name not in ("architectures", "model_type")}
 
 
 @dataclass
@@ -439,15 +440,10 @@ def count_personalize(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int
 
 def personalize_phases(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, dict[str, int]]:
     """What `personalize` does on a GPU, one after the other: it encodes the pictures, learns, and draws samples."""
-    validation, sizes, dtype = (
-        cfg.personalization.validation,
-        Sizes.of(cfg.model),
-        PRECISIONS[cfg.model.dtype],
-    )
+    validation, sizes = cfg.personalization.validation, Sizes.of(cfg.model)
+    dtype = PRECISIONS[cfg.model.dtype]
     learning = count_learning(cfg, device=device)
-    others, unet = loaded(sizes, dtype), sizes.build_unet()
-    with quiet():
-        unet.to(dtype)
+    unet, others = loaded(sizes, dtype)
     taken = {name: nbytes(part.parameters()) for name, part in others.items()}
     visiting = {name: taken.pop(name) for name in ENCODERS if cfg.model.offload and name in taken}
     side = latent_side(cfg.model, sizes)
@@ -515,7 +511,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     The pipeline waits on the CPU, pictures are latents already.
     """
     fit, sizes = cfg.fit if cfg.job == "bootstrap" else cfg.train, Sizes.of(cfg.model)
-    channels, arithmetic = 2 * sizes.unet["out_channels"] + 1, HALF.get(fit.precision)
+    channels, arithmetic = sizes.edit_channels, HALF.get(fit.precision)
 
     def build(layers: int | None = None) -> Any:
         unet = sizes.build_unet(in_channels=channels, layers=layers)
@@ -555,10 +551,8 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     what only the pipeline draws with stays on the CPU.
     """
     sizes, dtype = Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
-    channels = sizes.unet["in_channels"] if cfg.job == "insert" else 2 * sizes.unet["out_channels"] + 1
-    others, unet = loaded(sizes, dtype), sizes.build_unet(in_channels=channels)
-    with quiet():
-        unet.to(dtype)
+    channels = sizes.unet["in_channels"] if cfg.job == "insert" else sizes.edit_channels
+    unet, others = loaded(sizes, dtype, in_channels=channels)
     taken = {name: nbytes(part.parameters()) for name, part in others.items()}
     if cfg.job != "insert":
         taken.pop("image_encoder", None)
@@ -572,7 +566,7 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     if cfg.job == "insert":
         weights += ip_adapter_bytes(sizes, unet, dtype)
         if cfg.inserter.name in EDIT_INSERTERS:
-            edit_unet = sizes.build_unet(in_channels=2 * sizes.unet["out_channels"] + 1)
+            edit_unet = sizes.build_unet(in_channels=sizes.edit_channels)
             weights += sum(p.numel() for p in edit_unet.parameters()) * dtype.itemsize
     return {
         **dict.fromkeys(ROWS, 0),
@@ -581,13 +575,13 @@ def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     }
 
 
-def loaded(sizes: Sizes, dtype: torch.dtype) -> dict[str, Any]:
-    """The networks beside the UNet as they are loaded: a VAE that half precision spoils is in float32."""
+def loaded(sizes: Sizes, dtype: torch.dtype, *, in_channels: int | None = None) -> tuple[Any, dict[str, Any]]:
+    """The UNet and the other networks as they are loaded: a VAE that half precision spoils is in float32."""
     others, whole = sizes.build_others(), dtype is torch.bfloat16 or sizes.vae.get("force_upcast", True)
     with quiet():
         for name, part in others.items():
             part.to(torch.float32 if name == "vae" and whole else dtype)
-    return others
+        return sizes.build_unet(in_channels=in_channels).to(dtype), others
 
 
 def scale_of(sizes: Sizes) -> int:

@@ -329,10 +329,9 @@ def require_found(matte: Float[Tensor, "1 h w"]) -> None:
 
 def around(box: Box, margin: float, picture: Float[Tensor, "3 h w"]) -> Box:
     """`box` grown by a share of its longer side, cut to the picture."""
-    height, width = picture.shape[-2:]
     step = round(margin * max(box.w, box.h))
-    x, y = max(0, box.x - step), max(0, box.y - step)
-    return Box(x, y, min(width, box.right + step) - x, min(height, box.bottom + step) - y)
+    grown = Box(box.x - step, box.y - step, box.w + 2 * step, box.h + 2 * step)
+    return grown.within(*picture.shape[-2:])
 
 
 def fit_to_edges(rgb: Float[Tensor, "3 h w"], likely: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:

@@ -79,9 +79,14 @@ def _png(size: tuple[float, float], draw: Callable[[Figure, Ink], None], ink: In
     with matplotlib.rc_context(_settings(ink)):
         figure = Figure(figsize=size, dpi=120, layout="constrained")
         draw(figure, ink)
-        buffer = io.BytesIO()
-        # Drawn once, where savefig draws twice; without the note on the software, equal numbers give equal bytes.
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+        return png_of(figure)
+
+
+def png_of(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG."""
+    buffer = io.BytesIO()
+    # Drawn once, where savefig draws twice; without the note on the software, equal numbers give equal bytes.
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     return buffer.getvalue()
 
 

@@ -4,7 +4,7 @@ A figure stands about the origin of its own space, faces +z, is one to two units
 Proportions are numbers in [0, 1]: 0 head size, 1 width, 2 leg length, 3 feature length, 4 eye size, 5 limb thickness.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,14 +60,13 @@ class Look:
 class Figure:
     """The shapes of one subject in its own space, and where accessories go (None: that kind does not fit)."""
 
-    shapes: tuple[Shape, ...]
+    shapes: Sequence[Shape]
     crown: tuple[Vec3, float] | None = None  # top of the head, and a radius there
     eyes: Eyes | None = None  # left, right centre, radius
     neck: tuple[Vec3, float] | None = None
     back: tuple[Vec3, float] | None = None  # middle of the back, half width of a fitting backpack
     hand: Vec3 | None = None  # where a flag stick is held or mounted
     waist: float = 0.0  # height about which the upper part leans
-    rigid: bool = False  # leans, tips and lies as a whole
 
 
 Build = Callable[[Look], Figure]
@@ -176,11 +175,11 @@ def plush(look: Look, *, head_wide: float = 1.0) -> Plush:
     return Plush(tuple(shapes), head, radius, torso, width, hand)
 
 
-def plush_figure(body: Plush, extra: tuple[Shape, ...], eyes: Eyes, crown_y: float) -> Figure:
+def plush_figure(body: Plush, extra: Sequence[Shape], eyes: Eyes, crown_y: float) -> Figure:
     """A figure from a plush body: `crown_y` is the top of the head above its centre, in head radii."""
     head, radius = body.head, body.radius
     return Figure(
-        body.shapes + extra,
+        (*body.shapes, *extra),
         crown=((head[0], head[1] + crown_y * radius, head[2]), 0.62 * radius),
         eyes=eyes,
         neck=((0.0, body.torso[1] + 0.215, 0.03), 0.20 + 0.25 * body.width),

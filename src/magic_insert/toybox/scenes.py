@@ -303,6 +303,8 @@ PLACES: dict[str, Place] = {
 
 
 KINDS: tuple[str, ...] = tuple(PLACES)
+PAPER: Vec3 = (0.98, 0.975, 0.965)  # what a subject picture's ground is
+STUDIO_LIGHT = Light(sun_direction=(0.5, 0.85, 0.75), sky_colour=(0.50, 0.52, 0.56))
 DROP_X = (0.32, 0.73)  # centre of the drop place, left and right, as a share of the picture's width
 BOTTOM = (0.865, 0.925)  # lower edge of the subject: low, with room for a shadow
 TALL = (0.38, 0.50)  # the subject's height as a share of the picture
@@ -376,15 +378,7 @@ def studio_world(subject: Sequence[Shape]) -> World:
     distance = max(half[0], half[1]) / (0.80 * math.tan(math.radians(0.5 * fov))) + 0.5 * half[2]
     target: Vec3 = (centre[0], centre[1], centre[2])
     camera = Camera((centre[0], centre[1] + 0.14 * distance, centre[2] + 0.99 * distance), target, fov)
-    light = Light(sun_direction=(0.5, 0.85, 0.75), sky_colour=(0.50, 0.52, 0.56))
-    return World(
-        tuple(subject),
-        None,
-        zenith=(0.98, 0.975, 0.965),
-        horizon=(0.98, 0.975, 0.965),
-        camera=camera,
-        light=light,
-    )
+    return World(tuple(subject), None, zenith=PAPER, horizon=PAPER, camera=camera, light=STUDIO_LIGHT)
 
 
 def ground_point(camera: Camera, u: float, v: float) -> tuple[float, float]:

@@ -274,8 +274,8 @@ def look_of(spec: SubjectSpec) -> figures.Look:
 
 def _posed(spec: SubjectSpec, figure: figures.Figure, worn: tuple[Shape, ...]) -> tuple[Shape, ...]:
     """A thing moves as a whole: it lies on its side (its top towards the camera), tips back or leans over."""
-    shapes = figure.shapes + worn
-    if figure.rigid:
+    shapes = (*figure.shapes, *worn)
+    if REGISTRY[spec.template].family == "thing":
         turns: dict[str, Vec3] = {
             "stand": (0.0, 0.0, 0.0),
             "sit": (0.0, 0.0, math.copysign(88.0, spec.yaw_deg)),

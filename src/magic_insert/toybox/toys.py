@@ -51,7 +51,7 @@ def bunny(look: Look) -> Figure:
     extra.append(head.ball((0, -0.30, 0.72), (0.36, 0.27, 0.28), look.pale))
     extra.append(head.ball((0, -0.16, 0.99), (0.12, 0.09, 0.08), PINK))
     extra.append(ball((0.0, body.torso[1] - 0.16, -0.95 * body.width), 0.12, look.pale))
-    return plush_figure(body, tuple(extra), eyes, 0.80)
+    return plush_figure(body, extra, eyes, 0.80)
 
 
 def cat(look: Look) -> Figure:
@@ -68,7 +68,7 @@ def cat(look: Look) -> Figure:
     bend, tip = (side, low + 0.03, -0.40), (side - 0.07, low + 0.40, -0.44)
     extra.append(limb((0.0, low, -0.8 * body.width), bend, 0.06, 0.055, look.plain))
     extra.append(limb(bend, tip, 0.055, 0.05, look.plain))
-    return plush_figure(body, tuple(extra), eyes, 0.88)
+    return plush_figure(body, extra, eyes, 0.88)
 
 
 def bear(look: Look) -> Figure:
@@ -81,7 +81,7 @@ def bear(look: Look) -> Figure:
         extra.append(ball(_by(place, 0, 0.35 * ear), (0.6 * ear, 0.6 * ear, 0.4 * ear), look.pale))
     extra.append(head.ball((0, -0.22, 0.74), (0.46, 0.36, 0.36), look.pale))
     extra.append(head.ball((0, -0.06, 1.08), (0.17, 0.12, 0.10), INK))
-    return plush_figure(body, tuple(extra), eyes, 0.88)
+    return plush_figure(body, extra, eyes, 0.88)
 
 
 def elephant(look: Look) -> Figure:
@@ -98,7 +98,7 @@ def elephant(look: Look) -> Figure:
     tip = (x + 0.06, bend[1] - 0.15 * long, bend[2] + 0.32 * r)
     extra.append(limb(head.at((0, -0.08, 0.82)), bend, 0.27 * r, 0.19 * r, look.plain))
     extra.append(limb(bend, tip, 0.19 * r, 0.16 * r, look.plain))
-    return plush_figure(body, tuple(extra), eyes, 0.88)
+    return plush_figure(body, extra, eyes, 0.88)
 
 
 def frog(look: Look) -> Figure:
@@ -114,7 +114,7 @@ def frog(look: Look) -> Figure:
     extra += [ball(c, (0.40 * bulb, 0.5 * bulb, 0.25 * bulb), INK) for c in centres]
     extra.append(head.ball((0, -0.30, 0.38), (0.82, 0.42, 0.56), look.pale))
     extra.append(ball(head.at((0, -0.24, 0.86)), (look.mix(3, 0.36, 0.52) * r, 0.014, 0.11), INK))
-    return plush_figure(body, tuple(extra), (centres[0], centres[1], 0.42 * bulb), 0.84)
+    return plush_figure(body, extra, (centres[0], centres[1], 0.42 * bulb), 0.84)
 
 
 def _by(place: Vec3, up: float, forward: float) -> Vec3:
@@ -281,7 +281,7 @@ def dinosaur(look: Look) -> Figure:
         hand = (s * (width + out), torso[1] + up, near)
         shapes.append(limb((s * 0.82 * width, torso[1] + 0.16, 0.06), hand, 0.075, 0.065, look.plain))
     return Figure(
-        tuple(shapes),
+        shapes,
         crown=((0.0, head[1] + 0.90 * r, head[2] + 0.05), 0.60 * r),
         eyes=eyes,
         neck=((0.0, torso[1] + 0.32, 0.02), 0.82 * width),
@@ -330,11 +330,10 @@ def plant(look: Look) -> Figure:
         turn = (tilt, math.degrees(angle), 0.0)
         shapes.append(ball(middle, (0.15, 0.62 * length, 0.055), (LEAF, FRESH)[index % 2], turn))
     return Figure(
-        tuple(shapes),
+        shapes,
         eyes=eyes,
         neck=((0, tall - 0.10, 0), 0.98 * r),
         hand=(0.6 * r, tall, 0.3 * r),
-        rigid=True,
     )
 
 
@@ -363,7 +362,7 @@ def cactus(look: Look) -> Figure:
         tip = (elbow[0] + (0.16 if rise > 1.5 else 0.0) * sign, elbow[1] + rise * arm, 0.0)
         shapes.append(limb(elbow, tip, thick, 0.95 * thick, look.plain))
     return Figure(
-        tuple(shapes),
+        shapes,
         crown=((0, top - 0.03, 0), 0.72 * r),
         eyes=eyes,
         neck=((0, y + 0.72 * tall, 0), 1.08 * r),
@@ -393,12 +392,11 @@ def mushroom(look: Look) -> Figure:
             place = (x, tall + 0.06 + dome * math.sin(e), z)
             shapes.append(ball(place, (size, 0.7 * size, size), Paint(CREAM)))
     return Figure(
-        tuple(shapes),
+        shapes,
         crown=((0, tall + 0.03 + dome, 0), 0.42 * cap),
         eyes=eyes,
         neck=((0, 0.80 * tall, 0), 1.1 * r),
         hand=(1.2 * r, 0.35 * tall, 0.05),
-        rigid=True,
     )
 
 
@@ -428,10 +426,9 @@ def chair(look: Look) -> Figure:
         )
     top = leg + 0.24 + 2 * back
     return Figure(
-        tuple(shapes),
+        shapes,
         hand=(0.8 * wide, top - 0.2, -1.02 * wide),
         crown=((0, top - 0.03, -1.12 * wide), 0.15),
-        rigid=True,
     )
 
 
@@ -450,9 +447,7 @@ def lamp(look: Look) -> Figure:
         ball((0, y + 0.02, 0), 0.13, BULB),
         ball((0, y + tall + 0.03, 0), 0.05, METAL),
     ]
-    return Figure(
-        tuple(shapes), crown=((0, y + tall, 0), 0.40 * shade), neck=((0, y - 0.10, 0), 0.10), rigid=True
-    )
+    return Figure(shapes, crown=((0, y + tall, 0), 0.40 * shade), neck=((0, y - 0.10, 0), 0.10))
 
 
 def teapot(look: Look) -> Figure:
@@ -474,9 +469,7 @@ def teapot(look: Look) -> Figure:
         limb((-r - 0.22, y - 0.10, 0), (-0.82 * r, y - 0.20, 0), 0.055, 0.055, look.deep),
         *smile,
     ]
-    return Figure(
-        tuple(shapes), crown=((0, top + 0.13, 0), 0.5 * r), eyes=eyes, hand=(-r - 0.2, y, 0.0), rigid=True
-    )
+    return Figure(shapes, crown=((0, top + 0.13, 0), 0.5 * r), eyes=eyes, hand=(-r - 0.2, y, 0.0))
 
 
 def cupcake(look: Look) -> Figure:
@@ -495,11 +488,10 @@ def cupcake(look: Look) -> Figure:
         *smile,
     ]
     return Figure(
-        tuple(shapes),
+        shapes,
         crown=((0, case + 3.1 * swirl, 0), 0.36 * r),
         eyes=eyes,
         hand=(0.5 * r, case + 1.0 * swirl, 0.4 * r),
-        rigid=True,
     )
 
 
@@ -518,9 +510,7 @@ def gift(look: Look) -> Figure:
         ball((0, top + 0.06, 0), 0.085, look.trim),
         *(ball((s * loop, top + 0.11, 0), (loop, 0.11, 0.09), look.trim, (0, 0, s * 24.0)) for s in (-1, 1)),
     ]
-    return Figure(
-        tuple(shapes), hand=(0.8 * wide, top - 0.1, 0.5 * wide), crown=((0, top + 0.11, 0), 0.22), rigid=True
-    )
+    return Figure(shapes, hand=(0.8 * wide, top - 0.1, 0.5 * wide), crown=((0, top + 0.11, 0), 0.22))
 
 
 LAMP = Paint((1.0, 0.93, 0.62), gloss=0.2)
@@ -552,9 +542,7 @@ def car(look: Look) -> Figure:
     eye = look.mix(4, 0.075, 0.105)
     shapes += [ball((s * 0.62 * wide, y + 0.04, long - 0.01), (eye, eye, 0.05), LAMP) for s in (-1, 1)]
     top = y + 0.22 + 1.2 * roof
-    return Figure(
-        tuple(shapes), crown=((0.0, top, -0.12), 0.24), hand=(0.55 * wide, y - 0.05, -0.95 * long), rigid=True
-    )
+    return Figure(shapes, crown=((0.0, top, -0.12), 0.24), hand=(0.55 * wide, y - 0.05, -0.95 * long))
 
 
 def truck(look: Look) -> Figure:
@@ -576,9 +564,7 @@ def truck(look: Look) -> Figure:
     eye = look.mix(4, 0.06, 0.085)
     shapes += [ball((s * 0.62 * wide, y + 0.12, front + 0.25), (eye, eye, 0.04), LAMP) for s in (-1, 1)]
     top = y + 0.03 + 2 * tall
-    return Figure(
-        tuple(shapes), crown=((0.0, top, -0.3), 0.26), hand=(0.6 * wide, top - 0.1, -0.30), rigid=True
-    )
+    return Figure(shapes, crown=((0.0, top, -0.3), 0.26), hand=(0.6 * wide, top - 0.1, -0.30))
 
 
 def rocket(look: Look) -> Figure:
@@ -603,10 +589,9 @@ def rocket(look: Look) -> Figure:
         place = (out * math.sin(angle), low + 0.10, out * math.cos(angle))
         shapes.append(block(place, (0.035, 0.22, fin), look.trim, 0.03, (38.0, turn, 0.0)))
     return Figure(
-        tuple(shapes),
+        shapes,
         hand=(0.9 * r, low + 0.6 * tall, 0.0),
         neck=((0.0, low + 1.32 * tall, 0.0), 0.95 * r),
-        rigid=True,
     )
 
 
@@ -625,4 +610,4 @@ def boat(look: Look) -> Figure:
         block((0, 0.52 + sail, 0.07), (spread, sail, 0.045), look.main, 0.04, (-5.0, 0.0, 0.0)),
         limb((-spread - 0.05, yard, 0.02), (spread + 0.05, yard, 0.02), 0.03, 0.03, WOOD),
     ]
-    return Figure(tuple(shapes), hand=(0, mast - 0.1, 0.0), rigid=True)
+    return Figure(shapes, hand=(0, mast - 0.1, 0.0))

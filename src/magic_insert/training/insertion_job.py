@@ -48,7 +48,7 @@ from magic_insert.data.pairs import (
     load_cut_out,
     sound_pairs,
 )
-from magic_insert.data.renders import PairsPlan, ToyboxPairs, render
+from magic_insert.data.renders import PairsPlan, ToyboxPairs, open_array, render
 from magic_insert.models.edit_unet import (
     EditSampling,
     edit,
@@ -437,11 +437,9 @@ def _open_arrays(home: Path, task: Task, lead: tuple[int, int], latent: tuple[in
     home.mkdir(parents=True, exist_ok=True)
     arrays = []
     for name in LAYERS[task]:
-        path = home / f"{name}.npy"
         channels = 1 if name.endswith("mask") else latent[0]
         shape = (*lead, channels, latent[1], latent[1])
-        mode = "r+" if path.is_file() else "w+"
-        arrays.append(np.lib.format.open_memmap(path, mode=mode, dtype=np.float16, shape=shape))
+        arrays.append(open_array(home / f"{name}.npy", shape, np.float16))
     return arrays
 
 

@@ -16,7 +16,6 @@ Shape letters: B pictures, S side in pixels, D embedding dimensions, T texts.
 """
 
 import hashlib
-import io
 import logging
 import shutil
 import time
@@ -29,7 +28,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from pytorch_lightning.callbacks import Callback
@@ -79,6 +77,7 @@ from magic_insert.models.sampling import SAMPLE_BATCH, drawn_together, image_siz
 from magic_insert.models.segment import cut_subject
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.models.text import LearnedTokens, initial_tokens, refuse_known_words
+from magic_insert.pages.charts import png_of
 from magic_insert.paths import micro_dir
 from magic_insert.toybox.scenes import sample_scene, scene_world
 from magic_insert.toybox.styles import draw
@@ -176,8 +175,7 @@ class SampleValidation:
 
     def rows(self) -> dict[int, dict[str, Any]]:
         """What was found so far, by step."""
-        file = self.out / VALIDATION_ROWS
-        found = read_jsonl(file) if file.is_file() else []
+        found = read_jsonl(self.out / VALIDATION_ROWS, begun=False)
         return {row["step"]: row for row in sorted(found, key=lambda row: row["step"])}
 
     def due(self, step: int) -> bool:
@@ -351,9 +349,7 @@ def write_curve(out: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         )
     axes.set_xlabel("editability: fit of edited samples to their text")
     axes.set_ylabel("fidelity: identity with the subject")
-    picture = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(picture, metadata={"Software": None})
-    write_bytes(out / f"{CURVE}.png", picture.getvalue())
+    write_bytes(out / f"{CURVE}.png", png_of(figure))
 
 
 Work = tuple[SubjectFiles, dict[str, Any]]

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torchvision.transforms.functional import InterpolationMode, center_crop, resize
+from torchvision.transforms import functional as vision
 
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.errors import UserError, expecting
@@ -79,15 +79,14 @@ def preprocess(images: Float[Tensor, "B 3 _ _"], card: EncoderCard) -> Float[Ten
     The longer side is rounded down. The resize is antialiased (PIL's filters, without PIL's rounding to eight bits) and
     skipped when the size already fits, so pixels are never resampled needlessly.
     """
-    images = resize(images, card.resize, InterpolationMode(card.interpolation)).clamp(0, 1)
-    return standardise(center_crop(images, card.crop), card)
+    how = vision.InterpolationMode(card.interpolation)
+    images = vision.resize(images, [card.resize], how).clamp(0, 1)
+    return standardise(vision.center_crop(images, [card.crop]), card)
 
 
 def standardise(pixels: Float[Tensor, "B 3 C C"], card: EncoderCard) -> Float[Tensor, "B 3 C C"]:
     """`(pixels - mean) / std` per channel, for pixels already at the network's size."""
-    mean = pixels.new_tensor(card.mean).view(3, 1, 1)
-    std = pixels.new_tensor(card.std).view(3, 1, 1)
-    return (pixels - mean) / std
+    return vision.normalize(pixels, list(card.mean), list(card.std))
 
 
 def unit(vectors: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from magic_insert.core import masks
 from magic_insert.core.rand import generator
 from magic_insert.toybox.records import FIRST_PROP_ID, GROUND_ID, SKY_ID, GBuffer, Vec3
 
@@ -162,9 +163,7 @@ def spline(pixels: int, knots: int, smooth: bool) -> Tensor:
 def gaussian(image: Tensor, sigma_px: float) -> Tensor:
     """Gaussian blur cut at two and a half sigma, edges repeated."""
     reach = max(1, math.ceil(2.5 * sigma_px))
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=image.device)
-    kernel = torch.exp(-0.5 * (offsets / sigma_px) ** 2)
-    kernel = kernel / kernel.sum()
+    kernel = masks.gaussian(sigma_px, reach, image)
     # Channels as a batch: a grouped convolution is ten times slower on a CPU.
     planes = image.flatten(0, 1)[:, None]
     planes = F.conv2d(F.pad(planes, (reach, reach, 0, 0), mode="replicate"), kernel.view(1, 1, 1, -1))
@@ -172,10 +171,7 @@ def gaussian(image: Tensor, sigma_px: float) -> Tensor:
     return planes.view(image.shape)
 
 
-def ramp(value: Tensor, low: float, high: float) -> Tensor:
-    """Smooth step from 0 at `low` to 1 at `high`."""
-    t = ((value - low) / (high - low)).clamp(0.0, 1.0)
-    return t * t * (3.0 - 2.0 * t)
+ramp = masks.smoothstep
 
 
 def mix(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
