@@ -272,7 +272,7 @@ def _pairs(pipe: Any, task: stages.Task, picture: Tensor, background: Tensor, ma
         return np.stack(views, axis=1)
 
     conditions = latents(condition)
-    cells = mask_cells(as_levels(mask).numpy(), conditions.shape[-1])
+    cells = mask_cells(as_levels(mask[:, 0]).numpy()[:, None], conditions.shape[-1])
     return EditLatents(conditions, latents(target), np.stack([cells, cells[..., ::-1]], axis=1))
 
 
