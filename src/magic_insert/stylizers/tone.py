@@ -58,8 +58,9 @@ ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 # A scene's edges are read at this blur and at twice it: of its steepest ones, this percentile of how soft they are is
-# its softness, in pixels at SCENE_SIDE; none of it is taken below the first bound of SOFT, all from the second on.
-EDGE_SIGMA, STEEPEST, SHARPEST, SOFT = 1.0, 98, 25, (0.2, 0.5)
+# its softness, in pixels at SCENE_SIDE. None of it is taken at the first and from the last of SOFT on, all between the
+# others: a scene that is softer has no edges (fog, a plain wall) or is out of focus, which a subject in it need not be.
+EDGE_SIGMA, STEEPEST, SHARPEST, SOFT = 1.0, 98, 25, (0.2, 0.5, 2.0, 3.0)
 SOBEL = 0.5  # variance of the blur that is part of a Sobel filter
 SHARPNESS, LINE_STEP = 8.0, 12.0
 ROOM = 8  # no more than one part of so many of a subject's shorter side makes room for an outline
@@ -328,7 +329,7 @@ def measure_marks(lab: Lab) -> Marks:
 
 
 def edge_softness(light: Plane) -> float:
-    """The sigma of the blur over the sharpest of the steepest edges; 0 where they are sharp.
+    """The sigma of the blur over the sharpest of the steepest edges; 0 where they are sharp or there are none.
 
     An edge blurred by s and then by r has a slope in proportion to (s^2 + r^2)^-1/2, so two such r give s (Zhuo and
     Sim 2011, Defocus map estimation from a single image).
@@ -341,7 +342,7 @@ def edge_softness(light: Plane) -> float:
     ratio = np.square(steep[there] / np.maximum(less[there], FEW))
     soft = np.sqrt(np.maximum(coarse - ratio * fine, 0.0) / np.maximum(ratio - 1.0, FEW))
     found = float(np.percentile(soft, SHARPEST))
-    return found * float(np.interp(found, SOFT, (0.0, 1.0)))
+    return found * float(np.interp(found, SOFT, (0.0, 1.0, 1.0, 0.0)))
 
 
 def slope(light: Plane, sigma: float) -> Plane:
