@@ -58,8 +58,9 @@ ONE_HUE, MANY_HUES = 1.5, 0.35
 GRAIN_SIGMA, PIECE = 1.5, 96
 GRAIN_REACH = 4.0  # spreads beyond which a residual is no grain but an edge
 # A scene's edges are read at this blur and at twice it: of its steepest ones, this percentile of how soft they are is
-# its softness, in pixels at SCENE_SIDE. None of it is taken at the first and from the last of SOFT on, all between the
-# others: a scene that is softer has no edges (fog, a plain wall) or is out of focus, which a subject in it need not be.
+# its softness, in pixels of the scene at no more than SCENE_SIDE. None of it is taken at the first and from the last of
+# SOFT on, all between the others: a scene that is softer has no edges (fog, a plain wall) or is out of focus, which a
+# subject in it need not be.
 EDGE_SIGMA, STEEPEST, SHARPEST, SOFT = 1.0, 98, 25, (0.2, 0.5, 2.0, 3.0)
 SOBEL = 0.5  # variance of the blur that is part of a Sobel filter
 SHARPNESS, LINE_STEP = 8.0, 12.0
@@ -79,8 +80,8 @@ class Marks:
     """How a scene is drawn: `lines` from 0 to 1 with their width and Lab (`ink`); spread and a piece of its grain.
 
     `softness` is the sigma of the blur over its edges, 0 where they are sharp, and `block` the side of the squares of
-    pixel art, else 0; both, `width` and the piece are in pixels of the scene at SCENE_SIDE. `bright` lines are chalk
-    on a dark ground.
+    pixel art, else 0; both, `width` and the piece are in pixels of the scene at no more than SCENE_SIDE. `bright` lines
+    are chalk on a dark ground.
     """
 
     lines: float

@@ -247,7 +247,7 @@ class StylizerConfig:
     lines: Share = 1.0
     """How strong the lines are where the background is drawn with lines (tone, personalized)."""
     softness: Share = 1.0
-    """How soft the subject's edges become where all of the background's are soft (tone, personalized)."""
+    """How far the subject's edges become as soft as the background's, up to 2 pixels of it (tone, personalized)."""
     grain: Share = 1.0
     """How much of the background's grain the subject gets (tone, personalized)."""
     height: Annotated[float, Range(0.05, 1)] = 0.45
