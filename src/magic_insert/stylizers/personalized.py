@@ -208,7 +208,7 @@ def detailed(
     In a `photograph` all that is finer than PHOTO_SOFT is its own.
     """
     rgb, alpha = own[:3], own[3:]
-    spotted = drawn[:, at.y : at.bottom, at.x : at.right]
+    spotted = drawn[at.pixels]
     small, cover = shrunk(rgb, alpha, at.h, at.w)
 
     def coarse(picture: Float[Tensor, "3 _ _"], soft: float) -> Float[Tensor, "3 _ _"]:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
-from magic_insert.core.compositing import FAINT, area_resize
+from magic_insert.core.compositing import FAINT, area_resize, size_within
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import blur, blur_inside, bounding_box
 from magic_insert.core.records import Subject
@@ -112,10 +112,9 @@ class ToneStylizer:
         """
         self.settings = settings
         box = bounding_box(subject.alpha, FAINT)
-        window = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
-        self.alpha = subject.alpha[window].contiguous()
+        self.alpha = subject.alpha[box.pixels].contiguous()
         # What lies around the subject, too, gets colours from inside: else its edge is smoothed with the ground's.
-        self.lab = clean_border(to_lab(subject.rgb[window]), np.maximum(self.alpha[0].numpy(), 2 * FAINT))
+        self.lab = clean_border(to_lab(subject.rgb[box.pixels]), np.maximum(self.alpha[0].numpy(), 2 * FAINT))
 
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 4 h w"]:
         """The subject, cropped, in the tone of each scene, with its own matte."""
@@ -217,9 +216,7 @@ def in_its_hue(lab: Lab, hue: Hue, strength: float) -> Lab:
 
 def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
     """The scene with its longer side at most SCENE_SIDE."""
-    height, width = scene.shape[-2:]
-    scale = min(1.0, SCENE_SIDE / max(height, width))
-    return area_resize(scene, max(1, round(height * scale)), max(1, round(width * scale)))
+    return area_resize(scene, *size_within(scene.shape[-2:], SCENE_SIDE))
 
 
 def shrunk(
@@ -335,7 +332,7 @@ def edge_softness(light: Plane) -> float:
     An edge blurred by s and then by r has a slope in proportion to (s^2 + r^2)^-1/2, so two such r give s (Zhuo and
     Sim 2011, Defocus map estimation from a single image).
     """
-    steep, less = slope(light, EDGE_SIGMA), slope(light, 2 * EDGE_SIGMA)
+    steep, less = (slope(cv2.GaussianBlur(light, (0, 0), k * EDGE_SIGMA)) for k in (1, 2))
     fine, coarse = EDGE_SIGMA**2 + SOBEL, (2 * EDGE_SIGMA) ** 2 + SOBEL
     there = steep >= max(float(np.percentile(steep, STEEPEST)), FEW)
     if not there.any():
@@ -346,10 +343,9 @@ def edge_softness(light: Plane) -> float:
     return found * float(np.interp(found, SOFT, (0.0, 1.0, 1.0, 0.0)))
 
 
-def slope(light: Plane, sigma: float) -> Plane:
-    """How steep the picture is under a blur of `sigma`."""
-    smooth = cv2.GaussianBlur(light, (0, 0), sigma)
-    steep: Plane = np.hypot(cv2.Sobel(smooth, cv2.CV_32F, 1, 0), cv2.Sobel(smooth, cv2.CV_32F, 0, 1))
+def slope(light: Plane) -> Plane:
+    """How steep the picture is."""
+    steep: Plane = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1))
     return steep
 
 
@@ -441,10 +437,11 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
 
 def texture(light: Plane, where: NDArray[np.bool_] | None = None) -> tuple[Plane, float]:
     """What is finer than GRAIN_SIGMA, and its spread where nothing else is, of what lies `where`."""
-    steep = slope(light, GRAIN_SIGMA)
+    smooth = cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
+    steep = slope(smooth)
     where = np.ones_like(steep, dtype=bool) if where is None else where
     flat = where & (steep <= np.percentile(steep[where], 40))
-    residual = light - cv2.GaussianBlur(light, (0, 0), GRAIN_SIGMA)
+    residual = light - smooth
     return residual, float(np.sqrt(np.mean(residual[flat] ** 2)))
 
 
