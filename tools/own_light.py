@@ -2,8 +2,8 @@
 
 Run as `python tools/own_light.py --scenes 40 --pairs FOLDER`. The Toybox knows the truth for every
 drawing: the picture with the subject, its effect, and on which side of the subject it lies. `--pairs` adds real pairs
-(a folder of with/, without/, mask/ and effect/). Numbers are `core.fidelity.effect_scores`, means over pictures with
-95 % intervals.
+(a folder of with/, without/, mask/ and effect/). Numbers are `core.fidelity.effect_scores`, and decibels inside the
+subject, means over pictures with 95 % intervals.
 """
 
 import argparse
@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from magic_insert.core.compositing import region_around
-from magic_insert.core.effect_layer import apply_effect, upsample_effect
-from magic_insert.core.fidelity import effect_of, effect_scores
+from magic_insert.core.compositing import region_around, resize
+from magic_insert.core.effect_layer import apply_effect, in_shade, upsample_effect
+from magic_insert.core.fidelity import decibel, effect_of, effect_scores
 from magic_insert.core.images import load_rgb
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
@@ -35,10 +35,10 @@ from magic_insert.toybox.subjects import sample_subject
 Finish = Callable[[Tensor, Tensor, Tensor], Tensor]
 SEED = 20_261_127
 NOTHING = "copy_paste"
-FAINT = 0.02
+FAINT, SOLID = 0.02, 0.98
 NAMES = {
     "effect_psnr": "effect region, dB", "rest_psnr": "rest, dB", "side": "sun side right", "contact": "contact",
-    "shadow_iou": "effect IoU", "better": "better than nothing",
+    "shadow_iou": "effect IoU", "better": "better than nothing", "subject_psnr": "subject, dB",
 }  # fmt: skip
 
 
@@ -57,7 +57,9 @@ class Case:
         """Those of a finished window; the faint rim of the subject is judged like the ground."""
         covered = (self.mask > FAINT).float()
         about = {"effect": self.effect, "mask": self.mask, "covered": covered}
-        return effect_scores(finished, self.truth, self.scene, **about)
+        error = (finished.double() - self.truth.double()).square().mean(0)[self.mask[0] > SOLID]
+        subject = {"subject_psnr": decibel(float(error.mean()))} if len(error) else {}
+        return {**effect_scores(finished, self.truth, self.scene, **about), **subject}
 
 
 def toybox_cases(scenes: int, *, side: int = 128, seed: int = SEED) -> Iterator[Case]:
@@ -96,8 +98,12 @@ def finished_by(inserter: Inserter) -> Finish:
     """The finished window of an inserter."""
 
     def finish(scene: Tensor, pasted: Tensor, mask: Tensor) -> Tensor:
-        layer = inserter(Window(scene, pasted, mask, 0, "own light")).layer
-        return apply_effect(scene, pasted, mask, upsample_effect(layer, pasted, mask))
+        made = inserter(Window(scene, pasted, mask, 0, "own light"))
+        layer = upsample_effect(made.layer, pasted, mask)
+        if made.shade is not None:
+            ground = (1 - mask) * scene
+            pasted = ground + in_shade(pasted - ground, resize(made.shade, *mask.shape[-2:]))
+        return apply_effect(scene, pasted, mask, layer)
 
     return finish
 

@@ -6,8 +6,9 @@
 The truth is the Toybox drawing of the same view in the style, framed as the subject is framed for the model. What is
 judged is what is pasted: the redrawn picture within the subject's own outline, on the truth's ground. There the subject
 fills its picture: settings with marks say `stylizer.height=0.75`. With `--finished` it is the subject in its scene, a
-square around it of the picture of 256 pixels: placed at the true box on the true ground with the true shadow, against
-the scene that was rendered with it; its light and its view differ from those of its photograph.
+square around it of the picture of 256 pixels: shaded as the inserter has it (`inserter.relight`), at the true box on
+the true ground with the true shadow, against the scene that was rendered with it; its light and its view differ from
+those of its photograph.
 
 Identity and style are cosines of the micro judges to the truth, dB are within the outline; LPIPS needs the folder with
 the trunk of AlexNet. Settings draw without the subject's own detail unless they say `style.detail=1`, as the product
@@ -52,6 +53,7 @@ from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import fold_in
 from magic_insert.core.records import Box, Scene
 from magic_insert.data.subject_images import own_part, spot
+from magic_insert.drops import Redrawn
 from magic_insert.models.encoders.paper import load_lpips
 from magic_insert.models.pipeline import decode, encode
 from magic_insert.toybox.styles import ALL_STYLES, style_phrase
@@ -109,10 +111,20 @@ class Finished(View):
     def pasted(self, rgb: Tensor, alpha: Tensor | None, number: int) -> Tensor:
         if alpha is None:
             rgb, alpha = rgb[:, self.at.y : self.at.bottom, self.at.x : self.at.right], self.cover
-        box, made = self.boxes[number], self.grounds[number].clone()
-        placed = resize(torch.cat([rgb * alpha, alpha]), box.h, box.w)
-        there = (slice(None), slice(box.y, box.bottom), slice(box.x, box.right))
-        made[there] = (made[there] * (1 - placed[3:]) + placed[:3]).clamp(0, 1)
+        box = self.boxes[number]
+        return self.on_ground(resize(torch.cat([rgb * alpha, alpha]), box.h, box.w), number)
+
+    def placed(self, magic: MagicInsert, redrawn: Redrawn, number: int) -> Tensor:
+        """The redrawn subject as the product places it, in the scene's light."""
+        box = self.boxes[number]
+        drop = magic.place(redrawn, self.scenes[number], box=(box.x, box.y, box.w, box.h))
+        rgb, alpha = drop.layers["subject"].pixels.split([3, 1])
+        return self.on_ground(torch.cat([rgb * alpha, alpha]), number)
+
+    def on_ground(self, subject: Tensor, number: int) -> Tensor:
+        """A premultiplied subject of its box's size on the true ground, as it is judged."""
+        made, there = self.grounds[number].clone(), self.boxes[number].pixels
+        made[there] = (made[there] * (1 - subject[3:]) + subject[:3]).clamp(0, 1)
         return self.seen(made, number)
 
 
@@ -130,6 +142,8 @@ def draw(magic: MagicInsert, setting: str, view: View, seed: int) -> Tensor:
         subject = magic.personalize(subject)
     words = [style_phrase(scene.id.rsplit("-", 1)[0]) for scene in view.scenes]
     drawn = magic.redraw(subject, view.scenes, seed=seed, style_texts=words)
+    if isinstance(view, Finished):
+        return torch.stack([view.placed(magic, r, number) for number, r in enumerate(drawn)])
     return torch.stack([view.pasted(r.rgb.float().cpu(), r.alpha, number) for number, r in enumerate(drawn)])
 
 

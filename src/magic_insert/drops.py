@@ -157,7 +157,7 @@ class Drop:
         return png_bytes(read_picture(image)[0])
 
 
-def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[str, Layer]:
+def layers_of(made: Inserted, box: Box, window: Box) -> dict[str, Layer]:
     """Shade, light and the subject, which stands in `box`, of what was made in `window`."""
     layers: dict[str, Layer] = {}
     if made.layer is not None:
@@ -165,7 +165,7 @@ def layers_of(made: Inserted, fitted: Subject, box: Box, window: Box) -> dict[st
         layers["light"] = Layer(made.layer.light, window.x + made.at.x, window.y + made.at.y)
     x, y = box.x - window.x, box.y - window.y
     alpha = made.final.mask[:, y : y + box.h, x : x + box.w]
-    layers["subject"] = Layer(torch.cat([fitted.rgb, alpha]), box.x, box.y)
+    layers["subject"] = Layer(torch.cat([made.subject.rgb, alpha]), box.x, box.y)
     return layers
 
 

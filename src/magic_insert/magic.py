@@ -33,7 +33,7 @@ from magic_insert.config.schema.shared import (
     StylizerConfig,
 )
 from magic_insert.config.schema.training import PersonalizationConfig
-from magic_insert.core.compositing import Region, fit_to_box, region_around
+from magic_insert.core.compositing import Region, region_around
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError, expecting
 from magic_insert.core.events import Clock, OnEvent, no_event, stage
@@ -458,7 +458,7 @@ class MagicInsert:
         }
         return Drop(
             scene.patched(window, made.final.rgb),
-            layers_of(made, fit_to_box(cut, box), box, window),
+            layers_of(made, box, window),
             Layer(changed, window.x, window.y),
             record,
             {**({} if given is None else given.timings), **clock.seconds},

@@ -29,6 +29,11 @@ def effect_weights() -> Path:
     return (CHECKOUT / "data" / "effect" if is_checkout() else PACKAGE / "_effect") / "effect.safetensors"
 
 
+def relight_weights() -> Path:
+    """The shipped weights of the relighting network, absolute, beside those of the effect network."""
+    return effect_weights().with_name("relight.safetensors")
+
+
 def cut_weights() -> Path:
     """The shipped weights of the segmenter, absolute."""
     return (CHECKOUT / "data" / "cut" if is_checkout() else PACKAGE / "_cut") / "u2netp.safetensors"

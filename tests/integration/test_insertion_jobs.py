@@ -19,7 +19,7 @@ from magic_insert.core.images import load_rgb, load_rgba, save_png
 from magic_insert.core.jsonl import read_jsonl
 from magic_insert.core.rand import generator
 from magic_insert.inserters import build_inserter
-from magic_insert.paths import effect_weights
+from magic_insert.paths import effect_weights, relight_weights
 from magic_insert.training.insertion_job import open_pairs, run_insertion
 
 pytestmark = pytest.mark.usefixtures("one_model")
@@ -137,6 +137,21 @@ def test_the_effect_network_is_trained_by_the_job_and_inserts(tmp_path: Path, so
     assert all(value.isfinite().all() for value in after.values())
     inserter = build_inserter(InserterConfig(name="effect"), None, out)
     assert inserter.provenance["inserter_sha256"] == sha256_file(out / "effect.safetensors")
+    assert inserter.provenance["relight_sha256"] == sha256_file(relight_weights())
+
+
+def test_the_relighting_network_is_trained_beside_an_effect_network_and_shades(tmp_path: Path) -> None:
+    words = ["train=relight", "debug=fast", "model.device=cpu", "data.workers=0", f"out={tmp_path / 'run'}"]
+    out = run_insertion(freeze(compose_job("insertion", [*words, "data.num_pairs=1", "data.held_out=1"])))
+    report = json.loads((out / "validation-relight.json").read_text())
+    assert report["pairs"] == 3
+    # The one region that it changes is the subject; an untrained network changes little.
+    assert report["all"]["effect_psnr"] == pytest.approx(report["all"]["effect_psnr_nothing"], abs=1.0)
+    inserter = build_inserter(InserterConfig(name="effect"), None, out)
+    assert inserter.provenance["inserter_sha256"] == sha256_file(effect_weights())
+    assert inserter.provenance["relight_sha256"] == sha256_file(out / "relight.safetensors")
+    with pytest.raises(UserError, match=r"expected train\.init to name an effect network"):
+        freeze(compose_job("insertion", [*words, "train.init=base"]))
 
 
 def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:

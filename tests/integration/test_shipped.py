@@ -13,7 +13,7 @@ from magic_insert import MagicInsert
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.masks import bounding_box
 from magic_insert.page.shelf import toy_items
-from magic_insert.paths import CHECKOUT, micro_dir, subjects_dir
+from magic_insert.paths import CHECKOUT, effect_weights, micro_dir, subjects_dir
 
 CARD = micro_dir() / "card.json"
 pytestmark = pytest.mark.skipif(
@@ -24,6 +24,12 @@ pytestmark = pytest.mark.skipif(
 def test_every_weight_file_is_the_one_the_card_names() -> None:
     found = {str(p.relative_to(micro_dir())): sha256_file(p) for p in micro_dir().rglob("*.safetensors")}
     assert found == json.loads(CARD.read_text())["weights_sha256"]
+
+
+def test_the_networks_of_the_inserter_are_those_their_card_names() -> None:
+    folder = effect_weights().parent
+    found = {path.name: sha256_file(path) for path in folder.glob("*.safetensors")}
+    assert found == json.loads((folder / "card.json").read_text())["sha256"]
 
 
 def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tmp_path: Path) -> None:

@@ -51,6 +51,11 @@ def size_within(size: Sequence[int], longest: int, least: int = 1) -> tuple[int,
     return rows, columns
 
 
+def luminance(rgb: Float[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 1 H W"]:
+    """Rec. 601 luma."""
+    return 0.299 * rgb[..., 0:1, :, :] + 0.587 * rgb[..., 1:2, :, :] + 0.114 * rgb[..., 2:3, :, :]
+
+
 def fit_to_box(subject: Subject, box: Box) -> Subject:
     """The subject on an otherwise empty canvas of the box's size: as large as fits, centred, standing on its floor.
 
@@ -79,12 +84,16 @@ def paste(scene: Scene, subject: Subject, box: Box) -> Composite:
         UserError: the matte is empty, or the box is not inside the scene.
     """
     box.require_inside(*scene.size)
-    fitted = fit_to_box(subject, box)
+    return paste_fitted(scene, fit_to_box(subject, box), box)
+
+
+def paste_fitted(scene: Scene, fitted: Subject, box: Box) -> Composite:
+    """`paste` of a subject that has the size of its box."""
     mask = torch.zeros(1, *scene.size)
     mask[box.pixels] = fitted.alpha
     rgb = scene.rgb.clone()
     rgb[box.pixels] = cover(rgb[box.pixels], fitted.rgb, fitted.alpha)
-    return Composite(rgb, mask, {"subject": subject.id, "scene": scene.id})
+    return Composite(rgb, mask, {"subject": fitted.id, "scene": scene.id})
 
 
 def cover(

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.core.box import Box
-from magic_insert.core.compositing import area_resize, cover, resize
+from magic_insert.core.compositing import area_resize, cover, luminance, resize
 from magic_insert.core.masks import (
     INSIDE,
     area,
@@ -31,6 +31,8 @@ from magic_insert.core.masks import (
 DARKEST = 0.05  # a reference darker than this says nothing about a factor
 REACHED = 0.3  # coverage from which a pixel's change is continued from its neighbours instead of measured
 FINEST = 8  # pixels of the guide for each pixel of the layer; larger pictures are guided at this size
+# Shaded by a plain product, six subjects in 17 styles looked less like the truth (identity .820, .821) and paler.
+KEPT = 0.5
 ROUNDS = 3  # of back-projection: +3 dB on Toybox scenes at three times the model's size, little beyond
 QUIET = 0.5 / 255  # less than half a step of an 8-bit picture cannot be seen, so it is not applied
 
@@ -86,6 +88,13 @@ def measure_effect(
     return EffectLayer(
         1.0 - continue_under(trust * (1.0 - shade), subject), continue_under(trust * light, subject)
     )
+
+
+def in_shade(rgb: Float[Tensor, "3 H W"], shade: Float[Tensor, "1 H W"]) -> Float[Tensor, "3 H W"]:
+    """`rgb` in a shade in [0, 1], with KEPT of the colour that a plain product would take away."""
+    dark = rgb * shade
+    grey = luminance(dark)
+    return (grey + (dark - grey) * shade.clamp_min(DARKEST) ** -KEPT).clamp(0.0, 1.0)
 
 
 def continue_under(change: Float[Tensor, "3 h w"], subject: Float[Tensor, "1 h w"]) -> Float[Tensor, "3 h w"]:

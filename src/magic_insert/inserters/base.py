@@ -5,9 +5,8 @@ stays as it was, bit for bit. `paper` keeps the whole regenerated picture, as Ma
 size. Shape letters: H, W the scene's rows and columns, s the side an inserter draws. Values are float32 in [0, 1].
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,13 +14,23 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from magic_insert.config.schema.shared import InserterConfig
-from magic_insert.core.compositing import Region, area_resize, cover, paste, region_around, resize
+from magic_insert.core.compositing import (
+    Region,
+    area_resize,
+    cover,
+    fit_to_box,
+    paste_fitted,
+    region_around,
+    resize,
+)
 from magic_insert.core.effect_layer import (
     EffectConfig,
     EffectLayer,
     apply_effect,
+    in_shade,
     measure_effect,
     upsample_near,
 )
@@ -53,12 +62,13 @@ class Insertion:
     """What an inserter does to the light of its window, at its own size.
 
     `output`, `reference`: of those that draw the window again, what they drew, and what the same machinery draws when
-    it changes nothing; the layer is measured between them.
+    it changes nothing; the layer is measured between them. `shade`: on the subject, in [0, 1], of those that shade it.
     """
 
     layer: EffectLayer
     output: Float[Tensor, "3 s s"] | None = None
     reference: Float[Tensor, "3 s s"] | None = None
+    shade: Float[Tensor, "1 r r"] | None = None
 
     @classmethod
     def measured(
@@ -111,28 +121,18 @@ class InserterBase:
         return {"inserter": self.name, **weights, **settings}
 
 
-class LayerInserter(InserterBase, ABC):
-    """An inserter that computes the layer itself: it draws no picture and knows no randomness."""
-
-    @abstractmethod
-    def layer(self, window: Window) -> EffectLayer:
-        """What the subject does to the scene; s x s, whatever the window's side."""
-
-    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
-        """The layer alone."""
-        return Insertion(self.layer(window))
-
-
 @dataclass(frozen=True)
 class Inserted:
     """The finished picture, the paste it came from, what the inserter drew, and where the scene was changed.
 
-    `effect`: 1 where the scene's own pixels were changed, beside the subject and below it. `layer`: how, in the box
-    `at`, outside which nothing is; None for `composite=paper`, which changes all.
+    `subject`: as it stands in its box, in the scene's light. `effect`: 1 where the scene's own pixels were changed,
+    beside the subject and below it. `layer`: how, in the box `at`, outside which nothing is; None for
+    `composite=paper`, which changes all.
     """
 
     final: Composite
     pasted: Composite
+    subject: Subject
     drawn: Insertion
     effect: Float[Tensor, "1 H W"]
     layer: EffectLayer | None
@@ -164,7 +164,9 @@ def insert_cutout(
     """
     seed, name = draw
     with stage(on_event, "paste"):
-        pasted = paste(scene, subject, box)
+        box.require_inside(*scene.size)
+        lit = fit_to_box(subject, box)
+        pasted = paste_fitted(scene, lit, box)
         region = _whole(*scene.size) if composite == "paper" else region_around(box, *scene.size)
         below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
     with stage(on_event, "insert") as running:
@@ -172,6 +174,9 @@ def insert_cutout(
         running.preview = None if drawn.output is None else partial(to_pil, drawn.output)
     with stage(on_event, "composite"):
         shown, mask = pasted.rgb, pasted.mask
+        if drawn.shade is not None:
+            lit = replace(lit, rgb=in_shade(lit.rgb, seen_in(region, drawn.shade, box)))
+            shown = paste_fitted(scene, lit, box).rgb
         if front is not None:
             shown, mask = cover(shown, scene.rgb, front), mask * (1 - front)
         layer, at = None, Box(0, 0, 0, 0)
@@ -194,7 +199,16 @@ def insert_cutout(
         "box": [box.x, box.y, box.w, box.h],
         "window": [region.x, region.y, region.side],
     }
-    return Inserted(Composite(rgb, mask, provenance), pasted, drawn, changed, layer, at)
+    return Inserted(Composite(rgb, mask, provenance), pasted, lit, drawn, changed, layer, at)
+
+
+def seen_in(region: Region, plane: Float[Tensor, "C r r"], box: Box) -> Float[Tensor, "C h w"]:
+    """What a plane that was computed for a window, at any size, shows in a box of the same picture."""
+    across, down = 2 * (box.x - region.x) + box.w, 2 * (box.y - region.y) + box.h
+    place = [[box.w, 0.0, across - region.side], [0.0, box.h, down - region.side]]
+    theta = torch.tensor([place], device=plane.device) / region.side
+    grid = functional.affine_grid(theta, [1, 1, box.h, box.w], align_corners=False)
+    return functional.grid_sample(plane[None], grid, padding_mode="border", align_corners=False)[0]
 
 
 def _picture(drawn: Insertion, inserter: Inserter) -> Tensor:

@@ -7,9 +7,10 @@ import torch
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.effect_layer import EffectLayer
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import blur
 from magic_insert.core.silhouettes import foot_frame
-from magic_insert.inserters.base import LayerInserter, Window
+from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.models.effect_net import SIDE, contact_shade
 
 FAINT_SHADE = 0.8  # factors nearer to 1 than this one are strengthened less
@@ -28,13 +29,14 @@ def tuned(layer: EffectLayer, longer: float, settings: InserterConfig) -> Effect
     return EffectLayer(shade.clamp(max=1.0), (settings.strength * light).clamp(0.0, 1.0))
 
 
-class ContactShadow(LayerInserter):
+class ContactShadow(InserterBase):
     """No weights: darkness under the feet and the silhouette squashed onto the ground, the same in every light."""
 
     recorded = ("strength", "softness")
 
-    def layer(self, window: Window) -> EffectLayer:
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
+        """The layer alone."""
         covered = area_resize(window.mask, SIDE, SIDE)[None]
         shade = contact_shade(covered)[0].expand(3, -1, -1).clone()
         layer = EffectLayer(shade, torch.zeros_like(shade))
-        return tuned(layer, float(foot_frame(covered)[0, 2]), self.settings)
+        return Insertion(tuned(layer, float(foot_frame(covered)[0, 2]), self.settings))

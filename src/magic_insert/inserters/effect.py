@@ -1,10 +1,12 @@
-"""The default inserter: one forward pass predicts how the subject changes the scene's light.
+"""The default inserter: one network predicts how the subject changes the scene's light, one how that light shades it.
 
 Belongs to no base model: it serves micro, SDXL and pictures without any model alike. `sun` turns the light instead of
 reading it from the picture. Shape letters: H side of the square window, s the network's side; float32 in [0, 1].
 """
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,53 +19,78 @@ from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import FAINT, area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.effect_layer import EffectLayer, continue_under
+from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.silhouettes import foot_frame
-from magic_insert.inserters.base import LayerInserter, Window
+from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.inserters.contact_shadow import tuned
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, load_effect_net, predict, sun_from
-from magic_insert.paths import effect_weights
+from magic_insert.models.relight_net import RelightNet, load_relight_net, predict_shade
+from magic_insert.paths import effect_weights, relight_weights
 
 RIM = 3  # pixels of the network's side around a matte
 CONTACT = (0.6, 0.75)  # of a subject's height, from the top: where a dark rim turns into its contact shadow
 
 
-class EffectInserter(LayerInserter):
+class EffectInserter(InserterBase):
     """The effect network with its settings."""
 
-    recorded = ("sun", "strength", "softness")
+    recorded = ("sun", "strength", "softness", "relight")
 
     def __init__(self, settings: InserterConfig, pipe: Any = None, folder: Path | None = None) -> None:
-        """Loads the weights in `folder` (null: those that come with the package); `pipe` only names the device.
+        """Loads the weights in `folder`, and in place of what it lacks those of the package; `pipe` names the device.
 
         Raises:
-            UserError: the weights are missing or not an effect network's.
+            UserError: the weights are missing or not these networks'.
         """
         super().__init__(settings, pipe, folder)
-        path = effect_weights() if folder is None else folder / effect_weights().name
-        self.net: EffectNet = load_effect_net(path).to(getattr(pipe, "device", "cpu"))
-        self.weights_sha256 = sha256_file(path)
+        device = getattr(pipe, "device", "cpu")
+        paths = [_in(folder, shipped) for shipped in (effect_weights(), relight_weights())]
+        self.net: EffectNet = load_effect_net(paths[0]).to(device)
+        self.weights_sha256 = sha256_file(paths[0])
+        self.relight: RelightNet | None = None
+        if settings.relight > 0:
+            self.relight = load_relight_net(paths[1]).to(device)
+            self.relight_sha256 = sha256_file(paths[1])
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """Its settings and the digests of its weights."""
+        weights = {} if self.relight is None else {"relight_sha256": self.relight_sha256}
+        return {**super().provenance, **weights}
 
     @torch.no_grad()
-    def layer(self, window: Window) -> EffectLayer:
-        device = next(self.net.parameters()).device
+    def __call__(self, window: Window, *, on_step: OnStep = no_step) -> Insertion:
+        """The layer, and the shade on the subject."""
+        device, home = next(self.net.parameters()).device, window.mask.device
         shown = (window.scene, window.pasted, window.mask)
-        small = [area_resize(image, SIDE, SIDE)[None].to(device) for image in shown]
-        found = predict(self.net, *small) if self.settings.sun == "auto" else self._turned(small)
-        shade, light = torch.exp(found.log_shade[0]), found.light[0]
-        covered, longer = small[2][0], float(foot_frame(small[2])[0, 2])
-        dark = without_rim(1.0 - shade, covered)
-        layer = EffectLayer(
-            1.0 - continue_under(dark, covered), continue_under(light, covered).clamp(0.0, 1.0)
-        )
-        layer = tuned(layer, longer, self.settings)
-        return EffectLayer(layer.shade.to(window.mask.device), layer.light.to(window.mask.device))
+        scene, pasted, mask = (area_resize(image, SIDE, SIDE)[None].to(device) for image in shown)
+        read = predict if self.settings.sun == "auto" else self._turned
+        found = read(self.net, scene, pasted, mask)
+        layer, shade = self._layer(found, mask), None
+        if self.relight is not None:
+            dark = 1.0 - predict_shade(self.relight, scene, pasted, mask, found)[0].to(home)
+            shade = 1.0 - self.settings.relight * dark
+        return Insertion(EffectLayer(layer.shade.to(home), layer.light.to(home)), shade=shade)
 
-    def _turned(self, small: list[Tensor]) -> Effect:
+    def _layer(self, found: Effect, mask: Float[Tensor, "1 1 s s"]) -> EffectLayer:
+        covered, longer = mask[0], float(foot_frame(mask)[0, 2])
+        dark = without_rim(1.0 - torch.exp(found.log_shade[0]), covered)
+        light = continue_under(found.light[0], covered).clamp(0.0, 1.0)
+        layer = EffectLayer(1.0 - continue_under(dark, covered), light)
+        return tuned(layer, longer, self.settings)
+
+    def _turned(self, net: EffectNet, scene: Tensor, pasted: Tensor, mask: Tensor) -> Effect:
         """The effect under a sun where the settings want it, as high as the one that the network reads."""
-        read = self.net(*small).sun
+        read = net(scene, pasted, mask).sun
         sun = sun_from(read, math.radians(float(self.settings.sun)))
-        return self.net(*small, sun, torch.ones(1, device=read.device))
+        return replace(net(scene, pasted, mask, sun, torch.ones(1, device=read.device)), sun=sun)
+
+
+def _in(folder: Path | None, shipped: Path) -> Path:
+    """The file of that name in `folder`, where there is one."""
+    own = None if folder is None else folder / shipped.name
+    return own if own is not None and own.is_file() else shipped
 
 
 def without_rim(dark: Float[Tensor, "3 s s"], covered: Float[Tensor, "1 s s"]) -> Float[Tensor, "3 s s"]:

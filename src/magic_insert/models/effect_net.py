@@ -9,9 +9,11 @@ Shape letters: B pictures, H, W the network's rows and columns (multiples of 16)
 """
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -23,6 +25,7 @@ from magic_insert.core.masks import smoothstep
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates, sample_at
 from magic_insert.models.tensor_file import read_tensors
 
+NetT = TypeVar("NetT", bound=nn.Module)
 SIDE = 128
 CASTS = tuple(
     (sign * across, along)
@@ -61,6 +64,14 @@ class Effect:
     def gate(self) -> Float[Tensor, "B 1 H W"]:
         """How sure the network is that something happens, in [0, 1]."""
         return open_gate(self.gate_logit)
+
+    @property
+    def mirrored(self) -> "Effect":
+        """The effect in the mirror image of the picture."""
+        other_side = self.sun.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])
+        return Effect(
+            self.log_shade.flip(-1), self.light.flip(-1), self.gate_logit.flip(-1), self.sun * other_side
+        )
 
 
 def contact_shade(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
@@ -132,7 +143,30 @@ class Level(nn.Module):
         return x
 
 
-class EffectNet(nn.Module):
+class LightUNet(nn.Module):
+    """The ways down and up of a U-Net whose levels a subclass makes; `down` and `up` lie between them."""
+
+    down: nn.ModuleList
+    encoder: nn.ModuleList
+    up: nn.ModuleList
+    decoder: nn.ModuleList
+
+    def encode(self, x: Tensor, sun: Tensor | None = None) -> list[Tensor]:
+        """What each level makes of the one above, the first of `x`."""
+        kept: list[Tensor] = []
+        for level, encode in enumerate(self.encoder):
+            kept.append(encode(x if level == 0 else self.down[level - 1](kept[-1]), sun))
+        return kept
+
+    def decode(self, x: Tensor, kept: list[Tensor], sun: Tensor) -> Tensor:
+        """From the lowest level's `x` up to the first, each with what was kept on the way down."""
+        for level in reversed(range(len(self.decoder))):
+            x = functional.interpolate(self.up[level](x), scale_factor=2.0) + kept[level]
+            x = self.decoder[level](x, sun)
+        return x
+
+
+class EffectNet(LightUNet):
     """A U-Net from 1/2 to 1/16 of the picture's side, and a thin last layer at its full side."""
 
     def __init__(self, config: EffectNetConfig | None = None) -> None:
@@ -164,18 +198,12 @@ class EffectNet(nn.Module):
         """The effect; rows with `given` = 1 are steered by `sun`, the others by the sun the network reads."""
         with torch.autocast(scene.device.type, enabled=False):
             shown, start = suggestions(scene, pasted, mask)
-        x = self.stem(functional.pixel_unshuffle(shown, 2))
-        kept = []
-        for level, encode in enumerate(self.encoder):
-            x = encode(x if level == 0 else self.down[level - 1](x))
-            kept.append(x)
-        read = self.read_sun(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        kept = self.encode(self.stem(functional.pixel_unshuffle(shown, 2)))
+        lowest = kept[-1]
+        read = self.read_sun(torch.cat([lowest.mean((2, 3)), lowest.amax((2, 3))], 1))
         used = read if sun is None or given is None else torch.where(given[:, None] > 0, sun, read)
         steer = self.sun(used)
-        x = self.middle(x, steer)
-        for level in reversed(range(len(self.decoder))):
-            x = functional.interpolate(self.up[level](x), scale_factor=2.0) + kept[level]
-            x = self.decoder[level](x, steer)
+        x = self.decode(self.middle(lowest, steer), kept, steer)
         fine = torch.cat([functional.pixel_shuffle(self.open(x), 2), shown], 1)
         last = self.last(functional.silu(self.fine(fine))).float()
         dark = functional.softplus(last[:, :3] - start.float(), beta=SHARP)
@@ -191,10 +219,20 @@ def load_effect_net(path: Path) -> EffectNet:
     Raises:
         UserError: the file is missing, broken, or not an effect network's.
     """
-    with expecting(f"the weights of an effect network at {path}", KeyError, ValueError, RuntimeError):
+
+    def build(about: Mapping[str, str], widths: tuple[int, ...]) -> EffectNet:
+        return EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
+
+    return load_light_net(path, "an effect network", build)
+
+
+def load_light_net(
+    path: Path, what: str, build: Callable[[Mapping[str, str], tuple[int, ...]], NetT]
+) -> NetT:
+    """The network that `build` makes of the metadata of a weights file and the widths there, with its weights."""
+    with expecting(f"the weights of {what} at {path}", KeyError, ValueError, RuntimeError):
         tensors, about = read_tensors(path)
-        widths = tuple(int(width) for width in about["widths"].split(","))
-        net = EffectNet(EffectNetConfig(widths, int(about["blocks"]), int(about["fine"])))
+        net = build(about, tuple(int(width) for width in about["widths"].split(",")))
         net.load_state_dict({name: value.float() for name, value in tensors.items()})
     return net.eval().requires_grad_(False)
 
@@ -226,15 +264,14 @@ def predict(
     mask: Float[Tensor, "B 1 H W"],
 ) -> Effect:
     """The effect as it is used: hedged, and the mean over each picture and its mirror image."""
+    there = mask.flip(-1)
     ahead = hedged(net(scene, pasted, mask), mask)
-    mirrored = mask.flip(-1)
-    back = hedged(net(scene.flip(-1), pasted.flip(-1), mirrored), mirrored)
-    other_side = back.sun.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])
+    back = hedged(net(scene.flip(-1), pasted.flip(-1), there), there).mirrored
     return Effect(
-        0.5 * (ahead.log_shade + back.log_shade.flip(-1)),
-        0.5 * (ahead.light + back.light.flip(-1)),
-        0.5 * (ahead.gate_logit + back.gate_logit.flip(-1)),
-        0.5 * (ahead.sun + other_side * back.sun),
+        0.5 * (ahead.log_shade + back.log_shade),
+        0.5 * (ahead.light + back.light),
+        0.5 * (ahead.gate_logit + back.gate_logit),
+        0.5 * (ahead.sun + back.sun),
     )
 
 

@@ -118,12 +118,13 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         UserError: they are not there.
     """
     if cfg.name == "effect":
-        weights = paths.effect_weights() if cfg.run is None else Path(cfg.run) / paths.effect_weights().name
-        if not os.access(weights, os.R_OK):
+        folder = paths.effect_weights().parent if cfg.run is None else Path(cfg.run)
+        weights = [folder / path.name for path in (paths.effect_weights(), paths.relight_weights())]
+        if not any(os.access(path, os.R_OK) for path in weights):
             raise UserError(
-                f"expected weights for inserter=effect at {weights}, got none; set inserter.run=FOLDER"
+                f"expected weights for inserter=effect at {weights[0]}, got none; set inserter.run=FOLDER"
             )
-        return weights.parent
+        return folder
     if cfg.name == "diffusers":
         find_pipeline(cfg.run or "", "inserter.run")
         return None

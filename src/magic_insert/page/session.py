@@ -22,7 +22,12 @@ from magic_insert.core.events import Preview
 from magic_insert.magic import Settings
 from magic_insert.page.shelf import Item, Verdict, view_of
 
-LIGHT_KNOBS = ("inserter.sun", "inserter.strength", "inserter.softness")  # need another `place` only
+LIGHT_KNOBS = (
+    "inserter.sun",
+    "inserter.strength",
+    "inserter.softness",
+    "inserter.relight",
+)  # `place` again
 MOST_BYTES = 400_000_000  # of what was made, of a kind; a result in a scene of 24 million pixels has as many
 PAUSE = 1.0  # seconds between two pictures of one that is being drawn
 # A text that Hydra's grammar reads as it is, and as a text where one is expected.

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from magic_insert.core.compositing import area_resize, region_around
+from magic_insert.core.compositing import area_resize, luminance, region_around
 from magic_insert.core.digest import digest, sha256_file
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_object, write_json
@@ -37,7 +37,7 @@ from magic_insert.data.relit_pairs import training_chunk
 from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net, predict
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
-from magic_insert.toybox.styles.view import LOOKS, luminance
+from magic_insert.toybox.styles.view import LOOKS
 from magic_insert.training.checkpoint import clear_checkpoints, is_finished
 from magic_insert.training.trainer import TrainerOptions, TrainingModule, fit
 
@@ -108,14 +108,29 @@ def fit_effect(
     Raises:
         UserError: the folder holds another fit, or `start` is no effect network's.
     """
-    key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
-    product, card = folder / effect_weights().name, folder / CARD
-    if is_finished(card, key):
-        return product
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(settings.seed, "effect start") % 2**32)
         net = EffectNet(EffectNetConfig()) if start is None else load_effect_net(start)
     module = EffectModule(net.train().requires_grad_(True), settings)
+    product = folder / effect_weights().name
+    return fit_light(module, settings, product, drawings, device=device, log=log, on_step=on_step)
+
+
+def fit_light(
+    module: "LightModule",
+    settings: EffectFit,
+    product: Path,
+    drawings: "Drawings",
+    *,
+    device: str,
+    log: Callable[[int, Mapping[str, float]], None] | None,
+    on_step: OnStep,
+) -> Path:
+    """Trains the `net` of `module`, an effect or a relighting network, and writes it to `product` with its card."""
+    key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
+    folder, card = product.parent, product.parent / CARD
+    if is_finished(card, key):
+        return product
     options = TrainerOptions(
         steps=settings.steps,
         key=key,
@@ -128,6 +143,7 @@ def fit_effect(
         alone=True,
     )
     fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
+    net = module.net
     write_weights(net, product)
     facts = {"parameters": sum(p.numel() for p in net.parameters())}
     sums = {product.name: sha256_file(product)}
@@ -136,13 +152,11 @@ def fit_effect(
     return product
 
 
-def write_weights(net: EffectNet, path: Path) -> None:
-    """The weights in half precision, with what is needed to build the network in the metadata."""
-    config = net.config
+def write_weights(net: Any, path: Path) -> None:
+    """The weights in half precision, with what is needed to build the network, its `config`, in the metadata."""
     shape = {
-        "widths": ",".join(map(str, config.widths)),
-        "blocks": str(config.blocks),
-        "fine": str(config.fine),
+        name: ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in asdict(net.config).items()
     }
     save_tensors(path, {k: v.to("cpu", torch.float16) for k, v in net.state_dict().items()}, shape)
 
@@ -250,12 +264,19 @@ def effect_batches(drawings: Drawings, settings: EffectFit) -> Callable[[int], d
     return batch_at
 
 
-class EffectModule(TrainingModule):
+class LightModule(TrainingModule):
+    """What trains a network `net` for inserter=effect."""
+
+    def __init__(self, net: nn.Module, settings: EffectFit, weight_decay: float) -> None:
+        super().__init__(lr=settings.lr, steps=settings.steps, weight_decay=weight_decay)
+        self.net, self.seed = net, settings.seed
+
+
+class EffectModule(LightModule):
     """The effect network and its loss."""
 
     def __init__(self, net: EffectNet, settings: EffectFit) -> None:
-        super().__init__(lr=settings.lr, steps=settings.steps, weight_decay=0.02)
-        self.net, self.seed = net, settings.seed
+        super().__init__(net, settings, weight_decay=0.02)
 
     def training_step(self, batch: dict[str, Any], _: int) -> Tensor:
         seed = fold_in(self.seed, "looks", batch["step"])
@@ -300,8 +321,8 @@ def as_batch(pictures: Tensor, suns: Tensor) -> Batch:
 
 
 @torch.no_grad()
-def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
-    """All drawings at the network's side, not randomised, and what the network makes of them in use: B 3 H W."""
+def drawn_in_use(drawings: Drawings, draw: Callable[[Batch], Tensor]) -> tuple[Batch, Tensor]:
+    """All drawings at the network's side, not randomised, and what `draw` makes of TOGETHER at once: B 3 H W."""
     drawings.take(drawings.count)
     made: list[tuple[Batch, Tensor]] = []
     for start in range(0, drawings.count, TOGETHER):
@@ -312,11 +333,20 @@ def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
                 for name in ("scene", "own", "mask", "truth")
             }
         )
-        effect = predict(net, small.scene, small.pasted, small.mask)
-        layer = (small.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
-        made.append((small, small.mask * small.own + (1 - small.mask) * layer))
+        made.append((small, draw(small)))
     columns = zip(*(batch for batch, _ in made), strict=True)
     return Batch(*(torch.cat(column) for column in columns)), torch.cat([drawn for _, drawn in made])
+
+
+def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
+    """All drawings, and the pictures with the layer that the network predicts for them: B 3 H W."""
+
+    def draw(batch: Batch) -> Tensor:
+        effect = predict(net, batch.scene, batch.pasted, batch.mask)
+        layer = (batch.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
+        return batch.mask * batch.own + (1 - batch.mask) * layer
+
+    return drawn_in_use(drawings, draw)
 
 
 def framed(batch: Batch, dice: Dice, side: int) -> Batch:

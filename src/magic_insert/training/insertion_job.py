@@ -14,7 +14,7 @@ than the Toybox's step; in photographs that were not taken with one exposure it 
 import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage, 
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
 from magic_insert.core.jsonl import append_jsonl, read_json, read_jsonl, write_json
-from magic_insert.core.masks import bounding_box, dilate
+from magic_insert.core.masks import INSIDE, bounding_box, dilate
 from magic_insert.core.picture_files import named_pictures
 from magic_insert.core.rand import fold_in, generator
 from magic_insert.core.ranks import rank, shard, world_size
@@ -58,6 +58,7 @@ from magic_insert.models.edit_unet import (
 from magic_insert.models.effect_net import SIDE, load_effect_net
 from magic_insert.models.folders import PRODUCTS, find_start
 from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
+from magic_insert.models.relight_net import load_relight_net
 from magic_insert.models.sampling import image_size
 from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
@@ -70,6 +71,7 @@ from magic_insert.training.effect import (
     toybox_drawings,
 )
 from magic_insert.training.insertion import EditFit, EditLatents, Task, fit_edit
+from magic_insert.training.relight import RelightFit, draw_relit, fit_relight
 from magic_insert.training.trainer import first_rank_first, first_rank_only, wait_for_all
 
 VIEWS_VERSION = 1
@@ -91,9 +93,9 @@ def run_insertion(cfg: InsertionConfig) -> Path:
     Raises:
         UserError: bad pairs, a model that does not fit, or a folder that holds another run.
     """
-    if cfg.train.architecture == "effect":
+    if cfg.train.architecture != "edit_unet":
         with terminal_bars() as on_event:
-            first_rank_only(lambda: train_effect(cfg, on_event))
+            first_rank_only(lambda: train_light(cfg, on_event))
         return Path(cfg.out)
     pipe = load_pipeline(cfg.model, draws=False)
     with terminal_bars() as on_event:
@@ -180,24 +182,25 @@ def _sound(data: DataConfig, out: Path, on_event: OnEvent) -> FilePairs:
     return found
 
 
-def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
-    """The effect network, and its numbers on scenes of another seed; one process trains.
+def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
+    """The effect or the relighting network, and its numbers on scenes of another seed; one process trains.
 
     Raises:
         UserError: no weights at `train.init`, or a folder that holds another fit.
     """
-    out, train, data = Path(cfg.out), cfg.train, cfg.data
+    out, train, data, kind = Path(cfg.out), cfg.train, cfg.data, cfg.train.architecture
     start = {"base": None, "shipped": effect_weights()}.get(
         train.init, Path(train.init) / effect_weights().name
     )
     if start is not None and not start.is_file():
         raise UserError(
-            f"expected an effect network at {start} for train.init, got none; set train.init=base"
+            f"expected an effect network at {start} for train.init, got none; set train.init=shipped"
         )
     pairs: tuple[PairSet | None, PairSet | None] = (None, None)
     if data.name != "toybox" or data.backgrounds:
         pairs = open_pairs(cfg, SIDE, on_event)
     training, held_out = pairs
+    sha256 = None if start is None else sha256_file(start)
     settings = EffectFit(
         train.steps,
         train.batch_size,
@@ -208,34 +211,36 @@ def train_effect(cfg: InsertionConfig, on_event: OnEvent) -> None:
         ema_decay=train.ema_decay or None,
         clip_norm=train.clip_norm,
         save_every=train.save_every,
-        start=None if start is None else sha256_file(start),
+        start=sha256 if kind == "effect" else None,
         data=None if training is None else digest(list(training.digests)),
     )
     device = str(resolve_device(cfg.model.device))
-    with open_tracker(out, "insertion-effect", cfg.logger, thaw(cfg)) as tracker:
+    with open_tracker(out, f"insertion-{kind}", cfg.logger, thaw(cfg)) as tracker:
         with (
-            stage(on_event, "train the effect network") as running,
+            stage(on_event, f"train the {kind} network") as running,
             _drawings(data, out, training, cfg.seed, settings.scenes) as drawings,
         ):
-            weights = fit_effect(
-                settings,
-                out,
-                drawings,
-                device=device,
-                start=start,
-                log=tracker.log,
-                on_step=running,
-            )
+            how: dict[str, Any] = {"device": device, "log": tracker.log, "on_step": running}
+            if kind == "effect":
+                weights = fit_effect(settings, out, drawings, start=start, **how)
+            else:
+                assert start is not None, "checked with the settings"
+                relight = RelightFit(**asdict(settings), effect=str(sha256))
+                weights = fit_relight(relight, out, drawings, load_effect_net(start), **how)
         # Pairs too few to hold one out are not measured on another world.
         measured = data.held_out > 0 if training is None else held_out is not None
-        if not measured or (out / "validation-effect.json").is_file():
+        if not measured or (out / f"validation-{kind}.json").is_file():
             return
         with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
-            batch, output = draw_effects(load_effect_net(weights), scenes)
-        effect = effect_of(batch.truth, batch.scene, batch.mask)
+            if kind == "effect" or start is None:
+                batch, output = draw_effects(load_effect_net(weights), scenes)
+                region = effect_of(batch.truth, batch.scene, batch.mask)
+            else:
+                batch, output = draw_relit(load_relight_net(weights), load_effect_net(start), scenes)
+                region = (batch.mask > INSIDE).float()
         names = [f"scene-{i}" for i in range(len(output))]
-        drawn = Drawn(names, batch.pasted, output, batch.truth, batch.mask, effect)
-        publish_numbers(out, "effect", drawn, tracker, cfg)
+        drawn = Drawn(names, batch.pasted, output, batch.truth, batch.mask, region)
+        publish_numbers(out, kind, drawn, tracker, cfg)
 
 
 def _drawings(

@@ -234,6 +234,7 @@ def fit(
             # The data are functions of step numbers; workers would cost more than they carry.
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, of a torch newer than it
+            warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # frozen networks are
             trainer.fit(trained, _Batches(batch_at, numbers, options))
         if shared:
             take_over(module, trained)

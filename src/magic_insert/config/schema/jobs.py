@@ -182,7 +182,7 @@ class InsertionConfig:
     out: shared.Folder = MISSING
     """The run folder."""
     task: Annotated[str, OneOf("remove", "insert", "both")] = "both"
-    """Which of the two is trained; an effect network only inserts."""
+    """Which of the two is trained; the networks of inserter=effect only insert."""
     seed: int = 0
     """Root of every random number."""
     validation_steps: shared.Steps = shared.EDIT_STEPS
@@ -200,15 +200,16 @@ class InsertionConfig:
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
                 "set task=insert"
             )
-        if self.train.architecture != "effect":
+        trained = f"train.architecture={self.train.architecture}"
+        if self.train.architecture == "edit_unet":
             return
         if self.data.name == "toybox" and self.data.styles != ["photo"]:
             yield (
-                "expected the Toybox in all its styles for train.architecture=effect, got "
+                f"expected the Toybox in all its styles for {trained}, got "
                 f"data.styles={self.data.styles}; leave it as it is"
             )
         if self.task == "remove":
-            yield "expected task=insert for train.architecture=effect, got task=remove; set task=insert"
+            yield f"expected task=insert for {trained}, got task=remove; set task=insert"
 
 
 @dataclass(frozen=True)

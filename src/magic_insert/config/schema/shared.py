@@ -188,6 +188,8 @@ class InserterConfig:
     """How strong the effect is; 1 is as predicted (effect, contact_shadow)."""
     softness: Share = 0.0
     """How much softer than predicted it is (effect, contact_shadow)."""
+    relight: Share = 1.0
+    """How far the subject takes the scene's light in place of its own picture's; 0 leaves it as it is (effect)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.sun != "auto" and not _is_angle(self.sun):

@@ -321,12 +321,14 @@ class FitConfig(EditFit):
         OneOf(
             edit_unet="ObjectDrop's UNets, which draw the window again",
             effect="the effect network, on data.num_pairs scenes in three styles each, lit as in use",
+            relight="the relighting network, on the same scenes, beside the effect network of train.init",
         ),
     ] = "edit_unet"
-    """What is trained; `train=effect` is the recipe of the effect network."""
+    """What is trained; `train=effect` and `train=relight` are the recipes of the networks of inserter=effect."""
     init: Annotated[str, Input("folder", ("base", "shipped"))] = "base"
     """`base` (the model's own UNet, new input channels zero; an effect network that draws a contact shadow), `shipped`
-    (the network beside the model's weights) or the folder of a run."""
+    (the network beside the model's weights) or the folder of a run. For `relight`: whose effect network reads the
+    light."""
     views: Annotated[int, Range(1, 64)] = 4
     """Training views of a pair: as it is, mirrored, then in windows of random width."""
     dilate: Annotated[float, Range(0, 0.5)] = 0.02
@@ -354,8 +356,16 @@ class FitConfig(EditFit):
                 f"set {at}strategy=ddp or {at}{key}={value}"
             )
         yield from super().conflicts(at)
-        if self.architecture == "effect" and self.lora_rank:
-            yield f"expected {at}lora_rank=0 for {at}architecture=effect, got {self.lora_rank}; set {at}lora_rank=0"
+        if self.architecture != "edit_unet" and self.lora_rank:
+            yield (
+                f"expected {at}lora_rank=0 for {at}architecture={self.architecture}, got {self.lora_rank}; "
+                f"set {at}lora_rank=0"
+            )
+        if self.architecture == "relight" and self.init == "base":
+            yield (
+                f"expected {at}init to name an effect network for {at}architecture=relight, got base; "
+                f"set {at}init=shipped or {at}init=FOLDER"
+            )
 
 
 @dataclass(frozen=True)

@@ -252,7 +252,7 @@ function setKnobs({ kind, knobs: found }) {
 const wishOf = (kind, more = {}) => ({ kind, subject: subject.id, scene: scene.id, box: wholeBox(), knobs: { ...knobs(kind), ...more } });
 const ask = async (wish) => (await send("drops", "POST", JSON.stringify(wish))).id;
 
-const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness"];
+const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness", "inserter.relight"];
 const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(([key]) => !LIGHT.includes(key))));
 
 // One question after the other, so that each takes the place of the one before; of those that come meanwhile, the last.

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from magic_insert.core.compositing import luminance
 from magic_insert.toybox.styles import marks
 from magic_insert.toybox.styles.marks import Cells, cells, dab, hatch
 from magic_insert.toybox.styles.view import (
     View,
-    luminance,
     mix,
     ramp,
     saturate,

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from magic_insert.core import masks
+from magic_insert.core.compositing import luminance
 from magic_insert.core.rand import generator
 from magic_insert.toybox.records import FIRST_PROP_ID, GROUND_ID, SKY_ID, GBuffer, Vec3
 
@@ -177,11 +178,6 @@ ramp = masks.smoothstep
 def mix(a: Tensor, b: Tensor, weight: Tensor | float) -> Tensor:
     """`a` where the weight is 0, `b` where it is 1."""
     return a + (b - a) * weight
-
-
-def luminance(rgb: Tensor) -> Tensor:
-    """Rec. 601 luma, ... 1 H W."""
-    return 0.299 * rgb[..., 0:1, :, :] + 0.587 * rgb[..., 1:2, :, :] + 0.114 * rgb[..., 2:3, :, :]
 
 
 def value_of(v: View) -> Tensor:
