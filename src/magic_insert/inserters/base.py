@@ -162,7 +162,6 @@ def insert_cutout(
         UserError: the box is not inside the scene, the subject's matte is empty, or `composite` is "paper" and the
             inserter draws no picture.
     """
-    seed, name = draw
     with stage(on_event, "paste"):
         box.require_inside(*scene.size)
         lit = fit_to_box(subject, box)
@@ -170,7 +169,7 @@ def insert_cutout(
         region = _whole(*scene.size) if composite == "paper" else region_around(box, *scene.size)
         below, above, alpha = (region.crop(image) for image in (scene.rgb, pasted.rgb, pasted.mask))
     with stage(on_event, "insert") as running:
-        drawn = inserter(Window(below, above, alpha, seed, name), on_step=running)
+        drawn = inserter(Window(below, above, alpha, *draw), on_step=running)
         running.preview = None if drawn.output is None else partial(to_pil, drawn.output)
     with stage(on_event, "composite"):
         shown, mask = pasted.rgb, pasted.mask
