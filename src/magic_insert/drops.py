@@ -24,7 +24,7 @@ from magic_insert.inserters.base import Inserted
 
 LONGEST = 2048  # a model is shown no more of a picture: larger ones are reduced by a whole factor first
 SHOWN = 1024  # pixels of a picture's longer side in a notebook
-WORKED_ON = 110  # bytes for each pixel of a window, at the peak
+WORKED_ON = 120  # bytes for each pixel of a window, at the peak
 
 
 @dataclass(frozen=True)

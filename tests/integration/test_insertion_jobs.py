@@ -146,7 +146,7 @@ def test_the_relighting_network_is_trained_beside_an_effect_network_and_shades(t
     report = json.loads((out / "validation-relight.json").read_text())
     assert report["pairs"] == 3
     # The one region that it changes is the subject; an untrained network changes little.
-    assert report["all"]["effect_psnr"] == pytest.approx(report["all"]["effect_psnr_nothing"], abs=1.0)
+    assert report["all"]["effect_psnr"] == pytest.approx(report["all"]["effect_psnr_nothing"], abs=0.3)
     inserter = build_inserter(InserterConfig(name="effect"), None, out)
     assert inserter.provenance["inserter_sha256"] == sha256_file(effect_weights())
     assert inserter.provenance["relight_sha256"] == sha256_file(out / "relight.safetensors")

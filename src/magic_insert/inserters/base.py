@@ -2,7 +2,8 @@
 
 `effect_layer` carries the inserter's shade and light to the scene's own pixels (`core.effect_layer`); everything else
 stays as it was, bit for bit. `paper` keeps the whole regenerated picture, as Magic Insert does, enlarged to the scene's
-size. Shape letters: H, W the scene's rows and columns, s the side an inserter draws. Values are float32 in [0, 1].
+size. Shape letters: H, W the scene's rows and columns, s the side an inserter draws, r that of a shade on the subject,
+h, w a box. Values are float32 in [0, 1].
 """
 
 from collections.abc import Mapping

@@ -5,6 +5,7 @@ reading it from the picture. Shape letters: H side of the square window, s the n
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,7 +91,7 @@ class EffectInserter(InserterBase):
 def _in(folder: Path | None, shipped: Path) -> Path:
     """The file of that name in `folder`, where there is one."""
     own = None if folder is None else folder / shipped.name
-    return own if own is not None and own.is_file() else shipped
+    return own if own is not None and os.path.lexists(own) else shipped
 
 
 def without_rim(dark: Float[Tensor, "3 s s"], covered: Float[Tensor, "1 s s"]) -> Float[Tensor, "3 s s"]:

@@ -229,7 +229,11 @@ def load_effect_net(path: Path) -> EffectNet:
 def load_light_net(
     path: Path, what: str, build: Callable[[Mapping[str, str], tuple[int, ...]], NetT]
 ) -> NetT:
-    """The network that `build` makes of the metadata of a weights file and the widths there, with its weights."""
+    """The network that `build` makes of the metadata of a weights file and the widths there, with its weights.
+
+    Raises:
+        UserError: the file is missing, broken, or not `what`'s.
+    """
     with expecting(f"the weights of {what} at {path}", KeyError, ValueError, RuntimeError):
         tensors, about = read_tensors(path)
         net = build(about, tuple(int(width) for width in about["widths"].split(",")))

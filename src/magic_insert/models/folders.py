@@ -122,7 +122,8 @@ def find_inserter(cfg: InserterConfig, model_folder: Path | None) -> Path | None
         weights = [folder / path.name for path in (paths.effect_weights(), paths.relight_weights())]
         if not any(os.access(path, os.R_OK) for path in weights):
             raise UserError(
-                f"expected weights for inserter=effect at {weights[0]}, got none; set inserter.run=FOLDER"
+                f"expected {weights[0].name} or {weights[1].name} for inserter=effect in {folder}, got neither; "
+                "set inserter.run=FOLDER"
             )
         return folder
     if cfg.name == "diffusers":

@@ -27,7 +27,7 @@ LIGHT_KNOBS = (
     "inserter.strength",
     "inserter.softness",
     "inserter.relight",
-)  # `place` again
+)  # nothing is drawn again
 MOST_BYTES = 400_000_000  # of what was made, of a kind; a result in a scene of 24 million pixels has as many
 PAUSE = 1.0  # seconds between two pictures of one that is being drawn
 # A text that Hydra's grammar reads as it is, and as a text where one is expected.

@@ -126,7 +126,11 @@ def fit_light(
     log: Callable[[int, Mapping[str, float]], None] | None,
     on_step: OnStep,
 ) -> Path:
-    """Trains the `net` of `module`, an effect or a relighting network, and writes it to `product` with its card."""
+    """Trains the `net` of `module`, an effect or a relighting network, and writes it to `product` with its card.
+
+    Raises:
+        UserError: the folder holds another fit.
+    """
     key = digest({name: value for name, value in asdict(settings).items() if name != "save_every"})
     folder, card = product.parent, product.parent / CARD
     if is_finished(card, key):

@@ -234,12 +234,13 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
         with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
             if kind == "effect" or start is None:
                 batch, output = draw_effects(load_effect_net(weights), scenes)
-                region = effect_of(batch.truth, batch.scene, batch.mask)
+                before, region = batch.pasted, effect_of(batch.truth, batch.scene, batch.mask)
             else:
                 batch, output = draw_relit(load_relight_net(weights), load_effect_net(start), scenes)
+                before = batch.mask * batch.own + (1 - batch.mask) * batch.truth
                 region = (batch.mask > INSIDE).float()
         names = [f"scene-{i}" for i in range(len(output))]
-        drawn = Drawn(names, batch.pasted, output, batch.truth, batch.mask, region)
+        drawn = Drawn(names, before, output, batch.truth, batch.mask, region)
         publish_numbers(out, kind, drawn, tracker, cfg)
 
 
@@ -318,7 +319,8 @@ def summary(task: str, numbers: dict[str, float], count: int) -> str:
     if "effect_psnr" not in numbers:
         return f"{task}: no effect to measure on {count} held-out pairs"
     return (
-        f"{task}: effect-region PSNR {numbers['effect_psnr']:.1f} dB on {count} held-out pairs "
+        f"{task}: {'subject' if task == 'relight' else 'effect-region'} PSNR {numbers['effect_psnr']:.1f} dB on "
+        f"{count} held-out pairs "
         f"(doing nothing {numbers['effect_psnr_nothing']:.1f} dB)"
     )
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from magic_insert.core.effect_layer import in_shade
 from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.rand import Dice, fold_in
 from magic_insert.models.effect_net import SIDE, EffectNet, hedged, predict
@@ -128,7 +129,8 @@ def draw_relit(net: RelightNet, effect: EffectNet, drawings: Drawings) -> tuple[
     def draw(batch: Batch) -> Tensor:
         found = predict(effect, batch.scene, batch.pasted, batch.mask)
         shade = predict_shade(net, batch.scene, batch.pasted, batch.mask, found)
-        lit = batch.own * functional.interpolate(shade, (SIDE, SIDE), mode="bilinear")
+        large = functional.interpolate(shade, (SIDE, SIDE), mode="bilinear")
+        lit = torch.stack([in_shade(*row) for row in zip(batch.own, large, strict=True)])
         return batch.mask * lit + (1 - batch.mask) * batch.truth
 
     return drawn_in_use(drawings, draw)

@@ -314,7 +314,7 @@ class EditFit:
 
 @dataclass(frozen=True)
 class FitConfig(EditFit):
-    """How an edit model, or the effect network, is trained on pairs."""
+    """How an edit model, or a network of inserter=effect, is trained on pairs."""
 
     architecture: Annotated[
         str,
