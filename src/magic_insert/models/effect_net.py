@@ -9,7 +9,7 @@ Shape letters: B pictures, H, W the network's rows and columns (multiples of 16)
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -144,12 +144,23 @@ class Level(nn.Module):
 
 
 class LightUNet(nn.Module):
-    """The ways down and up of a U-Net whose levels a subclass makes; `down` and `up` lie between them."""
+    """A U-Net whose decoder is steered by the sun; `down` and `up` lie between its levels.
 
-    down: nn.ModuleList
-    encoder: nn.ModuleList
-    up: nn.ModuleList
-    decoder: nn.ModuleList
+    A subclass makes its way down and its way up in this order, because first weights depend on it.
+    """
+
+    def make_way_down(self, shown: int, widths: Sequence[int], blocks: int, steered: bool) -> None:
+        """From `shown` channels at twice the first level's side to the lowest level."""
+        self.stem = nn.Conv2d(4 * shown, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
+        self.encoder = nn.ModuleList(Level(w, blocks, steered) for w in widths)
+
+    def make_way_up(self, widths: Sequence[int], blocks: int) -> None:
+        """The embedding of the sun, the middle, and the way back to the first level."""
+        self.sun = nn.Sequential(nn.Linear(SUN, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
+        self.middle = Level(widths[-1], blocks, True)
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.decoder = nn.ModuleList(Level(w, blocks, True) for w in widths[:-1])
 
     def encode(self, x: Tensor, sun: Tensor | None = None) -> list[Tensor]:
         """What each level makes of the one above, the first of `x`."""
@@ -173,14 +184,9 @@ class EffectNet(LightUNet):
         super().__init__()
         self.config = config = config or EffectNetConfig()
         widths, blocks = config.widths, config.blocks
-        self.stem = nn.Conv2d(4 * SHOWN, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
-        self.encoder = nn.ModuleList(Level(w, blocks, False) for w in widths)
+        self.make_way_down(SHOWN, widths, blocks, steered=False)
         self.read_sun = nn.Sequential(nn.Linear(2 * widths[-1], 128), nn.SiLU(), nn.Linear(128, SUN))
-        self.sun = nn.Sequential(nn.Linear(SUN, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
-        self.middle = Level(widths[-1], blocks, True)
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(Level(w, blocks, True) for w in widths[:-1])
+        self.make_way_up(widths, blocks)
         self.open = nn.Conv2d(widths[0], 4 * config.fine, 1)
         self.fine = nn.Conv2d(config.fine + SHOWN, 2 * config.fine, 3, padding=1)
         self.last = nn.Conv2d(2 * config.fine, 7, 3, padding=1)

@@ -11,7 +11,6 @@ Shape letters: B pictures, H, W the effect network's rows and columns, h, w half
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn import functional
 
 from magic_insert.core.masks import blur_inside
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates
-from magic_insert.models.effect_net import SUN, Effect, Level, LightUNet, load_light_net
+from magic_insert.models.effect_net import SUN, Effect, LightUNet, load_light_net
 
 SHOWN = 3 + 3 + 1 + 2 + 3 + 3 + 1  # scene, subject, mask, place, log shade, light, gate
 
@@ -45,13 +44,8 @@ class RelightNet(LightUNet):
         super().__init__()
         self.config = config = config or RelightNetConfig()
         widths, blocks = config.widths, config.blocks
-        self.stem = nn.Conv2d(4 * SHOWN, widths[0], 3, padding=1)
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairwise(widths))
-        self.encoder = nn.ModuleList(Level(w, blocks, True) for w in widths)
-        self.sun = nn.Sequential(nn.Linear(SUN, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU())
-        self.middle = Level(widths[-1], blocks, True)
-        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(Level(w, blocks, True) for w in widths[:-1])
+        self.make_way_down(SHOWN, widths, blocks, steered=True)
+        self.make_way_up(widths, blocks)
         self.last = nn.Conv2d(widths[0], 4 * (1 + SUN), 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.constant_(self.last.bias, 0.0)  # type: ignore[arg-type]

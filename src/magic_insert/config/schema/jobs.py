@@ -200,9 +200,9 @@ class InsertionConfig:
                 f"expected task=insert for data=desoba, whose pairs keep the object, got task={self.task}; "
                 "set task=insert"
             )
-        trained = f"train.architecture={self.train.architecture}"
         if self.train.architecture == "edit_unet":
             return
+        trained = f"train.architecture={self.train.architecture}"
         if self.data.name == "toybox" and self.data.styles != ["photo"]:
             yield (
                 f"expected the Toybox in all its styles for {trained}, got "
