@@ -11,7 +11,7 @@ import torch
 from magic_insert.core.errors import UserError
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
 from magic_insert.inserters.effect import without_rim
-from magic_insert.models.effect_net import EffectNet, EffectNetConfig, contact_shade, predict
+from magic_insert.models.effect_net import Effect, EffectNet, EffectNetConfig, contact_shade, crisp, predict
 from magic_insert.training.effect import EffectFit, fit_effect, toybox_drawings
 
 
@@ -85,6 +85,23 @@ def test_an_untrained_network_draws_the_contact_shadow_and_a_shut_gate_nothing(n
     effect = other(torch.rand(1, 3, 64, 64), torch.rand(1, 3, 64, 64), block(20, 36, 12, 42))
     assert float(effect.log_shade.abs().max()) == 0.0
     assert float(effect.light.abs().max()) == 0.0
+
+
+def test_a_likely_shadow_is_drawn_darker_an_unlikely_one_fainter_and_none_where_there_is_none() -> None:
+    dark = torch.tensor([0.0, 0.4, 0.9]).view(1, 1, 1, 3)
+    at = {
+        logit: 1.0 - torch.exp(crisp(Effect(*layer_of(dark, logit))).log_shade)[0, 0, 0]
+        for logit in (-9.0, 0.0, 9.0)
+    }
+    assert torch.allclose(at[-9.0], torch.tensor([0.0, 0.4 * 0.4, 0.4 * 0.9]), atol=1e-5)
+    assert torch.allclose(at[9.0], torch.tensor([0.0, 1.15 * 0.4, 0.95]), atol=1e-5)
+    assert bool((at[-9.0] <= at[0.0]).all())
+    assert bool((at[0.0] <= at[9.0]).all())
+
+
+def layer_of(dark: torch.Tensor, logit: float) -> tuple[torch.Tensor, ...]:
+    log_shade = torch.log1p(-dark.expand(1, 3, 1, 3))
+    return log_shade, torch.zeros_like(log_shade), torch.full((1, 1, 1, 3), logit), torch.zeros(1, 5)
 
 
 def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:

@@ -22,7 +22,7 @@ import torch
 
 CHOSEN = "OMP_NUM_THREADS"
 TRIALS = 3  # measured steps each way; one step before them warms up
-GAIN = 0.85  # all threads are used if a step then takes at most this share of the time with one
+GAIN = 0.9  # all threads are used if a step then takes at most this share of the time with one
 SLOW = 3.0  # a step this many times longer than the usual one: somebody else needs the cores
 REMEMBERED = 20
 CGROUPS = Path("/sys/fs/cgroup")

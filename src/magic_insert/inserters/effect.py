@@ -25,7 +25,7 @@ from magic_insert.core.masks import bounding_box
 from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.inserters.contact_shadow import tuned
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, load_effect_net, predict, sun_from
+from magic_insert.models.effect_net import SIDE, Effect, EffectNet, crisp, load_effect_net, predict, sun_from
 from magic_insert.models.relight_net import RelightNet, load_relight_net, predict_shade
 from magic_insert.paths import effect_weights, relight_weights
 
@@ -68,7 +68,7 @@ class EffectInserter(InserterBase):
         scene, pasted, mask = (area_resize(image, SIDE, SIDE)[None].to(device) for image in shown)
         read = predict if self.settings.sun == "auto" else self._turned
         found = read(self.net, scene, pasted, mask)
-        layer, shade = self._layer(found, mask), None
+        layer, shade = self._layer(crisp(found), mask), None
         if self.relight is not None:
             dark = 1.0 - predict_shade(self.relight, scene, pasted, mask, found)[0].to(home)
             shade = 1.0 - self.settings.relight * dark

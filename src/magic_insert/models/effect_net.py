@@ -38,6 +38,9 @@ NO_LIGHT = 0.4  # below this a light is next to nothing: where the network start
 UNSURE, SURE = 0.15, 0.4  # horizontal length of a sun that was read as nowhere and as somewhere
 FAINT = 0.05  # a brighter ground than by this is an effect; less is a guess
 STRONGER = 1.2  # of the contact shadow that stands in
+EDGE = (0.35, 0.65)  # chance of an effect between which a shadow begins
+LEFT, DRAWN = 0.4, 1.15  # what is drawn of the predicted darkening on either side of that edge
+DARKEST = 0.95  # the most that a shadow darkens
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
 
@@ -283,6 +286,17 @@ def predict(
         0.5 * (ahead.gate_logit + back.gate_logit),
         0.5 * (ahead.sun + back.sun),
     )
+
+
+def crisp(effect: Effect) -> Effect:
+    """The effect as it is drawn: more of it where an effect is likely, less where it is not.
+
+    What a network predicts that was trained on errors is the mean of all shadows that may be there, a haze. With an
+    edge it is nearer to the truth, around the effect and in it (experiments/LOG.md).
+    """
+    likely = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
+    dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * likely)
+    return replace(effect, log_shade=torch.log1p(-dark.clamp_max(DARKEST)))
 
 
 def sun_from(read: Float[Tensor, "B 5"], azimuth: float) -> Float[Tensor, "B 5"]:

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from magic_insert.core.compositing import FAINT, area_resize, paste
+from magic_insert.core.compositing import FAINT, area_resize, paste, size_within
 from magic_insert.core.errors import UserError
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import read_picture, to_pil
@@ -137,8 +137,7 @@ def reduced(scene: Scene, longest: int) -> Scene:
 def smaller(subject: Subject, longest: int) -> Subject:
     """The cut-out with sides of at most `longest` pixels."""
     at = bounding_box(subject.alpha, FAINT)
-    scale = min(1.0, longest / max(at.w, at.h))
-    size = (max(1, round(at.h * scale)), max(1, round(at.w * scale)))
+    size = size_within((at.h, at.w), longest)
     rgb, alpha = shrunk(subject.rgb[at.pixels], subject.alpha[at.pixels], *size)
     return Subject(rgb, alpha, subject.id)
 

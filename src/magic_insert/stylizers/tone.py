@@ -181,9 +181,9 @@ def in_colours(lab: Lab, alpha: Plane, scene: SceneLook, strength: float) -> Lab
     solid = lab[alpha > 0.9] if bool((alpha > 0.9).any()) else lab[alpha >= alpha.max()]
     own, target = even(solid, SAMPLES), palette(scene.lab, solid)
     moved = sliced_transport(own, target)
-    scale = min(1.0, MAP_SIDE / max(alpha.shape))  # shifts are smooth: the map is read at a smaller size
-    size = (max(1, round(alpha.shape[1] * scale)), max(1, round(alpha.shape[0] * scale)))
-    shift = moved_by(base_of(cv2.resize(lab, size, interpolation=cv2.INTER_AREA)), own, moved - own)
+    rows, columns = size_within(alpha.shape, MAP_SIDE)  # shifts are smooth: the map is read at a smaller size
+    small = cv2.resize(lab, (columns, rows), interpolation=cv2.INTER_AREA)
+    shift = moved_by(base_of(small), own, moved - own)
     moved_lab: Lab = lab + strength * scene.hue.taken_on * cv2.resize(shift, alpha.shape[::-1])
     return in_its_hue(moved_lab, scene.hue, min(strength, 1.0))
 
@@ -245,9 +245,8 @@ def even(colours: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 def palette(scene: Lab, subject: NDArray[np.float32]) -> NDArray[np.float32]:
     """SAMPLES colours of the scene; those like the subject's own are drawn more often."""
-    scale = min(1.0, PALETTE_SIDE / max(scene.shape[:2]))
-    size = (max(1, round(scene.shape[1] * scale)), max(1, round(scene.shape[0] * scale)))
-    colours = cv2.resize(scene, size, interpolation=cv2.INTER_AREA).reshape(-1, 3)
+    rows, columns = size_within(scene.shape[:2], PALETTE_SIDE)
+    colours = cv2.resize(scene, (columns, rows), interpolation=cv2.INTER_AREA).reshape(-1, 3)
     own = even(subject, 256)
     distance = ((colours[:, None] - own[None]) ** 2).sum(-1)
     like = np.exp(-distance / (2 * ALIKE**2)).mean(1)
@@ -421,9 +420,7 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
 
     Such marks are as fine as eyes and patterns are, and would stay in every style.
     """
-    side = min(1.0, MARKED_SIDE / max(rgb.shape[-2:]))
-    size = [max(8, round(length * side)) for length in rgb.shape[-2:]]
-    small, cover = shrunk(rgb, alpha, *size)
+    small, cover = shrunk(rgb, alpha, *size_within(rgb.shape[-2:], MARKED_SIDE, 8))
     lab = to_lab(small)
     solid = cv2.erode((cover[0] > 0.9).numpy().astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     if not solid.any():

@@ -34,7 +34,15 @@ from magic_insert.core.rand import Dice, fold_in, generator
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates, soft_shadow
 from magic_insert.data.pairs import PairSet
 from magic_insert.data.relit_pairs import training_chunk
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, EffectNetConfig, load_effect_net, predict
+from magic_insert.models.effect_net import (
+    SIDE,
+    Effect,
+    EffectNet,
+    EffectNetConfig,
+    crisp,
+    load_effect_net,
+    predict,
+)
 from magic_insert.models.tensor_file import save_tensors
 from magic_insert.paths import effect_weights
 from magic_insert.toybox.styles.view import LOOKS
@@ -346,7 +354,7 @@ def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
     """All drawings, and the pictures with the layer that the network predicts for them: B 3 H W."""
 
     def draw(batch: Batch) -> Tensor:
-        effect = predict(net, batch.scene, batch.pasted, batch.mask)
+        effect = crisp(predict(net, batch.scene, batch.pasted, batch.mask))
         layer = (batch.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
         return batch.mask * batch.own + (1 - batch.mask) * layer
 
