@@ -256,7 +256,7 @@ const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness", "insert
 const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(([key]) => !LIGHT.includes(key))));
 
 // One question after the other, so that each takes the place of the one before; of those that come meanwhile, the last.
-let asking = false, again = false;
+let asking, again = false;
 async function drop() {
   if (!subject || !scene || !frame) return;
   $("stage").classList.remove("moving");
@@ -267,13 +267,15 @@ async function drop() {
   $("status").classList.remove("bad");
   again = true;
   if (asking) return;
-  asking = true;
-  try {
-    while (again) {
-      again = false;
-      await askForFrame().catch((error) => { if (!again) throw error; });
-    }
-  } finally { asking = false; }
+  asking = askAll();
+  try { await asking; } finally { asking = undefined; }
+}
+
+async function askAll() {
+  while (again) {
+    again = false;
+    await askForFrame().catch((error) => { if (!again) throw error; });
+  }
 }
 
 async function askForFrame() {
@@ -662,9 +664,11 @@ for (const input of document.querySelectorAll(".add input")) {
 
 // Tools
 
-$("cancel").addEventListener("click", () => {
-  const redrawing = living().some((task) => task.kind === "full");
-  for (const task of living()) cancel(task.id);
+$("cancel").addEventListener("click", async () => {
+  const late = asking, redrawing = living().some((task) => task.kind === "full") || (late && $("redraw").checked);
+  again = false;
+  await late?.catch(() => {}); // what is being asked for has no name before the answer
+  for (const id of new Set([...living().map((task) => task.id), ...(late ? Object.values(asked) : [])])) cancel(id);
   if (redrawing && shown?.kind !== "full") { // the next small move does not begin it again
     $("redraw").checked = false; wanted.delete(subject?.id); render();
   }
