@@ -93,8 +93,8 @@ def test_a_likely_shadow_is_drawn_darker_an_unlikely_one_fainter_and_none_where_
         logit: 1.0 - torch.exp(crisp(Effect(*layer_of(dark, logit))).log_shade)[0, 0, 0]
         for logit in (-9.0, 0.0, 9.0)
     }
-    assert torch.allclose(at[-9.0], torch.tensor([0.0, 0.4 * 0.4, 0.4 * 0.9]), atol=1e-5)
-    assert torch.allclose(at[9.0], torch.tensor([0.0, 1.15 * 0.4, 0.95]), atol=1e-5)
+    assert torch.allclose(at[-9.0], torch.tensor([0.0, 0.45 * 0.4, 0.45 * 0.9]), atol=1e-5)
+    assert torch.allclose(at[9.0], torch.tensor([0.0, 1.2 * 0.4, 0.95]), atol=1e-5)
     assert bool((at[-9.0] <= at[0.0]).all())
     assert bool((at[0.0] <= at[9.0]).all())
 
