@@ -40,7 +40,7 @@ FAINT = 0.05  # a brighter ground than by this is an effect; less is a guess
 STRONGER = 1.2  # of the contact shadow that stands in
 EDGE = (0.35, 0.65)  # chance of an effect between which a shadow begins
 LEFT, DRAWN = 0.45, 1.2  # what is drawn of the predicted darkening on either side of that edge
-DARKEST = 0.95  # the most that a shadow darkens
+MOST_SHADE = 0.95  # the most that a shadow darkens
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
 
@@ -296,7 +296,7 @@ def crisp(effect: Effect) -> Effect:
     """
     likely = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
     dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * likely)
-    return replace(effect, log_shade=torch.log1p(-dark.clamp_max(DARKEST)))
+    return replace(effect, log_shade=torch.log1p(-dark.clamp_max(MOST_SHADE)))
 
 
 def sun_from(read: Float[Tensor, "B 5"], azimuth: float) -> Float[Tensor, "B 5"]:
