@@ -292,7 +292,7 @@ def crisp(effect: Effect) -> Effect:
     """The effect as it is drawn: more of it where an effect is likely, less where it is not.
 
     What a network predicts that was trained on errors is the mean of all shadows that may be there, a haze. With an
-    edge it is nearer to the truth, around the effect and in it (experiments/LOG.md).
+    edge it is nearer to the truth, around the effect and in it (experiments/LOG.md). At most MOST_SHADE is drawn.
     """
     likely = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
     dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * likely)

@@ -256,9 +256,10 @@ const LIGHT = ["inserter.sun", "inserter.strength", "inserter.softness", "insert
 const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(([key]) => !LIGHT.includes(key))));
 
 // One question after the other, so that each takes the place of the one before; of those that come meanwhile, the last.
-let asking, again = false;
+let asking, again = false, drops = 0;
 async function drop() {
   if (!subject || !scene || !frame) return;
+  drops++;
   $("stage").classList.remove("moving");
   fit();
   did();
@@ -665,10 +666,14 @@ for (const input of document.querySelectorAll(".add input")) {
 // Tools
 
 $("cancel").addEventListener("click", async () => {
-  const late = asking, redrawing = living().some((task) => task.kind === "full") || (late && $("redraw").checked);
-  again = false;
-  await late?.catch(() => {}); // what is being asked for has no name before the answer
-  for (const id of new Set([...living().map((task) => task.id), ...(late ? Object.values(asked) : [])])) cancel(id);
+  const late = asking, asks = drops, redrawing = living().some((task) => task.kind === "full") || (late && $("redraw").checked);
+  for (const task of living()) cancel(task.id);
+  if (late) { // what is being asked for has no name before the answer
+    again = false;
+    await late.catch(() => {});
+    if (drops !== asks) return; // what came after stays, and takes the place of what was cancelled
+    for (const id of Object.values(asked)) cancel(id);
+  }
   if (redrawing && shown?.kind !== "full") { // the next small move does not begin it again
     $("redraw").checked = false; wanted.delete(subject?.id); render();
   }
