@@ -194,6 +194,7 @@ def test_a_network_is_laid_over_nothing_but_a_network(tmp_path: Path, tiny_micro
     JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "free"))
 
 
+@pytest.mark.slow
 def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_so(
     first: Outcome, place: Path, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

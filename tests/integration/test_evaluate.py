@@ -105,6 +105,7 @@ def test_floors_and_ceilings_have_the_values_they_must_have(finished: Path) -> N
         assert "truth_psnr" in values or method == "ceiling:self"
 
 
+@pytest.mark.slow
 def test_a_method_that_knows_its_matte_is_not_cut_again(tiny_micro: Path, tmp_path: Path) -> None:
     one = ["benchmark.num_subjects=1", "stylizer=tone", "inserter=copy_paste"]
     rows = [r for r in run(words(tiny_micro, tmp_path, *one)) if r["track"] == "insert"]
@@ -216,6 +217,7 @@ def test_pictures_made_elsewhere_score_as_our_own(finished: Path, tmp_path: Path
         run(words(tiny_micro, out, *chosen))
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_scored_without_truth(tmp_path: Path, tiny_micro: Path) -> None:
     root = tmp_path / "mine"
     for name, colour in (("apple", 0.8), ("plum", 0.3)):

@@ -65,6 +65,7 @@ def test_weights_are_half_precision_safetensors_and_nothing_says_where_they_were
         assert str(model.parent) not in path.read_text(), path
 
 
+@pytest.mark.slow
 def test_the_card_measures_every_style(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from magic_insert.foundation.card import run_card
 

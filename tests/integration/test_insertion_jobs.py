@@ -1,6 +1,7 @@
 """The insertion and remove jobs on tiny models: what they write, that they go on, what they refuse."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,14 @@ def test_the_relighting_network_is_trained_beside_an_effect_network_and_shades(t
     assert inserter.provenance["relight_sha256"] == sha256_file(out / "relight.safetensors")
     with pytest.raises(UserError, match=r"expected train\.init to name an effect network"):
         freeze(compose_job("insertion", [*words, "train.init=base"]))
+    (tmp_path / "other").mkdir()
+    shutil.copy(relight_weights(), tmp_path / "other" / "effect.safetensors")
+    frozen = freeze(
+        compose_job("insertion", [*words, f"train.init={tmp_path / 'other'}", f"out={tmp_path / 'no'}"])
+    )
+    with pytest.raises(UserError, match="the weights of an effect network at"):
+        run_insertion(frozen)
+    assert not (tmp_path / "no").exists()
 
 
 def picture(height: int = 120, width: int = 150) -> tuple[Tensor, Tensor]:

@@ -195,6 +195,7 @@ def test_a_large_picture_is_worked_on_in_its_window_and_costs_what_the_window_co
         magic.place(folder / "bunny.png", Scene(large, "large"), (1000, 900, 60, 90))
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (CHECKOUT / "notebooks" / "first_steps.ipynb").read_text()
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]

@@ -649,6 +649,7 @@ def test_a_large_opaque_subject_is_drawn_from_a_coarse_cut_until_the_exact_one_i
     assert np.array_equal(made, drop.image)
 
 
+@pytest.mark.slow
 def test_a_second_browser_with_the_same_picture_gets_its_exact_cut_too(browser: Browser) -> None:
     content = png(np.where(disc(600)[..., None], (30, 160, 40), (250, 250, 250)))
     other = replace(browser, id=f"{browser.id[:-2]}ff")
@@ -673,6 +674,7 @@ def test_where_the_coarse_cut_finds_nothing_the_exact_one_decides(
     assert item.size is not None
 
 
+@pytest.mark.slow
 def test_of_a_coarse_subject_it_is_known_with_its_exact_cut_whether_it_is_learned(
     browser: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -926,6 +928,7 @@ def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(tab:
     tab.wait(f"document.querySelector('#scene').alt === {json.dumps(first.wish.scene.title)} && {SHOWN}")
 
 
+@pytest.mark.slow
 def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(tab: Tab, tmp_path: Path) -> None:
     tab.with_a_bunny()
     tab.redrawn()
@@ -945,6 +948,7 @@ def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(tab: Tab, t
     assert wide / tall == pytest.approx(192 / 128, abs=0.03)
 
 
+@pytest.mark.slow
 def test_own_pictures_leave_the_shelf_by_their_cross_or_by_delete(tab: Tab, tmp_path: Path) -> None:
     tab.fresh()
     own = "document.querySelectorAll('#subjects [data-id^=own]').length"
@@ -964,6 +968,7 @@ def test_own_pictures_leave_the_shelf_by_their_cross_or_by_delete(tab: Tab, tmp_
     tab.ask("document.querySelector('#cancel').click()")
 
 
+@pytest.mark.slow
 def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
     tab.fresh(width=420, height=880, touch=True)
     tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
@@ -1021,6 +1026,7 @@ def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_say
         tab.studio.drop(tab.session, Wish("preview", item, tab.studio.shelf["forest-12"], Box(*BOX), {}))
 
 
+@pytest.mark.slow
 def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_one_stood(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1052,6 +1058,7 @@ def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_
     tab.wait("frame.hidden")
 
 
+@pytest.mark.slow
 def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have_its_shape(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1215,6 +1222,35 @@ def test_undo_takes_back_what_the_user_did_last(tab: Tab) -> None:
     assert tab.ask("document.querySelector('#undo').disabled")
 
 
+def test_a_move_by_key_is_taken_back_before_it_is_asked_for(tab: Tab) -> None:
+    tab.with_a_bunny()
+    session, first, left = tab.session, tab.last, "parseFloat(document.querySelector('#frame').style.left)"
+    stood = tab.ask(left)
+    for back in ("Escape", "Undo"):
+        tab.ask("document.querySelector('#frame').focus()")
+        tab.press("ArrowRight")
+        tab.wait(f"{left} > {stood} + 0.6")  # percent; a key moves it by one
+        if back == "Undo":
+            tab.click("#undo")
+        else:
+            tab.press("Escape")
+        tab.wait(f"Math.abs({left} - {stood}) < 0.4 && {SHOWN}")
+    tab.ask("new Promise((done) => setTimeout(done, 500))")  # longer than a key rests
+    assert list(session.results) == [first.id]
+    assert not any(task.live for task in session.tasks.values())
+
+
+def test_four_seeds_that_are_closed_are_not_asked_for(tab: Tab) -> None:
+    tab.with_a_bunny()
+    session, held = tab.session, busy(tab.studio)
+    tab.ask("document.querySelector('#seeds').click(); document.querySelector('#back').click(); "
+            "new Promise((done) => setTimeout(done, 500))")  # fmt: skip
+    wait_until(lambda: not any(task.live for task in session.tasks.values()))
+    asked = [task.wish.knobs for task in session.tasks.values() if "sampling.seed" in task.wish.knobs]
+    held.set()
+    assert len(asked) <= 1
+
+
 def test_the_tick_belongs_to_the_subject(tab: Tab, tmp_path: Path) -> None:
     tab.with_a_bunny()
     held, ticked = busy(tab.studio), "document.querySelector('#redraw').checked"
@@ -1233,6 +1269,7 @@ def test_the_tick_belongs_to_the_subject(tab: Tab, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(tab: Tab, tmp_path: Path) -> None:
     tab.fresh()
     picture = tmp_path / "reloaded.png"

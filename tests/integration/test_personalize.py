@@ -404,6 +404,7 @@ def test_every_option_of_the_recipe_reaches_the_weights(
     assert product(run) != product(two_steps)
 
 
+@pytest.mark.slow
 def test_samples_follow_style_and_blocks_and_the_weights_do_not(tiny_pipe: Any, tmp_path: Path) -> None:
     look = ValidationConfig(every=1, seeds=1, edits=[], steps=2, style_blocks="all")
     save_png(tmp_path / "style.png", torch.rand(3, 64, 64, generator=generator(1, "style")))
@@ -433,6 +434,7 @@ def test_with_mask_loss_the_ground_weighs_nothing_in_every_view(tiny_pipe: Any, 
         assert float(weights.mean()) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_the_class_is_drawn_once_and_its_loss_has_its_weight(tiny_pipe: Any, tmp_path: Path) -> None:
     cfg = replace(CONFIG, class_noun="bunny", prior_images=2, validation=ValidationConfig(steps=1))
     heavy = train(tiny_pipe, tmp_path / "a", cfg, options=RunOptions(class_root=tmp_path))
@@ -494,6 +496,7 @@ def exported(run: Path, out: Path, form: str) -> tuple[Path, Path]:
     return run_export(ExportConfig(run=str(run), out=str(out), format=form, name="block"))
 
 
+@pytest.mark.slow
 def test_plain_diffusers_draws_a_run_with_dora(tiny_pipe: Any, stock_pipe: Any, tmp_path: Path) -> None:
     cfg = replace(CONFIG, targets=["to_q", "conv1"], dora=True, text_rank=2, lr_text=1e-2, steps=2)
     run = train(tiny_pipe, tmp_path / "run", cfg)
@@ -501,6 +504,7 @@ def test_plain_diffusers_draws_a_run_with_dora(tiny_pipe: Any, stock_pipe: Any, 
     torch.testing.assert_close(theirs, our_picture(tiny_pipe, run), atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_an_export_in_kohyas_names_draws_the_same_picture_in_plain_diffusers(tmp_path: Path) -> None:
     """In blocks as deep as SDXL's, which these names count."""
     model = build_micro(tmp_path / "deep", size="deep")

@@ -60,6 +60,7 @@ def test_odd_pictures_are_subjects_too_and_each_gets_a_folder(model: tuple[str, 
     assert len(set(learned.values())) == len(learned)
 
 
+@pytest.mark.slow
 def test_ranks_share_subjects(
     model: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def texture(height: int, width: int, seed: int) -> Tensor:
     return (0.5 + blur(torch.randn(3, height, width, generator=generator(seed, "t")), 4.0)).clamp(0, 1)
 
 
+@pytest.mark.slow
 def test_a_preview_imports_no_model_library_and_is_the_command_lines(folder: Path, tmp_path: Path) -> None:
     code = (
         "import sys; from magic_insert import MagicInsert; m = MagicInsert.from_pretrained('micro', mode='preview');"

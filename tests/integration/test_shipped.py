@@ -32,6 +32,7 @@ def test_the_networks_of_the_inserter_are_those_their_card_names() -> None:
     assert found == json.loads((folder / "card.json").read_text())["sha256"]
 
 
+@pytest.mark.slow
 def test_subjects_ship_already_learned_by_these_weights_and_are_drawn_at_once(tmp_path: Path) -> None:
     magic = MagicInsert.from_pretrained("micro", mode="full", overrides=["sampling.steps=1"])
     magic = magic.using(subjects=tmp_path)

@@ -301,6 +301,7 @@ def test_the_marks_of_a_subject_that_is_all_marks_stay_out_of_every_picture(
         assert (picture.shape != plain.shape) == kept
 
 
+@pytest.mark.slow
 def test_the_base_model_takes_over_sooner_where_it_has_words(
     made: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

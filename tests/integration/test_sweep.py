@@ -115,6 +115,7 @@ def test_a_changed_setting_runs_a_job_again_and_nothing_measured_is_no_metric(to
     assert "got heigth; leave it out" in errors
 
 
+@pytest.mark.slow
 def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
     assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
@@ -140,6 +141,7 @@ def test_one_job_that_does_not_fit_stops_a_sweep_at_once(toy: Path, words: list[
     assert not (toy / "ran.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> None:
     words = ("out=runs/s", "seed=1,2,3")
     process = start("wait_for_mending", *words)

@@ -256,6 +256,7 @@ def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, hub_pipe: Any, 
         assert rows == [[height, width, 0, 0, height, width]] * 2
 
 
+@pytest.mark.slow
 def test_a_subject_is_drawn_under_the_size_it_was_learned_with(
     hub: Hub, hub_pipe: Any, tmp_path: Path
 ) -> None:
@@ -270,6 +271,7 @@ def test_a_subject_is_drawn_under_the_size_it_was_learned_with(
     assert {tuple(row) for row in rows} == {(64, 64, 0, 0, 64, 64)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "rows"), [(64, [6]), (512, [4, 2]), pytest.param(1024, [2, 2, 2], marks=pytest.mark.slow)]
 )
@@ -379,6 +381,7 @@ def test_a_large_picture_is_decoded_in_tiles_and_encoders_may_wait_on_the_cpu(
     assert torch.equal(*texts)
 
 
+@pytest.mark.slow
 def test_what_a_job_has_no_use_for_stays_on_the_cpu_from_the_beginning(hub: Hub) -> None:
     adapter = {"ip_adapter": str(hub.adapter), "ip_adapter_weight": "ip-adapter_sdxl.safetensors"}
 

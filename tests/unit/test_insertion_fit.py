@@ -126,7 +126,11 @@ def fused(array: np.ndarray, left: int) -> Fuse:
 
 
 @pytest.mark.parametrize(
-    "options", [{"ema_decay": 0.9}, {"ema_decay": 0.9, "lora_rank": 2}], ids=["full", "lora"]
+    "options",
+    [
+        pytest.param({"ema_decay": 0.9}, marks=pytest.mark.slow, id="full"),
+        pytest.param({"ema_decay": 0.9, "lora_rank": 2}, id="lora"),
+    ],
 )
 def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     options: dict[str, Any], hub_pipe: Any, latents: EditLatents, tmp_path: Path
@@ -185,6 +189,7 @@ def test_a_fit_kept_as_a_lora_is_the_merged_one(tiny_pipe: Any, latents: EditLat
         load_edit_unet(small, base=build_unet(TINY))
 
 
+@pytest.mark.slow
 def test_a_blend_begins_at_a_network_that_was_kept_as_a_lora(
     tiny_pipe: Any, tiny_micro: Path, latents: EditLatents, tmp_path: Path
 ) -> None:

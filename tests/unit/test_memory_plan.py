@@ -120,6 +120,7 @@ def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub:
     assert set(personalize_phases(still)) == {"encode", "learn"}
 
 
+@pytest.mark.slow
 def test_an_insertion_is_planned_with_the_edit_unet_beside_the_pipeline(hub: Hub, tmp_path: Path) -> None:
     half = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null", dtype="bfloat16")
     words = [*half, "job=insert", "inserter=diffusion"]

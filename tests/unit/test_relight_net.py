@@ -154,6 +154,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield drawn
 
 
+@pytest.mark.slow
 def test_a_stopped_fit_goes_on_to_the_weights_of_an_unbroken_one(drawings: Any, tmp_path: Path) -> None:
     settings = RelightFit(steps=2, batch_size=1, lr=1e-3, seed=0, scenes=1, save_every=1, effect="of a test")
     effect = EffectInserter(InserterConfig(name="effect", relight=0.0)).net

@@ -35,7 +35,10 @@ def stop_after(count: int) -> Callable[[int, int], None]:
     return on_step
 
 
-@pytest.mark.parametrize(("plan", "workers"), [(POOL, 0), (PAIRS, 2)], ids=["pool", "pairs"])
+@pytest.mark.parametrize(
+    ("plan", "workers"),
+    [pytest.param(POOL, 0, id="pool"), pytest.param(PAIRS, 2, marks=pytest.mark.slow, id="pairs")],
+)
 def test_what_was_stopped_goes_on_to_the_same_pixels(
     plan: renders.Plan, workers: int, tmp_path: Path
 ) -> None:

@@ -233,6 +233,7 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert outside.address("../pictures/bunny-00.png") is None
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
     rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2, pictures=tmp_path / "run")
     write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]

@@ -254,7 +254,7 @@ def test_grain_is_no_larger_than_the_scene(height: int, width: int, monkeypatch:
     assert all(side <= 96 for size in sizes for side in size)
 
 
-@pytest.mark.parametrize("size", [128, 256])
+@pytest.mark.parametrize("size", [128, pytest.param(256, marks=pytest.mark.slow)])
 def test_dots_hatching_tiles_and_lines_of_one_ink_are_marks_and_eyes_and_patterns_are_not(size: int) -> None:
     marked = ["halftone", "pencil", "ink", "mosaic", "woodcut"]
     styles = [*marked, "photo", "oil", "watercolour", "papercut", "vintage"]

@@ -95,6 +95,7 @@ def test_every_command_of_parity_has_its_reference(parity: ModuleType) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
     y, x = torch.meshgrid(torch.linspace(-1, 1, 160), torch.linspace(-1, 1, 160), indexing="ij")
     disc = torch.cat(
@@ -110,6 +111,7 @@ def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
     assert {"disc"} == set(rows["subject"])
 
 
+@pytest.mark.slow
 def test_what_an_experiment_judges_as_made_is_what_a_redrawing_gives() -> None:
     common = module_at(CHECKOUT / "experiments" / "common.py")
     magic = MagicInsert.from_pretrained("micro", overrides=["sampling.steps=1", "style.detail=1"])

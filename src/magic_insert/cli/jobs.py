@@ -90,10 +90,13 @@ def check_personalize(cfg: schema.PersonalizeConfig) -> None:
 def check_insertion(cfg: schema.InsertionConfig) -> None:
     """The optimizer's package, and the networks that are trained on."""
     from magic_insert.config.schema.training import require_optimizer
-    from magic_insert.models.folders import PRODUCTS, find_start
+    from magic_insert.models.folders import PRODUCTS, find_effect_start, find_start
 
     require_optimizer(cfg.train.optimizer, "train")
-    for task in PRODUCTS if cfg.train.architecture == "edit_unet" else ():
+    if cfg.train.architecture != "edit_unet":
+        find_effect_start(cfg.train.init)
+        return
+    for task in PRODUCTS:
         if cfg.task in (task, "both"):
             find_start(task, cfg.train.init, cfg.model)
 

@@ -153,6 +153,21 @@ def find_start(task: str, init: str, model: ModelConfig) -> Path | None:
     return edit_folder(PRODUCTS[task], run, find_model(model), wanted_for)
 
 
+def find_effect_start(init: str) -> Path | None:
+    """The effect network that a training goes on from, or that the relighting network is told by; None: from none.
+
+    Raises:
+        UserError: there is none.
+    """
+    name = paths.effect_weights().name
+    start = {"base": None, "shipped": paths.effect_weights()}.get(init, Path(init) / name)
+    if start is not None and not os.access(start, os.R_OK):
+        raise UserError(
+            f"expected an effect network at {start} for train.init, got none; set train.init=shipped"
+        )
+    return start
+
+
 def find_pipeline(named: str, key: str) -> None:
     """That `named` may be a pipeline of diffusers: a folder with its index, or a pinned repository, which is not asked.
 

@@ -29,7 +29,6 @@ from magic_insert.config.schema.jobs import InsertionConfig
 from magic_insert.config.schema.training import DataConfig
 from magic_insert.core.compositing import Region, area_resize, region_around
 from magic_insert.core.digest import digest, sha256_file
-from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnEvent, OnStep, no_event, no_step, stage, terminal_bars
 from magic_insert.core.fidelity import effect_of, psnr_pooled, region_sums
 from magic_insert.core.images import contact_sheet, save_png
@@ -56,11 +55,10 @@ from magic_insert.models.edit_unet import (
     latent_mask,
 )
 from magic_insert.models.effect_net import SIDE, load_effect_net
-from magic_insert.models.folders import PRODUCTS, find_start
+from magic_insert.models.folders import PRODUCTS, find_effect_start, find_start
 from magic_insert.models.pipeline import encode, fingerprint, load_pipeline, resolve_device
 from magic_insert.models.relight_net import load_relight_net
 from magic_insert.models.sampling import image_size
-from magic_insert.paths import effect_weights
 from magic_insert.tracking import Tracker, open_tracker
 from magic_insert.training.effect import (
     Drawings,
@@ -189,13 +187,8 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
         UserError: no weights at `train.init`, or a folder that holds another fit.
     """
     out, train, data, kind = Path(cfg.out), cfg.train, cfg.data, cfg.train.architecture
-    start = {"base": None, "shipped": effect_weights()}.get(
-        train.init, Path(train.init) / effect_weights().name
-    )
-    if start is not None and not start.is_file():
-        raise UserError(
-            f"expected an effect network at {start} for train.init, got none; set train.init=shipped"
-        )
+    start = find_effect_start(train.init)
+    reader = None if start is None else load_effect_net(start)  # refused before anything is rendered
     pairs: tuple[PairSet | None, PairSet | None] = (None, None)
     if data.name != "toybox" or data.backgrounds:
         pairs = open_pairs(cfg, SIDE, on_event)
@@ -224,19 +217,19 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
             if kind == "effect":
                 weights = fit_effect(settings, out, drawings, start=start, **how)
             else:
-                assert start is not None, "checked with the settings"
+                assert reader is not None, "checked with the settings"
                 relight = RelightFit(**asdict(settings), effect=str(sha256))
-                weights = fit_relight(relight, out, drawings, load_effect_net(start), **how)
+                weights = fit_relight(relight, out, drawings, reader, **how)
         # Pairs too few to hold one out are not measured on another world.
         measured = data.held_out > 0 if training is None else held_out is not None
         if not measured or (out / f"validation-{kind}.json").is_file():
             return
         with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
-            if kind == "effect" or start is None:
+            if kind == "effect" or reader is None:
                 batch, output = draw_effects(load_effect_net(weights), scenes)
                 before, region = batch.pasted, effect_of(batch.truth, batch.scene, batch.mask)
             else:
-                batch, output = draw_relit(load_relight_net(weights), load_effect_net(start), scenes)
+                batch, output = draw_relit(load_relight_net(weights), reader, scenes)
                 before = batch.mask * batch.own + (1 - batch.mask) * batch.truth
                 region = (batch.mask > INSIDE).float()
         names = [f"scene-{i}" for i in range(len(output))]

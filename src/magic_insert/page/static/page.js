@@ -198,13 +198,13 @@ function did(result) { // `result`: the picture that the user chose, if it was o
 
 function undo() {
   if (!$("sheet").hidden) return closeSheet();
+  if (waiting) did(); // a move that nothing was asked for yet
   if (trail.length < 2) return;
   trail.pop();
   const step = trail.at(-1), chosen = resultOf(step.result);
-  clearTimeout(waiting);
+  takeBack();
   if (chosen) {
     trail.pop(); // `show` notes it again
-    cancelAsked();
     return show(chosen, { back: true });
   }
   chooseScene(itemOf(step.scene), { place: false });
@@ -220,13 +220,24 @@ function undo() {
 }
 
 function clearStage() {
-  cancelAsked();
+  takeBack();
   subject = frame = null; $("frame").hidden = true;
   clearPictures();
   render();
 }
 
-const cancelAsked = () => { for (const task of living()) if (Object.values(asked).includes(task.id)) cancel(task.id); };
+// Of what was asked for nothing is drawn, and of what would be asked for soon. False where something new was asked for meanwhile.
+async function takeBack(which = (task) => Object.values(asked).includes(task.id)) {
+  const late = asking, asks = drops;
+  waiting = clearTimeout(waiting);
+  for (const task of living()) if (which(task)) cancel(task.id);
+  if (!late) return true;
+  again = false; // what is being asked for has no name before the answer
+  await late.catch(() => {});
+  if (drops !== asks) return false; // what came after stays, and takes the place of what was cancelled
+  for (const id of Object.values(asked)) cancel(id);
+  return true;
+}
 
 // Asking
 
@@ -258,6 +269,7 @@ const drawing = (some) => sorted(Object.fromEntries(Object.entries(some).filter(
 // One question after the other, so that each takes the place of the one before; of those that come meanwhile, the last.
 let asking, again = false, drops = 0;
 async function drop() {
+  waiting = clearTimeout(waiting);
   if (!subject || !scene || !frame) return;
   drops++;
   $("stage").classList.remove("moving");
@@ -300,7 +312,7 @@ const resultFor = (wish) => state.results.findLast((one) => fulfils(one, wish));
 const made = (kind) => resultFor(wishOf(kind));
 const sorted = (some) => JSON.stringify(Object.entries(some).sort());
 
-let waiting = 0;
+let waiting; // a drop that comes when the keys rest
 function soon() {
   clearTimeout(waiting);
   waiting = setTimeout(drop, 350);
@@ -666,14 +678,9 @@ for (const input of document.querySelectorAll(".add input")) {
 // Tools
 
 $("cancel").addEventListener("click", async () => {
-  const late = asking, asks = drops, redrawing = living().some((task) => task.kind === "full") || (late && $("redraw").checked);
-  for (const task of living()) cancel(task.id);
-  if (late) { // what is being asked for has no name before the answer
-    again = false;
-    await late.catch(() => {});
-    if (drops !== asks) return; // what came after stays, and takes the place of what was cancelled
-    for (const id of Object.values(asked)) cancel(id);
-  }
+  if (waiting) did();
+  const redrawing = living().some((task) => task.kind === "full") || (asking && $("redraw").checked);
+  if (!(await takeBack(() => true))) return;
   if (redrawing && shown?.kind !== "full") { // the next small move does not begin it again
     $("redraw").checked = false; wanted.delete(subject?.id); render();
   }
@@ -694,7 +701,10 @@ $("seeds").addEventListener("click", async () => {
   draws = [1, 2, 3, 4].map((seed) => wishOf("full", { "sampling.seed": seed }));
   renderSheet();
   $("sheet").hidden = false;
-  for (const wish of draws.filter((draw) => !resultFor(draw))) await ask(wish);
+  for (const wish of draws.filter((draw) => !resultFor(draw))) {
+    const id = await ask(wish);
+    if ($("sheet").hidden) return cancel(id);
+  }
 });
 $("sheet").addEventListener("click", ({ target }) => {
   const chosen = resultOf(target.closest(".draw")?.dataset.id);
