@@ -63,6 +63,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_page_of_a_bootstrap_shows_every_round_style_and_sheet(tmp_path: Path) -> None:
     write_run(tmp_path / "run", rounds=3)
     text = page_of(tmp_path / "page.html", run=str(tmp_path / "run"))

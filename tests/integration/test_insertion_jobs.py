@@ -115,7 +115,7 @@ def test_pairs_are_limited_held_out_and_chosen_as_asked(tmp_path: Path) -> None:
     assert toybox.load(0).mask.shape == (1, 32, 32)
 
 
-@pytest.mark.parametrize("source", ["toybox", "composites"])
+@pytest.mark.parametrize("source", ["toybox", pytest.param("composites", marks=pytest.mark.slow)])
 def test_the_effect_network_is_trained_by_the_job_and_inserts(tmp_path: Path, source: str) -> None:
     alpha = torch.zeros(1, 60, 40)
     alpha[:, 8:56, 10:30] = 1

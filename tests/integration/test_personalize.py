@@ -356,7 +356,11 @@ class Savers(Callback):
             }
 
 
-@pytest.mark.parametrize("saver", [{"gradient_checkpointing": True}, {"latent_cache": "disk"}], ids=str)
+@pytest.mark.parametrize(
+    "saver",
+    [{"gradient_checkpointing": True}, pytest.param({"latent_cache": "disk"}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_what_only_saves_memory_is_on_in_training_and_changes_no_bit(
     hub_pipe: Any, tmp_path: Path, saver: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -242,6 +242,7 @@ def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list
     return seen
 
 
+@pytest.mark.slow
 def test_a_batch_is_of_one_bucket_which_its_size_names(hub: Hub, hub_pipe: Any, tmp_path: Path) -> None:
     tall, wide = (
         Subject(torch.rand(3, *size), torch.ones(1, *size), f"{size}") for size in ((60, 30), (30, 50))

@@ -258,6 +258,7 @@ def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Pa
     }
 
 
+@pytest.mark.slow
 def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
     rows = synthetic_rows(tracks=["insert"], num_subjects=2, num_backgrounds=2)
     write_rows(tmp_path / "rows.jsonl", rows)  # type: ignore[arg-type]

@@ -187,6 +187,7 @@ def test_a_coarse_cut_is_like_the_exact_one_and_made_only_where_u2net_cuts_a_lar
     assert [coarse_cut(*given) for given in others] == [None] * 3
 
 
+@pytest.mark.slow
 def test_of_two_cuts_the_one_more_like_the_subjects_own_outline_is_taken() -> None:
     """A Toybox subject of which GrabCut loses the body as a drawing; its outline is known from its own picture."""
     spec = sample_subject(1002, "heldout")

@@ -361,7 +361,7 @@ function show(result, { back = false } = {}) {
   shown = result;
   if (result.kind === "full") seed = result.knobs["sampling.seed"];
   if (back) {
-    clearTimeout(waiting);
+    waiting = clearTimeout(waiting);
     $("stage").classList.remove("moving");
     frameAt(result.box);
     setKnobs(result);
@@ -372,7 +372,7 @@ function show(result, { back = false } = {}) {
   image.alt = `${item.title}, ${place.title}`; image.draggable = false;
   image.src = `${session}/results/${result.id}/view`;
   image.decode().then(() => {
-    if (shown !== result) return;
+    if (shown?.id !== result.id) return; // the server's news makes all results anew
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
     $("pictures").querySelector(".truth")?.remove();
@@ -380,7 +380,7 @@ function show(result, { back = false } = {}) {
     for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), hidden ? 0 : 400);
     if ($("stage").classList.contains("moving") || !here(result.box)) return;
     $("frame").classList.remove("ghost");
-    setTimeout(() => { if (shown === result) $("ghost").src = result.kind === "full" ? `${session}/results/${result.id}/subject` : picture(item); }, 400);
+    setTimeout(() => { if (shown?.id === result.id) $("ghost").src = result.kind === "full" ? `${session}/results/${result.id}/subject` : picture(item); }, 400);
   });
   showLayers();
   render();
@@ -730,7 +730,7 @@ $("truth").addEventListener("click", async () => { // the Toybox knows it: over 
   const image = new Image(), asked = shown;
   image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
   $("doing").textContent = $("said").textContent = "drawing the truth";
-  await image.decode().then(() => { if (shown === asked || shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
+  await image.decode().then(() => { if (shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
   renderStatus();
 });
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
