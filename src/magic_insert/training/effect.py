@@ -40,7 +40,6 @@ from magic_insert.models.effect_net import (
     EffectNet,
     EffectNetConfig,
     crisp,
-    load_effect_net,
     predict,
 )
 from magic_insert.models.tensor_file import save_tensors
@@ -103,22 +102,22 @@ def fit_effect(
     drawings: "Drawings",
     *,
     device: str,
-    start: Path | None = None,
+    start: EffectNet | None = None,
     log: Callable[[int, Mapping[str, float]], None] | None = None,
     on_step: OnStep = no_step,
 ) -> Path:
     """Trains the network and writes `effect.safetensors` and `card.json` into `folder`; the path of the weights.
 
     Args:
-        start: weights to go on from; None for a network that draws the plain contact shadow.
+        start: the network to go on from; None for one that draws the plain contact shadow.
         drawings: what it learns from.
 
     Raises:
-        UserError: the folder holds another fit, or `start` is no effect network's.
+        UserError: the folder holds another fit.
     """
     with torch.random.fork_rng():
         torch.manual_seed(fold_in(settings.seed, "effect start") % 2**32)
-        net = EffectNet(EffectNetConfig()) if start is None else load_effect_net(start)
+        net = EffectNet(EffectNetConfig()) if start is None else start
     module = EffectModule(net.train().requires_grad_(True), settings)
     product = folder / effect_weights().name
     return fit_light(module, settings, product, drawings, device=device, log=log, on_step=on_step)

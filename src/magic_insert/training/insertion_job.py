@@ -188,7 +188,7 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
     """
     out, train, data, kind = Path(cfg.out), cfg.train, cfg.data, cfg.train.architecture
     start = find_effect_start(train.init)
-    reader = None if start is None else load_effect_net(start)  # refused before anything is rendered
+    started = None if start is None else load_effect_net(start)  # refused before anything is rendered
     pairs: tuple[PairSet | None, PairSet | None] = (None, None)
     if data.name != "toybox" or data.backgrounds:
         pairs = open_pairs(cfg, SIDE, on_event)
@@ -215,21 +215,22 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
         ):
             how: dict[str, Any] = {"device": device, "log": tracker.log, "on_step": running}
             if kind == "effect":
-                weights = fit_effect(settings, out, drawings, start=start, **how)
+                weights = fit_effect(settings, out, drawings, start=started, **how)
             else:
-                assert reader is not None, "checked with the settings"
+                assert started is not None, "checked with the settings"
                 relight = RelightFit(**asdict(settings), effect=str(sha256))
-                weights = fit_relight(relight, out, drawings, reader, **how)
+                weights = fit_relight(relight, out, drawings, started, **how)
         # Pairs too few to hold one out are not measured on another world.
         measured = data.held_out > 0 if training is None else held_out is not None
         if not measured or (out / f"validation-{kind}.json").is_file():
             return
         with _drawings(data, out, held_out, fold_in(cfg.seed, "held out"), data.held_out) as scenes:
-            if kind == "effect" or reader is None:
+            if kind == "effect" or start is None:
                 batch, output = draw_effects(load_effect_net(weights), scenes)
                 before, region = batch.pasted, effect_of(batch.truth, batch.scene, batch.mask)
             else:
-                batch, output = draw_relit(load_relight_net(weights), reader, scenes)
+                # Read anew: what trained beside the network may have changed device and precision with it.
+                batch, output = draw_relit(load_relight_net(weights), load_effect_net(start), scenes)
                 before = batch.mask * batch.own + (1 - batch.mask) * batch.truth
                 region = (batch.mask > INSIDE).float()
         names = [f"scene-{i}" for i in range(len(output))]
