@@ -134,25 +134,54 @@ def test_what_shone_through_the_border_is_gone() -> None:
 
 def test_lines_are_found_in_drawings_with_lines_alone_and_bright_ones_in_blueprints() -> None:
     styles = ["ink", "cartoon", "blueprint", "watercolour", "oil"]
-    scene = trace([scene_world(sample_scene(1))], 128 * SUPERSAMPLE)
+    scene = trace([scene_world(sample_scene(1))], 256 * SUPERSAMPLE)
     marks = [read_scene(drawn).marks for drawn in drawings(scene, styles, 1)]
     assert min(found.lines for found in marks[:3]) > 0.5
     assert max(found.lines for found in marks[3:]) == 0
     assert [found.bright for found in marks] == [False, False, True, False, False]
-    assert 1.5 < marks[0].width < 3
+    assert 3 < marks[0].width < 6
 
 
 def test_thin_dark_things_of_many_greys_are_no_drawn_lines_and_those_of_one_ink_are() -> None:
     lines = {}
     for name, step in (("posts", 0.25), ("ink", 0.0)):
-        scene = torch.full((3, 200, 200), 0.9)
-        for i in range(10):  # edges that are no lines
-            scene[:, 20 * i : 20 * i + 10, 100:] = 0.4
+        scene = torch.tensor([0.9, 0.8, 0.6])[:, None, None].repeat(1, 200, 200)
+        for i in range(10):  # edges that are no lines, in more than one hue
+            scene[i % 3, 20 * i : 20 * i + 10, 100:] = 0.2
         for i in range(4):
             scene[:, :, 10 + 20 * i : 12 + 20 * i] = 0.05 + step * i / 1.5
         lines[name] = read_scene(scene).marks.lines
-    assert lines["ink"] == 1
-    assert lines["posts"] < lines["ink"]
+    assert lines == {"posts": 0, "ink": 1}
+
+
+@pytest.mark.parametrize("width", [2, 4])
+def test_outlines_of_many_inks_are_lines_and_edges_and_texture_without_them_are_not(width: int) -> None:
+    """Eight coloured boxes with an outline, each of an ink of its own, without one, and both under a texture."""
+    plain = torch.tensor([0.8, 0.75, 0.6])[:, None, None].repeat(1, 200, 240)
+    outlined = plain.clone()
+    for i in range(8):
+        y, x = 10 + 100 * (i // 4), 8 + 58 * (i % 4)
+        for scene, rim in ((plain, 0), (outlined, width)):
+            scene[:, y : y + 80, x : x + 44] = torch.tensor([0.02 * i, 0.05, 0.2 - 0.02 * i])[:, None, None]
+            box = torch.tensor([0.9 - 0.1 * i, 0.4, 0.2 + 0.1 * i])[:, None, None]
+            scene[:, y + rim : y + 80 - rim, x + rim : x + 44 - rim] = box
+    noise = 0.25 * torch.randn(1, 200, 240, generator=generator(0, "leaves"))
+    textured = [(scene + blur(noise, 0.7)).clamp(0, 1) for scene in (plain, outlined)]
+    found = [read_scene(scene).marks.lines for scene in (plain, outlined, *textured)]
+    assert found[0] == found[2] == 0
+    assert found[1] == 1
+    assert found[3] > 0.5
+
+
+def test_a_sketch_of_many_greys_on_pale_paper_is_drawn_with_lines_and_the_same_on_grey_is_not() -> None:
+    found = []
+    for paper in (0.95, 0.55):
+        scene = torch.full((3, 160, 160), paper)
+        for i in range(12):
+            scene[:, :, 6 + 12 * i : 8 + 12 * i] = 0.02 + 0.02 * i
+        scene[:, 40:44] = 0.5 * paper
+        found.append(read_scene(scene).marks.lines)
+    assert found == [1, 0]
 
 
 @pytest.mark.parametrize("side", [3, 8])

@@ -26,12 +26,17 @@ from magic_insert.models.tensor_file import read_tensors
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
 PRESETS = {"instantstyle": ("up_blocks.0.attentions.1",), "up0": ("up_blocks.0",), "all": ("",)}
 Square = Literal["crop", "pad"]
-# What a style picture is compared with, the photograph first; a cosine is multiplied by SHARPNESS.
+# What a style picture is compared with, the photograph first, each in every place; a cosine is multiplied by SHARPNESS.
 LOOKS = (
     "as a photo", "as a cartoon", "as a cel animation", "as a watercolour painting", "as an oil painting",
     "as a pencil drawing", "as an ink drawing", "as a crayon drawing", "as pixel art", "as a halftone print",
     "as a blueprint", "as a papercut", "as a vintage photo", "as a charcoal drawing", "as a mosaic", "as a neon sign",
     "as a woodcut print",
+)  # fmt: skip
+PLACES = (
+    "in a room", "on a street", "in a forest", "on a beach", "in a desert", "on a stage", "in a cave",
+    "in a snow field", "in a kitchen", "in a garden", "on a rooftop", "in a temple", "in a library", "on the moon",
+    "in a playground",
 )  # fmt: skip
 SHARPNESS = 20.0
 
@@ -182,13 +187,15 @@ def style_embeds(pipe: Any, images: Sequence[Float[Tensor, "3 _ _"]], how: Squar
 def photo_shares(pipe: Any, styles: StyleEmbeds) -> list[float] | None:
     """How much each style picture reads as a photograph among LOOKS, from 0 to 1, by the model's own CLIP.
 
-    None where its image encoder and its second text encoder share no space, as with an adapter of another encoder.
+    What it shows is left out by summing over PLACES. None where the image encoder and the second text encoder share no
+    space, as with an adapter of another encoder.
     """
     if styles.positive.flatten(1).shape[1] != pipe.text_encoder_2.config.projection_dim:
         return None
-    words = text_rows(pipe, LOOKS)
+    words = text_rows(pipe, [f"{place} {look}" for look in LOOKS for place in PLACES])
     likeness = picture_rows(styles).to(words.device) @ words.T
-    shares: list[float] = (likeness * SHARPNESS).softmax(dim=1)[:, 0].tolist()
+    photographs = (likeness * SHARPNESS).softmax(dim=1)[:, : len(PLACES)]
+    shares: list[float] = photographs.sum(dim=1).tolist()
     return shares
 
 

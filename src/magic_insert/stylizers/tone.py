@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 from torch import Tensor
 from torch.nn import functional
 
@@ -49,9 +50,14 @@ LIMIT = 110.0  # of a and b in the grid
 # such lines cover MANY_LINES and so many times as much and the middle of a scene's L is below this.
 LINE_DEPTH, LINE_REACH = 20.0, 1 / 40
 BRIGHT_LINES, DARK_GROUND = 1.6, 50.0
-# Thin dark things are in photographs, too. A scene is drawn with lines where this share of its edges is lines, from
-# none to all of it, or where half of its lines differ in L by at most so much, all of it to none: one ink.
-LINED_EDGES, ONE_INK = (0.55, 0.75), (6.0, 12.0)
+# Thin dark things are in photographs, too. A scene is drawn with lines where so many more of the borders between its
+# regions run along a dark line than along a bright one, from none to all of it (see `bordered`); where half of its
+# lines differ in L by at most so much, all of it to none: one ink, of a scene of many hues and of one; or where it has
+# one hue on paper as bright as this.
+LINED_BORDERS, ONE_INK, ONE_INK_AND_HUE, PAPER = (0.12, 0.2), (2.0, 5.0), (6.0, 12.0), 65.0
+# A border is a step of at least so much in Lab; a line on it is so much darker, or brighter, than both of its sides.
+# It counts where borders are longer than this share of a side.
+BORDER, ON_BORDER, FEW_BORDERS = 30.0, 10.0, 0.25
 # Lab distance of a scene's colours from one hue up to which they are one, and how far the colours of a scene of many
 # are taken on.
 ONE_HUE, MANY_HUES = 1.5, 0.35
@@ -320,7 +326,7 @@ def measure_marks(lab: Lab) -> Marks:
     residual, spread = texture(light)
     piece = flattest(residual, light, spread)
     return Marks(
-        lined(100 - light if chalk else light, lines), line_width(lines), (ink[0], ink[1], ink[2]), chalk,
+        lined(inverted(lab) if chalk else lab, lines), line_width(lines), (ink[0], ink[1], ink[2]), chalk,
         edge_softness(light), spread, piece, 0.0,
     )  # fmt: skip
 
@@ -361,23 +367,66 @@ def line_depth(light: Plane) -> Plane:
     return depth
 
 
+def inverted(lab: Lab) -> Lab:
+    """The picture with L upside down: bright lines become dark ones."""
+    return np.concatenate([100 - lab[..., :1], lab[..., 1:]], axis=-1)
+
+
 def covered(depth: Plane) -> float:
     """The share of the picture that lines cover."""
     return float((depth > LINE_DEPTH).mean())
 
 
-def lined(light: Plane, lines: NDArray[np.bool_], where: NDArray[np.bool_] | None = None) -> float:
+def lined(lab: Lab, lines: NDArray[np.bool_], where: NDArray[np.bool_] | None = None) -> float:
     """How much a picture, or what lies `where`, is drawn with its dark lines `lines`, from 0 to 1."""
     if not lines.any():
         return 0.0
     where = np.ones_like(lines) if where is None else where
-    near = np.ones((3, 3), np.uint8)
-    edges = (cv2.morphologyEx(light, cv2.MORPH_GRADIENT, near) > LINE_DEPTH) & where
-    share = float(cv2.dilate(lines.astype(np.uint8), near)[edges].mean()) if edges.any() else 0.0
-    darkest = light[lines & (light <= cv2.erode(light, near))]
+    light = lab[..., 0]
+    darkest = light[lines & (light <= cv2.erode(light, np.ones((3, 3), np.uint8)))]
     differ = float(np.subtract(*np.percentile(darkest, (75, 25)))) if darkest.size else np.inf
-    drawn = max(np.interp(share, LINED_EDGES, (0, 1)), np.interp(differ, ONE_INK, (1, 0)))
-    return float(drawn * np.interp(lines[where].mean(), (FEW_LINES, MANY_LINES), (0, 1)))
+    one_hue = hue_of(lab[where][None]).taken_on > COLOURLESS
+    drawn = float(np.interp(differ, ONE_INK_AND_HUE if one_hue else ONE_INK, (1, 0)))
+    if one_hue and np.median(light[where]) > PAPER:
+        drawn = 1.0
+    elif drawn < 1:
+        along = bordered(lab, line_width(lines), where)
+        drawn = max(drawn, float(np.interp(along, LINED_BORDERS, (0, 1))))
+    return drawn * float(np.interp(lines[where].mean(), (FEW_LINES, MANY_LINES), (0, 1)))
+
+
+def bordered(lab: Lab, width: float, where: NDArray[np.bool_]) -> float:
+    """The share of the borders between regions, `where` they lie, that run along a dark line of `width`, less the
+    share of those that run along a bright one.
+
+    A plain step has neither and texture as many of one as of the other, so that a photograph is near 0.
+    """
+    half = max(2.0, 1.2 * width)
+    smooth, sides = (cv2.GaussianBlur(lab, (0, 0), times * half) for times in (1.5, 0.5))
+    across, down = (cv2.Sobel(smooth, cv2.CV_32F, *axis) for axis in ((1, 0), (0, 1)))
+    xx, xy, yy = ((a * b).sum(-1) for a, b in ((across, across), (across, down), (down, down)))
+    steep, angle = xx + yy + np.hypot(xx - yy, 2 * xy), 0.5 * np.arctan2(2 * xy, xx - yy)  # Di Zenzo 1986
+    normal = np.stack([np.sin(angle), np.cos(angle)])
+
+    def beside(plane: Plane, at: NDArray[np.intp], away: float) -> Plane:
+        found: Plane = map_coordinates(plane, at + away * normal[:, at[0], at[1]], order=1, mode="nearest")
+        return found
+
+    at = np.stack(np.nonzero(where))
+    ridge = steep[where] >= np.maximum(beside(steep, at, 1), beside(steep, at, -1))
+    at = at[:, ridge]
+    one, other = (
+        np.stack([beside(plane, at, away) for plane in np.moveaxis(sides, -1, 0)])
+        for away in (2.5 * half, -2.5 * half)
+    )
+    at = at[:, np.linalg.norm(one - other, axis=0) > BORDER]
+    if at.shape[1] < FEW_BORDERS * sum(steep.shape) / 2:
+        return 0.0
+    light = cv2.GaussianBlur(lab[..., 0], (0, 0), half / 6)
+    profile = np.stack([beside(light, at, away * half) for away in np.linspace(-0.8, 0.8, 9)])
+    both = np.stack([beside(sides[..., 0], at, away) for away in (2.5 * half, -2.5 * half)])
+    dark, bright = both.min(0) - profile.min(0), profile.max(0) - both.max(0)
+    return float((dark > ON_BORDER).mean() - (bright > ON_BORDER).mean())
 
 
 def line_width(lines: NDArray[np.bool_]) -> float:
@@ -428,7 +477,9 @@ def consists_of_marks(rgb: Float[Tensor, "3 h w"], alpha: Float[Tensor, "1 h w"]
     light = np.ascontiguousarray(lab[..., 0])
     if texture(light, solid)[1] > MARKED:
         return True
-    drawn = (lined(seen, (line_depth(seen) > LINE_DEPTH) & solid, solid) for seen in (light, 100 - light))
+    drawn = (
+        lined(seen, (line_depth(seen[..., 0]) > LINE_DEPTH) & solid, solid) for seen in (lab, inverted(lab))
+    )
     return hue_of(lab[solid][None]).taken_on > COLOURLESS and max(drawn) > OF_LINES
 
 
