@@ -1,9 +1,12 @@
 """Laws of style: scale 0 is the model without an adapter, presets are diffusers' own, rows hear their own picture."""
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
@@ -75,3 +78,21 @@ def test_cropping_keeps_the_centre_and_padding_keeps_everything(shape: tuple[int
     assert torch.equal(cropped, image[:, top : top + min(shape), left : left + min(shape)])
     top, left = (max(shape) - shape[0]) // 2, (max(shape) - shape[1]) // 2
     assert torch.equal(padded[:, top : top + shape[0], left : left + shape[1]], image)
+
+
+def test_a_photograph_is_told_from_drawings_wherever_it_was_taken() -> None:
+    """Pictures as the shipped model's own words for them, so that what they show is the only other thing they say."""
+    folder = Path(__file__).parents[2] / "data" / "micro"
+    pipe = SimpleNamespace(
+        tokenizer_2=CLIPTokenizer.from_pretrained(folder / "tokenizer_2"),
+        text_encoder_2=CLIPTextModelWithProjection.from_pretrained(folder / "text_encoder_2"),
+    )
+    shares = []
+    for look in ("photo", "watercolour painting", "pencil drawing"):
+        rows = ip_adapter.text_rows(pipe, [f"{place} as a {look}" for place in ip_adapter.PLACES])
+        pictures = ip_adapter.StyleEmbeds(rows[:, None], torch.zeros_like(rows)[:, None])
+        found = ip_adapter.photo_shares(pipe, pictures)
+        assert found is not None
+        assert all(0 < share < 1 for share in found)
+        shares.append(found)
+    assert min(shares[0]) > 3 * max(*shares[1], *shares[2])
