@@ -37,6 +37,7 @@ from magic_insert.toybox.world import SUPERSAMPLE, ScenePair, shrink, trace_scen
 
 EDIT_STEPS, DRAW_STEPS, GUIDANCE = 2, 20, 3.0  # edit steps as in conf/model/micro.yaml
 COMPLEXITY = 0.5
+LOG_WIDTH = 260  # characters of the table where nobody says how wide the terminal is
 CHUNK = 16
 
 
@@ -191,6 +192,8 @@ def _print_table(rows: dict[str, dict[str, float]], summary: dict[str, float]) -
     for style, row in rows.items():
         table.add_row(style, *(f"{row[c]:.2f}" if c in row else "" for c in columns))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=LOG_WIDTH)
     console.print(table)
     console.print_json(json.dumps(summary))
 
