@@ -1172,6 +1172,21 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
     )  # what the truth is, without hovering
 
 
+def test_the_truth_is_pressed_on_and_off_however_quickly(tab: Tab) -> None:
+    tab.fresh()
+    middle = tab.centre("#stage")
+    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), (middle[0], middle[1] + 120))
+    tab.wait(SHOWN)
+    over = "document.querySelectorAll('#pictures .truth').length"
+    for shown in (1, 0):
+        tab.ask("for (let i = 0; i < 3; i++) document.querySelector('#truth').click()")
+        pressed = (
+            f"document.querySelector('#truth').getAttribute('aria-pressed') === '{bool(shown)}'.toLowerCase()"
+        )
+        tab.wait(f"{over} === {shown} && {pressed} && !doing.textContent.includes('truth')")
+    assert not tab.ask("document.querySelector('#status').classList.contains('bad')")
+
+
 def test_the_history_tells_results_apart_and_without_one_nothing_of_it_can_be_pressed(tab: Tab) -> None:
     tab.fresh()
     assert tab.ask("document.querySelectorAll('#save a').length") == 6

@@ -18,6 +18,7 @@ let subject = null, scene = null, frame = null; // frame: x, y, w, h
 let factor = 1; // how much larger than the prior and its depth say the user wants the subject
 let asked = {}; // kind -> id of the last task
 let shown = null; // the result on the stage
+let truth = null; // the true picture that was asked for, over the result or on its way there
 let seed; // that of the redrawn picture on the stage, where it is not the first one
 const wanted = new Set(); // subjects of which the user said that they are to be redrawn
 let unwanted = false; // whether the user said last that nothing is
@@ -375,7 +376,7 @@ function show(result, { back = false } = {}) {
     if (shown?.id !== result.id) return; // the server's news makes all results anew
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
-    $("pictures").querySelector(".truth")?.remove();
+    hideTruth();
     const hidden = $("frame").classList.contains("ghost"); // what stood elsewhere is not to be seen again
     for (const old of [...$("pictures").children].slice(0, -1)) setTimeout(() => old.remove(), hidden ? 0 : 400);
     if ($("stage").classList.contains("moving") || !here(result.box)) return;
@@ -560,7 +561,7 @@ function render() {
   }
   const toys = shown && [shown.subject, shown.scene].every((id) => itemOf(id)?.origin === "toybox");
   $("verdict").hidden = !toys; $("verdict").lastChild.textContent = shown?.verdict ?? "";
-  if (!$("pictures").querySelector(".truth")) $("truth").setAttribute("aria-pressed", "false");
+  $("truth").setAttribute("aria-pressed", !!truth);
   if ($("downloads").dataset.id !== (shown?.id ?? "")) {
     $("downloads").dataset.id = shown?.id ?? "";
     const files = ["png", "json", "ora", "psd"].map((part) => [part.toUpperCase(), `results/${shown?.id}/${part}`, "the result"]);
@@ -723,16 +724,24 @@ $("next").addEventListener("click", async () => {
   $("hint").textContent = "The result is the scene now: drag another subject in.";
 });
 $("truth").addEventListener("click", async () => { // the Toybox knows it: over the result, until it is pressed again
-  const on = !$("pictures").querySelector(".truth");
-  $("pictures").querySelector(".truth")?.remove();
-  $("truth").setAttribute("aria-pressed", on);
-  if (!on) return;
-  const image = new Image(), asked = shown;
-  image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
-  $("doing").textContent = $("said").textContent = "drawing the truth";
-  await image.decode().then(() => { if (shown?.id === asked.id) $("pictures").append(image); }, () => complain("nothing can stand there"));
+  const on = !truth;
+  hideTruth();
+  if (on) {
+    const image = truth = new Image();
+    image.className = "on truth"; image.alt = "the true picture"; image.src = `${session}/results/${shown.id}/truth`;
+    $("doing").textContent = $("said").textContent = "drawing the truth";
+    await image.decode().then(() => { if (truth === image) $("pictures").append(image); }, () => {
+      if (truth !== image) return;
+      hideTruth();
+      complain("the Toybox knows no true picture: there, nothing can stand at that place");
+    });
+  }
   renderStatus();
 });
+function hideTruth() {
+  truth?.remove();
+  truth = null;
+}
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
 $("code").addEventListener("click", () => copy($("code"), shown.code));
