@@ -1185,6 +1185,11 @@ def test_the_truth_is_pressed_on_and_off_however_quickly(tab: Tab) -> None:
         )
         tab.wait(f"{over} === {shown} && {pressed} && !doing.textContent.includes('truth')")
     assert not tab.ask("document.querySelector('#status').classList.contains('bad')")
+    pressed = "document.querySelector('#truth').getAttribute('aria-pressed')"
+    tab.ask("document.querySelector('#truth').click(); document.querySelector('#undo').click()")
+    tab.ask("fetch(document.querySelector('#history button img').src).then(() => { window.since = true; })")
+    tab.wait("window.since === true")
+    assert tab.ask(f"[{over}, {pressed}]") == [0, "false"]
 
 
 def test_the_history_tells_results_apart_and_without_one_nothing_of_it_can_be_pressed(tab: Tab) -> None:

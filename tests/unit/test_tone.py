@@ -184,6 +184,12 @@ def test_a_sketch_of_many_greys_on_pale_paper_is_drawn_with_lines_and_the_same_o
     assert found == [1, 0]
 
 
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 200), (200, 1), (3, 3)])
+def test_the_smallest_scenes_have_no_marks(height: int, width: int) -> None:
+    marks = read_scene(painted(GREEN)[:, :1, :1].expand(3, height, width)).marks
+    assert (marks.lines, marks.softness, marks.grain, marks.block) == (0, 0, 0, 0)
+
+
 @pytest.mark.parametrize("side", [3, 8])
 def test_pixel_art_is_known_by_its_blocks_and_gives_them_to_the_subject(side: int) -> None:
     coarse = torch.rand(3, 24, 30, generator=generator(0, "sprite"))

@@ -437,6 +437,8 @@ def line_width(lines: NDArray[np.bool_]) -> float:
 
 def block_side(scene: Float[Tensor, "3 _ _"]) -> float:
     """The side of the squares that a picture is made of, in its pixels; 0 where it is not pixel art."""
+    if min(scene.shape[-2:]) < FEWEST_BLOCKS:
+        return 0.0
     sides = []
     for axis in (1, 2):
         steps = (scene.diff(dim=axis).abs().amax(dim=0) > STEP).sum(dim=2 - axis)

@@ -180,6 +180,7 @@ function fit() {
 
 function clearPictures() {
   shown = null;
+  hideTruth();
   $("pictures").replaceChildren();
   showLayers();
 }
@@ -359,6 +360,7 @@ function show(result, { back = false } = {}) {
   const other = scene !== place || subject !== item;
   if (scene !== place) chooseScene(place, { place: false });
   if (other) chooseSubject(item);
+  if (shown?.id !== result.id) hideTruth();
   shown = result;
   if (result.kind === "full") seed = result.knobs["sampling.seed"];
   if (back) {
@@ -396,6 +398,7 @@ function draft(task) {
   image.alt = ""; image.draggable = false; image.src = `${session}/tasks/${task.id}?${task.views}`;
   image.decode().then(() => {
     if (!living().some((one) => one.id === task.id) || $("stage").classList.contains("moving")) return;
+    hideTruth();
     if ($("frame").classList.contains("ghost")) $("pictures").replaceChildren();
     $("pictures").append(image);
     requestAnimationFrame(() => requestAnimationFrame(() => image.classList.add("on")));
@@ -741,6 +744,7 @@ $("truth").addEventListener("click", async () => { // the Toybox knows it: over 
 function hideTruth() {
   truth?.remove();
   truth = null;
+  $("truth").setAttribute("aria-pressed", "false");
 }
 const copy = async (button, text) => { await navigator.clipboard.writeText(text); const was = button.textContent; button.textContent = "Copied"; setTimeout(() => { button.textContent = was; }, 1200); };
 $("command").addEventListener("click", () => copy($("command"), shown.command));
