@@ -86,6 +86,7 @@ class PersonalizedStylizer(DiffusionStylizer):
         self.card: dict[str, Any] = read_json(subject.run / CARD_FILE)
         self.tokens = load_tokens(subject.run / TOKENS_FILE)
         self.marked = consists_of_marks(*own_part(subject))
+        self.read: tuple[StyleEmbeds, list[bool]] | None = None
         self.adapter = f"s{digest([str(subject.run.resolve()), id(self)])}"
         load_lora(pipe, subject.run / LORA_FILE, self.adapter)
 
@@ -148,8 +149,11 @@ class PersonalizedStylizer(DiffusionStylizer):
         return torch.stack(made)
 
     def _read(self, embeds: StyleEmbeds) -> list[bool]:
-        """Whether each scene reads as a photograph."""
-        return [share >= PHOTOGRAPH for share in photo_shares(self.pipe, embeds) or [0.0] * len(embeds)]
+        """Whether each scene reads as a photograph; what was read last is kept, for one call asks twice."""
+        if self.read is None or self.read[0] is not embeds:
+            shares = photo_shares(self.pipe, embeds) or [0.0] * len(embeds)
+            self.read = embeds, [share >= PHOTOGRAPH for share in shares]
+        return self.read[1]
 
     def handover_shares(self, embeds: StyleEmbeds) -> list[float]:
         """For each scene the share of the steps that the personalised model draws."""

@@ -419,12 +419,12 @@ def bordered(lab: Lab, width: float, where: NDArray[np.bool_]) -> float:
         np.stack([beside(plane, at, away) for plane in np.moveaxis(sides, -1, 0)])
         for away in (2.5 * half, -2.5 * half)
     )
-    at = at[:, np.linalg.norm(one - other, axis=0) > BORDER]
+    apart = np.linalg.norm(one - other, axis=0) > BORDER
+    at, both = at[:, apart], np.stack([one[0, apart], other[0, apart]])
     if at.shape[1] < FEW_BORDERS * sum(steep.shape) / 2:
         return 0.0
     light = cv2.GaussianBlur(lab[..., 0], (0, 0), half / 6)
     profile = np.stack([beside(light, at, away * half) for away in np.linspace(-0.8, 0.8, 9)])
-    both = np.stack([beside(sides[..., 0], at, away) for away in (2.5 * half, -2.5 * half)])
     dark, bright = both.min(0) - profile.min(0), profile.max(0) - both.max(0)
     return float((dark > ON_BORDER).mean() - (bright > ON_BORDER).mean())
 
