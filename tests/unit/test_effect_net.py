@@ -9,10 +9,18 @@ import pytest
 import torch
 
 from magic_insert.core.errors import UserError
+from magic_insert.core.rand import Dice
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
 from magic_insert.inserters.effect import without_rim
 from magic_insert.models.effect_net import Effect, EffectNet, EffectNetConfig, contact_shade, crisp, predict
-from magic_insert.training.effect import EffectFit, fit_effect, toybox_drawings
+from magic_insert.training.effect import (
+    EffectFit,
+    as_batch,
+    fit_effect,
+    fit_tells,
+    randomised,
+    toybox_drawings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +95,13 @@ def test_an_untrained_network_draws_the_contact_shadow_and_a_shut_gate_nothing(n
     assert float(effect.light.abs().max()) == 0.0
 
 
+NOBODY = torch.zeros(1, 1, 1, 3)
+
+
 def test_a_likely_shadow_is_drawn_darker_an_unlikely_one_fainter_and_none_where_there_is_none() -> None:
     dark = torch.tensor([0.0, 0.4, 0.9]).view(1, 1, 1, 3)
     at = {
-        logit: 1.0 - torch.exp(crisp(Effect(*layer_of(dark, logit))).log_shade)[0, 0, 0]
+        logit: 1.0 - torch.exp(crisp(layer_of(dark, logit), NOBODY).log_shade)[0, 0, 0]
         for logit in (-9.0, 0.0, 9.0)
     }
     assert torch.allclose(at[-9.0], torch.tensor([0.0, 0.45 * 0.4, 0.45 * 0.9]), atol=1e-5)
@@ -99,9 +110,36 @@ def test_a_likely_shadow_is_drawn_darker_an_unlikely_one_fainter_and_none_where_
     assert bool((at[0.0] <= at[9.0]).all())
 
 
-def layer_of(dark: torch.Tensor, logit: float) -> tuple[torch.Tensor, ...]:
-    log_shade = torch.log1p(-dark.expand(1, 3, 1, 3))
-    return log_shade, torch.zeros_like(log_shade), torch.full((1, 1, 1, 3), logit), torch.zeros(1, 5)
+def layer_of(dark: torch.Tensor, logit: float, tells: float = 9.0) -> Effect:
+    log_shade = torch.log1p(-dark.expand(-1, 3, -1, -1))
+    gate = torch.full_like(log_shade[:, :1], logit)
+    return Effect(log_shade, torch.full_like(log_shade, 0.2), gate, torch.zeros(1, 5), torch.tensor([tells]))
+
+
+def test_a_picture_that_does_not_tell_its_light_gets_a_contact_shadow_and_no_light() -> None:
+    mask = block(20, 36, 12, 42)
+    dark = torch.rand(1, 1, 64, 64)
+    told, half, untold = (crisp(layer_of(dark, 0.0, tells), mask) for tells in (9.0, 1.0, -9.0))
+    under = 1.2 * torch.log(contact_shade(mask)).expand(1, 3, 64, 64)
+    assert torch.allclose(untold.log_shade, under)
+    assert float(untold.light.max()) == 0.0
+    assert float(told.light.min()) == pytest.approx(0.2)
+    share = float(half.told)
+    assert 0.1 < share < 0.9
+    assert torch.allclose(half.log_shade, share * told.log_shade + (1 - share) * under, atol=1e-6)
+
+
+def test_what_was_made_up_is_told_from_what_was_rendered(drawings: Any, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    net = EffectNet(EffectNetConfig((8, 8, 8, 8), 1, 4)).requires_grad_(False)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    fit_tells(net, drawings, EffectFit(steps=12, batch_size=1, lr=1e-3, seed=0, scenes=1))
+    changed = {name for name, value in net.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"tells.weight", "tells.bias"}
+    dice = Dice(torch.Generator().manual_seed(99))
+    batch = randomised(as_batch(*drawings.rows([0, 1, 2] * 10)), dice, 128)
+    tells = net(batch.scene, batch.pasted, batch.mask).tells
+    assert float(tells[batch.told > 0].mean()) > float(tells[batch.told == 0].mean()) + 0.5
 
 
 def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:

@@ -13,7 +13,7 @@ from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import Region
 from magic_insert.core.effect_layer import in_shade
 from magic_insert.core.errors import UserError
-from magic_insert.core.rand import generator
+from magic_insert.core.rand import Dice, generator
 from magic_insert.core.records import Box, Scene, Subject
 from magic_insert.data.relit_pairs import Sitting, render_relit
 from magic_insert.inserters.base import Inserted, Window, insert_cutout, seen_in
@@ -23,7 +23,7 @@ from magic_insert.models.relight_net import RelightNet, RelightNetConfig, load_r
 from magic_insert.paths import effect_weights
 from magic_insert.toybox.scenes import STUDIO_LIGHT, sample_scene
 from magic_insert.toybox.subjects import sample_subject
-from magic_insert.training.effect import toybox_drawings
+from magic_insert.training.effect import Batch, invented, toybox_drawings
 from magic_insert.training.relight import RelightFit, fit_relight
 
 
@@ -39,7 +39,8 @@ def shown(side: int = 64) -> tuple[Tensor, Tensor, Tensor, Effect]:
     mask = torch.zeros(1, 1, side, side)
     mask[..., 12:42, 20:36] = 1.0
     planes = torch.rand(1, 7, side, side, generator=draw)
-    effect = Effect(-planes[:, :3], planes[:, 3:6], planes[:, 6:], torch.tensor([[0.6, 0.6, 0.5, 0.1, 0.6]]))
+    sun, tells = torch.tensor([[0.6, 0.6, 0.5, 0.1, 0.6]]), torch.tensor([9.0])
+    effect = Effect(-planes[:, :3], planes[:, 3:6], planes[:, 6:], sun, tells)
     return scene, mask * own + (1 - mask) * scene, mask, effect
 
 
@@ -48,7 +49,7 @@ def inserted(**settings: float) -> Inserted:
     draw = generator(1, "scene")
     scene = Scene(torch.rand(3, 96, 120, generator=draw), "scene")
     subject = Subject(torch.full((3, 40, 24), 0.6), torch.ones(1, 40, 24), "box")
-    how = InserterConfig(name="effect", **settings)  # type: ignore[arg-type]
+    how = InserterConfig(name="effect", sun="40", **settings)  # type: ignore[arg-type]
     return insert_cutout(scene, subject, Box(40, 30, 24, 40), inserter=EffectInserter(how), draw=(0, "draw"))
 
 
@@ -129,6 +130,17 @@ def test_a_given_sun_turns_the_shade_to_the_other_side(sittings: Any) -> None:
         weight = covered * across
         slopes.append((torch.stack(shades) * weight).sum((1, 2, 3)) / (weight * across).sum((1, 2, 3)))
     assert bool((slopes[1] - slopes[0] > 0.001).all())  # a hundredth over ten of the subject's cells
+
+
+def test_unseen_rendered_scenes_tell_their_light_and_made_up_ones_do_not(sittings: Any) -> None:
+    scene, own, mask, truth = (part.repeat(4, 1, 1, 1) for part in sittings)
+    sun, one = torch.zeros(len(scene), 5), torch.ones(len(scene))
+    batch = Batch(scene, own, mask, truth, sun, one, one)
+    made_up = invented(batch, Dice(torch.Generator().manual_seed(0)), 1.0)
+    net = EffectInserter(InserterConfig(name="effect", relight=0.0)).net
+    rendered, other = (predict(net, x.scene, x.pasted, x.mask).told for x in (batch, made_up))
+    assert float(rendered.mean()) > 0.8
+    assert float(other[made_up.told == 0].mean()) < 0.4
 
 
 def test_studio_subjects_in_held_out_scenes_come_nearer_to_the_truth(sittings: Any) -> None:

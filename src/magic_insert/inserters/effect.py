@@ -68,10 +68,10 @@ class EffectInserter(InserterBase):
         scene, pasted, mask = (area_resize(image, SIDE, SIDE)[None].to(device) for image in shown)
         read = predict if self.settings.sun == "auto" else self._turned
         found = read(self.net, scene, pasted, mask)
-        layer, shade = self._layer(crisp(found), mask), None
+        layer, shade = self._layer(crisp(found, mask), mask), None
         if self.relight is not None:
-            dark = 1.0 - predict_shade(self.relight, scene, pasted, mask, found)[0].to(home)
-            shade = 1.0 - self.settings.relight * dark
+            dark = found.told * (1.0 - predict_shade(self.relight, scene, pasted, mask, found)[0])
+            shade = 1.0 - self.settings.relight * dark.to(home)
         return Insertion(EffectLayer(layer.shade.to(home), layer.light.to(home)), shade=shade)
 
     def _layer(self, found: Effect, mask: Float[Tensor, "1 1 s s"]) -> EffectLayer:
@@ -83,9 +83,9 @@ class EffectInserter(InserterBase):
 
     def _turned(self, net: EffectNet, scene: Tensor, pasted: Tensor, mask: Tensor) -> Effect:
         """The effect under a sun where the settings want it, as high as the one that the network reads."""
-        read = net(scene, pasted, mask).sun
-        sun = sun_from(read, math.radians(float(self.settings.sun)))
-        return replace(net(scene, pasted, mask, sun, torch.ones(1, device=read.device)), sun=sun)
+        seen = net.look(scene, pasted, mask)
+        sun = sun_from(seen.sun, math.radians(float(self.settings.sun)))
+        return replace(net.draw(seen, sun), sun=sun, tells=sun.new_full((1,), math.inf))
 
 
 def _in(folder: Path | None, shipped: Path) -> Path:

@@ -3,7 +3,8 @@
 It is shown the scene without and with the subject, the mask, where each pixel lies from the subject's foot, and what
 the mask alone suggests: a contact shadow, shadows cast to both sides, a mirror image. It starts as that contact shadow
 and learns to refine it. Its output is a layer: log shade (at most 0), light (at least 0), both gated by an effect mask,
-so that "nothing" is exactly nothing. A sun read from the picture, or given, steers the decoder.
+so that "nothing" is exactly nothing. A sun read from the picture, or given, steers the decoder. A last number says
+whether the picture tells its light at all, as those of the training do; where not, a contact shadow is drawn.
 
 Shape letters: B pictures, H, W the network's rows and columns (multiples of 16).
 """
@@ -35,12 +36,18 @@ CASTS = tuple(
 SUN = 5  # unit direction towards the sun (right, up, towards the camera), softness, share of the sun in the light
 BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
-UNSURE, SURE = 0.15, 0.4  # horizontal length of a sun that was read as nowhere and as somewhere
+UNSURE, SURE = 0.08, 0.25  # horizontal length of a sun that was read as nowhere and as somewhere
+LONGER, LEVEL = (
+    1.2,
+    0.98,
+)  # a mean of two readings is short: by how much it is made longer, and how long at most
+DOUBTED, TRUSTED = 0.6, 0.88  # chance that a picture tells its light, followed not at all and wholly
 FAINT = 0.05  # a brighter ground than by this is an effect; less is a guess
 STRONGER = 1.2  # of the contact shadow that stands in
 EDGE = (0.35, 0.65)  # chance of an effect between which a shadow begins
 LEFT, DRAWN = 0.45, 1.2  # what is drawn of the predicted darkening on either side of that edge
 MOST_SHADE = 0.95  # the most that a shadow darkens
+FOLLOWED = 4.0  # log odds that a picture tells its light, as long as nothing else was learned
 SHARP = 20.0  # of the softplus that keeps shade and light on their side of nothing
 GATE_MARGIN = 0.1  # a gate within this of 0 or 1 is exactly 0 or 1
 
@@ -56,12 +63,16 @@ class EffectNetConfig:
 
 @dataclass(frozen=True)
 class Effect:
-    """What the network says of one batch; the layer is `scene * exp(log_shade) + light`."""
+    """What the network says of one batch; the layer is `scene * exp(log_shade) + light`.
+
+    `tells`: log odds that the picture tells where its light comes from.
+    """
 
     log_shade: Float[Tensor, "B 3 H W"]
     light: Float[Tensor, "B 3 H W"]
     gate_logit: Float[Tensor, "B 1 H W"]
     sun: Float[Tensor, "B 5"]
+    tells: Float[Tensor, " B"]
 
     @property
     def gate(self) -> Float[Tensor, "B 1 H W"]:
@@ -69,12 +80,20 @@ class Effect:
         return open_gate(self.gate_logit)
 
     @property
+    def told(self) -> Float[Tensor, " B"]:
+        """How far what the network says of the light is followed, in [0, 1]."""
+        return smoothstep(torch.sigmoid(self.tells), DOUBTED, TRUSTED)
+
+    @property
     def mirrored(self) -> "Effect":
         """The effect in the mirror image of the picture."""
-        other_side = self.sun.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])
-        return Effect(
-            self.log_shade.flip(-1), self.light.flip(-1), self.gate_logit.flip(-1), self.sun * other_side
-        )
+        log_shade, light, gate = (x.flip(-1) for x in (self.log_shade, self.light, self.gate_logit))
+        return Effect(log_shade, light, gate, on_the_other_side(self.sun), self.tells)
+
+
+def on_the_other_side(sun: Float[Tensor, "B 5"]) -> Float[Tensor, "B 5"]:
+    """The sun of the mirror image."""
+    return sun * sun.new_tensor([-1.0, 1.0, 1.0, 1.0, 1.0])
 
 
 def contact_shade(mask: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 1 H W"]:
@@ -180,6 +199,22 @@ class LightUNet(nn.Module):
         return x
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What the network sees before it draws: what it is shown, what each level makes of it, and what it reads there."""
+
+    shown: Float[Tensor, "B C H W"]
+    start: Float[Tensor, "B 1 H W"]
+    kept: list[Tensor]
+    sun: Float[Tensor, "B 5"]
+
+    @property
+    def summary(self) -> Float[Tensor, "B F"]:
+        """Mean and spread of every channel of every level."""
+        levels = [level.float() for level in self.kept]
+        return torch.cat([x.mean((2, 3)) for x in levels] + [x.std((2, 3)) for x in levels], 1)
+
+
 class EffectNet(LightUNet):
     """A U-Net from 1/2 to 1/16 of the picture's side, and a thin last layer at its full side."""
 
@@ -193,8 +228,11 @@ class EffectNet(LightUNet):
         self.open = nn.Conv2d(widths[0], 4 * config.fine, 1)
         self.fine = nn.Conv2d(config.fine + SHOWN, 2 * config.fine, 3, padding=1)
         self.last = nn.Conv2d(2 * config.fine, 7, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.constant_(self.last.bias, 0.0)  # type: ignore[arg-type]
+        self.tells = nn.Linear(2 * sum(widths), 1)
+        for layer in (self.last, self.tells):
+            nn.init.zeros_(layer.weight)
+            nn.init.constant_(layer.bias, 0.0)  # type: ignore[arg-type]
+        nn.init.constant_(self.tells.bias, FOLLOWED)
 
     def forward(
         self,
@@ -205,21 +243,39 @@ class EffectNet(LightUNet):
         given: Float[Tensor, " B"] | None = None,
     ) -> Effect:
         """The effect; rows with `given` = 1 are steered by `sun`, the others by the sun the network reads."""
+        seen = self.look(scene, pasted, mask)
+        if sun is None or given is None:
+            return self.draw(seen, seen.sun)
+        return self.draw(seen, torch.where(given[:, None] > 0, sun, seen.sun))
+
+    def look(
+        self,
+        scene: Float[Tensor, "B 3 H W"],
+        pasted: Float[Tensor, "B 3 H W"],
+        mask: Float[Tensor, "B 1 H W"],
+    ) -> Seen:
+        """What the network sees, with the sun that it reads."""
         with torch.autocast(scene.device.type, enabled=False):
             shown, start = suggestions(scene, pasted, mask)
         kept = self.encode(self.stem(functional.pixel_unshuffle(shown, 2)))
         lowest = kept[-1]
-        read = self.read_sun(torch.cat([lowest.mean((2, 3)), lowest.amax((2, 3))], 1))
-        used = read if sun is None or given is None else torch.where(given[:, None] > 0, sun, read)
-        steer = self.sun(used)
-        x = self.decode(self.middle(lowest, steer), kept, steer)
-        fine = torch.cat([functional.pixel_shuffle(self.open(x), 2), shown], 1)
-        last = self.last(functional.silu(self.fine(fine))).float()
-        dark = functional.softplus(last[:, :3] - start.float(), beta=SHARP)
-        logit = last[:, 6:] + 40.0 * (-start.float() - 0.08)
+        return Seen(
+            shown, start, kept, self.read_sun(torch.cat([lowest.mean((2, 3)), lowest.amax((2, 3))], 1))
+        )
+
+    def draw(self, seen: Seen, sun: Float[Tensor, "B 5"]) -> Effect:
+        """The effect under `sun`; its own `sun` is the one that was read."""
+        steer = self.sun(sun)
+        x = self.decode(self.middle(seen.kept[-1], steer), seen.kept, steer)
+        fine = torch.cat([functional.pixel_shuffle(self.open(x), 2), seen.shown], 1)
+        last, start = self.last(functional.silu(self.fine(fine))).float(), seen.start.float()
+        dark = functional.softplus(last[:, :3] - start, beta=SHARP)
+        logit = last[:, 6:] + 40.0 * (-start - 0.08)
         gate = open_gate(logit)
         light = functional.softplus(last[:, 3:6] - NO_LIGHT, beta=SHARP)
-        return Effect(-dark * gate, light * gate, logit, read.float())
+        with torch.autocast(sun.device.type, enabled=False):
+            tells = self.tells(seen.summary)[:, 0]
+        return Effect(-dark * gate, light * gate, logit, seen.sun.float(), tells)
 
 
 def load_effect_net(path: Path) -> EffectNet:
@@ -276,27 +332,40 @@ def predict(
     pasted: Float[Tensor, "B 3 H W"],
     mask: Float[Tensor, "B 1 H W"],
 ) -> Effect:
-    """The effect as it is used: hedged, and the mean over each picture and its mirror image."""
+    """The effect as it is used: hedged, and the mean over each picture and its mirror image under one sun.
+
+    That sun is the mean of both readings, LONGER times as long across the ground.
+    """
     there = mask.flip(-1)
-    ahead = hedged(net(scene, pasted, mask), mask)
-    back = hedged(net(scene.flip(-1), pasted.flip(-1), there), there).mirrored
+    ahead, back = net.look(scene, pasted, mask), net.look(scene.flip(-1), pasted.flip(-1), there)
+    read = 0.5 * (ahead.sun + on_the_other_side(back.sun))
+    flat = read[:, [0, 2]].norm(dim=1, keepdim=True)
+    stretch = LONGER * (LEVEL / (LONGER * flat).clamp_min(LEVEL))
+    sun = read * torch.cat([stretch, torch.ones_like(flat), stretch, torch.ones_like(read[:, 3:])], 1)
+    one = hedged(replace(net.draw(ahead, sun), sun=read), mask)
+    other = replace(net.draw(back, on_the_other_side(sun)), sun=on_the_other_side(read))
+    other = hedged(other, there).mirrored
     return Effect(
-        0.5 * (ahead.log_shade + back.log_shade),
-        0.5 * (ahead.light + back.light),
-        0.5 * (ahead.gate_logit + back.gate_logit),
-        0.5 * (ahead.sun + back.sun),
+        0.5 * (one.log_shade + other.log_shade),
+        0.5 * (one.light + other.light),
+        0.5 * (one.gate_logit + other.gate_logit),
+        read,
+        0.5 * (one.tells + other.tells),
     )
 
 
-def crisp(effect: Effect) -> Effect:
-    """The effect as it is drawn: more of it where an effect is likely, less where it is not.
+def crisp(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
+    """The effect as it is drawn: more of it where one is likely, less where it is not; at most MOST_SHADE.
 
     What a network predicts that was trained on errors is the mean of all shadows that may be there, a haze. With an
-    edge it is nearer to the truth, around the effect and in it (experiments/LOG.md). At most MOST_SHADE is drawn.
+    edge it is nearer to the truth, around the effect and in it (experiments/LOG.md). Where the picture does not tell
+    its light, as most that are unlike those of the training, a contact shadow is drawn in its place.
     """
     likely = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
     dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * likely)
-    return replace(effect, log_shade=torch.log1p(-dark.clamp_max(MOST_SHADE)))
+    told, under = effect.told.view(-1, 1, 1, 1), STRONGER * torch.log(contact_shade(mask))
+    log_shade = told * torch.log1p(-dark.clamp_max(MOST_SHADE)) + (1.0 - told) * under
+    return replace(effect, log_shade=log_shade, light=told * effect.light)
 
 
 def sun_from(read: Float[Tensor, "B 5"], azimuth: float) -> Float[Tensor, "B 5"]:

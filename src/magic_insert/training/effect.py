@@ -7,7 +7,8 @@ on to the same weights.
 Every batch is randomised: the Toybox has clean surfaces and a handful of styles; real pictures do not. Every change
 keeps the relation between condition and target: surfaces get a texture in both, looks and grain are laid over both, the
 subject's shading is only its own. One group of rows in each batch stands on made-up ground with a made-up contact
-shadow, so that where a picture resembles nothing known the network still knows what most pictures do.
+shadow, so that where a picture resembles nothing known the network still knows what most pictures do. What tells such
+rows from the others is fitted last (`fit_tells`).
 
 Shape letters: B rows of a batch, H, W its pictures. Everything is float32 in [0, 1].
 """
@@ -22,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -53,6 +55,10 @@ CHUNK, DRAWINGS = 4, 3  # scenes rendered at once, drawings of each
 WINDOWS = (1.9, 2.4, 3.1)  # on a pair, in units of the subject's longer side
 FIRST = 256  # drawings before the first step
 INVENTED, SCENE_LIT = 0.3, 0.2  # shares of rows: on made-up ground; whose subject keeps the scene's light
+TELLS_BATCHES, TELLS_RIDGE = (
+    400,
+    0.01,
+)  # the most that `fit_tells` sees; penalty on the squares of its weights
 TOLD = 0.4  # share of rows that are told the sun
 TOGETHER = 16  # held-out drawings judged at once
 VISIBLE = 0.04  # a change of this size is an effect without doubt
@@ -90,6 +96,7 @@ class Batch(NamedTuple):
     truth: Tensor  # B 3 H W, right outside the mask
     sun: Tensor  # B 5
     known: Tensor  # B, 1 where `sun` is the scene's
+    told: Tensor  # B, 0 where the scene is made up and tells no light
 
     @property
     def pasted(self) -> Tensor:
@@ -120,7 +127,16 @@ def fit_effect(
         net = EffectNet(EffectNetConfig()) if start is None else start
     module = EffectModule(net.train().requires_grad_(True), settings)
     product = folder / effect_weights().name
-    return fit_light(module, settings, product, drawings, device=device, log=log, on_step=on_step)
+    return fit_light(
+        module,
+        settings,
+        product,
+        drawings,
+        device=device,
+        log=log,
+        on_step=on_step,
+        finish=lambda net: fit_tells(net, drawings, settings, on_step),
+    )
 
 
 def fit_light(
@@ -132,8 +148,11 @@ def fit_light(
     device: str,
     log: Callable[[int, Mapping[str, float]], None] | None,
     on_step: OnStep,
+    finish: Callable[[Any], None] = lambda net: None,
 ) -> Path:
     """Trains the `net` of `module`, an effect or a relighting network, and writes it to `product` with its card.
+
+    `finish` is what is done to the trained network before it is written.
 
     Raises:
         UserError: the folder holds another fit.
@@ -155,12 +174,61 @@ def fit_light(
     )
     fit(module, effect_batches(drawings, settings), options, folder, log=log, on_step=on_step)
     net = module.net
+    finish(net)
     write_weights(net, product)
     facts = {"parameters": sum(p.numel() for p in net.parameters())}
     sums = {product.name: sha256_file(product)}
     write_json(card, {"key": key, **asdict(settings), **facts, "weights_sha256": sums})
     clear_checkpoints(folder)
     return product
+
+
+@torch.no_grad()
+def fit_tells(net: EffectNet, drawings: "Drawings", settings: EffectFit, on_step: OnStep = no_step) -> None:
+    """Fits what says whether a picture tells its light, on the trained network: a ridge logistic regression.
+
+    It parts made-up scenes from those that were rendered or given, by what each level sees of them. Real pictures that
+    resemble none of those are mostly taken for made-up ones, though it has seen none (experiments/LOG.md).
+    """
+    net.eval()
+    drawings.take(drawings.count)
+    device, batches = next(net.parameters()).device, min(-(-settings.steps // 2), TELLS_BATCHES)
+    rows, told = [], []
+    for step in range(batches):
+        draw = generator(settings.seed, "tells", step)
+        numbers = torch.randint(0, drawings.count, (TOGETHER,), generator=draw).tolist()
+        dice = Dice(torch.Generator(device).manual_seed(fold_in(settings.seed, "tells looks", step)))
+        pictures, suns = drawings.rows(numbers)
+        shown = randomised(as_batch(pictures.to(device), suns.to(device)), dice, SIDE)
+        rows.append(net.look(shown.scene, shown.pasted, shown.mask).summary.double().cpu())
+        told.append(shown.told.double().cpu())
+        on_step(step + 1, batches)
+    seen, wanted = torch.cat(rows), torch.cat(told)
+    mean, spread = seen.mean(0), seen.std(0, correction=0) + 1e-6
+    weight, bias = _logistic((seen - mean) / spread, wanted)
+    net.tells.weight.copy_(weight / spread)
+    net.tells.bias.copy_(bias - (weight * mean / spread).sum())
+
+
+def _logistic(rows: Float[Tensor, "N F"], wanted: Float[Tensor, " N"]) -> tuple[Tensor, Tensor]:
+    """Weights and bias whose log odds fit `wanted` (0 or 1) best, held small by TELLS_RIDGE."""
+    with torch.enable_grad():
+        weight, bias = (
+            rows.new_zeros(rows.shape[1], requires_grad=True),
+            rows.new_zeros((), requires_grad=True),
+        )
+        descent = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            descent.zero_grad()
+            odds = rows @ weight + bias
+            error = functional.binary_cross_entropy_with_logits(odds, wanted)
+            total = error + TELLS_RIDGE * (weight.square().sum() + 0.01 * bias.square())
+            total.backward()
+            return total
+
+        descent.step(loss)
+    return weight.detach(), bias.detach()
 
 
 def write_weights(net: Any, path: Path) -> None:
@@ -328,7 +396,7 @@ def as_batch(pictures: Tensor, suns: Tensor) -> Batch:
     """Kept drawings as floats."""
     scene, own, mask, truth = (pictures.float() / 255.0).split([3, 3, 1, 3], 1)
     known = suns.isfinite().all(1).to(scene.dtype)
-    return Batch(scene, own, mask, truth, suns.nan_to_num(0.0), known)
+    return Batch(scene, own, mask, truth, suns.nan_to_num(0.0), known, torch.ones_like(known))
 
 
 @torch.no_grad()
@@ -353,7 +421,7 @@ def draw_effects(net: EffectNet, drawings: Drawings) -> tuple[Batch, Tensor]:
     """All drawings, and the pictures with the layer that the network predicts for them: B 3 H W."""
 
     def draw(batch: Batch) -> Tensor:
-        effect = crisp(predict(net, batch.scene, batch.pasted, batch.mask))
+        effect = crisp(predict(net, batch.scene, batch.pasted, batch.mask), batch.mask)
         layer = (batch.scene * torch.exp(effect.log_shade) + effect.light).clamp(0, 1)
         return batch.mask * batch.own + (1 - batch.mask) * layer
 
@@ -374,7 +442,7 @@ def framed(batch: Batch, dice: Dice, side: int) -> Batch:
     moved = functional.grid_sample(stack, grid, padding_mode="border", align_corners=False)
     sun = torch.cat([batch.sun[:, :1] * flip[:, None], batch.sun[:, 1:]], 1)
     scene, own, mask, truth = moved.split([3, 3, 1, 3], 1)
-    return Batch(scene, own, mask, truth, sun, batch.known)
+    return batch._replace(scene=scene, own=own, mask=mask, truth=truth, sun=sun)
 
 
 def shaded(batch: Batch, dice: Dice) -> Batch:
@@ -425,6 +493,7 @@ def invented(batch: Batch, dice: Dice, share: float) -> Batch:
         scene=torch.cat([scene, batch.scene[count:]]),
         truth=torch.cat([truth, batch.truth[count:]]),
         known=torch.cat([torch.zeros_like(batch.known[:count]), batch.known[count:]]),
+        told=torch.cat([(kind >= 0.8).to(scene.dtype).view(-1), batch.told[count:]]),
     )
 
 
