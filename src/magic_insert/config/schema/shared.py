@@ -183,13 +183,14 @@ class InserterConfig:
     """How far from the subject an effect may lie, in units of its longer side."""
     sun: str = "auto"
     """Where the light comes from, in degrees seen from above: 0 behind the camera, 90 from the right, -90 from the
-    left, 180 from behind the subject; auto reads it from the picture (effect)."""
+    left, 180 from behind the subject; auto reads it from the picture, which gets a contact shadow where it tells no
+    light (effect)."""
     strength: Annotated[float, Range(0, 4)] = 1.0
     """How strong the effect is; 1 is as predicted (effect, contact_shadow)."""
     softness: Share = 0.0
     """How much softer than predicted it is (effect, contact_shadow)."""
     relight: Share = 1.0
-    """How far the subject takes the scene's light in place of its own picture's; 0 leaves it as it is (effect)."""
+    """How far the subject takes the scene's light, as far as that is told; 0 leaves it in its own (effect)."""
 
     def conflicts(self, at: str) -> Iterator[str]:
         if self.sun != "auto" and not _is_angle(self.sun):
