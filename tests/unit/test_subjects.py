@@ -54,7 +54,7 @@ def test_every_subject_stands_on_the_ground_at_its_place_and_height(template: st
 def test_a_pose_keeps_the_identity_and_every_pose_looks_different() -> None:
     for template in subjects.TEMPLATES:
         spec = dressed(template)
-        posed = [subjects.with_pose(spec, pose) for pose in subjects.POSES]
+        posed = [replace(spec, pose=pose) for pose in subjects.POSES]
         assert all(replace(p, pose=spec.pose) == spec for p in posed)
         assert len({tuple(s.centre for s in subjects.subject_shapes(p)) for p in posed}) == len(
             subjects.POSES

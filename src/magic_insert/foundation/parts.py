@@ -12,7 +12,7 @@ photographs alone; the other styles are left for the bootstrap to win.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from magic_insert.data.renders import ToyboxPool
 from magic_insert.models import micro
 from magic_insert.models.edit_unet import edit_start
 from magic_insert.models.pipeline import plain_attention
+from magic_insert.models.text import tokenize
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.training import insertion
 from magic_insert.training.trainer import TrainingModule
@@ -135,10 +136,6 @@ class Context:
             request, lambda staging: np.save(staging / "values.npy", encode_array(source, encode, flip=flip))
         )
         return np.load(entry.folder / "values.npy")
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def encode_ids(

@@ -135,29 +135,6 @@ class Sizes:
         return parts
 
 
-@dataclass
-class Saved:
-    """Bytes that a step keeps for its backward pass.
-
-    `rows`: what grows with the batch, for one row. `casts`: copies of weights in the precision of the arithmetic.
-    `checkpointed`: as `rows`, where the units keep their inputs only. `outside`: casts outside the units.
-    `largest`: rows and casts of the largest unit, which the backward pass computes again.
-    """
-
-    rows: int = 0
-    casts: int = 0
-    checkpointed: int = 0
-    outside: int = 0
-    largest: tuple[int, int] = (0, 0)
-
-    def total(self, batch: int, *, checkpointing: bool) -> int:
-        """Of a batch."""
-        if not checkpointing:
-            return batch * self.rows + self.casts
-        rows, casts = self.largest
-        return batch * (self.checkpointed + rows) + self.outside + casts
-
-
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of all `tensors`."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -169,9 +146,9 @@ def count_saved(
     options: dict[str, Any],
     *,
     arithmetic: torch.dtype | None,
-    device: str = "cuda",
+    device: str,
     depths: Callable[[str], int] = lambda name: 1,
-) -> Saved:
+) -> "Saved":
     """What `network`, on meta tensors or real ones, keeps of a forward pass of one row.
 
     Args:
@@ -181,43 +158,53 @@ def count_saved(
         device: where the fake tensors are said to lie.
         depths: how many units a unit, named by its path, stands for.
     """
-    counted = SavedTensors(network, depths)
+    counted = Saved(network, depths)
     handles: list[Any] = [unit.register_forward_pre_hook(counted.enter) for unit in counted.units]
     handles += [unit.register_forward_hook(counted.leave) for unit in counted.units]
     try:
-        with faked(network, device) as (state, make):
-            counted.own.update(_storage(tensor) for tensor in state.values())
-            given = {name: make(value) for name, value in options.items()}
+        with faked(network, inputs, options, device) as (own, run):
+            counted.own.update(own)
             with (
                 autocast(device, arithmetic),
                 counted,
                 torch.autograd.graph.saved_tensors_hooks(counted.pack, lambda x: x),
             ):
-                args = tuple(make(value) for value in inputs)
-                out = torch.func.functional_call(network, state, args, given)
-                loss = first(out).float().square().mean()  # noqa: F841 - holds the graph
+                loss = first(run()).float().square().mean()  # noqa: F841 - holds the graph
     finally:
         for handle in handles:
             handle.remove()
-    counted.saved.largest = max(counted.inner.values(), key=sum, default=(0, 0))
-    return counted.saved
+    return counted
 
 
-class SavedTensors(TorchDispatchMode):
-    """What a forward pass keeps for its backward pass, each storage once; `own`: the network's storages."""
+class Saved(TorchDispatchMode):
+    """Bytes that a forward pass of one row keeps for its backward pass, each storage once.
+
+    `rows`: what grows with the batch, for one row. `casts`: copies of weights in the precision of the arithmetic.
+    `checkpointed`: as `rows`, where the units keep their inputs only. `outside`: casts outside the units.
+    `inner`: rows and casts of each unit, the largest of which the backward pass computes again.
+    `own`: the network's storages.
+    """
 
     def __init__(self, network: nn.Module, depths: Callable[[str], int]) -> None:
         super().__init__()
-        self.saved, self.depths = Saved(), depths
-        self.own, self.seen, self.casts, self.kept = (set[int]() for _ in range(4))
+        self.rows = self.casts = self.checkpointed = self.outside = 0
+        self.depths = depths
+        self.own, self.seen, self.cast, self.kept = (set[int]() for _ in range(4))
         self.entered: list[nn.Module] = []
         self.units = {module: name for name, module in network.named_modules() if isinstance(module, UNITS)}
         self.inner = dict.fromkeys(self.units, (0, 0))
 
+    def total(self, batch: int, *, checkpointing: bool) -> int:
+        """Of a batch."""
+        if not checkpointing:
+            return batch * self.rows + self.casts
+        rows, casts = max(self.inner.values(), key=sum, default=(0, 0))
+        return batch * (self.checkpointed + rows) + self.outside + casts
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.own:
-            _remember(self.casts, out)
+            _remember(self.cast, out)
         return out
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -228,17 +215,16 @@ class SavedTensors(TorchDispatchMode):
         _remember(self.seen, tensor)
         size, unit = tensor.untyped_storage().nbytes(), self.entered[-1] if self.entered else None
         times = 1 if unit is None else self.depths(self.units[unit])
-        cast, saved = storage in self.casts, self.saved
-        if cast:
-            saved.casts += times * size
+        if cast := storage in self.cast:
+            self.casts += times * size
         else:
-            saved.rows += times * size
+            self.rows += times * size
         if unit is not None and storage not in self.kept:
             rows, cast_bytes = self.inner[unit]
             self.inner[unit] = (rows, cast_bytes + size) if cast else (rows + size, cast_bytes)
         elif unit is None:
-            saved.outside += size if cast else 0
-            saved.checkpointed += 0 if cast or storage in self.kept else size
+            self.outside += size if cast else 0
+            self.checkpointed += 0 if cast or storage in self.kept else size
         return tensor
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -247,14 +233,14 @@ class SavedTensors(TorchDispatchMode):
         for tensor in args:
             if isinstance(tensor, Tensor) and _storage(tensor) not in self.kept:
                 _remember(self.kept, tensor)
-                self.saved.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
+                self.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
 
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
         """Its unit is done."""
         self.entered.pop()
 
 
-def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, device: str = "cuda") -> int:
+def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, device: str) -> int:
     """The most bytes that a pass without gradients holds at once beside the weights, its inputs included."""
     live, most, known = 0, 0, set()
 
@@ -276,18 +262,17 @@ def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, 
                     weakref.finalize(storage, gone, _storage(tensor), storage.nbytes())
             return out
 
-    with faked(network, device) as (state, make), torch.no_grad():
-        own = {_storage(tensor) for tensor in state.values()}
-        with Live():
-            given = {name: make(value) for name, value in options.items()}
-            args = tuple(make(value) for value in inputs)
-            torch.func.functional_call(network, state, args, given)
+    with faked(network, inputs, options, device) as (own, run), torch.no_grad(), Live():
+        run()
     return most
 
 
 @contextmanager
-def faked(network: nn.Module, device: str) -> Iterator[tuple[dict[str, Tensor], Callable[[Any], Any]]]:
-    """Fake tensors for all that `network` holds, and what turns shapes into fake inputs of its precision."""
+def faked(
+    network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], device: str
+) -> Iterator[tuple[set[int], Callable[[], Any]]]:
+    """Storages of fake tensors for all that `network` holds, and what runs it with them on fake inputs of its
+    precision, made of shapes."""
     precision = next(network.parameters()).dtype
     with FakeTensorMode():
 
@@ -305,7 +290,11 @@ def faked(network: nn.Module, device: str) -> Iterator[tuple[dict[str, Tensor], 
             for name, p in network.named_parameters()
         }
         state |= {n: torch.empty(b.shape, dtype=b.dtype, device=device) for n, b in network.named_buffers()}
-        yield state, make
+
+        def run() -> Any:
+            return torch.func.functional_call(network, state, tuple(map(make, inputs)), make(options))
+
+        yield {_storage(tensor) for tensor in state.values()}, run
 
 
 @contextmanager
@@ -345,19 +334,15 @@ def _remember(places: set[int], tensor: Tensor) -> None:
     weakref.finalize(tensor.untyped_storage(), places.discard, place)
 
 
-def conditions(sizes: Sizes, batch: int) -> dict[str, Any]:
-    """Shapes of what a UNet is given beside latents and times."""
+def asked_of(sizes: Sizes, batch: int, channels: int, side: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a UNet is given, as shapes: latents and times, and by name what stands beside them."""
     embed = sizes.text_2["projection_dim"]
-    return {
+    times = torch.empty(batch, dtype=torch.long, device="meta")
+    return (torch.Size((batch, channels, side, side)), times), {
         "encoder_hidden_states": torch.Size((batch, sizes.context, sizes.unet["cross_attention_dim"])),
         "added_cond_kwargs": {"text_embeds": torch.Size((batch, embed)), "time_ids": torch.Size((batch, 6))},
         "return_dict": False,
     }
-
-
-def times(batch: int) -> Tensor:
-    """Times of a batch on the meta device."""
-    return torch.empty(batch, dtype=torch.long, device="meta")
 
 
 @dataclass(frozen=True)
@@ -387,9 +372,9 @@ def adapted(unet: Any, rank: int, targets: Sequence[str]) -> None:
             parameter.requires_grad_(True)
 
 
-def trained_bytes(networks: Iterable[nn.Module], optimizer: str) -> tuple[int, int]:
+def trained_bytes(network: nn.Module, optimizer: str) -> tuple[int, int]:
     """Bytes of all trained parameters, and of what the optimizer keeps for them."""
-    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    trained = [p for p in network.parameters() if p.requires_grad]
     count = sum(p.numel() for p in trained)
     moments = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}[optimizer]
     return nbytes(trained), moments * count
@@ -417,10 +402,8 @@ def step_of(
     def depths(name: str) -> int:
         return depth.get(name.partition(".transformer_blocks")[0], 1)
 
-    inputs = (torch.Size((1, channels, side, side)), times(1))
-    return count_saved(
-        build(layers=1), inputs, conditions(sizes, 1), arithmetic=arithmetic, device=device, depths=depths
-    )
+    asked = asked_of(sizes, 1, channels, side)
+    return count_saved(build(layers=1), *asked, arithmetic=arithmetic, device=device, depths=depths)
 
 
 def ip_adapter_bytes(sizes: Sizes, unet: Any, dtype: torch.dtype) -> int:
@@ -461,7 +444,7 @@ def personalize_phases(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, di
     return phases
 
 
-def count_learning(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+def count_learning(cfg: PlanConfig, *, device: str) -> dict[str, int]:
     """A step of `personalize`: frozen networks, LoRA and tokens; VAE and image encoder wait on the CPU."""
     recipe, sizes, dtype = cfg.personalization, Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
 
@@ -485,8 +468,9 @@ def count_learning(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     texts = [count_saved(e, (prompts,), options, arithmetic=arithmetic, device=device) for e in encoders]
     for encoder in encoders:
         encoder.get_input_embeddings().requires_grad_(False)
-    trained, moments = trained_bytes([unet, *encoders], recipe.optimizer)
-    frozen = nbytes([*unet.parameters(), *(p for e in encoders for p in e.parameters())])
+    networks = nn.ModuleList([unet, *encoders])
+    trained, moments = trained_bytes(networks, recipe.optimizer)
+    frozen = nbytes(networks.parameters())
     rows = recipe.batch_size * (2 if recipe.prior_images else 1)
     kept = step.total(rows, checkpointing=recipe.gradient_checkpointing)
     return {
@@ -523,7 +507,7 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 
     unet = build()
     step = step_of(sizes, build, channels, latent_side(cfg.model, sizes), arithmetic, device)
-    trained, moments = trained_bytes([unet], fit.optimizer)
+    trained, moments = trained_bytes(unet, fit.optimizer)
     shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
     gathered = 0 if shares == 1 else gathered_bytes(unet)
@@ -616,8 +600,8 @@ def drawing_peak(
     """What a step of drawing `rows` rows holds at most, or the decoding of a picture."""
     with quiet():
         small = sizes.build_unet(in_channels=channels, layers=1).to(dtype)
-    inputs = (torch.Size((rows, channels or sizes.unet["in_channels"], side, side)), times(rows))
-    drawn = peak(small, inputs, conditions(sizes, rows), device=device)
+    asked = asked_of(sizes, rows, channels or sizes.unet["in_channels"], side)
+    drawn = peak(small, *asked, device=device)
     return max(drawn, picture_peak(vae, sizes, side, encoding=False, device=device))
 
 

@@ -143,11 +143,6 @@ def segment_alpha(
     return Matte(rgb, alpha)
 
 
-def redraw_segmenter(name: str) -> str:
-    """How a model's own picture is cut: it is opaque, so where the file's alpha was wanted, GrabCut decides."""
-    return "auto" if name == "alpha" else name
-
-
 def cut_subject(
     rgb: Float[Tensor, "3 h w"],
     alpha: Float[Tensor, "1 h w"] | None,

@@ -138,9 +138,10 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
             getattr(pipe, encoder_name).set_input_embeddings(
                 ExtendedEmbedding(table, tokens.rows[key], first)
             )
-            for module in _pooling_at_highest_id(getattr(pipe, encoder_name)):
-                module.eos_token_id = tokenizer.eos_token_id
-                mended.append(module)
+            for module in getattr(pipe, encoder_name).modules():
+                if getattr(module, "eos_token_id", None) == LEGACY_EOS:  # pools at the highest id
+                    module.eos_token_id = tokenizer.eos_token_id
+                    mended.append(module)
         yield
     finally:
         for module in mended:
@@ -151,18 +152,14 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
             getattr(pipe, encoder_name).set_input_embeddings(table)
 
 
-def _pooling_at_highest_id(encoder: nn.Module) -> list[Any]:
-    return [part for part in encoder.modules() if getattr(part, "eos_token_id", None) == LEGACY_EOS]
-
-
 def prompt_ids(pipe: Any, prompts: Sequence[str]) -> list[Int[Tensor, "P L"]]:
     """What each text encoder of `pipe` is given for `prompts`."""
-    tokenizers = (getattr(pipe, name) for _, name in ENCODERS.values())
-    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    return [
-        tokenizer(list(prompts), max_length=tokenizer.model_max_length, **options).input_ids
-        for tokenizer in tokenizers
-    ]
+    return [tokenize(getattr(pipe, name), prompts) for _, name in ENCODERS.values()]
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "P L"]:
+    """The ids of `texts`, cut or padded to the tokenizer's length."""
+    return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def encode_ids(

@@ -24,9 +24,16 @@ from torch.nn import functional
 
 from magic_insert.core.compositing import adain, area_resize
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.models.ip_adapter import blank_style, has_adapter, square_style_image
+from magic_insert.models.ip_adapter import square_style_image
 from magic_insert.models.pipeline import ddim, encode
-from magic_insert.models.sampling import Features, drawn_together, image_size, sample, time_ids
+from magic_insert.models.sampling import (
+    Features,
+    conditions_of,
+    drawn_together,
+    image_size,
+    network,
+    sample,
+)
 from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
 from magic_insert.stylizers.draws import Draw
 
@@ -111,28 +118,15 @@ def invert(
     """
     scheduler = ddim(pipe)
     scheduler.set_timesteps(steps, device=pipe.device)
-    text, _, pooled, _ = pipe.encode_prompt(
-        list(prompts), device=pipe.device, do_classifier_free_guidance=False
-    )
-    added: dict[str, Any] = {
-        "text_embeds": pooled,
-        "time_ids": time_ids(pipe, images.shape[-1], len(images)),
-    }
-    if has_adapter(pipe):
-        added["image_embeds"] = [blank_style(pipe, len(images)).positive]
+    conditions = conditions_of(pipe, prompts)
+    denoise = network(pipe, conditions)
     levels = scheduler.timesteps.flip(0)
     kept = scheduler.alphas_cumprod.to(pipe.device)
     latents = encode(pipe.vae, images)
-    trail = []
+    trail: list[Tensor] = []
     # A clean picture is taken for one at the first level of noise, which the eye cannot see.
     for here, there in zip([torch.zeros_like(levels[0]), *levels[:-1]], levels, strict=True):
-        predicted = pipe.unet(
-            latents.to(text.dtype),
-            here,
-            encoder_hidden_states=text,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0].float()
+        predicted = denoise(latents.to(conditions.states.dtype), here, len(trail)).float()
         clean, noise = clean_and_noise(latents, predicted, kept[here], scheduler.config["prediction_type"])
         latents = kept[there].sqrt() * clean + (1 - kept[there]).sqrt() * noise
         trail.append(latents)

@@ -179,19 +179,14 @@ def toyplop_scenes(split: str = "full") -> list[NamedScene]:
     ]
 
 
-def pair_id(subject: NamedSubject, scene: NamedScene) -> str:
-    """The name of a pair: "bunny-01__forest-07"."""
-    return f"{subject[0]}__{scene[0]}"
-
-
 def toyplop_pair(subject: NamedSubject, scene: NamedScene, size: int = 128) -> PlopTruth:
     """Renders one pair with all its truth."""
-    name, (_, spec), (scene_name, place, style) = pair_id(subject, scene), subject, scene
+    (name, spec), (scene_name, place, style) = subject, scene
     seed = fold_in(0, "toyplop", scene_name)
     alone = render_subjects([spec, spec], ["photo", style], [COMPLEXITY] * 2, [seed] * 2, size)
     pair = render_pairs([place], [spec], [style], [COMPLEXITY], [seed], size)
     return PlopTruth(
-        pair_id=name,
+        pair_id=f"{name}__{scene_name}",
         caption=caption(spec),
         style=style,
         subject_photo=alone.rgb[0],

@@ -276,17 +276,7 @@ def fit_edit(
     if pipe.device.type == "cpu":
         plain_attention(trained)
     module = InsertionModule.of(trained, pipe, settings)
-    options = TrainerOptions(
-        steps=settings.steps,
-        device=pipe.device.type,
-        precision=settings.precision,
-        save_every=settings.save_every,
-        ema_decay=settings.ema_decay,
-        clip_norm=settings.clip_norm,
-        accumulate=settings.accumulate,
-        strategy=settings.strategy,
-        key=key,
-    )
+    options = TrainerOptions.of(settings, device=pipe.device.type, key=key)
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
     # Pictures are latents and the prompt is encoded: while it trains, the edit UNet has the device for itself.
     with parts_on(pipe, "cpu"):

@@ -30,7 +30,6 @@ from magic_insert.models.ip_adapter import (
     adapter_switch,
     blank_style,
     has_adapter,
-    require_adapter,
     style_embeds,
 )
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -112,16 +111,6 @@ def cache_views(
 def counts_only_subject(subjects: Sequence[Subject], cfg: PersonalizationConfig) -> bool:
     """Whether the ground is left out of the loss: it was asked for, and every picture says where the subject is."""
     return cfg.mask_loss and all(map(is_cut_out, subjects))
-
-
-def check_own_style(pipe: Any, cfg: PersonalizationConfig) -> None:
-    """That the model has an adapter where one is to see the training pictures.
-
-    Raises:
-        UserError: it has none.
-    """
-    if cfg.own_style != "none":
-        require_adapter(pipe, "personalization.own_style=none")
 
 
 def _own_style(pipe: Any, cfg: PersonalizationConfig) -> Callable[[Tensor], Tensor] | None:

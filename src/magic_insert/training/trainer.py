@@ -20,8 +20,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -79,6 +79,14 @@ class TrainerOptions:
     alone: bool = False
     whole_batch: bool = False
     strategy: str = "ddp"
+
+    @classmethod
+    def of(cls, settings: Any, **own: Any) -> "TrainerOptions":
+        """What `settings` names as it is named here, and options of its `own`."""
+        same = {
+            part.name: getattr(settings, part.name) for part in fields(cls) if hasattr(settings, part.name)
+        }
+        return cls(**{**same, **own})
 
 
 class TrainingModule(pl.LightningModule):
@@ -225,17 +233,19 @@ def fit(
             loop.hold()
             loop.look(loop.start)
             loop.finish()
-            if shared:
-                take_over(module, trained)
-            return loop.start
-        numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
-        trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
-        with warnings.catch_warnings(), same_threads_after():
-            # The data are functions of step numbers; workers would cost more than they carry.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, of a torch newer than it
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # frozen networks are
-            trainer.fit(trained, _Batches(batch_at, numbers, options))
+        else:
+            numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
+            trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
+            with warnings.catch_warnings(), same_threads_after():
+                # The data are functions of step numbers; workers would cost more than they carry.
+                warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+                warnings.filterwarnings(
+                    "ignore", message=".*LeafSpec.*"
+                )  # Lightning's, of a torch newer than it
+                warnings.filterwarnings(
+                    "ignore", message=".*in eval mode at the start.*"
+                )  # frozen networks are
+                trainer.fit(trained, _Batches(batch_at, numbers, options))
         if shared:
             take_over(module, trained)
     return loop.start
@@ -401,12 +411,8 @@ class _Loop(Callback):
     def look(self, done: int) -> None:
         """Runs what is due after update `done`: at a start, what a run owes that ended while it looked."""
         if self.validation is not None and self.validation.due(done):
-            with self.product():
+            with nullcontext() if self.mean is None else self.mean.in_place():
                 self.validation.run(done, self.stop)
-
-    def product(self) -> AbstractContextManager[None]:
-        """Inside this block the module holds what would be the product now."""
-        return nullcontext() if self.mean is None else self.mean.in_place()
 
     def finish(self) -> None:
         """The module becomes the product."""
