@@ -5,7 +5,6 @@ the disk.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,11 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
         _outputs(cfg) if many else [(Path(cfg.background), require_writable(cfg.out, suffix=".png"))]
     ):
         try:
-            _require_distinct(out, [taken for _, taken in pictures], background)
+            if out in [taken for _, taken in pictures] or out.stem in RECORD_STEMS:
+                raise UserError(
+                    f"expected backgrounds of different names, and none called {' or '.join(RECORD_STEMS)}, got "
+                    f"{background}; rename it"
+                )
             _require_apart(out, cfg.subject, background)
             _require_sidecar(out)
             size = judge_picture(background)
@@ -139,15 +142,6 @@ def insert_request(cfg: InsertConfig) -> Request:
         del settings[name]
     del settings["model"]["device"]
     return Request("insert", 1, settings, {"subject": sha256_file(cfg.subject)})
-
-
-def _require_distinct(out: Path, taken: Sequence[Path], background: Path) -> None:
-    """That no other background has the same name, nor a record of the run."""
-    if out in taken or out.stem in RECORD_STEMS:
-        raise UserError(
-            f"expected backgrounds of different names, and none called {' or '.join(RECORD_STEMS)}, got {background}; "
-            "rename it"
-        )
 
 
 def _require_apart(out: Path, *inputs: str | Path) -> None:

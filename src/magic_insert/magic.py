@@ -190,9 +190,10 @@ class MagicInsert:
         settings = self.settings
         if settings.mode != "auto":
             return self
-        chosen = run or settings.stylizer.structure != "none" or not needs_personalization(settings.stylizer)
         if (
-            chosen
+            run
+            or settings.stylizer.structure != "none"
+            or not needs_personalization(settings.stylizer)
             or settings.inserter.name not in FREE_INSERTERS
             or longest <= TOYBOX_SIDE
             or not self.on_cpu
@@ -444,8 +445,20 @@ class MagicInsert:
         )
         changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
+        free = settings.inserter.name in FREE_INSERTERS  # the model has no part in placing
         record = {
-            **self._record(name, seed, given),
+            "magic_insert": __version__,
+            "pair_id": name,
+            "seeds": {
+                "seed": seed,
+                "sampling": settings.sampling.seed,
+                "draws": "fold_in(seed, stage, pair_id)",
+            },
+            "weights": {
+                **({} if free else {"model": self.models.fingerprint}),
+                **({} if given is None else given.record["weights"]),
+            },
+            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
             "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }
@@ -459,21 +472,6 @@ class MagicInsert:
             given,
             below=scene,
         )
-
-    def _record(self, name: str, seed: int, given: Redrawn | None) -> dict[str, Any]:
-        """What draw `name` of a redrawn picture, if it is one, was made of."""
-        free = self.settings.inserter.name in FREE_INSERTERS  # the model has no part in placing
-        sampling = self.settings.sampling.seed
-        return {
-            "magic_insert": __version__,
-            "pair_id": name,
-            "seeds": {"seed": seed, "sampling": sampling, "draws": "fold_in(seed, stage, pair_id)"},
-            "weights": {
-                **({} if free else {"model": self.models.fingerprint}),
-                **({} if given is None else given.record["weights"]),
-            },
-            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
-        }
 
     def insert(
         self,

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
-from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids
+from magic_insert.foundation.parts import BatchAt, Context, Recipe
 from magic_insert.models import micro
 from magic_insert.models.edit_unet import without_adapter
 from magic_insert.models.pipeline import size_ids
 from magic_insert.models.sampling import Structure, canny_edges
-from magic_insert.models.text import tokenize
+from magic_insert.models.text import conditioning, tokenize
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
 from magic_insert.training.trainer import TrainingModule
@@ -115,7 +115,7 @@ class GeneratorModule(TrainingModule):
     @torch.no_grad()
     def conditioning(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Token states (B T D) and SDXL's added conditions, the style picture's embedding among them."""
-        states, _ = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
+        states, _ = conditioning((self.text_encoder, self.text_encoder_2), (batch["ids"], batch["ids_2"]))
         pooled = self.text_encoder_2(batch["pooled_ids"]).text_embeds
         ids = size_ids(len(pooled), self.image_size, pooled.device)
         return states, {"text_embeds": pooled, "time_ids": ids, "image_embeds": [batch["style"][:, None, :]]}

@@ -196,8 +196,7 @@ def photo_shares(pipe: Any, styles: StyleEmbeds) -> list[float] | None:
     words = text_rows(pipe, [f"{place} {look}" for look in LOOKS for place in PLACES])
     likeness = picture_rows(styles).to(words.device) @ words.T
     photographs = (likeness * SHARPNESS).softmax(dim=1)[:, : len(PLACES)]
-    shares: list[float] = photographs.sum(dim=1).tolist()
-    return shares
+    return photographs.sum(dim=1).tolist()
 
 
 def picture_rows(styles: StyleEmbeds) -> Float[Tensor, "B D"]:

@@ -319,9 +319,8 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
 
 def first(out: Any) -> Tensor:
     """The first tensor of a network's answer."""
-    return (
-        out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
-    )
+    parts = out.values() if isinstance(out, dict) else out
+    return out if isinstance(out, Tensor) else first(next(iter(parts)))
 
 
 def _storage(tensor: Tensor) -> int:
@@ -345,21 +344,9 @@ def asked_of(sizes: Sizes, batch: int, channels: int, side: int) -> tuple[tuple[
     }
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of a job by ROWS; `setting` says what was changed to come to it."""
-
-    setting: str
-    parts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(self.parts.values())
-
-    def fits(self, gigabytes: float) -> bool:
-        """Whether a card of that size can hold it."""
-        return self.total <= NEARLY_FULL * gigabytes * GIGABYTE
+def fits(parts: dict[str, int], gigabytes: float) -> bool:
+    """Whether a card of that size can hold a job of so many bytes by ROWS."""
+    return sum(parts.values()) <= NEARLY_FULL * gigabytes * GIGABYTE
 
 
 def adapted(unet: Any, rank: int, targets: Sequence[str]) -> None:
@@ -510,7 +497,12 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     trained, moments = trained_bytes(unet, fit.optimizer)
     shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
-    gathered = 0 if shares == 1 else gathered_bytes(unet)
+    gathered = 0
+    if shares > 1:
+        # Whole at once, of what ranks share: weights and gradients of the layers outside the units, weights of the
+        # largest unit and of the next one, and a gradient.
+        units = [nbytes(unit.parameters()) for unit in unet.modules() if isinstance(unit, UNITS)]
+        gathered = 2 * (nbytes(unet.parameters()) - sum(units)) + 3 * max(units)
     return {
         "weights": nbytes(unet.parameters()) // shares,
         "gradients": trained // shares,
@@ -518,13 +510,6 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
         "mean": trained // shares if fit.ema_decay else 0,
         "activations": step.total(rows, checkpointing=fit.gradient_checkpointing) + gathered,
     }
-
-
-def gathered_bytes(unet: nn.Module) -> int:
-    """Of what ranks share, all that one holds whole at once: weights and gradients of the layers outside the units,
-    weights of the largest unit and of the next one, and a gradient."""
-    units = [nbytes(unit.parameters()) for unit in unet.modules() if isinstance(unit, UNITS)]
-    return 2 * (nbytes(unet.parameters()) - sum(units)) + 3 * max(units)
 
 
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
@@ -671,32 +656,29 @@ def run_plan(cfg: PlanConfig) -> None:
     Raises:
         UserError: a model that is not there.
     """
-    bills: list[Estimate] = []
+    bills: list[tuple[str, dict[str, int]]] = []
     print(
         f"{cfg.job}, model {cfg.model.name}, {cfg.model.image_size} pixels; in GB (10^9 bytes), line by line added"
     )
     print(f"{'':<58}" + "".join(f"{name:>13}" for name in (*ROWS, "total")) + "  fits into")
     for setting, changed in memory_options(cfg):
-        bills.append(Estimate(setting, COUNTS[cfg.job](changed)))
-        print(line(bills[-1], cfg.gpu), flush=True)
-        if bills[-1].fits(min(*GPUS, cfg.gpu)):
+        bills.append((setting, COUNTS[cfg.job](changed)))
+        print(line(*bills[-1], cfg.gpu), flush=True)
+        if fits(bills[-1][1], min(*GPUS, cfg.gpu)):
             break
-    enough = next((number for number, bill in enumerate(bills) if bill.fits(cfg.gpu)), None)
+    enough = next((number for number, (_, parts) in enumerate(bills) if fits(parts, cfg.gpu)), None)
     if enough is None:
-        more = (
-            "gpus=N train.strategy=fsdp2 shares it"
-            if cfg.job == "insertion"
-            else "more GPUs do not change that"
-        )
+        shared = cfg.job == "insertion"
+        more = "gpus=N train.strategy=fsdp2 shares it" if shared else "more GPUs do not change that"
         print(f"{cfg.gpu:g} GB: does not fit; {more}")
     else:
-        words = " ".join(bill.setting for bill in bills[1 : enough + 1])
+        words = " ".join(setting for setting, _ in bills[1 : enough + 1])
         print(f"{cfg.gpu:g} GB: fits {'with ' + words if words else 'as it is'}")
 
 
-def line(bill: Estimate, gpu: float) -> str:
-    """A line of the table."""
-    fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if bill.fits(size)]
-    numbers = [*(bill.parts[name] for name in ROWS), bill.total]
+def line(setting: str, parts: dict[str, int], gpu: float) -> str:
+    """A line of the table; `setting` says what was changed to come to it."""
+    fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if fits(parts, size)]
+    numbers = [*(parts[name] for name in ROWS), sum(parts.values())]
     cells = "".join(f"{number / GIGABYTE:13.1f}" for number in numbers)
-    return f"{bill.setting:<58}{cells}  {', '.join(fitting) or 'none'}"
+    return f"{setting:<58}{cells}  {', '.join(fitting) or 'none'}"

@@ -224,17 +224,15 @@ def build_scheduler() -> diffusers.DDIMScheduler:
     )
 
 
-def build_image_processor(sizes: MicroSizes) -> CLIPImageProcessor:
-    edge = sizes.image_size
-    return CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
-
-
 def save_pipeline(folder: Path, sizes: MicroSizes, parts: Mapping[str, Any]) -> None:
     """Write the `parts`, by their names in a pipeline, as one SDXL folder, with diffusers' own writer."""
+    edge = sizes.image_size
     diffusers.StableDiffusionXLPipeline(
         **parts,
         scheduler=build_scheduler(),
-        feature_extractor=build_image_processor(sizes),
+        feature_extractor=CLIPImageProcessor(
+            size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}
+        ),
         add_watermarker=False,
         force_zeros_for_empty_prompt=False,
     ).save_pretrained(folder)

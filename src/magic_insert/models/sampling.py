@@ -298,12 +298,8 @@ def _denoiser(
     return denoise
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What the UNet is given besides the latents: token states N T D, and SDXL's added conditions."""
-
-    states: Tensor
-    added: dict[str, Any]
+# What the UNet is given besides the latents: token states N T D, and SDXL's added conditions.
+Conditions = tuple[Tensor, dict[str, Any]]
 
 
 def conditions_of(
@@ -338,21 +334,22 @@ def conditions_of(
         added["image_embeds"] = [images.to(pipe.device, pipe.unet.dtype)]
     elif style is not None:
         require_adapter(pipe)
-    return Conditions(text, added)
+    return text, added
 
 
 def network(pipe: Any, conditions: Conditions, structure: Structure | None = None) -> Denoiser:
     """The UNet as the pipeline holds it; with a `structure` its ControlNet steers it. One row per condition."""
+    states, added = conditions
 
     def denoise(latents: Tensor, t: Tensor, done: int) -> Tensor:
         residuals = {}
         if structure is not None:
-            residuals = structure.residuals(latents, t, conditions.states, conditions.added)
+            residuals = structure.residuals(latents, t, states, added)
         return pipe.unet(
             latents,
             t,
-            encoder_hidden_states=conditions.states,
-            added_cond_kwargs=conditions.added,
+            encoder_hidden_states=states,
+            added_cond_kwargs=added,
             return_dict=False,
             **residuals,
         )[0]

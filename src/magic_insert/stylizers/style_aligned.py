@@ -52,11 +52,9 @@ class StyleAlignedStylizer(DiffusionStylizer):
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""
         steps, together = self.sampling.steps, drawn_together(image_size(self.pipe), BATCH)
-        total = steps * -(-len(draws) // together)
-        pictures = []
-        for start in range(0, len(draws), together):
-            done = start // together * steps
-            pictures.append(self._draw(draws[start : start + together], counted(on_step, done, total)))
+        batches = [draws[start : start + together] for start in range(0, len(draws), together)]
+        total = steps * len(batches)
+        pictures = [self._draw(some, counted(on_step, n * steps, total)) for n, some in enumerate(batches)]
         return torch.cat(pictures)
 
     def _draw(self, draws: Sequence[Draw], on_step: Callable[..., None]) -> Float[Tensor, "B 3 S S"]:
@@ -126,7 +124,7 @@ def invert(
     trail: list[Tensor] = []
     # A clean picture is taken for one at the first level of noise, which the eye cannot see.
     for here, there in zip([torch.zeros_like(levels[0]), *levels[:-1]], levels, strict=True):
-        predicted = denoise(latents.to(conditions.states.dtype), here, len(trail)).float()
+        predicted = denoise(latents.to(conditions[0].dtype), here, len(trail)).float()
         clean, noise = clean_and_noise(latents, predicted, kept[here], scheduler.config["prediction_type"])
         latents = kept[there].sqrt() * clean + (1 - kept[there]).sqrt() * noise
         trail.append(latents)

@@ -144,11 +144,8 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
     """
     values, pattern = rays.take(paints.values, which), rays.take(paints.pattern, which)
     colour = values[:3].clone()
-    for number, name in enumerate(PATTERNS):
-        if name == "plain":
-            continue
-        chosen = (pattern == number).nonzero()[:, 0]
-        if not len(chosen):
+    for number, chosen in rays.groups(pattern, len(PATTERNS)):
+        if (name := PATTERNS[number]) == "plain":
             continue
         first, second, scale = (rays.take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
         q = [rays.take(x, chosen) * scale for x in point]
@@ -357,10 +354,7 @@ def look_at(
     on_shape = surface < n
     if n:
         kind = torch.where(on_shape, rays.take(shapes.kind, surface.clamp_max(n - 1)), kind)
-    for number in range(len(rays.KINDS)):
-        chosen = (kind == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
+    for number, chosen in rays.groups(kind, len(rays.KINDS)):
         g = rays.take(shapes.geometry[rays.BODY], rays.take(surface, chosen))
         p = rays.own_point(g, rays.take(position, chosen))
         facing = rays.own_normal(number, p, g)

@@ -131,7 +131,6 @@ class PlopTruth:
     """One pair of the benchmark and everything that is known about it. Pictures 3 H W, masks 1 H W."""
 
     pair_id: str
-    caption: str
     style: str
     subject_photo: Tensor  # the subject alone on paper, as a photograph
     subject_alpha: Tensor
@@ -156,11 +155,8 @@ def toyplop_subjects(split: str = "full") -> list[NamedSubject]:
         seen[spec.template] = seen.get(spec.template, 0) + 1
         named.append((f"{spec.template}-{seen[spec.template]:02d}", spec))
     named.sort(key=lambda item: (TEMPLATES.index(item[1].template), item[0]))
-    return (
-        named
-        if _is_full(split)
-        else [item for item in named if item[0] in {f"{t}-01" for t in _MINI_SUBJECTS}]
-    )
+    mini = {f"{template}-01" for template in _MINI_SUBJECTS}
+    return named if _is_full(split) else [item for item in named if item[0] in mini]
 
 
 def toyplop_scenes(split: str = "full") -> list[NamedScene]:
@@ -187,7 +183,6 @@ def toyplop_pair(subject: NamedSubject, scene: NamedScene, size: int = 128) -> P
     pair = render_pairs([place], [spec], [style], [COMPLEXITY], [seed], size)
     return PlopTruth(
         pair_id=f"{name}__{scene_name}",
-        caption=caption(spec),
         style=style,
         subject_photo=alone.rgb[0],
         subject_alpha=alone.alpha[0],
@@ -316,7 +311,7 @@ def export_benchmark(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
             out / "subjects" / f"{subject[0]}.png", torch.cat([truth.subject_photo, truth.subject_alpha])
         )
         save_png(out / "backgrounds" / f"{scene[0]}.png", truth.background)
-        rows.append({"pair_id": truth.pair_id, "caption": truth.caption, "style": truth.style})
+        rows.append({"pair_id": truth.pair_id, "caption": caption(subject[1]), "style": truth.style})
         cells.append(truth.with_subject)
     return _finish(out, rows, [cells[i : i + len(scenes)] for i in range(0, len(cells), len(scenes))], None)
 

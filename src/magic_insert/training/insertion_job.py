@@ -127,9 +127,8 @@ def open_pairs(
 def _toybox(
     data: DataConfig, out: Path, size: int, seed: int, on_event: OnEvent
 ) -> tuple[PairSet, PairSet | None]:
-    store = (
-        Store(out / "renders", key="out") if data.cache is None else Store(Path(data.cache), key="data.cache")
-    )
+    kept, key = (out / "renders", "out") if data.cache is None else (Path(data.cache), "data.cache")
+    store = Store(kept, key=key)
     plan = PairsPlan(seed, data.made, size, tuple(data.styles), "train", data.occlusion)
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
     photographs = _named(data.backgrounds, "data.backgrounds") if data.backgrounds else []
@@ -411,11 +410,8 @@ def edit_data(
             views = [view_of(pair, number, size, config) for number in range(config.views)]
             for array, name in zip(arrays, LAYERS[task], strict=True):
                 images = torch.stack([getattr(view, name) for view in views])
-                cells = (
-                    latent_mask(images, side, side)
-                    if name.endswith("mask")
-                    else encode(pipe.vae, images).cpu()
-                )
+                masks = name.endswith("mask")
+                cells = latent_mask(images, side, side) if masks else encode(pipe.vae, images).cpu()
                 array[index] = cells.to(torch.float16).numpy()
             on_step(number, len(mine))
         # Numbers reach the disk before the books that vouch for them.
