@@ -176,6 +176,5 @@ def load_image_encoder(adapter: Path, places: list[Place], dtype: Any) -> CLIPVi
 
 def load_vae(place: Place, dtype: Any) -> AutoencoderKL:
     """The autoencoder at `place`: its own repository, or the folder `vae` of a model."""
-    inside = place.file("config.json") is None
-    options = {"subfolder": "vae"} if inside else {}
+    options = {"subfolder": "vae"} if place.file("config.json") is None else {}
     return AutoencoderKL.from_pretrained(place.name, torch_dtype=dtype, **options, **place.options)

@@ -112,17 +112,13 @@ def controlnet_of(pipe: Any) -> Any:
     network = _load(source, pipe.unet.dtype)
     ours, theirs = network.config, pipe.unet.config
     for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
-        if _plain(ours[key]) != _plain(theirs[key]):
+        if not np.array_equal(ours[key], theirs[key]):  # lists or tuples
             raise UserError(
                 f"expected a ControlNet with {key}={theirs[key]} as the model's UNet, got {ours[key]} in "
                 f"{source.name}; set model.controlnet=FOLDER"
             )
     pipe.loaded_controlnet = network.to(pipe.device).requires_grad_(False).eval()
     return pipe.loaded_controlnet
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _load(source: Place, dtype: torch.dtype) -> Any:

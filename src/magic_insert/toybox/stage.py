@@ -363,17 +363,16 @@ def look_at(
         normal.index_copy_(1, chosen, rays.to_world(g[rays.ROTATION], facing))
     flat = position.new_tensor([[0.0], [0.0], [1.0]])
     lying = ((surface >= n) & (surface < n + b)).nonzero()[:, 0]
-    if len(lying):  # the ground's own axes: x away from the camera, y across, z up
-        x, y, z = rays.take(position, lying)
-        point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
-        own.index_copy_(1, lying, flat.expand(-1, len(lying)))
-        normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
+    # The ground's own axes: x away from the camera, y across, z up.
+    x, y, z = rays.take(position, lying)
+    point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
+    own.index_copy_(1, lying, flat.expand(-1, len(lying)))
+    normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
     upright = (surface >= n + b).nonzero()[:, 0]
-    if len(upright):
-        x, y, z = rays.take(position, upright)
-        point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
-        own.index_copy_(1, upright, flat.expand(-1, len(upright)))
-        normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
+    x, y, z = rays.take(position, upright)
+    point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
+    own.index_copy_(1, upright, flat.expand(-1, len(upright)))
+    normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
     facing_eye = rays.dot(normal, direction).abs().clamp_min(0.08)
     footprint = distance * rays.take(stage.pixel_angle, image) / facing_eye
     return albedo(stage.paints, surface, point, own, footprint), normal

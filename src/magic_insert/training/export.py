@@ -158,7 +158,12 @@ def kohya_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dic
     renamed = {}
     for key, tensor in state.items():
         network, _, rest = key.partition(".")
-        layer, ending = _split(rest)
+        ending = next((end for end in (*MATRICES, MAGNITUDE) if rest.endswith(f".{end}")), None)
+        if ending is None:
+            raise UserError(
+                f"expected LoRA matrices, got {rest}; export a folder that magic-insert personalize wrote"
+            )
+        layer = rest.removesuffix(f".{ending}")
         own = stability_name(layer) if network == "unet" else layer
         name = PREFIXES[network] + own.replace(".", "_")
         renamed[f"{name}.alpha"] = torch.tensor(float(scales[network]))
@@ -169,11 +174,3 @@ def kohya_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dic
         else:
             renamed[f"{name}.{MATRICES[ending]}"] = tensor
     return renamed
-
-
-def _split(key: str) -> tuple[str, str]:
-    """The layer and what is stored of it."""
-    for ending in (*MATRICES, MAGNITUDE):
-        if key.endswith(f".{ending}"):
-            return key.removesuffix(f".{ending}"), ending
-    raise UserError(f"expected LoRA matrices, got {key}; export a folder that magic-insert personalize wrote")
