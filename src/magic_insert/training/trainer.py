@@ -239,14 +239,10 @@ def fit(
             numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
             trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
             with warnings.catch_warnings(), same_threads_after():
-                # The data are functions of step numbers; workers would cost more than they carry.
-                warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-                warnings.filterwarnings(
-                    "ignore", message=".*LeafSpec.*"
-                )  # Lightning's, of a torch newer than it
-                warnings.filterwarnings(
-                    "ignore", message=".*in eval mode at the start.*"
-                )  # frozen networks are
+                # The data are functions of step numbers; workers would cost more than they carry. LeafSpec is
+                # Lightning's, of a torch newer than it; frozen networks are in eval mode.
+                for said in ("does not have many workers", "LeafSpec", "in eval mode at the start"):
+                    warnings.filterwarnings("ignore", message=f".*{said}.*")
                 trainer.fit(trained, _Batches(batch_at, numbers, options))
         if shared:
             take_over(module, trained)
