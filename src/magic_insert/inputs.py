@@ -5,12 +5,9 @@ the disk.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
 from magic_insert.core import picture_files
@@ -80,11 +77,16 @@ def resolve_insert(cfg: InsertConfig) -> InsertInputs:
         _outputs(cfg) if many else [(Path(cfg.background), require_writable(cfg.out, suffix=".png"))]
     ):
         try:
-            _require_distinct(out, [taken for _, taken in pictures], background)
+            if out in [taken for _, taken in pictures] or out.stem in RECORD_STEMS:
+                raise UserError(
+                    f"expected backgrounds of different names, and none called {' or '.join(RECORD_STEMS)}, got "
+                    f"{background}; rename it"
+                )
             _require_apart(out, cfg.subject, background)
             _require_sidecar(out)
             size = judge_picture(background)
-            _require_inside(cfg.box, size)
+            if cfg.box is not None:
+                Box(*cfg.box).require_inside(size[1], size[0])
             if cfg.occluders is not None:
                 _require_apart(out, cfg.occluders)
                 judge_mask(cfg.occluders, size)
@@ -142,15 +144,6 @@ def insert_request(cfg: InsertConfig) -> Request:
     return Request("insert", 1, settings, {"subject": sha256_file(cfg.subject)})
 
 
-def _require_distinct(out: Path, taken: Sequence[Path], background: Path) -> None:
-    """That no other background has the same name, nor a record of the run."""
-    if out in taken or out.stem in RECORD_STEMS:
-        raise UserError(
-            f"expected backgrounds of different names, and none called {' or '.join(RECORD_STEMS)}, got {background}; "
-            "rename it"
-        )
-
-
 def _require_apart(out: Path, *inputs: str | Path) -> None:
     """That `out` is none of `inputs`."""
     if os.path.realpath(out) in (os.path.realpath(path) for path in inputs):
@@ -164,12 +157,6 @@ def _require_sidecar(out: Path) -> None:
         require_writable(file, suffix="")
 
 
-def _require_inside(box: Sequence[int] | None, size: tuple[int, int]) -> None:
-    """That the box of `box=[x,y,w,h]` lies on a picture of `size` (width, height); None is the default box."""
-    if box is not None:
-        Box(*box).require_inside(size[1], size[0])
-
-
 def judge_picture(path: str | Path) -> tuple[int, int]:
     """Width and height of a sound picture that is not too small; raises `UserError` otherwise."""
     size = picture_files.open_picture(path).size
@@ -181,18 +168,12 @@ def judge_subject(path: str | Path) -> tuple[int, int]:
     """Width and height of a sound picture with a visible subject; raises `UserError` otherwise."""
     image = picture_files.open_picture(path)
     picture_files.require_size(path, image.size)
-    if _highest_alpha(image) < INSIDE:
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if alpha is not None and float(alpha.getextrema()[1]) / 255 < INSIDE:  # type: ignore[arg-type]
         raise UserError(
             f"expected a subject with visible pixels in {path}, got alpha below a half everywhere"
         )
     return image.size
-
-
-def _highest_alpha(image: Image.Image) -> float:
-    if not image.has_transparency_data:
-        return 1.0
-    _, high = image.convert("RGBA").getchannel("A").getextrema()
-    return float(high) / 255  # type: ignore[arg-type]
 
 
 def judge_mask(path: str | Path, size: tuple[int, int]) -> None:

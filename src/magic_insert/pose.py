@@ -61,11 +61,6 @@ def pose_by_words(background: Image.Image, crop: Image.Image, words: str) -> str
     return next((pose for keys, pose in POSES_BY_WORD if known & set(keys)), "")
 
 
-def no_pose(background: Image.Image, crop: Image.Image, words: str) -> str:
-    """Always the empty text."""
-    return ""
-
-
 def build_pose(cfg: PoseConfig) -> Suggester:
     """The suggester that `cfg` names.
 
@@ -73,7 +68,7 @@ def build_pose(cfg: PoseConfig) -> Suggester:
         UserError: `http` without the address of a server in the environment.
     """
     if cfg.name != "http":
-        return pose_by_words if cfg.name == "rules" else no_pose
+        return pose_by_words if cfg.name == "rules" else lambda background, crop, words: ""
     url = os.environ.get(URL, "").rstrip("/")
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:

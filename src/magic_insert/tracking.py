@@ -33,10 +33,13 @@ class Tracker:
         """One row: `{"stage": ..., "step": step, **values}`; every value is a finite number.
 
         A resumed run computes the steps between its checkpoint and its end again; their rows are not written twice.
+        Of several ranks the first speaks for all.
 
         Raises:
             ValueError: a value is NaN or infinite.
         """
+        if rank() != 0:
+            return
         if (row := (step, *sorted(values))) not in self._written:
             append_jsonl(self.folder / METRICS, {"stage": self.stage, "step": step, **values})
             self._written.add(row)
@@ -87,23 +90,13 @@ def written_rows(file: Path, stage: str) -> set[tuple[Any, ...]]:
     return rows
 
 
-class SilentTracker(Tracker):
-    """What ranks other than the first get: rank 0 speaks for all."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Nothing."""
-
-
 @contextmanager
 def open_tracker(
     folder: str | Path, stage: str, logger: LoggerConfig, config: Mapping[str, Any]
 ) -> Iterator[Tracker]:
     """A tracker for one `stage` of the run in `folder`; `config` is the thawed configuration of the run."""
     place = Path(folder)
-    if rank() != 0:
-        yield SilentTracker(place, stage, None)
-        return
-    if logger.name == "jsonl":
+    if rank() != 0 or logger.name == "jsonl":
         yield Tracker(place, stage, None)
         return
     import wandb

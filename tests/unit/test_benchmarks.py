@@ -16,6 +16,7 @@ from magic_insert.core.jsonl import read_json
 from magic_insert.data import benchmarks
 from magic_insert.data.benchmark_sources import ToyPlop, folder, subjectplop
 from magic_insert.data.benchmarks import Benchmark, Source, describe
+from magic_insert.toybox.captions import caption
 from magic_insert.toybox.world import toyplop_pair, toyplop_scenes, toyplop_subjects
 
 AUTO = SegmenterConfig()
@@ -78,7 +79,7 @@ def test_what_lies_in_the_folder_is_what_the_toybox_renders(tmp_path: Path) -> N
     outside = truth.mask.clone()
     outside[:, box.y : box.bottom, box.x : box.right] = 0
     assert float(outside.max()) < 0.1
-    assert bench.subject_words[pair.subject].detailed == expected.caption
+    assert bench.subject_words[pair.subject].detailed == caption(specs[pair.subject])
 
 
 def test_a_larger_selection_begins_with_the_smaller_and_shares_its_digest() -> None:

@@ -213,7 +213,7 @@ def test_a_style_picture_acts_in_every_turn_but_the_one_without_the_adapter(toke
 
 def test_a_unet_without_its_adapter_is_one_with_the_adapter_off(tokenizers: Any, tmp_path: Path) -> None:
     unet = generator_module(tokenizers, 1).unet
-    micro.publish_adapter(tmp_path, unet)
+    micro.save_ip_adapter(tmp_path, micro.collect_ip_adapter(unet))
     bare = without_adapter(unet)
     batch = generator_batch(tokenizers, 0)
     added = {

@@ -54,7 +54,7 @@ def test_every_subject_stands_on_the_ground_at_its_place_and_height(template: st
 def test_a_pose_keeps_the_identity_and_every_pose_looks_different() -> None:
     for template in subjects.TEMPLATES:
         spec = dressed(template)
-        posed = [subjects.with_pose(spec, pose) for pose in subjects.POSES]
+        posed = [replace(spec, pose=pose) for pose in subjects.POSES]
         assert all(replace(p, pose=spec.pose) == spec for p in posed)
         assert len({tuple(s.centre for s in subjects.subject_shapes(p)) for p in posed}) == len(
             subjects.POSES
@@ -139,7 +139,6 @@ def test_no_combination_or_identity_of_the_benchmark_is_ever_trained_on() -> Non
 def test_a_pair_tells_what_the_subject_changed_and_nothing_else() -> None:
     truth = toyplop_pair(toyplop_subjects("mini")[0], toyplop_scenes("mini")[0], size=64)
     assert truth.pair_id == "bunny-01__room-01"
-    assert truth.caption.startswith("a ")
     assert truth.mask.shape == truth.effect.shape == truth.subject_alpha.shape == (1, 64, 64)
     assert 0.02 < float(truth.mask.mean()) < 0.3
     assert float(truth.effect.mean()) > 0.005  # a shadow fell

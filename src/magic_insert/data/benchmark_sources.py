@@ -94,14 +94,10 @@ class ToyPlop(Source):
     def truth(self, subject: str, background: str) -> Truth:
         made = toyplop_pair((subject, self.specs[subject]), self.scenes[background], self.size)
         # Methods hand in eight-bit pictures: an effect is what can be seen in such a picture.
-        composite, alone, mask = map(_eight_bit, (made.with_subject, made.background, made.mask))
+        shown = (made.with_subject, made.background, made.mask)
+        composite, alone, mask = ((image * 255).round() / 255 for image in shown)
         effect = effect_of(composite[None], alone[None], mask[None])[0]
         return Truth(made.subject_styled, composite, mask, effect)
-
-
-def _eight_bit(image: torch.Tensor) -> torch.Tensor:
-    """The picture as its file will hold it."""
-    return (image * 255).round() / 255
 
 
 # Folders of pictures

@@ -211,20 +211,15 @@ def sound_pairs(
         else:
             kept[content] = ref
     if problems:
-        bad = f"{len(problems)} bad pair(s) in {source}: {name_all(problems)}"
+        named = [f"{name}: {reason}" for name, reason in problems.items()]
+        rest = f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+        bad = f"{len(problems)} bad pair(s) in {source}: {'; '.join(named[:SHOWN])}{rest}"
         if on_error != "skip":
             raise UserError(f"expected sound pairs, got {bad}; mend them or set data.on_error=skip")
         report(f"skipped {bad}")
     if not kept:
         raise UserError(f"expected at least one sound pair in {source}, got none")
     return FilePairs(list(kept.values()), list(kept))
-
-
-def name_all(problems: dict[str, str]) -> str:
-    """The names with their reasons, the first SHOWN of them in full."""
-    named = [f"{name}: {reason}" for name, reason in problems.items()]
-    rest = len(named) - SHOWN
-    return "; ".join(named[:SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
 
 
 # Layouts on disk
@@ -282,15 +277,11 @@ def _from_folders(root: Path, names: Sequence[str]) -> Listing:
         raise UserError(
             f"expected the folders {', '.join(names)} in {root}, got no {absent[0]}; set data.path"
         )
-    layers = {name: _by_stem(root / name) for name in names}
+    layers = {name: {path.stem: file_blob(path) for path in pictures_in(root / name)} for name in names}
     found = Listing()
     for stem in sorted(set().union(*layers.values())):
         found.add(stem, {name: layer.get(stem) for name, layer in layers.items()})
     return found
-
-
-def _by_stem(folder: Path) -> dict[str, Blob]:
-    return {path.stem: file_blob(path) for path in pictures_in(folder)}
 
 
 def list_ober(root: Path) -> Listing:

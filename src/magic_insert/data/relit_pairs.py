@@ -47,7 +47,6 @@ class RelitPairs:
     own: np.ndarray  # B 3 S S
     mask: np.ndarray  # B 1 S S
     sun: np.ndarray  # B 5 float32: direction towards the sun (right, up, towards the camera), softness, share
-    style: np.ndarray  # B, index into TRAIN_STYLES
 
 
 def varied_scene(seed: int) -> SceneSpec:
@@ -175,12 +174,10 @@ def render_relit(
             columns[name].append(shrink_to(drawn, side))
     columns["own"] = [_continued(picture, seen) for picture in columns["own"]]
     pictures = {name: to_uint8(torch.stack(parts, 1).flatten(0, 1)) for name, parts in columns.items()}
-    styles = [style for s in sittings for style in s.styles]
     return RelitPairs(
         **pictures,
         mask=to_uint8(mask.repeat_interleave(count, 0)),
         sun=np.repeat(np.array([sun_of(s.scene) for s in sittings], np.float32), count, 0),
-        style=np.array([TRAIN_STYLES.index(s) if s in TRAIN_STYLES else -1 for s in styles]),
     )
 
 

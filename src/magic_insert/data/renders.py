@@ -10,7 +10,7 @@ one ray-traced picture is drawn in several styles, because tracing costs more th
 import multiprocessing
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -31,7 +31,7 @@ from magic_insert.data.pairs import LAYERS, Pair
 from magic_insert.toybox.captions import caption, scene_phrase
 from magic_insert.toybox.scenes import SceneSpec, sample_scene
 from magic_insert.toybox.styles import TRAIN_STYLES, draw
-from magic_insert.toybox.subjects import POSES, SubjectSpec, sample_subject, with_pose
+from magic_insert.toybox.subjects import POSES, SubjectSpec, sample_subject
 from magic_insert.toybox.world import SUPERSAMPLE, render_pairs, shrink, trace_scenes, trace_subjects
 
 Arrays = Mapping[str, np.ndarray]
@@ -292,7 +292,7 @@ def subject_at(plan: PoolPlan, index: int) -> SubjectSpec:
         return spec
     pick = fold_in(plan.seed, "view", identity, view)
     yaw = spec.yaw_deg + 15.0 + (pick >> 8) % 50
-    return with_pose(spec, pose=POSES[pick % len(POSES)], yaw_deg=yaw if yaw <= 60 else yaw - 110)
+    return replace(spec, pose=POSES[pick % len(POSES)], yaw_deg=yaw if yaw <= 60 else yaw - 110)
 
 
 def scene_at(plan: PoolPlan, index: int) -> tuple[SceneSpec, SubjectSpec]:

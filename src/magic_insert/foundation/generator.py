@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from magic_insert.config.schema.training import PartConfig
 from magic_insert.core.rand import generator
 from magic_insert.data.renders import ToyboxPool
-from magic_insert.foundation.parts import BatchAt, Context, Recipe, encode_ids, tokenize
+from magic_insert.foundation.parts import BatchAt, Context, Recipe
 from magic_insert.models import micro
 from magic_insert.models.edit_unet import without_adapter
 from magic_insert.models.pipeline import size_ids
 from magic_insert.models.sampling import Structure, canny_edges
+from magic_insert.models.text import conditioning, tokenize
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.toybox.styles.view import LOOK_NAMES, apply_look
 from magic_insert.training.trainer import TrainingModule
@@ -114,7 +115,7 @@ class GeneratorModule(TrainingModule):
     @torch.no_grad()
     def conditioning(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
         """Token states (B T D) and SDXL's added conditions, the style picture's embedding among them."""
-        states, _ = encode_ids(self.text_encoder, self.text_encoder_2, batch["ids"], batch["ids_2"])
+        states, _ = conditioning((self.text_encoder, self.text_encoder_2), (batch["ids"], batch["ids_2"]))
         pooled = self.text_encoder_2(batch["pooled_ids"]).text_embeds
         ids = size_ids(len(pooled), self.image_size, pooled.device)
         return states, {"text_embeds": pooled, "time_ids": ids, "image_embeds": [batch["style"][:, None, :]]}
@@ -287,12 +288,8 @@ class Batches:
         self.pool, self.found, self.tokenizers = pool, found, tokenizers
         self.seed, self.batch_size, self.edges = seed, batch_size, edges
         self.phrases = [style_phrase(name) for name in pool.style_names]
-        self.places = {
-            name: getattr(found, name).places()
-            for name in (
-                "subjects", "scenes", "toned_subjects", "style_of_scenes", "style_of_subjects", "style_of_toned_scenes"
-            )
-        }  # fmt: skip
+        drawn = {name: value for name, value in vars(found).items() if isinstance(value, Drawings)}
+        self.places = {name: value.places() for name, value in drawn.items()}
         toned = self.places["toned_subjects"].keys() & self.places["style_of_toned_scenes"].keys()
         self.looks = sorted(toned)
         self.none = np.zeros_like(found.style_of_scenes.values[0, 0])
@@ -380,7 +377,7 @@ def generator_part(context: Context, part: PartConfig) -> Recipe:
     )
 
     def publish(folder: Any) -> None:
-        micro.publish_adapter(folder, unet)
+        micro.save_ip_adapter(folder, micro.collect_ip_adapter(unet))
         without_adapter(unet).save_pretrained(folder / "unet")
 
     return Recipe(module, _batches(context, part, edges=False), publish, 0.9995)

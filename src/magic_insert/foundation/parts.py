@@ -12,7 +12,7 @@ photographs alone; the other styles are left for the bootstrap to win.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from magic_insert.data.renders import ToyboxPool
 from magic_insert.models import micro
 from magic_insert.models.edit_unet import edit_start
 from magic_insert.models.pipeline import plain_attention
+from magic_insert.models.text import conditioning, tokenize
 from magic_insert.toybox.styles import style_phrase
 from magic_insert.training import insertion
 from magic_insert.training.trainer import TrainingModule
@@ -135,19 +136,6 @@ class Context:
             request, lambda staging: np.save(staging / "values.npy", encode_array(source, encode, flip=flip))
         )
         return np.load(entry.folder / "values.npy")
-
-
-def tokenize(tokenizer: Any, texts: Sequence[str]) -> Tensor:
-    return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-def encode_ids(
-    text_encoder: nn.Module, text_encoder_2: nn.Module, ids: Tensor, ids_2: Tensor
-) -> tuple[Tensor, Tensor]:
-    """SDXL's conditioning: second-to-last states of both encoders side by side (B T D), pooled text (B E)."""
-    first = text_encoder(ids, output_hidden_states=True)
-    second = text_encoder_2(ids_2, output_hidden_states=True)
-    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
 def vae_encoder(vae: Any, device: str, *, autocast: bool) -> Encode:
@@ -254,11 +242,8 @@ def vae_batches(pool: ToyboxPool, *, seed: int, batch_size: int, crop: int, chan
             # A third from each source: scenes carry the texture, subjects the fine parts.
             source = sources[number % len(sources)]
             top, left = y % room, x % room
-            patch = torch.from_numpy(
-                source[
-                    a % source.shape[0], b % source.shape[1], :, top : top + crop, left : left + crop
-                ].copy()
-            )
+            picture = source[a % source.shape[0], b % source.shape[1]]
+            patch = torch.from_numpy(picture[:, top : top + crop, left : left + crop].copy())
             crops.append(patch.flip(-1) if flip % 2 else patch)
         noise = torch.randn(batch_size, channels, crop // PATCH, crop // PATCH, generator=draw)
         return {
@@ -427,11 +412,9 @@ def edit_part(task: insertion.Task, folder_name: str) -> Callable[[Context, Part
     def make(context: Context, part: PartConfig) -> Recipe:
         unet = context.trainable(edit_start(context.load("generator", "unet")).to(context.device))
         with torch.no_grad():
-            empty = encode_ids(
-                *context.text_encoders(),
-                tokenize(context.tokenizer, [""]).to(context.device),
-                tokenize(context.tokenizer_2, [""]).to(context.device),
-            )
+            tokenizers = (context.tokenizer, context.tokenizer_2)
+            ids = [tokenize(tokenizer, [""]).to(context.device) for tokenizer in tokenizers]
+            empty = conditioning(context.text_encoders(), ids)
         settings = insertion.EditFit(
             task, part.steps, part.batch_size, part.lr, context.seed,
             effect_weight=EFFECT_WEIGHT, time_shift=TIME_SHIFT,

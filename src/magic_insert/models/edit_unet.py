@@ -100,13 +100,6 @@ def latent_mask(mask: Float[Tensor, "B 1 H W"], height: int, width: int) -> Floa
     return functional.adaptive_avg_pool2d(mask, (height, width))
 
 
-def edit_input(
-    noisy: Float[Tensor, "B C h w"], condition: Float[Tensor, "B C h w"], mask: Float[Tensor, "B 1 h w"]
-) -> Float[Tensor, "B D h w"]:
-    """The channels an edit UNet reads, in ObjectDrop's order; D = 2C + 1."""
-    return torch.cat([noisy, condition, mask], dim=1)
-
-
 def empty_prompt(pipe: Any, batch: int, size: int | None = None) -> dict[str, Any]:
     """Keyword arguments for a UNet under the empty prompt, for a batch of whole pictures of `size` pixels.
 
@@ -179,7 +172,8 @@ def edit(
     scheduler.set_timesteps(how.steps, device=condition.device)
     latent = how.noise("edit", condition) * scheduler.init_noise_sigma
     for done, timestep in enumerate(scheduler.timesteps, start=1):
-        guess = predict(unet, edit_input(latent, condition, cells), timestep, prompt)
+        # In ObjectDrop's order, see ORDER.
+        guess = predict(unet, torch.cat([latent, condition, cells], dim=1), timestep, prompt)
         latent = scheduler.step(guess, timestep, latent, eta=0.0, return_dict=False)[0]
         on_step(done, how.steps)
     return decode(pipe.vae, latent)
@@ -330,15 +324,13 @@ def merge_lora(unet: Any) -> None:
 
 def save_edit_lora(folder: Path, unet: Any, *, rank: int) -> None:
     """Writes LoRA and input layer."""
-    tensors = lora_state(unet, LORA)
-    for key, value in unet.conv_in.state_dict().items():
-        tensors[INPUT + key] = value
-    save_tensors(folder / LORA_WEIGHTS, tensors, {"format": "pt"})
+    own = {INPUT + key: value for key, value in unet.conv_in.state_dict().items()}
+    save_tensors(folder / LORA_WEIGHTS, {**lora_state(unet, LORA), **own}, {"format": "pt"})
     card = {"rank": rank, "start": start_digest(unet), "sample_size": unet.config["sample_size"]}
     write_json(folder / LORA_CARD, card)
 
 
-def load_edit_lora(folder: Path, base: Any, *, merged: bool = True) -> Any:
+def load_edit_lora(folder: Path, base: Any, *, merged: bool) -> Any:
     """The edit UNet that `save_edit_lora` described, made from `base`, the UNet of the pipeline; see `load_edit_unet`.
 
     Raises:

@@ -174,14 +174,7 @@ def load_image_encoder(adapter: Path, places: list[Place], dtype: Any) -> CLIPVi
     )
 
 
-def fits_encoder(adapter: Path, encoder: Any) -> bool:
-    """Whether an image encoder is the one that the adapter was trained with, by its width."""
-    key, width = wanted_encoder(adapter)
-    return encoder is not None and getattr(encoder.config, key) == width
-
-
 def load_vae(place: Place, dtype: Any) -> AutoencoderKL:
     """The autoencoder at `place`: its own repository, or the folder `vae` of a model."""
-    inside = place.file("config.json") is None
-    options = {"subfolder": "vae"} if inside else {}
+    options = {"subfolder": "vae"} if place.file("config.json") is None else {}
     return AutoencoderKL.from_pretrained(place.name, torch_dtype=dtype, **options, **place.options)

@@ -21,6 +21,7 @@ from magic_insert.core.compositing import centre_square
 from magic_insert.core.errors import UserError, require_known
 from magic_insert.core.images import to_pil
 from magic_insert.models.tensor_file import read_tensors
+from magic_insert.models.text import tokenize
 
 # InstantStyle's style block is the middle attention of the up block next to the mid block; the paper of Magic Insert
 # names the whole block ("the upsample block adjacent to the midblock"), so both can be asked for.
@@ -195,8 +196,7 @@ def photo_shares(pipe: Any, styles: StyleEmbeds) -> list[float] | None:
     words = text_rows(pipe, [f"{place} {look}" for look in LOOKS for place in PLACES])
     likeness = picture_rows(styles).to(words.device) @ words.T
     photographs = (likeness * SHARPNESS).softmax(dim=1)[:, : len(PLACES)]
-    shares: list[float] = photographs.sum(dim=1).tolist()
-    return shares
+    return photographs.sum(dim=1).tolist()
 
 
 def picture_rows(styles: StyleEmbeds) -> Float[Tensor, "B D"]:
@@ -207,9 +207,7 @@ def picture_rows(styles: StyleEmbeds) -> Float[Tensor, "B D"]:
 @torch.no_grad()
 def text_rows(pipe: Any, texts: Sequence[str]) -> Float[Tensor, "T D"]:
     """Texts as unit rows of the second text encoder, whose space a CLIP image encoder may share."""
-    tokenizer, encoder = pipe.tokenizer_2, pipe.text_encoder_2
-    padding = {"padding": "max_length", "max_length": tokenizer.model_max_length, "truncation": True}
-    ids = tokenizer(list(texts), return_tensors="pt", **padding).input_ids
+    encoder, ids = pipe.text_encoder_2, tokenize(pipe.tokenizer_2, texts)
     return functional.normalize(encoder(ids.to(encoder.device)).text_embeds.float(), dim=-1)
 
 

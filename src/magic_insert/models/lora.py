@@ -236,8 +236,7 @@ def _one_weight(layer: Any, name: str) -> Callable[..., Tensor]:
 
     def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if layer.disable_adapters or list(layer.active_adapters) != [name]:
-            found: Tensor = usual(x, *args, **kwargs)
-            return found
+            return usual(x, *args, **kwargs)
         own, low, high = (part.weight.flatten(1) for part in (base, down, up))
         weight = torch.addmm(own, high, low, alpha=layer.scaling[name]).view_as(base.weight)
         if isinstance(base, nn.Conv2d):

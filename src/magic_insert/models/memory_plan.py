@@ -135,29 +135,6 @@ class Sizes:
         return parts
 
 
-@dataclass
-class Saved:
-    """Bytes that a step keeps for its backward pass.
-
-    `rows`: what grows with the batch, for one row. `casts`: copies of weights in the precision of the arithmetic.
-    `checkpointed`: as `rows`, where the units keep their inputs only. `outside`: casts outside the units.
-    `largest`: rows and casts of the largest unit, which the backward pass computes again.
-    """
-
-    rows: int = 0
-    casts: int = 0
-    checkpointed: int = 0
-    outside: int = 0
-    largest: tuple[int, int] = (0, 0)
-
-    def total(self, batch: int, *, checkpointing: bool) -> int:
-        """Of a batch."""
-        if not checkpointing:
-            return batch * self.rows + self.casts
-        rows, casts = self.largest
-        return batch * (self.checkpointed + rows) + self.outside + casts
-
-
 def nbytes(tensors: Iterable[Tensor]) -> int:
     """Bytes of all `tensors`."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -169,9 +146,9 @@ def count_saved(
     options: dict[str, Any],
     *,
     arithmetic: torch.dtype | None,
-    device: str = "cuda",
+    device: str,
     depths: Callable[[str], int] = lambda name: 1,
-) -> Saved:
+) -> "Saved":
     """What `network`, on meta tensors or real ones, keeps of a forward pass of one row.
 
     Args:
@@ -181,43 +158,53 @@ def count_saved(
         device: where the fake tensors are said to lie.
         depths: how many units a unit, named by its path, stands for.
     """
-    counted = SavedTensors(network, depths)
+    counted = Saved(network, depths)
     handles: list[Any] = [unit.register_forward_pre_hook(counted.enter) for unit in counted.units]
     handles += [unit.register_forward_hook(counted.leave) for unit in counted.units]
     try:
-        with faked(network, device) as (state, make):
-            counted.own.update(_storage(tensor) for tensor in state.values())
-            given = {name: make(value) for name, value in options.items()}
+        with faked(network, inputs, options, device) as (own, run):
+            counted.own.update(own)
             with (
                 autocast(device, arithmetic),
                 counted,
                 torch.autograd.graph.saved_tensors_hooks(counted.pack, lambda x: x),
             ):
-                args = tuple(make(value) for value in inputs)
-                out = torch.func.functional_call(network, state, args, given)
-                loss = first(out).float().square().mean()  # noqa: F841 - holds the graph
+                loss = first(run()).float().square().mean()  # noqa: F841 - holds the graph
     finally:
         for handle in handles:
             handle.remove()
-    counted.saved.largest = max(counted.inner.values(), key=sum, default=(0, 0))
-    return counted.saved
+    return counted
 
 
-class SavedTensors(TorchDispatchMode):
-    """What a forward pass keeps for its backward pass, each storage once; `own`: the network's storages."""
+class Saved(TorchDispatchMode):
+    """Bytes that a forward pass of one row keeps for its backward pass, each storage once.
+
+    `rows`: what grows with the batch, for one row. `casts`: copies of weights in the precision of the arithmetic.
+    `checkpointed`: as `rows`, where the units keep their inputs only. `outside`: casts outside the units.
+    `inner`: rows and casts of each unit, the largest of which the backward pass computes again.
+    `own`: the network's storages.
+    """
 
     def __init__(self, network: nn.Module, depths: Callable[[str], int]) -> None:
         super().__init__()
-        self.saved, self.depths = Saved(), depths
-        self.own, self.seen, self.casts, self.kept = (set[int]() for _ in range(4))
+        self.rows = self.casts = self.checkpointed = self.outside = 0
+        self.depths = depths
+        self.own, self.seen, self.cast, self.kept = (set[int]() for _ in range(4))
         self.entered: list[nn.Module] = []
         self.units = {module: name for name, module in network.named_modules() if isinstance(module, UNITS)}
         self.inner = dict.fromkeys(self.units, (0, 0))
 
+    def total(self, batch: int, *, checkpointing: bool) -> int:
+        """Of a batch."""
+        if not checkpointing:
+            return batch * self.rows + self.casts
+        rows, casts = max(self.inner.values(), key=sum, default=(0, 0))
+        return batch * (self.checkpointed + rows) + self.outside + casts
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and _storage(args[0]) in self.own:
-            _remember(self.casts, out)
+            _remember(self.cast, out)
         return out
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -228,17 +215,16 @@ class SavedTensors(TorchDispatchMode):
         _remember(self.seen, tensor)
         size, unit = tensor.untyped_storage().nbytes(), self.entered[-1] if self.entered else None
         times = 1 if unit is None else self.depths(self.units[unit])
-        cast, saved = storage in self.casts, self.saved
-        if cast:
-            saved.casts += times * size
+        if cast := storage in self.cast:
+            self.casts += times * size
         else:
-            saved.rows += times * size
+            self.rows += times * size
         if unit is not None and storage not in self.kept:
             rows, cast_bytes = self.inner[unit]
             self.inner[unit] = (rows, cast_bytes + size) if cast else (rows + size, cast_bytes)
         elif unit is None:
-            saved.outside += size if cast else 0
-            saved.checkpointed += 0 if cast or storage in self.kept else size
+            self.outside += size if cast else 0
+            self.checkpointed += 0 if cast or storage in self.kept else size
         return tensor
 
     def enter(self, module: nn.Module, args: Any) -> None:
@@ -247,14 +233,14 @@ class SavedTensors(TorchDispatchMode):
         for tensor in args:
             if isinstance(tensor, Tensor) and _storage(tensor) not in self.kept:
                 _remember(self.kept, tensor)
-                self.saved.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
+                self.checkpointed += self.depths(self.units[module]) * tensor.untyped_storage().nbytes()
 
     def leave(self, module: nn.Module, args: Any, out: Any) -> None:
         """Its unit is done."""
         self.entered.pop()
 
 
-def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, device: str = "cuda") -> int:
+def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, device: str) -> int:
     """The most bytes that a pass without gradients holds at once beside the weights, its inputs included."""
     live, most, known = 0, 0, set()
 
@@ -276,18 +262,17 @@ def peak(network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], *, 
                     weakref.finalize(storage, gone, _storage(tensor), storage.nbytes())
             return out
 
-    with faked(network, device) as (state, make), torch.no_grad():
-        own = {_storage(tensor) for tensor in state.values()}
-        with Live():
-            given = {name: make(value) for name, value in options.items()}
-            args = tuple(make(value) for value in inputs)
-            torch.func.functional_call(network, state, args, given)
+    with faked(network, inputs, options, device) as (own, run), torch.no_grad(), Live():
+        run()
     return most
 
 
 @contextmanager
-def faked(network: nn.Module, device: str) -> Iterator[tuple[dict[str, Tensor], Callable[[Any], Any]]]:
-    """Fake tensors for all that `network` holds, and what turns shapes into fake inputs of its precision."""
+def faked(
+    network: nn.Module, inputs: Sequence[Any], options: dict[str, Any], device: str
+) -> Iterator[tuple[set[int], Callable[[], Any]]]:
+    """Storages of fake tensors for all that `network` holds, and what runs it with them on fake inputs of its
+    precision, made of shapes."""
     precision = next(network.parameters()).dtype
     with FakeTensorMode():
 
@@ -305,7 +290,11 @@ def faked(network: nn.Module, device: str) -> Iterator[tuple[dict[str, Tensor], 
             for name, p in network.named_parameters()
         }
         state |= {n: torch.empty(b.shape, dtype=b.dtype, device=device) for n, b in network.named_buffers()}
-        yield state, make
+
+        def run() -> Any:
+            return torch.func.functional_call(network, state, tuple(map(make, inputs)), make(options))
+
+        yield {_storage(tensor) for tensor in state.values()}, run
 
 
 @contextmanager
@@ -330,9 +319,8 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
 
 def first(out: Any) -> Tensor:
     """The first tensor of a network's answer."""
-    return (
-        out if isinstance(out, Tensor) else first(next(iter(out.values() if isinstance(out, dict) else out)))
-    )
+    parts = out.values() if isinstance(out, dict) else out
+    return out if isinstance(out, Tensor) else first(next(iter(parts)))
 
 
 def _storage(tensor: Tensor) -> int:
@@ -345,36 +333,20 @@ def _remember(places: set[int], tensor: Tensor) -> None:
     weakref.finalize(tensor.untyped_storage(), places.discard, place)
 
 
-def conditions(sizes: Sizes, batch: int) -> dict[str, Any]:
-    """Shapes of what a UNet is given beside latents and times."""
+def asked_of(sizes: Sizes, batch: int, channels: int, side: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a UNet is given, as shapes: latents and times, and by name what stands beside them."""
     embed = sizes.text_2["projection_dim"]
-    return {
+    times = torch.empty(batch, dtype=torch.long, device="meta")
+    return (torch.Size((batch, channels, side, side)), times), {
         "encoder_hidden_states": torch.Size((batch, sizes.context, sizes.unet["cross_attention_dim"])),
         "added_cond_kwargs": {"text_embeds": torch.Size((batch, embed)), "time_ids": torch.Size((batch, 6))},
         "return_dict": False,
     }
 
 
-def times(batch: int) -> Tensor:
-    """Times of a batch on the meta device."""
-    return torch.empty(batch, dtype=torch.long, device="meta")
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Bytes of a job by ROWS; `setting` says what was changed to come to it."""
-
-    setting: str
-    parts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        """All of it."""
-        return sum(self.parts.values())
-
-    def fits(self, gigabytes: float) -> bool:
-        """Whether a card of that size can hold it."""
-        return self.total <= NEARLY_FULL * gigabytes * GIGABYTE
+def fits(parts: dict[str, int], gigabytes: float) -> bool:
+    """Whether a card of that size can hold a job of so many bytes by ROWS."""
+    return sum(parts.values()) <= NEARLY_FULL * gigabytes * GIGABYTE
 
 
 def adapted(unet: Any, rank: int, targets: Sequence[str]) -> None:
@@ -387,9 +359,9 @@ def adapted(unet: Any, rank: int, targets: Sequence[str]) -> None:
             parameter.requires_grad_(True)
 
 
-def trained_bytes(networks: Iterable[nn.Module], optimizer: str) -> tuple[int, int]:
+def trained_bytes(network: nn.Module, optimizer: str) -> tuple[int, int]:
     """Bytes of all trained parameters, and of what the optimizer keeps for them."""
-    trained = [p for network in networks for p in network.parameters() if p.requires_grad]
+    trained = [p for p in network.parameters() if p.requires_grad]
     count = sum(p.numel() for p in trained)
     moments = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}[optimizer]
     return nbytes(trained), moments * count
@@ -417,10 +389,8 @@ def step_of(
     def depths(name: str) -> int:
         return depth.get(name.partition(".transformer_blocks")[0], 1)
 
-    inputs = (torch.Size((1, channels, side, side)), times(1))
-    return count_saved(
-        build(layers=1), inputs, conditions(sizes, 1), arithmetic=arithmetic, device=device, depths=depths
-    )
+    asked = asked_of(sizes, 1, channels, side)
+    return count_saved(build(layers=1), *asked, arithmetic=arithmetic, device=device, depths=depths)
 
 
 def ip_adapter_bytes(sizes: Sizes, unet: Any, dtype: torch.dtype) -> int:
@@ -461,7 +431,7 @@ def personalize_phases(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, di
     return phases
 
 
-def count_learning(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
+def count_learning(cfg: PlanConfig, *, device: str) -> dict[str, int]:
     """A step of `personalize`: frozen networks, LoRA and tokens; VAE and image encoder wait on the CPU."""
     recipe, sizes, dtype = cfg.personalization, Sizes.of(cfg.model), PRECISIONS[cfg.model.dtype]
 
@@ -485,8 +455,9 @@ def count_learning(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
     texts = [count_saved(e, (prompts,), options, arithmetic=arithmetic, device=device) for e in encoders]
     for encoder in encoders:
         encoder.get_input_embeddings().requires_grad_(False)
-    trained, moments = trained_bytes([unet, *encoders], recipe.optimizer)
-    frozen = nbytes([*unet.parameters(), *(p for e in encoders for p in e.parameters())])
+    networks = nn.ModuleList([unet, *encoders])
+    trained, moments = trained_bytes(networks, recipe.optimizer)
+    frozen = nbytes(networks.parameters())
     rows = recipe.batch_size * (2 if recipe.prior_images else 1)
     kept = step.total(rows, checkpointing=recipe.gradient_checkpointing)
     return {
@@ -523,10 +494,15 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
 
     unet = build()
     step = step_of(sizes, build, channels, latent_side(cfg.model, sizes), arithmetic, device)
-    trained, moments = trained_bytes([unet], fit.optimizer)
+    trained, moments = trained_bytes(unet, fit.optimizer)
     shares = cfg.gpus if fit is cfg.train and cfg.train.strategy == "fsdp2" else 1
     rows = -(-fit.batch_size // cfg.gpus)
-    gathered = 0 if shares == 1 else gathered_bytes(unet)
+    gathered = 0
+    if shares > 1:
+        # Whole at once, of what ranks share: weights and gradients of the layers outside the units, weights of the
+        # largest unit and of the next one, and a gradient.
+        units = [nbytes(unit.parameters()) for unit in unet.modules() if isinstance(unit, UNITS)]
+        gathered = 2 * (nbytes(unet.parameters()) - sum(units)) + 3 * max(units)
     return {
         "weights": nbytes(unet.parameters()) // shares,
         "gradients": trained // shares,
@@ -534,13 +510,6 @@ def count_insertion(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
         "mean": trained // shares if fit.ema_decay else 0,
         "activations": step.total(rows, checkpointing=fit.gradient_checkpointing) + gathered,
     }
-
-
-def gathered_bytes(unet: nn.Module) -> int:
-    """Of what ranks share, all that one holds whole at once: weights and gradients of the layers outside the units,
-    weights of the largest unit and of the next one, and a gradient."""
-    units = [nbytes(unit.parameters()) for unit in unet.modules() if isinstance(unit, UNITS)]
-    return 2 * (nbytes(unet.parameters()) - sum(units)) + 3 * max(units)
 
 
 def count_drawing(cfg: PlanConfig, *, device: str = "cuda") -> dict[str, int]:
@@ -616,8 +585,8 @@ def drawing_peak(
     """What a step of drawing `rows` rows holds at most, or the decoding of a picture."""
     with quiet():
         small = sizes.build_unet(in_channels=channels, layers=1).to(dtype)
-    inputs = (torch.Size((rows, channels or sizes.unet["in_channels"], side, side)), times(rows))
-    drawn = peak(small, inputs, conditions(sizes, rows), device=device)
+    asked = asked_of(sizes, rows, channels or sizes.unet["in_channels"], side)
+    drawn = peak(small, *asked, device=device)
     return max(drawn, picture_peak(vae, sizes, side, encoding=False, device=device))
 
 
@@ -687,32 +656,29 @@ def run_plan(cfg: PlanConfig) -> None:
     Raises:
         UserError: a model that is not there.
     """
-    bills: list[Estimate] = []
+    bills: list[tuple[str, dict[str, int]]] = []
     print(
         f"{cfg.job}, model {cfg.model.name}, {cfg.model.image_size} pixels; in GB (10^9 bytes), line by line added"
     )
     print(f"{'':<58}" + "".join(f"{name:>13}" for name in (*ROWS, "total")) + "  fits into")
     for setting, changed in memory_options(cfg):
-        bills.append(Estimate(setting, COUNTS[cfg.job](changed)))
-        print(line(bills[-1], cfg.gpu), flush=True)
-        if bills[-1].fits(min(*GPUS, cfg.gpu)):
+        bills.append((setting, COUNTS[cfg.job](changed)))
+        print(line(*bills[-1], cfg.gpu), flush=True)
+        if fits(bills[-1][1], min(*GPUS, cfg.gpu)):
             break
-    enough = next((number for number, bill in enumerate(bills) if bill.fits(cfg.gpu)), None)
+    enough = next((number for number, (_, parts) in enumerate(bills) if fits(parts, cfg.gpu)), None)
     if enough is None:
-        more = (
-            "gpus=N train.strategy=fsdp2 shares it"
-            if cfg.job == "insertion"
-            else "more GPUs do not change that"
-        )
+        shared = cfg.job == "insertion"
+        more = "gpus=N train.strategy=fsdp2 shares it" if shared else "more GPUs do not change that"
         print(f"{cfg.gpu:g} GB: does not fit; {more}")
     else:
-        words = " ".join(bill.setting for bill in bills[1 : enough + 1])
+        words = " ".join(setting for setting, _ in bills[1 : enough + 1])
         print(f"{cfg.gpu:g} GB: fits {'with ' + words if words else 'as it is'}")
 
 
-def line(bill: Estimate, gpu: float) -> str:
-    """A line of the table."""
-    fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if bill.fits(size)]
-    numbers = [*(bill.parts[name] for name in ROWS), bill.total]
+def line(setting: str, parts: dict[str, int], gpu: float) -> str:
+    """A line of the table; `setting` says what was changed to come to it."""
+    fitting = [f"{size:g}" for size in sorted({*GPUS, gpu}) if fits(parts, size)]
+    numbers = [*(parts[name] for name in ROWS), sum(parts.values())]
     cells = "".join(f"{number / GIGABYTE:13.1f}" for number in numbers)
-    return f"{bill.setting:<58}{cells}  {', '.join(fitting) or 'none'}"
+    return f"{setting:<58}{cells}  {', '.join(fitting) or 'none'}"

@@ -132,9 +132,10 @@ def load_tokenizers(folder: Path) -> tuple[CLIPTokenizer, CLIPTokenizer]:
     return CLIPTokenizer.from_pretrained(folder), CLIPTokenizer.from_pretrained(folder, pad_token="!")
 
 
-def text_config(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> CLIPTextConfig:
+def build_text_encoder(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> Any:
+    """The first encoder (states only) or the second (states and the pooled projection)."""
     width = sizes.text2_width if second else sizes.text_width
-    return CLIPTextConfig(
+    config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
         intermediate_size=4 * width,
@@ -147,11 +148,6 @@ def text_config(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) ->
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-
-
-def build_text_encoder(sizes: MicroSizes, tokenizer: CLIPTokenizer, *, second: bool) -> Any:
-    """The first encoder (states only) or the second (states and the pooled projection)."""
-    config = text_config(sizes, tokenizer, second=second)
     return CLIPTextModelWithProjection(config) if second else CLIPTextModel(config)
 
 
@@ -228,17 +224,15 @@ def build_scheduler() -> diffusers.DDIMScheduler:
     )
 
 
-def build_image_processor(sizes: MicroSizes) -> CLIPImageProcessor:
-    edge = sizes.image_size
-    return CLIPImageProcessor(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})
-
-
 def save_pipeline(folder: Path, sizes: MicroSizes, parts: Mapping[str, Any]) -> None:
     """Write the `parts`, by their names in a pipeline, as one SDXL folder, with diffusers' own writer."""
+    edge = sizes.image_size
     diffusers.StableDiffusionXLPipeline(
         **parts,
         scheduler=build_scheduler(),
-        feature_extractor=build_image_processor(sizes),
+        feature_extractor=CLIPImageProcessor(
+            size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}
+        ),
         add_watermarker=False,
         force_zeros_for_empty_prompt=False,
     ).save_pretrained(folder)
@@ -272,11 +266,10 @@ def build_controlnet(unet: diffusers.UNet2DConditionModel) -> diffusers.ControlN
 def ip_adapter_state(unet: diffusers.UNet2DConditionModel, embed_dim: int) -> dict[str, dict[str, Tensor]]:
     """A fresh image-prompt adapter for `unet` in the standard layout; its values start small."""
     cross = unet.config["cross_attention_dim"]
-    proj, norm = nn.Linear(embed_dim, IMAGE_TOKENS * cross), nn.LayerNorm(cross)
-    state: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
-    for name, module in (("proj", proj), ("norm", norm)):
-        for key, value in module.state_dict().items():
-            state["image_proj"][f"{name}.{key}"] = value
+    projection = nn.ModuleDict(
+        {"proj": nn.Linear(embed_dim, IMAGE_TOKENS * cross), "norm": nn.LayerNorm(cross)}
+    )
+    state: dict[str, dict[str, Tensor]] = {"image_proj": projection.state_dict(), "ip_adapter": {}}
     for key_id, name in enumerate(unet.attn_processors):
         if name.endswith("attn2.processor"):
             attention = unet.get_submodule(name.removesuffix(".processor"))
@@ -289,13 +282,8 @@ def ip_adapter_state(unet: diffusers.UNet2DConditionModel, embed_dim: int) -> di
 
 def collect_ip_adapter(unet: diffusers.UNet2DConditionModel) -> dict[str, Tensor]:
     """The adapter loaded in `unet`, flattened to the keys of the standard IP-Adapter file."""
-    projection = unet.encoder_hid_proj.image_projection_layers[0]
-    flat = {
-        "image_proj.proj.weight": projection.image_embeds.weight,
-        "image_proj.proj.bias": projection.image_embeds.bias,
-        "image_proj.norm.weight": projection.norm.weight,
-        "image_proj.norm.bias": projection.norm.bias,
-    }
+    projection = unet.encoder_hid_proj.image_projection_layers[0].state_dict()
+    flat = {f"image_proj.{k.replace('image_embeds', 'proj')}": v for k, v in projection.items()}
     for key_id, (name, processor) in enumerate(unet.attn_processors.items()):
         if name.endswith("attn2.processor"):
             flat[f"ip_adapter.{key_id}.to_k_ip.weight"] = processor.to_k_ip[0].weight
@@ -331,10 +319,6 @@ def load_adapter(unet: diffusers.UNet2DConditionModel, folder: Path) -> None:
 
 def _adapter_file(folder: Path) -> Path:
     return next((folder / "ip_adapter").glob("*.safetensors"))
-
-
-def publish_adapter(folder: Path, unet: diffusers.UNet2DConditionModel) -> None:
-    save_ip_adapter(folder, collect_ip_adapter(unet))
 
 
 def assemble_micro(folder: Path, parts: Path, tokenizer: Any, tokenizer_2: Any, sizes: MicroSizes) -> None:

@@ -31,9 +31,9 @@ from magic_insert.models.hub import (
     adapter_file,
     find_adapter,
     find_part,
-    fits_encoder,
     load_image_encoder,
     load_vae,
+    wanted_encoder,
 )
 from magic_insert.models.ip_adapter import adapter_state, disable_adapter
 from magic_insert.models.tensor_file import DAMAGED, verify_folder
@@ -227,7 +227,8 @@ def find_source(model: ModelConfig) -> Place:
 
 def _load_adapter(pipe: Any, file: Path, place: Place, source: Place) -> None:
     """Loads the adapter and, unless the pipeline has it, the image encoder that it was trained with."""
-    if not fits_encoder(file, pipe.image_encoder):
+    key, width = wanted_encoder(file)
+    if pipe.image_encoder is None or getattr(pipe.image_encoder.config, key) != width:
         encoder = load_image_encoder(file, [place] if place == source else [place, source], pipe.dtype)
         pipe.register_modules(image_encoder=encoder, feature_extractor=None)
     pipe.load_ip_adapter(adapter_state(file), subfolder="", weight_name=file.name)

@@ -112,17 +112,13 @@ def controlnet_of(pipe: Any) -> Any:
     network = _load(source, pipe.unet.dtype)
     ours, theirs = network.config, pipe.unet.config
     for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
-        if _plain(ours[key]) != _plain(theirs[key]):
+        if not np.array_equal(ours[key], theirs[key]):  # lists or tuples
             raise UserError(
                 f"expected a ControlNet with {key}={theirs[key]} as the model's UNet, got {ours[key]} in "
                 f"{source.name}; set model.controlnet=FOLDER"
             )
     pipe.loaded_controlnet = network.to(pipe.device).requires_grad_(False).eval()
     return pipe.loaded_controlnet
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _load(source: Place, dtype: torch.dtype) -> Any:
@@ -298,12 +294,8 @@ def _denoiser(
     return denoise
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What the UNet is given besides the latents: token states N T D, and SDXL's added conditions."""
-
-    states: Tensor
-    added: dict[str, Any]
+# What the UNet is given besides the latents: token states N T D, and SDXL's added conditions.
+Conditions = tuple[Tensor, dict[str, Any]]
 
 
 def conditions_of(
@@ -338,21 +330,22 @@ def conditions_of(
         added["image_embeds"] = [images.to(pipe.device, pipe.unet.dtype)]
     elif style is not None:
         require_adapter(pipe)
-    return Conditions(text, added)
+    return text, added
 
 
 def network(pipe: Any, conditions: Conditions, structure: Structure | None = None) -> Denoiser:
     """The UNet as the pipeline holds it; with a `structure` its ControlNet steers it. One row per condition."""
+    states, added = conditions
 
     def denoise(latents: Tensor, t: Tensor, done: int) -> Tensor:
         residuals = {}
         if structure is not None:
-            residuals = structure.residuals(latents, t, conditions.states, conditions.added)
+            residuals = structure.residuals(latents, t, states, added)
         return pipe.unet(
             latents,
             t,
-            encoder_hidden_states=conditions.states,
-            added_cond_kwargs=conditions.added,
+            encoder_hidden_states=states,
+            added_cond_kwargs=added,
             return_dict=False,
             **residuals,
         )[0]

@@ -90,11 +90,6 @@ class ExtendedEmbedding(nn.Module):
         self._rows = (rows,)
 
     @property
-    def rows(self) -> nn.Parameter:
-        """The trained vectors of the new ids."""
-        return self._rows[0]
-
-    @property
     def weight(self) -> Tensor:
         """The frozen table; the new rows are not part of it."""
         return self.table.weight
@@ -102,7 +97,7 @@ class ExtendedEmbedding(nn.Module):
     def forward(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         new = ids >= self.first
         known = self.table(ids.masked_fill(new, 0))
-        learned = functional.embedding((ids - self.first).clamp(min=0), self.rows.to(ids.device))
+        learned = functional.embedding((ids - self.first).clamp(min=0), self._rows[0].to(ids.device))
         return torch.where(new[..., None], learned.to(known.dtype), known)
 
 
@@ -119,50 +114,44 @@ def attached(pipe: Any, tokens: LearnedTokens) -> Iterator[None]:
     """
     before, mended = {}, []
     refuse_known_words(pipe, tokens.names)
-    for key, (encoder_name, tokenizer_name) in ENCODERS.items():
-        encoder, tokenizer = getattr(pipe, encoder_name), getattr(pipe, tokenizer_name)
-        if tokens.rows[key].shape[1] != encoder.get_input_embeddings().weight.shape[1]:
-            raise UserError(
-                f"expected rows of width {encoder.get_input_embeddings().weight.shape[1]} for {key}, got "
-                f"{tokens.rows[key].shape[1]}; the tokens were learned with another model"
-            )
-        before[key] = (encoder.get_input_embeddings(), tokenizer)
     try:
         for key, (encoder_name, tokenizer_name) in ENCODERS.items():
-            table, tokenizer = before[key]
+            encoder, tokenizer = getattr(pipe, encoder_name), getattr(pipe, tokenizer_name)
+            table, own = encoder.get_input_embeddings(), tokens.rows[key].shape[1]
+            if own != table.weight.shape[1]:
+                raise UserError(
+                    f"expected rows of width {table.weight.shape[1]} for {key}, got {own}; the tokens were learned "
+                    "with another model"
+                )
+            before[key] = (table, tokenizer)
             wider = copy.deepcopy(tokenizer)
             wider.add_tokens(list(tokens.names))
             first = wider.convert_tokens_to_ids(tokens.names[0])
             tokens.rows[key].data = tokens.rows[key].data.to(table.weight.device)
             setattr(pipe, tokenizer_name, wider)
-            getattr(pipe, encoder_name).set_input_embeddings(
-                ExtendedEmbedding(table, tokens.rows[key], first)
-            )
-            for module in _pooling_at_highest_id(getattr(pipe, encoder_name)):
-                module.eos_token_id = tokenizer.eos_token_id
-                mended.append(module)
+            encoder.set_input_embeddings(ExtendedEmbedding(table, tokens.rows[key], first))
+            for module in encoder.modules():
+                if getattr(module, "eos_token_id", None) == LEGACY_EOS:  # pools at the highest id
+                    module.eos_token_id = tokenizer.eos_token_id
+                    mended.append(module)
         yield
     finally:
         for module in mended:
             module.eos_token_id = LEGACY_EOS
-        for key, (encoder_name, tokenizer_name) in ENCODERS.items():
-            table, tokenizer = before[key]
+        for key, (table, tokenizer) in before.items():
+            encoder_name, tokenizer_name = ENCODERS[key]
             setattr(pipe, tokenizer_name, tokenizer)
             getattr(pipe, encoder_name).set_input_embeddings(table)
 
 
-def _pooling_at_highest_id(encoder: nn.Module) -> list[Any]:
-    return [part for part in encoder.modules() if getattr(part, "eos_token_id", None) == LEGACY_EOS]
-
-
 def prompt_ids(pipe: Any, prompts: Sequence[str]) -> list[Int[Tensor, "P L"]]:
     """What each text encoder of `pipe` is given for `prompts`."""
-    tokenizers = (getattr(pipe, name) for _, name in ENCODERS.values())
-    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-    return [
-        tokenizer(list(prompts), max_length=tokenizer.model_max_length, **options).input_ids
-        for tokenizer in tokenizers
-    ]
+    return [tokenize(getattr(pipe, name), prompts) for _, name in ENCODERS.values()]
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> Int[Tensor, "P L"]:
+    """The ids of `texts`, cut or padded to the tokenizer's length."""
+    return tokenizer(list(texts), padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def encode_ids(
@@ -172,12 +161,16 @@ def encode_ids(
 
     The pipeline's own walks through all layers to find its device: at a small model's step more than the encoders.
     """
+    states, pooled = conditioning([getattr(pipe, name) for name, _ in ENCODERS.values()], ids)
+    return states.to(pipe.text_encoder_2.dtype), pooled
+
+
+def conditioning(encoders: Sequence[Any], ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """SDXL's conditioning: second-to-last states of both encoders side by side (B T D), pooled text (B E)."""
     first, second = (
-        getattr(pipe, name)(given, output_hidden_states=True)
-        for (name, _), given in zip(ENCODERS.values(), ids, strict=True)
+        encoder(given, output_hidden_states=True) for encoder, given in zip(encoders, ids, strict=True)
     )
-    states = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-    return states.to(pipe.text_encoder_2.dtype), second.text_embeds
+    return torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1), second.text_embeds
 
 
 def save_tokens(path: Path, tokens: LearnedTokens) -> None:

@@ -28,8 +28,7 @@ def build_stylizer(
     Raises:
         UserError: the subject has no personalisation where one is needed, or weights that are not there.
     """
-    made: Stylizer = STYLIZERS.get(cfg.name)(cfg, pipe, subject, style, sampling)
-    return made
+    return STYLIZERS.get(cfg.name)(cfg, pipe, subject, style, sampling)
 
 
 def needs_personalization(cfg: StylizerConfig) -> bool:

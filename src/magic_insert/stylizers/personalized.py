@@ -220,9 +220,8 @@ def detailed(
         return blur_inside(picture, cover, soft * drawn.shape[-1], least=FEW)
 
     def larger(picture: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
-        return functional.interpolate(picture[None], alpha.shape[-2:], mode="bilinear", align_corners=False)[
-            0
-        ]
+        size = alpha.shape[-2:]
+        return functional.interpolate(picture[None], size, mode="bilinear", align_corners=False)[0]
 
     if photograph:
         made = rgb + larger(coarse(spotted, PHOTO_SOFT) - coarse(small, PHOTO_SOFT))

@@ -24,9 +24,16 @@ from torch.nn import functional
 
 from magic_insert.core.compositing import adain, area_resize
 from magic_insert.core.events import OnStep, no_step
-from magic_insert.models.ip_adapter import blank_style, has_adapter, square_style_image
+from magic_insert.models.ip_adapter import square_style_image
 from magic_insert.models.pipeline import ddim, encode
-from magic_insert.models.sampling import Features, drawn_together, image_size, sample, time_ids
+from magic_insert.models.sampling import (
+    Features,
+    conditions_of,
+    drawn_together,
+    image_size,
+    network,
+    sample,
+)
 from magic_insert.stylizers.base import DiffusionStylizer, counted, draw_seeds, join_words
 from magic_insert.stylizers.draws import Draw
 
@@ -45,11 +52,9 @@ class StyleAlignedStylizer(DiffusionStylizer):
     def __call__(self, draws: Sequence[Draw], *, on_step: OnStep = no_step) -> Float[Tensor, "B 3 S S"]:
         """The subject in the style of each scene; row i depends on `draws[i]` only."""
         steps, together = self.sampling.steps, drawn_together(image_size(self.pipe), BATCH)
-        total = steps * -(-len(draws) // together)
-        pictures = []
-        for start in range(0, len(draws), together):
-            done = start // together * steps
-            pictures.append(self._draw(draws[start : start + together], counted(on_step, done, total)))
+        batches = [draws[start : start + together] for start in range(0, len(draws), together)]
+        total = steps * len(batches)
+        pictures = [self._draw(some, counted(on_step, n * steps, total)) for n, some in enumerate(batches)]
         return torch.cat(pictures)
 
     def _draw(self, draws: Sequence[Draw], on_step: Callable[..., None]) -> Float[Tensor, "B 3 S S"]:
@@ -111,28 +116,15 @@ def invert(
     """
     scheduler = ddim(pipe)
     scheduler.set_timesteps(steps, device=pipe.device)
-    text, _, pooled, _ = pipe.encode_prompt(
-        list(prompts), device=pipe.device, do_classifier_free_guidance=False
-    )
-    added: dict[str, Any] = {
-        "text_embeds": pooled,
-        "time_ids": time_ids(pipe, images.shape[-1], len(images)),
-    }
-    if has_adapter(pipe):
-        added["image_embeds"] = [blank_style(pipe, len(images)).positive]
+    conditions = conditions_of(pipe, prompts)
+    denoise = network(pipe, conditions)
     levels = scheduler.timesteps.flip(0)
     kept = scheduler.alphas_cumprod.to(pipe.device)
     latents = encode(pipe.vae, images)
-    trail = []
+    trail: list[Tensor] = []
     # A clean picture is taken for one at the first level of noise, which the eye cannot see.
     for here, there in zip([torch.zeros_like(levels[0]), *levels[:-1]], levels, strict=True):
-        predicted = pipe.unet(
-            latents.to(text.dtype),
-            here,
-            encoder_hidden_states=text,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0].float()
+        predicted = denoise(latents.to(conditions[0].dtype), here, len(trail)).float()
         clean, noise = clean_and_noise(latents, predicted, kept[here], scheduler.config["prediction_type"])
         latents = kept[there].sqrt() * clean + (1 - kept[there]).sqrt() * noise
         trail.append(latents)

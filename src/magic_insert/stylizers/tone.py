@@ -214,10 +214,9 @@ def in_its_hue(lab: Lab, hue: Hue, strength: float) -> Lab:
         return lab
     light = np.clip(lab[..., :1], *hue.lights)
     wanted = (light / 100) ** np.arange(len(hue.curve)) @ hue.curve
-    turned: Lab = np.concatenate([lab[..., :1], (1 - share) * lab[..., 1:] + share * wanted], axis=-1).astype(
+    return np.concatenate([lab[..., :1], (1 - share) * lab[..., 1:] + share * wanted], axis=-1).astype(
         np.float32
     )
-    return turned
 
 
 def fitted(scene: Float[Tensor, "3 _ _"]) -> Float[Tensor, "3 h w"]:
@@ -235,8 +234,7 @@ def shrunk(
 
 def to_lab(rgb: Float[Tensor, "3 h w"]) -> Lab:
     """RGB in [0, 1] as Lab."""
-    found: Lab = cv2.cvtColor(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2Lab)
-    return found
+    return cv2.cvtColor(np.ascontiguousarray(rgb.permute(1, 2, 0).numpy()), cv2.COLOR_RGB2Lab)
 
 
 def to_rgb(lab: Lab) -> Float[Tensor, "3 h w"]:
@@ -290,8 +288,7 @@ def moved_by(lab: Lab, at: NDArray[np.float32], shifts: NDArray[np.float32]) -> 
     spans = torch.tensor([LIMIT, LIMIT, 50.0])
     place = torch.from_numpy(lab).flip(-1) / spans - torch.tensor([0.0, 0.0, 1.0])
     found = functional.grid_sample(volume, place[None, None], padding_mode="border", align_corners=True)
-    shift: Lab = found[0, :, 0].permute(1, 2, 0).contiguous().numpy()
-    return shift
+    return found[0, :, 0].permute(1, 2, 0).contiguous().numpy()
 
 
 def base_of(lab: Lab) -> Lab:
@@ -307,8 +304,7 @@ def guided(guide: Plane, picture: Plane, radius: int, smooth: float) -> Plane:
     slope = (cv2.blur(guide * picture, size) - mean_g * mean_p) / (
         cv2.blur(guide * guide, size) - mean_g * mean_g + smooth
     )
-    made: Plane = cv2.blur(slope, size) * guide + cv2.blur(mean_p - slope * mean_g, size)
-    return made
+    return cv2.blur(slope, size) * guide + cv2.blur(mean_p - slope * mean_g, size)
 
 
 def measure_marks(lab: Lab) -> Marks:
@@ -350,8 +346,7 @@ def edge_softness(light: Plane) -> float:
 
 def slope(light: Plane) -> Plane:
     """How steep the picture is."""
-    steep: Plane = np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1))
-    return steep
+    return np.hypot(cv2.Sobel(light, cv2.CV_32F, 1, 0), cv2.Sobel(light, cv2.CV_32F, 0, 1))
 
 
 def blurred(cut_out: Float[Tensor, "4 h w"], sigma: float) -> Float[Tensor, "4 h w"]:
@@ -363,8 +358,7 @@ def blurred(cut_out: Float[Tensor, "4 h w"], sigma: float) -> Float[Tensor, "4 h
 def line_depth(light: Plane) -> Plane:
     """How much darker each pixel is than what lies within LINE_REACH on both sides."""
     side = max(3, 2 * round(LINE_REACH * max(light.shape) / 2) + 1)
-    depth: Plane = cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light
-    return depth
+    return cv2.morphologyEx(light, cv2.MORPH_CLOSE, np.ones((side, side), np.uint8)) - light
 
 
 def inverted(lab: Lab) -> Lab:
@@ -409,8 +403,7 @@ def bordered(lab: Lab, width: float, where: NDArray[np.bool_]) -> float:
     normal = np.stack([np.sin(angle), np.cos(angle)])
 
     def beside(plane: Plane, at: NDArray[np.intp], away: float) -> Plane:
-        found: Plane = map_coordinates(plane, at + away * normal[:, at[0], at[1]], order=1, mode="nearest")
-        return found
+        return map_coordinates(plane, at + away * normal[:, at[0], at[1]], order=1, mode="nearest")
 
     at = np.stack(np.nonzero(where))
     ridge = steep[where] >= np.maximum(beside(steep, at, 1), beside(steep, at, -1))
@@ -543,8 +536,7 @@ def with_room(plane: NDArray[np.float32], room: int, border: int) -> NDArray[np.
     """The plane drawn smaller, with `room` pixels on every side."""
     height, width = plane.shape[:2]
     small = cv2.resize(plane, (width - 2 * room, height - 2 * room), interpolation=cv2.INTER_AREA)
-    made: NDArray[np.float32] = cv2.copyMakeBorder(small, room, room, room, room, border)
-    return made
+    return cv2.copyMakeBorder(small, room, room, room, room, border)
 
 
 def with_grain(lab: Lab, alpha: Plane, marks: Marks, scale: float, strength: float) -> Lab:

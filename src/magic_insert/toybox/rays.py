@@ -8,7 +8,7 @@ one entry: the nearest entry into any of the convex pieces whose union the solid
 Shape letters: N shapes of all worlds, T pairs of a ray and a shape, K directions. Lengths are world units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
@@ -100,6 +100,13 @@ def take(values: Tensor, index: Tensor) -> Tensor:
     """Columns of a table, or entries of a list, of any shape of index (many times faster than values[:, index])."""
     chosen = values.index_select(-1, index.flatten())
     return chosen.view(*values.shape[:-1], *index.shape)
+
+
+def groups(numbers: Tensor, count: int) -> Iterator[tuple[int, Tensor]]:
+    """Each number below `count` that is there, and its places."""
+    for number in range(count):
+        if len(chosen := (numbers == number).nonzero()[:, 0]):
+            yield number, chosen
 
 
 def dot(a: Sequence[Tensor] | Tensor, b: Sequence[Tensor] | Tensor) -> Tensor:
@@ -213,17 +220,9 @@ def _box(o: Vector, d: Vector, g: Tensor) -> Tensor:
     outside = [(p[i].abs() > size[i] - rounding).int() for i in range(3)]
     edge = ((enter <= leave) & (rounding > 1e-5) & (outside[0] + outside[1] + outside[2] > 1)).nonzero()[:, 0]
     if len(edge):
-        t.index_copy_(
-            0,
-            edge,
-            _rounded_edge(
-                [take(x, edge) for x in o],
-                [take(x, edge) for x in d],
-                take(g, edge),
-                take(enter, edge),
-                take(leave, edge),
-            ),
-        )
+        ray = [take(x, edge) for x in (*o, *d)]
+        solid = (take(x, edge) for x in (g, enter, leave))
+        t.index_copy_(0, edge, _rounded_edge(ray[:3], ray[3:], *solid))
     return t
 
 
@@ -264,12 +263,8 @@ def meet(shapes: PackedShapes, column: Tensor, origin: Tensor, direction: Tensor
 
     column T int64, origin 3 T (outside the shape), direction 3 T unit.
     """
-    kinds = take(shapes.kind, column)
     result = torch.full_like(direction[0], inf)
-    for number in range(len(KINDS)):
-        chosen = (kinds == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
+    for number, chosen in groups(take(shapes.kind, column), len(KINDS)):
         g = take(shapes.geometry[BODY], take(column, chosen))
         o, d = own_point(g, take(origin, chosen)), to_own(g[ROTATION], take(direction, chosen))
         result.index_copy_(0, chosen, _entry(number, o, d, g))
@@ -282,14 +277,10 @@ def hidden_along(shapes: PackedShapes, column: Tensor, origin: Tensor, direction
     column T int64, origin 3 T (outside the shape), directions K B 3 unit. Directions are turned into own axes once a
     shape, points once for all directions.
     """
-    kinds = take(shapes.kind, column)
     rotation = shapes.geometry[ROTATION]
     own = [to_own(rotation, take(d.t(), shapes.image)) for d in directions]
     result = torch.zeros((len(own), column.shape[0]), dtype=torch.bool, device=column.device)
-    for number in range(len(KINDS)):
-        chosen = (kinds == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
+    for number, chosen in groups(take(shapes.kind, column), len(KINDS)):
         which = take(column, chosen)
         g = take(shapes.geometry[BODY], which)
         o = own_point(g, take(origin, chosen))

@@ -144,11 +144,8 @@ def albedo(paints: PackedPaints, which: Tensor, point: Tensor, normal: Tensor, f
     """
     values, pattern = rays.take(paints.values, which), rays.take(paints.pattern, which)
     colour = values[:3].clone()
-    for number, name in enumerate(PATTERNS):
-        if name == "plain":
-            continue
-        chosen = (pattern == number).nonzero()[:, 0]
-        if not len(chosen):
+    for number, chosen in rays.groups(pattern, len(PATTERNS)):
+        if (name := PATTERNS[number]) == "plain":
             continue
         first, second, scale = (rays.take(values[part], chosen) for part in (slice(0, 3), slice(3, 6), 6))
         q = [rays.take(x, chosen) * scale for x in point]
@@ -357,10 +354,7 @@ def look_at(
     on_shape = surface < n
     if n:
         kind = torch.where(on_shape, rays.take(shapes.kind, surface.clamp_max(n - 1)), kind)
-    for number in range(len(rays.KINDS)):
-        chosen = (kind == number).nonzero()[:, 0]
-        if not len(chosen):
-            continue
+    for number, chosen in rays.groups(kind, len(rays.KINDS)):
         g = rays.take(shapes.geometry[rays.BODY], rays.take(surface, chosen))
         p = rays.own_point(g, rays.take(position, chosen))
         facing = rays.own_normal(number, p, g)
@@ -369,17 +363,16 @@ def look_at(
         normal.index_copy_(1, chosen, rays.to_world(g[rays.ROTATION], facing))
     flat = position.new_tensor([[0.0], [0.0], [1.0]])
     lying = ((surface >= n) & (surface < n + b)).nonzero()[:, 0]
-    if len(lying):  # the ground's own axes: x away from the camera, y across, z up
-        x, y, z = rays.take(position, lying)
-        point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
-        own.index_copy_(1, lying, flat.expand(-1, len(lying)))
-        normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
+    # The ground's own axes: x away from the camera, y across, z up.
+    x, y, z = rays.take(position, lying)
+    point.index_copy_(1, lying, torch.stack([z, x, torch.zeros_like(y)]))
+    own.index_copy_(1, lying, flat.expand(-1, len(lying)))
+    normal.index_copy_(1, lying, flat.roll(2, 0).expand(-1, len(lying)))
     upright = (surface >= n + b).nonzero()[:, 0]
-    if len(upright):
-        x, y, z = rays.take(position, upright)
-        point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
-        own.index_copy_(1, upright, flat.expand(-1, len(upright)))
-        normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
+    x, y, z = rays.take(position, upright)
+    point.index_copy_(1, upright, torch.stack([x, y, torch.zeros_like(z)]))
+    own.index_copy_(1, upright, flat.expand(-1, len(upright)))
+    normal.index_copy_(1, upright, flat.expand(-1, len(upright)))
     facing_eye = rays.dot(normal, direction).abs().clamp_min(0.08)
     footprint = distance * rays.take(stage.pixel_angle, image) / facing_eye
     return albedo(stage.paints, surface, point, own, footprint), normal

@@ -234,16 +234,6 @@ def sample_subject(seed: int, split: str = "train") -> SubjectSpec:
     )
 
 
-def with_pose(spec: SubjectSpec, pose: str | None = None, yaw_deg: float | None = None) -> SubjectSpec:
-    """The same identity in another pose or seen from another side; None keeps what the spec says."""
-    assert pose is None or pose in POSES, pose
-    return replace(
-        spec,
-        pose=spec.pose if pose is None else pose,
-        yaw_deg=spec.yaw_deg if yaw_deg is None else yaw_deg,
-    )
-
-
 def subject_shapes(
     spec: SubjectSpec, *, x: float = 0.0, z: float = 0.0, height: float = 1.0
 ) -> tuple[Shape, ...]:

@@ -131,7 +131,6 @@ class PlopTruth:
     """One pair of the benchmark and everything that is known about it. Pictures 3 H W, masks 1 H W."""
 
     pair_id: str
-    caption: str
     style: str
     subject_photo: Tensor  # the subject alone on paper, as a photograph
     subject_alpha: Tensor
@@ -156,11 +155,8 @@ def toyplop_subjects(split: str = "full") -> list[NamedSubject]:
         seen[spec.template] = seen.get(spec.template, 0) + 1
         named.append((f"{spec.template}-{seen[spec.template]:02d}", spec))
     named.sort(key=lambda item: (TEMPLATES.index(item[1].template), item[0]))
-    return (
-        named
-        if _is_full(split)
-        else [item for item in named if item[0] in {f"{t}-01" for t in _MINI_SUBJECTS}]
-    )
+    mini = {f"{template}-01" for template in _MINI_SUBJECTS}
+    return named if _is_full(split) else [item for item in named if item[0] in mini]
 
 
 def toyplop_scenes(split: str = "full") -> list[NamedScene]:
@@ -179,20 +175,14 @@ def toyplop_scenes(split: str = "full") -> list[NamedScene]:
     ]
 
 
-def pair_id(subject: NamedSubject, scene: NamedScene) -> str:
-    """The name of a pair: "bunny-01__forest-07"."""
-    return f"{subject[0]}__{scene[0]}"
-
-
 def toyplop_pair(subject: NamedSubject, scene: NamedScene, size: int = 128) -> PlopTruth:
     """Renders one pair with all its truth."""
-    name, (_, spec), (scene_name, place, style) = pair_id(subject, scene), subject, scene
+    (name, spec), (scene_name, place, style) = subject, scene
     seed = fold_in(0, "toyplop", scene_name)
     alone = render_subjects([spec, spec], ["photo", style], [COMPLEXITY] * 2, [seed] * 2, size)
     pair = render_pairs([place], [spec], [style], [COMPLEXITY], [seed], size)
     return PlopTruth(
-        pair_id=name,
-        caption=caption(spec),
+        pair_id=f"{name}__{scene_name}",
         style=style,
         subject_photo=alone.rgb[0],
         subject_alpha=alone.alpha[0],
@@ -321,7 +311,7 @@ def export_benchmark(cfg: ToyboxConfig, styles: Sequence[str]) -> Path:
             out / "subjects" / f"{subject[0]}.png", torch.cat([truth.subject_photo, truth.subject_alpha])
         )
         save_png(out / "backgrounds" / f"{scene[0]}.png", truth.background)
-        rows.append({"pair_id": truth.pair_id, "caption": truth.caption, "style": truth.style})
+        rows.append({"pair_id": truth.pair_id, "caption": caption(subject[1]), "style": truth.style})
         cells.append(truth.with_subject)
     return _finish(out, rows, [cells[i : i + len(scenes)] for i in range(0, len(cells), len(scenes))], None)
 

@@ -70,10 +70,6 @@ class Checkpoint:
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
-class DamagedCheckpoint(Exception):
-    """A file that is no checkpoint, or not the one that was written; says why."""
-
-
 def save_checkpoint(
     folder: Path | None,
     *,
@@ -147,7 +143,7 @@ def read_last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
     for path in paths:
         try:
             checkpoint = _read(path)
-        except DamagedCheckpoint as reason:
+        except UserError as reason:
             log.warning("magic-insert: %s is damaged (%s); the checkpoint before it is used", path, reason)
             continue
         if checkpoint.key != key:
@@ -172,14 +168,11 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`; raises `DamagedCheckpoint`."""
+    """The checkpoint at `path`; raises `UserError` for a file that is none, or not the one that was written."""
     # Each time anew: what was found sound before may have been written over since.
     if not fits_itself(path, unsealed=False):
-        raise DamagedCheckpoint("its checksum does not fit")
-    try:
-        tensors, header = read_tensors(path)
-    except UserError as error:
-        raise DamagedCheckpoint(str(error)) from error
+        raise UserError("its checksum does not fit")
+    tensors, header = read_tensors(path)
     return Checkpoint(
         step=int(header["step"]),
         key=header["key"],

@@ -71,11 +71,12 @@ def run_export(cfg: ExportConfig) -> list[Path]:
         # ComfyUI reads brackets and spaces as syntax.
         name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "subject"
         lora_file, rows_file = out / f"{name}.safetensors", out / f"{name}-tokens.safetensors"
-        scales = alphas(lora_header)
+        stored = json.loads(lora_header["lora_adapter_metadata"])
+        scales = {k.removesuffix(".lora_alpha"): v for k, v in stored.items() if k.endswith(".lora_alpha")}
         lora = kohya_state(lora, scales)
         lora_header = {
             "ss_network_module": "networks.lora",
-            "ss_network_dim": str(json.loads(lora_header["lora_adapter_metadata"])["unet.r"]),
+            "ss_network_dim": str(stored["unet.r"]),
             "ss_network_alpha": str(scales["unet"]),
             "ss_base_model_version": "sdxl_base_v1-0" if base == "sdxl" else base,
             "ss_output_name": name,
@@ -157,7 +158,12 @@ def kohya_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dic
     renamed = {}
     for key, tensor in state.items():
         network, _, rest = key.partition(".")
-        layer, ending = _split(rest)
+        ending = next((end for end in (*MATRICES, MAGNITUDE) if rest.endswith(f".{end}")), None)
+        if ending is None:
+            raise UserError(
+                f"expected LoRA matrices, got {rest}; export a folder that magic-insert personalize wrote"
+            )
+        layer = rest.removesuffix(f".{ending}")
         own = stability_name(layer) if network == "unet" else layer
         name = PREFIXES[network] + own.replace(".", "_")
         renamed[f"{name}.alpha"] = torch.tensor(float(scales[network]))
@@ -168,17 +174,3 @@ def kohya_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dic
         else:
             renamed[f"{name}.{MATRICES[ending]}"] = tensor
     return renamed
-
-
-def _split(key: str) -> tuple[str, str]:
-    """The layer and what is stored of it."""
-    for ending in (*MATRICES, MAGNITUDE):
-        if key.endswith(f".{ending}"):
-            return key.removesuffix(f".{ending}"), ending
-    raise UserError(f"expected LoRA matrices, got {key}; export a folder that magic-insert personalize wrote")
-
-
-def alphas(metadata: Mapping[str, str]) -> dict[str, float]:
-    """Alpha of each network, from the header of a file that `models.lora.save_lora` wrote."""
-    stored = json.loads(metadata["lora_adapter_metadata"])
-    return {key.removesuffix(".lora_alpha"): v for key, v in stored.items() if key.endswith(".lora_alpha")}

@@ -34,7 +34,6 @@ from magic_insert.training.checkpoint import is_finished
 from magic_insert.training.trainer import (
     TrainerOptions,
     TrainingModule,
-    adamw8bit,
     first_rank_only,
     fit,
 )
@@ -117,9 +116,9 @@ class InsertionModule(TrainingModule):
         *,
         image_size: int,
     ):
-        super().__init__(lr=settings.lr, steps=settings.steps)
-        self.optimizer, self.effect_weight = settings.optimizer, settings.effect_weight
+        super().__init__(lr=settings.lr, steps=settings.steps, optimizer=settings.optimizer)
         self.unet, self.scheduler, self.image_size = unet, scheduler, image_size
+        self.effect_weight = settings.effect_weight
         self.register_buffer("states", empty[0].detach().clone(), persistent=False)
         self.register_buffer("pooled", empty[1].detach().clone(), persistent=False)
 
@@ -137,12 +136,6 @@ class InsertionModule(TrainingModule):
 
     def sharded(self) -> list[nn.Module]:
         return [*(module for module in self.unet.modules() if isinstance(module, edit_unet.UNITS)), self.unet]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        if self.optimizer == "adamw":
-            return super().configure_optimizers()
-        options = {"lr": self.lr, "betas": (0.9, 0.99), "weight_decay": self.weight_decay}
-        return adamw8bit(list(self.trained().values()), **options)
 
     def training_step(self, batch: dict[str, Tensor], _: int) -> Tensor:
         loss = self.denoising_loss(batch)
@@ -276,17 +269,7 @@ def fit_edit(
     if pipe.device.type == "cpu":
         plain_attention(trained)
     module = InsertionModule.of(trained, pipe, settings)
-    options = TrainerOptions(
-        steps=settings.steps,
-        device=pipe.device.type,
-        precision=settings.precision,
-        save_every=settings.save_every,
-        ema_decay=settings.ema_decay,
-        clip_norm=settings.clip_norm,
-        accumulate=settings.accumulate,
-        strategy=settings.strategy,
-        key=key,
-    )
+    options = TrainerOptions.of(settings, device=pipe.device.type, key=key)
     batches = edit_batches(latents, settings, module.scheduler.config.num_train_timesteps)
     # Pictures are latents and the prompt is encoded: while it trains, the edit UNet has the device for itself.
     with parts_on(pipe, "cpu"):

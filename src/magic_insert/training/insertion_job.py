@@ -100,7 +100,7 @@ def run_insertion(cfg: InsertionConfig) -> Path:
         training, held_out = first_rank_first(lambda: open_pairs(cfg, image_size(pipe), on_event))
         for task in ("remove", "insert"):
             if cfg.task in (task, "both"):
-                TaskRun(cfg, pipe, task, on_event).train(training, held_out)
+                train_task(cfg, pipe, task, training, held_out, on_event)
     return Path(cfg.out)
 
 
@@ -127,9 +127,8 @@ def open_pairs(
 def _toybox(
     data: DataConfig, out: Path, size: int, seed: int, on_event: OnEvent
 ) -> tuple[PairSet, PairSet | None]:
-    store = (
-        Store(out / "renders", key="out") if data.cache is None else Store(Path(data.cache), key="data.cache")
-    )
+    kept, key = (out / "renders", "out") if data.cache is None else (Path(data.cache), "data.cache")
+    store = Store(kept, key=key)
     plan = PairsPlan(seed, data.made, size, tuple(data.styles), "train", data.occlusion)
     plans = [plan] + ([replace(plan, split="heldout", count=data.held_out)] if data.held_out else [])
     photographs = _named(data.backgrounds, "data.backgrounds") if data.backgrounds else []
@@ -189,10 +188,9 @@ def train_light(cfg: InsertionConfig, on_event: OnEvent) -> None:
     out, train, data, kind = Path(cfg.out), cfg.train, cfg.data, cfg.train.architecture
     start = find_effect_start(train.init)
     started = None if start is None else load_effect_net(start)  # refused before anything is rendered
-    pairs: tuple[PairSet | None, PairSet | None] = (None, None)
+    training, held_out = None, None
     if data.name != "toybox" or data.backgrounds:
-        pairs = open_pairs(cfg, SIDE, on_event)
-    training, held_out = pairs
+        training, held_out = open_pairs(cfg, SIDE, on_event)
     sha256 = None if start is None else sha256_file(start)
     settings = EffectFit(
         train.steps,
@@ -248,45 +246,39 @@ def _drawings(
     return toybox_drawings(cache, seed, scenes, data.workers)
 
 
-class TaskRun:
-    """Latents, fit and held-out numbers of one task of a run; what is finished is not done again."""
+def train_task(
+    cfg: InsertionConfig,
+    pipe: Any,
+    task: Task,
+    training: PairSet,
+    held_out: PairSet | None,
+    on_event: OnEvent,
+) -> None:
+    """Latents, fit and held-out numbers of one task of a run; what is finished is not done again.
 
-    def __init__(self, cfg: InsertionConfig, pipe: Any, task: Task, on_event: OnEvent) -> None:
-        self.cfg, self.pipe, self.task, self.on_event = cfg, pipe, task, on_event
-        self.out = Path(cfg.out)
-        self.views = ViewConfig(cfg.train.views, cfg.data.context, cfg.train.dilate, cfg.seed)
+    Raises:
+        UserError: nothing to start from.
+    """
+    out, product = Path(cfg.out), PRODUCTS[task]
+    config = ViewConfig(cfg.train.views, cfg.data.context, cfg.train.dilate, cfg.seed)
+    with stage(on_event, f"encode for the {product}") as running:
+        latents = edit_data(training, pipe, config, task, out, on_step=running)
+    with open_tracker(out, f"insertion-{task}", cfg.logger, thaw(cfg)) as tracker:
 
-    def train(self, training: PairSet, held_out: PairSet | None) -> None:
-        """Everything, in order."""
-        latents = self._latents(training)
-        with open_tracker(self.out, f"insertion-{self.task}", self.cfg.logger, thaw(self.cfg)) as tracker:
-            with stage(self.on_event, f"train the {PRODUCTS[self.task]}") as running:
-                settings = EditFit.of(self.cfg.train, self.task, fold_in(self.cfg.seed, "fit", self.task))
-                fit_edit(
-                    self._start(), self.pipe, latents, settings, self.out, on_step=running, log=tracker.log
-                )
-            if held_out is not None:
-                first_rank_only(lambda: self._measure(held_out, tracker))
+        def measure(pairs: PairSet) -> None:
+            if (out / f"validation-{task}.json").is_file():
+                return
+            drawn = draw_held_out(
+                pipe, edit_unet_of(pipe, out / product), pairs, task, config, cfg.validation_steps
+            )
+            publish_numbers(out, task, drawn, tracker, cfg, getattr(pairs, "styles", ()))
 
-    def _latents(self, pairs: PairSet) -> EditLatents:
-        with stage(self.on_event, f"encode for the {PRODUCTS[self.task]}") as running:
-            return edit_data(pairs, self.pipe, self.views, self.task, self.out, on_step=running)
-
-    def _start(self) -> Any:
-        """What the training starts from: a UNet of the pipeline, or the folder of an edit UNet.
-
-        Raises:
-            UserError: nothing there.
-        """
-        return find_start(self.task, self.cfg.train.init, self.cfg.model) or self.pipe.unet
-
-    def _measure(self, held_out: PairSet, tracker: Tracker) -> None:
-        """Writes validation-<task>.json and .png, unless they are there."""
-        if (self.out / f"validation-{self.task}.json").is_file():
-            return
-        unet = edit_unet_of(self.pipe, self.out / PRODUCTS[self.task])
-        drawn = draw_held_out(self.pipe, unet, held_out, self.task, self.views, self.cfg.validation_steps)
-        publish_numbers(self.out, self.task, drawn, tracker, self.cfg, getattr(held_out, "styles", ()))
+        with stage(on_event, f"train the {product}") as running:
+            settings = EditFit.of(cfg.train, task, fold_in(cfg.seed, "fit", task))
+            start = find_start(task, cfg.train.init, cfg.model) or pipe.unet
+            fit_edit(start, pipe, latents, settings, out, on_step=running, log=tracker.log)
+        if held_out is not None:
+            first_rank_only(lambda: measure(held_out))
 
 
 def publish_numbers(
@@ -418,11 +410,8 @@ def edit_data(
             views = [view_of(pair, number, size, config) for number in range(config.views)]
             for array, name in zip(arrays, LAYERS[task], strict=True):
                 images = torch.stack([getattr(view, name) for view in views])
-                cells = (
-                    latent_mask(images, side, side)
-                    if name.endswith("mask")
-                    else encode(pipe.vae, images).cpu()
-                )
+                masks = name.endswith("mask")
+                cells = latent_mask(images, side, side) if masks else encode(pipe.vae, images).cpu()
                 array[index] = cells.to(torch.float16).numpy()
             on_step(number, len(mine))
         # Numbers reach the disk before the books that vouch for them.

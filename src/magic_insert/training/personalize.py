@@ -60,6 +60,7 @@ from magic_insert.models.ip_adapter import (
     disable_adapter,
     has_adapter,
     picture_rows,
+    require_adapter,
     style_embeds,
     text_rows,
 )
@@ -92,7 +93,6 @@ from magic_insert.training.personalize_module import (
     PersonalizeModule,
     Trainables,
     check_device,
-    check_own_style,
     checkpointed,
     class_cache,
     counts_only_subject,
@@ -190,13 +190,10 @@ class SampleValidation:
         with _parts_that_draw(self.pipe, encodes=encodes), torch.no_grad():
             plain, edits, styled = self._draw(stop)
             scores = {} if self.scorer is None else self.scorer.scores(plain, edits)
-        columns = ["subject", "plain", *self.cfg.validation.edits]
-        rows = []
-        for i in range(len(self.seeds)):
-            row = [self.picture, plain[i], *(edit[i] for edit in edits)]
-            rows.append([*row, styled[i]] if styled is not None else row)
+        columns, drawn = ["subject", "plain", *self.cfg.validation.edits], [plain, *edits]
         if styled is not None:
-            columns.append("styled")
+            columns, drawn = [*columns, "styled"], [*drawn, styled]
+        rows = [[self.picture, *(pictures[i] for pictures in drawn)] for i in range(len(self.seeds))]
         save_png(self.out / "samples" / f"step-{step:06d}.png", contact_sheet(rows, None, columns))
         found = {"step": step, **scores}
         home = step_folder(self.out, step)
@@ -451,7 +448,8 @@ class _Run:
         refuse_unknown_layers(pipe.unet, cfg.targets)
         require_drawing(pipe)
         check_device(cfg, pipe.unet.device, pipe.unet.dtype)
-        check_own_style(pipe, cfg)
+        if cfg.own_style != "none":
+            require_adapter(pipe, "personalization.own_style=none")
         validation = None
         if cfg.validation.every:
             validation = SampleValidation(
@@ -550,19 +548,8 @@ def _pixels(image: Tensor) -> str:
 
 def options_of(cfg: PersonalizationConfig, pipe: Any, *, key: str = "") -> TrainerOptions:
     """How the trainer runs what `cfg` asks for: on the device of `pipe`, in this process alone."""
-    return TrainerOptions(
-        steps=cfg.steps,
-        key=key,
-        device=str(pipe.unet.device),
-        precision=cfg.precision,
-        accumulate=cfg.accumulate,
-        clip_norm=cfg.clip_norm,
-        ema_decay=cfg.ema_decay,
-        ema_warmup=True,
-        save_every=cfg.checkpoint_every,
-        log_every=10,
-        alone=True,
-    )
+    own = {"ema_warmup": True, "save_every": cfg.checkpoint_every, "log_every": 10, "alone": True}
+    return TrainerOptions.of(cfg, key=key, device=str(pipe.unet.device), **own)
 
 
 def run_personalize(cfg: PersonalizeConfig) -> list[Path]:

@@ -30,7 +30,6 @@ from magic_insert.models.ip_adapter import (
     adapter_switch,
     blank_style,
     has_adapter,
-    require_adapter,
     style_embeds,
 )
 from magic_insert.models.lora import FILE as LORA_FILE
@@ -112,16 +111,6 @@ def cache_views(
 def counts_only_subject(subjects: Sequence[Subject], cfg: PersonalizationConfig) -> bool:
     """Whether the ground is left out of the loss: it was asked for, and every picture says where the subject is."""
     return cfg.mask_loss and all(map(is_cut_out, subjects))
-
-
-def check_own_style(pipe: Any, cfg: PersonalizationConfig) -> None:
-    """That the model has an adapter where one is to see the training pictures.
-
-    Raises:
-        UserError: it has none.
-    """
-    if cfg.own_style != "none":
-        require_adapter(pipe, "personalization.own_style=none")
 
 
 def _own_style(pipe: Any, cfg: PersonalizationConfig) -> Callable[[Tensor], Tensor] | None:
@@ -253,18 +242,11 @@ def trainables_of(
                 "tokens": list(tokens.parameters()),
             }
             if cfg.text_rank:
-                parts["text"] = [
-                    parameter
-                    for name in TEXT_ENCODERS
-                    for parameter in add_lora(
-                        getattr(pipe, name),
-                        rank=cfg.text_rank,
-                        alpha=cfg.text_alpha,
-                        targets=TEXT_ATTENTION,
-                        seed=fold_in(seed, name),
-                        dora=cfg.dora,
-                    )
-                ]
+                how: dict[str, Any] = {"rank": cfg.text_rank, "alpha": cfg.text_alpha, "dora": cfg.dora}
+                parts["text"] = []
+                for name in TEXT_ENCODERS:
+                    part = getattr(pipe, name)
+                    parts["text"] += add_lora(part, targets=TEXT_ATTENTION, seed=fold_in(seed, name), **how)
             yield Trainables(pipe, tokens, parts, PRECISIONS[cfg.save_precision])
         finally:
             remove_lora(pipe, "subject")
@@ -442,7 +424,9 @@ class PersonalizeModule(TrainingModule):
         self.unet_device: torch.device = unet.device
         self.unet_dtype: torch.dtype = unet.dtype
         self.fixed: dict[tuple[int, Frame], dict[str, Any]] = {}
-        self.switch_adapter = None if cfg.own_style == "none" else adapter_switch(unet, cfg.own_style)
+        self.switch_adapter = (
+            (lambda on: None) if cfg.own_style == "none" else adapter_switch(unet, cfg.own_style)
+        )
         # Held in a list: as an attribute Lightning would take the frozen network for its own.
         self.network = [unet if cfg.compile == "none" else torch.compile(unet, backend=cfg.compile)]
 
@@ -496,13 +480,11 @@ class PersonalizeModule(TrainingModule):
         return loss
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self.switch_adapter is not None:
-            self.switch_adapter(True)
+        self.switch_adapter(True)
 
     def on_after_backward(self) -> None:
         # Not before: with gradient checkpointing the backward pass computes the layers again.
-        if self.switch_adapter is not None:
-            self.switch_adapter(False)
+        self.switch_adapter(False)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(self.cfg, self.trainables.parts, self.unet_device)

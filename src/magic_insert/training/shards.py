@@ -5,19 +5,11 @@ together when it computes, and its gradients averaged into slices. What is eleme
 Checkpoints hold whole tensors, so a run goes on with any number of ranks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
-
-
-def share_out(networks: Sequence[nn.Module], mesh: DeviceMesh) -> None:
-    """Shards each of `networks`, inner ones before those that hold them."""
-    for network in networks:
-        fully_shard(network, mesh=mesh)
 
 
 def local(tensor: Tensor) -> Tensor:

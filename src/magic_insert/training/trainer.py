@@ -20,8 +20,8 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -31,6 +31,7 @@ from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, ModelParallelStrategy
 from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import fully_shard
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import OnStep, no_step
@@ -43,7 +44,7 @@ from magic_insert.training.checkpoint import (
     read_last_checkpoint,
     save_checkpoint,
 )
-from magic_insert.training.shards import as_shared, gather, like, local, share_out, take_over
+from magic_insert.training.shards import as_shared, gather, like, local, take_over
 
 Batch = dict[str, Tensor]
 Made = TypeVar("Made")
@@ -80,16 +81,25 @@ class TrainerOptions:
     whole_batch: bool = False
     strategy: str = "ddp"
 
+    @classmethod
+    def of(cls, settings: Any, **own: Any) -> "TrainerOptions":
+        """What `settings` names as it is named here, and options of its `own`."""
+        same = {
+            part.name: getattr(settings, part.name) for part in fields(cls) if hasattr(settings, part.name)
+        }
+        return cls(**{**same, **own})
+
 
 class TrainingModule(pl.LightningModule):
     """What `fit` trains: a `training_step` that logs its `loss`, the trained parameters, their optimizer and rates.
 
-    As it stands: AdamW on every parameter that requires a gradient, with a linear warm-up and half a cosine.
+    As it stands: AdamW, of 8 bits where asked for, on every parameter that requires a gradient, with a linear warm-up
+    and half a cosine.
     """
 
-    def __init__(self, *, lr: float, steps: int, weight_decay: float = 0.01):
+    def __init__(self, *, lr: float, steps: int, weight_decay: float = 0.01, optimizer: str = "adamw"):
         super().__init__()
-        self.lr, self.steps, self.weight_decay = lr, steps, weight_decay
+        self.lr, self.steps, self.weight_decay, self.optimizer = lr, steps, weight_decay, optimizer
 
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training changes, by name, in a fixed order."""
@@ -101,12 +111,13 @@ class TrainingModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self._device_mesh is not None:
-            share_out(self.sharded(), self._device_mesh["data_parallel"])
+            for network in self.sharded():
+                fully_shard(network, mesh=self._device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            self.trained().values(), lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay
-        )
+        make: Any = adamw8bit if self.optimizer == "adamw8bit" else torch.optim.AdamW
+        trained = list(self.trained().values())
+        return make(trained, lr=self.lr, betas=(0.9, 0.99), weight_decay=self.weight_decay)
 
     def rate(self, step: int, group: str) -> float:
         """What the base learning rate of a parameter group is multiplied by at update `step`, from 0."""
@@ -117,8 +128,7 @@ def adamw8bit(parameters: Any, **options: Any) -> torch.optim.Optimizer:
     """AdamW whose moments take two bytes a parameter instead of eight (Dettmers et al. 2022, arXiv 2110.02861)."""
     from bitsandbytes.optim import AdamW8bit
 
-    optimizer: torch.optim.Optimizer = AdamW8bit(parameters, **options)
-    return optimizer
+    return AdamW8bit(parameters, **options)
 
 
 def lr_factor(step: int, steps: int, schedule: str, *, warmup: int = 0, floor: float = 0.0) -> float:
@@ -225,17 +235,15 @@ def fit(
             loop.hold()
             loop.look(loop.start)
             loop.finish()
-            if shared:
-                take_over(module, trained)
-            return loop.start
-        numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
-        trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
-        with warnings.catch_warnings(), same_threads_after():
-            # The data are functions of step numbers; workers would cost more than they carry.
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's, of a torch newer than it
-            warnings.filterwarnings("ignore", message=".*in eval mode at the start.*")  # frozen networks are
-            trainer.fit(trained, _Batches(batch_at, numbers, options))
+        else:
+            numbers = range(loop.start * options.accumulate, options.steps * options.accumulate)
+            trainer = _lightning(options, loop.start, [loop, *callbacks], folder)
+            with warnings.catch_warnings(), same_threads_after():
+                # The data are functions of step numbers; workers would cost more than they carry. LeafSpec is
+                # Lightning's, of a torch newer than it; frozen networks are in eval mode.
+                for said in ("does not have many workers", "LeafSpec", "in eval mode at the start"):
+                    warnings.filterwarnings("ignore", message=f".*{said}.*")
+                trainer.fit(trained, _Batches(batch_at, numbers, options))
         if shared:
             take_over(module, trained)
     return loop.start
@@ -401,12 +409,8 @@ class _Loop(Callback):
     def look(self, done: int) -> None:
         """Runs what is due after update `done`: at a start, what a run owes that ended while it looked."""
         if self.validation is not None and self.validation.due(done):
-            with self.product():
+            with nullcontext() if self.mean is None else self.mean.in_place():
                 self.validation.run(done, self.stop)
-
-    def product(self) -> AbstractContextManager[None]:
-        """Inside this block the module holds what would be the product now."""
-        return nullcontext() if self.mean is None else self.mean.in_place()
 
     def finish(self) -> None:
         """The module becomes the product."""
