@@ -1,4 +1,4 @@
-"""What several tests need: small subjects and scenes by formula, plain diffusers, the files of a folder."""
+"""What several tests need: a job's settings, small pictures and masks by formula, plain diffusers, a folder's files."""
 
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -9,15 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from magic_insert.config.compose import compose_job
+from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import ModelConfig
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
 
 
+def rectangle(height: int, width: int, rows: tuple[int, int], columns: tuple[int, int]) -> Tensor:
+    """A mask 1HW that is one from the first to before the last of these rows and columns."""
+    mask = torch.zeros(1, height, width)
+    mask[:, slice(*rows), slice(*columns)] = 1
+    return mask
+
+
 def block(seed: int = 0, text: str = "") -> Subject:
     """A subject of noise, 50 x 40 pixels, whose matte is a rectangle."""
-    alpha = torch.zeros(1, 50, 40)
-    alpha[:, 10:40, 10:30] = 1
+    alpha = rectangle(50, 40, (10, 40), (10, 30))
     return Subject(torch.rand(3, 50, 40, generator=generator(seed, "subject")), alpha, "block", text=text)
 
 
@@ -32,6 +40,11 @@ def oval(size: int = 80, colour: float = 0.8) -> Tensor:
     inside = (((x / 0.5) ** 2 + (y / 0.8) ** 2) < 1).float()[None]
     rgb = torch.stack([colour + 0.1 * x, 0.3 + 0.1 * y, 1 - colour + 0 * x])
     return torch.cat([rgb * inside + (1 - inside), inside])
+
+
+def frozen(job: str, *words: str) -> Any:
+    """The configuration of `magic-insert JOB WORDS`, checked."""
+    return freeze(compose_job(job, list(words)))
 
 
 def tiny_config(source: Path | str | None, **changes: Any) -> ModelConfig:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import rectangle
 from hub_model import Hub
 from processes import PATIENCE, finish, launch
 
@@ -30,8 +31,7 @@ def block(heading: str) -> str:
 def save_pair(files: dict[str, Path], name: str) -> None:
     """A picture with a square on it, without it, and where it is."""
     without = 0.5 * torch.rand(3, 64, 64, generator=generator(0, name))
-    mask = torch.zeros(1, 64, 64)
-    mask[:, 20:50, 24:44] = 1
+    mask = rectangle(64, 64, (20, 50), (24, 44))
     for layer, image in {
         "with": torch.where(mask > 0, 1.0, without),
         "without": without,

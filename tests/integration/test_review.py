@@ -11,14 +11,13 @@ import httpx
 import pytest
 import torch
 from browser import Page
+from helpers import frozen
 
 from magic_insert.bootstrap.filters import MEASURES, build_filters, read_verdicts, select
 from magic_insert.bootstrap.networks import save
 from magic_insert.bootstrap.review import review_server, run_review
 from magic_insert.bootstrap.rounds import open_round
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import generator
@@ -67,9 +66,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 def kept_by_the_judge(run: Path, weights: Path) -> Sequence[str]:
     """What filter=learned accepts, by the configuration that a user would write."""
-    cfg = freeze(
-        compose_job("bootstrap", ["filter=learned", f"filter.rules.learned.weights={weights}"])
-    ).filter
+    cfg = frozen("bootstrap", "filter=learned", f"filter.rules.learned.weights={weights}").filter
     found = open_round(run, 1)
     styles = dict.fromkeys(IDS, "ink")
     decided = select(

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from browser import Page
 from evaluation_rows import synthetic_rows
+from helpers import frozen
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.study import SCRAMBLED, run_analyse, run_build, study_server
@@ -25,7 +24,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"rows={folder / 'rows.jsonl'}", f"out={folder / 'study'}", "track=stylize", f"ours={OURS}",
         "against=[adain,instantstyle_canny]", "protocol=quick", "protocol.tasks=2", "protocol.raters=2",
     ]  # fmt: skip
-    run_build(freeze(compose_job("study", words)))
+    run_build(frozen("study", *words))
     return folder / "study"
 
 
@@ -58,7 +57,7 @@ def test_a_rater_answers_by_keyboard_and_downloads(page: Page, study: Path, tmp_
     downloaded.write_text(text)
     assert [row["task"] for row in read_jsonl(downloaded)] == [0, 1, 2, 3, 4]
     words = [f"out={study}", "action=analyse", f"answers=[{downloaded}]"]
-    run_analyse(freeze(compose_job("study", words)))
+    run_analyse(frozen("study", *words))
     result = read_json(study / "analysis.json")
     assert (result["raters"], result["complete"], result["excluded"], result["choices"]) == (1, 1, [], 4)
     assert [(c["wins"], c["choices"]) for c in result["comparisons"]] == [(2, 2), (2, 2)]
@@ -89,5 +88,5 @@ def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: 
     rows = read_jsonl(study / "answers.jsonl")
     assert {row["rater"] for row in rows} == {0}
     assert len(rows) == 7  # five tasks, the first one twice, one slip
-    run_analyse(freeze(compose_job("study", [f"out={study}", "action=analyse"])))
+    run_analyse(frozen("study", f"out={study}", "action=analyse"))
     assert all(c["share"] == 1 for c in read_json(study / "analysis.json")["comparisons"])

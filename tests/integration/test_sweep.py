@@ -161,13 +161,8 @@ def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
 def test_optuna_finds_the_top_and_the_same_command_repeats_its_search(toy: Path) -> None:
     (toy / "mended").touch()
-    words = (
-        "out=runs/s",
-        "seed=range(1,6)",
-        "num_samples=int(interval(1,9))",
-        "sweep.trials=4",
-        "sweep.workers=2",
-    )
+    words = ["out=runs/s", "seed=range(1,6)", "num_samples=int(interval(1,9))", "sweep.trials=4",
+             "sweep.workers=2"]  # fmt: skip
     assert run("climb", *words)[0] == 0
     first = ran(toy)
     assert run("climb", *words)[0] == 0

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from helpers import frozen
 from hub_model import Hub
 
 from magic_insert.cli.jobs import JOBS
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
@@ -88,7 +87,7 @@ def run(line: str, hub: Hub, *more: str) -> None:
         words = [word for word in words if word != "model=sdxl"] + hub.words(controlnet="null")
     if "model=sdxl_inpaint" in words:
         words += hub.words(source=hub.inpaint, ip_adapter="null", controlnet="null")[1:]
-    cfg = freeze(compose_job(name, job.prepare([*words, *SMALL[name], *more])))
+    cfg = frozen(name, *job.prepare([*words, *SMALL[name], *more]))
     job.look(cfg)
     load_function(job.target)(cfg)
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.bootstrap import networks, stages
 from magic_insert.bootstrap.networks import composited, mixed
@@ -107,8 +108,7 @@ def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
 def folder(tmp_path: Path) -> Path:
     """Two good pictures, one of them in a folder of a style, and everything that can be wrong."""
     root = tmp_path / "mine"
-    mask = torch.zeros(1, 40, 60)
-    mask[:, 10:30, 40:55] = 1
+    mask = rectangle(40, 60, (10, 30), (40, 55))
     for name in ("good", "ink/fine", "empty", "unmasked"):
         save_png(root / f"{name}.png", torch.rand(3, 40, 60, generator=generator(0, name)))
     for name in ("good", "ink/fine", "twin"):
@@ -207,8 +207,7 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
 
 def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) -> None:
     root = tmp_path / "pairs"
-    mask = torch.zeros(1, 40, 40)
-    mask[:, 10:30, 10:30] = 1
+    mask = rectangle(40, 40, (10, 30), (10, 30))
     for layer in ("with", "without"):
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
     save_png(root / "mask" / "cup.png", mask)

@@ -11,15 +11,13 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
-from helpers import tiny_config
+from helpers import frozen, tiny_config
 from hub_model import Hub
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import shared
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
@@ -225,7 +223,7 @@ def personalization(hub: Hub, *words: str) -> PersonalizationConfig:
     """The recipe of SDXL, short and in float32."""
     short = ["batch_size=2", "views=4", "precision=32-true", "validation.every=0", *words]
     asked = ["subject=cat.png", "out=out", *(f"personalization.{word}" for word in short)]
-    return freeze(compose_job("personalize", [*hub.words(), *asked])).personalization
+    return frozen("personalize", *hub.words(), *asked).personalization
 
 
 def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list[list[float]]]]:
@@ -337,7 +335,7 @@ def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_r
 
     def look(job: str, **named: Any) -> None:
         words = [f"{name.replace('__', '.')}={value}" for name, value in named.items()]
-        JOBS[job].look(freeze(compose_job(job, [*hub.words(), *words])))
+        JOBS[job].look(frozen(job, *hub.words(), *words))
 
     drop = {"subject": files["image"], "background": files["image"], "out": files["out"]}
     look("insert", **drop)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from helpers import frozen, rectangle
 from torch import Tensor, nn
 
 from magic_insert.bootstrap.networks import run_blend
 from magic_insert.bootstrap.stages import BlendSettings, Payload
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
@@ -187,6 +186,10 @@ def test_a_fit_kept_as_a_lora_is_the_merged_one(tiny_pipe: Any, latents: EditLat
     assert all(torch.allclose(loaded[key], value, atol=1e-6) for key, value in merged.items())
     with pytest.raises(UserError, match="was trained on"):
         load_edit_unet(small, base=build_unet(TINY))
+    begun = load_edit_unet(small, base=tiny_pipe.unet, merged=False)
+    for start, rank, expected in ((begun, 3, "lora_rank=2"), (build_unet(TINY), 2, "save=merged")):
+        with pytest.raises(UserError, match=expected):
+            fit(start, tiny_pipe, latents, tmp_path / "c", lora_rank=rank, merged=False)
 
 
 @pytest.mark.slow
@@ -195,9 +198,7 @@ def test_a_blend_begins_at_a_network_that_was_kept_as_a_lora(
 ) -> None:
     small = fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "small", lora_rank=2, merged=False)
     start, trained = load_edit_unet(small, base=tiny_pipe.unet).state_dict(), weights(tiny_micro / "inserter")
-    model = freeze(
-        compose_job("insertion", ["out=runs/x", f"model.source={tiny_micro}", "model.device=cpu"])
-    ).model
+    model = frozen("insertion", "out=runs/x", f"model.source={tiny_micro}", "model.device=cpu").model
     inputs = {"start": small, "trained": tiny_micro / "inserter"}
     payload = Payload(BlendSettings("insert", 0.5), inputs, model, tmp_path / "out", tmp_path / "work")
     payload.write(tmp_path / "payload.json")
@@ -281,8 +282,7 @@ CONFIG = ViewConfig(views=4, context=2.2, dilate=0.1, seed=0)
 def scene(number: int = 0, height: int = 90, width: int = 120) -> Pair:
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     without = torch.stack([x, y, 0.5 + 0 * x])
-    mask = torch.zeros(1, height, width)
-    mask[:, 40:70, 20 + 5 * number : 44 + 5 * number] = 1
+    mask = rectangle(height, width, (40, 70), (20 + 5 * number, 44 + 5 * number))
     return Pair(f"scene-{number}", torch.where(mask > 0, 1.0, without), without, mask)
 
 

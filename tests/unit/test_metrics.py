@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.config.registry import METRICS
 from magic_insert.core.errors import UserError
@@ -41,8 +42,7 @@ def redrawn(**fields: Any) -> Sample:
 
 
 def square(top: int, left: int, side: int, size: int = 40) -> torch.Tensor:
-    mask = torch.zeros(1, size, size)
-    mask[:, top : top + side, left : left + side] = 1.0
+    mask = rectangle(size, size, (top, top + side), (left, left + side))
     return mask
 
 

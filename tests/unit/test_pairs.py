@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes, save_png
@@ -200,8 +201,7 @@ def test_a_torn_shard_and_an_opaque_cut_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_composite_is_its_photograph_but_for_subject_and_shadow_each_time(tmp_path: Path) -> None:
-    alpha = torch.zeros(1, 40, 30)
-    alpha[:, 5:38, 8:22] = 1
+    alpha = rectangle(40, 30, (5, 38), (8, 22))
     save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), alpha)
     scene = torch.rand(3, 96, 128, generator=generator(0, "scene")) * 0.5 + 0.25
     save_png(tmp_path / "scene.png", scene)

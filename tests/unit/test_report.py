@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from browser import Page
 from evaluation_rows import FACTS, synthetic_rows
+from helpers import frozen
 
 from magic_insert.cli.jobs import methods_side_by_side
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
@@ -233,22 +232,10 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert outside.address("../pictures/bunny-00.png") is None
 
 
-@pytest.mark.slow
-def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2, pictures=tmp_path / "run")
-    write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]
-    first = page_of(tmp_path / "run", rows)
-    again = run_report(ReportConfig(rows=str(tmp_path / "run" / "rows.jsonl"), out=str(tmp_path / "again")))
-    assert again.read_bytes() == first.read_bytes()
-    assert "deserves trust" in first.read_text(), "where the truth is known"
-
-
 def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Path) -> None:
     rows = synthetic_rows(num_subjects=3, num_backgrounds=2)
     both = [main_table(rows, track) for track in ("stylize", "insert")]
-    log_tables(
-        freeze(compose_job("evaluate", methods_side_by_side([f"out={tmp_path}"]))), tmp_path, both, FACTS
-    )
+    log_tables(frozen("evaluate", *methods_side_by_side([f"out={tmp_path}"])), tmp_path, both, FACTS)
     assert read_numbers(tmp_path) == {
         f"{table.track}.{line.method}.{key}": estimate.mean
         for table in both
@@ -270,6 +257,9 @@ def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
         assert label in page.read_text()
         assert ("deserves trust" in page.read_text()) == (facts is not None)
     assert read_json(tmp_path / "out" / "facts.json")["metrics"] == "paper"
+    write_rows(tmp_path / "out" / "rows.jsonl", rows)  # type: ignore[arg-type]
+    again = run_report(ReportConfig(rows=str(tmp_path / "out" / "rows.jsonl"), out=str(tmp_path / "again")))
+    assert again.read_bytes() == page.read_bytes(), "with the facts beside the rows"
     with pytest.raises(UserError, match="at least one row"):
         write_report(tmp_path, [], FACTS)
     for damage in ("[]", '{"benchmark": 3}', '{"cards": {}}', '{"has_truth": "yes"}'):

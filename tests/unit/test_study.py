@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 import torch
 from evaluation_rows import synthetic_rows
+from helpers import frozen
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.evaluation import ProtocolConfig
 from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
@@ -81,8 +80,7 @@ def test_a_scrambled_picture_has_the_same_pixels_elsewhere(size: tuple[int, int]
 
 
 def config(out: Path, *words: str) -> StudyConfig:
-    cfg: StudyConfig = freeze(compose_job("study", [f"out={out}", *words]))
-    return cfg
+    return frozen("study", f"out={out}", *words)
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import frozen
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PersonalizeConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -110,7 +109,7 @@ def touch(*paths: Path) -> None:
 
 
 def asked(subject: Path | str, out: Path, *more: str) -> PersonalizeConfig:
-    return freeze(compose_job("personalize", [f"subject={subject}", f"out={out}", *more]))
+    return frozen("personalize", f"subject={subject}", f"out={out}", *more)
 
 
 def test_a_folder_holds_one_subject_per_picture_and_per_folder(tmp_path: Path) -> None:

@@ -5,11 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers import frozen
 from rounds_sample import sample_row, write_run
 
 from magic_insert.bootstrap.job import flat
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.results import SHOWN_OF_ROUNDS, build_view, flat_numbers, read_numbers
@@ -73,7 +72,7 @@ ROW = {
 
 @needs_workspaces
 def test_every_panel_draws_something_that_is_logged() -> None:
-    view = build_view(freeze(compose_job("dashboard", ["run=runs/mine"])), "somebody")._to_model()
+    view = build_view(frozen("dashboard", "run=runs/mine"), "somebody")._to_model()
     stored = view.model_dump(by_alias=True, exclude_none=True)["spec"]["section"]
     (section,) = stored["panelBankConfig"]["sections"]
     logged = {f"bootstrap/{name}" for name in flat(ROW)} | {"fit-insert-1/loss"}
