@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
-from helpers import frozen
+from helpers import flip, frozen
 
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
@@ -154,10 +154,8 @@ def stage(place: Path, kind: str, key: str) -> Path:
 def test_a_flipped_bit_is_found_and_its_stage_remade(first: Outcome, place: Path, tiny_micro: Path) -> None:
     key = first.rows[1]["stages"]["harvest"]
     picture = sorted((stage(place, "harvest", key) / "without").iterdir())[0]
-    content = bytearray(picture.read_bytes())
-    whole = bytes(content)
-    content[len(content) // 2] ^= 4
-    picture.write_bytes(content)
+    whole = picture.read_bytes()
+    flip(picture, 4 * len(whole))
     again = run(configure(place, tiny_micro, "mended"))
     assert again.made == ["run_harvest"]
     assert any(f"harvest {key}" in line and "checksum" in line for line in again.said)
@@ -233,7 +231,9 @@ def test_a_loop_ends_without_a_gain_and_keeps_the_best(
     first: Outcome, place: Path, tiny_micro: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpointed: list[Any] = []
-    monkeypatch.setattr(UNet2DConditionModel, "enable_gradient_checkpointing", checkpointed.append)
+    monkeypatch.setattr(
+        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
+    )
     loop = ("bootstrap.retrain=insertion", "bootstrap.init_from=previous", "bootstrap.min_gain=100")
     kept = ("filter.keep_at_most_per_style=1", "fit.background=composited")
     kept += ("fit.accumulate=2", "fit.gradient_checkpointing=true")

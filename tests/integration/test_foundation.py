@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import frozen
+from helpers import flip, frozen
 from PIL import Image
 from processes import finish, launch, wait_until
 
@@ -85,9 +85,7 @@ def test_a_finished_part_is_not_made_again_and_a_damaged_one_is_to_the_same_bits
 
     before, expected = dates(), weights(model)
     damaged = next((model.parent / "parts" / "controlnet").rglob("*.safetensors"))
-    content = bytearray(damaged.read_bytes())
-    content[-1] ^= 1
-    damaged.write_bytes(content)
+    flip(damaged)
     assert weights(run(model.parent)) == expected
     assert {path for path, date in dates().items() if date != before[path]} == {damaged}
 

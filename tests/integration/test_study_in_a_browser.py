@@ -1,12 +1,11 @@
 """The study's page in a real browser, by keyboard: from a file and served; then the answers are analysed."""
 
-import threading
 from pathlib import Path
 
 import pytest
 from browser import Page
 from evaluation_rows import synthetic_rows
-from helpers import frozen
+from helpers import frozen, serving
 
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.evaluation.rows import write_rows
@@ -64,27 +63,21 @@ def test_a_rater_answers_by_keyboard_and_downloads(page: Page, study: Path, tmp_
 
 
 def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: Page, study: Path) -> None:
-    with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{server.port}/"
-            page.open(address)
-            page.wait("document.getElementById('number').value === '0'")
-            page.press("Enter")
-            page.press(key_for(read_json(study / "key.json")["forms"][0][0]))
-            page.wait("document.body.dataset.task === '1'")
-            page.open(f"{address}?rater=0")
-            page.wait("document.getElementById('number').value === '0'")
-            page.press("Enter")
-            page.wait("document.body.dataset.task === '1'")
-            page.ask("localStorage.clear()")
-            page.open(f"{address}?rater=0")
-            answer_all(page, study, 0)
-            page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
-        finally:
-            server.stop()
-            thread.join()
+    with serving(study_server(study, 0)) as server:
+        address = f"http://127.0.0.1:{server.port}/"
+        page.open(address)
+        page.wait("document.getElementById('number').value === '0'")
+        page.press("Enter")
+        page.press(key_for(read_json(study / "key.json")["forms"][0][0]))
+        page.wait("document.body.dataset.task === '1'")
+        page.open(f"{address}?rater=0")
+        page.wait("document.getElementById('number').value === '0'")
+        page.press("Enter")
+        page.wait("document.body.dataset.task === '1'")
+        page.ask("localStorage.clear()")
+        page.open(f"{address}?rater=0")
+        answer_all(page, study, 0)
+        page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
     rows = read_jsonl(study / "answers.jsonl")
     assert {row["rater"] for row in rows} == {0}
     assert len(rows) == 7  # five tasks, the first one twice, one slip

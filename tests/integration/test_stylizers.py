@@ -15,12 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from magic_insert.config.compose import group_options
-from magic_insert.config.schema.shared import (
-    ModelConfig,
-    SamplingConfig,
-    StyleConfig,
-    StylizerConfig,
-)
+from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview

@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers import exit_code
 from processes import Process, finish, launch, wait_until
 from toy_jobs import check_luck
 
 from magic_insert.cli.jobs import JOBS, Job
-from magic_insert.cli.main import main
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, read_jsonl, read_record
 from magic_insert.launch.results import Outcome, Sweep, read_sweep, write_sweep
@@ -43,17 +43,14 @@ def start(job: str, *words: str) -> Process:
 
 def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
     """The same in this process: exit code and both outputs."""
-    out, errors, code = io.StringIO(), io.StringIO(), 0
+    out, errors = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
     ):
         patch.setitem(JOBS, name, Job("", f"toy_jobs:{job}", check_luck))  # type: ignore[misc]
-        try:
-            main([name, "-m", *words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = exit_code(name, "-m", *words)
     return code, out.getvalue(), errors.getvalue()
 
 

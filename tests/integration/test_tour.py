@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from helpers import frozen
+from helpers import frozen, save_pair
 from hub_model import Hub
 
 from magic_insert.cli.jobs import JOBS
@@ -44,13 +44,7 @@ def disc(side: int = SIDE) -> torch.Tensor:
 
 def save_pairs(folder: Path, names: list[str]) -> None:
     for name in names:
-        without, mask = picture(name), disc()
-        shadow = 1 - 0.4 * mask.roll(10, dims=2)
-        save_png(folder / "without" / f"{name}.png", without)
-        save_png(
-            folder / "with" / f"{name}.png", mask * picture(f"{name} subject") + (1 - mask) * without * shadow
-        )
-        save_png(folder / "mask" / f"{name}.png", mask)
+        save_pair({layer: folder / layer / f"{name}.png" for layer in ("with", "without", "mask")}, name)
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, Styli
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
-from magic_insert.stylizers.adain import (
-    DECODER_FILE,
-    ENCODER_FILE,
-    AdainStylizer,
-    load_adain,
-    spread_colours,
-)
+from magic_insert.stylizers.adain import DECODER_FILE, ENCODER_FILE, AdainStylizer, load_adain, spread_colours
 from magic_insert.stylizers.draws import Draw
 
 

@@ -57,15 +57,9 @@ def test_plain_diffusers_draws_the_same_picture(tiny_pipe: Any, stock_pipe: Any,
         force_zeros_for_empty_prompt=False,
     )
     stock.set_progress_bar_config(disable=True)
-    theirs = stock(
-        "a red bunny",
-        image=edges(0)[None],
-        controlnet_conditioning_scale=0.6,
-        num_inference_steps=2,
-        guidance_scale=2.0,
-        generator=torch.Generator().manual_seed(1),
-        output_type="pt",
-    ).images[0]
+    shown = {"image": edges(0)[None], "controlnet_conditioning_scale": 0.6}
+    how = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
+    theirs = stock("a red bunny", **shown, **how, generator=torch.Generator().manual_seed(1)).images[0]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 

@@ -36,7 +36,6 @@ def small_unet(channels: int, width: int) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(
         sample_size=8,
         in_channels=channels,
-        out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(32, 32),

@@ -17,11 +17,7 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data.pairs import Pair
-from magic_insert.models.edit_unet import (
-    edit_start,
-    load_edit_unet,
-    start_digest,
-)
+from magic_insert.models.edit_unet import edit_start, load_edit_unet, start_digest
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training import insertion_job
 from magic_insert.training.checkpoint import read_last_checkpoint
@@ -346,14 +342,8 @@ def test_two_ranks_encode_as_one(hub_pipe: Any, tmp_path: Path, monkeypatch: pyt
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         seen: list[tuple[int, int]] = []
-        both = edit_data(
-            Scenes(),
-            hub_pipe,
-            config,
-            "insert",
-            tmp_path / "two",
-            on_step=lambda *step, seen=seen: seen.append(step),
-        )
+        note = lambda *step, seen=seen: seen.append(step)  # noqa: E731
+        both = edit_data(Scenes(), hub_pipe, config, "insert", tmp_path / "two", on_step=note)
         counts.append(seen[-1])
     assert counts == [(2, 2), (1, 1)]
     assert (both.target == whole.target).all()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import frozen
+from helpers import flip, frozen
 
 from magic_insert.bootstrap.job import Source, publish
 from magic_insert.core.errors import UserError
@@ -90,10 +90,7 @@ def test_an_interrupted_stage_goes_on_in_its_own_staging_folder(store: Store) ->
 
 
 def flip_a_bit(entry: Entry) -> None:
-    path = entry.folder / "deep" / "poem.txt"
-    content = bytearray(path.read_bytes())
-    content[3] ^= 1
-    path.write_bytes(content)
+    flip(entry.folder / "deep" / "poem.txt")
 
 
 def change(path: Path, old: bytes, new: bytes) -> None:

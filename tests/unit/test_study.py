@@ -4,7 +4,6 @@ import http.client
 import json
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from evaluation_rows import synthetic_rows
-from helpers import frozen
+from helpers import frozen, serving
 
 from magic_insert.config.schema.evaluation import ProtocolConfig
 from magic_insert.config.schema.jobs import StudyConfig
@@ -146,12 +145,8 @@ def test_an_answer_that_belongs_elsewhere_is_refused(changes: dict[str, Any]) ->
 @pytest.fixture
 def port(study: Path) -> Iterator[int]:
     """The study served; answers are swept away afterwards."""
-    with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
+    with serving(study_server(study, 0)) as server:
         yield server.port
-        server.stop()
-        thread.join()
     (study / "answers.jsonl").unlink(missing_ok=True)
 
 
