@@ -37,7 +37,6 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
 METHODS = [
     "stylizer=[personalized,instantstyle]", "inserter=[diffusion,copy_paste]", "inserters.diffusion.steps=2"
 ]  # fmt: skip
-ONE = ["stylizer=personalized", "inserter=copy_paste"]
 
 
 def run(arguments: Sequence[str]) -> list[Row]:
@@ -254,7 +253,7 @@ def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
     with pytest.raises(UserError, match=message):
-        run(words(tiny_micro, out, *ONE, f"encoders.root={tmp_path / 'empty'}", *more))
+        run(words(tiny_micro, out, *METHODS, f"encoders.root={tmp_path / 'empty'}", *more))
     assert not (out / "inputs").exists()
 
 

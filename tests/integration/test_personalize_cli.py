@@ -31,19 +31,15 @@ def model(tiny_micro: Path) -> tuple[str, ...]:
     return (f"model.source={tiny_micro}", "model.image_size=64", *FAST)
 
 
-def write_odd_pictures(folder: Path) -> None:
-    """Every kind of picture that a camera, a scanner or a paint program leaves behind."""
-    folder.mkdir(parents=True)
-    Image.fromarray(pixels(channels=4), "RGBA").save(folder / "rgba.png")
-    Image.fromarray(pixels(channels=4), "CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(pixels()[..., 0], "L").save(folder / "grey.png")
-    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
-
-
 def test_odd_pictures_are_subjects_too_and_each_gets_a_folder(model: tuple[str, ...], tmp_path: Path) -> None:
-    write_odd_pictures(tmp_path / "odd")
-    assert exit_code("personalize", f"subject={tmp_path / 'odd'}", f"out={tmp_path / 'out'}", *model) == 0
-    names = {path.stem for path in (tmp_path / "odd").iterdir()}
+    """Every kind of picture that a camera, a scanner or a paint program leaves behind."""
+    (odd := tmp_path / "odd").mkdir()
+    Image.fromarray(pixels(channels=4), "RGBA").save(odd / "rgba.png")
+    Image.fromarray(pixels(channels=4), "CMYK").save(odd / "cmyk.jpg")
+    Image.fromarray(pixels()[..., 0], "L").save(odd / "grey.png")
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(odd / "sixteen.png")
+    assert exit_code("personalize", f"subject={odd}", f"out={tmp_path / 'out'}", *model) == 0
+    names = {path.stem for path in odd.iterdir()}
     assert {path.parent.name for path in (tmp_path / "out").glob("*/card.json")} == names
     learned = {name: (tmp_path / "out" / name / LORA_FILE).read_bytes() for name in names}
     assert learned.pop("sixteen") == learned["grey"]  # the same greys in twice the bits

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers import exit_code
-from processes import Process, finish, launch, wait_until
+from processes import finish, launch, wait_until
 from toy_jobs import check_luck
 
 from magic_insert.cli.jobs import JOBS, Job
@@ -36,13 +36,8 @@ main.main(["card", *sys.argv[2:]])
 """
 
 
-def start(job: str, *words: str) -> Process:
-    """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place."""
-    return launch([job, "-m", *words], code=RUN_TOY)
-
-
 def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
-    """The same in this process: exit code and both outputs."""
+    """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place: exit code and both outputs."""
     out, errors = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
@@ -141,7 +136,7 @@ def test_one_job_that_does_not_fit_stops_a_sweep_at_once(toy: Path, words: list[
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> None:
     words = ("out=runs/s", "seed=1,2,3")
-    process = start("wait_for_mending", *words)
+    process = launch(["wait_for_mending", "-m", *words], code=RUN_TOY)
     record = toy / "runs/s/seed=2/run.json"
     try:
         wait_until(lambda: (toy / "ran.jsonl").exists() and ran(toy) == [1, 2], process)

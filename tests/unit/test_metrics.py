@@ -62,9 +62,6 @@ def inserted(
     return measure(Sample("insert", picture=picture, background=background, mask=mask, **embeddings))
 
 
-# Redrawn subjects
-
-
 class Scorer:
     def score(self, pictures: torch.Tensor, texts: list[str]) -> torch.Tensor:
         assert (pictures.shape[0], texts) == (1, ["a bunny"])
@@ -108,9 +105,6 @@ def test_an_embedding_that_cannot_be_compared_names_its_column(broken: torch.Ten
         measure(redrawn(made={"dino": broken}, subject=vectors(1)))
 
 
-# Insertion
-
-
 def test_a_paste_leaves_the_outside_perfect_and_a_colour_cast_is_the_shift() -> None:
     background, mask = grey(), square(15, 15, 6)
     assert inserted(paste(background, mask), background, mask) == {
@@ -148,9 +142,6 @@ def test_identity_is_judged_against_the_subject_and_style_against_the_scene() ->
         made={"dino": one, "csd": one}, subject={"dino": one, "csd": two}, scene={"dino": two, "csd": one},
     )  # fmt: skip
     assert (values["inside_identity"], values["inside_style"]) == (1.0, 1.0)
-
-
-# Truth
 
 
 def answer(picture: torch.Tensor, mask: torch.Tensor, effect: torch.Tensor) -> Truth:

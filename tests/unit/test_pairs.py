@@ -128,7 +128,7 @@ def test_every_layout_gives_the_pairs_written(make: Callable[[Path], Listing], t
 def spoilt(root: Path) -> Listing:
     """A good pair and one of every kind of bad ones."""
     for name in ("good", "twin", "torn", "blank", "small", "full", "alone", "text"):
-        one = pair(0 if name == "twin" else hash_of(name))
+        one = pair(0 if name == "twin" else 1 + len(name) % 2)
         save_png(root / "with" / f"{name}.png", one.with_subject)
         if name != "alone":
             save_png(root / "without" / f"{name}.png", one.without)
@@ -143,10 +143,6 @@ def spoilt(root: Path) -> Listing:
     save_png(root / "without" / "small.png", torch.zeros(3, 10, 12))
     (root / "mask" / "text.png").write_text("no picture")
     return list_pairs(root)
-
-
-def hash_of(name: str) -> int:
-    return 1 + len(name) % 2
 
 
 def test_all_bad_pairs_are_named_in_one_error_or_skipped(tmp_path: Path) -> None:

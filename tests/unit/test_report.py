@@ -55,11 +55,6 @@ def verdict_of(rows: Any, track: str) -> str:
     return verdict(frame_of(rows, track), main_table(rows, track))
 
 
-def page_of(out: Path, rows: Any, facts: dict[str, Any] = FACTS) -> Path:
-    write_report(out, rows, facts)
-    return out / REPORT_FILE
-
-
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     return synthetic_rows()
@@ -69,7 +64,8 @@ def rows() -> list[dict[str, Any]]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole report with pictures."""
     folder = tmp_path_factory.mktemp("report")
-    return page_of(folder, synthetic_rows(pictures=folder))
+    write_report(folder, synthetic_rows(pictures=folder), FACTS)
+    return folder / REPORT_FILE
 
 
 def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> None:

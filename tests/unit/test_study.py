@@ -95,15 +95,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "study"
 
 
-def shown(page: Path) -> list[list[dict[str, Any]]]:
-    """The forms that a page holds."""
-    text = page.read_text().split('type="application/json">')[1].split("</script>")[0]
-    forms: list[list[dict[str, Any]]] = json.loads(text)["forms"]
-    return forms
-
-
 def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(study: Path) -> None:
-    forms, key = shown(study / "index.html"), read_json(study / "key.json")
+    page, key = (study / "index.html").read_text(), read_json(study / "key.json")
+    forms = json.loads(page.split('type="application/json">')[1].split("</script>")[0])["forms"]
     listed = set(read_json(study / "study.json")["pictures"])
     assert len(forms) == len(key["forms"]) == 6
     for form, tasks in zip(forms, key["forms"], strict=True):
@@ -114,7 +108,6 @@ def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(s
                     made = study.parent / f"pictures/insert-{meaning[side]}-{meaning['pair_id']}.png"
                     assert torch.equal(load_rgb(study / "pictures" / f"{task[side]}.png"), load_rgb(made))
             assert [name for name, _ in task["above"]] == ["subject", "background"]
-    page = (study / "index.html").read_text()
     for secret in ("personalized", "diffusion", "copy_paste", "bunny", "forest", SCRAMBLED):
         assert secret not in page
         assert all(secret not in path.name for path in (study / "pictures").iterdir())
