@@ -96,12 +96,8 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
     base, after = stored
     assert (base["round"], base["harvested"], base["filter"]) == (0, 0, None)
     assert after["accepted"] + after["rejected"] == after["harvested"] == 2
-    assert (after["retrain"], after["init_from"], after["threshold"], after["seed"]) == (
-        "both",
-        "base",
-        0.0,
-        0,
-    )
+    told = [after[key] for key in ("retrain", "init_from", "threshold", "seed")]
+    assert told == ["both", "base", 0.0, 0]
     for network in ("inserter", "remover"):
         for group in ("photo", "seen", "unseen"):
             value = after["metrics"][network][group]["effect_psnr"]

@@ -95,9 +95,8 @@ def test_without_a_device_or_a_network_one_short_line_names_the_key(monkeypatch:
         )
 
     monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", offline)
-    with pytest.raises(
-        UserError, match=r"^expected to download owner/model .*set model\.source=FOLDER"
-    ) as refused:
+    expected = r"^expected to download owner/model .*set model\.source=FOLDER"
+    with pytest.raises(UserError, match=expected) as refused:
         load_pipeline(tiny_config("owner/model", revision="a"))
     assert len(str(refused.value)) < 200
 
@@ -122,10 +121,8 @@ def test_an_adapter_comes_with_its_image_encoder(hub: Hub, weight: str, encoder:
 def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(
     hub: Hub, hub_pipe: Any
 ) -> None:
-    pipes = [
-        hub_pipe,
-        *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"}),
-    ]
+    others = (load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"})
+    pipes = [hub_pipe, *others]
     assert len({fingerprint(pipe) for pipe in pipes}) == 1
     assert {pipe.vae.dtype for pipe in pipes} == {torch.float32}
     mended = load_pipeline(hub_config(hub, dtype="float16", vae=str(hub.vae)))
@@ -197,13 +194,10 @@ def test_a_hub_folder_is_personalised(hub: Hub, tmp_path: Path, monkeypatch: pyt
         *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
         f"subject={tmp_path / 'cat.png'}",
     ]
-    words += ["personalization.steps=3", "personalization.views=2"]
-    words += [
-        f"personalization.validation.{word}"
-        for word in ("every=1", "steps=1", "seeds=1", "scorer=none", "edits=[]")
-    ]
+    look = ("every=1", "steps=1", "seeds=1", "scorer=none", "edits=[]")
+    learn = ("steps=3", "views=2", *(f"validation.{word}" for word in look))
     out = tmp_path / "out"
-    main(["personalize", *words, f"out={out}"])
+    main(["personalize", *words, *(f"personalization.{word}" for word in learn), f"out={out}"])
     card = read_json(out / "card.json")
     assert (card["prediction_type"], card["config"]["precision"]) == ("epsilon", "bf16-mixed")
     assert list((out / "samples").iterdir())

@@ -170,11 +170,7 @@ def test_the_true_insertion_is_perfect_and_a_bare_paste_has_no_shadow() -> None:
     truth = answer(picture, mask, effect)
     perfect = inserted(picture, background, mask, truth=truth)
     bare = inserted(paste(background, mask), background, mask, truth=truth)
-    assert (perfect["truth_effect_psnr"], perfect["truth_shadow_iou"], perfect["truth_mask_iou"]) == (
-        CAP_DB,
-        1,
-        1,
-    )
+    assert [perfect[f"truth_{name}"] for name in ("effect_psnr", "shadow_iou", "mask_iou")] == [CAP_DB, 1, 1]
     assert bare["truth_shadow_iou"] == 0.0
     assert bare["truth_effect_psnr"] == pytest.approx(-20 * math.log10(0.3), abs=1e-4)
 
