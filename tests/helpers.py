@@ -54,10 +54,8 @@ def frozen(job: str, *words: str) -> Any:
 
 def save_pair(files: Mapping[str, Path], name: str) -> None:
     """A picture of 64 pixels with a square on it, without it, and where it is, in the files of these layers."""
-    without, mask = (
-        0.5 * torch.rand(3, 64, 64, generator=generator(0, name)),
-        rectangle(64, 64, (20, 50), (24, 44)),
-    )
+    without = 0.5 * torch.rand(3, 64, 64, generator=generator(0, name))
+    mask = rectangle(64, 64, (20, 50), (24, 44))
     layers = {"with": torch.where(mask > 0, 1.0, without), "without": without, "mask": mask}
     for layer, image in layers.items():
         save_png(files[layer], image)

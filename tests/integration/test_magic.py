@@ -31,8 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("pictures")
     save_png(made / "bunny.png", oval())
     save_png(made / "beach.png", noise(0, 150, 200))
-    mask = rectangle(150, 200, (40, 90), (60, 100))
-    save_png(made / "mask.png", mask)
+    save_png(made / "mask.png", rectangle(150, 200, (40, 90), (60, 100)))
     return made
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
-from helpers import frozen, save_pair
+from helpers import frozen, oval, save_pair
 from hub_model import Hub
 
 from magic_insert.cli.jobs import JOBS
@@ -37,11 +37,6 @@ def picture(name: str, side: int = SIDE) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
 
 
-def disc(side: int = SIDE) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
-    return ((x**2 + (y - 0.1) ** 2) < 0.2).float()[None]
-
-
 def save_pairs(folder: Path, names: list[str]) -> None:
     for name in names:
         save_pair({layer: folder / layer / f"{name}.png" for layer in ("with", "without", "mask")}, name)
@@ -51,10 +46,10 @@ def save_pairs(folder: Path, names: list[str]) -> None:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files that the commands name."""
     monkeypatch.chdir(tmp_path)
-    cat = torch.cat([picture("cat"), disc()])
+    cat = torch.cat([picture("cat"), oval(SIDE)[3:]])
     save_png(Path("cat.png"), cat)
     save_png(Path("room.png"), picture("room"))
-    save_png(Path("chair.png"), disc())
+    save_png(Path("chair.png"), oval(SIDE)[3:])
     for name in ("beach", "forest"):
         save_png(Path("scenes") / f"{name}.png", picture(name))
         save_png(Path("mine/backgrounds") / f"{name}.png", picture(name))
@@ -63,7 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_pairs(Path("heldout"), ["photo/x", "oil/y"])
     for name in ("p", "q", "r"):
         save_png(Path("drawings/oil") / f"{name}.png", picture(name))
-        save_png(Path("drawings/masks/oil") / f"{name}.png", disc())
+        save_png(Path("drawings/masks/oil") / f"{name}.png", oval(SIDE)[3:])
     return tmp_path
 
 

@@ -203,8 +203,7 @@ def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
 ) -> None:
     monkeypatch.setattr("magic_insert.models.foreign.LARGEST", SIDE)
     save_png(tmp_path / "photo.png", scene())
-    hole = rectangle(96, 96, (40, 50), (40, 50))
-    save_png(tmp_path / "mask.png", hole)
+    save_png(tmp_path / "mask.png", rectangle(96, 96, (40, 50), (40, 50)))
     files = {"image": "photo", "mask": "mask", "out": "out"}
     words = [f"{key}={tmp_path / name}.png" for key, name in files.items()]
     words += f"remover=diffusers run={pipelines[kind]} steps=2 guidance=2 reach=0.5 model.device=cpu".split()

@@ -13,8 +13,7 @@ from magic_insert.core.records import Box
 
 
 def test_the_bounding_box_of_a_rectangle_is_the_rectangle_and_an_empty_mask_has_none() -> None:
-    mask = rectangle(20, 30, (4, 9), (11, 23))
-    assert masks.bounding_box(mask) == Box(11, 4, 12, 5)
+    assert masks.bounding_box(rectangle(20, 30, (4, 9), (11, 23))) == Box(11, 4, 12, 5)
     with pytest.raises(UserError, match="empty"):
         masks.bounding_box(torch.zeros(1, 5, 5))
 

@@ -42,8 +42,7 @@ def redrawn(**fields: Any) -> Sample:
 
 
 def square(top: int, left: int, side: int, size: int = 40) -> torch.Tensor:
-    mask = rectangle(size, size, (top, top + side), (left, left + side))
-    return mask
+    return rectangle(size, size, (top, top + side), (left, left + side))
 
 
 def paste(background: torch.Tensor, mask: torch.Tensor, value: float = 0.9) -> torch.Tensor:

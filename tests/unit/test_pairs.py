@@ -37,8 +37,7 @@ NAMES = ("one", "two", "three")
 def pair(number: int, size: tuple[int, int] = (20, 24)) -> Pair:
     """A grey scene, a brighter square on it, its mask."""
     without = torch.full((3, *size), 0.1 + 0.2 * number)
-    mask = torch.zeros(1, *size)
-    mask[:, 5:10, 4 + number : 12] = 1
+    mask = rectangle(*size, (5, 10), (4 + number, 12))
     return Pair(NAMES[number % 3], torch.where(mask > 0, 1.0, without), without, mask)
 
 
@@ -197,8 +196,7 @@ def test_a_torn_shard_and_an_opaque_cut_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_composite_is_its_photograph_but_for_subject_and_shadow_each_time(tmp_path: Path) -> None:
-    alpha = rectangle(40, 30, (5, 38), (8, 22))
-    save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), alpha)
+    save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), rectangle(40, 30, (5, 38), (8, 22)))
     scene = torch.rand(3, 96, 128, generator=generator(0, "scene")) * 0.5 + 0.25
     save_png(tmp_path / "scene.png", scene)
     pairs = CompositePairs([tmp_path / "cut.png"], [tmp_path / "scene.png"], 6, seed=3)
