@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.core.threads import REMEMBERED, TRIALS, ThreadChoice, allowed_threads
-from magic_insert.training.checkpoint import read_last_checkpoint, save_checkpoint
+from magic_insert.training.checkpoint import between_steps, read_last_checkpoint, save_checkpoint
 from magic_insert.training.export import kohya_state, stability_name
 from magic_insert.training.personalize import pick_best
 from magic_insert.training.personalize_module import build_optimizer, rate_of
@@ -192,6 +193,20 @@ def test_kohyas_file_holds_matrices_alpha_and_magnitudes_along_the_output() -> N
     assert renamed["lora_unet_input_blocks_1_0_in_layers_2.alpha"] == 8
     with pytest.raises(UserError, match="layer of SDXL"):
         stability_name("transformer.0.to_q")
+
+
+def test_sigterm_inside_the_block_waits_and_is_obeyed_after_it() -> None:
+    seen = []
+
+    def asked_in_the_middle() -> None:
+        with between_steps() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            seen.append(stop.asked)
+
+    with pytest.raises(SystemExit) as ended:
+        asked_in_the_middle()
+    assert seen == [signal.SIGTERM]
+    assert ended.value.code == 143
 
 
 def settle(choice: ThreadChoice, one: float, all_of_them: float) -> int:
