@@ -153,19 +153,15 @@ def _text(*, second: bool) -> CLIPTextConfig:
         projection_dim=width,
         num_hidden_layers=3 if second else 2,
         num_attention_heads=4 if second else 2,
-        max_position_embeddings=77,
         hidden_act="gelu" if second else "quick_gelu",
         bos_token_id=0,
         eos_token_id=2,
-        pad_token_id=1,
     )
 
 
 def _unet() -> dict[str, Any]:
     return {
         "sample_size": 128,
-        "in_channels": 4,
-        "out_channels": 4,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         "block_out_channels": (32, 32, 64),
@@ -186,7 +182,6 @@ def _vae(*, force_upcast: bool) -> dict[str, Any]:
         "layers_per_block": 1,
         "down_block_types": ("DownEncoderBlock2D",) * 4,
         "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "latent_channels": 4,
         "sample_size": 1024,
         "scaling_factor": 0.13025,
         "force_upcast": force_upcast,

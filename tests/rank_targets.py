@@ -107,14 +107,6 @@ def share(payload: Path) -> None:
     write_json(payload.parent / f"share-{rank()}.json", mine)
 
 
-def lose_a_rank(payload: Path) -> None:
-    """Rank 1 dies by SIGKILL; the others wait for it."""
-    if rank() == 1:
-        (payload.parent / "dying").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    distributed.all_reduce(torch.ones(1))
-
-
 def refuse(payload: Path) -> None:
     """Rank 1 finds the input wanting while the others are busy."""
     if rank() == 1:

@@ -1,6 +1,7 @@
 """Rows as a bootstrap writes them, for tests of what reads them: round after round better on drawings."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import append_jsonl, write_json
+from magic_insert.launch.run import RunRecord
 
 BASE = {"photo": 27.9, "seen": 19.8, "unseen": 18.0}
 GAIN = {"photo": -0.05, "seen": 1.3, "unseen": 0.8}
@@ -61,13 +63,6 @@ def write_run(
                 picture = torch.zeros(3, 32, 64)
                 picture[0] = shade
                 save_png(folder / "sheets" / f"round-{number}-{kind}.png", picture)
-    basics = {
-        "job": "bootstrap",
-        "target": "magic_insert.bootstrap.job:run_bootstrap",
-        "state": "done",
-        "started": "2030-01-01T00:00:00+00:00",
-        "ended": None,
-        "host": "here",
-        "pid": 1,
-    }
-    write_json(folder / "run.json", {**basics, **(record or {})})
+    target = "magic_insert.bootstrap.job:run_bootstrap"
+    ran = RunRecord("bootstrap", target, "done", "2030-01-01T00:00:00+00:00", None, "here", 1)
+    write_json(folder / "run.json", {**asdict(ran), **(record or {})})

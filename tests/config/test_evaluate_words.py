@@ -7,17 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import frozen
 
 from magic_insert.cli.jobs import JOBS, VARIANTS
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.paths import CHECKOUT, conf_dir
 
 
 def composed(*words: str) -> Any:
-    return freeze(compose_job("evaluate", rewrite(words)))
+    return frozen("evaluate", *rewrite(words))
 
 
 def test_several_methods_run_in_their_order_and_a_label_has_settings_of_its_own() -> None:

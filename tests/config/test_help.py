@@ -1,7 +1,6 @@
 """Help, completion and the key page are made from the fields, so they name every key and nothing else."""
 
 import subprocess
-from functools import cache
 from pathlib import Path
 from runpy import run_path
 
@@ -45,11 +44,6 @@ def test_the_key_page_of_the_docs_is_what_the_fields_say() -> None:
     ]()
 
 
-@cache
-def bash_script() -> str:
-    return completion("bash", list(JOBS))
-
-
 COMPLETE = """
 . {script}
 COMP_LINE="$*"; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=("$@"); COMP_CWORD=$(( $# - 1 ))
@@ -71,7 +65,7 @@ _magic_insert; printf '%s\\n' "${{COMPREPLY[@]}}"
     ids=" ".join,
 )
 def test_bash_completes_jobs_keys_and_choices(words: list[str], replies: list[str], tmp_path: Path) -> None:
-    (tmp_path / "script").write_text(bash_script())
+    (tmp_path / "script").write_text(completion("bash", list(JOBS)))
     code = COMPLETE.format(script=tmp_path / "script")
     done = subprocess.run(
         ["bash", "-c", code, "bash", "magic-insert", *words],

@@ -105,14 +105,9 @@ def test_slices_of_all_ranks_are_the_batch_or_it_is_refused(monkeypatch: pytest.
 
 
 def test_ranks_on_several_machines_are_told_to_lightning(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("WORLD_SIZE", "8"),
-        ("LOCAL_WORLD_SIZE", "4"),
-        ("RANK", "5"),
-        ("LOCAL_RANK", "1"),
-        ("GROUP_RANK", "1"),
-    ):
-        monkeypatch.setenv(name, value)
+    told = {"WORLD_SIZE": 8, "LOCAL_WORLD_SIZE": 4, "RANK": 5, "LOCAL_RANK": 1, "GROUP_RANK": 1}
+    for name, value in told.items():
+        monkeypatch.setenv(name, str(value))
     options = trainer_options("cuda:0")
     assert (options["accelerator"], options["devices"], options["num_nodes"]) == ("gpu", 4, 2)
     environment = options["strategy"].cluster_environment

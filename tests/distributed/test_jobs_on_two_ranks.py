@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import frozen
 from safetensors.torch import load_file
 
 from magic_insert.bootstrap.job import STAGES, Execute, run_plan
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.config.schema.shared import ExecConfig
 from magic_insert.core.jsonl import read_json, read_jsonl
@@ -32,7 +31,7 @@ HARVEST = STAGES["harvest"][0]
 
 
 def configure(store: Path, model: Path) -> BootstrapConfig:
-    cfg: BootstrapConfig = freeze(compose_job("bootstrap", list(SETTINGS)))
+    cfg: BootstrapConfig = frozen("bootstrap", *SETTINGS)
     return replace(
         cfg, out=str(store) + ".out", store=str(store), model=replace(cfg.model, source=str(model))
     )
@@ -120,7 +119,7 @@ TARGET = "magic_insert.foundation.job:run_foundation"
 
 
 def losses(out: Path, *overrides: str) -> dict[tuple[str, int], float]:
-    cfg: Any = freeze(compose_job("foundation", ["debug=fast", f"out={out}", *overrides]))
+    cfg: Any = frozen("foundation", "debug=fast", f"out={out}", *overrides)
     run_job(JobPlan("foundation", TARGET), cfg)
     return {(row["stage"], row["step"]): row["loss"] for row in read_jsonl(out / "metrics.jsonl")}
 

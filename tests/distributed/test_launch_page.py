@@ -7,13 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
+from helpers import save_pair
 from hub_model import Hub
 from processes import PATIENCE, finish, launch
 
-from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import read_jsonl
-from magic_insert.core.rand import generator
 from magic_insert.models.folders import WEIGHTS
 from magic_insert.paths import CHECKOUT
 
@@ -25,19 +23,6 @@ SMALL = ("debug=fast", "train.precision=32-true", "train.batch_size=2", "data.he
 def block(heading: str) -> str:
     """The first commands below a heading."""
     return PAGE.split(heading)[1].split("```")[1].strip()
-
-
-def save_pair(files: dict[str, Path], name: str) -> None:
-    """A picture with a square on it, without it, and where it is."""
-    without = 0.5 * torch.rand(3, 64, 64, generator=generator(0, name))
-    mask = torch.zeros(1, 64, 64)
-    mask[:, 20:50, 24:44] = 1
-    for layer, image in {
-        "with": torch.where(mask > 0, 1.0, without),
-        "without": without,
-        "mask": mask,
-    }.items():
-        save_png(files[layer], image)
 
 
 def test_one_command_trains_an_edit_unet_in_shards(hub: Hub, tmp_path: Path) -> None:

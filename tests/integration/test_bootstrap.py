@@ -1,6 +1,5 @@
 """The whole bootstrap on a tiny model: rows, reuse, damage, products, several ranks, kills."""
 
-import itertools
 import json
 import shutil
 from dataclasses import dataclass, replace
@@ -11,13 +10,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from helpers import flip, frozen
 
 from magic_insert.bootstrap.job import STAGES, run_plan
 from magic_insert.bootstrap.measure import Row, best_round, conclusion
 from magic_insert.bootstrap.stages import ids_of, read_index
 from magic_insert.cli.jobs import JOBS
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import BootstrapConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -27,8 +25,7 @@ from magic_insert.core.rand import generator
 from magic_insert.core.store import files_of, flaw_of
 from magic_insert.launch.run import load_function
 from magic_insert.models import edit_unet
-from magic_insert.models.folders import LORA_CARD, LORA_WEIGHTS, WEIGHTS
-from magic_insert.models.pipeline import load_pipeline
+from magic_insert.models.folders import WEIGHTS
 
 pytestmark = pytest.mark.usefixtures("one_model")
 SETTINGS = (
@@ -39,8 +36,7 @@ SETTINGS = (
 
 @cache
 def composed(*overrides: str) -> BootstrapConfig:
-    cfg: BootstrapConfig = freeze(compose_job("bootstrap", list(overrides)))
-    return cfg
+    return frozen("bootstrap", *overrides)
 
 
 def configure(place: Path, model: Path, out: str, *overrides: str) -> BootstrapConfig:
@@ -100,12 +96,8 @@ def test_the_rows_on_disk_hold_what_a_report_needs(first: Outcome, place: Path) 
     base, after = stored
     assert (base["round"], base["harvested"], base["filter"]) == (0, 0, None)
     assert after["accepted"] + after["rejected"] == after["harvested"] == 2
-    assert (after["retrain"], after["init_from"], after["threshold"], after["seed"]) == (
-        "both",
-        "base",
-        0.0,
-        0,
-    )
+    told = [after[key] for key in ("retrain", "init_from", "threshold", "seed")]
+    assert told == ["both", "base", 0.0, 0]
     for network in ("inserter", "remover"):
         for group in ("photo", "seen", "unseen"):
             value = after["metrics"][network][group]["effect_psnr"]
@@ -158,10 +150,8 @@ def stage(place: Path, kind: str, key: str) -> Path:
 def test_a_flipped_bit_is_found_and_its_stage_remade(first: Outcome, place: Path, tiny_micro: Path) -> None:
     key = first.rows[1]["stages"]["harvest"]
     picture = sorted((stage(place, "harvest", key) / "without").iterdir())[0]
-    content = bytearray(picture.read_bytes())
-    whole = bytes(content)
-    content[len(content) // 2] ^= 4
-    picture.write_bytes(content)
+    whole = picture.read_bytes()
+    flip(picture, 4 * len(whole))
     again = run(configure(place, tiny_micro, "mended"))
     assert again.made == ["run_harvest"]
     assert any(f"harvest {key}" in line and "checksum" in line for line in again.said)
@@ -192,48 +182,6 @@ def test_a_network_is_laid_over_nothing_but_a_network(tmp_path: Path, tiny_micro
     with pytest.raises(UserError, match=r"got notes\.txt there"):
         JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "mine-too"))
     JOBS["bootstrap"].look(configure(tmp_path, tiny_micro, "free"))
-
-
-@pytest.mark.slow
-def test_a_bootstrap_goes_on_from_an_inserter_kept_as_a_lora_and_keeps_its_own_so(
-    first: Outcome, place: Path, tiny_micro: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    checkpointed: list[Any] = []
-    monkeypatch.setattr(
-        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
-    )
-    pipe = load_pipeline(configure(place, tiny_micro, "loras").model)
-    unet = edit_unet.edit_start(pipe.unet)
-    edit_unet.open_for_lora(unet, rank=2, seed=0)
-    edit_unet.save_edit_lora(tmp_path / "inserter", unet, rank=2)
-    words = ["fit.save=lora", "fit.lora_rank=2", "bootstrap.retrain=insertion", "bootstrap.early_stop=false"]
-    words += ["fit.gradient_checkpointing=true", "fit.accumulate=2"]
-    words += [f"bootstrap.inserter={tmp_path / 'inserter'}"]
-    cfg = configure(place, tiny_micro, "loras", *words, "bootstrap.rounds=2", "bootstrap.init_from=previous")
-    outcome = run(cfg)
-    assert len(outcome.rows) == 3
-    kept = place / "loras" / "inserter"
-    assert sorted(path.name for path in kept.iterdir()) == [LORA_CARD, LORA_WEIGHTS]
-    # As `inserter=bootstrapped` loads it: the base with what both rounds learned.
-    chosen = read_json(place / "loras" / "card.json")["round"]
-    fits = [p["inputs"]["start"] for made, p in outcome.payloads if made.endswith("run_fit")]
-    assert len(checkpointed) == 2
-    assert read_json(Path(fits[1]) / edit_unet.FIT_CARD)["accumulate"] == 2
-    states = [
-        edit_unet.edit_unet_of(pipe, folder).state_dict()
-        for folder in (tmp_path / "inserter", Path(fits[1]), kept)
-    ]
-    moved = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(states)]
-    assert moved == [True, chosen != 1]
-    other = edit_unet.edit_start(pipe.unet)
-    other.conv_out.weight.data.neg_()
-    edit_unet.save_unet(tmp_path / "other", other)
-    for changes, expected in (
-        (f"bootstrap.inserter={tmp_path / 'other'}", "save=merged"),
-        ("fit.lora_rank=3", "lora_rank=2"),
-    ):
-        with pytest.raises(UserError, match=expected):
-            run(configure(place, tiny_micro, "refused", *words, changes))
 
 
 @pytest.mark.parametrize(
@@ -275,9 +223,16 @@ def test_one_rank_and_two_write_the_same_files(
     assert 0 < counts[0] < counts[1] or kind == "render"
 
 
-def test_a_loop_ends_without_a_gain_and_keeps_the_best(first: Outcome, place: Path, tiny_micro: Path) -> None:
+def test_a_loop_ends_without_a_gain_and_keeps_the_best(
+    first: Outcome, place: Path, tiny_micro: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpointed: list[Any] = []
+    monkeypatch.setattr(
+        UNet2DConditionModel, "enable_gradient_checkpointing", lambda self: checkpointed.append(self)
+    )
     loop = ("bootstrap.retrain=insertion", "bootstrap.init_from=previous", "bootstrap.min_gain=100")
     kept = ("filter.keep_at_most_per_style=1", "fit.background=composited")
+    kept += ("fit.accumulate=2", "fit.gradient_checkpointing=true")
     short = run(configure(place, tiny_micro, "short", *loop, *kept, "bootstrap.rounds=3"))
     assert len(short.rows) == 2
     assert short.rows[1]["stopped"]
@@ -292,6 +247,7 @@ def test_a_loop_ends_without_a_gain_and_keeps_the_best(first: Outcome, place: Pa
     assert len(again) == 1
     begun = Path(again[0]["inputs"]["start"])
     assert (begun.name, begun.parent.parent.name) == ("inserter", "fit")
+    assert read_json(begun / edit_unet.FIT_CARD)["accumulate"] == len(checkpointed) == 2
     assert read_json(place / "long" / "card.json")["round"] == best_round(long.rows, 0.3)
 
 

@@ -7,19 +7,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import processes
 import pytest
 import torch
+from helpers import exit_code
 from PIL import Image
 
 from magic_insert.cli import main as cli
 from magic_insert.cli.jobs import JOBS, Job
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.launch import run as launch
-from magic_insert.launch.run import list_runs
+from magic_insert.launch.run import RunRecord, list_runs
 
 HEAVY = ("torch", "diffusers", "transformers", "wandb", "pytorch_lightning", "numpy", "cv2")
 # One fresh interpreter for many command lines, each in an empty folder: exit code, both outputs, what was left there,
@@ -204,11 +206,7 @@ def run(job: str, *words: str) -> int:
     """The exit code of `magic-insert card` with the function `job` of `toy_jobs` in its place."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(JOBS, "card", Job("", f"toy_jobs:{job}", lambda cfg: None))  # type: ignore[misc]
-        try:
-            cli.main(["card", *words])
-        except SystemExit as stop:
-            return int(stop.code or 0)
-    return 0
+        return exit_code("card", *words)
 
 
 def test_a_finished_run_leaves_its_configuration_and_a_true_record(toy: Path) -> None:
@@ -226,11 +224,8 @@ def test_a_refused_run_leaves_what_was_there(toy: Path, capsys: pytest.CaptureFi
     (toy / "runs/b/mine.txt").write_text("keep")
     assert [run("refuse", "out=runs/deep/a"), run("refuse", "out=runs/b")] == [2, 2]
     assert capsys.readouterr().err == "magic-insert: expected a toy, got none\n" * 2
-    assert [str(path.relative_to(toy)) for path in sorted(toy.rglob("*"))] == [
-        "runs",
-        "runs/b",
-        "runs/b/mine.txt",
-    ]
+    left = [str(path.relative_to(toy)) for path in sorted(toy.rglob("*"))]
+    assert left == ["runs", "runs/b", "runs/b/mine.txt"]
 
 
 def test_a_fault_of_ours_shows_its_traceback_and_is_recorded(toy: Path) -> None:
@@ -306,14 +301,10 @@ def test_ctrl_c_is_130_and_one_line_even_where_a_library_makes_an_exit_of_it(
 def test_status_knows_a_dead_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    late = {
-        "job": "card", "target": "toy:run", "state": "done", "started": "2030-01-02", "ended": None,
-        "host": "elsewhere", "pid": 1,
-    }  # fmt: skip
-    host = os.uname().nodename
-    early = {**late, "state": "running", "started": "2030-01-01", "host": host, "pid": dead.pid}
-    write_json(tmp_path / "late" / "run.json", late)
-    write_json(tmp_path / "early" / "run.json", early)
+    late = RunRecord("card", "toy:run", "done", "2030-01-02", None, "elsewhere", 1)
+    early = RunRecord("card", "toy:run", "running", "2030-01-01", None, os.uname().nodename, dead.pid)
+    write_json(tmp_path / "late" / "run.json", asdict(late))
+    write_json(tmp_path / "early" / "run.json", asdict(early))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "run.json").write_bytes(b'{"state": \xff')
     found = [(path.name, record.state_now) for path, record in list_runs(tmp_path)[0]]

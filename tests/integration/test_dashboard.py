@@ -36,18 +36,13 @@ def write_sample_sweep(folder: Path) -> Sweep:
             failed = (rounds, threshold) == (2, 0.7)
             if not failed:
                 write_run(folder / name, rounds, threshold)
+            settings = {"bootstrap.rounds": str(rounds), "filter.threshold": str(threshold)}
+            places = str(folder / name), str(folder / "jobs" / f"{name}.log")
+            found = 20 + rounds * threshold, {"accepted": 10.0}
             outcomes.append(
-                Outcome(
-                    name=name,
-                    settings={"bootstrap.rounds": str(rounds), "filter.threshold": str(threshold)},
-                    state="failed" if failed else "done",
-                    value=None if failed else 20 + rounds * threshold,
-                    numbers={} if failed else {"accepted": 10.0},
-                    out=str(folder / name),
-                    log=str(folder / "jobs" / f"{name}.log"),
-                    seconds=1.5,
-                    error="boom" if failed else "",
-                )
+                Outcome(name, settings, "failed", None, {}, *places, 1.5, "boom")
+                if failed
+                else Outcome(name, settings, "done", *found, *places, 1.5, "")
             )
     sweep = Sweep("bootstrap", ["bootstrap.rounds", "filter.threshold"], None, "max", outcomes)
     write_sweep(folder, sweep)
@@ -116,12 +111,8 @@ def test_an_unfinished_sweep_shows_its_jobs_as_they_are(tmp_path: Path) -> None:
 def test_a_record_of_a_sweep_with_other_fields_is_refused_by_name(finished: Path, tmp_path: Path) -> None:
     content = read_json(finished / "sweep" / "sweep.json")
     rows = content.pop("jobs")
-    for damaged in (
-        content,
-        rows,
-        {**content, "jobs": [{"name": "a"}]},
-        {**content, "jobs": [{**rows[0], "settings": 3}]},
-    ):
+    wrong = ({"name": "a"}, {**rows[0], "settings": 3})
+    for damaged in (content, rows, *({**content, "jobs": [row]} for row in wrong)):
         write_json(tmp_path / "sweep.json", damaged)
         with pytest.raises(UserError, match=re.escape(f"in {tmp_path / 'sweep.json'}, got ")):
             page_of(tmp_path / "page.html", sweep_dir=str(tmp_path))

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import noise, oval
+from helpers import frozen, noise, oval
 from processes import finish, launch, wait_until
 
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.cli.jobs import of_the_demo
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json
@@ -37,15 +35,12 @@ def words(model: Path, out: Path, *more: str) -> list[str]:
 
 
 METHODS = [
-    "stylizer=[personalized,instantstyle]",
-    "inserter=[diffusion,copy_paste]",
-    "inserters.diffusion.steps=2",
-]
-ONE = ["stylizer=personalized", "inserter=copy_paste"]
+    "stylizer=[personalized,instantstyle]", "inserter=[diffusion,copy_paste]", "inserters.diffusion.steps=2"
+]  # fmt: skip
 
 
 def run(arguments: Sequence[str]) -> list[Row]:
-    cfg = freeze(compose_job("evaluate", rewrite(arguments)))
+    cfg = frozen("evaluate", *rewrite(arguments))
     run_job(JobPlan("evaluate", "magic_insert.evaluation.evaluate:run_evaluate", words=tuple(arguments)), cfg)
     return read_rows(Path(cfg.out) / "rows.jsonl")
 
@@ -114,14 +109,8 @@ def test_a_method_that_knows_its_matte_is_not_cut_again(tiny_micro: Path, tmp_pa
 
 
 def test_the_report_and_the_sheets_are_written(finished: Path) -> None:
-    for name in (
-        "report.html",
-        "table.md",
-        "table.csv",
-        "table.tex",
-        "sheet_stylize.png",
-        "sheet_insert.png",
-    ):
+    tables = ("table.md", "table.csv", "table.tex")
+    for name in ("report.html", *tables, "sheet_stylize.png", "sheet_insert.png"):
         assert (finished / name).stat().st_size > 500
     assert load_rgb(finished / "sheet_stylize.png").shape[-1] > 5 * 128
     facts = read_json(finished / "facts.json")
@@ -264,7 +253,7 @@ def test_judges_that_are_not_there_are_named_before_anything_is_drawn(
     (tmp_path / "empty").mkdir()
     out = tmp_path / "out"
     with pytest.raises(UserError, match=message):
-        run(words(tiny_micro, out, *ONE, f"encoders.root={tmp_path / 'empty'}", *more))
+        run(words(tiny_micro, out, *METHODS, f"encoders.root={tmp_path / 'empty'}", *more))
     assert not (out / "inputs").exists()
 
 
@@ -280,7 +269,7 @@ def test_verdicts_count_what_reaches_the_threshold_and_leave_out_what_has_no_ans
 
 def test_the_demo_is_an_evaluation_that_shows_truth_and_floor(tmp_path: Path, tiny_micro: Path) -> None:
     arguments = [*words(tiny_micro, tmp_path / "demo"), "benchmark.num_subjects=1", "num_scenes=1", "seed=2"]
-    page = run_demo(freeze(compose_job("demo", of_the_demo(arguments))))
+    page = run_demo(frozen("demo", *of_the_demo(arguments)))
     assert page is not None
     text = page.read_text()
     assert text.count("data:image/png;base64,") == 6

@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import flip, frozen
 from PIL import Image
 from processes import finish, launch, wait_until
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import CardConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
@@ -20,9 +19,7 @@ from magic_insert.core.errors import UserError
 def run(out: Path, *overrides: str) -> Path:
     from magic_insert.foundation.job import run_foundation
 
-    cfg: Any = freeze(
-        compose_job("foundation", ["debug=fast", f"out={out}", "trainer.precision=32-true", *overrides])
-    )
+    cfg: Any = frozen("foundation", "debug=fast", f"out={out}", "trainer.precision=32-true", *overrides)
     return run_foundation(cfg)
 
 
@@ -88,24 +85,14 @@ def test_a_finished_part_is_not_made_again_and_a_damaged_one_is_to_the_same_bits
 
     before, expected = dates(), weights(model)
     damaged = next((model.parent / "parts" / "controlnet").rglob("*.safetensors"))
-    content = bytearray(damaged.read_bytes())
-    content[-1] ^= 1
-    damaged.write_bytes(content)
+    flip(damaged)
     assert weights(run(model.parent)) == expected
     assert {path for path, date in dates().items() if date != before[path]} == {damaged}
 
 
 def test_a_part_of_no_steps_is_taken_over_from_a_finished_model(model: Path, tmp_path: Path) -> None:
-    names = (
-        "vae",
-        "clip",
-        "generator",
-        "remover",
-        "inserter",
-        "metric_clip",
-        "metric_identity",
-        "metric_style",
-    )
+    names = ["vae", "clip", "generator", "remover", "inserter", "metric_clip", "metric_identity",
+             "metric_style"]  # fmt: skip
     shutil.copytree(model.parent / "store", tmp_path / "run" / "store")  # the pool, rendered
     made = run(tmp_path / "run", f"start={model}", *(f"{name}.steps=0" for name in names))
     before, after = weights(model), weights(made)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import oval
+from helpers import frozen, oval
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from random_micro import build_micro
@@ -19,23 +19,18 @@ from magic_insert.config.freeze import freeze
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import load_rgb, save_png
+from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.models.text import FILE as TOKENS_FILE
 from magic_insert.paths import effect_weights
 from magic_insert.training.personalize import run_personalize
 
 pytestmark = pytest.mark.usefixtures("one_model")
-FAST = [
-    "model.image_size=64",
-    "model.device=cpu",
-    "personalization.steps=1",
-    "personalization.batch_size=1",
-    "personalization.targets=[to_q]",
-    "personalization.views=1",
-    "sampling.steps=2",
-    "inserter.name=diffusion",
-    "inserter.steps=2",
-]
+LEARN = [
+    "model.image_size=64", "model.device=cpu", "personalization.steps=1", "personalization.batch_size=1",
+    "personalization.targets=[to_q]", "personalization.views=1",
+]  # fmt: skip
+FAST = [*LEARN, "sampling.steps=2", "inserter.name=diffusion", "inserter.steps=2"]
 
 
 @pytest.fixture
@@ -59,7 +54,7 @@ def run(
     out = folder / "result" / "out.png"
     words = [f"subject={folder / subject}", f"background={folder / background}", f"out={out}", *overrides]
     words.append(f"subjects={folder / 'subjects'}")
-    return run_insert(freeze(compose_job("insert", [f"model.source={model}", *FAST, *words])))
+    return run_insert(frozen("insert", f"model.source={model}", *FAST, *words))
 
 
 @cache
@@ -78,16 +73,9 @@ def learned(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Path:
     folder = tmp_path_factory.mktemp("learned")
     save_png(folder / "cut.png", oval())
     build_micro(folder / "other", seed=1, size="tiny")
-    words = [
-        f"subject={folder / 'cut.png'}",
-        f"out={folder / 'run'}",
-        f"model.source={tiny_micro}",
-        *FAST[:6],
-    ]
+    words = [f"subject={folder / 'cut.png'}", f"out={folder / 'run'}", f"model.source={tiny_micro}", *LEARN]
     look = ["every=1", "seeds=1", "steps=1", "scorer=none", "edits=[]"]
-    run_personalize(
-        freeze(compose_job("personalize", [*words, *(f"personalization.validation.{word}" for word in look)]))
-    )
+    run_personalize(frozen("personalize", *words, *(f"personalization.validation.{word}" for word in look)))
     return folder
 
 
@@ -208,31 +196,18 @@ def test_bad_backgrounds_of_a_batch_are_left_out_and_named_and_the_others_are_do
     files: Path, tiny_micro: Path, learned: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_png(files / "small.png", torch.rand(3, 60, 60))
-    names = [
-        "scene.png",
-        "scene.jpg",
-        "broken.png",
-        "nowhere.png",
-        "small.png",
-        "b" * 251 + ".png",
-        "caf\udce9.png",
-    ]
-    backgrounds = ",".join(f"'{files / name}'" for name in names)
+    reasons = {
+        "scene.jpg": "different names", "broken.png": "damaged", "nowhere.png": "no such file",
+        "small.png": "inside the 60 x 60", "b" * 251 + ".png": "at most 255 bytes", "caf\udce9.png": "UTF-8",
+    }  # fmt: skip
+    backgrounds = ",".join(f"'{files / name}'" for name in ("scene.png", *reasons))
     words = [*known(learned), f"background=[{backgrounds}]"]
     with pytest.raises(UserError, match="6 of the backgrounds were left out"):
         run(files, tiny_micro, *words, "box=[100,80,40,40]", f"out={files / 'many'}")
     written = sorted(path.name for path in (files / "many").iterdir())
     assert written == ["manifest.json", "scene.json", "scene.png"]
     lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
-    reasons = (
-        "different names",
-        "damaged",
-        "no such file",
-        "inside the 60 x 60",
-        "at most 255 bytes",
-        "UTF-8",
-    )
-    assert all(reason in line for reason, line in zip(reasons, lines, strict=True))
+    assert all(reason in line for reason, line in zip(reasons.values(), lines, strict=True))
     with pytest.raises(UserError, match="got one with other seed, personalization, sampling; set out=FOLDER"):
         run(files, tiny_micro, *words, "box=[100,80,40,40]", "seed=1", f"out={files / 'many'}")
 
@@ -245,9 +220,8 @@ def test_a_baseline_needs_no_personalisation_and_a_pose_is_told(files: Path, tin
         "pose=rules",
         "inserter.name=copy_paste",
     ]
-    story = json.loads(
-        run(files, tiny_micro, *words, background="beach.png").with_suffix(".json").read_text()
-    )
+    out = run(files, tiny_micro, *words, background="beach.png")
+    story = read_json(out.with_suffix(".json"))
     assert story["pose"] == "sitting down on the floor"
     assert "personalise" not in story["seconds"]
     assert "learned_embeds.safetensors" not in story["weights"]

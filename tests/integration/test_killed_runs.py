@@ -34,22 +34,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(place: Path, model: Path, out: str) -> Process:
-    settings = {
-        "subject": "toy.png",
-        "out": out,
-        "model.source": model,
-        "model.image_size": 64,
-        "model.device": "cpu",
-        "personalization.steps": STEPS,
-        "personalization.checkpoint_every": PERIOD,
-        "personalization.batch_size": 2,
-        "personalization.rank": 2,
-        "personalization.views": 4,
-        "personalization.ema_decay": 0.9,
-        "personalization.validation.every": 20,
-        "personalization.validation.steps": 2,
-    }
-    return launch(["personalize", *(f"{key}={value}" for key, value in settings.items())], place)
+    words = (
+        f"personalize subject=toy.png out={out} model.source={model} model.image_size=64 model.device=cpu "
+        f"personalization.steps={STEPS} personalization.checkpoint_every={PERIOD} personalization.batch_size=2 "
+        "personalization.rank=2 personalization.views=4 personalization.ema_decay=0.9 "
+        "personalization.validation.every=20 personalization.validation.steps=2"
+    )
+    return launch(words.split(), place)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import noise, oval
+from helpers import noise, oval, rectangle
 from PIL import Image
 
 from magic_insert import Drop, MagicInsert, Redrawn, Subject, UserError
@@ -20,14 +20,9 @@ from magic_insert.core.records import Box, Scene
 from magic_insert.paths import CHECKOUT
 
 FAST = [
-    "personalization.steps=2",
-    "personalization.batch_size=1",
-    "personalization.views=1",
-    "personalization.targets=[to_q]",
-    "sampling.steps=2",
-    "inserter.name=diffusion",
-    "inserter.steps=2",
-]
+    "personalization.steps=2", "personalization.batch_size=1", "personalization.views=1",
+    "personalization.targets=[to_q]", "sampling.steps=2", "inserter.name=diffusion", "inserter.steps=2",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +31,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("pictures")
     save_png(made / "bunny.png", oval())
     save_png(made / "beach.png", noise(0, 150, 200))
-    mask = torch.zeros(1, 150, 200)
-    mask[:, 40:90, 60:100] = 1
-    save_png(made / "mask.png", mask)
+    save_png(made / "mask.png", rectangle(150, 200, (40, 90), (60, 100)))
     return made
 
 

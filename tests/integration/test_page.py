@@ -21,12 +21,11 @@ import pytest
 import torch
 import transformers.modeling_utils
 from browser import Page
+from helpers import frozen
 from PIL import Image
 from processes import PATIENCE, wait_until
 
 from magic_insert.cli.main import main
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.box import Box
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
@@ -161,7 +160,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_micro: Path) -> Iterat
         "debug=fast", f"subjects={home / 'subjects'}", f"model.source={tiny_micro}",
         "model.image_size=64", "style.outline=0", "style.guidance=0", "personalization.targets=[to_q]",
     ]  # fmt: skip
-    cfg = freeze(compose_job("page", words))
+    cfg = frozen("page", *words)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shelf, "TOY_SUBJECTS", ("bunny-01",))
         patch.setattr(shelf, "TOY_SCENES", ("forest-12",))
@@ -195,10 +194,8 @@ def browser(server: PageServer, studio: Studio, request: pytest.FixtureRequest) 
 def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
     browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject, scene = (
-        browser.upload("subject", quote("Zoë's disc (1), ${x}.png"), blob((200, 40, 40))),
-        browser.upload("scene", quote("C:\\pictures/草地 = 2.png"), meadow()),
-    )
+    subject = browser.upload("subject", quote("Zoë's disc (1), ${x}.png"), blob((200, 40, 40)))
+    scene = browser.upload("scene", quote("C:\\pictures/草地 = 2.png"), meadow())
     full = browser.draw("full", subject, scene, **{"inserter.sun": "40", "sampling.seed": 3})
     preview = browser.draw("preview", subject, scene, **{"stylizer.strength": 0.5})
     assert full["box"] == preview["box"] == BOX
@@ -225,7 +222,7 @@ def test_a_picture_of_the_page_has_the_bytes_of_its_command_and_of_its_python(
 
 def test_settings_written_as_words_are_read_as_the_same_settings() -> None:
     def read(job: str, *words: str) -> Settings:
-        return Settings.of(freeze(compose_job(job, list(words))))
+        return Settings.of(frozen(job, *words))
 
     plain = read("page")
     texts = [
@@ -247,10 +244,8 @@ def test_settings_written_as_words_are_read_as_the_same_settings() -> None:
 
 @pytest.mark.slow
 def test_a_second_scene_learns_nothing_again_and_another_place_redraws_nothing(browser: Browser) -> None:
-    subject, scene = (
-        browser.upload("subject", "two.png", blob((40, 90, 200))),
-        browser.upload("scene", "a.png", meadow()),
-    )
+    subject = browser.upload("subject", "two.png", blob((40, 90, 200)))
+    scene = browser.upload("scene", "a.png", meadow())
     other = browser.upload("scene", "b.png", meadow(120, 120))
     store = browser.studio.magic.settings.subjects / "subject"
     before = len(list(store.glob("*"))) if store.is_dir() else 0
@@ -268,10 +263,8 @@ def test_a_second_scene_learns_nothing_again_and_another_place_redraws_nothing(b
 
 
 def test_a_cancelled_drop_leaves_nothing(browser: Browser) -> None:
-    subject, scene = (
-        browser.upload("subject", "gone.png", blob((200, 200, 40))),
-        browser.upload("scene", "a.png", meadow()),
-    )
+    subject = browser.upload("subject", "gone.png", blob((200, 200, 40)))
+    scene = browser.upload("scene", "a.png", meadow())
     task = browser.post("drops", wish("full", subject, scene)).json()["id"]
     session = browser.studio.session(browser.id)
     wait_until(lambda: session.tasks[task].stage == "personalise")
@@ -783,11 +776,21 @@ class Tab:
         self.wait("document.querySelector('#scene').naturalWidth > 0")
         self.ask("document.querySelector('#redraw').click()")
 
-    def with_a_bunny(self) -> None:
+    def with_a_bunny(self, **look: Any) -> None:
         """Opened anew, with the preview of a bunny in the middle of the scene."""
-        self.fresh()
-        self.drag(self.centre("#subjects .tile[data-id=bunny-01]"), self.centre("#stage"))
+        self.fresh(**look)
+        self.drag(self.centre(BUNNY), self.centre("#stage"), touch="touch" in look)
         self.wait(SHOWN)
+
+    def nudge(self, key: str = "ArrowRight") -> None:
+        """A key on the frame."""
+        self.ask("document.querySelector('#frame').focus()")
+        self.press(key)
+
+    def put(self, file: Path, content: bytes, place: str = "#stage") -> None:
+        """A file of this content is written and dropped on the middle of `place`."""
+        file.write_bytes(content)
+        self.drop_file(file, self.centre(place))
 
     @property
     def session(self) -> Any:
@@ -811,6 +814,7 @@ def tab(page: Page, server: PageServer, studio: Studio) -> Tab:
     return Tab(page, server, studio)
 
 
+BUNNY = "#subjects .tile[data-id=bunny-01]"
 RESULT = "[...document.querySelectorAll('#history button')].length"
 SHOWN = "!!document.querySelector('#pictures img.on') && !document.querySelector('#frame').classList.contains('ghost')"
 
@@ -864,11 +868,10 @@ def test_a_subject_that_is_dropped_while_the_model_loads_is_seen_at_once(
 ) -> None:
     tab.fresh()
     tab.ask("document.querySelector('#redraw').click()")  # redrawing is asked for
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.drag(tab.centre(BUNNY), tab.centre("#stage"))
     tab.wait(f"document.querySelector('#doing').textContent === 'loading the model' && {SHOWN}")
     picture = tmp_path / "early.png"
-    picture.write_bytes(blob((240, 120, 20), 80))
-    tab.drop_file(picture, tab.centre("#stage"))
+    tab.put(picture, blob((240, 120, 20), 80))
     tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
     assert tab.last.wish.subject.title == "early"
     assert loading.is_alive()
@@ -896,10 +899,7 @@ def test_the_keyboard_alone_chooses_moves_and_draws(tab: Tab) -> None:
 
 def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(tab: Tab) -> None:
     tab.with_a_bunny()
-    session, place = (
-        tab.session,
-        "document.querySelector('#frame').style.left",
-    )
+    session, place = tab.session, "document.querySelector('#frame').style.left"
     frame, first = tab.ask(place), tab.last
     other = replace(first.wish.box, x=first.wish.box.x + 9)
     tab.studio.drop(session, replace(first.wish, box=other))  # as another tab does
@@ -908,20 +908,13 @@ def test_only_the_user_moves_the_frame_and_undo_brings_back_the_sliders_too(tab:
     tab.ask(f"{slider}.value = 0; {slider}.dispatchEvent(new Event('change'))")
     tab.wait(f"{RESULT} === 3 && {SHOWN}")
     assert tab.ask(place) == frame
-    assert (tab.last.wish.box, tab.last.wish.knobs) == (
-        first.wish.box,
-        {"stylizer.strength": 0},
-    )
+    assert (tab.last.wish.box, tab.last.wish.knobs) == (first.wish.box, {"stylizer.strength": 0})
     tab.click("#undo")
     assert tab.ask(f"{slider}.value") == "0.8"
     assert tab.ask(place) == frame
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowRight")
+    tab.nudge()
     tab.wait(f"{RESULT} === 4 && {SHOWN}")
-    assert (tab.last.wish.box, tab.last.wish.knobs) == (
-        replace(other, x=other.x - 9 + 3),
-        {},
-    )
+    assert (tab.last.wish.box, tab.last.wish.knobs) == (replace(other, x=other.x - 9 + 3), {})
     tab.click("#next")
     tab.wait("document.querySelector('#scene').alt !== " + json.dumps(first.wish.scene.title))
     tab.click("#undo")
@@ -934,11 +927,9 @@ def test_after_a_reload_pictures_of_ones_own_are_not_redrawn_unasked(tab: Tab, t
     tab.redrawn()
     tab.open(f"{tab.server.address}?unasked")
     tab.wait(f"document.querySelector('#redraw').checked && {SHOWN}")
-    (tmp_path / "hill.png").write_bytes(meadow())
-    (tmp_path / "mine.png").write_bytes(blob((10, 200, 90), 60))
-    tab.drop_file(tmp_path / "hill.png", tab.centre("#scenes h2"))
+    tab.put(tmp_path / "hill.png", meadow(), "#scenes h2")
     tab.wait("document.querySelector('#scene').alt === 'hill'")
-    tab.drop_file(tmp_path / "mine.png", tab.centre("#subjects h2"))
+    tab.put(tmp_path / "mine.png", blob((10, 200, 90), 60), "#subjects h2")
     tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
     session = tab.session
     assert not tab.ask("document.querySelector('#redraw').checked")
@@ -953,8 +944,7 @@ def test_own_pictures_leave_the_shelf_by_their_cross_or_by_delete(tab: Tab, tmp_
     tab.fresh()
     own = "document.querySelectorAll('#subjects [data-id^=own]').length"
     for n, colour in enumerate([(60, 70, 20), (60, 200, 70)]):
-        (tmp_path / f"{n}.png").write_bytes(blob(colour, 56))
-        tab.drop_file(tmp_path / f"{n}.png", tab.centre("#stage"))
+        tab.put(tmp_path / f"{n}.png", blob(colour, 56))
         tab.wait(f"{own} === {n + 1} && {RESULT} === {n + 1} && {SHOWN}")
     tab.click("#subjects [data-id^=own] .remove")
     tab.wait(f"{own} === 1")
@@ -970,9 +960,7 @@ def test_own_pictures_leave_the_shelf_by_their_cross_or_by_delete(tab: Tab, tmp_
 
 @pytest.mark.slow
 def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
-    tab.fresh(width=420, height=880, touch=True)
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
-    tab.wait(SHOWN)
+    tab.with_a_bunny(width=420, height=880, touch=True)
     left = "document.querySelector('#frame').offsetLeft"
     (x, y), start = tab.centre("#frame"), tab.ask(left)
     for n in range(7):
@@ -984,9 +972,7 @@ def test_of_two_fingers_the_first_drags(tab: Tab) -> None:
 
 
 def test_two_fingers_on_the_frame_scale_it_about_its_foot(tab: Tab) -> None:
-    tab.fresh(width=420, height=880, touch=True)
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
-    tab.wait(SHOWN)
+    tab.with_a_bunny(width=420, height=880, touch=True)
     first, (x, y) = tab.last.wish.box, tab.centre("#frame")
 
     tab.fingers("touchStart", [(x - 15, y)])
@@ -1027,39 +1013,7 @@ def test_a_subject_of_which_the_exact_cut_finds_nothing_leaves_the_stage_and_say
 
 
 @pytest.mark.slow
-def test_the_frame_takes_the_shape_of_the_exact_cut_and_stands_where_the_coarse_one_stood(
-    tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked, drop = list[Box](), Studio.drop
-
-    def noted(self: Studio, session: Any, wish: Wish, *given: Any) -> Task:
-        asked.append(wish.box)
-        return drop(self, session, wish, *given)
-
-    tab.fresh()
-    monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half_a_disc)
-    monkeypatch.setattr(Studio, "drop", noted)
-    (tmp_path / "half.png").write_bytes(opaque((200, 40, 200)))
-    tab.drop_file(tmp_path / "half.png", tab.centre("#stage"))
-    wait_until(lambda: len(asked) == 2)
-    tab.wait(f"{SHOWN} && cancel.hidden")
-    coarse, exact = asked
-    assert tab.last.wish.box == exact
-    assert [box.w / box.h for box in asked] == pytest.approx([0.5, 1.0], abs=0.05)
-    assert (exact.centre_x, exact.bottom) == pytest.approx((coarse.centre_x, coarse.bottom), abs=1)
-    x, y = tab.centre("#frame i[data-corner=ne]")
-    tab.drag((x, y), (x + 30, y - 30))
-    wait_until(lambda: len(asked) == 3)
-    assert asked[2].w / asked[2].h == pytest.approx(1.0, abs=0.05)
-    tab.wait(f"{SHOWN} && cancel.hidden")
-    tab.click("#undo")
-    tab.wait(f"{SHOWN} && cancel.hidden")
-    tab.click("#undo")  # the frame of the coarse cut is no step of the user's
-    tab.wait("frame.hidden")
-
-
-@pytest.mark.slow
-def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have_its_shape(
+def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have_its_shape_and_its_foot(
     tab: Tab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held, exact = threading.Event(), MagicInsert.subject
@@ -1072,28 +1026,34 @@ def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have
         w, h = tab.ask(size_of("#frame"))
         return float(w / h)
 
+    def foot() -> tuple[float, float]:
+        x, y = tab.centre("#frame")
+        return x, y + tab.ask(size_of("#frame"))[1] / 2
+
     tab.fresh()
     monkeypatch.setattr("magic_insert.page.studio.coarse_cut", half_a_disc)
     monkeypatch.setattr(MagicInsert, "subject", late)
-    (tmp_path / "late.png").write_bytes(opaque((40, 40, 200)))
-    tab.drop_file(tmp_path / "late.png", tab.centre("#stage"))
+    tab.put(tmp_path / "late.png", opaque((40, 40, 200)))
     tab.wait("pictures.children.length > 0")  # the draft
     assert shape() == pytest.approx(0.5, abs=0.05)
     assert tab.ask("seeds.disabled")
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowLeft")
+    tab.nudge("ArrowLeft")
     tab.wait("!stage.classList.contains('moving')")  # a step of the user's, around the coarse cut
     tab.press("ArrowLeft")
+    stood = foot()
     held.set()
     tab.wait(f"{SHOWN} && cancel.hidden && {RESULT} > 0")
     made = tab.last.wish.box
     assert made.w / made.h == pytest.approx(1.0, abs=0.05)
+    assert foot() == pytest.approx(stood, abs=3)  # about a pixel of the scene
     assert not tab.ask("seeds.disabled")
     for _ in range(2):
         assert shape() == pytest.approx(1.0, abs=0.05)
         tab.click("#undo")
         tab.wait(f"{SHOWN} && cancel.hidden")
     assert shape() == pytest.approx(1.0, abs=0.05)
+    tab.click("#undo")  # the frame of the coarse cut is no step of the user's
+    tab.wait("frame.hidden")
     # A result around the coarse cut is left, as where nobody was there to see it.
     (item,) = tab.session.items.values()
     task = tab.studio.drop(tab.session, replace(tab.last.wish, subject=item, box=Box(40, 40, 30, 60)))
@@ -1101,8 +1061,7 @@ def test_a_frame_that_is_moved_until_the_exact_cut_is_there_and_a_step_back_have
     old = next(id for id, one in tab.session.results.items() if one.wish.box.w == 30)
     tab.wait(f"!!document.querySelector(\"#history [data-id='{old}']\")")
     tab.click(f"#history [data-id='{old}']")
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowRight")
+    tab.nudge()
     tab.wait(f"{SHOWN} && cancel.hidden && !stage.classList.contains('moving')")
     box = tab.last.wish.box
     assert box.w / box.h == pytest.approx(1.0, abs=0.05)
@@ -1113,8 +1072,7 @@ def test_who_waits_for_another_browser_is_told_so(tab: Tab) -> None:
     tab.with_a_bunny()
     held, other = busy(tab.studio), tab.studio.session(32 * "e")
     task = tab.studio.drop(other, tab.last.wish)
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowRight")
+    tab.nudge()
     tab.wait("document.querySelector('#doing').textContent === \"waiting for another browser's picture\"")
     tab.studio.cancel(other, task.id)
     tab.press("ArrowRight")
@@ -1175,7 +1133,7 @@ def test_all_that_is_done_with_a_result_fits_one_screen(tab: Tab) -> None:
 def test_the_truth_is_pressed_on_and_off_however_quickly(tab: Tab) -> None:
     tab.fresh()
     middle = tab.centre("#stage")
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), (middle[0], middle[1] + 120))
+    tab.drag(tab.centre(BUNNY), (middle[0], middle[1] + 120))
     tab.wait(SHOWN)
     over = "document.querySelectorAll('#pictures .truth').length"
     for shown in (1, 0):
@@ -1199,7 +1157,7 @@ def test_the_history_tells_results_apart_and_without_one_nothing_of_it_can_be_pr
         tab.ask("document.querySelectorAll('#save :is(a[href], button:enabled), #parts :enabled').length")
         == 0
     )
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.drag(tab.centre(BUNNY), tab.centre("#stage"))
     tab.wait(SHOWN)
     assert tab.ask("document.querySelectorAll('#save a[href]').length") == 6
     first, box = tab.last, tab.last.wish.box
@@ -1231,8 +1189,7 @@ def test_undo_takes_back_what_the_user_did_last(tab: Tab) -> None:
     tab.studio._tell(session)
     tab.wait(f"{on_stage} === {first.id!r} && {SHOWN}")
     held = busy(tab.studio)
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowRight")
+    tab.nudge()
     tab.wait("!document.querySelector('#cancel').hidden")
     tab.click("#undo")  # of what is not drawn yet
     tab.wait(f"document.querySelector('#cancel').hidden && {on_stage} === {first.id!r}")
@@ -1252,8 +1209,7 @@ def test_a_move_by_key_is_taken_back_before_it_is_asked_for(tab: Tab) -> None:
     session, first, left = tab.session, tab.last, "parseFloat(document.querySelector('#frame').style.left)"
     stood = tab.ask(left)
     for back in ("Escape", "Undo"):
-        tab.ask("document.querySelector('#frame').focus()")
-        tab.press("ArrowRight")
+        tab.nudge()
         tab.wait(f"{left} > {stood} + 0.6")  # percent; a key moves it by one
         if back == "Undo":
             tab.click("#undo")
@@ -1284,8 +1240,7 @@ def test_the_tick_belongs_to_the_subject(tab: Tab, tmp_path: Path) -> None:
     tab.press("Escape")
     tab.wait("document.querySelector('#cancel').hidden")
     held.set()
-    (tmp_path / "own.png").write_bytes(blob((60, 70, 200), 56))
-    tab.drop_file(tmp_path / "own.png", tab.centre("#subjects h2"))
+    tab.put(tmp_path / "own.png", blob((60, 70, 200), 56), "#subjects h2")
     tab.wait(f"document.querySelector('#ghost').src.includes('own-') && {SHOWN}")
     session = tab.session
     assert not tab.ask(ticked)
@@ -1298,8 +1253,7 @@ def test_the_tick_belongs_to_the_subject(tab: Tab, tmp_path: Path) -> None:
 def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(tab: Tab, tmp_path: Path) -> None:
     tab.fresh()
     picture = tmp_path / "reloaded.png"
-    picture.write_bytes(blob((10, 120, 220), 60))
-    tab.drop_file(picture, tab.centre("#stage"))
+    tab.put(picture, blob((10, 120, 220), 60))
     tab.wait(SHOWN)
     held = busy(tab.studio)
     tab.click("#redraw")
@@ -1309,8 +1263,7 @@ def test_a_move_after_a_reload_goes_into_the_redrawing_that_is_under_way(tab: Ta
     session = tab.session
     (task,) = (task for task in session.tasks.values() if task.wish.kind == "full")
     x = task.wish.box.x
-    tab.ask("document.querySelector('#frame').focus()")
-    tab.press("ArrowRight")
+    tab.nudge()
     wait_until(lambda: task.wish.box.x != x)
     assert (task.wish.box.x, task.state) == (x + 3, "waiting")  # a hundredth of 256 pixels a press
     tab.press("Escape")
@@ -1323,7 +1276,7 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
 ) -> None:
     tab.fresh()
     held = busy(tab.studio)  # the worker is busy, so that the drop waits
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.drag(tab.centre(BUNNY), tab.centre("#stage"))
     tab.wait("!document.querySelector('#cancel').hidden")
     tab.press("Escape")
     tab.wait("document.querySelector('#cancel').hidden")
@@ -1331,7 +1284,7 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
     assert tab.studio.call(lambda: True).result(WAIT)
     assert tab.ask(RESULT) == 0
     assert not tab.session.results
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"))
+    tab.drag(tab.centre(BUNNY), tab.centre("#stage"))
     tab.wait(SHOWN)
     held = busy(tab.studio)
     tab.click("#redraw")
@@ -1355,8 +1308,7 @@ def test_escape_leaves_nothing_of_what_was_asked_for_and_bad_files_are_named(
     assert "crop" in advice
     assert "segmenter" not in advice
     held = busy(tab.studio)
-    (tmp_path / "sound.png").write_bytes(blob((90, 20, 90)))
-    tab.drop_file(tmp_path / "sound.png", tab.centre("#subjects h2"))
+    tab.put(tmp_path / "sound.png", blob((90, 20, 90)), "#subjects h2")
     tab.wait("document.querySelector('#doing').textContent === 'looking at the picture'")
     assert not tab.ask("document.querySelector('#status').classList.contains('bad')")
     held.set()
@@ -1380,7 +1332,7 @@ def test_of_many_changes_at_once_only_the_last_is_drawn(tab: Tab) -> None:
 def test_a_finger_drags_and_a_reload_finds_the_job_going_on(tab: Tab) -> None:
     tab.fresh(width=420, height=880, touch=True)
     tab.ask("document.querySelector('#redraw').click()")
-    tab.drag(tab.centre("#subjects .tile[data-id=bunny-01]"), tab.centre("#stage"), touch=True)
+    tab.drag(tab.centre(BUNNY), tab.centre("#stage"), touch=True)
     tab.wait("document.querySelector('#history').children.length > 0")
     tab.open(f"{tab.server.address}?again")
     tab.wait("document.querySelector('#history').children.length === 2", WAIT)

@@ -85,15 +85,10 @@ def train(pipe: Any, out: Path, cfg: PersonalizationConfig = CONFIG, **more: Any
     return personalize(pipe, block(), cfg, seed=3, out=out, **more)
 
 
-def stylizer_of(pipe: Any, run: Path, style: str = "none", **how: Any) -> PersonalizedStylizer:
+def stylizer_of(pipe: Any, run: Path, mode: str = "none", **how: Any) -> PersonalizedStylizer:
     sampling = SamplingConfig(**{"steps": 1, "guidance": 1.0, **how})
-    return PersonalizedStylizer(
-        StylizerConfig(),
-        pipe,
-        replace(block(), run=run),
-        StyleConfig(style, prompt="as a pencil drawing"),
-        sampling,
-    )
+    subject, style = replace(block(), run=run), StyleConfig(mode, prompt="as a pencil drawing")
+    return PersonalizedStylizer(StylizerConfig(), pipe, subject, style, sampling)
 
 
 def product(run: Path) -> list[bytes]:
@@ -155,11 +150,8 @@ def test_plain_diffusers_loads_the_product_as_its_model_card_says_and_draws_the_
     # From here on none of our code draws: this is what a user of diffusers would write.
     card = (run / "README.md").read_text()
     header = yaml.safe_load(card.split("---")[1])
-    assert (header["instance_prompt"], header["license"], header["library_name"]) == (
-        "A <v1> <v2>.",
-        "other",
-        "diffusers",
-    )
+    told = {"instance_prompt": "A <v1> <v2>.", "license": "other", "library_name": "diffusers"}
+    assert told.items() <= header.items()
     assert (run / header["widget"][0]["output"]["url"]).is_file()
     base = f'base = "{header["base_model"]}"'
     code = card.split("```python")[1].split("image =")[0]
@@ -172,14 +164,9 @@ def test_plain_diffusers_loads_the_product_as_its_model_card_says_and_draws_the_
     stock_pipe.load_ip_adapter(tiny_micro, subfolder="ip_adapter", weight_name="ip_adapter_micro.safetensors")
     stock_pipe.set_ip_adapter_scale({"up": {"block_0": [0.0, 1.0]}})
     centre = Image.fromarray((noise()[:, :, 10:70] * 255).round().byte().permute(1, 2, 0).numpy())
-    drawn = stock_pipe(
-        "A <v1> <v2>.",
-        ip_adapter_image=centre,
-        num_inference_steps=3,
-        guidance_scale=3.0,
-        generator=torch.Generator().manual_seed(fold_in(1, "stylise", "pair", 0)),
-        output_type="pt",
-    ).images[0]
+    numbers = torch.Generator().manual_seed(fold_in(1, "stylise", "pair", 0))
+    how = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "pt"}
+    drawn = stock_pipe("A <v1> <v2>.", ip_adapter_image=centre, generator=numbers, **how).images[0]
     torch.testing.assert_close(drawn, ours, atol=1e-4, rtol=0)
 
 
@@ -441,13 +428,12 @@ def test_with_mask_loss_the_ground_weighs_nothing_in_every_view(tiny_pipe: Any, 
 @pytest.mark.slow
 def test_the_class_is_drawn_once_and_its_loss_has_its_weight(tiny_pipe: Any, tmp_path: Path) -> None:
     cfg = replace(CONFIG, class_noun="bunny", prior_images=2, validation=ValidationConfig(steps=1))
-    heavy = train(tiny_pipe, tmp_path / "a", cfg, options=RunOptions(class_root=tmp_path))
+    options = RunOptions(class_root=tmp_path)
+    heavy = train(tiny_pipe, tmp_path / "a", cfg, options=options)
     (folder,) = tmp_path.glob("class-*")
     drawn = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert load_rgb(next(iter(drawn))).shape == (3, 64, 64)
-    light = train(
-        tiny_pipe, tmp_path / "b", replace(cfg, prior_weight=0.0), options=RunOptions(class_root=tmp_path)
-    )
+    light = train(tiny_pipe, tmp_path / "b", replace(cfg, prior_weight=0.0), options=options)
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == drawn
     without = train(tiny_pipe, tmp_path / "c", replace(cfg, prior_images=0))
     assert largest_change(light, without) < 1e-3 < largest_change(heavy, without)
@@ -485,12 +471,8 @@ def stock_picture(pipe: Any, lora: Path, tokens: Path, prompt: str) -> torch.Ten
     pipe.load_lora_weights(lora.parent, weight_name=lora.name)
     rows = load_file(tokens)
     for key, (encoder, tokenizer) in ENCODERS.items():
-        pipe.load_textual_inversion(
-            rows[key],
-            token=["<v1>", "<v2>"],
-            text_encoder=getattr(pipe, encoder),
-            tokenizer=getattr(pipe, tokenizer),
-        )
+        parts = {"text_encoder": getattr(pipe, encoder), "tokenizer": getattr(pipe, tokenizer)}
+        pipe.load_textual_inversion(rows[key], token=["<v1>", "<v2>"], **parts)
     noise = torch.Generator().manual_seed(5)
     drawn = pipe(prompt, num_inference_steps=2, guidance_scale=3.0, generator=noise, output_type="pt")
     return drawn.images[0]

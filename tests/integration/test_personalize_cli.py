@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import contents, noise
+from helpers import contents, exit_code, noise
 from PIL import Image
 
-from magic_insert.cli.main import main
 from magic_insert.core.images import save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.rand import generator
@@ -22,15 +21,6 @@ FAST = ("personalization.steps=1", "personalization.views=1", "personalization.r
         "personalization.targets=[to_q]", "personalization.validation.every=0", "model.device=cpu")  # fmt: skip
 
 
-def run(*words: str | Path) -> int:
-    """The exit code of `magic-insert WORDS`."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 def pixels(height: int = 40, width: int = 32, channels: int = 3) -> np.ndarray:
     noise = torch.rand(height, width, channels, generator=generator(0, "pixels"))
     return (noise * 255).byte().numpy()
@@ -41,19 +31,15 @@ def model(tiny_micro: Path) -> tuple[str, ...]:
     return (f"model.source={tiny_micro}", "model.image_size=64", *FAST)
 
 
-def write_odd_pictures(folder: Path) -> None:
-    """Every kind of picture that a camera, a scanner or a paint program leaves behind."""
-    folder.mkdir(parents=True)
-    Image.fromarray(pixels(channels=4), "RGBA").save(folder / "rgba.png")
-    Image.fromarray(pixels(channels=4), "CMYK").save(folder / "cmyk.jpg")
-    Image.fromarray(pixels()[..., 0], "L").save(folder / "grey.png")
-    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(folder / "sixteen.png")
-
-
 def test_odd_pictures_are_subjects_too_and_each_gets_a_folder(model: tuple[str, ...], tmp_path: Path) -> None:
-    write_odd_pictures(tmp_path / "odd")
-    assert run("personalize", f"subject={tmp_path / 'odd'}", f"out={tmp_path / 'out'}", *model) == 0
-    names = {path.stem for path in (tmp_path / "odd").iterdir()}
+    """Every kind of picture that a camera, a scanner or a paint program leaves behind."""
+    (odd := tmp_path / "odd").mkdir()
+    Image.fromarray(pixels(channels=4), "RGBA").save(odd / "rgba.png")
+    Image.fromarray(pixels(channels=4), "CMYK").save(odd / "cmyk.jpg")
+    Image.fromarray(pixels()[..., 0], "L").save(odd / "grey.png")
+    Image.fromarray(pixels()[..., 0].astype(np.uint16) * 257).save(odd / "sixteen.png")
+    assert exit_code("personalize", f"subject={odd}", f"out={tmp_path / 'out'}", *model) == 0
+    names = {path.stem for path in odd.iterdir()}
     assert {path.parent.name for path in (tmp_path / "out").glob("*/card.json")} == names
     learned = {name: (tmp_path / "out" / name / LORA_FILE).read_bytes() for name in names}
     assert learned.pop("sixteen") == learned["grey"]  # the same greys in twice the bits
@@ -67,13 +53,13 @@ def test_ranks_share_subjects(
     for name in ("a", "b"):
         save_png(tmp_path / "subjects" / f"{name}.png", noise(name, 32, 32))
     words = ("personalize", f"subject={tmp_path / 'subjects'}", *model)
-    assert run(*words, f"out={tmp_path / 'one'}") == 0
+    assert exit_code(*words, f"out={tmp_path / 'one'}") == 0
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("LOCAL_RANK", "0")
     done = []
     for rank in ("1", "0"):
         monkeypatch.setenv("RANK", rank)
-        assert run(*words, f"out={tmp_path / 'two'}") == 0
+        assert exit_code(*words, f"out={tmp_path / 'two'}") == 0
         done.append({path.parent.name for path in (tmp_path / "two").glob("*/card.json")})
     assert done == [{"b"}, {"a", "b"}]
     for name in ("a", "b"):
@@ -117,7 +103,7 @@ def test_bad_input_is_one_line_and_code_two_and_writes_nothing(
     before = contents(tmp_path)
     capsys.readouterr()
     for named, words in bad.items():
-        assert run("personalize", f"out={tmp_path / 'out'}", *model, *words) == 2, named
+        assert exit_code("personalize", f"out={tmp_path / 'out'}", *model, *words) == 2, named
         errors = capsys.readouterr().err
         assert errors.count("\n") == 1, errors
         assert named in errors
@@ -130,8 +116,8 @@ def test_export_writes_two_files_with_a_modelspec_header(
     from safetensors import safe_open
 
     save_png(tmp_path / "cat.png", torch.rand(3, 40, 40))
-    assert run("personalize", f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'cat'}", *model) == 0
-    assert run("export", f"run={tmp_path / 'cat'}", f"out={tmp_path / 'kohya'}") == 0
+    assert exit_code("personalize", f"subject={tmp_path / 'cat.png'}", f"out={tmp_path / 'cat'}", *model) == 0
+    assert exit_code("export", f"run={tmp_path / 'cat'}", f"out={tmp_path / 'kohya'}") == 0
     assert {path.name for path in (tmp_path / "kohya").glob("*.safetensors")} == {
         "cat.safetensors",
         "cat-tokens.safetensors",
@@ -154,5 +140,5 @@ def test_export_writes_two_files_with_a_modelspec_header(
         ((f"run={tmp_path / 'cat'}", "out=x", "name=a/b"), "name"),
     ):
         capsys.readouterr()
-        assert run("export", *words) == 2
+        assert exit_code("export", *words) == 2
         assert named in capsys.readouterr().err

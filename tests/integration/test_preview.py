@@ -60,12 +60,8 @@ def test_preview_is_chosen_on_a_cpu_if_large(tiny_micro: Path, caplog: pytest.Lo
     assert magic.suited(1024).settings.mode == "preview"
     assert "mode=full" in caplog.text
     chosen = magic.using(inserter=magic.settings.inserter.__class__(name="diffusion"))
-    for other in (
-        magic.suited(200),
-        magic.suited(1024, run=Path("r")),
-        chosen.suited(1024),
-        magic.using(mode="full").suited(1024),
-    ):
+    told = (chosen, magic.using(mode="full"))
+    for other in (magic.suited(200), magic.suited(1024, run=Path("r")), *(one.suited(1024) for one in told)):
         assert other.settings.mode == "full"
         assert other.settings.stylizer.name == "personalized"
     assert magic.suited(1024).using(mode="full").settings.stylizer.name == "personalized"

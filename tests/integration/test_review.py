@@ -1,8 +1,6 @@
 """People as the filter: verdicts come back from a page or from the truth, teach a judge, and the judge decides."""
 
 import json
-import threading
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +9,14 @@ import httpx
 import pytest
 import torch
 from browser import Page
+from helpers import frozen, serving
+from processes import wait_until
 
 from magic_insert.bootstrap.filters import MEASURES, build_filters, read_verdicts, select
 from magic_insert.bootstrap.networks import save
 from magic_insert.bootstrap.review import review_server, run_review
 from magic_insert.bootstrap.rounds import open_round
 from magic_insert.bootstrap.stages import MASK, WITH, WITHOUT, Item, values_file, write_index
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.jsonl import append_jsonl, read_json, write_json
 from magic_insert.core.rand import generator
@@ -67,19 +65,10 @@ def run_folder(tmp_path: Path) -> Path:
 
 def kept_by_the_judge(run: Path, weights: Path) -> Sequence[str]:
     """What filter=learned accepts, by the configuration that a user would write."""
-    cfg = freeze(
-        compose_job("bootstrap", ["filter=learned", f"filter.rules.learned.weights={weights}"])
-    ).filter
-    found = open_round(run, 1)
-    styles = dict.fromkeys(IDS, "ink")
-    decided = select(
-        found.values,
-        styles,
-        build_filters(cfg.rules),
-        threshold=cfg.threshold,
-        keep_at_most_per_style=cfg.keep_at_most_per_style,
-    )
-    return sorted(decided.accepted)
+    cfg = frozen("bootstrap", "filter=learned", f"filter.rules.learned.weights={weights}").filter
+    values, styles, rules = open_round(run, 1).values, dict.fromkeys(IDS, "ink"), build_filters(cfg.rules)
+    how = {"threshold": cfg.threshold, "keep_at_most_per_style": cfg.keep_at_most_per_style}
+    return sorted(select(values, styles, rules, **how).accepted)
 
 
 def test_the_truth_teaches_a_judge_that_keeps_the_good_removals(
@@ -107,18 +96,12 @@ def test_a_served_page_keeps_each_verdict_as_it_is_given(
 ) -> None:
     out = tmp_path / "review"
     run_review(ReviewConfig(run=str(run_folder), out=str(out)))
-    with review_server(out, 0) as server:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
+    with serving(review_server(out, 0)) as server:
         page.open(server.address)
         page.click(f"[data-id={IDS[3]}]")
-        deadline = time.monotonic() + 30
-        while "reject" not in (out / "verdicts.json").read_text() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until(lambda: "reject" in (out / "verdicts.json").read_text())
         wrong = {"id": "no-such", "verdict": "accept"}
         assert httpx.post(f"{server.address}verdicts", json=wrong).status_code == 400
-        server.stop()
-        thread.join(10)
     found = read_verdicts(out / "verdicts.json")
     assert [name for name, liked in found.items() if not liked] == [IDS[3]]
 

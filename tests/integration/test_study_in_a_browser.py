@@ -1,14 +1,12 @@
 """The study's page in a real browser, by keyboard: from a file and served; then the answers are analysed."""
 
-import threading
 from pathlib import Path
 
 import pytest
 from browser import Page
 from evaluation_rows import synthetic_rows
+from helpers import frozen, serving
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.evaluation.rows import write_rows
 from magic_insert.evaluation.study import SCRAMBLED, run_analyse, run_build, study_server
@@ -25,7 +23,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"rows={folder / 'rows.jsonl'}", f"out={folder / 'study'}", "track=stylize", f"ours={OURS}",
         "against=[adain,instantstyle_canny]", "protocol=quick", "protocol.tasks=2", "protocol.raters=2",
     ]  # fmt: skip
-    run_build(freeze(compose_job("study", words)))
+    run_build(frozen("study", *words))
     return folder / "study"
 
 
@@ -58,36 +56,30 @@ def test_a_rater_answers_by_keyboard_and_downloads(page: Page, study: Path, tmp_
     downloaded.write_text(text)
     assert [row["task"] for row in read_jsonl(downloaded)] == [0, 1, 2, 3, 4]
     words = [f"out={study}", "action=analyse", f"answers=[{downloaded}]"]
-    run_analyse(freeze(compose_job("study", words)))
+    run_analyse(frozen("study", *words))
     result = read_json(study / "analysis.json")
     assert (result["raters"], result["complete"], result["excluded"], result["choices"]) == (1, 1, [], 4)
     assert [(c["wins"], c["choices"]) for c in result["comparisons"]] == [(2, 2), (2, 2)]
 
 
 def test_a_rater_answers_by_keyboard_from_the_server_and_a_reload_goes_on(page: Page, study: Path) -> None:
-    with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
-        try:
-            address = f"http://127.0.0.1:{server.port}/"
-            page.open(address)
-            page.wait("document.getElementById('number').value === '0'")
-            page.press("Enter")
-            page.press(key_for(read_json(study / "key.json")["forms"][0][0]))
-            page.wait("document.body.dataset.task === '1'")
-            page.open(f"{address}?rater=0")
-            page.wait("document.getElementById('number').value === '0'")
-            page.press("Enter")
-            page.wait("document.body.dataset.task === '1'")
-            page.ask("localStorage.clear()")
-            page.open(f"{address}?rater=0")
-            answer_all(page, study, 0)
-            page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
-        finally:
-            server.stop()
-            thread.join()
+    with serving(study_server(study, 0)) as server:
+        address = f"http://127.0.0.1:{server.port}/"
+        page.open(address)
+        page.wait("document.getElementById('number').value === '0'")
+        page.press("Enter")
+        page.press(key_for(read_json(study / "key.json")["forms"][0][0]))
+        page.wait("document.body.dataset.task === '1'")
+        page.open(f"{address}?rater=0")
+        page.wait("document.getElementById('number').value === '0'")
+        page.press("Enter")
+        page.wait("document.body.dataset.task === '1'")
+        page.ask("localStorage.clear()")
+        page.open(f"{address}?rater=0")
+        answer_all(page, study, 0)
+        page.wait("fetch('next').then(reply => reply.json()).then(next => next.rater === 1)")
     rows = read_jsonl(study / "answers.jsonl")
     assert {row["rater"] for row in rows} == {0}
     assert len(rows) == 7  # five tasks, the first one twice, one slip
-    run_analyse(freeze(compose_job("study", [f"out={study}", "action=analyse"])))
+    run_analyse(frozen("study", f"out={study}", "action=analyse"))
     assert all(c["share"] == 1 for c in read_json(study / "analysis.json")["comparisons"])

@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import block, noise
+from helpers import block, frozen, noise
 from torch import Tensor
 from torch.nn import functional
 
-from magic_insert.config.compose import compose_job, group_options
-from magic_insert.config.freeze import freeze
-from magic_insert.config.schema.shared import (
-    ModelConfig,
-    SamplingConfig,
-    StyleConfig,
-    StylizerConfig,
-)
+from magic_insert.config.compose import group_options
+from magic_insert.config.schema.shared import ModelConfig, SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.compositing import resize
 from magic_insert.core.errors import UserError
 from magic_insert.core.events import Preview
@@ -66,8 +60,7 @@ def run(tiny_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings_of(choice: str) -> StylizerConfig:
     """What a YAML of conf/stylizer sets."""
     words = ["subject=s.png", "background=b.png", "out=o.png", f"stylizer={choice}"]
-    settings: StylizerConfig = freeze(compose_job("insert", words)).stylizer
-    return settings
+    return frozen("insert", *words).stylizer
 
 
 @pytest.fixture

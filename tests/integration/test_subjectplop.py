@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import frozen
 
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import SubjectPlopConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -93,7 +92,7 @@ def test_a_part_of_subjectplop_and_official_results_run_end_to_end(tiny_micro: P
         "stylizer=personalized", "inserter=[copy_paste,diffusion,official:images]", f"inserters.official.dir={results}",
         "inserters.official.pattern='res_{subject}_{background}_{side}.jpg'", f"out={tmp_path / 'out'}",
     ]  # fmt: skip
-    run_evaluate(freeze(compose_job("evaluate", rewrite(words))))
+    run_evaluate(frozen("evaluate", *rewrite(words)))
     every = read_rows(tmp_path / "out" / "rows.jsonl")
 
     def of(track: str, method: str) -> list[dict[str, Any]]:

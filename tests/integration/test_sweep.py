@@ -9,11 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from processes import Process, finish, launch, wait_until
+from helpers import exit_code
+from processes import finish, launch, wait_until
 from toy_jobs import check_luck
 
 from magic_insert.cli.jobs import JOBS, Job
-from magic_insert.cli.main import main
 from magic_insert.core.images import load_rgb
 from magic_insert.core.jsonl import read_json, read_jsonl, read_record
 from magic_insert.launch.results import Outcome, Sweep, read_sweep, write_sweep
@@ -36,24 +36,16 @@ main.main(["card", *sys.argv[2:]])
 """
 
 
-def start(job: str, *words: str) -> Process:
-    """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place."""
-    return launch([job, "-m", *words], code=RUN_TOY)
-
-
 def run(job: str, *words: str, name: str = "card") -> tuple[int, str, str]:
-    """The same in this process: exit code and both outputs."""
-    out, errors, code = io.StringIO(), io.StringIO(), 0
+    """A sweep of `magic-insert card` with the function `job` of `toy_jobs` in its place: exit code and both outputs."""
+    out, errors = io.StringIO(), io.StringIO()
     with (
         pytest.MonkeyPatch.context() as patch,
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
     ):
         patch.setitem(JOBS, name, Job("", f"toy_jobs:{job}", check_luck))  # type: ignore[misc]
-        try:
-            main([name, "-m", *words])
-        except SystemExit as stop:
-            code = int(stop.code or 0)
+        code = exit_code(name, "-m", *words)
     return code, out.getvalue(), errors.getvalue()
 
 
@@ -118,11 +110,8 @@ def test_a_changed_setting_runs_a_job_again_and_nothing_measured_is_no_metric(to
 @pytest.mark.slow
 def test_a_sweep_of_pictures_keeps_its_books_beside_them(toy: Path) -> None:
     assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
-    assert sorted(path.name for path in (toy / "runs").glob("a*")) == [
-        "a__seed=1.png",
-        "a__seed=2.png",
-        "a__sweep",
-    ]
+    written = sorted(path.name for path in (toy / "runs").glob("a*"))
+    assert written == ["a__seed=1.png", "a__seed=2.png", "a__sweep"]
     (toy / "runs/a__seed=2.png").unlink()
     assert run("draw", "image=i", "mask=m", "out=runs/a.png", "seed=1,2", name="remove")[0] == 0
     assert ran(toy) == [1, 2, 2]
@@ -144,7 +133,7 @@ def test_one_job_that_does_not_fit_stops_a_sweep_at_once(toy: Path, words: list[
 @pytest.mark.slow
 def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> None:
     words = ("out=runs/s", "seed=1,2,3")
-    process = start("wait_for_mending", *words)
+    process = launch(["wait_for_mending", "-m", *words], code=RUN_TOY)
     record = toy / "runs/s/seed=2/run.json"
     try:
         wait_until(lambda: (toy / "ran.jsonl").exists() and ran(toy) == [1, 2], process)
@@ -161,13 +150,8 @@ def test_a_sweep_that_was_killed_leaves_no_job_behind_and_goes_on(toy: Path) -> 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed")
 def test_optuna_finds_the_top_and_the_same_command_repeats_its_search(toy: Path) -> None:
     (toy / "mended").touch()
-    words = (
-        "out=runs/s",
-        "seed=range(1,6)",
-        "num_samples=int(interval(1,9))",
-        "sweep.trials=4",
-        "sweep.workers=2",
-    )
+    words = ["out=runs/s", "seed=range(1,6)", "num_samples=int(interval(1,9))", "sweep.trials=4",
+             "sweep.workers=2"]  # fmt: skip
     assert run("climb", *words)[0] == 0
     first = ran(toy)
     assert run("climb", *words)[0] == 0

@@ -7,11 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
+from helpers import frozen, oval, save_pair
 from hub_model import Hub
 
 from magic_insert.cli.jobs import JOBS
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.images import load_rgb, save_png
 from magic_insert.core.jsonl import read_json, read_jsonl
 from magic_insert.core.rand import generator
@@ -38,30 +37,19 @@ def picture(name: str, side: int = SIDE) -> torch.Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")[0]
 
 
-def disc(side: int = SIDE) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, side), torch.linspace(-1, 1, side), indexing="ij")
-    return ((x**2 + (y - 0.1) ** 2) < 0.2).float()[None]
-
-
 def save_pairs(folder: Path, names: list[str]) -> None:
     for name in names:
-        without, mask = picture(name), disc()
-        shadow = 1 - 0.4 * mask.roll(10, dims=2)
-        save_png(folder / "without" / f"{name}.png", without)
-        save_png(
-            folder / "with" / f"{name}.png", mask * picture(f"{name} subject") + (1 - mask) * without * shadow
-        )
-        save_png(folder / "mask" / f"{name}.png", mask)
+        save_pair({layer: folder / layer / f"{name}.png" for layer in ("with", "without", "mask")}, name)
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with the files that the commands name."""
     monkeypatch.chdir(tmp_path)
-    cat = torch.cat([picture("cat"), disc()])
+    cat = torch.cat([picture("cat"), oval(SIDE)[3:]])
     save_png(Path("cat.png"), cat)
     save_png(Path("room.png"), picture("room"))
-    save_png(Path("chair.png"), disc())
+    save_png(Path("chair.png"), oval(SIDE)[3:])
     for name in ("beach", "forest"):
         save_png(Path("scenes") / f"{name}.png", picture(name))
         save_png(Path("mine/backgrounds") / f"{name}.png", picture(name))
@@ -70,7 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save_pairs(Path("heldout"), ["photo/x", "oil/y"])
     for name in ("p", "q", "r"):
         save_png(Path("drawings/oil") / f"{name}.png", picture(name))
-        save_png(Path("drawings/masks/oil") / f"{name}.png", disc())
+        save_png(Path("drawings/masks/oil") / f"{name}.png", oval(SIDE)[3:])
     return tmp_path
 
 
@@ -88,7 +76,7 @@ def run(line: str, hub: Hub, *more: str) -> None:
         words = [word for word in words if word != "model=sdxl"] + hub.words(controlnet="null")
     if "model=sdxl_inpaint" in words:
         words += hub.words(source=hub.inpaint, ip_adapter="null", controlnet="null")[1:]
-    cfg = freeze(compose_job(name, job.prepare([*words, *SMALL[name], *more])))
+    cfg = frozen(name, *job.prepare([*words, *SMALL[name], *more]))
     job.look(cfg)
     load_function(job.target)(cfg)
 

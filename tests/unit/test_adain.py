@@ -4,19 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import rectangle
 from torch import Tensor
 
 from magic_insert.config.schema.shared import SamplingConfig, StyleConfig, StylizerConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
 from magic_insert.core.records import Subject
-from magic_insert.stylizers.adain import (
-    DECODER_FILE,
-    ENCODER_FILE,
-    AdainStylizer,
-    load_adain,
-    spread_colours,
-)
+from magic_insert.stylizers.adain import DECODER_FILE, ENCODER_FILE, AdainStylizer, load_adain, spread_colours
 from magic_insert.stylizers.draws import Draw
 
 
@@ -30,8 +25,7 @@ def picture(seed: int, height: int = 64, width: int = 80) -> Tensor:
 
 
 def subject() -> Subject:
-    alpha = torch.zeros(1, 60, 60)
-    alpha[:, 10:50, 20:40] = 1
+    alpha = rectangle(60, 60, (10, 50), (20, 40))
     return Subject(picture(0, 60, 60), alpha, "block")
 
 
@@ -58,8 +52,7 @@ def test_the_weight_leads_to_the_scenes_look_and_the_ground_stays_white(adain_we
 
 
 def test_spread_colours_keep_the_subject_and_fill_the_ground_with_its_own() -> None:
-    cover = torch.zeros(1, 32, 32)
-    cover[:, 8:24, 8:24] = 1
+    cover = rectangle(32, 32, (8, 24), (8, 24))
     colour = torch.tensor([0.8, 0.1, 0.3])[:, None, None]
     image = torch.where(cover > 0, colour, 1.0)
     filled = spread_colours(image, cover)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import rectangle
 from torch import Tensor
 
 from magic_insert.bootstrap import measure
@@ -14,13 +15,11 @@ SIZE = 64
 def scene(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     """A grey ground with mild texture, the same with a striped subject and its shadow, and the subject's mask."""
     ground = 0.6 + 0.02 * torch.rand(3, SIZE, SIZE, generator=generator(seed, "ground"))
-    mask = torch.zeros(1, SIZE, SIZE)
-    mask[:, 16:44, 24:40] = 1
+    mask = rectangle(SIZE, SIZE, (16, 44), (24, 40))
     stripes = (torch.arange(SIZE) % 4 < 2).float().expand(3, SIZE, SIZE) * torch.tensor([0.9, 0.3, 0.1])[
         :, None, None
     ]
-    shadow = torch.zeros(1, SIZE, SIZE)
-    shadow[:, 40:48, 40:58] = 1
+    shadow = rectangle(SIZE, SIZE, (40, 48), (40, 58))
     lit = ground * (1 - 0.5 * shadow)
     return ground, mask * stripes + (1 - mask) * lit, mask
 
@@ -88,10 +87,8 @@ def pictures(count: int, noise: float, seed: int = 0) -> dict[str, dict[str, flo
     for i in range(count):
         draw = generator(seed, "scene", i)
         target = torch.rand(3, 12, 12, generator=draw)
-        mask = torch.zeros(1, 12, 12)
-        mask[:, 2:5, 2:5] = 1
-        effect = torch.zeros(1, 12, 12)
-        effect[:, 6:9, 2:9] = 1
+        mask = rectangle(12, 12, (2, 5), (2, 5))
+        effect = rectangle(12, 12, (6, 9), (2, 9))
         drawn = (target + noise * torch.randn(3, 12, 12, generator=draw)).clamp(0, 1)
         rows[f"{i:04d}-photo"] = measure.sums_of(target * 0.5, drawn, target, mask, effect, effect)
     return rows

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.bootstrap import networks, stages
 from magic_insert.bootstrap.networks import composited, mixed
@@ -107,8 +108,7 @@ def test_imagined_prompts_follow_the_users_words_and_styles() -> None:
 def folder(tmp_path: Path) -> Path:
     """Two good pictures, one of them in a folder of a style, and everything that can be wrong."""
     root = tmp_path / "mine"
-    mask = torch.zeros(1, 40, 60)
-    mask[:, 10:30, 40:55] = 1
+    mask = rectangle(40, 60, (10, 30), (40, 55))
     for name in ("good", "ink/fine", "empty", "unmasked"):
         save_png(root / f"{name}.png", torch.rand(3, 40, 60, generator=generator(0, name)))
     for name in ("good", "ink/fine", "twin"):
@@ -119,14 +119,12 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def settings_of(on_error: str, *, segment: bool = False) -> stages.FolderSettings:
-    return stages.FolderSettings(False, 0, 9, 32, on_error, segment, SegmenterConfig())
-
-
-def take(out: Path, root: Path, on_error: str) -> Path:
-    """The pictures of `root` as a pool, no test known."""
-    inputs = {"pictures": root, "masks": root / "masks", "heldout": root / "none"}
-    return run(take_in, out, settings_of(on_error), **inputs)
+def take(
+    out: Path, root: Path, on_error: str, *, heldout: Path = Path("none"), segment: bool = False
+) -> Path:
+    """The pictures of `root` as a pool, by itself with no test known."""
+    settings = stages.FolderSettings(False, 0, 9, 32, on_error, segment, SegmenterConfig())
+    return run(take_in, out, settings, pictures=root, masks=root / "masks", heldout=heldout)
 
 
 def test_unusable_pictures_are_named_at_once_or_left_out_and_noted(tmp_path: Path, folder: Path) -> None:
@@ -140,10 +138,8 @@ def test_unusable_pictures_are_named_at_once_or_left_out_and_noted(tmp_path: Pat
     assert "data.on_error=skip" in text
     assert "ink/fine" not in text
     out = take(tmp_path / "out", folder, "skip")
-    assert [(item.id, item.style) for item in stages.read_index(out)] == [
-        ("good", "unnamed"),
-        ("ink__fine", "ink"),
-    ]
+    taken = [(item.id, item.style) for item in stages.read_index(out)]
+    assert taken == [("good", "unnamed"), ("ink__fine", "ink")]
     assert [line.partition(":")[0] for line in stages.skipped_of(out)] == [
         "empty.png", "torn.png", "twin.png", "unmasked.png",
     ]  # fmt: skip
@@ -167,20 +163,17 @@ def test_pictures_of_the_test_and_styles_of_the_test_are_no_pool(tmp_path: Path)
             stages.picture_file(heldout, stages.MASK, "0000-seen").read_bytes()
         )
     (root / "stolen.png").write_bytes(stages.picture_file(heldout, stages.WITH, "0000-seen").read_bytes())
-    out = run(
-        take_in, tmp_path / "out", settings_of("skip"), pictures=root, masks=root / "masks", heldout=heldout
-    )
+    out = take(tmp_path / "out", root, "skip", heldout=heldout)
     assert [item.id for item in stages.read_index(out)] == ["fair"]
     assert [line.partition(":")[0] for line in stages.skipped_of(out)] == ["neon/drawn.png", "stolen.png"]
 
 
 @pytest.mark.parametrize(("one", "other"), [("fox.jpg", "fox.png"), ("ink/x.png", "ink__x.png")])
 def test_two_pictures_of_one_name_are_listed_and_both_stay(tmp_path: Path, one: str, other: str) -> None:
-    root, mask = tmp_path / "mine", torch.zeros(1, 40, 40)
-    mask[:, 10:30, 10:30] = 1
+    root = tmp_path / "mine"
     for name in (one, other):
         save_png(root / name, torch.rand(3, 40, 40, generator=generator(0, name)))
-        save_png((root / "masks" / name).with_suffix(".png"), mask)
+        save_png((root / "masks" / name).with_suffix(".png"), rectangle(40, 40, (10, 30), (10, 30)))
     with pytest.raises(UserError) as told:
         take(tmp_path / "out", root, "refuse")
     assert f"{other}: the same name as {one}" in str(told.value)
@@ -192,14 +185,7 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
     picture = torch.full((3, 40, 40), 0.9)
     picture[:, 10:30, 10:30] = torch.tensor([0.8, 0.1, 0.1])[:, None, None]
     save_png(folder / "unmasked.png", picture)
-    found = run(
-        take_in,
-        tmp_path / "out",
-        settings_of("skip", segment=True),
-        pictures=folder,
-        masks=folder / "masks",
-        heldout=folder / "none",
-    )
+    found = take(tmp_path / "out", folder, "skip", segment=True)
     mask = load_rgb(stages.picture_file(found, stages.MASK, "unmasked"))[0]
     assert float(mask[16, 16]) == 1.0
     assert float(mask[1, 1]) == 0.0
@@ -207,11 +193,9 @@ def test_a_missing_mask_may_be_found_by_the_segmenter(tmp_path: Path, folder: Pa
 
 def test_counterfactual_photographs_come_from_a_folder_of_pairs(tmp_path: Path) -> None:
     root = tmp_path / "pairs"
-    mask = torch.zeros(1, 40, 40)
-    mask[:, 10:30, 10:30] = 1
     for layer in ("with", "without"):
         save_png(root / layer / "cup.png", torch.rand(3, 40, 40, generator=generator(0, layer)))
-    save_png(root / "mask" / "cup.png", mask)
+    save_png(root / "mask" / "cup.png", rectangle(40, 40, (10, 30), (10, 30)))
     settings = stages.FolderSettings(True, 0, 9, 32, "refuse")
     out = run(take_in, tmp_path / "out", settings, pairs=root, heldout=root / "none")
     assert [(item.id, item.style) for item in stages.read_index(out)] == [("cup", "photo")]

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import asdict
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from magic_insert.bootstrap.filters import (
     MEASURES,
     Learned,
+    Selection,
     acceptance,
     ask_for_cycle,
     bias_report,
@@ -54,43 +56,33 @@ def rules_of(name: str) -> dict[str, Any]:
     return dict(compose_job("bootstrap", [f"filter={name}"]).filter.rules)
 
 
-def kept(threshold: float, most: int | None = None) -> set[str]:
-    rules = build_filters({"residue": rules_of("residue")["residue"], "seam": rules_of("seam")["seam"]})
-    chosen = select(VALUES, STYLE_OF, rules, threshold=threshold, keep_at_most_per_style=most)
-    return set(chosen.accepted)
+def chosen_by(rules: dict[str, Any], threshold: float, most: int | None = None) -> Selection:
+    return select(VALUES, STYLE_OF, build_filters(rules), threshold=threshold, keep_at_most_per_style=most)
 
 
 def test_a_looser_threshold_never_keeps_less_and_one_more_filter_never_more() -> None:
-    sets = [kept(threshold) for threshold in (0.0, 0.05, 0.1, 0.2, 0.3)]
+    both = rules_of("residue") | rules_of("seam")
+    sets = [set(chosen_by(both, threshold).accepted) for threshold in (0.0, 0.05, 0.1, 0.2, 0.3)]
     assert all(tighter <= looser for looser, tighter in pairwise(sets))
     assert sets[0] == set(VALUES)
     assert len(sets[-1]) < len(VALUES)
-    alone = select(
-        VALUES, STYLE_OF, build_filters(rules_of("residue")), threshold=0.3, keep_at_most_per_style=None
-    )
-    assert sets[-1] <= set(alone.accepted)
+    assert sets[-1] <= set(chosen_by(rules_of("residue"), 0.3).accepted)
 
 
 @pytest.mark.parametrize("residue", [0.9, 0.3, 0.41])
 def test_an_empty_selection_names_the_best_score_and_a_threshold_that_keeps_it(residue: float) -> None:
     rules = build_filters({"residue": {"good": 0.05, "bad": 1.0}})
     rows = {"a": {"measures": {"residue": residue}}, "b": {"measures": {"residue": 0.95}}}
-    how: dict[str, Any] = {
-        "styles": {"a": "ink", "b": "ink"},
-        "filters": rules,
-        "keep_at_most_per_style": None,
-    }
-    with pytest.raises(
-        UserError, match=r"filter\.threshold=1, got a best score of .* \(a, residue\)"
-    ) as told:
-        select(rows, **how, threshold=1.0)
+    judge = partial(select, rows, {"a": "ink", "b": "ink"}, rules, keep_at_most_per_style=None)
+    expected = r"filter\.threshold=1, got a best score of .* \(a, residue\)"
+    with pytest.raises(UserError, match=expected) as told:
+        judge(threshold=1.0)
     hint = float(str(told.value).rpartition("filter.threshold=")[2].split()[0])
-    assert select(rows, **how, threshold=hint).accepted == ("a",)
+    assert judge(threshold=hint).accepted == ("a",)
 
 
 def test_at_most_so_many_per_style_keeps_the_best_of_each() -> None:
-    rules = build_filters(rules_of("residue"))
-    chosen = select(VALUES, STYLE_OF, rules, threshold=0.2, keep_at_most_per_style=2)
+    chosen = chosen_by(rules_of("residue"), 0.2, most=2)
     score = {item.id: item.score for item in chosen.judged}
     for style in STYLES:
         mine = [name for name in VALUES if STYLE_OF[name] == style]
@@ -100,8 +92,8 @@ def test_at_most_so_many_per_style_keeps_the_best_of_each() -> None:
 
 
 def test_every_removal_is_accepted_or_refused_by_a_named_filter() -> None:
-    rules = build_filters(rules_of("default"))
-    chosen = select(VALUES, STYLE_OF, rules, threshold=0.1, keep_at_most_per_style=None)
+    rules = rules_of("default")
+    chosen = chosen_by(rules, 0.1)
     assert set(chosen.accepted) | set(chosen.rejected) == set(VALUES)
     assert not set(chosen.accepted) & set(chosen.rejected)
     assert set(chosen.rejected.values()) <= set(rules)
@@ -109,8 +101,7 @@ def test_every_removal_is_accepted_or_refused_by_a_named_filter() -> None:
 
 
 def test_precision_and_recall_are_those_counted_by_hand() -> None:
-    rules = build_filters(rules_of("residue"))
-    chosen = select(VALUES, STYLE_OF, rules, threshold=0.7, keep_at_most_per_style=None)
+    chosen = chosen_by(rules_of("residue"), 0.7)
     good = {name for name, row in VALUES.items() if row["truth"]["psnr"] >= 20}
     both = good & set(chosen.accepted)
     report = truth_report(chosen, VALUES, 20.0)
@@ -188,8 +179,7 @@ def test_people_decide_alone_and_another_verdict_in_their_file_is_another_select
     rules = {"people": rules_of("people")["people"] | {"verdicts": str(path)}}
     write_json(path, {"verdicts": {"r00": "accept", "r01": "reject"}})
     before = rule_settings(build_filters(rules))
-    chosen = select(VALUES, STYLE_OF, build_filters(rules), threshold=0.5, keep_at_most_per_style=None)
-    assert chosen.accepted == ("r00",)
+    assert chosen_by(rules, 0.5).accepted == ("r00",)
     write_json(path, {"verdicts": {"r00": "reject"}})
     assert rule_settings(build_filters(rules)) != before
     assert build_filters(rules)["people"].score("r00", {}) == 0.0

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import flip
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
@@ -25,12 +26,6 @@ def write(folder: Path, *steps: int, key: str = "mine") -> None:
     weight, optimizer = train_one_step()
     for step in steps:
         save_checkpoint(folder, step=step, key=key, values={"w": weight + step}, optimizer=optimizer)
-
-
-def damage(path: Path, position: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[position] ^= 1
-    path.write_bytes(content)
 
 
 def test_values_and_optimizer_come_back_bit_for_bit_and_the_last_two_are_kept(tmp_path: Path) -> None:
@@ -99,9 +94,9 @@ def test_a_changed_bit_or_a_cut_anywhere_is_noticed_and_the_checkpoint_before_is
     last = list_checkpoints(tmp_path)[0]
     for position in range(0, last.stat().st_size, 11):
         caplog.clear()
-        damage(last, position)
+        flip(last, 8 * position)
         found = read_last_checkpoint(tmp_path, "mine")
-        damage(last, position)  # the bit flips back
+        flip(last, 8 * position)  # the bit flips back
         assert found is not None
         assert found.step == 1, f"byte {position}"
         (record,) = caplog.records
@@ -121,6 +116,6 @@ def test_checkpoints_that_are_all_damaged_or_of_another_run_are_refused(tmp_path
     with pytest.raises(UserError, match="another out"):
         read_last_checkpoint(tmp_path, "mine")
     for path in list_checkpoints(tmp_path):
-        damage(path, -1)
+        flip(path)
     with pytest.raises(UserError, match="2 damaged"):
         read_last_checkpoint(tmp_path, "mine")

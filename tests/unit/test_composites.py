@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import rectangle
 from torch import Tensor
 
 from magic_insert.config.schema.shared import InserterConfig
@@ -29,8 +30,7 @@ def placed(
     pipe: Any, folder: Path, composite: str, inserter: str = "diffusion", front: Tensor | None = None
 ) -> tuple[Scene, Inserted]:
     scene = Scene(noisy(3, 256, 320), "scene")
-    alpha = torch.zeros(1, 60, 40)
-    alpha[:, 5:55, 5:35] = 1
+    alpha = rectangle(60, 40, (5, 55), (5, 35))
     subject = Subject(noisy(3, 60, 40, name="subject"), alpha, "subject")
     made = build_inserter(InserterConfig(inserter, steps=2, reach=0.3), pipe, folder / "inserter")
     box = Box(200, 120, 50, 80)
@@ -57,8 +57,7 @@ def test_outside_the_effect_an_effect_layer_leaves_every_bit_at_four_times_the_m
 def test_what_stands_before_the_subject_is_the_scene_bit_for_bit_and_the_rest_as_without_it(
     composite: str, inserter: str, tiny_pipe: Any, tiny_micro: Path
 ) -> None:
-    front = torch.zeros(1, 256, 320)
-    front[:, 150:210, 190:225] = 1
+    front = rectangle(256, 320, (150, 210), (190, 225))
     scene, made = placed(tiny_pipe, tiny_micro, composite, inserter, front)
     _, over = placed(tiny_pipe, tiny_micro, composite, inserter)
     before = (front > 0)[0]
@@ -93,8 +92,7 @@ def test_inpainting_nothing_is_the_round_trip_and_a_row_does_not_see_its_neighbo
 
 
 def test_the_neighbourhood_surrounds_the_subject_and_leaves_it_out() -> None:
-    mask = torch.zeros(1, 32, 32)
-    mask[:, 10:20, 12:18] = 1
+    mask = rectangle(32, 32, (10, 20), (12, 18))
     ring = neighbourhood(mask)
     assert not (ring * mask).any()
     assert ring[0, 5:25, 7:23].sum() + mask.sum() == ring.sum() + 60 == 20 * 16
@@ -107,8 +105,7 @@ def shadowed() -> tuple[Tensor, Tensor, Tensor]:
     floor = torch.stack([x, y, 0.5 * (x + y)])
     window = floor.clone()
     window[:, 84:96, 60:100] *= 0.6
-    mask = torch.zeros(1, 128, 128)
-    mask[:, 44:90, 48:72] = 1
+    mask = rectangle(128, 128, (44, 90), (48, 72))
     return floor, torch.where(mask > 0, torch.tensor([0.9, 0.1, 0.1])[:, None, None], window), mask
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import rectangle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +22,7 @@ def noise_scene(height: int = 96, width: int = 128, seed: int = 0) -> Scene:
 
 def slab(height: int, width: int, canvas: int = 200) -> Subject:
     """A red slab of height x width somewhere on a green canvas."""
-    alpha = torch.zeros(1, canvas, canvas)
-    alpha[:, 17 : 17 + height, 23 : 23 + width] = 1
+    alpha = rectangle(canvas, canvas, (17, 17 + height), (23, 23 + width))
     rgb = torch.tensor([0.0, 1.0, 0.0])[:, None, None].repeat(1, canvas, canvas)
     rgb = torch.where(alpha > 0, torch.tensor([1.0, 0.0, 0.0])[:, None, None], rgb)
     return Subject(rgb, alpha, "slab")

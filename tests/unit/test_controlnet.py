@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
-from helpers import tiny_config
+from helpers import rectangle, tiny_config
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.rand import generator
@@ -20,24 +20,12 @@ from magic_insert.models.sampling import Features, Structure, canny_edges, contr
 from magic_insert.models.text import attached, initial_tokens
 
 
-def square(side: int = 64, hole: int = 16) -> torch.Tensor:
-    image = torch.ones(3, side, side)
-    image[:, hole:-hole, hole:-hole] = 0
-    return image
-
-
 def edges(seed: int) -> torch.Tensor:
     return canny_edges(torch.rand(3, 64, 64, generator=generator(seed, "edges")))
 
 
-def draw(pipe: Any, structure: Structure | None, seeds: tuple[int, ...] = (1,)) -> torch.Tensor:
-    return sample(
-        pipe, ["a red bunny"] * len(seeds), seeds, steps=2, guidance=2.0, features=Features(structure)
-    )
-
-
 def test_a_dark_square_has_edges_along_its_border_and_nowhere_else() -> None:
-    found = canny_edges(square())
+    found = canny_edges(1 - rectangle(64, 64, (16, 48), (16, 48)).expand(3, -1, -1))
     assert found.unique().tolist() == [0, 1]
     assert torch.equal(found[0], found[1])
     assert torch.equal(found[0], found[2])
@@ -48,7 +36,8 @@ def test_a_dark_square_has_edges_along_its_border_and_nowhere_else() -> None:
 
 
 def test_plain_diffusers_draws_the_same_picture(tiny_pipe: Any, stock_pipe: Any, tiny_micro: Path) -> None:
-    ours = draw(tiny_pipe, Structure(controlnet_of(tiny_pipe), edges(0)[None], 0.6))[0]
+    features = Features(Structure(controlnet_of(tiny_pipe), edges(0)[None], 0.6))
+    ours = sample(tiny_pipe, ["a red bunny"], [1], steps=2, guidance=2.0, features=features)[0]
     network = ControlNetModel.from_pretrained(tiny_micro / "controlnet", local_files_only=True)
     stock = StableDiffusionXLControlNetPipeline(
         **{k: v for k, v in stock_pipe.components.items() if v is not None},
@@ -57,15 +46,9 @@ def test_plain_diffusers_draws_the_same_picture(tiny_pipe: Any, stock_pipe: Any,
         force_zeros_for_empty_prompt=False,
     )
     stock.set_progress_bar_config(disable=True)
-    theirs = stock(
-        "a red bunny",
-        image=edges(0)[None],
-        controlnet_conditioning_scale=0.6,
-        num_inference_steps=2,
-        guidance_scale=2.0,
-        generator=torch.Generator().manual_seed(1),
-        output_type="pt",
-    ).images[0]
+    shown = {"image": edges(0)[None], "controlnet_conditioning_scale": 0.6}
+    how = {"num_inference_steps": 2, "guidance_scale": 2.0, "output_type": "pt"}
+    theirs = stock("a red bunny", **shown, **how, generator=torch.Generator().manual_seed(1)).images[0]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 

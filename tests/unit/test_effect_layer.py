@@ -33,10 +33,6 @@ class Painted:
         return (self.truth - self.pasted).abs().amax(dim=0, keepdim=True) > 0.04
 
 
-def quantised(image: Tensor) -> Tensor:
-    return (image * 255).round() / 255
-
-
 @pytest.fixture(scope="module")
 def painted() -> Painted:
     y, x = torch.meshgrid(torch.linspace(0, 1, FINE), torch.linspace(0, 1, FINE), indexing="ij")
@@ -47,7 +43,7 @@ def painted() -> Painted:
     wall = torch.stack([0.3 + grain / 2, 0.45 + grain / 2, 0.6 + grain / 2])
     background = torch.where(y[None] < 0.5, wall, ground)
     background = torch.where(post[None], torch.tensor([0.8, 0.2, 0.2])[:, None, None], background)
-    background = quantised(background.clamp(0, 1))
+    background = (255 * background.clamp(0, 1)).round() / 255
     radius = torch.sqrt((x - 0.45) ** 2 + ((y - 0.5) * 0.45) ** 2)
     alpha = ((0.12 - radius) * FINE + 0.5).clamp(0, 1)[None]
     subject = torch.tensor([0.9, 0.85, 0.2])[:, None, None].expand_as(background)

@@ -111,9 +111,6 @@ def rainbow(count: int, height: int, width: int) -> torch.Tensor:
     return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(5))
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
-
-
 def test_open_clip_loads_the_folder_to_the_same_embeddings(folder: Path, encoders: Encoders) -> None:
     schema = f"local-dir:{folder / 'clip'}"
     model, _, transform = open_clip.create_model_and_transforms(schema)
@@ -152,9 +149,6 @@ def test_weights_that_are_not_the_cards_are_refused(folder: Path, tmp_path: Path
         load_encoders(tmp_path)
 
 
-# Cards ----------------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_a_saved_card_is_complete_and_survives_the_file(role: Any, encoders: Encoders) -> None:
     card = encoders[role].card
@@ -174,9 +168,6 @@ def test_a_card_that_cannot_be_applied_is_refused(change: dict[str, Any], encode
         as_record(written, EncoderCard, "it")
 
 
-# Embeddings -----------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("role", ROLES)
 def test_a_batch_gives_what_its_pictures_give_alone(role: Any, encoders: Encoders) -> None:
     images = rainbow(5, 80, 112)
@@ -192,9 +183,6 @@ def test_the_style_of_a_picture_does_not_depend_on_where_things_are(encoders: En
     moved = image.roll((32, 48), dims=(2, 3))
     first, second = encoders["style"].embed_images(image), encoders["style"].embed_images(moved)
     assert (first * second).sum().item() > 0.9999
-
-
-# Batches and losses ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -257,9 +245,6 @@ def test_supervised_contrast_agrees_with_the_sum_of_khosla_and_others() -> None:
         terms.append(-np.mean([np.log(np.exp(z[i] @ z[p] / 0.2) / others) for p in mates]))
     ours = supervised_contrast(features, torch.tensor(labels), temperature=0.2)
     assert ours.item() == pytest.approx(float(np.mean(terms)), abs=1e-5)
-
-
-# Training -------------------------------------------------------------------------------------------------------------
 
 
 def train(

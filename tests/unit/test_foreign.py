@@ -12,11 +12,10 @@ import pytest
 import torch
 import transformers
 from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from helpers import frozen, rectangle
 from hub_model import VOCABULARY, Hub
 
 from magic_insert.cli.insert import run_remove
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.errors import UserError
@@ -37,7 +36,6 @@ def small_unet(channels: int, width: int) -> diffusers.UNet2DConditionModel:
     return diffusers.UNet2DConditionModel(
         sample_size=8,
         in_channels=channels,
-        out_channels=4,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(32, 32),
@@ -96,7 +94,7 @@ def qwen_parts() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small_base(hub: Hub) -> Any:
-    return load_pipeline(freeze(compose_job("plan", hub.words(ip_adapter="null", controlnet="null"))).model)
+    return load_pipeline(frozen("plan", *hub.words(ip_adapter="null", controlnet="null")).model)
 
 
 @pytest.fixture(scope="module")
@@ -160,13 +158,7 @@ def pipelines(hub: Hub, small_base: Any, tmp_path_factory: pytest.TempPathFactor
 
 
 def scene() -> torch.Tensor:
-    return area_resize(
-        torch.rand(3, 12, 12, generator=generator(0, "scene"))
-        .repeat_interleave(8, 1)
-        .repeat_interleave(8, 2),
-        96,
-        96,
-    )
+    return area_resize(torch.rand(3, 12, 12, generator=generator(0, "scene")), 96, 96)
 
 
 @pytest.fixture
@@ -186,8 +178,7 @@ def test_a_pipeline_of_the_real_class_inserts(kind: str, pipelines: dict[str, Pa
     inserter = ForeignInserter(settings, small_base)
     inserter.model.side = SIDE  # a 1024-pixel picture says nothing more
     assert inserter.model.inpaints == (kind not in EDITORS)
-    mask = torch.zeros(1, 96, 96)
-    mask[:, 30:60, 40:60] = 1
+    mask = rectangle(96, 96, (30, 60), (40, 60))
     steps: list[tuple[int, int]] = []
     drawn = [
         inserter(Window(scene(), scene(), mask, seed, "a"), on_step=lambda *step: steps.append(step))
@@ -212,23 +203,11 @@ def test_remove_runs_a_pipeline_and_leaves_what_is_out_of_reach_alone(
 ) -> None:
     monkeypatch.setattr("magic_insert.models.foreign.LARGEST", SIDE)
     save_png(tmp_path / "photo.png", scene())
-    hole = torch.zeros(1, 96, 96)
-    hole[:, 40:50, 40:50] = 1
-    save_png(tmp_path / "mask.png", hole)
-    words = [
-        f"image={tmp_path / 'photo.png'}",
-        f"mask={tmp_path / 'mask.png'}",
-        f"out={tmp_path / 'out.png'}",
-    ]
-    words += [
-        "remover=diffusers",
-        f"run={pipelines[kind]}",
-        "steps=2",
-        "guidance=2",
-        "reach=0.5",
-        "model.device=cpu",
-    ]
-    run_remove(freeze(compose_job("remove", words)))
+    save_png(tmp_path / "mask.png", rectangle(96, 96, (40, 50), (40, 50)))
+    files = {"image": "photo", "mask": "mask", "out": "out"}
+    words = [f"{key}={tmp_path / name}.png" for key, name in files.items()]
+    words += f"remover=diffusers run={pipelines[kind]} steps=2 guidance=2 reach=0.5 model.device=cpu".split()
+    run_remove(frozen("remove", *words))
     after = load_rgb(tmp_path / "out.png")
     changed = (after - load_rgb(tmp_path / "photo.png")).abs().amax(0) > 0
     assert changed[40:50, 40:50].any()
@@ -285,7 +264,7 @@ def test_what_is_no_pipeline_or_has_too_few_steps_is_refused(
         with pytest.raises(UserError, match=expected):
             load_foreign(str(named), "run", run)
     with pytest.raises(UserError, match=r"inserter\.run to name a pipeline"):
-        freeze(compose_job("insert", ["subject=a", "background=b", "out=c", "inserter=diffusers"]))
+        frozen("insert", "subject=a", "background=b", "out=c", "inserter=diffusers")
     settings = InserterConfig("diffusers", run=str(pipelines["sdxl_inpaint"]), steps=1)
     with pytest.raises(UserError, match=r"set inserter\.steps=2"):
         ForeignInserter(settings, small_base)(Window(scene(), scene(), torch.ones(1, 96, 96), 0, "a"))

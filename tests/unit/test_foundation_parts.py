@@ -1,5 +1,6 @@
 """Laws of the foundation's parts on the tiny model: what each trains, and what its batches hold."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from magic_insert.foundation.generator import (
     Drawings,
     GeneratorModule,
     Sources,
-    Toning,
     photo_edges,
     set_adapter_blocks,
     toning,
@@ -32,14 +32,9 @@ from magic_insert.training.insertion import mask_cells
 from magic_insert.training.trainer import TrainerOptions, fit
 
 PLAN = PoolPlan(
-    num_identities=6,
-    poses_per_identity=1,
-    drawings_per_subject=3,
-    num_scenes=6,
-    drawings_per_scene=3,
-    num_photo_scenes=1,
-    size=32,
-)
+    num_identities=6, poses_per_identity=1, drawings_per_subject=3, num_scenes=6, drawings_per_scene=3,
+    num_photo_scenes=1, size=32,
+)  # fmt: skip
 WITHOUT = PLACES.index(NOWHERE)
 
 
@@ -56,16 +51,12 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     return micro.load_tokenizers(folder)
 
 
-def coded(style: np.ndarray, look: np.ndarray, number: np.ndarray, *shape: int) -> np.ndarray:
-    """Values that say which picture they are, in which style and look."""
-    code = np.stack([style + 1, look + 1, number], axis=-1).astype(np.float32)
-    return np.broadcast_to(code.reshape(*style.shape, 3, *[1] * (len(shape))), (*style.shape, 3, *shape))
-
-
 def coded_sources(pool: ToyboxPool) -> Sources:
+    """Values that say which picture they are, in which style and look."""
+
     def of(style: np.ndarray, look: np.ndarray) -> Drawings:
         number = np.broadcast_to(np.arange(len(style))[:, None], style.shape)
-        return Drawings(coded(style, look, number), style, look)
+        return Drawings(np.stack([style + 1, look + 1, number], -1).astype(np.float32), style, look)
 
     def latents(drawn: Drawings) -> Drawings:
         values = np.broadcast_to(
@@ -73,7 +64,8 @@ def coded_sources(pool: ToyboxPool) -> Sources:
         )
         return Drawings(values, drawn.style, drawn.look)
 
-    def toned(kept: Toning) -> Drawings:
+    def toned(styles: np.ndarray) -> Drawings:
+        kept = toning(styles, seed=0)
         return of(kept.style, kept.look)
 
     none_s, none_c = np.full_like(pool.subject_styles, -1), np.full_like(pool.scene_styles, -1)
@@ -81,10 +73,10 @@ def coded_sources(pool: ToyboxPool) -> Sources:
     return Sources(
         subjects=latents(subjects),
         scenes=latents(scenes),
-        toned_subjects=latents(toned(toning(pool.subject_styles, seed=0))),
+        toned_subjects=latents(toned(pool.subject_styles)),
         style_of_scenes=scenes,
         style_of_subjects=subjects,
-        style_of_toned_scenes=toned(toning(pool.scene_styles, seed=0)),
+        style_of_toned_scenes=toned(pool.scene_styles),
         edges=np.stack([photo_edges(picture[0]) for picture in pool.subjects]),
     )
 
@@ -185,12 +177,7 @@ def generator_batch(tokenizers: Any, step: int) -> dict[str, torch.Tensor]:
 def test_unet_and_adapter_learn_and_text_encoders_stay(tokenizers: Any, tmp_path: Path) -> None:
     module = generator_module(tokenizers, 2)
     before = {k: v.clone() for k, v in module.state_dict().items()}
-    fit(
-        module,
-        lambda step: generator_batch(tokenizers, step),
-        TrainerOptions(steps=2),
-        tmp_path,
-    )
+    fit(module, partial(generator_batch, tokenizers), TrainerOptions(steps=2), tmp_path)
     moved = {k for k, v in module.state_dict().items() if not torch.equal(v, before[k])}
     assert all(name.startswith("unet.") for name in moved)
     assert any("to_k_ip" in name for name in moved)

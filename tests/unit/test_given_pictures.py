@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.config.schema.evaluation import MadeElsewhere
 from magic_insert.core.errors import UserError
@@ -51,8 +52,7 @@ def test_the_subject_is_found_where_the_colours_changed_even_in_a_redrawn_pictur
     coarse = torch.rand(3, 8, 8, generator=generator(0, "scene"))
     background = coarse.repeat_interleave(32, 1).repeat_interleave(32, 2)
     composite = background + 0.03 * torch.randn(background.shape, generator=generator(0, "noise"))
-    truth = torch.zeros(1, 256, 256)
-    truth[:, 100:220, 140:200] = 1
+    truth = rectangle(256, 256, (100, 220), (140, 200))
     composite = torch.where(truth > 0, 1 - background.round(), composite).clamp(0, 1)
     composite[:, 160:162, :] = 1 - composite[:, 160:162, :]  # a line that moved, touching the subject
     found = pictures.estimate_mask(composite, background, torch.zeros_like(truth))
@@ -101,8 +101,7 @@ def test_masks_that_came_along_do_not_outlive_a_run_without_them(bench: Benchmar
 
 
 def test_a_redrawn_cut_out_stands_where_its_subject_does_and_any_other_picture_stays() -> None:
-    alpha = torch.zeros(1, 20, 30)
-    alpha[:, 4:14, 7:12] = 1
+    alpha = rectangle(20, 30, (4, 14), (7, 12))
     subject = Subject(torch.rand(3, 20, 30), alpha, "box")
     cut = Redrawn(torch.full((3, 10, 5), 0.25), "box", "box__a", {}, {}, torch.full((1, 10, 5), 0.5))
     rgb, matte = pictures.in_own_frame(cut, subject)

@@ -11,15 +11,13 @@ import huggingface_hub
 import pytest
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionXLPipeline
-from helpers import tiny_config
+from helpers import frozen, tiny_config
 from hub_model import Hub
 from safetensors.torch import load_file
 from transformers import CLIPVisionModelWithProjection
 
 from magic_insert.cli.jobs import JOBS
 from magic_insert.cli.main import main
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema import shared
 from magic_insert.config.schema.training import PersonalizationConfig
 from magic_insert.core.errors import UserError
@@ -97,9 +95,8 @@ def test_without_a_device_or_a_network_one_short_line_names_the_key(monkeypatch:
         )
 
     monkeypatch.setattr(StableDiffusionXLPipeline, "from_pretrained", offline)
-    with pytest.raises(
-        UserError, match=r"^expected to download owner/model .*set model\.source=FOLDER"
-    ) as refused:
+    expected = r"^expected to download owner/model .*set model\.source=FOLDER"
+    with pytest.raises(UserError, match=expected) as refused:
         load_pipeline(tiny_config("owner/model", revision="a"))
     assert len(str(refused.value)) < 200
 
@@ -124,24 +121,17 @@ def test_an_adapter_comes_with_its_image_encoder(hub: Hub, weight: str, encoder:
 def test_a_model_is_one_in_every_precision_and_decodes_in_float32_where_needed(
     hub: Hub, hub_pipe: Any
 ) -> None:
-    pipes = [
-        hub_pipe,
-        *(load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"}),
-    ]
+    others = (load_pipeline(hub_config(hub, dtype=dtype)) for dtype in set(PRECISIONS) - {"float32"})
+    pipes = [hub_pipe, *others]
     assert len({fingerprint(pipe) for pipe in pipes}) == 1
     assert {pipe.vae.dtype for pipe in pipes} == {torch.float32}
     mended = load_pipeline(hub_config(hub, dtype="float16", vae=str(hub.vae)))
     assert mended.vae.dtype == torch.float16
 
 
-def test_the_inpainting_model_is_a_start_in_our_order_and_draws_no_subject(hub: Hub, tmp_path: Path) -> None:
-    """[noisy, mask, masked picture] become [noisy, condition, mask]."""
+def test_the_inpainting_model_draws_no_subject_and_is_no_inserter_by_itself(hub: Hub, tmp_path: Path) -> None:
     pipe = load_pipeline(hub_config(hub, source=hub.inpaint))
-    foreign = pipe.unet
-    assert foreign.config.in_channels == 9
-    weight, ours = foreign.conv_in.weight, edit_unet.edit_start(foreign).conv_in.weight
-    assert torch.equal(ours[:, 8:], weight[:, 4:5])
-    assert torch.equal(ours[:, 4:8], weight[:, 5:])
+    assert pipe.unet.config.in_channels == 9
     with pytest.raises(UserError, match=r"set inserter=diffusers .*model=sdxl_inpaint"):  # no edit UNet
         edit_unet.load_edit_unet(hub.inpaint / "unet")
     with pytest.raises(UserError, match=r"or inserter=diffusers inserter\.run=PIPELINE"):
@@ -204,13 +194,10 @@ def test_a_hub_folder_is_personalised(hub: Hub, tmp_path: Path, monkeypatch: pyt
         *hub.words(dtype="bfloat16", ip_adapter="null", controlnet="null"),
         f"subject={tmp_path / 'cat.png'}",
     ]
-    words += ["personalization.steps=3", "personalization.views=2"]
-    words += [
-        f"personalization.validation.{word}"
-        for word in ("every=1", "steps=1", "seeds=1", "scorer=none", "edits=[]")
-    ]
+    look = ("every=1", "steps=1", "seeds=1", "scorer=none", "edits=[]")
+    learn = ("steps=3", "views=2", *(f"validation.{word}" for word in look))
     out = tmp_path / "out"
-    main(["personalize", *words, f"out={out}"])
+    main(["personalize", *words, *(f"personalization.{word}" for word in learn), f"out={out}"])
     card = read_json(out / "card.json")
     assert (card["prediction_type"], card["config"]["precision"]) == ("epsilon", "bf16-mixed")
     assert list((out / "samples").iterdir())
@@ -225,7 +212,7 @@ def personalization(hub: Hub, *words: str) -> PersonalizationConfig:
     """The recipe of SDXL, short and in float32."""
     short = ["batch_size=2", "views=4", "precision=32-true", "validation.every=0", *words]
     asked = ["subject=cat.png", "out=out", *(f"personalization.{word}" for word in short)]
-    return freeze(compose_job("personalize", [*hub.words(), *asked])).personalization
+    return frozen("personalize", *hub.words(), *asked).personalization
 
 
 def sizes_seen(pipe: Any, draw: Callable[[], Any]) -> list[tuple[list[int], list[list[float]]]]:
@@ -337,7 +324,7 @@ def test_a_folder_of_the_hub_inserts_without_more_and_names_the_pipelines_that_r
 
     def look(job: str, **named: Any) -> None:
         words = [f"{name.replace('__', '.')}={value}" for name, value in named.items()]
-        JOBS[job].look(freeze(compose_job(job, [*hub.words(), *words])))
+        JOBS[job].look(frozen(job, *hub.words(), *words))
 
     drop = {"subject": files["image"], "background": files["image"], "out": files["out"]}
     look("insert", **drop)

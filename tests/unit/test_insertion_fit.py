@@ -8,21 +8,16 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from helpers import frozen, rectangle
 from torch import Tensor, nn
 
 from magic_insert.bootstrap.networks import run_blend
 from magic_insert.bootstrap.stages import BlendSettings, Payload
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json
 from magic_insert.core.rand import generator
 from magic_insert.data.pairs import Pair
-from magic_insert.models.edit_unet import (
-    edit_start,
-    load_edit_unet,
-    start_digest,
-)
+from magic_insert.models.edit_unet import edit_start, load_edit_unet, start_digest
 from magic_insert.models.micro import TINY, build_unet
 from magic_insert.training import insertion_job
 from magic_insert.training.checkpoint import read_last_checkpoint
@@ -107,9 +102,9 @@ def test_an_edit_lora_knows_its_start_in_another_precision(tiny_micro: Path) -> 
 
 
 class Fuse(np.ndarray):
-    """An array that breaks when it was read `left` times: a process that dies in the middle of its work."""
+    """An array that breaks when it was read so many times: a process that dies in the middle of its work."""
 
-    left: int
+    left = 5
 
     def __getitem__(self, place: Any) -> Any:
         if isinstance(place, tuple):  # one row of a batch; digests read whole rows
@@ -117,12 +112,6 @@ class Fuse(np.ndarray):
             if self.left < 0:
                 raise RuntimeError("pulled the plug")
         return np.asarray(self)[place]
-
-
-def fused(array: np.ndarray, left: int) -> Fuse:
-    fuse = array.view(Fuse)
-    fuse.left = left
-    return fuse
 
 
 @pytest.mark.parametrize(
@@ -138,7 +127,7 @@ def test_a_killed_fit_ends_with_the_weights_of_an_unbroken_one(
     start = hub_pipe.unet
     whole = fit(start, hub_pipe, latents, tmp_path / "whole", **options)
     with pytest.raises(RuntimeError, match="plug"):
-        fit(start, hub_pipe, replace(latents, target=fused(latents.target, 5)), tmp_path / "cut", **options)
+        fit(start, hub_pipe, replace(latents, target=latents.target.view(Fuse)), tmp_path / "cut", **options)
     work = tmp_path / "cut" / "inserter.fit"
     kept = read_last_checkpoint(work, read_json(work / CARD)["key"])
     assert kept is not None
@@ -187,6 +176,9 @@ def test_a_fit_kept_as_a_lora_is_the_merged_one(tiny_pipe: Any, latents: EditLat
     assert all(torch.allclose(loaded[key], value, atol=1e-6) for key, value in merged.items())
     with pytest.raises(UserError, match="was trained on"):
         load_edit_unet(small, base=build_unet(TINY))
+    for start, rank, expected in ((small, 3, "lora_rank=2"), (build_unet(TINY), 2, "save=merged")):
+        with pytest.raises(UserError, match=expected):
+            fit(start, tiny_pipe, latents, tmp_path / "c", lora_rank=rank, merged=False)
 
 
 @pytest.mark.slow
@@ -195,9 +187,7 @@ def test_a_blend_begins_at_a_network_that_was_kept_as_a_lora(
 ) -> None:
     small = fit(tiny_pipe.unet, tiny_pipe, latents, tmp_path / "small", lora_rank=2, merged=False)
     start, trained = load_edit_unet(small, base=tiny_pipe.unet).state_dict(), weights(tiny_micro / "inserter")
-    model = freeze(
-        compose_job("insertion", ["out=runs/x", f"model.source={tiny_micro}", "model.device=cpu"])
-    ).model
+    model = frozen("insertion", "out=runs/x", f"model.source={tiny_micro}", "model.device=cpu").model
     inputs = {"start": small, "trained": tiny_micro / "inserter"}
     payload = Payload(BlendSettings("insert", 0.5), inputs, model, tmp_path / "out", tmp_path / "work")
     payload.write(tmp_path / "payload.json")
@@ -281,8 +271,7 @@ CONFIG = ViewConfig(views=4, context=2.2, dilate=0.1, seed=0)
 def scene(number: int = 0, height: int = 90, width: int = 120) -> Pair:
     y, x = torch.meshgrid(torch.linspace(0, 1, height), torch.linspace(0, 1, width), indexing="ij")
     without = torch.stack([x, y, 0.5 + 0 * x])
-    mask = torch.zeros(1, height, width)
-    mask[:, 40:70, 20 + 5 * number : 44 + 5 * number] = 1
+    mask = rectangle(height, width, (40, 70), (20 + 5 * number, 44 + 5 * number))
     return Pair(f"scene-{number}", torch.where(mask > 0, 1.0, without), without, mask)
 
 
@@ -346,14 +335,8 @@ def test_two_ranks_encode_as_one(hub_pipe: Any, tmp_path: Path, monkeypatch: pyt
     for rank in "01":
         monkeypatch.setenv("RANK", rank)
         seen: list[tuple[int, int]] = []
-        both = edit_data(
-            Scenes(),
-            hub_pipe,
-            config,
-            "insert",
-            tmp_path / "two",
-            on_step=lambda *step, seen=seen: seen.append(step),
-        )
+        note = lambda *step, seen=seen: seen.append(step)  # noqa: E731
+        both = edit_data(Scenes(), hub_pipe, config, "insert", tmp_path / "two", on_step=note)
         counts.append(seen[-1])
     assert counts == [(2, 2), (1, 1)]
     assert (both.target == whole.target).all()

@@ -97,12 +97,8 @@ def test_any_bytes_at_all_are_read_or_refused_in_one_line(content: bytes) -> Non
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "note.json"
         path.write_bytes(content)
-        for read in (
-            jsonl.read_object,
-            jsonl.read_jsonl,
-            partial(jsonl.read_record, record=Note),
-            partial(jsonl.read_records, record=Note),
-        ):
+        typed = (partial(read, record=Note) for read in (jsonl.read_record, jsonl.read_records))
+        for read in (jsonl.read_object, jsonl.read_jsonl, *typed):
             try:
                 read(path)
             except UserError as error:

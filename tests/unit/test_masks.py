@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import rectangle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,14 +12,8 @@ from magic_insert.core.rand import generator
 from magic_insert.core.records import Box
 
 
-def random_mask(seed: int, density: float = 0.5, size: tuple[int, int] = (24, 31)) -> torch.Tensor:
-    return (torch.rand(1, *size, generator=generator(seed, "mask")) < density).float()
-
-
 def test_the_bounding_box_of_a_rectangle_is_the_rectangle_and_an_empty_mask_has_none() -> None:
-    mask = torch.zeros(1, 20, 30)
-    mask[:, 4:9, 11:23] = 1
-    assert masks.bounding_box(mask) == Box(11, 4, 12, 5)
+    assert masks.bounding_box(rectangle(20, 30, (4, 9), (11, 23))) == Box(11, 4, 12, 5)
     with pytest.raises(UserError, match="empty"):
         masks.bounding_box(torch.zeros(1, 5, 5))
 
@@ -28,8 +23,7 @@ def test_dilation_reaches_exactly_its_radius_and_a_blur_keeps_the_mean() -> None
     mask[:, 10, 10] = 1
     assert masks.bounding_box(masks.dilate(mask, 3)) == Box(7, 7, 7, 7)
     assert torch.equal(masks.dilate(mask, 0), mask)
-    mask = torch.zeros(1, 40, 40)
-    mask[:, 15:25, 18:22] = 1
+    mask = rectangle(40, 40, (15, 25), (18, 22))
     soft = masks.feather(mask, 4.0)
     assert masks.area(soft) == pytest.approx(masks.area(mask), rel=1e-4)
     assert float(soft.min()) >= 0
@@ -39,11 +33,10 @@ def test_dilation_reaches_exactly_its_radius_and_a_blur_keeps_the_mean() -> None
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.integers(0, 4))
 def test_erosion_is_inside_and_dilation_outside_and_both_undo_on_a_square(seed: int, radius: int) -> None:
-    mask = random_mask(seed)
+    mask = (torch.rand(1, 24, 31, generator=generator(seed, "mask")) < 0.5).float()
     assert bool((masks.erode(mask, radius) <= mask).all())
     assert bool((masks.dilate(mask, radius) >= mask).all())
-    square = torch.zeros(1, 30, 30)
-    square[:, 10:20, 10:20] = 1
+    square = rectangle(30, 30, (10, 20), (10, 20))
     assert torch.equal(masks.erode(masks.dilate(square, radius), radius), square)
 
 
@@ -58,8 +51,7 @@ def test_the_largest_component_or_the_one_that_meets_the_seed_is_kept_and_nothin
 
 
 def test_a_ring_is_filled_and_a_bay_is_not() -> None:
-    mask = torch.zeros(1, 20, 20)
-    mask[:, 5:15, 5:15] = 1
+    mask = rectangle(20, 20, (5, 15), (5, 15))
     mask[:, 8:12, 8:12] = 0
     ring = masks.fill_holes(mask)
     assert float(ring.sum()) == 100

@@ -10,11 +10,10 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from full_size import JOBS, run_job
+from helpers import frozen
 from hub_model import Hub
 from safetensors.torch import load_file
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PlanConfig
 from magic_insert.config.schema.shared import InserterConfig
 from magic_insert.core.errors import UserError
@@ -39,7 +38,7 @@ BATCH, SIDE = 3, 8
 
 
 def plan_of(hub: Hub, *words: str) -> PlanConfig:
-    return freeze(compose_job("plan", [*hub.words(ip_adapter="null"), *words]))
+    return frozen("plan", *hub.words(ip_adapter="null"), *words)
 
 
 def allocated(module: InsertionModule) -> dict[str, int]:
@@ -93,18 +92,15 @@ def test_checkpointing_keeps_little_and_a_mean_costs_what_is_trained(hub: Hub) -
     kept = count_insertion(whole)
     less = count_insertion(replace(whole, train=replace(whole.train, gradient_checkpointing=True)))
     assert less["activations"] < 0.5 * kept["activations"]
-    assert (
-        kept["mean"]
-        == kept["gradients"]
-        == nbytes(p.float() for p in Sizes.of(whole.model).build_unet(in_channels=9).parameters())
-    )
+    unet = Sizes.of(whole.model).build_unet(in_channels=9)
+    assert kept["mean"] == kept["gradients"] == nbytes(p.float() for p in unet.parameters())
 
 
 @pytest.mark.slow
 def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub: Hub) -> None:
     words = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null")
     asked = ["job=personalize", "personalization.validation.every=1", "personalization.validation.seeds=16"]
-    sampled = freeze(compose_job("plan", [*words, *asked]))
+    sampled = frozen("plan", *words, *asked)
     _, parts = loaded(Sizes.of(sampled.model), torch.float32)
     others = {name: nbytes(part.parameters()) for name, part in parts.items()}
     texts, judge = others["text_encoder"] + others["text_encoder_2"], others["image_encoder"]
@@ -124,7 +120,7 @@ def test_a_subject_is_planned_with_its_samples_and_less_where_encoders_wait(hub:
 def test_an_insertion_is_planned_with_the_edit_unet_beside_the_pipeline(hub: Hub, tmp_path: Path) -> None:
     half = hub.words(ip_adapter_weight="ip-adapter_sdxl.safetensors", controlnet="null", dtype="bfloat16")
     words = [*half, "job=insert", "inserter=diffusion"]
-    cfg = freeze(compose_job("plan", words))
+    cfg = frozen("plan", *words)
     start = edit_start(UNet2DConditionModel.from_config(Sizes.of(cfg.model).unet))
     save_unet(tmp_path, start)
     pipe = load_pipeline(cfg.model, device="meta")
@@ -137,7 +133,7 @@ def test_an_insertion_is_planned_with_the_edit_unet_beside_the_pipeline(hub: Hub
 
 def test_sdxls_own_sizes_are_counted_without_a_file(hub: Hub) -> None:
     """2.57 billion parameters in the UNet, 0.82 in the text encoders."""
-    cfg = freeze(compose_job("plan", ["model=sdxl"]))
+    cfg = frozen("plan", "model=sdxl")
     sizes = Sizes.of(cfg.model)
     count = sum(p.numel() for p in sizes.build_unet().parameters())
     assert count == 2_567_463_684
@@ -161,7 +157,7 @@ def documented() -> dict[str, list[list[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("command", documented())
 def test_the_figures_of_the_documents_are_the_plans(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    run_plan(freeze(compose_job("plan", shlex.split(command)[2:])))
+    run_plan(frozen("plan", *shlex.split(command)[2:]))
     lines = capsys.readouterr().out.splitlines()[2:]
     rows = documented()[command]
     assert rows
@@ -204,35 +200,32 @@ def test_every_setting_that_the_plan_names_is_one_of_the_job(job: str, together:
     greedy = [f"{part}.gradient_checkpointing=false" for part in ("personalization", "train", "fit")]
     words = ["model=sdxl", "model.dtype=float32", "inserter=diffusion"]
     words += ["gpus=8", *together[2:]] if together else ["fit.lora_rank=128"]
-    cfg = freeze(compose_job("plan", [f"job={job}", *words, *greedy]))
+    cfg = frozen("plan", f"job={job}", *words, *greedy)
     settings = " ".join(setting for setting, _ in itertools.islice(memory_options(cfg), 1, None)).split()
     assert len(settings) > 3
-    freeze(compose_job(job, ["model=sdxl", *FILES[job].split(), *together, *settings]))
+    frozen(job, "model=sdxl", *FILES[job].split(), *together, *settings)
 
 
 @pytest.mark.parametrize(("job", "part"), [("insertion", "train"), ("bootstrap", "fit")])
 def test_a_batch_that_processes_cannot_share_is_refused_before_anything_is_made(job: str, part: str) -> None:
-    words, expected = (
-        FILES[job].split(),
-        rf"{part}\.batch_size to be a multiple of 6.* set {part}\.batch_size=12",
-    )
+    words = FILES[job].split()
+    expected = rf"{part}\.batch_size to be a multiple of 6.* set {part}\.batch_size=12"
     with pytest.raises(UserError, match=expected):
-        freeze(compose_job(job, [*words, "exec=slurm", "exec.devices=3", "exec.nodes=2"]))
+        frozen(job, *words, "exec=slurm", "exec.devices=3", "exec.nodes=2")
     with pytest.raises(UserError, match=expected):
-        freeze(compose_job("plan", [f"job={job}", "gpus=6"]))
-    freeze(compose_job(job, [*words, "exec=torchrun", "exec.devices=0"]))  # as many as there are
+        frozen("plan", f"job={job}", "gpus=6")
+    frozen(job, *words, "exec=torchrun", "exec.devices=0")  # as many as there are
 
 
 def test_parts_of_the_foundation_that_share_a_batch_are_refused_one_that_they_cannot_share() -> None:
     three = ["exec=torchrun", "exec.devices=3", *(f"{part}.batch_size=6" for part in SHARED_PARTS)]
-    freeze(compose_job("foundation", [*three, "clip.batch_size=8", "metric_style.batch_size=8"]))
+    frozen("foundation", *three, "clip.batch_size=8", "metric_style.batch_size=8")
     for part in SHARED_PARTS:
         uneven = [*three, f"{part}.batch_size=8"]
-        with pytest.raises(
-            UserError, match=rf"{part}\.batch_size to be a multiple of 3.* set {part}\.batch_size=6"
-        ):
-            freeze(compose_job("foundation", uneven))
-        freeze(compose_job("foundation", [*uneven, f"{part}.steps=0", "start=folder"]))
+        expected = rf"{part}\.batch_size to be a multiple of 3.* set {part}\.batch_size=6"
+        with pytest.raises(UserError, match=expected):
+            frozen("foundation", *uneven)
+        frozen("foundation", *uneven, f"{part}.steps=0", "start=folder")
 
 
 SHARED_PARTS = ("vae", "generator", "controlnet", "remover", "inserter")

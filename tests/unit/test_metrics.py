@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.config.registry import METRICS
 from magic_insert.core.errors import UserError
@@ -41,9 +42,7 @@ def redrawn(**fields: Any) -> Sample:
 
 
 def square(top: int, left: int, side: int, size: int = 40) -> torch.Tensor:
-    mask = torch.zeros(1, size, size)
-    mask[:, top : top + side, left : left + side] = 1.0
-    return mask
+    return rectangle(size, size, (top, top + side), (left, left + side))
 
 
 def paste(background: torch.Tensor, mask: torch.Tensor, value: float = 0.9) -> torch.Tensor:
@@ -60,9 +59,6 @@ def inserted(
     """The columns of a composite."""
     embeddings = {"made": {}, "subject": {}, "scene": {}} | fields
     return measure(Sample("insert", picture=picture, background=background, mask=mask, **embeddings))
-
-
-# Redrawn subjects
 
 
 class Scorer:
@@ -108,9 +104,6 @@ def test_an_embedding_that_cannot_be_compared_names_its_column(broken: torch.Ten
         measure(redrawn(made={"dino": broken}, subject=vectors(1)))
 
 
-# Insertion
-
-
 def test_a_paste_leaves_the_outside_perfect_and_a_colour_cast_is_the_shift() -> None:
     background, mask = grey(), square(15, 15, 6)
     assert inserted(paste(background, mask), background, mask) == {
@@ -150,9 +143,6 @@ def test_identity_is_judged_against_the_subject_and_style_against_the_scene() ->
     assert (values["inside_identity"], values["inside_style"]) == (1.0, 1.0)
 
 
-# Truth
-
-
 def answer(picture: torch.Tensor, mask: torch.Tensor, effect: torch.Tensor) -> Truth:
     return Truth(picture, picture, mask, effect)
 
@@ -179,11 +169,7 @@ def test_the_true_insertion_is_perfect_and_a_bare_paste_has_no_shadow() -> None:
     truth = answer(picture, mask, effect)
     perfect = inserted(picture, background, mask, truth=truth)
     bare = inserted(paste(background, mask), background, mask, truth=truth)
-    assert (perfect["truth_effect_psnr"], perfect["truth_shadow_iou"], perfect["truth_mask_iou"]) == (
-        CAP_DB,
-        1,
-        1,
-    )
+    assert [perfect[f"truth_{name}"] for name in ("effect_psnr", "shadow_iou", "mask_iou")] == [CAP_DB, 1, 1]
     assert bare["truth_shadow_iou"] == 0.0
     assert bare["truth_effect_psnr"] == pytest.approx(-20 * math.log10(0.3), abs=1e-4)
 

@@ -4,17 +4,17 @@ import sys
 from collections.abc import Iterator
 from importlib import invalidate_caches
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from helpers import frozen
 from omegaconf import OmegaConf
 
 from magic_insert.bootstrap.filters import build_filters
 from magic_insert.cli.jobs import methods_side_by_side as rewrite
 from magic_insert.cli.main import job_help
-from magic_insert.config.compose import compose_job, frozen_from, group_options
-from magic_insert.config.freeze import freeze, to_yaml
+from magic_insert.config.compose import frozen_from, group_options
+from magic_insert.config.freeze import to_yaml
 from magic_insert.config.registry import ENCODERS, METRICS
 from magic_insert.core.errors import UserError
 from magic_insert.core.records import Subject
@@ -39,10 +39,6 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("darkroom", None)
 
 
-def frozen(job: str, *words: str) -> Any:
-    return freeze(compose_job(job, words))
-
-
 def test_naming_what_is_installed_imports_none_of_it() -> None:
     assert "contrast" in group_options("filter")
     frozen("bootstrap")
@@ -58,13 +54,8 @@ def test_a_filter_has_its_bounds_checked_and_judges() -> None:
 
 
 def test_a_stylizer_and_an_inserter_have_settings_of_their_own_in_help_run_and_record() -> None:
-    words = (
-        *INSERT,
-        "stylizer=negative",
-        "stylizer.strength=0.25",
-        "inserter=gloom",
-        "inserter.darkness=0.75",
-    )
+    words = (*INSERT, "stylizer=negative", "stylizer.strength=0.25", "inserter=gloom",
+             "inserter.darkness=0.75")  # fmt: skip
     cfg = frozen("insert", *words)
     assert (cfg.stylizer.strength, cfg.inserter.darkness) == (0.25, 0.75)
     assert frozen_from(OmegaConf.create(to_yaml(cfg)), "insert") == cfg

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import rectangle
 
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import png_bytes, save_png
@@ -36,8 +37,7 @@ NAMES = ("one", "two", "three")
 def pair(number: int, size: tuple[int, int] = (20, 24)) -> Pair:
     """A grey scene, a brighter square on it, its mask."""
     without = torch.full((3, *size), 0.1 + 0.2 * number)
-    mask = torch.zeros(1, *size)
-    mask[:, 5:10, 4 + number : 12] = 1
+    mask = rectangle(*size, (5, 10), (4 + number, 12))
     return Pair(NAMES[number % 3], torch.where(mask > 0, 1.0, without), without, mask)
 
 
@@ -127,7 +127,7 @@ def test_every_layout_gives_the_pairs_written(make: Callable[[Path], Listing], t
 def spoilt(root: Path) -> Listing:
     """A good pair and one of every kind of bad ones."""
     for name in ("good", "twin", "torn", "blank", "small", "full", "alone", "text"):
-        one = pair(0 if name == "twin" else hash_of(name))
+        one = pair(0 if name == "twin" else 1 + len(name) % 2)
         save_png(root / "with" / f"{name}.png", one.with_subject)
         if name != "alone":
             save_png(root / "without" / f"{name}.png", one.without)
@@ -142,10 +142,6 @@ def spoilt(root: Path) -> Listing:
     save_png(root / "without" / "small.png", torch.zeros(3, 10, 12))
     (root / "mask" / "text.png").write_text("no picture")
     return list_pairs(root)
-
-
-def hash_of(name: str) -> int:
-    return 1 + len(name) % 2
 
 
 def test_all_bad_pairs_are_named_in_one_error_or_skipped(tmp_path: Path) -> None:
@@ -200,9 +196,7 @@ def test_a_torn_shard_and_an_opaque_cut_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_composite_is_its_photograph_but_for_subject_and_shadow_each_time(tmp_path: Path) -> None:
-    alpha = torch.zeros(1, 40, 30)
-    alpha[:, 5:38, 8:22] = 1
-    save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), alpha)
+    save_png(tmp_path / "cut.png", torch.full((3, 40, 30), 0.5), rectangle(40, 30, (5, 38), (8, 22)))
     scene = torch.rand(3, 96, 128, generator=generator(0, "scene")) * 0.5 + 0.25
     save_png(tmp_path / "scene.png", scene)
     pairs = CompositePairs([tmp_path / "cut.png"], [tmp_path / "scene.png"], 6, seed=3)

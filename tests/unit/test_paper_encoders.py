@@ -59,8 +59,6 @@ def small_csd() -> paper.CsdNet:
     return paper.CsdNet(image_size=28, width=32, layers=2, heads=2, dim=16)
 
 
-# Preprocessing --------------------------------------------------------------------------------------------------------
-
 # (shorter side after the resize, mean, std) as the authors' own evaluation code states them, written out again here.
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
@@ -97,8 +95,6 @@ def test_a_picture_is_prepared_as_the_protocol_says(name: str, size: tuple[int, 
     assert error.mean() < 0.35
 
 
-# Golden vectors -------------------------------------------------------------------------------------------------------
-
 GOLDEN = {
     "dino_vits16": [0.068021, 0.011369, 0.092002, -0.080447, -0.012215, -0.081662],
     "dinov2_vits14": [-0.062185, 0.032511, -0.005392, 0.120334, -0.018847, 0.016229],
@@ -127,9 +123,6 @@ def test_clip_is_the_variant_openai_trained() -> None:
     with torch.device("meta"):
         network = paper.CLIP_B.network()
     assert type(network.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-
-
-# CSD ------------------------------------------------------------------------------------------------------------------
 
 
 def test_csd_has_the_published_names_and_shapes() -> None:
@@ -193,9 +186,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="only tensors"):
         convert_csd.convert(tmp_path / "evil.bin", tmp_path / "out.safetensors", expected_sha256=None)
     assert not (tmp_path / "was-run").exists()
-
-
-# Weights --------------------------------------------------------------------------------------------------------------
 
 
 def test_weights_from_a_folder_are_used_and_an_unknown_digest_is_told_in_the_card(tmp_path: Path) -> None:
@@ -264,9 +254,6 @@ def test_the_hubs_cache_is_read_at_the_pinned_commit_and_the_hub_asked_for_it_wh
     with pytest.raises(UserError, match="sha256 ffffffff"):
         paper.locate(other, root=None)
     assert "other weights" in paper.locate(other, root=None, accept_unknown=True).label
-
-
-# Sets -----------------------------------------------------------------------------------------------------------------
 
 
 def noise(seed: int, size: int = 64) -> torch.Tensor:

@@ -14,11 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from magic_insert.core.errors import UserError
 from magic_insert.models.micro import TINY, build_unet
-from magic_insert.models.pipeline import (
-    fingerprint,
-    load_pipeline,
-    plain_attention,
-)
+from magic_insert.models.pipeline import fingerprint, load_pipeline, plain_attention
 from magic_insert.paths import conf_dir
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import pytest
 from browser import Page
 from evaluation_rows import FACTS, synthetic_rows
+from helpers import frozen
 
 from magic_insert.cli.jobs import methods_side_by_side
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import ReportConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_json, write_json
@@ -56,11 +55,6 @@ def verdict_of(rows: Any, track: str) -> str:
     return verdict(frame_of(rows, track), main_table(rows, track))
 
 
-def page_of(out: Path, rows: Any, facts: dict[str, Any] = FACTS) -> Path:
-    write_report(out, rows, facts)
-    return out / REPORT_FILE
-
-
 @pytest.fixture(scope="module")
 def rows() -> list[dict[str, Any]]:
     return synthetic_rows()
@@ -70,7 +64,8 @@ def rows() -> list[dict[str, Any]]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole report with pictures."""
     folder = tmp_path_factory.mktemp("report")
-    return page_of(folder, synthetic_rows(pictures=folder))
+    write_report(folder, synthetic_rows(pictures=folder), FACTS)
+    return folder / REPORT_FILE
 
 
 def test_the_page_names_no_address_and_embeds_every_picture(report: Path) -> None:
@@ -233,22 +228,10 @@ def test_a_picture_outside_the_folder_is_not_shown(tmp_path: Path) -> None:
     assert outside.address("../pictures/bunny-00.png") is None
 
 
-@pytest.mark.slow
-def test_a_report_is_made_again_from_the_rows_with_the_facts_beside_them(tmp_path: Path) -> None:
-    rows = synthetic_rows(tracks=["insert"], num_subjects=3, num_backgrounds=2, pictures=tmp_path / "run")
-    write_rows(tmp_path / "run" / "rows.jsonl", rows)  # type: ignore[arg-type]
-    first = page_of(tmp_path / "run", rows)
-    again = run_report(ReportConfig(rows=str(tmp_path / "run" / "rows.jsonl"), out=str(tmp_path / "again")))
-    assert again.read_bytes() == first.read_bytes()
-    assert "deserves trust" in first.read_text(), "where the truth is known"
-
-
 def test_every_mean_of_the_tables_is_a_number_that_a_sweep_can_name(tmp_path: Path) -> None:
     rows = synthetic_rows(num_subjects=3, num_backgrounds=2)
     both = [main_table(rows, track) for track in ("stylize", "insert")]
-    log_tables(
-        freeze(compose_job("evaluate", methods_side_by_side([f"out={tmp_path}"]))), tmp_path, both, FACTS
-    )
+    log_tables(frozen("evaluate", *methods_side_by_side([f"out={tmp_path}"])), tmp_path, both, FACTS)
     assert read_numbers(tmp_path) == {
         f"{table.track}.{line.method}.{key}": estimate.mean
         for table in both
@@ -270,6 +253,9 @@ def test_facts_may_come_from_elsewhere_or_be_unknown(tmp_path: Path) -> None:
         assert label in page.read_text()
         assert ("deserves trust" in page.read_text()) == (facts is not None)
     assert read_json(tmp_path / "out" / "facts.json")["metrics"] == "paper"
+    write_rows(tmp_path / "out" / "rows.jsonl", rows)  # type: ignore[arg-type]
+    again = run_report(ReportConfig(rows=str(tmp_path / "out" / "rows.jsonl"), out=str(tmp_path / "again")))
+    assert again.read_bytes() == page.read_bytes(), "with the facts beside the rows"
     with pytest.raises(UserError, match="at least one row"):
         write_report(tmp_path, [], FACTS)
     for damage in ("[]", '{"benchmark": 3}', '{"cards": {}}', '{"has_truth": "yes"}'):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import rectangle
 from torch import Tensor, nn
 
 from magic_insert.core.errors import UserError
@@ -93,8 +94,7 @@ def test_a_group_of_which_one_picture_is_missing_is_embedded_as_if_none_were_the
 def test_the_subject_is_cut_out_by_its_mask_and_keyed_with_it(tmp_path: Path) -> None:
     rgb = torch.zeros(3, 40, 40)
     rgb[:, 10:20, 5:25] = 0.5
-    mask = torch.zeros(1, 40, 40)
-    mask[:, 10:20, 5:25] = 1
+    mask = rectangle(40, 40, (10, 20), (5, 25))
     save_png(tmp_path / "a.png", rgb)
     save_png(tmp_path / "m.png", mask)
     whole, cut = Picture(tmp_path / "a.png"), Picture(tmp_path / "a.png", tmp_path / "m.png")

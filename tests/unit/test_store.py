@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import flip, frozen
 
 from magic_insert.bootstrap.job import Source, publish
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_text
 from magic_insert.core.store import WORK, Entry, Request, Store, claim, finish, flaw_of
@@ -91,10 +90,7 @@ def test_an_interrupted_stage_goes_on_in_its_own_staging_folder(store: Store) ->
 
 
 def flip_a_bit(entry: Entry) -> None:
-    path = entry.folder / "deep" / "poem.txt"
-    content = bytearray(path.read_bytes())
-    content[3] ^= 1
-    path.write_bytes(content)
+    flip(entry.folder / "deep" / "poem.txt")
 
 
 def change(path: Path, old: bytes, new: bytes) -> None:
@@ -158,7 +154,7 @@ def test_a_store_that_turns_read_only_or_full_is_told_in_one_line_wherever_it_ha
 def test_no_room_for_the_products_is_told_in_one_line_and_the_old_ones_stay(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    cfg = freeze(compose_job("bootstrap", [f"out={tmp_path}/out", f"store={tmp_path}/store"]))
+    cfg = frozen("bootstrap", f"out={tmp_path}/out", f"store={tmp_path}/store")
     for file in ("config.json", WEIGHTS):
         write_text(tmp_path / "new" / file, "new")
         write_text(tmp_path / "out" / "inserter" / file, "old")

@@ -4,7 +4,6 @@ import http.client
 import json
 import random
 import re
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,9 +14,8 @@ from typing import Any
 import pytest
 import torch
 from evaluation_rows import synthetic_rows
+from helpers import frozen, serving
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.evaluation import ProtocolConfig
 from magic_insert.config.schema.jobs import StudyConfig
 from magic_insert.core.errors import UserError
@@ -81,8 +79,7 @@ def test_a_scrambled_picture_has_the_same_pixels_elsewhere(size: tuple[int, int]
 
 
 def config(out: Path, *words: str) -> StudyConfig:
-    cfg: StudyConfig = freeze(compose_job("study", [f"out={out}", *words]))
-    return cfg
+    return frozen("study", f"out={out}", *words)
 
 
 @pytest.fixture(scope="module")
@@ -98,15 +95,9 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "study"
 
 
-def shown(page: Path) -> list[list[dict[str, Any]]]:
-    """The forms that a page holds."""
-    text = page.read_text().split('type="application/json">')[1].split("</script>")[0]
-    forms: list[list[dict[str, Any]]] = json.loads(text)["forms"]
-    return forms
-
-
 def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(study: Path) -> None:
-    forms, key = shown(study / "index.html"), read_json(study / "key.json")
+    page, key = (study / "index.html").read_text(), read_json(study / "key.json")
+    forms = json.loads(page.split('type="application/json">')[1].split("</script>")[0])["forms"]
     listed = set(read_json(study / "study.json")["pictures"])
     assert len(forms) == len(key["forms"]) == 6
     for form, tasks in zip(forms, key["forms"], strict=True):
@@ -117,7 +108,6 @@ def test_a_form_shows_the_methods_own_pictures_and_nothing_says_whose_they_are(s
                     made = study.parent / f"pictures/insert-{meaning[side]}-{meaning['pair_id']}.png"
                     assert torch.equal(load_rgb(study / "pictures" / f"{task[side]}.png"), load_rgb(made))
             assert [name for name, _ in task["above"]] == ["subject", "background"]
-    page = (study / "index.html").read_text()
     for secret in ("personalized", "diffusion", "copy_paste", "bunny", "forest", SCRAMBLED):
         assert secret not in page
         assert all(secret not in path.name for path in (study / "pictures").iterdir())
@@ -148,12 +138,8 @@ def test_an_answer_that_belongs_elsewhere_is_refused(changes: dict[str, Any]) ->
 @pytest.fixture
 def port(study: Path) -> Iterator[int]:
     """The study served; answers are swept away afterwards."""
-    with study_server(study, 0) as server:
-        thread = threading.Thread(target=server.serve, daemon=True)
-        thread.start()
+    with serving(study_server(study, 0)) as server:
         yield server.port
-        server.stop()
-        thread.join()
     (study / "answers.jsonl").unlink(missing_ok=True)
 
 

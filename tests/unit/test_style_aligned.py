@@ -116,12 +116,6 @@ def test_the_way_back_leads_to_the_noise_and_back(tiny_pipe: Any, monkeypatch: p
             latents, kept.sqrt() * clean + (1 - kept).sqrt() * noise, atol=0.15, rtol=0.05
         )
 
-    sample(
-        tiny_pipe,
-        words,
-        [0, 1],
-        steps=steps,
-        guidance=1.0,
-        features=Features(scheduler=scheduler, replace=lambda done, latents: trail[done]),
-    )
+    features = Features(scheduler=scheduler, replace=lambda done, latents: trail[done])
+    sample(tiny_pipe, words, [0, 1], steps=steps, guidance=1.0, features=features)
     torch.testing.assert_close(ends[0], clean, atol=0.15, rtol=0.05)

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import frozen
 
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.jobs import PersonalizeConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.images import save_png
@@ -57,13 +56,8 @@ def test_a_shift_never_cuts_the_subject(shift: tuple[float, float]) -> None:
 
 
 def test_the_bucket_of_a_square_is_the_square_and_of_others_sdxls_own_of_as_many_pixels() -> None:
-    known = {
-        (1000, 1000): (1024, 1024),
-        (1500, 1000): (1216, 832),
-        (900, 1600): (768, 1344),
-        (4, 9): (640, 1536),
-    }
-    for (height, width), frame in known.items():
+    known = [((1000, 1000), (1024, 1024)), ((1500, 1000), (1216, 832)), ((900, 1600), (768, 1344))]
+    for (height, width), frame in (*known, ((4, 9), (640, 1536))):
         tall = Subject(torch.rand(3, height, width), torch.ones(1, height, width), "opaque")
         assert bucket(tall, 1024) == frame
     assert bucket(block(60, 30), 64) == (96, 40)  # of the cut-out, not of its picture
@@ -110,7 +104,7 @@ def touch(*paths: Path) -> None:
 
 
 def asked(subject: Path | str, out: Path, *more: str) -> PersonalizeConfig:
-    return freeze(compose_job("personalize", [f"subject={subject}", f"out={out}", *more]))
+    return frozen("personalize", f"subject={subject}", f"out={out}", *more)
 
 
 def test_a_folder_holds_one_subject_per_picture_and_per_folder(tmp_path: Path) -> None:
@@ -129,13 +123,13 @@ def test_what_cannot_be_a_subject_is_refused_by_name(tmp_path: Path) -> None:
     touch(*(tmp_path / "crowd" / "cat" / f"{i}.png" for i in range(6)))
     touch(tmp_path / "pair" / "cat" / "a.png", tmp_path / "pair" / "cat" / "a.jpg")
     (tmp_path / "nothing").mkdir()
-    for name, words in (
-        ("twins", "different names"),
-        ("crowd", "1 to 5"),
-        ("pair", "different names"),
-        ("nothing", "got none"),
-        ("missing.png", "no file"),
-    ):
+    refused = {
+        "twins": "different names",
+        "pair": "different names",
+        "crowd": "1 to 5",
+        "nothing": "got none",
+    }
+    for name, words in {**refused, "missing.png": "no file"}.items():
         with pytest.raises(UserError, match=words):
             subjects_of(asked(tmp_path / name, tmp_path / "out"))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import tiny_config
+from helpers import flip, tiny_config
 from safetensors.torch import load_file, save_file
 
 from magic_insert.core.digest import sha256_file
@@ -27,12 +27,6 @@ NETWORK = "diffusion_pytorch_model.safetensors"
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was found sound is remembered in a folder of the test."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-
-
-def flip(path: Path, place: int) -> None:
-    content = bytearray(path.read_bytes())
-    content[place // 8] ^= 1 << place % 8
-    path.write_bytes(content)
 
 
 def test_tensors_come_back_with_their_metadata_and_the_file_has_known_bytes(tmp_path: Path) -> None:

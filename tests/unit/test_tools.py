@@ -8,7 +8,7 @@ from types import ModuleType
 import pandas as pd
 import pytest
 import torch
-from helpers import module_at
+from helpers import module_at, oval
 from own_cut import measure
 from seed_table import lines_of, main
 
@@ -97,18 +97,14 @@ def test_every_command_of_parity_has_its_reference(parity: ModuleType) -> None:
 
 @pytest.mark.slow
 def test_a_cut_is_judged_by_the_matte_that_was_laid(tmp_path: Path) -> None:
-    y, x = torch.meshgrid(torch.linspace(-1, 1, 160), torch.linspace(-1, 1, 160), indexing="ij")
-    disc = torch.cat(
-        [torch.tensor([0.9, 0.2, 0.1])[:, None, None].expand(3, 160, 160), (x.hypot(y) < 0.9)[None]]
-    )
-    save_png(tmp_path / "disc.png", disc)
+    save_png(tmp_path / "oval.png", oval(160))
     save_png(tmp_path / "plain.png", torch.tensor([0.7, 0.8, 0.9])[:, None, None].expand(3, 240, 240))
-    pairs = CompositePairs([tmp_path / "disc.png"], [tmp_path / "plain.png"], 1, seed=3)
+    pairs = CompositePairs([tmp_path / "oval.png"], [tmp_path / "plain.png"], 1, seed=3)
     rows = measure(pairs, ["u2net", "alpha"], tmp_path / "poor")
     found = rows.set_index(["framing", "segmenter"])["iou"]
     assert found["framed", "u2net"].min() > 0.8
     assert found[:, "alpha"].max() == 0  # an opaque picture has none
-    assert {"disc"} == set(rows["subject"])
+    assert {"oval"} == set(rows["subject"])
 
 
 @pytest.mark.slow

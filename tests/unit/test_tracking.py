@@ -5,11 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from helpers import frozen
 from rounds_sample import sample_row, write_run
 
 from magic_insert.bootstrap.job import flat
-from magic_insert.config.compose import compose_job
-from magic_insert.config.freeze import freeze
 from magic_insert.config.schema.shared import LoggerConfig
 from magic_insert.core.jsonl import read_jsonl, write_json
 from magic_insert.launch.results import SHOWN_OF_ROUNDS, build_view, flat_numbers, read_numbers
@@ -58,25 +57,14 @@ INSTALLED = find_spec("wandb_workspaces") is not None
 needs_workspaces = pytest.mark.skipif(
     not INSTALLED, reason="wandb-workspaces is not installed: pip install 'magic-insert[workspaces]'"
 )
-ROW = {
-    "harvested": 4,
-    "accepted": 2,
-    "rejected": 2,
-    "metrics": {
-        network: {group: {"effect_psnr": 20.0} for group in ("photo", "seen", "unseen")}
-        for network in ("inserter", "remover")
-    },
-    "acceptance": {"ink": 0.5},
-    "filter": None,
-}
 
 
 @needs_workspaces
 def test_every_panel_draws_something_that_is_logged() -> None:
-    view = build_view(freeze(compose_job("dashboard", ["run=runs/mine"])), "somebody")._to_model()
+    view = build_view(frozen("dashboard", "run=runs/mine"), "somebody")._to_model()
     stored = view.model_dump(by_alias=True, exclude_none=True)["spec"]["section"]
     (section,) = stored["panelBankConfig"]["sections"]
-    logged = {f"bootstrap/{name}" for name in flat(ROW)} | {"fit-insert-1/loss"}
+    logged = {f"bootstrap/{name}" for name in flat(sample_row(1))} | {"fit-insert-1/loss"}
     for panel in (panel["config"] for panel in section["panels"]):
         if panel.get("useMetricRegex"):
             assert any(re.fullmatch(panel["metricRegex"], name) for name in logged), panel["chartTitle"]

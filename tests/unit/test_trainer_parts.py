@@ -58,8 +58,9 @@ def test_rates_follow_the_schedule_and_tokens_rest_after_their_share() -> None:
     assert all(unet > 0 and tokens == 0 for unet, tokens in seen[5:])
 
 
-def with_base_rates(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
-    """As the trainer does before its first step."""
+def build(cfg: PersonalizationConfig, parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
+    """With base rates, as the trainer notes them before its first step."""
+    optimizer = build_optimizer(cfg, parts, CPU)
     for group in optimizer.param_groups:
         group["base_lr"] = group["lr"]
     return optimizer
@@ -83,12 +84,11 @@ def assert_it_resumes_to_the_same_bits(
     folder: Path,
     cfg: PersonalizationConfig,
     start: Callable[[], dict[str, list[nn.Parameter]]],
-    build: Callable[[dict[str, list[nn.Parameter]]], torch.optim.Optimizer],
 ) -> None:
     """Eight steps in one go, and four, a checkpoint and four with what was read from it."""
     whole, first = start(), start()
-    quadratic_steps(cfg, whole, build(whole), range(8))
-    optimizer = build(first)
+    quadratic_steps(cfg, whole, build(cfg, whole), range(8))
+    optimizer = build(cfg, first)
     quadratic_steps(cfg, first, optimizer, range(4))
     values = {name: part[0].detach() for name, part in first.items()}
     save_checkpoint(folder, step=4, key="k", values=values, optimizer=optimizer)
@@ -97,7 +97,7 @@ def assert_it_resumes_to_the_same_bits(
     second = {
         name: [nn.Parameter(found.values[name].clone().to(part[0].device))] for name, part in first.items()
     }
-    resumed = build(second)
+    resumed = build(cfg, second)
     found.restore_optimizer(resumed)
     quadratic_steps(cfg, second, resumed, range(4, 8))
     assert all(torch.equal(whole[name][0], second[name][0]) for name in whole)
@@ -106,11 +106,7 @@ def assert_it_resumes_to_the_same_bits(
 def test_prodigy_resumes_to_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("prodigyopt")
     cfg = replace(CONFIG, optimizer="prodigy", lr_unet=1.0, lr_tokens=1.0)
-
-    def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-        return with_base_rates(build_optimizer(cfg, parts, CPU))
-
-    assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights, build)
+    assert_it_resumes_to_the_same_bits(tmp_path, cfg, weights)
 
 
 def test_eight_bit_states_take_a_byte_each_and_resume_to_the_same_bits(tmp_path: Path) -> None:
@@ -122,16 +118,13 @@ def test_eight_bit_states_take_a_byte_each_and_resume_to_the_same_bits(tmp_path:
         large = torch.randn(64, 128, generator=generator(0, "weights"))
         return {"unet": [nn.Parameter(large)], "tokens": [nn.Parameter(large[0].clone())]}
 
-    def build(parts: dict[str, list[nn.Parameter]]) -> torch.optim.Optimizer:
-        return with_base_rates(build_optimizer(cfg, parts, CPU))
-
-    assert_it_resumes_to_the_same_bits(tmp_path, cfg, start, build)
+    assert_it_resumes_to_the_same_bits(tmp_path, cfg, start)
     parts = start()
-    quadratic_steps(cfg, parts, optimizer := build(parts), range(8))
+    quadratic_steps(cfg, parts, optimizer := build(cfg, parts), range(8))
     states = [[optimizer.state[part[0]][f"state{i}"] for i in (1, 2)] for part in parts.values()]
     assert [[state.dtype for state in pair] for pair in states] == [[torch.uint8] * 2, [torch.float32] * 2]
     whole = start()
-    quadratic_steps(cfg, whole, with_base_rates(build_optimizer(CONFIG, whole, CPU)), range(8))
+    quadratic_steps(cfg, whole, build(CONFIG, whole), range(8))
     moved = (whole["unet"][0] - start()["unet"][0]).abs().mean()
     assert (whole["unet"][0] - parts["unet"][0]).abs().mean() < 0.02 * moved
 
