@@ -6,7 +6,6 @@ and its verdicts go into that file as they are given. With `verdicts` it reads t
 people agree, and writes `quality.json` for filter=learned.
 """
 
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -80,19 +78,14 @@ def review_server(out: Path, port: int) -> PageServer:
         UserError: the port is taken.
     """
     verdicts: dict[str, Any] = {**read_record(out / VERDICTS, filters.Verdicts).verdicts}
-    lock = threading.Lock()
-
-    def keep(name: str, word: str) -> None:
-        with lock:
-            verdicts[name] = word
-            write_json(out / VERDICTS, {"verdicts": verdicts})
 
     async def judge(request: Request) -> Response:
         given = await json_of(request)
         name, word = str(given.get("id")), str(given.get("verdict"))
         if name not in verdicts or word not in WORDS.values():
             raise UserError(f"expected a removal of this page and accept or reject, got {name!r}: {word!r}")
-        await run_in_threadpool(keep, name, word)
+        verdicts[name] = word
+        write_json(out / VERDICTS, {"verdicts": verdicts})
         return JSONResponse({})
 
     def served(request: Request) -> Response:

@@ -88,9 +88,11 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
     Raises:
         UserError: see the steps; what was finished before stays.
     """
-    out = Path(cfg.out)
+    from magic_insert.models.encoders import EncoderSet
+
+    out, known = Path(cfg.out), EncoderSet(cfg.metrics, cfg.encoders)
     if rank() == 0:
-        encoder_set(cfg).check()  # hours of drawing should not end at a missing file
+        known.check()  # hours of drawing should not end at a missing file
     with terminal_bars(STEPS) as on_event:
         bench = prepare(cfg, out, on_event)
         if (out / ROWS_FILE).is_file():
@@ -99,7 +101,7 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        rows, judges = score(cfg, bench, out, on_event)
+        rows, judges = score(cfg, bench, known, out, on_event)
     if rank() != 0:
         return None
     write_rows(out / ROWS_FILE, rows)
@@ -113,25 +115,18 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
 # Steps
 
 
-def open_source(cfg: EvaluateConfig) -> Source:
-    """The benchmark that the configuration names.
-
-    Raises:
-        UserError: its pictures are not there.
-    """
-    if cfg.benchmark.name == "toyplop":
-        return ToyPlop(cfg.benchmark)
-    make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
-    return make(cfg.benchmark, cfg.segmenter)
-
-
 def prepare(cfg: EvaluateConfig, out: Path, on_event: OnEvent) -> Benchmark:
     """The benchmark, laid out as files in `out`/inputs.
 
     Raises:
-        UserError: a picture is damaged, or `out` holds another benchmark.
+        UserError: its pictures are not there, a picture is damaged, or `out` holds another benchmark.
     """
-    source = open_source(cfg)
+    source: Source
+    if cfg.benchmark.name == "toyplop":
+        source = ToyPlop(cfg.benchmark)
+    else:
+        make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
+        source = make(cfg.benchmark, cfg.segmenter)
     bench = describe(source, cfg.benchmark, out / INPUTS)
     if rank() == 0:
         benchmarks.claim(bench)
@@ -166,15 +161,17 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent
     return clock.seconds
 
 
-def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -> tuple[list[Row], Judges]:
-    """The rows of every entry, and what judged them.
+def score(
+    cfg: EvaluateConfig, bench: Benchmark, known: Any, out: Path, on_event: OnEvent
+) -> tuple[list[Row], Judges]:
+    """The rows of every entry, and what judged them; `known` is the `models.encoders.EncoderSet`.
 
     Raises:
         UserError: an encoder is missing or damaged, a picture is damaged, an embedding is not finite.
     """
     from magic_insert.models.pipeline import resolve_device
 
-    encoders, lpips = encoder_set(cfg).load(resolve_device(cfg.model.device))
+    encoders, lpips = known.load(resolve_device(cfg.model.device))
     units = by_unit(list_entries(cfg, bench, out))
     groups = picture_groups(bench, units)
     keys = keys_of([picture for group in groups for picture in group])
@@ -190,17 +187,6 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -
         judges.judge_all(shares, tick)
     wait_for_all()
     return (merge(judges.collect(units)) if rank() == 0 else []), judges
-
-
-def encoder_set(cfg: EvaluateConfig) -> Any:
-    """The judges that the configuration names, as `models.encoders.EncoderSet`; nothing is loaded.
-
-    Raises:
-        UserError: an encoder that this set cannot have.
-    """
-    from magic_insert.models.encoders import EncoderSet
-
-    return EncoderSet(cfg.metrics, cfg.encoders)
 
 
 def wait_for_all() -> None:
@@ -331,13 +317,9 @@ class PairView:
 
 def counted(views: Sequence[PairView], method: str) -> str:
     """How many of the pictures of one method pass each question: "style followed in 4 of 4, ..."."""
-    parts = []
-    for question in QUESTIONS:
-        answers = [question.answer(view.scores[method]) for view in views]
-        known = [answer for answer in answers if answer is not None]
-        if known:
-            parts.append(f"{question.asks} in {sum(known)} of {len(known)}")
-    return ", ".join(parts)
+    found = {q.asks: [q.answer(view.scores[method]) for view in views] for q in QUESTIONS}
+    known = {asks: [yes for yes in answers if yes is not None] for asks, answers in found.items()}
+    return ", ".join(f"{asks} in {sum(yes)} of {len(yes)}" for asks, yes in known.items() if yes)
 
 
 def run_demo(cfg: EvaluateConfig) -> Path | None:
@@ -370,7 +352,12 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     write_text(out / "demo.html", page)
     numbers = {f"{view.title} ({view.style})": view.scores for view in views}
     write_json(out / "demo.json", {"counts": counts, "pairs": numbers})
-    Console(stderr=True).print(score_table(views))
+    # What the questions read off each picture; the page has every number.
+    table = TerminalTable("style", "method", *(question.asks for question in QUESTIONS))
+    for view in views:
+        for name, values in view.scores.items():
+            table.add_row(view.style, name.split(":")[0], *(question.cell(values) for question in QUESTIONS))
+    Console(stderr=True).print(table)
     for method, found in counts.items():
         print(f"{method}: {found}")
     print(f"sheet  {(out / 'demo.png').resolve()}\npage   {(out / 'demo.html').resolve()}")
@@ -400,12 +387,3 @@ def view_of(rows: Sequence[Row], out: Path) -> PairView:
         f"{first['subject']} in {first['background']}", str(first["style"]),
         {name: out / pictures[name] for name in order}, scores,
     )  # fmt: skip
-
-
-def score_table(views: Sequence[PairView]) -> TerminalTable:
-    """What the questions read off each picture, for the terminal; the page has every number."""
-    table = TerminalTable("style", "method", *(question.asks for question in QUESTIONS))
-    for view in views:
-        for name, values in view.scores.items():
-            table.add_row(view.style, name.split(":")[0], *(question.cell(values) for question in QUESTIONS))
-    return table

@@ -17,6 +17,7 @@ Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are flo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,6 @@ def mask_file(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}.mask.png")
 
 
-def needs_stylised(cfg: EvaluateConfig) -> bool:
-    """Whether redrawn subjects are wanted, as results or as what is inserted."""
-    drawn = any(inserter.name != IMAGES for inserter in cfg.chosen_inserters.values())
-    return "stylize" in cfg.tracks or drawn
-
-
 def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
     """Methods of the track `insert` as (name, stylizer, inserter); composites made elsewhere have no stylizer."""
     methods: list[tuple[str, str | None, str]] = []
@@ -111,18 +106,15 @@ def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
     return methods
 
 
-def other_subject(bench: Benchmark, pair: BenchPair, seed: int) -> str | None:
-    """A random other subject of the benchmark for this pair; None when it has only one."""
-    others = [subject.id for subject in bench.subjects if subject.id != pair.subject]
-    return others[fold_in(seed, "random subject", pair.pair_id) % len(others)] if others else None
-
-
 def list_entries(cfg: EvaluateConfig, bench: Benchmark, out: Path) -> list[Entry]:
     """All rows to be, in a fixed order: track, method, pair, seed."""
     entries: list[Entry] = []
     for track in cfg.tracks:
-        for method, seeds in _methods(cfg, track):
-            entries += [_drawn(out, track, method, pair, seed, cfg) for pair in bench.pairs for seed in seeds]
+        for (method, seeds), pair in product(_methods(cfg, track), bench.pairs):
+            for seed in seeds:
+                picture = picture_file(out, track, method, pair, seed)
+                mask = mask_file(picture) if track == "insert" else None
+                entries.append(Entry(track, method, pair, seed, picture, mask))
         if cfg.floors:
             entries += _floors(cfg, bench, out, track)
     return entries
@@ -139,16 +131,12 @@ def _methods(cfg: EvaluateConfig, track: str) -> list[tuple[str, list[int]]]:
     ]
 
 
-def _drawn(out: Path, track: str, method: str, pair: BenchPair, seed: int, cfg: EvaluateConfig) -> Entry:
-    picture = picture_file(out, track, method, pair, seed)
-    return Entry(track, method, pair, seed, picture, mask_file(picture) if track == "insert" else None)
-
-
 def pasted_floors(cfg: EvaluateConfig, bench: Benchmark, pair: BenchPair) -> dict[str, str]:
-    """The floors of an insertion that are made here, and whose picture each pastes."""
-    other = other_subject(bench, pair, cfg.seed)
-    named = {COPY_PASTE: pair.subject, CONTACT_SHADOW: pair.subject, RANDOM_SUBJECT: other}
-    return {method: subject for method, subject in named.items() if subject is not None}
+    """The floors of an insertion that are made here, and whose picture each pastes; a random other subject's if any."""
+    named = {COPY_PASTE: pair.subject, CONTACT_SHADOW: pair.subject}
+    if others := [subject.id for subject in bench.subjects if subject.id != pair.subject]:
+        named[RANDOM_SUBJECT] = others[fold_in(cfg.seed, "random subject", pair.pair_id) % len(others)]
+    return named
 
 
 def _floors(cfg: EvaluateConfig, bench: Benchmark, out: Path, track: str) -> list[Entry]:
@@ -227,11 +215,17 @@ class Workshop:
         """
         self.cfg, self.bench, self.out, self.on_event = cfg, bench, out, on_event
         inserted = cfg.chosen_inserters if "insert" in cfg.tracks else {}
-        redrawn = cfg.chosen_stylizers if needs_stylised(cfg) else {}
+        # As results, or as what is inserted.
+        wanted = "stylize" in cfg.tracks or any(i.name != IMAGES for i in cfg.chosen_inserters.values())
+        redrawn = cfg.chosen_stylizers if wanted else {}
         self.stylizers = {name: s for name, s in redrawn.items() if s.name != IMAGES}
         self.inserters = {name: i for name, i in inserted.items() if i.name != IMAGES}
+        groups = ("personalization", "style", "sampling")  # the job's, with the method's own keys in them
         self.redrawing = {
-            name: self.model.using(**self._of_stylizer(s)) for name, s in self.stylizers.items()
+            name: self.model.using(
+                stylizer=s, **{g: overridden(getattr(cfg, g), getattr(s, g), g) for g in groups}
+            )
+            for name, s in self.stylizers.items()
         }
         self.inserting = {
             name: self.model.using(inserter=i, composite=i.composite) for name, i in self.inserters.items()
@@ -257,12 +251,6 @@ class Workshop:
             InserterConfig(name="copy_paste"), seed=cfg.seed, subjects=home,
         )  # fmt: skip
         return MagicInsert(settings)
-
-    def _of_stylizer(self, stylizer: EvaluatedStylizer) -> dict[str, Any]:
-        """The settings of a method: the job's, with the method's own keys in them."""
-        groups = ("personalization", "style", "sampling")
-        own = {name: overridden(getattr(self.cfg, name), getattr(stylizer, name), name) for name in groups}
-        return {"stylizer": stylizer, **own}
 
     def claim_methods(self) -> None:
         """Marks each method's folder with what its pictures depend on.
@@ -428,41 +416,29 @@ def match_files(images: MadeElsewhere, pairs: Sequence[BenchPair], method: str) 
     Raises:
         UserError: two pairs share a name, files are missing, or there are pictures that belong to no pair.
     """
-    place = Path(str(images.dir))
-    found = {pair.pair_id: place / name_of(images.pattern, pair) for pair in pairs}
+    place, found = Path(str(images.dir)), dict[str, Path]()
+    for pair in pairs:
+        named = images.pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
+        found[pair.pair_id] = place / named.replace("{side}", pair.side or "")
     if len(set(found.values())) < len(found):
         raise UserError(
             f"expected a name of its own for every pair of {method}, got pairs that share one; "
             "put {side} into its pattern, as in 'res_{subject}_{background}_{side}.jpg'"
         )
-    missing = [path for path in found.values() if not path.is_file()]
-    folders = sorted({path.parent for path in found.values()})
     wanted = set(found.values())
-    surplus = [
-        path for folder in folders if folder.is_dir() for path in pictures_in(folder) if path not in wanted
-    ]
-    if missing or surplus:
-        wrong = [
-            f"{len(paths)} {word} ({_some(paths)})"
-            for word, paths in (("missing", missing), ("surplus", surplus))
-            if paths
-        ]
+    folders = sorted({path.parent for path in wanted if path.parent.is_dir()})
+    missing = [path for path in found.values() if not path.is_file()]
+    surplus = [path for folder in folders for path in pictures_in(folder) if path not in wanted]
+    wrong = []
+    for word, paths in (("missing", missing), ("surplus", surplus)):
+        names = ", ".join([*(path.name for path in paths[:SHOWN]), *(["..."] if paths[SHOWN:] else [])])
+        wrong += [f"{len(paths)} {word} ({names})"] if paths else []
+    if wrong:
         raise UserError(
             f"expected one picture for each of {len(found)} pairs of {method} in {place}, got {' and '.join(wrong)}; "
             "choose the pairs with benchmark.subjects, benchmark.backgrounds, benchmark.pairs, or correct the pattern"
         )
     return found
-
-
-def name_of(pattern: str, pair: BenchPair) -> str:
-    """The file name of a pair; `{side}` is l or r."""
-    named = pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
-    return named.replace("{side}", pair.side or "")
-
-
-def _some(paths: Sequence[Path]) -> str:
-    names = [path.name for path in paths[:SHOWN]]
-    return ", ".join([*names, "..."] if len(paths) > SHOWN else names)
 
 
 def adopt(

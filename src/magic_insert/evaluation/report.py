@@ -101,7 +101,8 @@ def write_report(
     if not rows:
         raise UserError("expected at least one row for a report, got none; evaluate something first")
     album = Album(pictures or out)
-    parts = [track_part(rows, track, facts, album, seed) for track in statistics.tracks_of(rows)]
+    tracks = sorted({row["track"] for row in rows}, reverse=True)  # stylize first
+    parts = [track_part(rows, track, facts, album, seed) for track in tracks]
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
@@ -231,9 +232,9 @@ class Album:
         return self.known[path]
 
 
-def thumbnail(image: Float[Tensor, "3 H W"], side: int = SIDE) -> Float[Tensor, "3 h w"]:
-    """`image` with its longer side brought down to `side`; a smaller picture stays as it is."""
-    return area_resize(image, *size_within(image.shape[-2:], side))
+def thumbnail(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+    """`image` with its longer side brought down to SIDE; a smaller picture stays as it is."""
+    return area_resize(image, *size_within(image.shape[-2:], SIDE))
 
 
 def varied(rows: Sequence[Row], count: int) -> list[str]:

@@ -60,12 +60,12 @@ class Picture:
         Raises:
             UserError: a file is missing.
         """
-        shas = []
-        for path in (self.file, self.mask):
-            if path is not None and not path.is_file():
+        files = [path for path in (self.file, self.mask) if path is not None]
+        for path in files:
+            if not path.is_file():
                 raise UserError(f"expected a picture at {path}, got no such file; make it again")
-            shas.append(None if path is None else sha256_file(path))
-        return str(shas[0]) if self.mask is None else digest(shas)
+        shas = [sha256_file(path) for path in files]
+        return shas[0] if self.mask is None else digest(shas)
 
     def pixels(self) -> Float[Tensor, "3 _ _"]:
         """The picture; transparent parts are white.

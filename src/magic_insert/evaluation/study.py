@@ -13,7 +13,6 @@ Shape letters: H, W pixels.
 
 import random
 import shutil
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +23,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -334,24 +332,16 @@ def study_server(folder: Path, port: int) -> PageServer:
     Raises:
         UserError: no study there, or the port is taken.
     """
-    study, answers, lock = (
-        read_record(folder / "study.json", Served),
-        folder / "answers.jsonl",
-        threading.Lock(),
-    )
+    study, answers = read_record(folder / "study.json", Served), folder / "answers.jsonl"
 
+    # Both in the server's own thread, so that nobody reads while a line is being written.
     async def store(request: Request) -> Response:
         answer = check_answer(await json_of(request), study.study, study.forms, "this answer")
-        await run_in_threadpool(append, asdict(answer))
+        append_jsonl(answers, asdict(answer))
         return JSONResponse({})
 
-    def append(answer: dict[str, Any]) -> None:
-        with lock:
-            append_jsonl(answers, answer)
-
-    def next_rater(request: Request) -> Response:
-        with lock:
-            begun = {row.get("rater") for row in read_jsonl(answers)} if answers.is_file() else set()
+    async def next_rater(request: Request) -> Response:
+        begun = {row.get("rater") for row in read_jsonl(answers, begun=False)}
         free = next((number for number in range(len(study.forms)) if number not in begun), 0)
         return JSONResponse({"rater": free})
 
