@@ -283,14 +283,8 @@ def mixed(drawn: EditLatents, photos: EditLatents, photo_share: float) -> EditLa
     num_photos = min(count - 1, round(photo_share * count))
     rows = np.arange(count - num_photos) % len(drawn.target), np.arange(num_photos) % len(photos.target)
 
-    def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.concatenate([first[rows[0]], second[rows[1]]])
-
-    return EditLatents(
-        both(drawn.condition, photos.condition),
-        both(drawn.target, photos.target),
-        both(drawn.mask, photos.mask),
-    )
+    both = ((drawn.condition, photos.condition), (drawn.target, photos.target), (drawn.mask, photos.mask))
+    return EditLatents(*(np.concatenate([first[rows[0]], second[rows[1]]]) for first, second in both))
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float
@@ -328,10 +327,12 @@ def run_imagine(path: Path) -> None:
     items = imagined_items(payload.settings)
     if rank() == 0:
         write_index(payload.out, items, truth=False)
-    mine, undrawn = (
-        groups_left(items, DRAWN_TOGETHER, partial(_layer_of, payload.out, layer)) for layer in (MASK, WITH)
-    )
-    if undrawn:
+
+    def left(layer: str) -> list[list[Item]]:
+        return groups_left(items, DRAWN_TOGETHER, lambda item: [picture_file(payload.out, layer, item.id)])
+
+    mine = left(MASK)
+    if undrawn := left(WITH):
         _imagine(payload, undrawn)
     for group in tracked(payload, mine, "finding subjects"):
         for item in group:
@@ -342,10 +343,6 @@ def run_imagine(path: Path) -> None:
                 continue
             if float(alpha.max()) >= INSIDE:
                 save_png(picture_file(payload.out, MASK, item.id), alpha)
-
-
-def _layer_of(out: Path, layer: str, item: Item) -> list[Path]:
-    return [picture_file(out, layer, item.id)]
 
 
 def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:
