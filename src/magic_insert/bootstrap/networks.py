@@ -42,7 +42,7 @@ from magic_insert.bootstrap.measure import (
     truth_of,
 )
 from magic_insert.core.effect_layer import transfer_effect
-from magic_insert.core.events import stage, terminal_bars
+from magic_insert.core.events import stage, terminal_bars, tracked
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import as_levels, load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
@@ -107,7 +107,7 @@ def run_harvest(path: Path) -> None:
         return
     pipe = load_pipeline(payload.model, draws=False)
     remover = edit_unet_of(pipe, payload.inputs["remover"])
-    for group in stages.tracked(payload, groups, "removing subjects"):
+    for group in tracked(groups, "removing subjects", shown=payload.progress):
         ids = stages.ids_of(group)
         on = load(pool, stages.WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
         removed = edit(pipe, remover, *on, EditSampling(settings.seed, ids, settings.steps))
@@ -128,7 +128,7 @@ def run_measure(path: Path) -> None:
     pipe = load_pipeline(payload.model, draws=False)
     cycle = payload.settings.cycle
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
-    for group in stages.tracked(payload, groups, "measuring removals"):
+    for group in tracked(groups, "measuring removals", shown=payload.progress):
         ids = stages.ids_of(group)
         picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
         removed = load(harvest, stages.WITHOUT, ids)
@@ -162,7 +162,8 @@ def run_evaluate(path: Path) -> None:
     network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
-    for group in stages.tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
+    title = f"measuring {payload.settings.task} on held-out scenes"
+    for group in tracked(groups, title, shown=payload.progress):
         ids = stages.ids_of(group)
         full, empty, mask = load_pairs(heldout, ids)
         given, target = (paste(full, empty, mask), full) if insert else (full, empty)
@@ -192,7 +193,14 @@ def run_fit(path: Path) -> None:
     payload = stages.read_payload(path, stages.FitSettings)
     task, recipe = payload.settings.task, payload.settings.recipe
     pipe = load_pipeline(payload.model, draws=False)
-    drawn = _pairs(pipe, task, *_harvested(pipe, payload))
+    # The kept pictures, their backgrounds without the subject, and the masks.
+    pool = payload.inputs["pool"]
+    ids = read_record(payload.inputs["select"] / stages.SELECTION, stages.Selected).accepted
+    picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
+    removed = load(payload.inputs["harvest"], stages.WITHOUT, ids)
+    if recipe.background == "composited":
+        removed = composited(pipe, picture, removed, mask)
+    drawn = _pairs(pipe, task, picture, removed, mask)
     known = None
     if (photos := payload.inputs.get("photos")) is not None:
         known = _pairs(pipe, task, *load_pairs(photos, stages.ids_of(stages.read_index(photos))))
@@ -231,17 +239,6 @@ def run_blend(path: Path) -> None:
     save_unet(
         payload.out / stages.NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share)
     )
-
-
-def _harvested(pipe: Any, payload: stages.Payload[stages.FitSettings]) -> tuple[Tensor, Tensor, Tensor]:
-    """The kept pictures, their backgrounds without the subject, and the masks; B 3 H W, B 3 H W, B 1 H W."""
-    pool = payload.inputs["pool"]
-    ids = read_record(payload.inputs["select"] / stages.SELECTION, stages.Selected).accepted
-    picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
-    removed = load(payload.inputs["harvest"], stages.WITHOUT, ids)
-    if payload.settings.recipe.background == "composited":
-        removed = composited(pipe, picture, removed, mask)
-    return picture, removed, mask
 
 
 def composited(pipe: Any, picture: Tensor, removed: Tensor, mask: Tensor) -> Tensor:

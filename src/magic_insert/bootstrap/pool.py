@@ -27,20 +27,19 @@ from magic_insert.bootstrap.stages import (
     FolderSettings,
     ImagineSettings,
     Item,
-    Payload,
     RenderSettings,
     groups_left,
     partner_of,
     picture_file,
     picture_files,
     read_payload,
-    tracked,
     write_index,
 )
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError, require_known
+from magic_insert.core.events import tracked
 from magic_insert.core.images import load_rgb, png_bytes, save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
@@ -155,7 +154,7 @@ def render(path: Path) -> None:
         return [picture_file(out, layer, i.id) for layer in (WITH, WITHOUT, MASK) for i in view.items]
 
     groups = groups_left(views, TRACED_TOGETHER, files)
-    for group in tracked(payload, groups, f"rendering {settings.use}"):
+    for group in tracked(groups, f"rendering {settings.use}", shown=payload.progress):
         _render_group(out, group, settings.size)
 
 
@@ -331,10 +330,14 @@ def run_imagine(path: Path) -> None:
     def left(layer: str) -> list[list[Item]]:
         return groups_left(items, DRAWN_TOGETHER, lambda item: [picture_file(payload.out, layer, item.id)])
 
-    mine = left(MASK)
-    if undrawn := left(WITH):
-        _imagine(payload, undrawn)
-    for group in tracked(payload, mine, "finding subjects"):
+    mine, undrawn, settings = left(MASK), left(WITH), payload.settings
+    pipe = load_pipeline(payload.model) if undrawn else None
+    for group in tracked(undrawn, "imagining", shown=payload.progress) if undrawn else ():
+        prompts, noises = ([item.facts[name] for item in group] for name in ("prompt", "noise"))
+        drawn = sample(pipe, prompts, noises, steps=settings.steps, guidance=settings.guidance)
+        for item, picture in zip(group, drawn, strict=True):
+            save_png(picture_file(payload.out, WITH, item.id), picture)
+    for group in tracked(mine, "finding subjects", shown=payload.progress):
         for item in group:
             picture = load_rgb(picture_file(payload.out, WITH, item.id))
             try:
@@ -343,17 +346,3 @@ def run_imagine(path: Path) -> None:
                 continue
             if float(alpha.max()) >= INSIDE:
                 save_png(picture_file(payload.out, MASK, item.id), alpha)
-
-
-def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:
-    settings, pipe = payload.settings, load_pipeline(payload.model)
-    for group in tracked(payload, groups, "imagining"):
-        drawn = sample(
-            pipe,
-            [item.facts["prompt"] for item in group],
-            [item.facts["noise"] for item in group],
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
-        for item, picture in zip(group, drawn, strict=True):
-            save_png(picture_file(payload.out, WITH, item.id), picture)

@@ -32,11 +32,10 @@ from magic_insert.config.compose import (
     composer,
     described_options,
     group_options,
-    known_keys,
 )
 from magic_insert.config.fields import Key, keys_of
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError, machine_fault, require_known
+from magic_insert.core.errors import UserError, mendable, require_known
 from magic_insert.launch.run import (
     INTERRUPT_EXIT,
     JobPlan,
@@ -101,18 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(INTERRUPT_EXIT) from None
         sys.stdout.flush()
     except BrokenPipeError:
-        if not reader_is_gone():
+        # Is standard output a pipe that nobody reads any more, as after `| head -1`?
+        watch = select.poll()
+        watch.register(sys.stdout, 0)  # errors are reported unasked
+        if not watch.poll(0):
             raise  # a pipe of the job's own
         # The interpreter flushes once more at its end, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(SIGPIPE_EXIT) from None
-
-
-def reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as after `| head -1`."""
-    watch = select.poll()
-    watch.register(sys.stdout, 0)  # errors are reported unasked
-    return bool(watch.poll(0))
 
 
 def run_words(words: Sequence[str]) -> None:
@@ -134,13 +129,11 @@ def run_words(words: Sequence[str]) -> None:
             raise UserError(f"expected a job, one of {', '.join(JOBS)}, got {name!r}; {hint}")
     except (HydraException, OmegaConfBaseException) as error:
         fail(UserError(explain(error, name)))
-    except UserError as error:
-        fail(error)
     except StageFailed as error:
         print(one_line(error), file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
-        if (line := machine_fault(error)) is None:
+        if (line := mendable(error)) is None:
             raise
         fail(UserError(line))
 
@@ -257,7 +250,9 @@ def explain(error: HydraException | OmegaConfBaseException, job: str) -> str:
     """One line for an error of composing: which key, what is wrong, what to do."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
-        near = difflib.get_close_matches(cause.full_key, known_keys(JOB_SCHEMAS[job]), n=1)
+        leaves = [key.name for key in keys_of(JOB_SCHEMAS[job])]
+        groups = {name.rpartition(".")[0] for name in leaves}
+        near = difflib.get_close_matches(cause.full_key, [*leaves, *groups], n=1)
         hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --help shows every key"
         return f"expected a known key, got {cause.full_key}; {hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -336,15 +331,8 @@ def _composed_keys(job: str, cfg: DictConfig) -> dict[str, tuple[Key, Any]]:
     groups = [field.name for field in fields(schema) if is_dataclass(hints[field.name])]
     own = [key for key in keys_of(schema) if "." not in key.name]
     for key in [*own, *(k for g in groups for k in keys_of(_class(cfg, g, hints[g]), f"{g}."))]:
-        value = OmegaConf.select(cfg, key.name, throw_on_missing=False)
-        missing = value is None and OmegaConf.is_missing(*_parent(cfg, key.name))
-        found[key.name] = (key, "???" if missing else value)
+        found[key.name] = (key, OmegaConf.select(cfg, key.name, default="???"))
     return found
-
-
-def _parent(cfg: DictConfig, name: str) -> tuple[Any, str]:
-    group, _, leaf = name.rpartition(".")
-    return (OmegaConf.select(cfg, group) if group else cfg), leaf
 
 
 def _class(cfg: DictConfig, group: str, declared: type) -> type:

@@ -117,16 +117,6 @@ def _short(place: Place) -> Verdict:
     return min(1.0, 1 - place[0] / LOST), place[1]
 
 
-def identity_lost(result: Result) -> Verdict:
-    """The subject is hardly nearer to its reference than a stranger is."""
-    return _short(result.place(IDENTITY, NOBODY, BEST))
-
-
-def style_mismatch(result: Result) -> Verdict:
-    """The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy."""
-    return None if pasted_subject(result) else _short(result.place(STYLE, PASTED, BEST))
-
-
 def pasted_subject(result: Result) -> Verdict:
     """The reference was copied, style and all: style at the floor of copy-paste, identity near its height."""
     style = _short(result.place(STYLE, PASTED, BEST))
@@ -134,16 +124,6 @@ def pasted_subject(result: Result) -> Verdict:
     if style is None or identity is None or identity[0] <= COPIED:
         return None
     return style[0], f"{style[1]}; {identity[1]}"
-
-
-def inside_identity_lost(result: Result) -> Verdict:
-    """Inside the composite the subject is hardly nearer to its reference than the bare background is."""
-    return _short(result.place(("inside_identity",), NOBODY, BEST))
-
-
-def pasted_look(result: Result) -> Verdict:
-    """Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's."""
-    return _short(result.place(("inside_style",), PASTED, BEST))
 
 
 def background_changed(result: Result) -> Verdict:
@@ -192,13 +172,16 @@ class Signature:
 
 
 SIGNATURES = (
+    # The subject is hardly nearer to its reference than a stranger is.
     Signature(
-        "identity lost", "stylize", identity_lost,
+        "identity lost", "stylize", lambda result: _short(result.place(IDENTITY, NOBODY, BEST)),
         "more personalization.steps or a higher personalization.lr_unet and rank; lower style.scale; "
         "stylizer=personalized_canny where the pose may stay",
     ),
+    # The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy.
     Signature(
-        "style mismatch", "stylize", style_mismatch,
+        "style mismatch", "stylize",
+        lambda result: None if pasted_subject(result) else _short(result.place(STYLE, PASTED, BEST)),
         "raise style.scale, style.degree or style.guidance; style.blocks=all; name the style in style.prompt; "
         "fewer personalization.steps",
     ),
@@ -207,12 +190,15 @@ SIGNATURES = (
         "fewer personalization.steps or a lower personalization.lr_unet (the subject is overlearned); "
         "raise style.scale",
     ),
+    # Inside the composite the subject is hardly nearer to its reference than the bare background is.
     Signature(
-        "identity lost in the picture", "insert", inside_identity_lost,
+        "identity lost in the picture", "insert",
+        lambda result: _short(result.place(("inside_identity",), NOBODY, BEST)),
         "look at the stylize track of the pair first; a larger box; inserter.steps up; inserter.name=bootstrapped",
     ),
+    # Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's.
     Signature(
-        "pasted look", "insert", pasted_look,
+        "pasted look", "insert", lambda result: _short(result.place(("inside_style",), PASTED, BEST)),
         "look at the stylize track of the pair first: raise style.scale; then inserter.name=bootstrapped",
     ),
     Signature(

@@ -107,7 +107,21 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    facts = {**facts_of(cfg, bench, judges), "seconds": seconds}
+    # What the report says beside the numbers; `command` holds every word that the run was started with.
+    used = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
+    cards = {judge.card.digest: judge.card for judge in used}
+    command = read_record(out / RECORD, RunRecord).command if (out / RECORD).is_file() else None
+    facts = {
+        "benchmark": {"digest": bench.digest, **bench.described},
+        "cards": [
+            {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
+        ],
+        "metrics": cfg.metrics,
+        "command": shlex.join(command or ()),
+        "config_digest": digest(thaw(cfg)),
+        "has_truth": bench.has_truth,
+        "seconds": seconds,
+    }
     log_tables(cfg, out, write_report(out, rows, facts), facts)
     return rows
 
@@ -214,9 +228,7 @@ def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
     step = max(1, len(pairs) / SHEET_PAIRS)
     chosen = [pairs[int(i * step)] for i in range(min(len(pairs), SHEET_PAIRS))]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if kind_of(m) == "method"]
-    first: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        first.setdefault((row["pair_id"], row["method"]), row)
+    first = {(row["pair_id"], row["method"]): row for row in sorted(rows, key=lambda row: -row["seed"])}
     context = [name for name in ("subject", "background", "truth") if name in rows[0]["images"]]
     lines = []
     for pair in chosen:
@@ -227,24 +239,6 @@ def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
         lines.append([load_rgb(out / path) for path in paths])
     names = ["\n".join(wrap(method.replace("+", " + ").replace("_", " "), 16)) for method in methods]
     return contact_sheet(lines, chosen, [*context, *names])
-
-
-def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str, Any]:
-    """What the report says beside the numbers; `command` holds every word that the run was started with."""
-    known = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
-    cards = {judge.card.digest: judge.card for judge in known}
-    record = Path(cfg.out) / RECORD
-    command = read_record(record, RunRecord).command if record.is_file() else None
-    return {
-        "benchmark": {"digest": bench.digest, **bench.described},
-        "cards": [
-            {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
-        ],
-        "metrics": cfg.metrics,
-        "command": shlex.join(command or ()),
-        "config_digest": digest(thaw(cfg)),
-        "has_truth": bench.has_truth,
-    }
 
 
 def log_tables(cfg: EvaluateConfig, out: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> None:

@@ -109,26 +109,20 @@ def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
 def list_entries(cfg: EvaluateConfig, bench: Benchmark, out: Path) -> list[Entry]:
     """All rows to be, in a fixed order: track, method, pair, seed."""
     entries: list[Entry] = []
+    seeds, one, stylizers = seeds_of(cfg), [cfg.seed], cfg.chosen_stylizers
+    # Of what is made elsewhere there is one draw.
+    seeds_by = {name: one if stylizer.name == IMAGES else seeds for name, stylizer in stylizers.items()}
+    inserted = {method: one if name is None else seeds_by[name] for method, name, _ in insert_methods(cfg)}
     for track in cfg.tracks:
-        for (method, seeds), pair in product(_methods(cfg, track), bench.pairs):
-            for seed in seeds:
+        methods = seeds_by if track == "stylize" else inserted
+        for (method, draws), pair in product(methods.items(), bench.pairs):
+            for seed in draws:
                 picture = picture_file(out, track, method, pair, seed)
                 mask = mask_file(picture) if track == "insert" else None
                 entries.append(Entry(track, method, pair, seed, picture, mask))
         if cfg.floors:
             entries += _floors(cfg, bench, out, track)
     return entries
-
-
-def _methods(cfg: EvaluateConfig, track: str) -> list[tuple[str, list[int]]]:
-    seeds, one = seeds_of(cfg), [cfg.seed]
-    if track == "stylize":
-        return [(name, one if s.name == IMAGES else seeds) for name, s in cfg.chosen_stylizers.items()]
-    stylizers = cfg.chosen_stylizers
-    return [
-        (method, one if stylizer is None or stylizers[stylizer].name == IMAGES else seeds)
-        for method, stylizer, _ in insert_methods(cfg)
-    ]
 
 
 def pasted_floors(cfg: EvaluateConfig, bench: Benchmark, pair: BenchPair) -> dict[str, str]:
@@ -390,9 +384,8 @@ def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
 def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:
     """The composites of the floors: pictures pasted as they are, and the subject's own with a contact shadow."""
     shadow = ContactShadow(InserterConfig(name="contact_shadow"))
-    for pair in bench.pairs if cfg.floors and "insert" in cfg.tracks else ():
-        if pair.subject != subject_id:
-            continue
+    wanted = cfg.floors and "insert" in cfg.tracks
+    for pair in [pair for pair in bench.pairs if wanted and pair.subject == subject_id]:
         scene = bench.scene(pair.background)
         for method, name in pasted_floors(cfg, bench, pair).items():
             path = picture_file(out, "insert", method, pair, cfg.seed)
@@ -469,7 +462,7 @@ def adopt(
         )
         marker = home / MANIFEST
         found = read_record(marker, Manifest) if marker.is_file() else None
-        same_origin = found is not None and found.request.key == origin.key
+        same_origin = found is not None and found.key == origin.key
         if found is not None and found.kind == origin.kind and not same_origin:
             marker.unlink()
         refuse_other(home, origin)
@@ -482,25 +475,20 @@ def adopt(
                 continue
             picture = load_rgb(source)
             if track == "insert":
-                require_size(picture, bench.scene(pair.background).size, source)
-                save_png(mask_file(place), _mask(bench, pair, picture, given))
+                scene = bench.scene(pair.background)
+                require_size(picture, scene.size, source)
+                if given is None:
+                    mask = estimate_mask(picture, scene.rgb, expected_mask(bench, pair))
+                else:
+                    mask = load_rgb(given)[:1]
+                    require_size(mask, scene.size, given)
+                save_png(mask_file(place), mask)
             write_bytes(place, content)
         if not same_origin:
             claim(home, origin)
 
 
-def _mask(
-    bench: Benchmark, pair: BenchPair, composite: Float[Tensor, "3 H W"], given: Path | None
-) -> Float[Tensor, "1 H W"]:
-    scene = bench.scene(pair.background)
-    if given is None:
-        return estimate_mask(composite, scene.rgb, expected_mask(bench, pair))
-    mask = load_rgb(given)
-    require_size(mask, scene.size, given)
-    return mask[:1]
-
-
-def require_size(picture: Float[Tensor, "3 _ _"], size: tuple[int, int], path: Path) -> None:
+def require_size(picture: Float[Tensor, "C _ _"], size: tuple[int, int], path: Path) -> None:
     """That a composite has the background's size.
 
     Raises:

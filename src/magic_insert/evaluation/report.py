@@ -106,9 +106,15 @@ def write_report(
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
-    known = [trust_markdown(part["trust"], f"{part['track']}, {part['table'].label}") for part in parts]
+    # Which metric deserves trust; nothing without a truth.
+    known = [
+        f"### Which metric deserves trust ({part['track']}, {part['table'].label})\n\n"
+        f"{markdown_table(trust_rows(part['trust']), num_text=2)}\n"
+        for part in parts
+        if part["trust"]
+    ]
     write_text(out / "table.md", markdown(tables, facts))
-    write_text(out / "trust.md", "\n".join(filter(None, known)))
+    write_text(out / "trust.md", "\n".join(known))
     findings = [json.dumps(asdict(finding)) + "\n" for part in parts for finding in part["findings"]]
     write_text(out / "diagnosis.jsonl", "".join(findings))
     write_text(out / "table.csv", csv_text(tables, facts))
@@ -284,9 +290,9 @@ def extremes(rows: Sequence[Row], method: str, column: Column, album: Album) -> 
     return [(f"{title} by {column.label}", [shot(row) for row in part]) for title, part in ends if count]
 
 
-def trust_markdown(found: Sequence[diagnosis.Trust], label: str) -> str:
-    """Which metric deserves trust, as Markdown; empty without a truth."""
-    rows = [
+def trust_rows(found: Sequence[diagnosis.Trust]) -> list[dict[str, str | None]]:
+    """How far each metric may be believed, as text."""
+    return [
         {
             "metric": entry.metric.label, "truth": entry.truth.label,
             "Spearman within methods": _with_interval(entry.within), "pooled": _with_interval(entry.pooled),
@@ -294,8 +300,6 @@ def trust_markdown(found: Sequence[diagnosis.Trust], label: str) -> str:
         }
         for entry in found
     ]  # fmt: skip
-    table = markdown_table(rows, num_text=2) if rows else ""
-    return f"### Which metric deserves trust ({label})\n\n{table}\n" if rows else ""
 
 
 def _with_interval(estimate: statistics.Estimate | None) -> str | None:
@@ -327,10 +331,8 @@ def pareto_chart(tables: Sequence[Table]) -> Chart | None:
     ]
 
     def draw(figure: Figure, ink: Ink) -> None:
-        for number, (table, across, up) in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(panels), 1, number, xlabel=across.heading, ylabel=up.heading)
-            axes.set_title(f"{table.track} · {table.label.split(' (')[0]}")
-            _draw_methods(axes, table, across, up, ink)
+        for number, panel in enumerate(panels, start=1):
+            _draw_methods(figure.add_subplot(len(panels), 1, number), *panel, ink)
 
     words = "subject fidelity against style fidelity"
     return chart(words, (8.4, 4.2 * len(panels)), draw) if panels else None
@@ -338,6 +340,7 @@ def pareto_chart(tables: Sequence[Table]) -> Chart | None:
 
 def _draw_methods(axes: Axes, table: Table, across: Column, up: Column, ink: Ink) -> None:
     """One track: methods in colour, floors and ceilings in grey, the frontier; printed rows do not compare."""
+    axes.set(xlabel=across.heading, ylabel=up.heading, title=f"{table.track} · {table.label.split(' (')[0]}")
     methods: dict[str, tuple[float, float]] = {}
     look: dict[str, Any]
     for line in table.lines:

@@ -139,19 +139,15 @@ def read_sweep(folder: Path) -> Sweep:
         UserError: there is none, or its file is damaged.
     """
     sweep = read_record(folder / SWEEP_FILE, Sweep)
-    return replace(sweep, jobs=[_as_it_is_now(row) if row.state == "running" else row for row in sweep.jobs])
-
-
-def _as_it_is_now(row: Outcome) -> Outcome:
-    """A running job with what it has measured so far, or as failed where its process is gone."""
-    record = Path(row.out) / RECORD
-    if not record.is_file():
-        return row
-    state = read_record(record, RunRecord).state_now
-    found = replace(row, numbers=read_numbers(Path(row.out)))
-    if state in ("running", "done"):
-        return replace(found, state=state)  # type: ignore[arg-type]
-    return replace(found, state="failed", error=f"{state} before the sweep ended")
+    for place, row in enumerate(sweep.jobs):
+        record = Path(row.out) / RECORD
+        if row.state == "running" and record.is_file():
+            # What it has measured so far, or as failed where its process is gone.
+            state: Any = read_record(record, RunRecord).state_now
+            gone = {"state": "failed", "error": f"{state} before the sweep ended"}
+            now = {"state": state} if state in ("running", "done") else gone
+            sweep.jobs[place] = replace(row, numbers=read_numbers(Path(row.out)), **now)
+    return sweep
 
 
 def read_numbers(folder: Path) -> dict[str, float]:
@@ -352,10 +348,8 @@ def samples(folder: Path) -> list[Sheet]:
     found = []
     for path in spread(sorted((folder / "samples").glob("step-*.png")), MOST_SAMPLES):
         step = int(path.stem.removeprefix("step-"))
-        numbers = {
-            name: value for name, value in flat_numbers(scores.get(step, {})).items() if name != "step"
-        }
-        note = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        numbers = flat_numbers(scores.get(step, {})).items()
+        note = ", ".join(f"{name} {value:.3f}" for name, value in numbers if name != "step")
         found.append(Sheet(path.read_bytes(), f"step {step}", note))
     return found
 

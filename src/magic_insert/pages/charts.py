@@ -63,14 +63,13 @@ class Curve:
 
 def chart(words: str, size: tuple[float, float], draw: Callable[[Figure, Ink], None]) -> Chart:
     """What `draw` puts on an empty figure of `size` in inches, once in each theme."""
-    return Chart(words, _png(size, draw, LIGHT), _png(size, draw, DARK))
-
-
-def _png(size: tuple[float, float], draw: Callable[[Figure, Ink], None], ink: Ink) -> bytes:
-    with matplotlib.rc_context(_settings(ink)):
-        figure = Figure(figsize=size, dpi=120, layout="constrained")
-        draw(figure, ink)
-        return png_of(figure)
+    drawn = []
+    for ink in (LIGHT, DARK):
+        with matplotlib.rc_context(_settings(ink)):
+            figure = Figure(figsize=size, dpi=120, layout="constrained")
+            draw(figure, ink)
+            drawn.append(png_of(figure))
+    return Chart(words, *drawn)
 
 
 def png_of(figure: Figure) -> bytes:
