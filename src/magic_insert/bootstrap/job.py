@@ -14,7 +14,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,7 +211,13 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.filters = filters.build_filters(self.cfg.filter.rules)
-        self.model = self._model()
+        # The model that lends its parts; a hub id is known by its name and commit.
+        model = self.cfg.model
+        folder = Path(model.source).expanduser() if model.source else micro_dir()
+        known: list[Any] = [model.source, model.revision]
+        if folder.is_dir():
+            known = [folder_source(folder, LENT).content]
+        self.model = Source(folder, digest([*known, model.dtype, model.image_size]))
 
     def pool(self) -> Entry:
         """The stylised pictures S."""
@@ -352,15 +358,6 @@ class Plan:
 
     def _editing(self) -> stages.EditSettings:
         return stages.EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)
-
-    def _model(self) -> Source:
-        """The model that lends its parts; a hub id is known by its name and commit."""
-        model = self.cfg.model
-        folder = Path(model.source).expanduser() if model.source else micro_dir()
-        if folder.is_dir():
-            parts = folder_source(folder, LENT)
-            return replace(parts, content=digest([parts.content, model.dtype, model.image_size]))
-        return Source(folder, digest([model.source, model.revision, model.dtype, model.image_size]))
 
     def _stage(
         self,

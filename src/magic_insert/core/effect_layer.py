@@ -156,7 +156,18 @@ def upsample_near(
         return EffectLayer(nothing, nothing), Box(0, 0, 0, 0)
     rows, columns = _span(where[0], height, h), _span(where[1], width, w)
     there = (slice(None), rows, columns)
-    found = _guided(wanted[(slice(None), *where)], guide[there], subject[there], config.edge_tolerance)
+    guide, subject, wanted = guide[there], subject[there], wanted[(slice(None), *where)]
+    # Along the edges of the guide, at a whole number of pixels a cell, and resized from there.
+    (height, width), (h, w) = guide.shape[-2:], wanted.shape[-2:]
+    size = h * min(FINEST, -(-height // h)), w * min(FINEST, -(-width // w))
+    spread = _Upsampler(area_resize(guide, *size), area_resize(subject, *size), (h, w), config.edge_tolerance)
+    found = spread(wanted)
+    for _ in range(ROUNDS):
+        lacking = (wanted - area_resize(found, h, w)) * (spread.free > 1.0 - REACHED)
+        # Where nothing was measured nothing may appear.
+        found = (found + spread(lacking)) * (found > 0)
+    if size != (height, width):
+        found = functional.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0]
     box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     return _hush(EffectLayer(1.0 - found[:3], found[3:])), box
 
@@ -164,26 +175,6 @@ def upsample_near(
 def _span(cells: slice, fine: int, coarse: int) -> slice:
     """The pixels of these cells."""
     return slice(cells.start * fine // coarse, -(-cells.stop * fine // coarse))
-
-
-def _guided(
-    wanted: Float[Tensor, "6 h w"],
-    guide: Float[Tensor, "3 H W"],
-    subject: Float[Tensor, "1 H W"],
-    edge_tolerance: float,
-) -> Float[Tensor, "6 H W"]:
-    """`wanted` upsampled along the edges of `guide`, at a whole number of pixels a cell, and resized from there."""
-    (height, width), (h, w) = guide.shape[-2:], wanted.shape[-2:]
-    size = h * min(FINEST, -(-height // h)), w * min(FINEST, -(-width // w))
-    spread = _Upsampler(area_resize(guide, *size), area_resize(subject, *size), (h, w), edge_tolerance)
-    found = spread(wanted)
-    for _ in range(ROUNDS):
-        lacking = (wanted - area_resize(found, h, w)) * (spread.free > 1.0 - REACHED)
-        # Where nothing was measured nothing may appear.
-        found = (found + spread(lacking)) * (found > 0)
-    if size == (height, width):
-        return found
-    return functional.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def _neighbourhood(change: Float[Tensor, "C h w"]) -> tuple[slice, slice] | None:

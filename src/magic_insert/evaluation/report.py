@@ -106,15 +106,9 @@ def write_report(
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
-    # Which metric deserves trust; nothing without a truth.
-    known = [
-        f"### Which metric deserves trust ({part['track']}, {part['table'].label})\n\n"
-        f"{markdown_table(trust_rows(part['trust']), num_text=2)}\n"
-        for part in parts
-        if part["trust"]
-    ]
+    known = [trust_markdown(part["trust"], f"{part['track']}, {part['table'].label}") for part in parts]
     write_text(out / "table.md", markdown(tables, facts))
-    write_text(out / "trust.md", "\n".join(known))
+    write_text(out / "trust.md", "\n".join(filter(None, known)))
     findings = [json.dumps(asdict(finding)) + "\n" for part in parts for finding in part["findings"]]
     write_text(out / "diagnosis.jsonl", "".join(findings))
     write_text(out / "table.csv", csv_text(tables, facts))
@@ -290,9 +284,9 @@ def extremes(rows: Sequence[Row], method: str, column: Column, album: Album) -> 
     return [(f"{title} by {column.label}", [shot(row) for row in part]) for title, part in ends if count]
 
 
-def trust_rows(found: Sequence[diagnosis.Trust]) -> list[dict[str, str | None]]:
-    """How far each metric may be believed, as text."""
-    return [
+def trust_markdown(found: Sequence[diagnosis.Trust], label: str) -> str:
+    """Which metric deserves trust, as Markdown; empty without a truth."""
+    rows = [
         {
             "metric": entry.metric.label, "truth": entry.truth.label,
             "Spearman within methods": _with_interval(entry.within), "pooled": _with_interval(entry.pooled),
@@ -300,6 +294,9 @@ def trust_rows(found: Sequence[diagnosis.Trust]) -> list[dict[str, str | None]]:
         }
         for entry in found
     ]  # fmt: skip
+    return (
+        f"### Which metric deserves trust ({label})\n\n{markdown_table(rows, num_text=2)}\n" if rows else ""
+    )
 
 
 def _with_interval(estimate: statistics.Estimate | None) -> str | None:
