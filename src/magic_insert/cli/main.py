@@ -14,14 +14,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from magic_insert import __version__
@@ -280,13 +280,9 @@ HIDDEN = ("hydra_quiet", "_self_", "job_debug", "optional job_debug", "experimen
 def job_groups(job: str) -> dict[str, str]:
     """The configuration groups that a job offers, with their default choices, in the order of conf/<job>.yaml."""
     defaults = yaml.safe_load((conf_dir() / f"{job}.yaml").read_text())["defaults"]
-    chosen = {
-        group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()
-    }
+    chosen = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
     listed = {"stylizer": "", "inserter": ""} if job == "evaluate" else {}  # cli/jobs.py takes lists of them
-    return listed | {
-        group: str(choice) for group, choice in chosen.items() if not group.startswith("override")
-    }
+    return listed | {group: str(choice) for group, choice in chosen if not group.startswith("override")}
 
 
 def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = None) -> str:
@@ -296,18 +292,23 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
         UserError: there is no key or group `wanted`.
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the words do not fit.
     """
-    cfg = compose_job(job, words)
-    keys = _composed_keys(job, cfg)
-    groups = job_groups(job)
+    cfg, schema, groups = compose_job(job, words), JOB_SCHEMAS[job], job_groups(job)
+    hints = get_type_hints(schema)
+    # The groups among its fields, by the class that was chosen.
+    chosen = {
+        name: OmegaConf.get_type(cfg, name) or hint for name, hint in hints.items() if is_dataclass(hint)
+    }
+    listed = [key for key in keys_of(schema) if "." not in key.name]
+    listed += [key for group, cls in chosen.items() for key in keys_of(cls, f"{group}.")]
+    keys = {key.name: (key, OmegaConf.select(cfg, key.name, default="???")) for key in listed}
     if wanted is not None:
         return _one(wanted, keys, groups, job)
     required = " ".join(f"{key.name}=..." for key, value in keys.values() if value == "???")
     lines = [f"magic-insert {job}: {summary}", "", f"usage: magic-insert {job} {required}".rstrip(), ""]
     lines += [_line(key, value) for key, value in keys.values() if "." not in key.name]
-    hints = get_type_hints(JOB_SCHEMAS[job])
-    for group in [field.name for field in fields(JOB_SCHEMAS[job]) if is_dataclass(hints[field.name])]:
+    for group, cls in chosen.items():
         options = f"{group}={' | '.join(group_options(group))}" if group in groups else group
-        lines += ["", *_fitted(f"{options}: {first_sentence(_class(cfg, group, hints[group]))}")]
+        lines += ["", *_fitted(f"{options}: {first_sentence(cls)}")]
         lines += [
             _line(key, value)
             for key, value in keys.values()
@@ -322,21 +323,6 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
         f"--help KEY tells all about one key or group, --cfg job prints the composed configuration of {job},",
     ]
     return "\n".join([*lines, "-m key=1,2,3 runs a sweep; a list is key='[a,b]'."])
-
-
-def _composed_keys(job: str, cfg: DictConfig) -> dict[str, tuple[Key, Any]]:
-    """Every leaf key of a composed job with its value, by its dotted name; groups by the class that was chosen."""
-    found: dict[str, tuple[Key, Any]] = {}
-    schema, hints = JOB_SCHEMAS[job], get_type_hints(JOB_SCHEMAS[job])
-    groups = [field.name for field in fields(schema) if is_dataclass(hints[field.name])]
-    own = [key for key in keys_of(schema) if "." not in key.name]
-    for key in [*own, *(k for g in groups for k in keys_of(_class(cfg, g, hints[g]), f"{g}."))]:
-        found[key.name] = (key, OmegaConf.select(cfg, key.name, default="???"))
-    return found
-
-
-def _class(cfg: DictConfig, group: str, declared: type) -> type:
-    return OmegaConf.get_type(cfg, group) or declared
 
 
 def first_sentence(cls: type) -> str:
