@@ -293,7 +293,7 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the words do not fit.
     """
     cfg, schema, groups = compose_job(job, words), JOB_SCHEMAS[job], job_groups(job)
-    hints = get_type_hints(schema)
+    hints: dict[str, type] = get_type_hints(schema)
     # The groups among its fields, by the class that was chosen.
     chosen = {
         name: OmegaConf.get_type(cfg, name) or hint for name, hint in hints.items() if is_dataclass(hint)
