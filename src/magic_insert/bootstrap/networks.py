@@ -193,14 +193,7 @@ def run_fit(path: Path) -> None:
     payload = stages.read_payload(path, stages.FitSettings)
     task, recipe = payload.settings.task, payload.settings.recipe
     pipe = load_pipeline(payload.model, draws=False)
-    # The kept pictures, their backgrounds without the subject, and the masks.
-    pool = payload.inputs["pool"]
-    ids = read_record(payload.inputs["select"] / stages.SELECTION, stages.Selected).accepted
-    picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
-    removed = load(payload.inputs["harvest"], stages.WITHOUT, ids)
-    if recipe.background == "composited":
-        removed = composited(pipe, picture, removed, mask)
-    drawn = _pairs(pipe, task, picture, removed, mask)
+    drawn = _pairs(pipe, task, *_harvested(pipe, payload))
     known = None
     if (photos := payload.inputs.get("photos")) is not None:
         known = _pairs(pipe, task, *load_pairs(photos, stages.ids_of(stages.read_index(photos))))
@@ -239,6 +232,17 @@ def run_blend(path: Path) -> None:
     save_unet(
         payload.out / stages.NETWORKS[payload.settings.task], blended(start, trained, payload.settings.share)
     )
+
+
+def _harvested(pipe: Any, payload: stages.Payload[stages.FitSettings]) -> tuple[Tensor, Tensor, Tensor]:
+    """The kept pictures, their backgrounds without the subject, and the masks; B 3 H W, B 3 H W, B 1 H W."""
+    pool = payload.inputs["pool"]
+    ids = read_record(payload.inputs["select"] / stages.SELECTION, stages.Selected).accepted
+    picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
+    removed = load(payload.inputs["harvest"], stages.WITHOUT, ids)
+    if payload.settings.recipe.background == "composited":
+        removed = composited(pipe, picture, removed, mask)
+    return picture, removed, mask
 
 
 def composited(pipe: Any, picture: Tensor, removed: Tensor, mask: Tensor) -> Tensor:

@@ -331,12 +331,14 @@ def run_imagine(path: Path) -> None:
         return groups_left(items, DRAWN_TOGETHER, lambda item: [picture_file(payload.out, layer, item.id)])
 
     mine, undrawn, settings = left(MASK), left(WITH), payload.settings
-    pipe = load_pipeline(payload.model) if undrawn else None
-    for group in tracked(undrawn, "imagining", shown=payload.progress) if undrawn else ():
-        prompts, noises = ([item.facts[name] for item in group] for name in ("prompt", "noise"))
-        drawn = sample(pipe, prompts, noises, steps=settings.steps, guidance=settings.guidance)
-        for item, picture in zip(group, drawn, strict=True):
-            save_png(picture_file(payload.out, WITH, item.id), picture)
+    if undrawn:
+        pipe = load_pipeline(payload.model)
+        for group in tracked(undrawn, "imagining", shown=payload.progress):
+            prompts, noises = ([item.facts[name] for item in group] for name in ("prompt", "noise"))
+            drawn = sample(pipe, prompts, noises, steps=settings.steps, guidance=settings.guidance)
+            for item, picture in zip(group, drawn, strict=True):
+                save_png(picture_file(payload.out, WITH, item.id), picture)
+        del pipe  # makes room for the segmenter
     for group in tracked(mine, "finding subjects", shown=payload.progress):
         for item in group:
             picture = load_rgb(picture_file(payload.out, WITH, item.id))

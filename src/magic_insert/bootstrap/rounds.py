@@ -83,7 +83,7 @@ def open_round(run: Path, number: int) -> Round:
 
 def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: filters.Selection) -> None:
     """`round-N-accepted.png` and `round-N-rejected.png`, best score first; a sheet without pictures is not written."""
-    for name, ids in (("accepted", selection.accepted), ("rejected", selection.rejected)):
+    for name, ids in (("accepted", {*selection.accepted}), ("rejected", {*selection.rejected})):
         members = [one for one in selection.judged if one.id in ids]
         path = folder / f"round-{number}-{name}.png"
         path.unlink(missing_ok=True)

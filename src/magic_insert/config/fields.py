@@ -52,7 +52,7 @@ class Range(Rule):
     """A finite number from `low` to `high`, NaN in no case; `open_low` and `open_high` exclude the bound itself."""
 
     def __init__(
-        self, low: float, high: float = math.inf, open_low: bool = False, open_high: bool = False
+        self, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False
     ) -> None:
         def holds(value: Any) -> bool:
             above = low < value if open_low else low <= value
