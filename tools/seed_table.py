@@ -14,12 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import pandas as pd
+
 from magic_insert.bootstrap import measure as scores
 from magic_insert.bootstrap.stages import read_values
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import write_bytes
 from magic_insert.launch.results import ROUNDS, read_rounds, read_sweep
-from magic_insert.pages.charts import Grid, heat_map
+from magic_insert.pages.charts import heat_map
 
 Row = dict[str, Any]
 Values = Mapping[str, Mapping[str, float]]
@@ -175,13 +177,14 @@ def draw(path: Path, lines: Sequence[Line]) -> None:
     figure.savefig(path, dpi=130)
 
 
-def grid_of(lines: Sequence[Line]) -> Grid:
+def grid_of(lines: Sequence[Line]) -> pd.DataFrame:
     """The inserter's change on seen styles: settings by rounds; None where there is no such round."""
     change = {(line.setting, line.round): line.change["inserter"]["seen"]["effect_psnr"][0] for line in lines}
     names = list(dict.fromkeys(line.setting for line in lines))
     rounds = sorted({line.round for line in lines if line.round > 0})
     cells = [[change.get((name, number)) for number in rounds] for name in names]
-    return Grid("setting", "round", names, [str(number) for number in rounds], cells)
+    places = pd.Index(names, name="setting"), pd.Index(map(str, rounds), name="round")
+    return pd.DataFrame(cells, *places, dtype=float)
 
 
 def _values(row: Row, network: str) -> Values:

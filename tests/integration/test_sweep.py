@@ -172,7 +172,7 @@ def test_a_heat_map_is_the_mean_over_everything_else_that_was_swept() -> None:
     ]  # fmt: skip
     found = Sweep("bootstrap", ["rounds", "threshold", "seed"], None, "max", rows).grid()
     assert found is not None
-    assert found.cells == [[3.0, 5.0], [4.0, 8.0]]
+    assert found.to_numpy().tolist() == [[3.0, 5.0], [4.0, 8.0]]
 
 
 def test_the_best_job_is_the_largest_or_the_smallest_and_never_a_failed_one(tmp_path: Path) -> None:

@@ -13,11 +13,10 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from magic_insert import __version__
 from magic_insert.bootstrap import filters, measure, stages
@@ -154,19 +153,13 @@ def run_plan(
     Raises:
         UserError: something the user set or gave does not fit; an empty selection; a full or closed disk.
     """
-    with _restored_if_refused(Path(cfg.out) / ROUNDS):
-        plan = Plan(cfg, Store(Path(cfg.store), announce), execute, on_losses=on_losses, progress=progress)
-        return Loop(cfg, plan, announce, on_round).run()
-
-
-@contextmanager
-def _restored_if_refused(file: Path) -> Iterator[None]:
-    """Puts `file` back as it was when the body is refused: the rows of an earlier run outlive a mistake."""
+    file = Path(cfg.out) / ROUNDS
     before = file.read_bytes() if file.is_file() else None
     try:
-        yield
+        plan = Plan(cfg, Store(Path(cfg.store), announce), execute, on_losses, progress)
+        return Loop(cfg, plan, announce, on_round).run()
     except UserError:
-        if before is not None:
+        if before is not None:  # the rows of an earlier run outlive a mistake
             write_bytes(file, before)
         raise
 
@@ -202,35 +195,29 @@ def losses_of(work: Path) -> list[dict[str, float]]:
     return [row for _, row in sorted({row["step"]: row for row in rows}.items())]
 
 
-def key_settings(settings: Any) -> dict[str, Any]:
-    """The settings that decide a stage's result."""
-    found = asdict(settings)
-    if isinstance(settings, stages.FitSettings):
-        for name in UNKEYED:
-            del found["recipe"][name]
-    return found
-
-
+@dataclass
 class Plan:
     """The stages of one configuration. `used` collects what was asked for, by kind and key.
 
     `on_losses` is called with the name and the losses of each fit that is made here and not found in the store.
     """
 
-    def __init__(
-        self,
-        cfg: BootstrapConfig,
-        store: Store,
-        execute: Execute,
-        *,
-        on_losses: OnLosses = lambda name, rows: None,
-        progress: bool = True,
-    ):
-        self.cfg, self.store, self.execute, self.progress = cfg, store, execute, progress
-        self.on_losses = on_losses
-        self.filters = filters.build_filters(cfg.filter.rules)
-        self.model = self._model()
-        self.used: dict[str, Entry] = {}
+    cfg: BootstrapConfig
+    store: Store
+    execute: Execute
+    on_losses: OnLosses = lambda name, rows: None
+    progress: bool = True
+    used: dict[str, Entry] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.filters = filters.build_filters(self.cfg.filter.rules)
+        # The model that lends its parts; a hub id is known by its name and commit.
+        model = self.cfg.model
+        folder = Path(model.source).expanduser() if model.source else micro_dir()
+        known: list[Any] = [model.source, model.revision]
+        if folder.is_dir():
+            known = [folder_source(folder, LENT).content]
+        self.model = Source(folder, digest([*known, model.dtype, model.image_size]))
 
     def pool(self) -> Entry:
         """The stylised pictures S."""
@@ -258,34 +245,26 @@ class Plan:
 
     def photos(self) -> Entry | None:
         """Counterfactual photographs that are mixed into every training; None for none."""
-        cfg, fit = self.cfg, self.cfg.fit
-        seed, size = cfg.seed, cfg.model.image_size
-        source = self._given(fit.photos)
-        if source is None:
-            return None
-        if source == TOYBOX:
-            return self._stage("render", stages.RenderSettings("photos", seed, fit.num_photos, size), {})
-        inputs = {"pairs": folder_source(Path(source)), **self._test()}
-        settings = stages.FolderSettings(True, seed, fit.num_photos, size, cfg.data.on_error)
-        return self._stage("folder", settings, inputs)
+        return self._pairs("photos", self.cfg.fit.photos, self.cfg.seed, self.cfg.fit.num_photos)
 
     def held_out(self) -> Entry | None:
         """The test: never seen by any training, the same for every seed's run of this size; None for none."""
-        test, size = self.cfg.evaluate, self.cfg.model.image_size
-        source = self._given(test.pairs)
+        test = self.cfg.evaluate
+        return self._pairs("heldout", test.pairs, test.seed, test.num_scenes)
+
+    def _pairs(
+        self, use: Literal["photos", "heldout"], given: str | None, seed: int, amount: int
+    ) -> Entry | None:
+        """Pairs from a folder of the user or the Toybox; None for nowhere."""
+        cfg, test, size = self.cfg, use == "heldout", self.cfg.model.image_size
+        source = given or (TOYBOX if cfg.model.toys else None)
         if source is None:
             return None
         if source == TOYBOX:
-            settings = stages.RenderSettings("heldout", test.seed, test.num_scenes, size)
-            return self._stage("render", settings, {})
-        how = stages.FolderSettings(
-            True, test.seed, test.num_scenes, size, self.cfg.data.on_error, heldout=True
-        )
-        return self._stage("folder", how, {"pairs": folder_source(Path(source))})
-
-    def _given(self, source: str | None) -> str | None:
-        """Where pairs come from: a folder of the user or the Toybox; None for nowhere."""
-        return source or (TOYBOX if self.cfg.model.toys else None)
+            return self._stage("render", stages.RenderSettings(use, seed, amount, size), {})
+        how = stages.FolderSettings(True, seed, amount, size, cfg.data.on_error, heldout=test)
+        inputs = {"pairs": folder_source(Path(source)), **({} if test else self._test())}
+        return self._stage("folder", how, inputs)
 
     def _test(self) -> dict[str, Source]:
         """The test as an input of what must hold none of its pictures."""
@@ -380,15 +359,6 @@ class Plan:
     def _editing(self) -> stages.EditSettings:
         return stages.EditSettings(self.cfg.harvest.steps, self.cfg.harvest.batch_size, self.cfg.seed)
 
-    def _model(self) -> Source:
-        """The model that lends its parts; a hub id is known by its name and commit."""
-        model = self.cfg.model
-        folder = Path(model.source).expanduser() if model.source else micro_dir()
-        if folder.is_dir():
-            parts = folder_source(folder, LENT)
-            return replace(parts, content=digest([parts.content, model.dtype, model.image_size]))
-        return Source(folder, digest([model.source, model.revision, model.dtype, model.image_size]))
-
     def _stage(
         self,
         kind: str,
@@ -410,25 +380,28 @@ class Plan:
             self.execute(target, path)
             done(work)
 
-        entry = self.store.obtain(Request(kind, version, key_settings(settings), contents), make)
+        decisive = asdict(settings)
+        for name in UNKEYED if kind == "fit" else ():
+            del decisive["recipe"][name]
+        entry = self.store.obtain(Request(kind, version, decisive, contents), make)
         self.used[f"{kind}-{entry.key}"] = entry
         return entry
 
 
+@dataclass
 class Loop:
-    """The rounds of one run: the networks and the row of each, round 0 first."""
+    """The rounds of one run: the networks and the row of each, round 0 first.
 
-    def __init__(
-        self,
-        cfg: BootstrapConfig,
-        plan: Plan,
-        announce: Callable[[str], None],
-        on_round: Callable[[Row], None],
-    ):
-        self.cfg, self.plan, self.announce, self.on_round = cfg, plan, announce, on_round
-        self.networks: list[Networks] = []
-        self.rows: list[Row] = []
-        self.base_values: dict[str, dict[str, Any]] = {}  # of round 0 on the held-out test, by network
+    `base_values`: of round 0 on the held-out test, by network.
+    """
+
+    cfg: BootstrapConfig
+    plan: Plan
+    announce: Callable[[str], None]
+    on_round: Callable[[Row], None]
+    networks: list[Networks] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    base_values: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def run(self) -> list[Row]:
         """All rounds, then the networks of the best one in `cfg.out`."""

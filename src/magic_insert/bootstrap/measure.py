@@ -26,6 +26,8 @@ from magic_insert.core.masks import INSIDE, area, blur, blur_inside, bounding_bo
 Row = dict[str, Any]
 Sums = Mapping[str, float]
 Rows = Sequence[Sums]
+Picture = Float[Tensor, "3 H W"]
+Mask = Float[Tensor, "1 H W"]
 GROUPS = ("photo", "seen", "unseen")
 DIGITS = 6  # of a stored value: far below anything a filter can tell apart
 SMOOTH = 1.0  # pixels at 128 over which a change must hold: the noise of a redrawing does not
@@ -99,20 +101,18 @@ def rounded(value: float) -> float:
     return round(value, DIGITS)
 
 
-def subject_of(mask: Float[Tensor, "1 H W"]) -> Float[Tensor, "1 H W"]:
+def subject_of(mask: Mask) -> Mask:
     """The mask as 0 or 1."""
     return (mask >= INSIDE).to(mask.dtype)
 
 
-def longer_side(mask: Float[Tensor, "1 H W"]) -> int:
+def longer_side(mask: Mask) -> int:
     """Of the subject's box, in pixels."""
     box = bounding_box(mask)
     return max(box.w, box.h)
 
 
-def changed_region(
-    before: Float[Tensor, "3 H W"], after: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]
-) -> Float[Tensor, "1 H W"]:
+def changed_region(before: Picture, after: Picture, mask: Mask) -> Mask:
     """Where the effect is: smoothed change outside the mask, louder than the redrawing is everywhere, beginning at the
     subject."""
     free = (mask <= 0).to(mask.dtype)
@@ -126,9 +126,7 @@ def changed_region(
     return touching(found, dilate(subject_of(mask), max(1, round(GAP * longer_side(mask)))))
 
 
-def residue(
-    still: Float[Tensor, "3 H W"], removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]
-) -> float:
+def residue(still: Picture, removed: Picture, mask: Mask) -> float:
     """How much of the subject's drawing is left: correlation of fine detail inside the mask, in [0, 1]."""
     inside = subject_of(mask)
     sigma = FINE * mask.shape[-1] / 128
@@ -143,9 +141,7 @@ def residue(
     return float(((first * second).sum() / scale).clamp(0, 1)) if float(scale) > 1e-8 else 0.0
 
 
-def drift(
-    still: Float[Tensor, "3 H W"], removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]
-) -> float:
+def drift(still: Picture, removed: Picture, mask: Mask) -> float:
     """Root mean square change where nothing should have changed: outside the subject and its effect."""
     busy = torch.maximum((mask > 0).to(mask.dtype), changed_region(still, removed, mask))
     outside = 1 - dilate(busy, 2)
@@ -155,7 +151,7 @@ def drift(
     return float(((removed - still).square().mean(dim=0, keepdim=True) * outside).sum() / weight) ** 0.5
 
 
-def seam(removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> float:
+def seam(removed: Picture, mask: Mask) -> float:
     """How much steeper the filled picture is along the old outline than beside it; 0 where it is not."""
     body = subject_of(mask)
     outline = dilate(body, 1) - erode(body, 1)
@@ -170,7 +166,7 @@ def seam(removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> float
     return max(0.0, float(mean(outline) - mean(beside)))
 
 
-def hallucination(removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> float:
+def hallucination(removed: Picture, mask: Mask) -> float:
     """How far the strangest part of the filled hole is, in colour, from anything around it: a new object, or a rest.
 
     Mean over the LOUDEST share of the hole's smoothed pixels of the distance (largest channel) to the nearest colour of
@@ -189,9 +185,7 @@ def hallucination(removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"])
     return float(worst.mean())
 
 
-def effect_area(
-    still: Float[Tensor, "3 H W"], removed: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]
-) -> float:
+def effect_area(still: Picture, removed: Picture, mask: Mask) -> float:
     """Share of the picture outside the subject that the removal changed near it: its shadow and reflection.
 
     ObjectDrop drops pictures where this is too small (arXiv 2403.18818, section 4.2).
@@ -199,17 +193,12 @@ def effect_area(
     return area(changed_region(still, removed, mask))
 
 
-def border(mask: Float[Tensor, "1 H W"]) -> float:
+def border(mask: Mask) -> float:
     """Share of the picture's lower edge that the subject touches (ObjectDrop allows 0.2)."""
     return float(subject_of(mask)[0, -1].mean())
 
 
-def cycle(
-    still: Float[Tensor, "3 H W"],
-    inserted: Float[Tensor, "3 H W"],
-    removed: Float[Tensor, "3 H W"],
-    mask: Float[Tensor, "1 H W"],
-) -> float:
+def cycle(still: Picture, inserted: Picture, removed: Picture, mask: Mask) -> float:
     """Root mean square difference between the original and the subject put back into the removed picture, in the
     region the removal changed, the subject itself left out: does re-insertion give the original back?"""
     region = changed_region(still, removed, mask)
@@ -219,7 +208,7 @@ def cycle(
     return float((wrong * region).sum() / region.sum()) ** 0.5
 
 
-def contrast(picture: Float[Tensor, "3 H W"], mask: Float[Tensor, "1 H W"]) -> float:
+def contrast(picture: Picture, mask: Mask) -> float:
     """Distance (root mean square over channels) between the subject's mean colour and that around it."""
     body = subject_of(mask)
     ring = dilate(body, max(2, round(RING * longer_side(mask)))) - dilate(body, 1)

@@ -42,7 +42,7 @@ from magic_insert.bootstrap.measure import (
     truth_of,
 )
 from magic_insert.core.effect_layer import transfer_effect
-from magic_insert.core.events import stage, terminal_bars
+from magic_insert.core.events import stage, terminal_bars, tracked
 from magic_insert.core.fidelity import effect_of
 from magic_insert.core.images import as_levels, load_rgb, save_png
 from magic_insert.core.jsonl import append_jsonl, read_record, write_json
@@ -107,7 +107,7 @@ def run_harvest(path: Path) -> None:
         return
     pipe = load_pipeline(payload.model, draws=False)
     remover = edit_unet_of(pipe, payload.inputs["remover"])
-    for group in stages.tracked(payload, groups, "removing subjects"):
+    for group in tracked(groups, "removing subjects", shown=payload.progress):
         ids = stages.ids_of(group)
         on = load(pool, stages.WITH, ids).to(pipe.device), load_masks(pool, ids).to(pipe.device)
         removed = edit(pipe, remover, *on, EditSampling(settings.seed, ids, settings.steps))
@@ -128,7 +128,7 @@ def run_measure(path: Path) -> None:
     pipe = load_pipeline(payload.model, draws=False)
     cycle = payload.settings.cycle
     inserter = edit_unet_of(pipe, payload.inputs["inserter"]) if cycle else None
-    for group in stages.tracked(payload, groups, "measuring removals"):
+    for group in tracked(groups, "measuring removals", shown=payload.progress):
         ids = stages.ids_of(group)
         picture, mask = load(pool, stages.WITH, ids), load_masks(pool, ids)
         removed = load(harvest, stages.WITHOUT, ids)
@@ -162,7 +162,8 @@ def run_evaluate(path: Path) -> None:
     network = edit_unet_of(pipe, payload.inputs["network"])
     lpips = load_lpips(payload.inputs["lpips"], device=pipe.device) if "lpips" in payload.inputs else None
     insert = payload.settings.task == "insert"
-    for group in stages.tracked(payload, groups, f"measuring {payload.settings.task} on held-out scenes"):
+    title = f"measuring {payload.settings.task} on held-out scenes"
+    for group in tracked(groups, title, shown=payload.progress):
         ids = stages.ids_of(group)
         full, empty, mask = load_pairs(heldout, ids)
         given, target = (paste(full, empty, mask), full) if insert else (full, empty)
@@ -283,14 +284,8 @@ def mixed(drawn: EditLatents, photos: EditLatents, photo_share: float) -> EditLa
     num_photos = min(count - 1, round(photo_share * count))
     rows = np.arange(count - num_photos) % len(drawn.target), np.arange(num_photos) % len(photos.target)
 
-    def both(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        return np.concatenate([first[rows[0]], second[rows[1]]])
-
-    return EditLatents(
-        both(drawn.condition, photos.condition),
-        both(drawn.target, photos.target),
-        both(drawn.mask, photos.mask),
-    )
+    both = ((drawn.condition, photos.condition), (drawn.target, photos.target), (drawn.mask, photos.mask))
+    return EditLatents(*(np.concatenate([first[rows[0]], second[rows[1]]]) for first, second in both))
 
 
 def _in_chunks(function: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from jaxtyping import Float
@@ -28,20 +27,19 @@ from magic_insert.bootstrap.stages import (
     FolderSettings,
     ImagineSettings,
     Item,
-    Payload,
     RenderSettings,
     groups_left,
     partner_of,
     picture_file,
     picture_files,
     read_payload,
-    tracked,
     write_index,
 )
 from magic_insert.config.schema.shared import SegmenterConfig
 from magic_insert.core.compositing import area_resize
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError, require_known
+from magic_insert.core.events import tracked
 from magic_insert.core.images import load_rgb, png_bytes, save_png
 from magic_insert.core.jsonl import write_json
 from magic_insert.core.masks import INSIDE, bounding_box
@@ -156,7 +154,7 @@ def render(path: Path) -> None:
         return [picture_file(out, layer, i.id) for layer in (WITH, WITHOUT, MASK) for i in view.items]
 
     groups = groups_left(views, TRACED_TOGETHER, files)
-    for group in tracked(payload, groups, f"rendering {settings.use}"):
+    for group in tracked(groups, f"rendering {settings.use}", shown=payload.progress):
         _render_group(out, group, settings.size)
 
 
@@ -328,12 +326,20 @@ def run_imagine(path: Path) -> None:
     items = imagined_items(payload.settings)
     if rank() == 0:
         write_index(payload.out, items, truth=False)
-    mine, undrawn = (
-        groups_left(items, DRAWN_TOGETHER, partial(_layer_of, payload.out, layer)) for layer in (MASK, WITH)
-    )
+
+    def left(layer: str) -> list[list[Item]]:
+        return groups_left(items, DRAWN_TOGETHER, lambda item: [picture_file(payload.out, layer, item.id)])
+
+    mine, undrawn, settings = left(MASK), left(WITH), payload.settings
     if undrawn:
-        _imagine(payload, undrawn)
-    for group in tracked(payload, mine, "finding subjects"):
+        pipe = load_pipeline(payload.model)
+        for group in tracked(undrawn, "imagining", shown=payload.progress):
+            prompts, noises = ([item.facts[name] for item in group] for name in ("prompt", "noise"))
+            drawn = sample(pipe, prompts, noises, steps=settings.steps, guidance=settings.guidance)
+            for item, picture in zip(group, drawn, strict=True):
+                save_png(picture_file(payload.out, WITH, item.id), picture)
+        del pipe  # makes room for the segmenter
+    for group in tracked(mine, "finding subjects", shown=payload.progress):
         for item in group:
             picture = load_rgb(picture_file(payload.out, WITH, item.id))
             try:
@@ -342,21 +348,3 @@ def run_imagine(path: Path) -> None:
                 continue
             if float(alpha.max()) >= INSIDE:
                 save_png(picture_file(payload.out, MASK, item.id), alpha)
-
-
-def _layer_of(out: Path, layer: str, item: Item) -> list[Path]:
-    return [picture_file(out, layer, item.id)]
-
-
-def _imagine(payload: Payload[ImagineSettings], groups: list[list[Item]]) -> None:
-    settings, pipe = payload.settings, load_pipeline(payload.model)
-    for group in tracked(payload, groups, "imagining"):
-        drawn = sample(
-            pipe,
-            [item.facts["prompt"] for item in group],
-            [item.facts["noise"] for item in group],
-            steps=settings.steps,
-            guidance=settings.guidance,
-        )
-        for item, picture in zip(group, drawn, strict=True):
-            save_png(picture_file(payload.out, WITH, item.id), picture)

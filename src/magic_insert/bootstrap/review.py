@@ -6,7 +6,6 @@ and its verdicts go into that file as they are given. With `verdicts` it reads t
 people agree, and writes `quality.json` for filter=learned.
 """
 
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,6 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -53,9 +51,14 @@ def run_review(cfg: ReviewConfig) -> Path:
             )
             server.serve()
         return out / VERDICTS
-    verdicts = (
-        truth_verdicts(found, cfg.good_db) if cfg.verdicts == TRUTH else filters.read_verdicts(cfg.verdicts)
-    )
+    if cfg.verdicts != TRUTH:
+        verdicts = filters.read_verdicts(cfg.verdicts)
+    elif any(row["truth"] is None for row in found.values.values()):
+        raise UserError(
+            "expected a pool with truth for verdicts=truth, got pictures of a user; set verdicts=FILE"
+        )
+    else:  # what the Toybox would say: good from `good_db` inside mask and effect region on
+        verdicts = {name: row["truth"]["psnr"] >= cfg.good_db for name, row in found.values.items()}
     unknown = sorted(set(verdicts) - set(found.ids))
     if unknown or not verdicts:
         named = ", ".join(unknown[:5]) or "no verdict at all"
@@ -80,38 +83,20 @@ def review_server(out: Path, port: int) -> PageServer:
         UserError: the port is taken.
     """
     verdicts: dict[str, Any] = {**read_record(out / VERDICTS, filters.Verdicts).verdicts}
-    lock = threading.Lock()
-
-    def keep(name: str, word: str) -> None:
-        with lock:
-            verdicts[name] = word
-            write_json(out / VERDICTS, {"verdicts": verdicts})
 
     async def judge(request: Request) -> Response:
         given = await json_of(request)
         name, word = str(given.get("id")), str(given.get("verdict"))
         if name not in verdicts or word not in WORDS.values():
             raise UserError(f"expected a removal of this page and accept or reject, got {name!r}: {word!r}")
-        await run_in_threadpool(keep, name, word)
+        verdicts[name] = word
+        write_json(out / VERDICTS, {"verdicts": verdicts})
         return JSONResponse({})
 
     def served(request: Request) -> Response:
         return FileResponse(out / PAGE)
 
     return PageServer([Route("/", served), Route("/verdicts", judge, methods=["POST"])], port)
-
-
-def truth_verdicts(found: Round, good_db: float) -> dict[str, bool]:
-    """What the Toybox would say: good from `good_db` inside mask and effect region on.
-
-    Raises:
-        UserError: the truth of this pool is unknown.
-    """
-    if any(found.values[name]["truth"] is None for name in found.ids):
-        raise UserError(
-            "expected a pool with truth for verdicts=truth, got pictures of a user; set verdicts=FILE"
-        )
-    return {name: found.values[name]["truth"]["psnr"] >= good_db for name in found.ids}
 
 
 def agreement(accepted: set[str], verdicts: dict[str, bool]) -> str:
@@ -145,7 +130,8 @@ def page(found: Round, title: str) -> str:
 
 
 def learn_quality(values: filters.Values, verdicts: Mapping[str, bool]) -> filters.Quality:
-    """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row).
+    """Fits a judge to `verdicts` (id -> accepted) of the removals `values` (id -> stored row): a ridge logistic
+    regression.
 
     Raises:
         UserError: too few verdicts of a kind to learn from.
@@ -162,23 +148,18 @@ def learn_quality(values: filters.Values, verdicts: Mapping[str, bool]) -> filte
     mean, spread = (np.array([f(column) for column in table.values()]) for f in (np.mean, np.std))
     standard = ((np.stack(list(table.values()), axis=1) - mean) / spread).clip(-filters.REACH, filters.REACH)
     features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
-    bias, *weights = _logistic(features, np.array([float(verdicts[name]) for name in ids]))
-    rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
-    terms = (filters.Term(*(round(float(value), 8) for value in row)) for row in rows)
-    return filters.Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))
-
-
-def _logistic(features: Any, target: Any) -> Any:
-    """Weights of a ridge logistic regression; the bias, in the first column, is not penalised."""
-    penalty = np.full(features.shape[1], RIDGE)
-    penalty[0] = 1e-6
+    target = np.array([float(verdicts[name]) for name in ids])
+    penalty = np.array([1e-6, *[RIDGE] * (features.shape[1] - 1)])  # the bias is hardly penalised
 
     def loss(weights: Any) -> tuple[float, Any]:
         total = features @ weights
         gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
         return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
 
-    return np.asarray(minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x)
+    bias, *weights = minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x
+    rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
+    terms = (filters.Term(*(round(float(value), 8) for value in row)) for row in rows)
+    return filters.Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))
 
 
 def left_out(values: filters.Values, verdicts: Mapping[str, bool]) -> dict[str, float]:

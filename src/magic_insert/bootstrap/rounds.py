@@ -83,11 +83,8 @@ def open_round(run: Path, number: int) -> Round:
 
 def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection: filters.Selection) -> None:
     """`round-N-accepted.png` and `round-N-rejected.png`, best score first; a sheet without pictures is not written."""
-    kept = set(selection.accepted)
-    for name, members in (
-        ("accepted", [one for one in selection.judged if one.id in kept]),
-        ("rejected", [one for one in selection.judged if one.id not in kept]),
-    ):
+    for name, ids in (("accepted", {*selection.accepted}), ("rejected", {*selection.rejected})):
+        members = [one for one in selection.judged if one.id in ids]
         path = folder / f"round-{number}-{name}.png"
         path.unlink(missing_ok=True)
         if members:
@@ -96,15 +93,13 @@ def write_sheets(folder: Path, number: int, pool: Path, harvest: Path, selection
 
 def write_sheet(path: Path, pool: Path, harvest: Path, members: Sequence[filters.Judged]) -> None:
     """One sheet of `members`: picture, subject, removal, with score and worst filter."""
-    rows, labels = [], []
+    rows, labels = list[Any](), list[str]()
     for start in range(0, len(members), COLUMNS):
         group = members[start : start + COLUMNS]
         ids = [one.id for one in group]
         places = ((pool, WITH), (harvest, WITHOUT), (pool, MASK))
         given, gone, mask = ([load_rgb(picture_file(*place, name)) for name in ids] for place in places)
         outlined = [picture * (0.35 + 0.65 * m[:1]) for picture, m in zip(given, mask, strict=True)]
-        for title, layer in (("given", given), ("subject", outlined), ("removed", gone)):
-            rows.append(layer)
-            labels.append(title)
-        labels[-1] = "  ".join(f"{one.score:.2f} {one.worst}" for one in group)
+        rows += [given, outlined, gone]
+        labels += ["given", "subject", "  ".join(f"{one.score:.2f} {one.worst}" for one in group)]
     save_png(path, contact_sheet(rows, row_labels=labels))

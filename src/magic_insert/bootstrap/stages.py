@@ -8,14 +8,13 @@ Importing this costs no torch: the parent of a run plans with it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 from magic_insert.config.schema.bootstrap import AdaptConfig
 from magic_insert.config.schema.shared import ModelConfig, SegmenterConfig
-from magic_insert.core import events
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import as_record, read_json, read_record, write_json
 from magic_insert.core.picture_files import SUFFIXES, is_picture_file, require_pictures
@@ -220,11 +219,6 @@ def groups_left(items: Sequence[T], size: int, files_of: Callable[[T], Iterable[
     """
     groups = shard([list(items[start : start + size]) for start in range(0, len(items), size)])
     return [g for g in groups if not all(file.is_file() for item in g for file in files_of(item))]
-
-
-def tracked(payload: Payload[Any], groups: Sequence[T], title: str) -> Iterator[T]:
-    """`groups`, each a step of the stage `title`, with a progress bar on rank 0."""
-    return events.tracked(groups, title, shown=payload.progress)
 
 
 def picture_files(folder: Path, masks: Path) -> list[Path]:

@@ -14,14 +14,14 @@ import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from magic_insert import __version__
@@ -32,11 +32,10 @@ from magic_insert.config.compose import (
     composer,
     described_options,
     group_options,
-    known_keys,
 )
 from magic_insert.config.fields import Key, keys_of
 from magic_insert.config.freeze import freeze
-from magic_insert.core.errors import UserError, machine_fault, require_known
+from magic_insert.core.errors import UserError, mendable, require_known
 from magic_insert.launch.run import (
     INTERRUPT_EXIT,
     JobPlan,
@@ -101,18 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise SystemExit(INTERRUPT_EXIT) from None
         sys.stdout.flush()
     except BrokenPipeError:
-        if not reader_is_gone():
+        # Is standard output a pipe that nobody reads any more, as after `| head -1`?
+        watch = select.poll()
+        watch.register(sys.stdout, 0)  # errors are reported unasked
+        if not watch.poll(0):
             raise  # a pipe of the job's own
         # The interpreter flushes once more at its end, and would complain there.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(SIGPIPE_EXIT) from None
-
-
-def reader_is_gone() -> bool:
-    """Whether standard output is a pipe that nobody reads any more, as after `| head -1`."""
-    watch = select.poll()
-    watch.register(sys.stdout, 0)  # errors are reported unasked
-    return bool(watch.poll(0))
 
 
 def run_words(words: Sequence[str]) -> None:
@@ -134,13 +129,11 @@ def run_words(words: Sequence[str]) -> None:
             raise UserError(f"expected a job, one of {', '.join(JOBS)}, got {name!r}; {hint}")
     except (HydraException, OmegaConfBaseException) as error:
         fail(UserError(explain(error, name)))
-    except UserError as error:
-        fail(error)
     except StageFailed as error:
         print(one_line(error), file=sys.stderr)
         raise SystemExit(1) from None
     except Exception as error:
-        if (line := machine_fault(error)) is None:
+        if (line := mendable(error)) is None:
             raise
         fail(UserError(line))
 
@@ -257,7 +250,9 @@ def explain(error: HydraException | OmegaConfBaseException, job: str) -> str:
     """One line for an error of composing: which key, what is wrong, what to do."""
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and cause.full_key:
-        near = difflib.get_close_matches(cause.full_key, known_keys(JOB_SCHEMAS[job]), n=1)
+        leaves = [key.name for key in keys_of(JOB_SCHEMAS[job])]
+        groups = {name.rpartition(".")[0] for name in leaves}
+        near = difflib.get_close_matches(cause.full_key, [*leaves, *groups], n=1)
         hint = f"did you mean {near[0]}?" if near else f"magic-insert {job} --help shows every key"
         return f"expected a known key, got {cause.full_key}; {hint}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -285,13 +280,9 @@ HIDDEN = ("hydra_quiet", "_self_", "job_debug", "optional job_debug", "experimen
 def job_groups(job: str) -> dict[str, str]:
     """The configuration groups that a job offers, with their default choices, in the order of conf/<job>.yaml."""
     defaults = yaml.safe_load((conf_dir() / f"{job}.yaml").read_text())["defaults"]
-    chosen = {
-        group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()
-    }
+    chosen = [pair for entry in defaults if isinstance(entry, dict) for pair in entry.items()]
     listed = {"stylizer": "", "inserter": ""} if job == "evaluate" else {}  # cli/jobs.py takes lists of them
-    return listed | {
-        group: str(choice) for group, choice in chosen.items() if not group.startswith("override")
-    }
+    return listed | {group: str(choice) for group, choice in chosen if not group.startswith("override")}
 
 
 def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = None) -> str:
@@ -301,18 +292,23 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
         UserError: there is no key or group `wanted`.
         hydra.errors.HydraException, omegaconf.errors.OmegaConfBaseException: the words do not fit.
     """
-    cfg = compose_job(job, words)
-    keys = _composed_keys(job, cfg)
-    groups = job_groups(job)
+    cfg, schema, groups = compose_job(job, words), JOB_SCHEMAS[job], job_groups(job)
+    hints: dict[str, type] = get_type_hints(schema)
+    # The groups among its fields, by the class that was chosen.
+    chosen = {
+        name: OmegaConf.get_type(cfg, name) or hint for name, hint in hints.items() if is_dataclass(hint)
+    }
+    listed = [key for key in keys_of(schema) if "." not in key.name]
+    listed += [key for group, cls in chosen.items() for key in keys_of(cls, f"{group}.")]
+    keys = {key.name: (key, OmegaConf.select(cfg, key.name, default="???")) for key in listed}
     if wanted is not None:
         return _one(wanted, keys, groups, job)
     required = " ".join(f"{key.name}=..." for key, value in keys.values() if value == "???")
     lines = [f"magic-insert {job}: {summary}", "", f"usage: magic-insert {job} {required}".rstrip(), ""]
     lines += [_line(key, value) for key, value in keys.values() if "." not in key.name]
-    hints = get_type_hints(JOB_SCHEMAS[job])
-    for group in [field.name for field in fields(JOB_SCHEMAS[job]) if is_dataclass(hints[field.name])]:
+    for group, cls in chosen.items():
         options = f"{group}={' | '.join(group_options(group))}" if group in groups else group
-        lines += ["", *_fitted(f"{options}: {first_sentence(_class(cfg, group, hints[group]))}")]
+        lines += ["", *_fitted(f"{options}: {first_sentence(cls)}")]
         lines += [
             _line(key, value)
             for key, value in keys.values()
@@ -327,28 +323,6 @@ def job_help(job: str, summary: str, words: Sequence[str], wanted: str | None = 
         f"--help KEY tells all about one key or group, --cfg job prints the composed configuration of {job},",
     ]
     return "\n".join([*lines, "-m key=1,2,3 runs a sweep; a list is key='[a,b]'."])
-
-
-def _composed_keys(job: str, cfg: DictConfig) -> dict[str, tuple[Key, Any]]:
-    """Every leaf key of a composed job with its value, by its dotted name; groups by the class that was chosen."""
-    found: dict[str, tuple[Key, Any]] = {}
-    schema, hints = JOB_SCHEMAS[job], get_type_hints(JOB_SCHEMAS[job])
-    groups = [field.name for field in fields(schema) if is_dataclass(hints[field.name])]
-    own = [key for key in keys_of(schema) if "." not in key.name]
-    for key in [*own, *(k for g in groups for k in keys_of(_class(cfg, g, hints[g]), f"{g}."))]:
-        value = OmegaConf.select(cfg, key.name, throw_on_missing=False)
-        missing = value is None and OmegaConf.is_missing(*_parent(cfg, key.name))
-        found[key.name] = (key, "???" if missing else value)
-    return found
-
-
-def _parent(cfg: DictConfig, name: str) -> tuple[Any, str]:
-    group, _, leaf = name.rpartition(".")
-    return (OmegaConf.select(cfg, group) if group else cfg), leaf
-
-
-def _class(cfg: DictConfig, group: str, declared: type) -> type:
-    return OmegaConf.get_type(cfg, group) or declared
 
 
 def first_sentence(cls: type) -> str:

@@ -6,7 +6,7 @@ typed fields: an unknown key or a value of the wrong type fails while composing,
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_type_hints
@@ -95,17 +95,12 @@ def register_installed(words: Sequence[str]) -> None:
         registry = registry_of(cls)
         for name in registry.installed_names() if registry is not None else ():
             mentioned = any(name in word for word in words)
-            node = _named(settings_class(cls, {"name": name}), name) if mentioned else {"name": name}
+            node: Any = writable_schema(settings_class(cls, {"name": name})) if mentioned else {}
+            node["name"] = name
             _store(name, node, group)
     for name in FILTERS.installed_names():
         if any(name in word for word in words):
             _store_filter(name)
-
-
-def _named(cls: type, name: str) -> DictConfig:
-    node = writable_schema(cls)
-    node.name = name
-    return node
 
 
 def _written(group: str) -> list[str]:
@@ -197,13 +192,3 @@ def frozen_from(values: Mapping[str, Any] | DictConfig, job: str) -> Any:
         omegaconf.errors.OmegaConfBaseException: the values do not fit the job's schema.
     """
     return freeze(cast(DictConfig, OmegaConf.merge(writable_schema(JOB_SCHEMAS[job], values), values)))
-
-
-def known_keys(cls: type, prefix: str = "") -> list[str]:
-    """Every dotted key of a schema, groups and leaves."""
-    keys: list[str] = []
-    for field, hint in get_type_hints(cls).items():
-        keys.append(prefix + field)
-        if is_dataclass(hint):
-            keys.extend(known_keys(cast(type, hint), f"{prefix}{field}."))
-    return keys

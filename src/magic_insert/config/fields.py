@@ -21,24 +21,15 @@ here imports torch.
 
 import ast
 import inspect
+import math
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from itertools import pairwise
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    Protocol,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
-    runtime_checkable,
-)
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from omegaconf import MISSING as REQUIRED
 
@@ -47,54 +38,34 @@ from magic_insert.core.jsonl import require_writable
 from magic_insert.core.picture_files import SUFFIXES
 
 
-@runtime_checkable
-class Rule(Protocol):
-    """What a value must satisfy."""
-
-    def holds(self, value: Any) -> bool:
-        """Whether `value` satisfies the rule."""
-        ...
-
-    @property
-    def expected(self) -> str:
-        """How an error goes on after "expected KEY"."""
-        ...
-
-    @property
-    def brief(self) -> str:
-        """The rule in a table of keys."""
-        ...
-
-
 @dataclass(frozen=True)
-class Range:
+class Rule:
+    """What a value must satisfy: whether it `holds`, how an error goes on after "expected KEY", and the rule in a table
+    of keys."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+    brief: str
+
+
+class Range(Rule):
     """A finite number from `low` to `high`, NaN in no case; `open_low` and `open_high` exclude the bound itself."""
 
-    low: float = -float("inf")
-    high: float = float("inf")
-    open_low: bool = False
-    open_high: bool = False
+    def __init__(
+        self, low: float = -math.inf, high: float = math.inf, open_low: bool = False, open_high: bool = False
+    ) -> None:
+        def holds(value: Any) -> bool:
+            above = low < value if open_low else low <= value
+            below = value < high if open_high else value <= high
+            return above and below and abs(value) < math.inf
 
-    def holds(self, value: Any) -> bool:
-        above = self.low < value if self.open_low else self.low <= value
-        below = value < self.high if self.open_high else value <= self.high
-        return above and below and abs(value) < float("inf")
-
-    @property
-    def expected(self) -> str:
-        if self.high == float("inf"):
-            low = f"above {self.low:g}" if self.open_low else f"to be at least {self.low:g}"
-            return f"{low} and finite"
-        return (
-            f"{'above' if self.open_low else 'from'} {self.low:g} to "
-            f"{'below ' if self.open_high else ''}{self.high:g}"
-        )
-
-    @property
-    def brief(self) -> str:
-        if self.high == float("inf"):
-            return f"{'>' if self.open_low else '>='} {self.low:g}"
-        return f"{'>' if self.open_low else ''}{self.low:g} to {'<' if self.open_high else ''}{self.high:g}"
+        if high == math.inf:
+            expected = f"{'above' if open_low else 'to be at least'} {low:g} and finite"
+            brief = f"{'>' if open_low else '>='} {low:g}"
+        else:
+            expected = f"{'above' if open_low else 'from'} {low:g} to {'below ' if open_high else ''}{high:g}"
+            brief = f"{'>' if open_low else ''}{low:g} to {'<' if open_high else ''}{high:g}"
+        super().__init__(holds, expected, brief)
 
 
 POSITIVE = Range(0, open_low=True)
@@ -123,88 +94,47 @@ class OneOf:
         return " | ".join(self.choices)
 
 
-@dataclass(frozen=True)
-class NotEmpty:
+class NotEmpty(Rule):
     """A list, mapping or text with something in it."""
 
-    expected = "to have at least one entry"
-    brief = "not empty"
-
-    def holds(self, value: Any) -> bool:
-        return len(value) > 0
+    def __init__(self) -> None:
+        super().__init__(bool, "to have at least one entry", "not empty")
 
 
-@dataclass(frozen=True)
-class MultipleOf:
+class MultipleOf(Rule):
     """A whole multiple of `unit`."""
 
-    unit: int
-
-    def holds(self, value: Any) -> bool:
-        return value % self.unit == 0
-
-    @property
-    def expected(self) -> str:
-        return f"to be a multiple of {self.unit}"
-
-    @property
-    def brief(self) -> str:
-        return f"multiple of {self.unit}"
+    def __init__(self, unit: int) -> None:
+        super().__init__(
+            lambda value: value % unit == 0, f"to be a multiple of {unit}", f"multiple of {unit}"
+        )
 
 
-@dataclass(frozen=True)
-class Holds:
+class Holds(Rule):
     """A text in which `part` stands exactly once."""
 
-    part: str
-
-    def holds(self, value: Any) -> bool:
-        return str(value).count(self.part) == 1
-
-    @property
-    def expected(self) -> str:
-        return f"to hold {self.part} once"
-
-    @property
-    def brief(self) -> str:
-        return f"holds {self.part}"
+    def __init__(self, part: str) -> None:
+        super().__init__(lambda value: str(value).count(part) == 1, f"to hold {part} once", f"holds {part}")
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(Rule):
     """A path where a "file", a "folder" or either ("path") must lie when a job starts, or one of some `words`."""
 
-    kind: Literal["file", "folder", "path"]
-    words: tuple[str, ...] = ()
-
-    def holds(self, value: Any) -> bool:
-        found = {"file": os.path.isfile, "folder": os.path.isdir, "path": os.path.exists}
-        return value in self.words or found[self.kind](value)
-
-    @property
-    def expected(self) -> str:
-        return f"to be {' or '.join([*self.words, self.brief])} that is there"
-
-    @property
-    def brief(self) -> str:
-        return f"a {self.kind}"
+    def __init__(self, kind: Literal["file", "folder", "path"], words: tuple[str, ...] = ()) -> None:
+        there = {"file": os.path.isfile, "folder": os.path.isdir, "path": os.path.exists}[kind]
+        expected = f"to be {' or '.join([*words, f'a {kind}'])} that is there"
+        super().__init__(lambda value: value in words or there(value), expected, f"a {kind}")
 
 
-@dataclass(frozen=True)
-class Output:
+class Output(Rule):
     """A place that can be written when a job starts: a folder, which is not named like a picture, or a `file`."""
 
-    file: bool = False
+    def __init__(self, file: bool = False) -> None:
+        def holds(value: Any) -> bool:
+            require_writable(value, suffix="" if file else None)
+            return file or not value.lower().endswith(SUFFIXES)
 
-    def holds(self, value: Any) -> bool:
-        require_writable(value, suffix="" if self.file else None)
-        return self.file or not value.lower().endswith(SUFFIXES)
-
-    @property
-    def expected(self) -> str:
-        return f"to be a {'file' if self.file else 'folder and no picture'}"
-
-    brief = ""
+        super().__init__(holds, f"to be a {'file' if file else 'folder and no picture'}", "")
 
 
 def check(config: Any, prefix: str = "", *, places: bool = False) -> None:
@@ -245,12 +175,12 @@ def _check_value(hint: Any, value: Any, key: str, places: bool) -> None:
             _check_value(get_args(plain)[-1], entry, key, places)
 
 
-def rules_of(cls: type, name: str) -> tuple[Rule, ...]:
+def rules_of(cls: type, name: str) -> tuple[Any, ...]:
     """The rules of the field `name` of a dataclass."""
     return _rules(get_type_hints(cls, include_extras=True)[name])
 
 
-def _rules(hint: Any) -> tuple[Rule, ...]:
+def _rules(hint: Any) -> tuple[Any, ...]:
     """The rules on a value itself, outside first: of `Annotated[X, ...]` and of X in `X | None`."""
     if get_origin(hint) is Annotated:
         inner, *rules = get_args(hint)

@@ -70,7 +70,8 @@ class Registry:
             return self.registered[name]
         require_known(self.kind, name, self.names())
         point = self._installed()[name]
-        where = f"{self.kind} {name} at {point.value} (installed with {_package(point)})"
+        package = point.dist.name if point.dist is not None else "an unknown package"
+        where = f"{self.kind} {name} at {point.value} (installed with {package})"
         with expecting(where, ImportError, AttributeError):
             found = point.load()
         return found
@@ -119,10 +120,6 @@ def registry_of(cls: type) -> Registry | None:
     """The registry that the field `name` of a group's dataclass is out of; None where it is out of none."""
     rules = rules_of(cls, "name") if "name" in get_type_hints(cls) else ()
     return next((rule.registry for rule in rules if isinstance(rule, Registered)), None)
-
-
-def _package(point: EntryPoint) -> str:
-    return point.dist.name if point.dist is not None else "an unknown package"
 
 
 def _places(package: str, **places: str) -> dict[str, str]:

@@ -9,12 +9,9 @@ DIGEST_LENGTH = 16
 
 
 def sha256_file(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes as 64 hex digits, read in blocks of 1 MiB."""
-    sha = hashlib.sha256()
+    """The SHA-256 of a file's bytes as 64 hex digits, read in blocks."""
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest(obj: Any) -> str:

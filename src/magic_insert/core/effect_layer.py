@@ -82,7 +82,18 @@ def measure_effect(
     config = config or EffectConfig()
     if area(subject) == 0:
         return EffectLayer(torch.ones_like(reference), torch.zeros_like(reference))
-    trust = _trust(output, reference, subject, config)
+    # How far each pixel's change is believed, in [0, 1]: loud enough, and part of something at the subject's foot.
+    # Loudness is the change that survives smoothing, so single noisy pixels fall and a faint wide shadow stays.
+    outside = 1.0 - subject
+    change = blur_inside(output - reference, outside, 0.7)
+    loud = change.abs().amax(dim=0, keepdim=True) * (outside > 0)
+    inside = min(INSIDE, float(subject.max()))
+    box, body = bounding_box(subject, inside), (subject >= inside).to(subject.dtype)
+    longer = max(box.w, box.h)
+    found = (loud >= config.threshold).to(loud.dtype)
+    found = touching(found, dilate(body, max(1, round(config.gap * longer))))
+    support = dilate(found, 1) * dilate(body, max(1, round(config.reach * longer)))
+    trust = smoothstep(loud, 0.5 * config.threshold, 1.5 * config.threshold) * support
     shade = (output / reference.clamp_min(DARKEST)).clamp(max=1.0)
     light = (output - reference).clamp_min(0.0)
     return EffectLayer(
@@ -105,29 +116,6 @@ def continue_under(change: Float[Tensor, "3 h w"], subject: Float[Tensor, "1 h w
     free = (1.0 - subject).square()
     beside = blur_inside(change, free, 1.0)
     return change + (beside - change) * (subject > REACHED).to(change.dtype)
-
-
-def _trust(
-    output: Float[Tensor, "3 h w"],
-    reference: Float[Tensor, "3 h w"],
-    subject: Float[Tensor, "1 h w"],
-    config: EffectConfig,
-) -> Float[Tensor, "1 h w"]:
-    """How far each pixel's change is believed, in [0, 1]: loud enough, and part of something at the subject's foot.
-
-    Loudness is the change that survives smoothing, so single noisy pixels fall and a faint wide shadow stays.
-    """
-    outside = 1.0 - subject
-    change = blur_inside(output - reference, outside, 0.7)
-    loud = change.abs().amax(dim=0, keepdim=True) * (outside > 0)
-    box = bounding_box(subject, min(INSIDE, float(subject.max())))
-    longer = max(box.w, box.h)
-    body = (subject >= min(INSIDE, float(subject.max()))).to(subject.dtype)
-    found = (loud >= config.threshold).to(loud.dtype)
-    found = touching(found, dilate(body, max(1, round(config.gap * longer))))
-    near = dilate(body, max(1, round(config.reach * longer)))
-    support = dilate(found, 1) * near
-    return smoothstep(loud, 0.5 * config.threshold, 1.5 * config.threshold) * support
 
 
 def upsample_effect(
@@ -168,7 +156,18 @@ def upsample_near(
         return EffectLayer(nothing, nothing), Box(0, 0, 0, 0)
     rows, columns = _span(where[0], height, h), _span(where[1], width, w)
     there = (slice(None), rows, columns)
-    found = _guided(wanted[(slice(None), *where)], guide[there], subject[there], config.edge_tolerance)
+    guide, subject, wanted = guide[there], subject[there], wanted[(slice(None), *where)]
+    # Along the edges of the guide, at a whole number of pixels a cell, and resized from there.
+    (height, width), (h, w) = guide.shape[-2:], wanted.shape[-2:]
+    size = h * min(FINEST, -(-height // h)), w * min(FINEST, -(-width // w))
+    spread = _Upsampler(area_resize(guide, *size), area_resize(subject, *size), (h, w), config.edge_tolerance)
+    found = spread(wanted)
+    for _ in range(ROUNDS):
+        lacking = (wanted - area_resize(found, h, w)) * (spread.free > 1.0 - REACHED)
+        # Where nothing was measured nothing may appear.
+        found = (found + spread(lacking)) * (found > 0)
+    if size != (height, width):
+        found = functional.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0]
     box = Box(columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start)
     return _hush(EffectLayer(1.0 - found[:3], found[3:])), box
 
@@ -176,26 +175,6 @@ def upsample_near(
 def _span(cells: slice, fine: int, coarse: int) -> slice:
     """The pixels of these cells."""
     return slice(cells.start * fine // coarse, -(-cells.stop * fine // coarse))
-
-
-def _guided(
-    wanted: Float[Tensor, "6 h w"],
-    guide: Float[Tensor, "3 H W"],
-    subject: Float[Tensor, "1 H W"],
-    edge_tolerance: float,
-) -> Float[Tensor, "6 H W"]:
-    """`wanted` upsampled along the edges of `guide`, at a whole number of pixels a cell, and resized from there."""
-    (height, width), (h, w) = guide.shape[-2:], wanted.shape[-2:]
-    size = h * min(FINEST, -(-height // h)), w * min(FINEST, -(-width // w))
-    spread = _Upsampler(area_resize(guide, *size), area_resize(subject, *size), (h, w), edge_tolerance)
-    found = spread(wanted)
-    for _ in range(ROUNDS):
-        lacking = (wanted - area_resize(found, h, w)) * (spread.free > 1.0 - REACHED)
-        # Where nothing was measured nothing may appear.
-        found = (found + spread(lacking)) * (found > 0)
-    if size == (height, width):
-        return found
-    return functional.interpolate(found[None], (height, width), mode="bilinear", align_corners=False)[0]
 
 
 def _neighbourhood(change: Float[Tensor, "C h w"]) -> tuple[slice, slice] | None:
@@ -333,32 +312,17 @@ def fill_hole(
     Returns:
         The new window, and where it was changed, 0 or 1.
     """
-    side, small = window.shape[-1], output.shape[-1]
-    wide = dilate((hole > 0).to(hole.dtype), max(1, round(grow * side)))
-    coarse = measure_effect(output, reference, area_resize(wide, small, small), config)
-    layer = upsample_effect(coarse, window, wide, config)
+    side, small, body = window.shape[-1], output.shape[-1], (hole > 0).to(hole.dtype)
+    wide = dilate(body, max(1, round(grow * side)))
+    inside = area_resize(wide, small, small)
+    layer = upsample_effect(measure_effect(output, reference, inside, config), window, wide, config)
     lit = apply_effect(window, window, torch.zeros_like(hole), layer)
-    matched = (output + _mismatch(lit, wide, output)).clamp(0, 1)
-    soft = _soft_edge(hole, wide, grow * side)
+    # How far the drawn colours are off at the rim of the hole, continued smoothly into it.
+    rim = dilate(inside, max(1, round(RING * small))) * (inside == 0)
+    off = blur_inside(area_resize(lit, small, small) - output, rim, max(1.0, SMOOTH * small))
+    matched = (output + off).clamp(0, 1)
+    # 1 on the hole, falling to 0 within the grown hole, exactly 0 outside it.
+    half = max(1, round(grow * side / 2))
+    soft = torch.maximum(feather(dilate(body, half), half), body) * wide
     changed = torch.maximum((soft > 0).to(hole.dtype), layer.region.to(hole.dtype))
     return cover(lit, resize(matched, side, side), soft), changed
-
-
-def _mismatch(
-    lit: Float[Tensor, "3 H H"], wide: Float[Tensor, "1 H H"], output: Float[Tensor, "3 s s"]
-) -> Float[Tensor, "3 s s"]:
-    """How far the drawn colours are off at the rim of the hole, continued smoothly into it."""
-    small = output.shape[-1]
-    inside = area_resize(wide, small, small)
-    rim = dilate(inside, max(1, round(RING * small))) * (inside == 0)
-    off = area_resize(lit, small, small) - output
-    return blur_inside(off, rim, max(1.0, SMOOTH * small))
-
-
-def _soft_edge(
-    hole: Float[Tensor, "1 H H"], wide: Float[Tensor, "1 H H"], width: float
-) -> Float[Tensor, "1 H H"]:
-    """1 on the hole, falling to 0 within the grown hole, exactly 0 outside it."""
-    half = max(1, round(width / 2))
-    middle = dilate((hole > 0).to(hole.dtype), half)
-    return torch.maximum(feather(middle, half), (hole > 0).to(hole.dtype)) * wide

@@ -69,11 +69,14 @@ def needing(package: str, use: str, extra: str) -> Iterator[None]:
         ) from error
 
 
-def machine_fault(error: BaseException) -> str | None:
-    """What the machine refused, in one line: a disk, a path, its memory; None for any other error.
+def mendable(error: BaseException) -> str | None:
+    """What a user is told of `error` in one line: input that does not fit, or what the machine refused, a disk, a path,
+    its memory; None for any other error.
 
     Causes are looked at too, since libraries raise errors of their own for these.
     """
+    if isinstance(error, UserError):
+        return str(error)
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (*NO_ROOM, *CLOSED, *NO_PLACE):

@@ -107,7 +107,14 @@ def effect_scores(
     scores = {name: decibel(float(error[r].mean())) for name, r in regions.items() if bool(r.any())}
     scores["shadow_iou"] = iou(found, wanted & free)
     across, down = frame_coordinates(foot_frame(mask[None]), *mask.shape[-2:])[0]
-    side, true_side = (_side(picture, scene, free, across) for picture in (finished, truth))
+
+    def side_of(picture: Float[Tensor, "3 H W"]) -> float | None:
+        """How far right of the foot the change lies, in longer sides; None where nothing changed."""
+        change = (picture - scene).abs().amax(0) * free
+        change = change * (change > EFFECT_STEP)
+        return float((change * across).sum() / change.sum()) if bool(change.any()) else None
+
+    side, true_side = side_of(finished), side_of(truth)
     if true_side is not None and abs(true_side) > DECIDED:
         scores["side"] = float(side is not None and side * true_side > 0)
     under = free & (down > -UNDER) & (down < 0.5 * UNDER) & (across.abs() < 0.4)
@@ -115,15 +122,3 @@ def effect_scores(
     if true_dark > DARK * int(under.sum()):
         scores["contact"] = dark / true_dark
     return scores
-
-
-def _side(
-    picture: Float[Tensor, "3 H W"],
-    scene: Float[Tensor, "3 H W"],
-    free: Bool[Tensor, "H W"],
-    across: Float[Tensor, "H W"],
-) -> float | None:
-    """How far right of the foot the change lies, in longer sides; None where nothing changed."""
-    change = (picture - scene).abs().amax(0) * free
-    change = change * (change > EFFECT_STEP)
-    return float((change * across).sum() / change.sum()) if bool(change.any()) else None

@@ -65,20 +65,15 @@ def require_writable(path: str | Path, suffix: str | None = None) -> Path:
         raise UserError(f"expected a folder to write to, got the file {path}; set out=FOLDER")
     parent = place if suffix is None else place.parent
     with expecting(f"to be able to write {path}", OSError, do="set out=... elsewhere"):
-        while not _is_there(parent):
+        # Unlike `Path.exists`, this raises for a loop of symbolic links and for a path below a file.
+        while True:
+            with suppress(FileNotFoundError):
+                parent.stat()
+                break
             parent = parent.parent
         with tempfile.TemporaryFile(dir=parent):
             pass
     return place
-
-
-def _is_there(path: Path) -> bool:
-    """Unlike `Path.exists`, raises for a loop of symbolic links and for a path below a file."""
-    try:
-        os.stat(path)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def disk_trouble(error: BaseException, place: Path) -> str | None:
@@ -299,7 +294,8 @@ def read_object(path: str | Path) -> dict[str, Any]:
 
 def _object(found: Any, where: str) -> dict[str, Any]:
     if not isinstance(found, dict):
-        raise UserError(f"expected a JSON object {where}, got {_kind(found)}")
+        kinds = {list: "a list", str: "a text", bool: "a truth value", type(None): "null"}
+        raise UserError(f"expected a JSON object {where}, got {kinds.get(type(found), 'a number')}")
     return found
 
 
@@ -359,8 +355,3 @@ def _adapter(record: Any) -> Any:
     from pydantic import TypeAdapter
 
     return TypeAdapter(record)
-
-
-def _kind(found: Any) -> str:
-    kinds = {list: "a list", dict: "an object", str: "a text", bool: "a truth value", type(None): "null"}
-    return kinds.get(type(found), "a number")

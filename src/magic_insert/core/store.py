@@ -42,21 +42,12 @@ class Request:
         return digest([self.kind, self.version, dict(self.settings), dict(self.inputs)])
 
 
-@dataclass(frozen=True)
-class Manifest:
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Request):
     """What the marker of a folder holds. `files`: name -> SHA-256 of each, None while the folder is being made."""
 
-    kind: str
-    version: int
-    settings: dict[str, Any]
-    inputs: dict[str, str]
     files: dict[str, str] | None
     seconds: float
-
-    @property
-    def request(self) -> Request:
-        """What the folder is made from."""
-        return Request(self.kind, self.version, self.settings, self.inputs)
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,14 @@ class Store:
                 began = time.monotonic()
                 staging.mkdir(parents=True, exist_ok=True)
                 make(staging)
-                return self._publish(request, staging, time.monotonic() - began)
+                shutil.rmtree(staging / WORK, ignore_errors=True)
+                (staging / MANIFEST).unlink(missing_ok=True)
+                finish(staging, request, files_of(staging), seconds=time.monotonic() - began)
+                folder = self.root / request.kind / request.key
+                folder.parent.mkdir(exist_ok=True)
+                os.rename(staging, folder)
+                flush(folder.parent)
+                return _entry(folder, request.key)
         except UserError:
             raise
         except Exception as error:
@@ -122,16 +120,6 @@ class Store:
             self.announce(f"{request.kind} {request.key}: {flaw}; it is made again")
             shutil.rmtree(folder)
             return None
-        return _entry(folder, request.key)
-
-    def _publish(self, request: Request, staging: Path, seconds: float) -> Entry:
-        shutil.rmtree(staging / WORK, ignore_errors=True)
-        (staging / MANIFEST).unlink(missing_ok=True)
-        finish(staging, request, files_of(staging), seconds=seconds)
-        folder = self.root / request.kind / request.key
-        folder.parent.mkdir(exist_ok=True)
-        os.rename(staging, folder)
-        flush(folder.parent)
         return _entry(folder, request.key)
 
     @contextmanager
@@ -182,7 +170,7 @@ def claim(folder: Path, request: Request) -> bool:
                 "run the same command again"
             )
         return True
-    write_json(path, asdict(_manifest(request, None)))
+    write_json(path, asdict(Manifest(**vars(request), files=None, seconds=0.0)))
     return False
 
 
@@ -195,12 +183,11 @@ def refuse_other(folder: Path, request: Request) -> None:
     if not (folder / MANIFEST).is_file():
         return
     found = read_record(folder / MANIFEST, Manifest)
-    if found.request.key == request.key:
-        return
-    raise UserError(
-        f"expected {folder} to be free or to hold the same {request.kind}, got {difference(found.request, request)}; "
-        "set out=FOLDER, or delete the folder"
-    )
+    if found.key != request.key:
+        raise UserError(
+            f"expected {folder} to be free or to hold the same {request.kind}, got {difference(found, request)}; "
+            "set out=FOLDER, or delete the folder"
+        )
 
 
 def difference(found: Request, wanted: Request) -> str:
@@ -219,7 +206,7 @@ def finish(folder: Path, request: Request, files: Iterable[str], *, seconds: flo
     """Marks `folder` as finished: `files`, by relative path, are what `request` asked for. All reach the disk first."""
     sums = {name: sha256_file(folder / name) for name in files}
     assert sums, f"{request.kind} wrote nothing"
-    write_json(folder / MANIFEST, asdict(_manifest(request, sums, round(seconds, 2))))
+    write_json(folder / MANIFEST, asdict(Manifest(**vars(request), files=sums, seconds=round(seconds, 2))))
     for name in (*sums, MANIFEST):
         flush(folder / name)
     flush(folder)
@@ -244,7 +231,7 @@ def flaw_of(folder: Path, *, whole: bool = True) -> str | None:
         return "its manifest is damaged"
     if manifest.files is None:
         return "it is not finished"
-    if whole and manifest.request.key != folder.name:
+    if whole and manifest.key != folder.name:
         return "its manifest does not match its name"
     there = set(files_of(folder))
     if strange := (there ^ set(manifest.files)) if whole else (set(manifest.files) - there):
@@ -262,12 +249,6 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _manifest(request: Request, files: dict[str, str] | None, seconds: float = 0.0) -> Manifest:
-    return Manifest(
-        request.kind, request.version, dict(request.settings), dict(request.inputs), files, seconds
-    )
 
 
 def _entry(folder: Path, key: str) -> Entry:

@@ -97,16 +97,12 @@ class Result:
     values: Mapping[str, float]
     references: References
 
-    def reference(self, methods: Sequence[str], key: str) -> float | None:
-        """The column `key` of the first of `methods` that has it, on this pair."""
-        return self.references.value(methods, self.pair_id, key)
-
     def place(self, keys: Sequence[str], floors: Sequence[str], ceilings: Sequence[str]) -> Place:
         """Where it stands in the first of `keys` that it has; None without a floor clearly below a ceiling."""
         key = next((key for key in keys if key in self.values), None)
         if key is None:
             return None
-        floor, ceiling = (self.reference(names, key) for names in (floors, ceilings))
+        floor, ceiling = (self.references.value(names, self.pair_id, key) for names in (floors, ceilings))
         if floor is None or ceiling is None or ceiling - floor < MIN_SPAN:
             return None
         found = column(self.references.track, key).judged_with(self.references.metrics)
@@ -115,20 +111,10 @@ class Result:
         return share, f"{found.label} {value}, {share:.0%} of the way from {low} (floor) to {high} (ceiling)"
 
 
-def _short(place: Place | None) -> Verdict:
+def _short(place: Place) -> Verdict:
     if place is None or place[0] >= LOST:
         return None
     return min(1.0, 1 - place[0] / LOST), place[1]
-
-
-def identity_lost(result: Result) -> Verdict:
-    """The subject is hardly nearer to its reference than a stranger is."""
-    return _short(result.place(IDENTITY, NOBODY, BEST))
-
-
-def style_mismatch(result: Result) -> Verdict:
-    """The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy."""
-    return None if pasted_subject(result) else _short(result.place(STYLE, PASTED, BEST))
 
 
 def pasted_subject(result: Result) -> Verdict:
@@ -138,16 +124,6 @@ def pasted_subject(result: Result) -> Verdict:
     if style is None or identity is None or identity[0] <= COPIED:
         return None
     return style[0], f"{style[1]}; {identity[1]}"
-
-
-def inside_identity_lost(result: Result) -> Verdict:
-    """Inside the composite the subject is hardly nearer to its reference than the bare background is."""
-    return _short(result.place(("inside_identity",), NOBODY, BEST))
-
-
-def pasted_look(result: Result) -> Verdict:
-    """Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's."""
-    return _short(result.place(("inside_style",), PASTED, BEST))
 
 
 def background_changed(result: Result) -> Verdict:
@@ -162,7 +138,8 @@ def background_changed(result: Result) -> Verdict:
 
 def missing_shadow(result: Result) -> Verdict:
     """The picture beside the subject hardly changed, although the true one has a shadow or a reflection there."""
-    area, wanted = result.values.get("effect_area"), result.reference(("ceiling:truth",), "effect_area")
+    area = result.values.get("effect_area")
+    wanted = result.references.value(("ceiling:truth",), result.pair_id, "effect_area")
     if area is None or (wanted is not None and wanted < NO_EFFECT):
         return None
     least = NO_EFFECT if wanted is None else LOST * wanted
@@ -195,13 +172,16 @@ class Signature:
 
 
 SIGNATURES = (
+    # The subject is hardly nearer to its reference than a stranger is.
     Signature(
-        "identity lost", "stylize", identity_lost,
+        "identity lost", "stylize", lambda result: _short(result.place(IDENTITY, NOBODY, BEST)),
         "more personalization.steps or a higher personalization.lr_unet and rank; lower style.scale; "
         "stylizer=personalized_canny where the pose may stay",
     ),
+    # The subject kept its own style: hardly nearer to the background's than the bare photograph, and not a copy.
     Signature(
-        "style mismatch", "stylize", style_mismatch,
+        "style mismatch", "stylize",
+        lambda result: None if pasted_subject(result) else _short(result.place(STYLE, PASTED, BEST)),
         "raise style.scale, style.degree or style.guidance; style.blocks=all; name the style in style.prompt; "
         "fewer personalization.steps",
     ),
@@ -210,12 +190,15 @@ SIGNATURES = (
         "fewer personalization.steps or a lower personalization.lr_unet (the subject is overlearned); "
         "raise style.scale",
     ),
+    # Inside the composite the subject is hardly nearer to its reference than the bare background is.
     Signature(
-        "identity lost in the picture", "insert", inside_identity_lost,
+        "identity lost in the picture", "insert",
+        lambda result: _short(result.place(("inside_identity",), NOBODY, BEST)),
         "look at the stylize track of the pair first; a larger box; inserter.steps up; inserter.name=bootstrapped",
     ),
+    # Inside the composite the subject's style is hardly nearer to the background's than the pasted photograph's.
     Signature(
-        "pasted look", "insert", pasted_look,
+        "pasted look", "insert", lambda result: _short(result.place(("inside_style",), PASTED, BEST)),
         "look at the stylize track of the pair first: raise style.scale; then inserter.name=bootstrapped",
     ),
     Signature(
@@ -310,9 +293,7 @@ def weighted_spearman(
         return np.where(spread > 1e-9, covariance / np.where(spread > 1e-9, spread, 1), np.nan)
 
 
-def trust(
-    frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, seed: int = 0, draws: int = TRUST_DRAWS
-) -> list[Trust]:
+def trust(frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, seed: int = 0) -> list[Trust]:
     """Every metric of `track` against every truth column, in the order of the tables; constant columns are left out.
 
     Empty for fewer than TRUST_PAIRS pairs.
@@ -327,21 +308,19 @@ def trust(
     ]
     truths = [column for column in columns if column.group == "truth"]
     metrics = [column for column in columns if column.group != "truth"]
-    return [trust_of(methods, m, truth, seed=seed, draws=draws) for m in metrics for truth in truths]
+    return [trust_of(methods, metric, truth, seed=seed) for metric in metrics for truth in truths]
 
 
-def trust_of(
-    frame: pd.DataFrame, metric: Column, truth: Column, *, seed: int = 0, draws: int = TRUST_DRAWS
-) -> Trust:
+def trust_of(frame: pd.DataFrame, metric: Column, truth: Column, *, seed: int = 0) -> Trust:
     """`metric` against `truth` on those rows of methods that have both."""
     both = frame.dropna(subset=[metric.key, truth.key])
     both = both.assign(found=metric.gain(1.0) * both[metric.key], true=truth.gain(1.0) * both[truth.key])
     per_method = [part for _, part in both.groupby("method", sort=False)]
-    within, pooled = (_correlation(groups, seed, draws) for groups in (per_method, [both]))
+    within, pooled = (_correlation(groups, seed) for groups in (per_method, [both]))
     return Trust(metric, truth, within, pooled, _agreement(both, seed))
 
 
-def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> statistics.Estimate | None:
+def _correlation(groups: Sequence[pd.DataFrame], seed: int) -> statistics.Estimate | None:
     """The mean over `groups` of the correlation inside each; the groups share their draws of clusters."""
     points, replicates, clusters, count = [], [], [], 0
     for part in groups:
@@ -349,20 +328,18 @@ def _correlation(groups: Sequence[pd.DataFrame], seed: int, draws: int) -> stati
         point = weighted_spearman(found, true, np.ones((1, len(part))))[0] if len(part) >= 3 else np.nan
         if not np.isfinite(point):
             continue
-        weights, fewest = statistics.draw_weights(
-            tuple(part["subject"]), tuple(part["background"]), seed=seed, draws=draws
-        )
-        chunks = [weighted_spearman(found, true, weights[i : i + CHUNK]) for i in range(0, draws, CHUNK)]
+        clusters_of = tuple(part["subject"]), tuple(part["background"])
+        weights, fewest = statistics.draw_weights(*clusters_of, seed=seed, draws=TRUST_DRAWS)
+        chunks = [weights[i : i + CHUNK] for i in range(0, TRUST_DRAWS, CHUNK)]
         points.append(float(point))
-        replicates.append(np.concatenate(chunks))
+        replicates.append(np.concatenate([weighted_spearman(found, true, chunk) for chunk in chunks]))
         clusters.append(fewest)
         count += len(part)
     if not points:
         return None
     point = float(np.mean(points))
-    return statistics.Estimate(
-        point, *statistics.stretched(point, np.mean(replicates, 0), min(clusters)), count
-    ).within(COSINE)
+    ends = statistics.stretched(point, np.mean(replicates, 0), min(clusters))
+    return statistics.Estimate(point, *ends, count).within(COSINE)
 
 
 def _agreement(both: pd.DataFrame, seed: int) -> statistics.Estimate | None:

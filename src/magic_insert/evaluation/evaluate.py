@@ -88,9 +88,11 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
     Raises:
         UserError: see the steps; what was finished before stays.
     """
-    out = Path(cfg.out)
+    from magic_insert.models.encoders import EncoderSet
+
+    out, known = Path(cfg.out), EncoderSet(cfg.metrics, cfg.encoders)
     if rank() == 0:
-        encoder_set(cfg).check()  # hours of drawing should not end at a missing file
+        known.check()  # hours of drawing should not end at a missing file
     with terminal_bars(STEPS) as on_event:
         bench = prepare(cfg, out, on_event)
         if (out / ROWS_FILE).is_file():
@@ -99,13 +101,27 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        rows, judges = score(cfg, bench, out, on_event)
+        rows, judges = score(cfg, bench, known, out, on_event)
     if rank() != 0:
         return None
     write_rows(out / ROWS_FILE, rows)
     for track in cfg.tracks:
         save_png(out / f"sheet_{track}.png", sheet([row for row in rows if row["track"] == track], out))
-    facts = {**facts_of(cfg, bench, judges), "seconds": seconds}
+    # What the report says beside the numbers; `command` holds every word that the run was started with.
+    used = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
+    cards = {judge.card.digest: judge.card for judge in used}
+    command = read_record(out / RECORD, RunRecord).command if (out / RECORD).is_file() else None
+    facts = {
+        "benchmark": {"digest": bench.digest, **bench.described},
+        "cards": [
+            {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
+        ],
+        "metrics": cfg.metrics,
+        "command": shlex.join(command or ()),
+        "config_digest": digest(thaw(cfg)),
+        "has_truth": bench.has_truth,
+        "seconds": seconds,
+    }
     log_tables(cfg, out, write_report(out, rows, facts), facts)
     return rows
 
@@ -113,25 +129,18 @@ def evaluate(cfg: EvaluateConfig) -> list[Row] | None:
 # Steps
 
 
-def open_source(cfg: EvaluateConfig) -> Source:
-    """The benchmark that the configuration names.
-
-    Raises:
-        UserError: its pictures are not there.
-    """
-    if cfg.benchmark.name == "toyplop":
-        return ToyPlop(cfg.benchmark)
-    make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
-    return make(cfg.benchmark, cfg.segmenter)
-
-
 def prepare(cfg: EvaluateConfig, out: Path, on_event: OnEvent) -> Benchmark:
     """The benchmark, laid out as files in `out`/inputs.
 
     Raises:
-        UserError: a picture is damaged, or `out` holds another benchmark.
+        UserError: its pictures are not there, a picture is damaged, or `out` holds another benchmark.
     """
-    source = open_source(cfg)
+    source: Source
+    if cfg.benchmark.name == "toyplop":
+        source = ToyPlop(cfg.benchmark)
+    else:
+        make = subjectplop if cfg.benchmark.name == "subjectplop" else folder
+        source = make(cfg.benchmark, cfg.segmenter)
     bench = describe(source, cfg.benchmark, out / INPUTS)
     if rank() == 0:
         benchmarks.claim(bench)
@@ -166,15 +175,17 @@ def generate(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent
     return clock.seconds
 
 
-def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -> tuple[list[Row], Judges]:
-    """The rows of every entry, and what judged them.
+def score(
+    cfg: EvaluateConfig, bench: Benchmark, known: Any, out: Path, on_event: OnEvent
+) -> tuple[list[Row], Judges]:
+    """The rows of every entry, and what judged them; `known` is the `models.encoders.EncoderSet`.
 
     Raises:
         UserError: an encoder is missing or damaged, a picture is damaged, an embedding is not finite.
     """
     from magic_insert.models.pipeline import resolve_device
 
-    encoders, lpips = encoder_set(cfg).load(resolve_device(cfg.model.device))
+    encoders, lpips = known.load(resolve_device(cfg.model.device))
     units = by_unit(list_entries(cfg, bench, out))
     groups = picture_groups(bench, units)
     keys = keys_of([picture for group in groups for picture in group])
@@ -190,17 +201,6 @@ def score(cfg: EvaluateConfig, bench: Benchmark, out: Path, on_event: OnEvent) -
         judges.judge_all(shares, tick)
     wait_for_all()
     return (merge(judges.collect(units)) if rank() == 0 else []), judges
-
-
-def encoder_set(cfg: EvaluateConfig) -> Any:
-    """The judges that the configuration names, as `models.encoders.EncoderSet`; nothing is loaded.
-
-    Raises:
-        UserError: an encoder that this set cannot have.
-    """
-    from magic_insert.models.encoders import EncoderSet
-
-    return EncoderSet(cfg.metrics, cfg.encoders)
 
 
 def wait_for_all() -> None:
@@ -228,9 +228,7 @@ def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
     step = max(1, len(pairs) / SHEET_PAIRS)
     chosen = [pairs[int(i * step)] for i in range(min(len(pairs), SHEET_PAIRS))]
     methods = [m for m in dict.fromkeys(row["method"] for row in rows) if kind_of(m) == "method"]
-    first: dict[tuple[str, str], Row] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        first.setdefault((row["pair_id"], row["method"]), row)
+    first = {(row["pair_id"], row["method"]): row for row in sorted(rows, key=lambda row: -row["seed"])}
     context = [name for name in ("subject", "background", "truth") if name in rows[0]["images"]]
     lines = []
     for pair in chosen:
@@ -241,24 +239,6 @@ def sheet(rows: Sequence[Row], out: Path) -> Float[Tensor, "3 h w"]:
         lines.append([load_rgb(out / path) for path in paths])
     names = ["\n".join(wrap(method.replace("+", " + ").replace("_", " "), 16)) for method in methods]
     return contact_sheet(lines, chosen, [*context, *names])
-
-
-def facts_of(cfg: EvaluateConfig, bench: Benchmark, judges: Judges) -> dict[str, Any]:
-    """What the report says beside the numbers; `command` holds every word that the run was started with."""
-    known = [judge for judge in (*judges.encoders.values(), judges.lpips) if judge is not None]
-    cards = {judge.card.digest: judge.card for judge in known}
-    record = Path(cfg.out) / RECORD
-    command = read_record(record, RunRecord).command if record.is_file() else None
-    return {
-        "benchmark": {"digest": bench.digest, **bench.described},
-        "cards": [
-            {**card.to_dict(), "digest": key, "verified": card.verified} for key, card in cards.items()
-        ],
-        "metrics": cfg.metrics,
-        "command": shlex.join(command or ()),
-        "config_digest": digest(thaw(cfg)),
-        "has_truth": bench.has_truth,
-    }
 
 
 def log_tables(cfg: EvaluateConfig, out: Path, tables: Sequence[Table], facts: Mapping[str, Any]) -> None:
@@ -331,13 +311,9 @@ class PairView:
 
 def counted(views: Sequence[PairView], method: str) -> str:
     """How many of the pictures of one method pass each question: "style followed in 4 of 4, ..."."""
-    parts = []
-    for question in QUESTIONS:
-        answers = [question.answer(view.scores[method]) for view in views]
-        known = [answer for answer in answers if answer is not None]
-        if known:
-            parts.append(f"{question.asks} in {sum(known)} of {len(known)}")
-    return ", ".join(parts)
+    found = {q.asks: [q.answer(view.scores[method]) for view in views] for q in QUESTIONS}
+    known = {asks: [yes for yes in answers if yes is not None] for asks, answers in found.items()}
+    return ", ".join(f"{asks} in {sum(yes)} of {len(yes)}" for asks, yes in known.items() if yes)
 
 
 def run_demo(cfg: EvaluateConfig) -> Path | None:
@@ -370,7 +346,12 @@ def run_demo(cfg: EvaluateConfig) -> Path | None:
     write_text(out / "demo.html", page)
     numbers = {f"{view.title} ({view.style})": view.scores for view in views}
     write_json(out / "demo.json", {"counts": counts, "pairs": numbers})
-    Console(stderr=True).print(score_table(views))
+    # What the questions read off each picture; the page has every number.
+    table = TerminalTable("style", "method", *(question.asks for question in QUESTIONS))
+    for view in views:
+        for name, values in view.scores.items():
+            table.add_row(view.style, name.split(":")[0], *(question.cell(values) for question in QUESTIONS))
+    Console(stderr=True).print(table)
     for method, found in counts.items():
         print(f"{method}: {found}")
     print(f"sheet  {(out / 'demo.png').resolve()}\npage   {(out / 'demo.html').resolve()}")
@@ -400,12 +381,3 @@ def view_of(rows: Sequence[Row], out: Path) -> PairView:
         f"{first['subject']} in {first['background']}", str(first["style"]),
         {name: out / pictures[name] for name in order}, scores,
     )  # fmt: skip
-
-
-def score_table(views: Sequence[PairView]) -> TerminalTable:
-    """What the questions read off each picture, for the terminal; the page has every number."""
-    table = TerminalTable("style", "method", *(question.asks for question in QUESTIONS))
-    for view in views:
-        for name, values in view.scores.items():
-            table.add_row(view.style, name.split(":")[0], *(question.cell(values) for question in QUESTIONS))
-    return table

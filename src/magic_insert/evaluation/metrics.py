@@ -108,11 +108,6 @@ class Column:
         role = " role" if any(name in self.label for name in ENCODERS) else ""
         return replace(self, label=f"{self.label}{role} (micro)")
 
-    @property
-    def arrow(self) -> str:
-        """The direction as a sign for a table head."""
-        return {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
-
     def gain(self, value: float) -> float:
         """`value` turned so that more is better."""
         return -value if self.better == "lower" else value
@@ -120,9 +115,8 @@ class Column:
     @property
     def heading(self) -> str:
         """Label, direction and unit, as a table's head shows them."""
-        return " ".join(
-            part for part in (self.label, self.arrow, f"[{self.unit}]" if self.unit else "") if part
-        )
+        arrow = {"higher": "↑", "lower": "↓", "neither": ""}[self.better]
+        return " ".join(filter(None, (self.label, arrow, self.unit and f"[{self.unit}]")))
 
     def text(self, value: float) -> str:
         """The value as tables print it."""

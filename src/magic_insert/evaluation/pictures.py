@@ -17,6 +17,7 @@ Shape letters: h, w of a redrawn subject, H, W of a background. Pictures are flo
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,6 @@ def mask_file(picture: Path) -> Path:
     return picture.with_name(f"{picture.stem}.mask.png")
 
 
-def needs_stylised(cfg: EvaluateConfig) -> bool:
-    """Whether redrawn subjects are wanted, as results or as what is inserted."""
-    drawn = any(inserter.name != IMAGES for inserter in cfg.chosen_inserters.values())
-    return "stylize" in cfg.tracks or drawn
-
-
 def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
     """Methods of the track `insert` as (name, stylizer, inserter); composites made elsewhere have no stylizer."""
     methods: list[tuple[str, str | None, str]] = []
@@ -111,44 +106,31 @@ def insert_methods(cfg: EvaluateConfig) -> list[tuple[str, str | None, str]]:
     return methods
 
 
-def other_subject(bench: Benchmark, pair: BenchPair, seed: int) -> str | None:
-    """A random other subject of the benchmark for this pair; None when it has only one."""
-    others = [subject.id for subject in bench.subjects if subject.id != pair.subject]
-    return others[fold_in(seed, "random subject", pair.pair_id) % len(others)] if others else None
-
-
 def list_entries(cfg: EvaluateConfig, bench: Benchmark, out: Path) -> list[Entry]:
     """All rows to be, in a fixed order: track, method, pair, seed."""
     entries: list[Entry] = []
+    seeds, one, stylizers = seeds_of(cfg), [cfg.seed], cfg.chosen_stylizers
+    # Of what is made elsewhere there is one draw.
+    seeds_by = {name: one if stylizer.name == IMAGES else seeds for name, stylizer in stylizers.items()}
+    inserted = {method: one if name is None else seeds_by[name] for method, name, _ in insert_methods(cfg)}
     for track in cfg.tracks:
-        for method, seeds in _methods(cfg, track):
-            entries += [_drawn(out, track, method, pair, seed, cfg) for pair in bench.pairs for seed in seeds]
+        methods = seeds_by if track == "stylize" else inserted
+        for (method, draws), pair in product(methods.items(), bench.pairs):
+            for seed in draws:
+                picture = picture_file(out, track, method, pair, seed)
+                mask = mask_file(picture) if track == "insert" else None
+                entries.append(Entry(track, method, pair, seed, picture, mask))
         if cfg.floors:
             entries += _floors(cfg, bench, out, track)
     return entries
 
 
-def _methods(cfg: EvaluateConfig, track: str) -> list[tuple[str, list[int]]]:
-    seeds, one = seeds_of(cfg), [cfg.seed]
-    if track == "stylize":
-        return [(name, one if s.name == IMAGES else seeds) for name, s in cfg.chosen_stylizers.items()]
-    stylizers = cfg.chosen_stylizers
-    return [
-        (method, one if stylizer is None or stylizers[stylizer].name == IMAGES else seeds)
-        for method, stylizer, _ in insert_methods(cfg)
-    ]
-
-
-def _drawn(out: Path, track: str, method: str, pair: BenchPair, seed: int, cfg: EvaluateConfig) -> Entry:
-    picture = picture_file(out, track, method, pair, seed)
-    return Entry(track, method, pair, seed, picture, mask_file(picture) if track == "insert" else None)
-
-
 def pasted_floors(cfg: EvaluateConfig, bench: Benchmark, pair: BenchPair) -> dict[str, str]:
-    """The floors of an insertion that are made here, and whose picture each pastes."""
-    other = other_subject(bench, pair, cfg.seed)
-    named = {COPY_PASTE: pair.subject, CONTACT_SHADOW: pair.subject, RANDOM_SUBJECT: other}
-    return {method: subject for method, subject in named.items() if subject is not None}
+    """The floors of an insertion that are made here, and whose picture each pastes; a random other subject's if any."""
+    named = {COPY_PASTE: pair.subject, CONTACT_SHADOW: pair.subject}
+    if others := [subject.id for subject in bench.subjects if subject.id != pair.subject]:
+        named[RANDOM_SUBJECT] = others[fold_in(cfg.seed, "random subject", pair.pair_id) % len(others)]
+    return named
 
 
 def _floors(cfg: EvaluateConfig, bench: Benchmark, out: Path, track: str) -> list[Entry]:
@@ -227,11 +209,17 @@ class Workshop:
         """
         self.cfg, self.bench, self.out, self.on_event = cfg, bench, out, on_event
         inserted = cfg.chosen_inserters if "insert" in cfg.tracks else {}
-        redrawn = cfg.chosen_stylizers if needs_stylised(cfg) else {}
+        # As results, or as what is inserted.
+        wanted = "stylize" in cfg.tracks or any(i.name != IMAGES for i in cfg.chosen_inserters.values())
+        redrawn = cfg.chosen_stylizers if wanted else {}
         self.stylizers = {name: s for name, s in redrawn.items() if s.name != IMAGES}
         self.inserters = {name: i for name, i in inserted.items() if i.name != IMAGES}
+        groups = ("personalization", "style", "sampling")  # the job's, with the method's own keys in them
         self.redrawing = {
-            name: self.model.using(**self._of_stylizer(s)) for name, s in self.stylizers.items()
+            name: self.model.using(
+                stylizer=s, **{g: overridden(getattr(cfg, g), getattr(s, g), g) for g in groups}
+            )
+            for name, s in self.stylizers.items()
         }
         self.inserting = {
             name: self.model.using(inserter=i, composite=i.composite) for name, i in self.inserters.items()
@@ -257,12 +245,6 @@ class Workshop:
             InserterConfig(name="copy_paste"), seed=cfg.seed, subjects=home,
         )  # fmt: skip
         return MagicInsert(settings)
-
-    def _of_stylizer(self, stylizer: EvaluatedStylizer) -> dict[str, Any]:
-        """The settings of a method: the job's, with the method's own keys in them."""
-        groups = ("personalization", "style", "sampling")
-        own = {name: overridden(getattr(self.cfg, name), getattr(stylizer, name), name) for name in groups}
-        return {"stylizer": stylizer, **own}
 
     def claim_methods(self) -> None:
         """Marks each method's folder with what its pictures depend on.
@@ -402,9 +384,8 @@ def expected_mask(bench: Benchmark, pair: BenchPair) -> Float[Tensor, "1 H W"]:
 def floor_pictures(cfg: EvaluateConfig, bench: Benchmark, out: Path, subject_id: str) -> None:
     """The composites of the floors: pictures pasted as they are, and the subject's own with a contact shadow."""
     shadow = ContactShadow(InserterConfig(name="contact_shadow"))
-    for pair in bench.pairs if cfg.floors and "insert" in cfg.tracks else ():
-        if pair.subject != subject_id:
-            continue
+    wanted = cfg.floors and "insert" in cfg.tracks
+    for pair in [pair for pair in bench.pairs if wanted and pair.subject == subject_id]:
         scene = bench.scene(pair.background)
         for method, name in pasted_floors(cfg, bench, pair).items():
             path = picture_file(out, "insert", method, pair, cfg.seed)
@@ -428,41 +409,29 @@ def match_files(images: MadeElsewhere, pairs: Sequence[BenchPair], method: str) 
     Raises:
         UserError: two pairs share a name, files are missing, or there are pictures that belong to no pair.
     """
-    place = Path(str(images.dir))
-    found = {pair.pair_id: place / name_of(images.pattern, pair) for pair in pairs}
+    place, found = Path(str(images.dir)), dict[str, Path]()
+    for pair in pairs:
+        named = images.pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
+        found[pair.pair_id] = place / named.replace("{side}", pair.side or "")
     if len(set(found.values())) < len(found):
         raise UserError(
             f"expected a name of its own for every pair of {method}, got pairs that share one; "
             "put {side} into its pattern, as in 'res_{subject}_{background}_{side}.jpg'"
         )
-    missing = [path for path in found.values() if not path.is_file()]
-    folders = sorted({path.parent for path in found.values()})
     wanted = set(found.values())
-    surplus = [
-        path for folder in folders if folder.is_dir() for path in pictures_in(folder) if path not in wanted
-    ]
-    if missing or surplus:
-        wrong = [
-            f"{len(paths)} {word} ({_some(paths)})"
-            for word, paths in (("missing", missing), ("surplus", surplus))
-            if paths
-        ]
+    folders = sorted({path.parent for path in wanted if path.parent.is_dir()})
+    missing = [path for path in found.values() if not path.is_file()]
+    surplus = [path for folder in folders for path in pictures_in(folder) if path not in wanted]
+    wrong = []
+    for word, paths in (("missing", missing), ("surplus", surplus)):
+        names = ", ".join([*(path.name for path in paths[:SHOWN]), *(["..."] if paths[SHOWN:] else [])])
+        wrong += [f"{len(paths)} {word} ({names})"] if paths else []
+    if wrong:
         raise UserError(
             f"expected one picture for each of {len(found)} pairs of {method} in {place}, got {' and '.join(wrong)}; "
             "choose the pairs with benchmark.subjects, benchmark.backgrounds, benchmark.pairs, or correct the pattern"
         )
     return found
-
-
-def name_of(pattern: str, pair: BenchPair) -> str:
-    """The file name of a pair; `{side}` is l or r."""
-    named = pattern.replace("{subject}", pair.subject).replace("{background}", pair.background)
-    return named.replace("{side}", pair.side or "")
-
-
-def _some(paths: Sequence[Path]) -> str:
-    names = [path.name for path in paths[:SHOWN]]
-    return ", ".join([*names, "..."] if len(paths) > SHOWN else names)
 
 
 def adopt(
@@ -493,7 +462,7 @@ def adopt(
         )
         marker = home / MANIFEST
         found = read_record(marker, Manifest) if marker.is_file() else None
-        same_origin = found is not None and found.request.key == origin.key
+        same_origin = found is not None and found.key == origin.key
         if found is not None and found.kind == origin.kind and not same_origin:
             marker.unlink()
         refuse_other(home, origin)
@@ -506,25 +475,20 @@ def adopt(
                 continue
             picture = load_rgb(source)
             if track == "insert":
-                require_size(picture, bench.scene(pair.background).size, source)
-                save_png(mask_file(place), _mask(bench, pair, picture, given))
+                scene = bench.scene(pair.background)
+                require_size(picture, scene.size, source)
+                if given is None:
+                    mask = estimate_mask(picture, scene.rgb, expected_mask(bench, pair))
+                else:
+                    mask = load_rgb(given)[:1]
+                    require_size(mask, scene.size, given)
+                save_png(mask_file(place), mask)
             write_bytes(place, content)
         if not same_origin:
             claim(home, origin)
 
 
-def _mask(
-    bench: Benchmark, pair: BenchPair, composite: Float[Tensor, "3 H W"], given: Path | None
-) -> Float[Tensor, "1 H W"]:
-    scene = bench.scene(pair.background)
-    if given is None:
-        return estimate_mask(composite, scene.rgb, expected_mask(bench, pair))
-    mask = load_rgb(given)
-    require_size(mask, scene.size, given)
-    return mask[:1]
-
-
-def require_size(picture: Float[Tensor, "3 _ _"], size: tuple[int, int], path: Path) -> None:
+def require_size(picture: Float[Tensor, "C _ _"], size: tuple[int, int], path: Path) -> None:
     """That a composite has the background's size.
 
     Raises:

@@ -101,7 +101,8 @@ def write_report(
     if not rows:
         raise UserError("expected at least one row for a report, got none; evaluate something first")
     album = Album(pictures or out)
-    parts = [track_part(rows, track, facts, album, seed) for track in statistics.tracks_of(rows)]
+    tracks = sorted({row["track"] for row in rows}, reverse=True)  # stylize first
+    parts = [track_part(rows, track, facts, album, seed) for track in tracks]
     tables = [part["table"] for part in parts]
     pareto = pareto_chart(tables)
     write_json(out / FACTS_FILE, dict(facts))
@@ -231,9 +232,9 @@ class Album:
         return self.known[path]
 
 
-def thumbnail(image: Float[Tensor, "3 H W"], side: int = SIDE) -> Float[Tensor, "3 h w"]:
-    """`image` with its longer side brought down to `side`; a smaller picture stays as it is."""
-    return area_resize(image, *size_within(image.shape[-2:], side))
+def thumbnail(image: Float[Tensor, "3 H W"]) -> Float[Tensor, "3 h w"]:
+    """`image` with its longer side brought down to SIDE; a smaller picture stays as it is."""
+    return area_resize(image, *size_within(image.shape[-2:], SIDE))
 
 
 def varied(rows: Sequence[Row], count: int) -> list[str]:
@@ -293,8 +294,9 @@ def trust_markdown(found: Sequence[diagnosis.Trust], label: str) -> str:
         }
         for entry in found
     ]  # fmt: skip
-    table = markdown_table(rows, num_text=2) if rows else ""
-    return f"### Which metric deserves trust ({label})\n\n{table}\n" if rows else ""
+    return (
+        f"### Which metric deserves trust ({label})\n\n{markdown_table(rows, num_text=2)}\n" if rows else ""
+    )
 
 
 def _with_interval(estimate: statistics.Estimate | None) -> str | None:
@@ -326,10 +328,8 @@ def pareto_chart(tables: Sequence[Table]) -> Chart | None:
     ]
 
     def draw(figure: Figure, ink: Ink) -> None:
-        for number, (table, across, up) in enumerate(panels, start=1):
-            axes = figure.add_subplot(len(panels), 1, number, xlabel=across.heading, ylabel=up.heading)
-            axes.set_title(f"{table.track} · {table.label.split(' (')[0]}")
-            _draw_methods(axes, table, across, up, ink)
+        for number, panel in enumerate(panels, start=1):
+            _draw_methods(figure.add_subplot(len(panels), 1, number), *panel, ink)
 
     words = "subject fidelity against style fidelity"
     return chart(words, (8.4, 4.2 * len(panels)), draw) if panels else None
@@ -337,6 +337,7 @@ def pareto_chart(tables: Sequence[Table]) -> Chart | None:
 
 def _draw_methods(axes: Axes, table: Table, across: Column, up: Column, ink: Ink) -> None:
     """One track: methods in colour, floors and ceilings in grey, the frontier; printed rows do not compare."""
+    axes.set(xlabel=across.heading, ylabel=up.heading, title=f"{table.track} · {table.label.split(' (')[0]}")
     methods: dict[str, tuple[float, float]] = {}
     look: dict[str, Any]
     for line in table.lines:

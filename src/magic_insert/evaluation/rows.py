@@ -6,6 +6,7 @@ when benchmark and cards agree.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -66,11 +67,8 @@ def require_comparable(rows: Sequence[Row], benchmark: str | None = None) -> Non
     Raises:
         UserError: they do not; names the digests.
     """
-    others = sorted(
-        {row["benchmark"] for row in rows} - {benchmark or (rows[0]["benchmark"] if rows else "")}
-    )
-    if others:
-        expected = benchmark or rows[0]["benchmark"]
+    expected = benchmark or next((row["benchmark"] for row in rows), "")
+    if others := sorted({row["benchmark"] for row in rows} - {expected}):
         raise UserError(
             f"expected rows of one benchmark ({expected}), got rows of {', '.join(others)}; leave the other file out "
             "or set out=FOLDER"
@@ -97,11 +95,9 @@ def read_rows(path: str | Path, benchmark: str | None = None) -> list[Row]:
     """
     rows = read_records(path, Row)
     require_comparable(rows, benchmark)
-    seen: set[Key] = set()
-    for row in rows:
-        if row_key(row) in seen:
-            raise UserError(f"expected each row once in {path}, got {' '.join(map(str, row_key(row)))} twice")
-        seen.add(row_key(row))
+    for key, count in Counter(map(row_key, rows)).items():
+        if count > 1:
+            raise UserError(f"expected each row once in {path}, got {' '.join(map(str, key))} twice")
     return rows
 
 

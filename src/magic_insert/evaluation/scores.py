@@ -60,12 +60,12 @@ class Picture:
         Raises:
             UserError: a file is missing.
         """
-        shas = []
-        for path in (self.file, self.mask):
-            if path is not None and not path.is_file():
+        files = [path for path in (self.file, self.mask) if path is not None]
+        for path in files:
+            if not path.is_file():
                 raise UserError(f"expected a picture at {path}, got no such file; make it again")
-            shas.append(None if path is None else sha256_file(path))
-        return str(shas[0]) if self.mask is None else digest(shas)
+        shas = [sha256_file(path) for path in files]
+        return shas[0] if self.mask is None else digest(shas)
 
     def pixels(self) -> Float[Tensor, "3 _ _"]:
         """The picture; transparent parts are white.
@@ -163,7 +163,13 @@ def embed_groups(
                     pictures, prepared = next(chunks)
                     for card, encoder in lacking.items():
                         rows = encoder.embed_pixels(torch.stack([part[card] for part in prepared])).cpu()
-                        made[card].update(_finite(pictures, rows, keys, encoder.card.name))
+                        for picture, row in zip(pictures, rows, strict=True):
+                            if not bool(torch.isfinite(row).all()):
+                                raise UserError(
+                                    f"expected a finite embedding of {picture.file} from {encoder.card.name}, got NaN "
+                                    "or infinity; check the encoder's weights"
+                                )
+                            made[card][keys[picture]] = row.clone()
                     on_picture(len(pictures))
                 for card in lacking:
                     store.add(card, made[card])
@@ -189,18 +195,6 @@ def _prepared(
         if number >= AHEAD:
             pictures, futures = waiting.popleft()
             yield pictures, [future.result() for future in futures]
-
-
-def _finite(
-    pictures: Sequence[Picture], rows: Float[Tensor, "B D"], keys: Mapping[Picture, str], encoder: str
-) -> Vectors:
-    for picture, row in zip(pictures, rows, strict=True):
-        if not bool(torch.isfinite(row).all()):
-            raise UserError(
-                f"expected a finite embedding of {picture.file} from {encoder}, got NaN or infinity; "
-                "check the encoder's weights"
-            )
-    return {keys[picture]: row.clone() for picture, row in zip(pictures, rows, strict=True)}
 
 
 # Judging
@@ -305,9 +299,8 @@ class Judges:
             try:
                 for task in as_completed(tasks):
                     on_row(task.result())
-            except BaseException:
+            finally:
                 pool.shutdown(cancel_futures=True)
-                raise
 
     def collect(self, units: Units) -> list[Row]:
         """The stored rows of all units.

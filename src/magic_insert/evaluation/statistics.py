@@ -31,7 +31,6 @@ from magic_insert.evaluation.metrics import Column, columns_in, primary_columns
 
 DRAWS = 2000
 LEVEL = 0.95
-FLOOR, CEILING = "floor:", "ceiling:"
 KINDS = ("floor", "method", "ceiling")
 OURS = "personalized"
 ABOUT = ["method", "pair_id", "seed", "subject", "background", "style"]  # of a row, beside its values
@@ -74,12 +73,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Summary:
-    """One method: its `kind` (floor, method, ceiling), the number of its rows if known, and an estimate per column."""
+    """One method: its `kind` (floor, method, ceiling, printed), the number of its rows if known, and an estimate per
+    column. `best` names the columns it leads."""
 
     method: str
     kind: str
     num_rows: int | None
     estimates: Mapping[str, Estimate]
+    best: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -200,10 +201,8 @@ def bradley_terry(wins: Array) -> Array | None:
 
 def kind_of(method: str) -> str:
     """`floor`, `ceiling` or `method`, by the name."""
-    for prefix in (FLOOR, CEILING):
-        if method.startswith(prefix):
-            return prefix[:-1]
-    return "method"
+    kind, colon, _ = method.partition(":")
+    return kind if colon and kind in KINDS else "method"
 
 
 def frame_of(rows: Iterable[Row], track: str) -> pd.DataFrame:
@@ -219,16 +218,10 @@ def frame_of(rows: Iterable[Row], track: str) -> pd.DataFrame:
     return frame.iloc[kinds.map(KINDS.index).argsort(kind="stable")].reset_index(drop=True)
 
 
-def tracks_of(rows: Iterable[Row]) -> list[str]:
-    """The tracks among `rows`, stylize first."""
-    return sorted({row["track"] for row in rows}, reverse=True)
-
-
 def methods_of(frame: pd.DataFrame, kind: str | None = None) -> list[str]:
     """Method names: floors, then methods in the order of their first row, then ceilings; or those of one `kind`."""
-    return list(
-        frame["method"].unique() if kind is None else frame.loc[frame["kind"] == kind, "method"].unique()
-    )
+    chosen = frame if kind is None else frame[frame["kind"] == kind]
+    return list(chosen["method"].unique())
 
 
 def present_columns(frame: pd.DataFrame, track: str) -> list[Column]:
@@ -244,18 +237,14 @@ def present_columns(frame: pd.DataFrame, track: str) -> list[Column]:
     return [column for column in columns_in(track, keys) if not column.of_texts or whole[column.key]]
 
 
-def estimate_of(frame: pd.DataFrame, column: Column, *, seed: int = 0) -> Estimate | None:
-    """The mean of `column` over the rows that have it; None if none has."""
-    if column.key not in frame or (found := frame[frame[column.key].notna()]).empty:
-        return None
-    estimate = mean_interval(found[column.key], found["subject"], found["background"], seed=seed)
-    return estimate.within(column.bounds)
-
-
 def estimates_of(frame: pd.DataFrame, columns: Iterable[Column], *, seed: int = 0) -> dict[str, Estimate]:
-    """`estimate_of` for every column that has a value."""
-    found = {column.key: estimate_of(frame, column, seed=seed) for column in columns}
-    return {key: estimate for key, estimate in found.items() if estimate is not None}
+    """The mean of each column over the rows that have it; a column that none has is left out."""
+    found: dict[str, Estimate] = {}
+    for column in columns:
+        if not (having := frame.dropna(subset=column.key)).empty:
+            mean = mean_interval(having[column.key], having["subject"], having["background"], seed=seed)
+            found[column.key] = mean.within(column.bounds)
+    return found
 
 
 def summaries(frame: pd.DataFrame, columns: Sequence[Column], *, seed: int = 0) -> list[Summary]:
@@ -289,8 +278,6 @@ def paired(
     frame: pd.DataFrame, column: Column, method: str, reference: str, *, seed: int = 0
 ) -> Paired | None:
     """`method` against `reference` in one column; None if they share no pair."""
-    if column.key not in frame:
-        return None
     sides = frame[frame["method"].isin([method, reference])]
     wide = sides.pivot(
         index=["pair_id", "seed", "subject", "background"], columns="method", values=column.key

@@ -13,8 +13,8 @@ Shape letters: H, W pixels.
 
 import random
 import shutil
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from scipy.stats import binomtest
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -163,35 +162,26 @@ def draw_forms(
                 f"expected at least {protocol.tasks} pairs shared by {ours} and {baseline}, got {len(pool)}; "
                 "set protocol.tasks=..."
             )
-    asked: dict[tuple[str, str], int] = {}
-    streams = [random.Random(fold_in(seed, "study form", rater)) for rater in range(protocol.raters)]
-    return [_form(ours, pools, protocol, asked, stream) for stream in streams]
-
-
-def _form(
-    ours: str,
-    pools: Mapping[str, Sequence[str]],
-    protocol: ProtocolConfig,
-    asked: dict[tuple[str, str], int],
-    stream: random.Random,
-) -> list[Task]:
-    """The form of one rater; `asked` counts how often each pair was asked so far and goes on counting."""
-    tasks = []
-    for baseline, pool in pools.items():
-        # A stable sort of a shuffled pool: the least asked first, chance among equals.
-        order = sorted(stream.sample(list(pool), len(pool)), key=lambda pair: asked.get((baseline, pair), 0))
-        odd = stream.random() < 0.5
-        sides = [(number + odd) % 2 == 0 for number in range(protocol.tasks)]
-        stream.shuffle(sides)
-        for pair, ours_left in zip(order, sides, strict=False):
-            asked[baseline, pair] = asked.get((baseline, pair), 0) + 1
-            tasks.append(Task(pair, ours, baseline) if ours_left else Task(pair, baseline, ours))
-    stream.shuffle(tasks)
     everything = sorted({pair for pool in pools.values() for pair in pool})
-    for _ in range(protocol.checks):
-        sides_of_check = [ours, SCRAMBLED] if stream.random() < 0.5 else [SCRAMBLED, ours]
-        tasks.insert(stream.randint(1, len(tasks)), Task(stream.choice(everything), *sides_of_check))
-    return tasks
+    asked = {baseline: Counter[str]() for baseline in pools}
+    forms = []
+    for rater in range(protocol.raters):
+        stream, tasks = random.Random(fold_in(seed, "study form", rater)), list[Task]()
+        for baseline, pool in pools.items():
+            # A stable sort of a shuffled pool: the least asked first, chance among equals.
+            order = sorted(stream.sample(list(pool), len(pool)), key=asked[baseline].__getitem__)
+            odd = stream.random() < 0.5
+            sides = [(number + odd) % 2 == 0 for number in range(protocol.tasks)]
+            stream.shuffle(sides)
+            asked[baseline].update(order[: protocol.tasks])
+            pairs = zip(order, sides, strict=False)
+            tasks += [Task(pair, *((ours, baseline) if left else (baseline, ours))) for pair, left in pairs]
+        stream.shuffle(tasks)
+        for _ in range(protocol.checks):
+            sides_of_check = [ours, SCRAMBLED] if stream.random() < 0.5 else [SCRAMBLED, ours]
+            tasks.insert(stream.randint(1, len(tasks)), Task(stream.choice(everything), *sides_of_check))
+        forms.append(tasks)
+    return forms
 
 
 def from_rows(cfg: StudyConfig) -> Material:
@@ -313,20 +303,6 @@ def check_answer(found: Any, study: str, lengths: Sequence[int], where: str) -> 
     return answer
 
 
-def read_answers(paths: Iterable[Path], study: str, lengths: Sequence[int]) -> dict[tuple[int, int], Choice]:
-    """The last answer to each (rater, task) in the files, in their order: raters may go back.
-
-    Raises:
-        UserError: a file is missing or damaged, or an answer belongs elsewhere; the message names file and line.
-    """
-    answers: dict[tuple[int, int], Choice] = {}
-    for path in paths:
-        for number, row in enumerate(read_jsonl(path), start=1):
-            answer = check_answer(row, study, lengths, f"answer {number} of {path}")
-            answers[answer.rater, answer.task] = answer
-    return answers
-
-
 def study_server(folder: Path, port: int) -> PageServer:
     """A server for the study in `folder`: its page, the pictures that study.json lists, `next` (the lowest number
     without an answer) and `answers`, which are stored as they come, one JSON line each.
@@ -334,24 +310,16 @@ def study_server(folder: Path, port: int) -> PageServer:
     Raises:
         UserError: no study there, or the port is taken.
     """
-    study, answers, lock = (
-        read_record(folder / "study.json", Served),
-        folder / "answers.jsonl",
-        threading.Lock(),
-    )
+    study, answers = read_record(folder / "study.json", Served), folder / "answers.jsonl"
 
+    # Both in the server's own thread, so that nobody reads while a line is being written.
     async def store(request: Request) -> Response:
         answer = check_answer(await json_of(request), study.study, study.forms, "this answer")
-        await run_in_threadpool(append, asdict(answer))
+        append_jsonl(answers, asdict(answer))
         return JSONResponse({})
 
-    def append(answer: dict[str, Any]) -> None:
-        with lock:
-            append_jsonl(answers, answer)
-
-    def next_rater(request: Request) -> Response:
-        with lock:
-            begun = {row.get("rater") for row in read_jsonl(answers)} if answers.is_file() else set()
+    async def next_rater(request: Request) -> Response:
+        begun = {row.get("rater") for row in read_jsonl(answers, begun=False)}
         free = next((number for number in range(len(study.forms)) if number not in begun), 0)
         return JSONResponse({"rater": free})
 
@@ -387,7 +355,7 @@ def run_analyse(cfg: StudyConfig) -> Path:
     """Analyses the answers of the study in `cfg.out`; writes analysis.json and analysis.md there, returns the latter.
 
     Raises:
-        UserError: no answers, or answers to another study.
+        UserError: no answers, a damaged file, or answers to another study; names file and line.
     """
     out = Path(cfg.out)
     key = read_record(out / "key.json", Key)
@@ -397,7 +365,13 @@ def run_analyse(cfg: StudyConfig) -> Path:
         raise UserError(
             f"expected answers in {out}, got none; collect some with action=serve or set answers=[PATH]"
         )
-    result = analyse(key, read_answers(paths, key.study, [len(form) for form in key.forms]), seed=cfg.seed)
+    answers: dict[tuple[int, int], Choice] = {}
+    for path in paths:
+        for number, row in enumerate(read_jsonl(path), start=1):
+            where = f"answer {number} of {path}"
+            answer = check_answer(row, key.study, [len(form) for form in key.forms], where)
+            answers[answer.rater, answer.task] = answer  # the last one counts: raters may go back
+    result = analyse(key, answers, seed=cfg.seed)
     write_json(out / "analysis.json", result)
     write_text(out / "analysis.md", report(result))
     print(report(result), end="")

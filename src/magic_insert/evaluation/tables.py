@@ -7,7 +7,7 @@ can repeat them, because another number of subjects was released, and no texts. 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,20 +27,13 @@ MEANS = "Means with 95 % intervals clustered by subject and background."
 
 
 @dataclass(frozen=True)
-class Line(statistics.Summary):
-    """One row of a table: floor, method, ceiling or printed. `best` names the columns it leads."""
-
-    best: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
 class Table:
     """One track's table: columns, lines, paired comparisons, and the `label` that says what made it."""
 
     track: str
     label: str
     columns: tuple[Column, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[statistics.Summary, ...]
     paired: tuple[statistics.Paired, ...]
 
     @property
@@ -48,7 +41,7 @@ class Table:
         """Whether rows of the paper stand in it."""
         return any(line.kind == "printed" for line in self.lines)
 
-    def measured(self) -> Iterator[tuple[Line, Column, statistics.Estimate]]:
+    def measured(self) -> Iterator[tuple[statistics.Summary, Column, statistics.Estimate]]:
         """Every cell with a value, printed rows included."""
         for line in self.lines:
             for column in self.columns:
@@ -77,19 +70,14 @@ def main_table(frame: pd.DataFrame, track: str, facts: Mapping[str, Any], *, see
     columns = tuple(column.judged_with(metrics) for column in statistics.present_columns(frame, track))
     found = statistics.summaries(frame, columns, seed=seed)
     best = {column.key: best_methods(found, column) for column in columns}
-    lines = [
-        Line(
-            s.method, s.kind, s.num_rows, s.estimates, frozenset(k for k, m in best.items() if s.method in m)
-        )
-        for s in found
-    ]
+    lines = [replace(s, best=frozenset(key for key, led in best.items() if s.method in led)) for s in found]
     shown = {column.key for column in columns}
     for method, values in printed_rows(track):
         estimates = {
             key: statistics.Estimate(value, None, None, 0) for key, value in values.items() if key in shown
         }
         if estimates:
-            lines.append(Line(f"{method} (printed)", "printed", None, estimates))
+            lines.append(statistics.Summary(f"{method} (printed)", "printed", None, estimates))
     compared = tuple(statistics.paired_table(frame, columns, seed=seed))
     return Table(track, metrics_label(facts), columns, tuple(lines), compared)
 

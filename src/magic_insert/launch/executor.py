@@ -137,10 +137,17 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
     elsewhere = "set exec.cluster=local or exec=torchrun"
     with expecting("Slurm on this machine for exec=slurm", RuntimeError, do=elsewhere):
         executor = submitit.AutoExecutor(folder=logs, cluster=cfg.cluster)
-    executor.update_parameters(**slurm_options(cfg))
-    task = RankTask(target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min)
+    own: dict[str, Any] = {}
+    if cfg.cluster == "slurm":
+        own["slurm_additional_parameters"] = {"gpus_per_node": cfg.devices, **cfg.sbatch}
+        own["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
+    limit = max(1, round(cfg.timeout_min))
+    executor.update_parameters(
+        name="magic-insert", nodes=cfg.nodes, tasks_per_node=cfg.devices, timeout_min=limit, **own
+    )
+    words = target, str(payload.absolute()), str(logs.absolute()), cfg.timeout_min
     with expecting("Slurm to take the job", submitit.core.utils.FailedJobError, do="look at exec.sbatch"):
-        job = executor.submit(task)
+        job = executor.submit(run_task, *words)
     try:
         while not job.done():
             if any(logs.glob("rank-*.failed.json")):
@@ -157,32 +164,11 @@ def run_slurm(target: str, payload: Path, cfg: ExecConfig, logs: Path) -> dict[i
     return None
 
 
-def slurm_options(cfg: ExecConfig) -> dict[str, Any]:
-    """What submitit is asked for; names of `exec.sbatch` go to Slurm as they are."""
-    options: dict[str, Any] = {
-        "name": "magic-insert",
-        "nodes": cfg.nodes,
-        "tasks_per_node": cfg.devices,
-        "timeout_min": max(1, round(cfg.timeout_min)),
-    }
-    if cfg.cluster == "slurm":
-        options["slurm_additional_parameters"] = {"gpus_per_node": cfg.devices, **cfg.sbatch}
-        options["slurm_srun_args"] = ["--kill-on-bad-exit=1"]
-    return options
+def run_task(target: str, payload: str, logs: str, timeout_min: float) -> None:
+    """What each task of a Slurm job does: becomes a rank and works."""
+    from submitit.helpers import TorchDistributedEnvironment
 
-
-class RankTask:
-    """What each task does: becomes a rank and works. A class, because submitit sends it as a pickle."""
-
-    def __init__(self, target: str, payload: str, logs: str, timeout_min: float):
-        self.target, self.payload, self.logs, self.timeout_min = target, payload, logs, timeout_min
-
-    def __call__(self) -> None:
-        from submitit.helpers import TorchDistributedEnvironment
-
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
-        os.environ[REPORTS] = self.logs
-        os.environ[TIMEOUT] = str(self.timeout_min)
-        code = run_target(self.target, Path(self.payload))
-        if code:
-            os._exit(code)  # an orderly end would wait for threads of the process group
+    TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+    os.environ |= {REPORTS: logs, TIMEOUT: str(timeout_min)}
+    if code := run_target(target, Path(payload)):
+        os._exit(code)  # an orderly end would wait for threads of the process group

@@ -10,8 +10,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, Literal
+
+import pandas as pd
 
 from magic_insert.config.schema.jobs import DashboardConfig
 from magic_insert.core.errors import UserError, needing
@@ -19,7 +20,7 @@ from magic_insert.core.jsonl import read_jsonl, read_object, read_record, write_
 from magic_insert.core.tables import csv_table, markdown_table
 from magic_insert.launch.run import RECORD, RunRecord
 from magic_insert.pages import render, spread
-from magic_insert.pages.charts import Chart, Curve, Grid, bar_chart, heat_map, line_chart
+from magic_insert.pages.charts import Chart, Curve, bar_chart, heat_map, line_chart
 from magic_insert.tracking import METRICS
 
 ROUNDS, RESULT, CARD, SWEEP_FILE = "rounds.jsonl", "result.json", "card.json", "sweep.json"
@@ -92,22 +93,16 @@ class Sweep:
             for row in self.jobs
         ]
 
-    def grid(self) -> Grid | None:
+    def grid(self) -> pd.DataFrame | None:
         """The values over the first two swept keys, the mean over any other; None for fewer keys or no value."""
         if len(self.keys) < 2 or self.best is None:
             return None
-        row_key, column_key = self.keys[:2]
-        found: dict[tuple[str, str], list[float]] = {}
-        for job in self.jobs:
-            if row_key in job.settings and column_key in job.settings:
-                here = found.setdefault((job.settings[row_key], job.settings[column_key]), [])
-                here += [] if job.value is None else [job.value]
-        rows, columns = (list(dict.fromkeys(pair[i] for pair in found)) for i in (0, 1))
-        cells = [
-            [fmean(values) if (values := found.get((row, column), [])) else None for column in columns]
-            for row in rows
-        ]
-        return Grid(row_key, column_key, rows, columns, cells)
+        keys = self.keys[:2]
+        frame = pd.DataFrame([{key: job.settings[key] for key in keys} for job in self.jobs])
+        values = pd.Series([job.value for job in self.jobs], dtype=float)
+        means = values.groupby([frame[key] for key in keys]).mean().unstack()
+        rows, columns = (pd.Index(frame[key].unique(), name=key) for key in keys)
+        return means.reindex(index=rows, columns=columns)
 
 
 def write_sweep(folder: Path, sweep: Sweep) -> str:
@@ -144,19 +139,15 @@ def read_sweep(folder: Path) -> Sweep:
         UserError: there is none, or its file is damaged.
     """
     sweep = read_record(folder / SWEEP_FILE, Sweep)
-    return replace(sweep, jobs=[_as_it_is_now(row) if row.state == "running" else row for row in sweep.jobs])
-
-
-def _as_it_is_now(row: Outcome) -> Outcome:
-    """A running job with what it has measured so far, or as failed where its process is gone."""
-    record = Path(row.out) / RECORD
-    if not record.is_file():
-        return row
-    state = read_record(record, RunRecord).state_now
-    found = replace(row, numbers=read_numbers(Path(row.out)))
-    if state in ("running", "done"):
-        return replace(found, state=state)  # type: ignore[arg-type]
-    return replace(found, state="failed", error=f"{state} before the sweep ended")
+    for place, row in enumerate(sweep.jobs):
+        record = Path(row.out) / RECORD
+        if row.state == "running" and record.is_file():
+            # What it has measured so far, or as failed where its process is gone.
+            state: Any = read_record(record, RunRecord).state_now
+            gone = {"state": "failed", "error": f"{state} before the sweep ended"}
+            now = {"state": state} if state in ("running", "done") else gone
+            sweep.jobs[place] = replace(row, numbers=read_numbers(Path(row.out)), **now)
+    return sweep
 
 
 def read_numbers(folder: Path) -> dict[str, float]:
@@ -357,10 +348,8 @@ def samples(folder: Path) -> list[Sheet]:
     found = []
     for path in spread(sorted((folder / "samples").glob("step-*.png")), MOST_SAMPLES):
         step = int(path.stem.removeprefix("step-"))
-        numbers = {
-            name: value for name, value in flat_numbers(scores.get(step, {})).items() if name != "step"
-        }
-        note = ", ".join(f"{name} {value:.3f}" for name, value in numbers.items())
+        numbers = flat_numbers(scores.get(step, {})).items()
+        note = ", ".join(f"{name} {value:.3f}" for name, value in numbers if name != "step")
         found.append(Sheet(path.read_bytes(), f"step {step}", note))
     return found
 
@@ -375,24 +364,17 @@ def sweep_page(folder: Path) -> str:
     if best is not None:
         lead += f"; best: {best.name} ({best.value:.4g})"
     grid = sweep.grid()
-    overview = [None if grid is None else heat_map(sweep.metric or "value", grid), *sweep_curves(sweep)]
+    overview = [None if grid is None else heat_map(sweep.metric or "value", grid)]
+    # For bootstraps: the inserter's effect-region PSNR by round, a curve per job.
+    rounds = {row.name: read_jsonl(path) for row in sweep.jobs if (path := Path(row.out) / ROUNDS).is_file()}
+    for group in GROUPS:
+        key = f"metrics.inserter.{group}.effect_psnr"
+        curves = [curve_of(rows, key, name) for name, rows in rounds.items()]
+        overview.append(line_chart(f"inserter, {group}: effect-region PSNR, dB", "round", curves))
     sections = [Section("Results", overview), Section("Jobs", table=sweep.rows(links=False))]
     if best is not None:
         sections += [replace(s, title=f"Best job: {s.title}") for s in run_sections(Path(best.out))]
     return page(f"sweep {folder.name}", lead, sections)
-
-
-def sweep_curves(sweep: Sweep) -> list[Chart | None]:
-    """For bootstraps: the inserter's effect-region PSNR by round, a curve per job."""
-    rounds = {row.name: read_jsonl(path) for row in sweep.jobs if (path := Path(row.out) / ROUNDS).is_file()}
-    return [
-        line_chart(
-            f"inserter, {group}: effect-region PSNR, dB",
-            "round",
-            [curve_of(rows, f"metrics.inserter.{group}.effect_psnr", name) for name, rows in rounds.items()],
-        )
-        for group in GROUPS
-    ]
 
 
 def save_view(cfg: DashboardConfig) -> str:
@@ -401,16 +383,11 @@ def save_view(cfg: DashboardConfig) -> str:
     Raises:
         UserError: wandb-workspaces is not installed.
     """
-    require_workspaces()
+    with needing("wandb-workspaces", "a saved view (logger=jsonl makes a page of your own)", "workspaces"):
+        import wandb_workspaces.workspaces  # noqa: F401
     import wandb
 
     return str(build_view(cfg, wandb.Api().default_entity).save().url)
-
-
-def require_workspaces() -> None:
-    """Raises `UserError` where wandb-workspaces is not installed."""
-    with needing("wandb-workspaces", "a saved view (logger=jsonl makes a page of your own)", "workspaces"):
-        import wandb_workspaces.workspaces  # noqa: F401
 
 
 def build_view(cfg: DashboardConfig, entity: str) -> Any:

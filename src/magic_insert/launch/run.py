@@ -245,7 +245,7 @@ def list_runs(root: Path) -> tuple[list[tuple[Path, RunRecord]], list[str]]:
     return sorted(runs, key=lambda run: (run[1].started, str(run[0]))), damaged
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """What a user is told of `error`."""
     return "magic-insert: " + " ".join(str(error).split())
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -108,21 +108,20 @@ class Job:
         )
 
 
+@dataclass
 class SweepRun:
-    """Runs jobs of one sweep, a batch at a time, and keeps `sweep.json` true meanwhile."""
+    """Runs jobs of one sweep, a batch at a time, and keeps `sweep.json` true meanwhile.
 
-    def __init__(
-        self,
-        plan: JobPlan,
-        settings: SweepConfig,
-        keys: Sequence[str],
-        fixed: Sequence[str],
-        compose: Compose,
-    ) -> None:
-        self.plan, self.settings, self.keys = plan, settings, list(keys)
-        self.fixed, self.compose = list(fixed), compose
-        self.rows: dict[str, Outcome] = {}
-        self.folder = Path()
+    `fixed`: the words that all jobs have in common.
+    """
+
+    plan: JobPlan
+    settings: SweepConfig
+    keys: list[str]
+    fixed: list[str]
+    compose: Compose
+    rows: dict[str, Outcome] = field(default_factory=dict)
+    folder: Path = Path()
 
     def prepare(self, words: Sequence[str]) -> Job:
         """The job that sets `words` beside the words that all have in common.
@@ -176,7 +175,9 @@ class SweepRun:
 
     def ended(self, job: Job, code: int, seconds: float) -> Outcome:
         """The row of a job whose process ended with `code`; a failure is printed at once."""
-        error = "" if code == 0 else last_words(job.log, code)
+        error = "" if code == 0 else f"ended by signal {-code}"
+        if code > 0:
+            error = last_line(job.log) or f"exit code {code}"
         row = job.outcome(self.settings.metric, "failed" if error else "done", error=error, seconds=seconds)
         told = f"FAILED: {error}; log: {job.log}" if error else f"done in {row.seconds:.0f} s"
         number = "" if row.value is None else f", {row.value:.4g}"
@@ -227,7 +228,9 @@ def run_sweep(plan: JobPlan, words: Sequence[str]) -> None:
         SystemExit: with code 1, at the end, if jobs failed.
     """
     with composer(plan.job) as compose:
-        fixed, swept = _fixed(words)
+        overrides = _parsed(words)
+        fixed = [str(o.input_line) for o in overrides if not o.is_sweep_override()]
+        swept = [o for o in overrides if o.is_sweep_override()]
         hydra = compose(fixed, True).hydra
         settings: SweepConfig = OmegaConf.to_object(hydra.launcher)  # type: ignore[assignment]
         check(settings, "sweep.")
@@ -249,15 +252,6 @@ def run_sweep(plan: JobPlan, words: Sequence[str]) -> None:
 
 def _parsed(words: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(words))
-
-
-def _fixed(words: Sequence[str]) -> tuple[list[str], list[Override]]:
-    """The words that all jobs have in common, and the overrides that sweep."""
-    overrides = _parsed(words)
-    return (
-        [str(o.input_line) for o in overrides if not o.is_sweep_override()],
-        [o for o in overrides if o.is_sweep_override()],
-    )
 
 
 def values_of(axis: Override) -> list[str]:
@@ -394,11 +388,6 @@ def start(job: Job, slot: int, workers: int, group: str) -> "subprocess.Popen[by
     return start_module(
         "magic_insert.launch.worker", ["--job", str(job.payload), str(job.result)], env, job.log
     )
-
-
-def last_words(log: Path, code: int) -> str:
-    """Why a job failed, in one line: the last line of its log, or the signal that ended it."""
-    return f"ended by signal {-code}" if code < 0 else last_line(log) or f"exit code {code}"
 
 
 def last_line(log: Path) -> str:

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from magic_insert.core.errors import UserError, machine_fault
+from magic_insert.core.errors import UserError, mendable
 from magic_insert.core.jsonl import read_object, read_record, write_json
 from magic_insert.core.ranks import local_rank, rank, world_size
 from magic_insert.launch import run
@@ -94,18 +94,14 @@ def run_target(target: str, payload: Path) -> int:
     try:
         with process_group():
             run.load_function(target)(payload)
-    except UserError as error:
-        print(run.one_line(error), file=sys.stderr, flush=True)
-        _report("input", str(error), "")
-        return INPUT_EXIT
     except Exception as error:
-        if (line := machine_fault(error)) is not None:
-            print(f"magic-insert: {line}", file=sys.stderr, flush=True)
-            _report("input", line, traceback.format_exc())
-            return INPUT_EXIT
-        traceback.print_exc()
-        _report("fault", f"{type(error).__name__}: {error}", traceback.format_exc())
-        return FAULT_EXIT
+        if (line := mendable(error)) is None:
+            traceback.print_exc()
+            _report("fault", f"{type(error).__name__}: {error}", traceback.format_exc())
+            return FAULT_EXIT
+        print(run.one_line(line), file=sys.stderr, flush=True)
+        _report("input", line, "" if isinstance(error, UserError) else traceback.format_exc())
+        return INPUT_EXIT
     return 0
 
 
@@ -163,10 +159,10 @@ def run_payload(payload: Path, result: Path) -> None:
     try:
         returned = run.run_job(plan, frozen_from(job.config, job.job))
     except Exception as error:
-        line = str(error) if isinstance(error, UserError | run.StageFailed) else machine_fault(error)
+        line = str(error) if isinstance(error, run.StageFailed) else mendable(error)
         if line is None:
             raise
-        print(run.one_line(UserError(line)), file=sys.stderr)
+        print(run.one_line(line), file=sys.stderr)
         raise SystemExit(1 if isinstance(error, run.StageFailed) else 2) from None
     number = float(returned) if isinstance(returned, int | float) and math.isfinite(returned) else None
     write_json(result, asdict(Result(job.digest, number, round(time.monotonic() - began, 1))))

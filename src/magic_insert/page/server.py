@@ -113,7 +113,10 @@ class Answers:
         if part == "view":
             return shown(found.view)
         if part in FILE_PARTS:
-            return await self._file(session, found, part)
+            file = found.file.with_suffix(f".{part}")
+            if part in LAYERED:
+                await self._worker(session, lambda: self.studio.drop_of(found).save(file))
+            return FileResponse(file, filename=f"{Path(file_name(found.wish)).stem}.{part}")
         if part in LAYER_PARTS:
             drop = await self._worker(session, lambda: self.studio.drop_of(found))
             if part in drop.layers:
@@ -127,12 +130,6 @@ class Answers:
         """Puts a result on the shelf of scenes."""
         found = result_of(session, request)
         return (await run_in_threadpool(self.studio.keep_as_scene, session, found)).told()
-
-    async def _file(self, session: Session, found: Result, suffix: str) -> Response:
-        file = found.file.with_suffix(f".{suffix}")
-        if suffix in LAYERED:
-            await self._worker(session, lambda: self.studio.drop_of(found).save(file))
-        return FileResponse(file, filename=f"{Path(file_name(found.wish)).stem}.{suffix}")
 
     async def _worker(self, session: Session, work: Callable[[], Any]) -> Any:
         return await asyncio.wrap_future(self.studio.call(work, session))

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, astuple, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -105,14 +105,8 @@ class Wish:
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
-        box = [self.box.x, self.box.y, self.box.w, self.box.h]
-        return {
-            "kind": self.kind,
-            "subject": self.subject.id,
-            "scene": self.scene.id,
-            "box": box,
-            "knobs": dict(self.knobs),
-        }
+        of = {"subject": self.subject.id, "scene": self.scene.id}
+        return {"kind": self.kind, **of, "box": list(astuple(self.box)), "knobs": dict(self.knobs)}
 
 
 @dataclass
@@ -166,8 +160,7 @@ class Task:
 
     def draft(self, image: Image.Image, box: Box) -> None:
         """Has a smaller one of what is asked for, at this box."""
-        self.view, self.views = view_of(image), self.views + 1
-        self.drafted = [box.x, box.y, box.w, box.h]
+        self.view, self.views, self.drafted = view_of(image), self.views + 1, list(astuple(box))
 
     def told(self) -> dict[str, Any]:
         """As JSON."""
@@ -212,11 +205,6 @@ class Session:
         """Whether a picture is still to come."""
         return any(task.live for task in self.tasks.values())
 
-    @property
-    def idle(self) -> bool:
-        """Whether no browser listens and nothing is to be done."""
-        return not self.changed and not self.waits
-
     def forget_oldest(self) -> None:
         """Makes room for another picture: that of the user's own goes which came first and is in no result or task.
 
@@ -234,18 +222,6 @@ class Session:
         gone = next((item for item in free if item.trouble or item.hidden), free[0])
         del self.items[gone.id]
         shutil.rmtree(gone.path.parent, ignore_errors=True)
-
-    def told(self, shared: Sequence[Item], ready: bool, redraws: str, others: bool) -> dict[str, Any]:
-        """All of it as JSON, with what stands on everybody's shelves. `redraws`: what the model draws well and soon;
-        `others`: whether other browsers have asked for pictures, too."""
-        return {
-            "ready": ready,
-            "redraws": redraws,
-            "others": others,
-            "items": [item.told() for item in [*shared, *self.items.values()]],
-            "tasks": [task.told() for task in self.tasks.values()],
-            "results": [result.told() for result in self.results.values()],
-        }
 
 
 def words_of(settings: Settings) -> list[str]:
@@ -266,22 +242,15 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -
 
 
 def _value(value: Any) -> str:
-    """A value as Hydra's grammar reads it."""
+    """A value as Hydra's grammar reads it: in a text a backslash is one, but where a quote or the end follows."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_value, value))}]"
-    return _quoted(value) if isinstance(value, str) else str(value)
-
-
-def _words(wish: Wish, words: Sequence[str]) -> list[str]:
-    return [*words, *(f"{key}={_value(value)}" for key, value in sorted(wish.knobs.items()))]
-
-
-def _quoted(text: str) -> str:
-    """A text as Hydra's grammar reads it: a backslash is one, but where a quote or the end follows."""
-    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", text).replace("'", "\\'").replace("${", "\\${")
-    return text if PLAIN.fullmatch(text) else f"'{escaped}'"
+    if not isinstance(value, str) or PLAIN.fullmatch(value):
+        return str(value)
+    escaped = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value).replace("'", "\\'").replace("${", "\\${")
+    return f"'{escaped}'"
 
 
 def joined_name(first: Item, word: str, second: Item) -> str:
@@ -295,38 +264,27 @@ def file_name(wish: Wish) -> str:
     return joined_name(wish.subject, "in", wish.scene)
 
 
-def _given(wish: Wish) -> tuple[str, str, list[str]]:
-    """Where the subject and the scene are expected, and a comment where both have one name."""
-    subject, scene = wish.subject.path.name, wish.scene.path.name
-    if subject != scene:
-        return subject, scene, []
-    return f"subject/{subject}", f"scene/{scene}", ["# both pictures have one name: put each into a folder"]
-
-
-def command_line(wish: Wish, words: Sequence[str]) -> str:
-    """The command, to be run beside the two pictures."""
-    subject, scene, comment = _given(wish)
-    box = f"box=[{wish.box.x},{wish.box.y},{wish.box.w},{wish.box.h}]"
-    given = [f"subject={_quoted(subject)}", f"background={_quoted(scene)}", box]
-    given += [f"subject_text={wish.subject.text}"] if wish.subject.text else []
-    given += [f"out={_quoted(file_name(wish))}", f"mode={wish.kind}"]
-    return "\n".join([*comment, shlex.join(["magic-insert", "insert", *given, *_words(wish, words)])])
-
-
-def python_code(wish: Wish, words: Sequence[str]) -> str:
-    """The same in Python."""
+def recipes(wish: Wish, words: Sequence[str]) -> tuple[str, str]:
+    """The command, to be run beside the two pictures, and the same in Python."""
+    subject, scene, text, box = wish.subject.path.name, wish.scene.path.name, wish.subject.text, wish.box
+    lines, out = [], file_name(wish)
+    if subject == scene:
+        subject, scene = f"subject/{subject}", f"scene/{scene}"
+        lines = ["# both pictures have one name: put each into a folder"]
+    words = [*words, *(f"{key}={_value(value)}" for key, value in sorted(wish.knobs.items()))]
+    given = {"subject": subject, "background": scene, "box": astuple(box)}
+    said = [f"{key}={_value(value)}" for key, value in given.items()]
+    said += [f"subject_text={text}"] if text else []
+    said += [f"out={_value(out)}", f"mode={wish.kind}"]
+    command = "\n".join([*lines, shlex.join(["magic-insert", "insert", *said, *words])])
     name = next((word.removeprefix("model=") for word in words if word.startswith("model=")), "micro")
-    own = [word for word in _words(wish, words) if not word.startswith("model=")]
-    box = (wish.box.x, wish.box.y, wish.box.w, wish.box.h)
-    subject, scene, comment = _given(wish)
-    cut = f"magic.subject({subject!r}, text={wish.subject.text!r})" if wish.subject.text else repr(subject)
-    return "\n".join(
-        [
-            *comment,
-            "from magic_insert import MagicInsert",
-            "",
-            f"magic = MagicInsert.from_pretrained({name!r}, mode={wish.kind!r}, overrides={own!r})",
-            f"drop = magic.insert({cut}, {scene!r}, box={box})",
-            f"drop.save({file_name(wish)!r})",
-        ]
-    )
+    own = [word for word in words if not word.startswith("model=")]
+    cut = f"magic.subject({subject!r}, text={text!r})" if text else repr(subject)
+    lines += [
+        "from magic_insert import MagicInsert",
+        "",
+        f"magic = MagicInsert.from_pretrained({name!r}, mode={wish.kind!r}, overrides={own!r})",
+        f"drop = magic.insert({cut}, {scene!r}, box={astuple(box)})",
+        f"drop.save({out!r})",
+    ]
+    return command, "\n".join(lines)

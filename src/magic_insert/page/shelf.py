@@ -8,7 +8,7 @@ this scene, at this place.
 import io
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,11 @@ class Item:
 
     def told(self) -> dict[str, Any]:
         """As JSON for the browser."""
-        box = None if self.box is None else [self.box.x, self.box.y, self.box.w, self.box.h]
         names = (
             "id", "kind", "origin", "title", "size", "horizon", "learned", "trouble", "hidden", "coarse", "rough",
         )  # fmt: skip
-        return {**{name: getattr(self, name) for name in names}, "file": self.path.name, "box": box}
+        told = {name: getattr(self, name) for name in names}
+        return {**told, "file": self.path.name, "box": self.box and astuple(self.box)}
 
     def look(self, scene: Scene) -> None:
         """Fills in what is seen of a scene."""

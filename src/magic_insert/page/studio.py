@@ -32,7 +32,7 @@ from magic_insert.core.images import as_float, read_picture
 from magic_insert.core.jsonl import read_json, write_json
 from magic_insert.core.records import Scene, Subject
 from magic_insert.core.threads import beside_a_worker
-from magic_insert.drops import Drop, Layer, Redrawn
+from magic_insert.drops import Drop, Redrawn
 from magic_insert.magic import LONGEST, MagicInsert, Settings
 from magic_insert.models.segment import NothingFound, coarse_cut
 from magic_insert.page.session import (
@@ -43,9 +43,8 @@ from magic_insert.page.session import (
     Task,
     Turns,
     Wish,
-    command_line,
     joined_name,
-    python_code,
+    recipes,
 )
 from magic_insert.page.shelf import (
     DRAFT,
@@ -111,16 +110,16 @@ class Studio:
         self._thread.start()
 
     def _work(self) -> None:
-        while self._wait():
+        while True:
+            with self._filled:
+                self._filled.wait_for(lambda: self.stopped or any(self._queues))
+                if self.stopped:
+                    return
             self._between_steps()
             self._do_next(LONG)
-            release_memory()
-
-    def _wait(self) -> bool:
-        """Waits until there is something to do; False when stopped."""
-        with self._filled:
-            self._filled.wait_for(lambda: self.stopped or any(self._queues))
-            return not self.stopped
+            # glibc can return to the system what was freed, and keeps 0.4 GB after a large result.
+            if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
+                library.malloc_trim(0)
 
     def _between_steps(self) -> None:
         """Does what is quick while a long task waits; of each browser a few things, so that the long one goes on."""
@@ -302,7 +301,8 @@ class Studio:
         """
         with self.lock:
             if id not in self.sessions and len(self.sessions) >= MOST_SESSIONS:
-                idle = [session for session in self.sessions.values() if session.idle]
+                # No browser listens to them, and nothing is to be done.
+                idle = [one for one in self.sessions.values() if not one.changed and not one.waits]
                 if not idle:
                     raise UserError(
                         f"expected at most {MOST_SESSIONS} browsers at once, got one more; close one"
@@ -325,10 +325,17 @@ class Studio:
         return found
 
     def told(self, session: Session) -> dict[str, Any]:
-        """What the browser is told."""
+        """What the browser is told, as JSON: all that it has, with what stands on everybody's shelves. `redraws`: what
+        the model draws well and soon; `others`: whether other browsers have asked for pictures, too."""
         with self.lock:
-            others = any(one.waits for one in self.sessions.values() if one is not session)
-            return session.told(list(self.shelf.values()), self.ready, self.redraws, others)
+            return {
+                "ready": self.ready,
+                "redraws": self.redraws,
+                "others": any(one.waits for one in self.sessions.values() if one is not session),
+                "items": [item.told() for item in [*self.shelf.values(), *session.items.values()]],
+                "tasks": [task.told() for task in session.tasks.values()],
+                "results": [result.told() for result in session.results.values()],
+            }
 
     def upload(self, session: Session, content: bytes, name: str, kind: str) -> Item:
         """Takes a dropped picture; the same one again is the one that is there.
@@ -458,7 +465,8 @@ class Studio:
                 task.state = "done"
                 session.results[result.id] = result
                 for old in list(session.results)[:-MOST_RESULTS]:
-                    remove_files(session.results.pop(old))
+                    for file in session.results.pop(old).file.parent.glob(f"{old}.*"):
+                        file.unlink(missing_ok=True)
         except Cancelled:
             pass
         except UserError as error:
@@ -539,9 +547,8 @@ class Studio:
             file,
             view_of(drop.image),
             round(seconds, 2),
-            command_line(wish, self.words),
-            python_code(wish, self.words),
-            {name: layer_box(layer) for name, layer in drop.layers.items()},
+            *recipes(wish, self.words),
+            {name: [at.x, at.y, *reversed(at.pixels.shape[-2:])] for name, at in drop.layers.items()},
         )
 
     def judge(self, session: Session, result: Result) -> Verdict | None:
@@ -572,24 +579,6 @@ def trouble_of(error: UserError, do: str) -> str:
     return f"{text.rpartition('; ')[0]}; {do}" if isinstance(error, NothingFound) else text
 
 
-def release_memory() -> None:
-    """Has the C library return to the system what was freed; glibc can, and keeps 0.4 GB after a large result."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
-        library.malloc_trim(0)
-
-
-def remove_files(result: Result) -> None:
-    """Removes the files of a result that left the history."""
-    for file in result.file.parent.glob(f"{result.id}.*"):
-        file.unlink(missing_ok=True)
-
-
 def lean(drop: Drop) -> Drop:
     """A finished picture with its layers, and without the pictures between, which the page never shows."""
     return replace(drop, parts={}, redrawn=None)
-
-
-def layer_box(layer: Layer) -> list[int]:
-    """x, y, w, h of a layer in its picture."""
-    height, width = layer.pixels.shape[-2:]
-    return [layer.x, layer.y, width, height]

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
+import numpy as np
+import pandas as pd
 from cycler import cycler
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -59,27 +61,15 @@ class Curve:
     band: Sequence[tuple[float, float, float]] = field(default_factory=tuple)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Values over two keys, None where there is none."""
-
-    row_key: str
-    column_key: str
-    rows: list[str]
-    columns: list[str]
-    cells: list[list[float | None]]
-
-
 def chart(words: str, size: tuple[float, float], draw: Callable[[Figure, Ink], None]) -> Chart:
     """What `draw` puts on an empty figure of `size` in inches, once in each theme."""
-    return Chart(words, _png(size, draw, LIGHT), _png(size, draw, DARK))
-
-
-def _png(size: tuple[float, float], draw: Callable[[Figure, Ink], None], ink: Ink) -> bytes:
-    with matplotlib.rc_context(_settings(ink)):
-        figure = Figure(figsize=size, dpi=120, layout="constrained")
-        draw(figure, ink)
-        return png_of(figure)
+    drawn = []
+    for ink in (LIGHT, DARK):
+        with matplotlib.rc_context(_settings(ink)):
+            figure = Figure(figsize=size, dpi=120, layout="constrained")
+            draw(figure, ink)
+            drawn.append(png_of(figure))
+    return Chart(words, *drawn)
 
 
 def png_of(figure: Figure) -> bytes:
@@ -148,24 +138,22 @@ def bar_chart(title: str, bars: Sequence[tuple[str, float]], largest: float) -> 
     return chart(title, (4.6, 0.7 + 0.24 * len(bars)), draw)
 
 
-def heat_map(title: str, grid: Grid) -> Chart:
+def heat_map(title: str, grid: pd.DataFrame) -> Chart:
     """A cell for every pair of values, coloured by its number, which stands in it; a cell without one is empty."""
-    import numpy as np
-
-    values = np.array([[np.nan if cell is None else cell for cell in row] for row in grid.cells], dtype=float)
+    values = grid.to_numpy(float)
     middle = float(np.nanmean([np.nanmin(values), np.nanmax(values)]))
 
     def draw(figure: Figure, ink: Ink) -> None:
-        axes = figure.add_subplot(title=title, xlabel=grid.column_key, ylabel=grid.row_key)
+        axes = figure.add_subplot(title=title, xlabel=grid.columns.name, ylabel=grid.index.name)
         axes.grid(visible=False)
         image = axes.imshow(values, cmap="viridis", aspect="auto")
         axes.set_xticks(range(len(grid.columns)), grid.columns)
-        axes.set_yticks(range(len(grid.rows)), grid.rows)
+        axes.set_yticks(range(len(grid.index)), grid.index)
         for (row, column), cell in np.ndenumerate(values):
             if not np.isnan(cell):
                 colour = "white" if cell <= middle else "black"
                 axes.text(column, row, f"{cell:.4g}", ha="center", va="center", color=colour)
         figure.colorbar(image)
 
-    wide = 1.8 + 0.08 * max(len(row) for row in grid.rows) + 0.9 * len(grid.columns)
-    return chart(title, (max(4.6, wide), 1.4 + 0.5 * len(grid.rows)), draw)
+    wide = 1.8 + 0.08 * max(map(len, grid.index)) + 0.9 * len(grid.columns)
+    return chart(title, (max(4.6, wide), 1.4 + 0.5 * len(grid.index)), draw)
