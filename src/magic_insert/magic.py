@@ -61,7 +61,7 @@ from magic_insert.drops import (
 from magic_insert.inserters import build_inserter
 from magic_insert.inserters.base import insert_cutout
 from magic_insert.models.folders import Folders, find_folders, find_remover
-from magic_insert.models.segment import cut_subject, segment, segment_alike
+from magic_insert.models.segment import cut_subject, redraw_segmenter, segment_alike
 from magic_insert.stylizers import build_stylizer, check_stylizer, needs_personalization
 from magic_insert.stylizers.draws import Draw
 
@@ -105,9 +105,21 @@ class Settings:
         return cls(**{**found, "subjects": Path(found.get("subjects", SUBJECTS))})
 
     @property
+    def in_mode(self) -> "Settings":
+        """The settings as the mode has them: `preview` redraws with the subject's own pixels."""
+        if self.mode != "preview" or not self.drawing:
+            return self
+        return replace(self, stylizer=replace(self.stylizer, name="tone", structure="none"))
+
+    @property
     def drawing(self) -> bool:
         """Whether the stylizer draws with the diffusion model."""
         return self.stylizer.name not in FREE_STYLIZERS
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the diffusion model has a part in what is made."""
+        return self.drawing or self.inserter.name not in FREE_INSERTERS
 
 
 class MagicInsert:
@@ -119,13 +131,10 @@ class MagicInsert:
         Raises:
             UserError: weights are missing.
         """
-        self.asked = settings
-        if settings.mode == "preview" and settings.drawing:  # redraws with the subject's own pixels
-            settings = replace(settings, stylizer=replace(settings.stylizer, name="tone", structure="none"))
-        self.settings = settings
+        self.asked, self.settings = settings, settings.in_mode
+        settings = self.settings
         if folders is None:
-            needed = settings.drawing or settings.inserter.name not in FREE_INSERTERS
-            model = settings.model if needed else None
+            model = settings.model if settings.needs_model else None
             folders = find_folders(model, settings.inserter, settings.segmenter)
             check_stylizer(settings.stylizer, settings.model, folders.model, subject_text=None)
         self.folders = folders
@@ -190,10 +199,9 @@ class MagicInsert:
         settings = self.settings
         if settings.mode != "auto":
             return self
+        chosen = run or settings.stylizer.structure != "none" or not needs_personalization(settings.stylizer)
         if (
-            run
-            or settings.stylizer.structure != "none"
-            or not needs_personalization(settings.stylizer)
+            chosen
             or settings.inserter.name not in FREE_INSERTERS
             or longest <= TOYBOX_SIDE
             or not self.on_cpu
@@ -213,16 +221,12 @@ class MagicInsert:
             UserError: weights that do not fit, or style blocks that the model does not have.
         """
         settings, models = self.settings, self.models
-        if settings.inserter not in models.inserters or (settings.drawing and "pipe" not in vars(models)):
+        if settings.inserter not in models.inserters or (settings.drawing and not models.loaded):
             with stage(on_event, "load"):
                 models.inserter(settings.inserter, self.folders.inserter)
                 _ = models.pipe if settings.drawing else None
-        style = settings.style
-        if settings.drawing and style.mode == "ip_adapter" and style.scale > 0:
-            from magic_insert.models.ip_adapter import check_blocks, has_adapter
-
-            if has_adapter(models.pipe):
-                check_blocks(models.pipe.unet, style.blocks)
+        if settings.drawing:
+            models.check_style(settings.style)
 
     def subject(
         self,
@@ -390,15 +394,17 @@ class MagicInsert:
         """
         if redrawn.alpha is not None:
             return Subject(redrawn.rgb, redrawn.alpha, redrawn.subject)
-        name, folder = self.settings.segmenter.name, self.folders.segmenter
-        name = "auto" if name == "alpha" else name  # a model's own picture is opaque
+        name = redraw_segmenter(self.settings.segmenter.name)
         if name not in redrawn.cuts:
-            if name == "auto" and redrawn.outline is not None:
-                matte = segment_alike(redrawn.rgb, redrawn.outline)
-            else:
-                matte = segment(redrawn.rgb, segmenter=name, model_folder=folder)
-            redrawn.cuts[name] = Subject(matte.rgb, matte.alpha, redrawn.subject)
+            redrawn.cuts[name] = self._cut(redrawn, name)
         return redrawn.cuts[name]
+
+    def _cut(self, redrawn: Redrawn, segmenter: str) -> Subject:
+        if segmenter == "auto" and redrawn.outline is not None:
+            matte = segment_alike(redrawn.rgb, redrawn.outline)
+            return Subject(matte.rgb, matte.alpha, redrawn.subject)
+        folder = self.folders.segmenter
+        return cut_subject(redrawn.rgb, None, redrawn.subject, segmenter=segmenter, model_folder=folder)
 
     def place(
         self,
@@ -445,20 +451,8 @@ class MagicInsert:
         )
         changed = torch.maximum(made.effect, (made.final.mask > 0).float())
         given = redrawn if isinstance(redrawn, Redrawn) else None
-        free = settings.inserter.name in FREE_INSERTERS  # the model has no part in placing
         record = {
-            "magic_insert": __version__,
-            "pair_id": name,
-            "seeds": {
-                "seed": seed,
-                "sampling": settings.sampling.seed,
-                "draws": "fold_in(seed, stage, pair_id)",
-            },
-            "weights": {
-                **({} if free else {"model": self.models.fingerprint}),
-                **({} if given is None else given.record["weights"]),
-            },
-            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
+            **self._record(name, seed, given),
             "result": result_of(made, box, window, changed, scene),
             "config": {**asdict(settings), "subjects": str(settings.subjects)},
         }
@@ -472,6 +466,21 @@ class MagicInsert:
             given,
             below=scene,
         )
+
+    def _record(self, name: str, seed: int, given: Redrawn | None) -> dict[str, Any]:
+        """What draw `name` of a redrawn picture, if it is one, was made of."""
+        free = self.settings.inserter.name in FREE_INSERTERS  # the model has no part in placing
+        sampling = self.settings.sampling.seed
+        return {
+            "magic_insert": __version__,
+            "pair_id": name,
+            "seeds": {"seed": seed, "sampling": sampling, "draws": "fold_in(seed, stage, pair_id)"},
+            "weights": {
+                **({} if free else {"model": self.models.fingerprint}),
+                **({} if given is None else given.record["weights"]),
+            },
+            **({} if given is None else {"drawing": given.record.get("drawing", {})}),
+        }
 
     def insert(
         self,
@@ -574,6 +583,18 @@ class Models:
         from magic_insert.models.pipeline import fingerprint
 
         return fingerprint(self.pipe)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the pipeline is there."""
+        return "pipe" in vars(self)
+
+    def check_style(self, style: StyleConfig) -> None:
+        """Raises `UserError` for style blocks that the pipeline does not have."""
+        from magic_insert.models.ip_adapter import check_blocks, has_adapter
+
+        if style.mode == "ip_adapter" and style.scale > 0 and has_adapter(self.pipe):
+            check_blocks(self.pipe.unet, style.blocks)
 
     def inserter(self, cfg: InserterConfig, folder: Path | None) -> Any:
         """The inserter that `cfg` names, with the weights in `folder`."""

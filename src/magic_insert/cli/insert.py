@@ -6,11 +6,12 @@ their settings are `InsertConfig` and `RemoveConfig` in config/schema/jobs.py.
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from magic_insert.config.schema.jobs import InsertConfig, RemoveConfig
 from magic_insert.core.digest import sha256_file
 from magic_insert.core.errors import UserError
-from magic_insert.core.events import Clock, stage, terminal_bars
+from magic_insert.core.events import Clock, OnEvent, stage, terminal_bars
 from magic_insert.core.picture_files import open_picture
 from magic_insert.core.store import claim
 from magic_insert.inputs import (
@@ -23,6 +24,9 @@ from magic_insert.inputs import (
 )
 from magic_insert.pose import suggest
 from magic_insert.stylizers import needs_personalization
+
+if TYPE_CHECKING:
+    from magic_insert.magic import MagicInsert
 
 BATCH = 8  # backgrounds redrawn for at a time; the pictures do not depend on it
 
@@ -58,12 +62,7 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
         magic.load(clock)
         if subject.run is None and needs_personalization(magic.settings.stylizer):
             subject = magic.personalize(subject, on_event=clock)
-        pose = ""
-        if cfg.pose.name != "none":  # words for one that fits the only background
-            background, _ = found.pictures[0]
-            box, words = magic.box(background, cfg.box), cfg.style.prompt
-            with stage(clock, "suggest a pose"):
-                pose = suggest(found.pose, open_picture(background), box, name=background.stem, words=words)
+        pose = "" if cfg.pose.name == "none" else _pose(magic, cfg, found, clock)
         suffix = ", ".join(words for words in (cfg.sampling.prompt_suffix, pose) if words)
         magic = magic.using(sampling=replace(cfg.sampling, prompt_suffix=suffix))
         learned = {} if found.run is None else learned_settings(found.run)
@@ -90,6 +89,16 @@ def run_insert(cfg: InsertConfig, found: InsertInputs | None = None) -> Path:
     if refused:
         raise UserError(f"{len(refused)} of the backgrounds were left out, the others are done: {refused[0]}")
     return Path(cfg.out)
+
+
+def _pose(magic: "MagicInsert", cfg: InsertConfig, found: InsertInputs, on_event: OnEvent) -> str:
+    """Words for a pose that fits the only background."""
+    background, _ = found.pictures[0]
+    box = magic.box(background, cfg.box)
+    with stage(on_event, "suggest a pose"):
+        return suggest(
+            found.pose, open_picture(background), box, name=background.stem, words=cfg.style.prompt
+        )
 
 
 def run_remove(cfg: RemoveConfig, found: RemoveInputs | None = None) -> Path:

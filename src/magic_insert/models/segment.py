@@ -87,7 +87,8 @@ def segment(
         raise UserError(
             "expected a subject with visible pixels, got alpha below a half everywhere; use an opaque picture"
         )
-    return SEGMENTERS.get(segmenter)(rgb, alpha, model_folder)
+    made: Matte = SEGMENTERS.get(segmenter)(rgb, alpha, model_folder)
+    return made
 
 
 def segment_auto(
@@ -140,6 +141,11 @@ def segment_alpha(
             "expected a picture with a transparent ground, got an opaque one; set segmenter=grabcut"
         )
     return Matte(rgb, alpha)
+
+
+def redraw_segmenter(name: str) -> str:
+    """How a model's own picture is cut: it is opaque, so where the file's alpha was wanted, GrabCut decides."""
+    return "auto" if name == "alpha" else name
 
 
 def cut_subject(
@@ -196,8 +202,9 @@ def _line_art(strokes: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"] | None:
         masks.erode(masks.fill_holes(masks.dilate(strokes, step)), step), masks.fill_holes(strokes)
     )
     thick = float(masks.erode(strokes, step).sum()) / float(strokes.sum().clamp_min(1))
-    covered = masks.area(strokes) < LINE_COVER * masks.area(enclosed)
-    return enclosed if covered and thick < LINE_THICK else None
+    return (
+        enclosed if masks.area(strokes) < LINE_COVER * masks.area(enclosed) and thick < LINE_THICK else None
+    )
 
 
 def _fill_own_holes(body: Float[Tensor, "1 h w"], distance: Float[Tensor, "1 h w"]) -> Float[Tensor, "1 h w"]:

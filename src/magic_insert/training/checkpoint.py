@@ -70,6 +70,10 @@ class Checkpoint:
         optimizer.load_state_dict({"state": state, "param_groups": self.groups})
 
 
+class DamagedCheckpoint(Exception):
+    """A file that is no checkpoint, or not the one that was written; says why."""
+
+
 def save_checkpoint(
     folder: Path | None,
     *,
@@ -143,7 +147,7 @@ def read_last_checkpoint(folder: Path, key: str) -> Checkpoint | None:
     for path in paths:
         try:
             checkpoint = _read(path)
-        except UserError as reason:
+        except DamagedCheckpoint as reason:
             log.warning("magic-insert: %s is damaged (%s); the checkpoint before it is used", path, reason)
             continue
         if checkpoint.key != key:
@@ -168,11 +172,14 @@ def _flat(entries: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def _read(path: Path) -> Checkpoint:
-    """The checkpoint at `path`; raises `UserError` for a file that is none, or not the one that was written."""
+    """The checkpoint at `path`; raises `DamagedCheckpoint`."""
     # Each time anew: what was found sound before may have been written over since.
     if not fits_itself(path, unsealed=False):
-        raise UserError("its checksum does not fit")
-    tensors, header = read_tensors(path)
+        raise DamagedCheckpoint("its checksum does not fit")
+    try:
+        tensors, header = read_tensors(path)
+    except UserError as error:
+        raise DamagedCheckpoint(str(error)) from error
     return Checkpoint(
         step=int(header["step"]),
         key=header["key"],
