@@ -98,8 +98,9 @@ class Sweep:
         if len(self.keys) < 2 or self.best is None:
             return None
         keys = self.keys[:2]
-        frame = pd.DataFrame([{key: job.settings[key] for key in keys} for job in self.jobs])
-        values = pd.Series([job.value for job in self.jobs], dtype=float)
+        jobs = [job for job in self.jobs if set(keys) <= set(job.settings)]
+        frame = pd.DataFrame([{key: job.settings[key] for key in keys} for job in jobs])
+        values = pd.Series([job.value for job in jobs], dtype=float)
         means = values.groupby([frame[key] for key in keys]).mean().unstack()
         rows, columns = (pd.Index(frame[key].unique(), name=key) for key in keys)
         return means.reindex(index=rows, columns=columns)
