@@ -112,9 +112,9 @@ def over_nothing(frame: pd.DataFrame, group: str, column: str) -> pd.DataFrame:
 
 
 def tables(frame: pd.DataFrame) -> str:
-    """Gains over doing nothing, then what a training gains over `scene-lit` on the same scenes, then the sides."""
+    """Gains over doing nothing and over the training on `scene-lit`, what own light costs, and the sides."""
     groups = [g for g in frame["group"].unique() if "scene-lit" not in g or g.startswith("photo")]
-    gains, paired, sides = [], [], []
+    gains, paired, light, sides = [], [], [], []
     for name in FITS:
         for data in SETS:
             key, label = f"{name}, {data}", {"network": LABELS[name], "trained on": data}
@@ -128,15 +128,18 @@ def tables(frame: pd.DataFrame) -> str:
             if data != "scene-lit":
                 change = {g: (effect[g][key] - effect[g][f"{name}, scene-lit"]).dropna() for g in groups}
                 paired.append(label | {g: mean_with_interval(x.to_numpy(), 2) for g, x in change.items()})
+            own, lit = (effect[f"photo, {kind}-lit"][key] for kind in ("own", "scene"))
+            light.append(label | {"scene-lit minus own-lit": mean_with_interval((lit - own).to_numpy(), 2)})
             mine = frame[frame["inserter"] == key].groupby("group", sort=False)["side"].agg(["sum", "count"])
             right = {g: f"{row['sum']:.0f} of {row['count']:.0f}" for g, row in mine.iterrows()}
             sides.append(label | {g: right[g] for g in groups})
     titles = (
         "Effect region (and the rest, last), dB over doing nothing",
         "The same, over the training on `scene-lit`",
+        "What the subject's own light costs on photographs, effect region, dB",
         "Pictures whose effect lies on the true side",
     )
-    parts = zip(titles, (gains, paired, sides), strict=True)
+    parts = zip(titles, (gains, paired, light, sides), strict=True)
     return "\n\n".join(f"{title}\n\n{pd.DataFrame(rows).to_markdown(index=False)}" for title, rows in parts)
 
 
