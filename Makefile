@@ -93,7 +93,7 @@ parity: $(STAMP) ## whether small commands at fixed seeds still make what they m
 
 figures: $(STAMP) ## figures of all experiments again from what lies beside them: rows (and their tables, 005, 006, 008 to 014) or tables (001 to 003)
 	$(BIN)/python experiments/earlier.py
-	for script in experiments/*/measure.py; do grep -q figure-only $$script || continue; $(BIN)/python $$script --out runs/figures --figure-only > /dev/null || exit 1; done
+	for script in experiments/*/measure.py experiments/005-whose-light/trainings.py; do grep -q figure-only $$script || continue; $(BIN)/python $$script --out runs/figures --figure-only > /dev/null || exit 1; done
 
 toybox: $(STAMP) ## a contact sheet of the Toybox
 	$(RUN) toybox $(ARGS)
