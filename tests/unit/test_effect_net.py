@@ -12,7 +12,16 @@ from magic_insert.core.errors import UserError
 from magic_insert.core.rand import Dice
 from magic_insert.core.silhouettes import cast, contact, foot_frame, frame_coordinates
 from magic_insert.inserters.effect import without_rim
-from magic_insert.models.effect_net import Effect, EffectNet, EffectNetConfig, contact_shade, crisp, predict
+from magic_insert.models.effect_net import (
+    Effect,
+    EffectNet,
+    EffectNetConfig,
+    contact_shade,
+    crisp,
+    load_effect_net,
+    predict,
+)
+from magic_insert.models.tensor_file import read_tensors, save_tensors
 from magic_insert.training.effect import (
     EffectFit,
     as_batch,
@@ -20,6 +29,7 @@ from magic_insert.training.effect import (
     fit_tells,
     randomised,
     toybox_drawings,
+    write_weights,
 )
 
 
@@ -154,6 +164,27 @@ def test_a_given_sun_is_used_only_where_it_is_given(net: EffectNet) -> None:
     assert torch.allclose(free.gate_logit[0], given.gate_logit[0], atol=1e-5)
     assert not torch.allclose(free.gate_logit[1], given.gate_logit[1], atol=1e-4)
     assert torch.equal(free.sun, given.sun)
+
+
+def test_weights_that_do_not_say_whether_a_picture_tells_its_light_are_followed(
+    net: EffectNet, tmp_path: Path
+) -> None:
+    write_weights(net, tmp_path / "new.safetensors")
+    tensors, about = read_tensors(tmp_path / "new.safetensors")
+    older = {name: value for name, value in tensors.items() if not name.startswith("tells.")}
+    save_tensors(tmp_path / "old.safetensors", older, about)
+    scene, mask = torch.rand(1, 3, 64, 64), block(20, 36, 12, 42)
+    assert float(load_effect_net(tmp_path / "old.safetensors")(scene, scene, mask).told) == 1.0
+    save_tensors(tmp_path / "bad.safetensors", dict(list(older.items())[1:]), about)
+    with pytest.raises(UserError, match="weights of an effect network"):
+        load_effect_net(tmp_path / "bad.safetensors")
+
+
+def test_a_short_fit_that_goes_on_from_a_network_keeps_what_it_is_told_by(drawings: Any) -> None:
+    net = EffectNet(EffectNetConfig((8, 8, 8, 8), 1, 4)).requires_grad_(False)
+    settings = EffectFit(steps=98, batch_size=1, lr=1e-3, seed=0, scenes=1, start="of another")
+    fit_tells(net, drawings, settings)
+    assert float(net.tells.weight.abs().max()) == 0.0
 
 
 @pytest.fixture(scope="module")

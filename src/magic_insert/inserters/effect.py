@@ -25,7 +25,16 @@ from magic_insert.core.masks import bounding_box
 from magic_insert.core.silhouettes import foot_frame
 from magic_insert.inserters.base import InserterBase, Insertion, Window
 from magic_insert.inserters.contact_shadow import tuned
-from magic_insert.models.effect_net import SIDE, Effect, EffectNet, crisp, load_effect_net, predict, sun_from
+from magic_insert.models.effect_net import (
+    SIDE,
+    Effect,
+    EffectNet,
+    crisp,
+    load_effect_net,
+    predict,
+    sun_from,
+    sure_light,
+)
 from magic_insert.models.relight_net import RelightNet, load_relight_net, predict_shade
 from magic_insert.paths import effect_weights, relight_weights
 
@@ -85,7 +94,8 @@ class EffectInserter(InserterBase):
         """The effect under a sun where the settings want it, as high as the one that the network reads."""
         seen = net.look(scene, pasted, mask)
         sun = sun_from(seen.sun, math.radians(float(self.settings.sun)))
-        return replace(net.draw(seen, sun), sun=sun, tells=sun.new_full((1,), math.inf))
+        drawn = net.draw(seen, sun)
+        return replace(drawn, light=sure_light(drawn), sun=sun, tells=sun.new_full((1,), math.inf))
 
 
 def _in(folder: Path | None, shipped: Path) -> Path:

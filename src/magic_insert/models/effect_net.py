@@ -37,10 +37,8 @@ SUN = 5  # unit direction towards the sun (right, up, towards the camera), softn
 BROAD, TIGHT = 0.33, 0.34  # darkening by the squashed silhouette and by its lowest tenth
 NO_LIGHT = 0.4  # below this a light is next to nothing: where the network starts
 UNSURE, SURE = 0.08, 0.25  # horizontal length of a sun that was read as nowhere and as somewhere
-LONGER, LEVEL = (
-    1.2,
-    0.98,
-)  # a mean of two readings is short: by how much it is made longer, and how long at most
+# A mean of two readings is short: how much longer it is made, and how long at most.
+LONGER, LEVEL = 1.2, 0.98
 DOUBTED, TRUSTED = 0.6, 0.88  # chance that a picture tells its light, followed not at all and wholly
 FAINT = 0.05  # a brighter ground than by this is an effect; less is a guess
 STRONGER = 1.2  # of the contact shadow that stands in
@@ -302,8 +300,23 @@ def load_light_net(
     with expecting(f"the weights of {what} at {path}", KeyError, ValueError, RuntimeError):
         tensors, about = read_tensors(path)
         net = build(about, tuple(int(width) for width in about["widths"].split(",")))
-        net.load_state_dict({name: value.float() for name, value in tensors.items()})
+        # Older files do not say whether a picture tells its light; all that such a network draws is followed.
+        unsaid = {name: value for name, value in net.state_dict().items() if name.startswith("tells.")}
+        net.load_state_dict(unsaid | {name: value.float() for name, value in tensors.items()})
     return net.eval().requires_grad_(False)
+
+
+def likely(effect: Effect) -> Float[Tensor, "B 1 H W"]:
+    """What of a darkening or a light is left, weighed by the chance that something happens there.
+
+    Training counts cells with an effect more than once, which draws too much where one is unlikely; the gate is plain.
+    """
+    return 0.5 + 0.5 * torch.sigmoid(effect.gate_logit)
+
+
+def sure_light(effect: Effect) -> Float[Tensor, "B 3 H W"]:
+    """The light that is no guess: what is brighter by more than FAINT."""
+    return (likely(effect) * effect.light - FAINT).clamp_min(0.0)
 
 
 def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
@@ -315,14 +328,12 @@ def hedged(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     flat = effect.sun[:, [0, 2]].norm(dim=1).view(-1, 1, 1, 1)
     sure = smoothstep(flat, UNSURE, SURE)
     under = STRONGER * torch.log(contact_shade(mask))
-    # Training counts cells with an effect more than once, which darkens where one is unlikely; the gate is plain.
-    likely = 0.5 + 0.5 * torch.sigmoid(effect.gate_logit)
-    drawn = torch.log1p(-likely * -torch.expm1(effect.log_shade))
+    drawn = torch.log1p(-likely(effect) * -torch.expm1(effect.log_shade))
     hedge = torch.minimum(0.5 * drawn, under)
     return replace(
         effect,
         log_shade=sure * drawn + (1.0 - sure) * hedge,
-        light=sure * (likely * effect.light - FAINT).clamp_min(0.0),
+        light=sure * sure_light(effect),
     )
 
 
@@ -361,8 +372,8 @@ def crisp(effect: Effect, mask: Float[Tensor, "B 1 H W"]) -> Effect:
     edge it is nearer to the truth, around the effect and in it (experiments/LOG.md). Where the picture does not tell
     its light, as most that are unlike those of the training, a contact shadow is drawn in its place.
     """
-    likely = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
-    dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * likely)
+    inside = smoothstep(torch.sigmoid(effect.gate_logit), *EDGE)
+    dark = -torch.expm1(effect.log_shade) * (LEFT + (DRAWN - LEFT) * inside)
     told, under = effect.told.view(-1, 1, 1, 1), STRONGER * torch.log(contact_shade(mask))
     log_shade = told * torch.log1p(-dark.clamp_max(MOST_SHADE)) + (1.0 - told) * under
     return replace(effect, log_shade=log_shade, light=told * effect.light)

@@ -55,10 +55,8 @@ CHUNK, DRAWINGS = 4, 3  # scenes rendered at once, drawings of each
 WINDOWS = (1.9, 2.4, 3.1)  # on a pair, in units of the subject's longer side
 FIRST = 256  # drawings before the first step
 INVENTED, SCENE_LIT = 0.3, 0.2  # shares of rows: on made-up ground; whose subject keeps the scene's light
-TELLS_BATCHES, TELLS_RIDGE = (
-    400,
-    0.01,
-)  # the most that `fit_tells` sees; penalty on the squares of its weights
+# The most and the fewest batches that `fit_tells` needs, and the penalty on the squares of its weights.
+TELLS_BATCHES, TELLS_FEWEST, TELLS_RIDGE = 400, 50, 0.01
 TOLD = 0.4  # share of rows that are told the sun
 TOGETHER = 16  # held-out drawings judged at once
 VISIBLE = 0.04  # a change of this size is an effect without doubt
@@ -188,11 +186,14 @@ def fit_tells(net: EffectNet, drawings: "Drawings", settings: EffectFit, on_step
     """Fits what says whether a picture tells its light, on the trained network: a ridge logistic regression.
 
     It parts made-up scenes from those that were rendered or given, by what each level sees of them. Real pictures that
-    resemble none of those are mostly taken for made-up ones, though it has seen none (experiments/LOG.md).
+    resemble none of those are often taken for made-up ones, though it has seen none (experiments/LOG.md). A training
+    too short for it that went on from a network keeps what that network had.
     """
     net.eval()
-    drawings.take(drawings.count)
     device, batches = next(net.parameters()).device, min(-(-settings.steps // 2), TELLS_BATCHES)
+    if settings.start is not None and batches < TELLS_FEWEST:
+        return
+    drawings.take(drawings.count)
     rows, told = [], []
     for step in range(batches):
         draw = generator(settings.seed, "tells", step)
