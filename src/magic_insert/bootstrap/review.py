@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize
 from scipy.stats import mannwhitneyu
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -24,6 +23,7 @@ from magic_insert.bootstrap.stages import WITH, WITHOUT, picture_file
 from magic_insert.config.schema.jobs import ReviewConfig
 from magic_insert.core.errors import UserError
 from magic_insert.core.jsonl import read_record, write_json, write_text
+from magic_insert.core.regression import ridge_logistic
 from magic_insert.pages import render
 from magic_insert.pages.server import PageServer, json_of
 
@@ -147,16 +147,9 @@ def learn_quality(values: filters.Values, verdicts: Mapping[str, bool]) -> filte
     table = {m: column for m, column in sorted(table.items()) if column.std() > 1e-6}
     mean, spread = (np.array([f(column) for column in table.values()]) for f in (np.mean, np.std))
     standard = ((np.stack(list(table.values()), axis=1) - mean) / spread).clip(-filters.REACH, filters.REACH)
-    features = np.concatenate([np.ones((len(ids), 1)), standard, standard**2], axis=1)
+    features = np.concatenate([standard, standard**2], axis=1)
     target = np.array([float(verdicts[name]) for name in ids])
-    penalty = np.array([1e-6, *[RIDGE] * (features.shape[1] - 1)])  # the bias is hardly penalised
-
-    def loss(weights: Any) -> tuple[float, Any]:
-        total = features @ weights
-        gradient = features.T @ (1 / (1 + np.exp(-total.clip(-50, 50))) - target) + penalty * weights
-        return float(np.logaddexp(0, total).sum() - target @ total + penalty @ weights**2 / 2), gradient
-
-    bias, *weights = minimize(loss, np.zeros(len(penalty)), jac=True, tol=1e-10).x
+    bias, *weights = ridge_logistic(features, target, RIDGE, bias_penalty=1e-6)
     rows = zip(weights[: len(mean)], weights[len(mean) :], mean, spread, strict=True)
     terms = (filters.Term(*(round(float(value), 8) for value in row)) for row in rows)
     return filters.Quality(round(float(bias), 8), dict(zip(table, terms, strict=True)))

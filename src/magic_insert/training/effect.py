@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -33,6 +32,7 @@ from magic_insert.core.events import OnStep, no_step
 from magic_insert.core.jsonl import read_object, write_json
 from magic_insert.core.masks import bounding_box
 from magic_insert.core.rand import Dice, fold_in, generator
+from magic_insert.core.regression import ridge_logistic
 from magic_insert.core.silhouettes import foot_frame, frame_coordinates, soft_shadow
 from magic_insert.data.pairs import PairSet
 from magic_insert.data.relit_pairs import training_chunk
@@ -204,32 +204,13 @@ def fit_tells(net: EffectNet, drawings: "Drawings", settings: EffectFit, on_step
         rows.append(net.look(shown.scene, shown.pasted, shown.mask).summary.double().cpu())
         told.append(shown.told.double().cpu())
         on_step(step + 1, batches)
-    seen, wanted = torch.cat(rows), torch.cat(told)
+    seen = torch.cat(rows)
     mean, spread = seen.mean(0), seen.std(0, correction=0) + 1e-6
-    weight, bias = _logistic((seen - mean) / spread, wanted)
+    standard, ridge = ((seen - mean) / spread).numpy(), 2 * len(seen) * TELLS_RIDGE
+    found = ridge_logistic(standard, torch.cat(told).numpy(), ridge, bias_penalty=0.01 * ridge)
+    bias, weight = torch.from_numpy(found).tensor_split([1])
     net.tells.weight.copy_(weight / spread)
     net.tells.bias.copy_(bias - (weight * mean / spread).sum())
-
-
-def _logistic(rows: Float[Tensor, "N F"], wanted: Float[Tensor, " N"]) -> tuple[Tensor, Tensor]:
-    """Weights and bias whose log odds fit `wanted` (0 or 1) best, held small by TELLS_RIDGE."""
-    with torch.enable_grad():
-        weight, bias = (
-            rows.new_zeros(rows.shape[1], requires_grad=True),
-            rows.new_zeros((), requires_grad=True),
-        )
-        descent = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
-
-        def loss() -> Tensor:
-            descent.zero_grad()
-            odds = rows @ weight + bias
-            error = functional.binary_cross_entropy_with_logits(odds, wanted)
-            total = error + TELLS_RIDGE * (weight.square().sum() + 0.01 * bias.square())
-            total.backward()
-            return total
-
-        descent.step(loss)
-    return weight.detach(), bias.detach()
 
 
 def write_weights(net: Any, path: Path) -> None:
